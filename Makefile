@@ -1,0 +1,58 @@
+# Two commands matter: `make lab` opens the first notebook, `make test` runs every test. Both set up .venv by themselves.
+SHELL := bash
+PY := .venv/bin/python
+NOTEBOOK := notebooks/00_first_light.ipynb
+ARGS :=
+export PYTHON TORCH
+
+.PHONY: help lab test lint format bundles check-bundles benchmarks pins clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+lab: .venv/.lab ## set up and open JupyterLab on the first notebook (ARGS="--port=9000 --ip=0.0.0.0")
+	@flags=""; \
+	if [ "$$(id -u)" = 0 ]; then flags="--allow-root"; fi; \
+	if [ "$$(uname -s)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER" ]; then \
+		flags="$$flags --no-browser"; echo "No display here: open the URL below in a browser."; \
+	fi; \
+	exec $(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$(NOTEBOOK) $$flags $(ARGS)
+
+test: .venv/.dev ## lint, format, types and all tests, browser tests included (ARGS="-k vocabulary")
+	@.ci/test $(ARGS)
+
+lint: .venv/.dev ## lint, format and types only
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright
+
+format: .venv/.dev ## put the code and the notebooks in the house's format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bundles: ## build the widgets' JavaScript into widgets/chameleon_widgets/static (needs Node)
+	.ci/bundles
+
+check-bundles: ## do the committed bundles match their sources?
+	@.ci/bundles check
+
+benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside transformers
+	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/benchmarks -s -m "slow or not slow" $(ARGS)
+
+pins: ## write the versions now in .venv to constraints.txt, keeping its opening comment
+	sed '/^#/!d' constraints.txt > .venv/pins
+	$(PY) -m pip freeze --all --exclude-editable --exclude pip --exclude wheel | sed 's/+cpu$$//' >> .venv/pins
+	mv .venv/pins constraints.txt
+
+clean: ## remove .venv, caches and build folders (never runs/ or data/)
+	rm -rf .venv build dist .pytest_cache .ruff_cache .screenshots widgets/js/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: setting up again only when what it depends on has changed.
+.venv/.lab: pyproject.toml constraints.txt .ci/setup
+	@.ci/setup lab
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt .ci/setup
+	@.ci/setup dev
+	@touch .venv/.lab $@

@@ -1,0 +1,192 @@
+"""The lab's own format: a folder of `config.json`, safetensors and a sentencepiece model. Nothing in it is a pickle.
+
+```
+config.json                format version, model, image tokenizer, vocabulary, generation defaults, card
+model.safetensors          the transformer
+image_tokenizer.safetensors
+text_tokenizer.model       sentencepiece
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from chameleon_lab import stability
+from chameleon_lab.generation.engine import Settings
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
+from chameleon_lab.transformer import Fix, ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
+
+VERSION = 1
+
+
+@dataclass
+class Parts:
+    """What a checkpoint holds: a model, its tokenizer, its generation defaults, and its card (plain values)."""
+
+    model: Transformer
+    tokenizer: MixedModalTokenizer
+    settings: Settings = field(default_factory=Settings)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def write(parts: Parts, folder: Path | str) -> None:
+    """Writes a checkpoint: all of it or nothing. A native checkpoint already there is replaced.
+
+    Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+        whole = Path(made) / "whole"
+        whole.mkdir()
+        _write_files(parts, whole)
+        if folder.exists():
+            for file in whole.iterdir():
+                os.replace(file, folder / file.name)
+        else:
+            shutil.move(whole, folder)
+
+
+def _write_files(parts: Parts, folder: Path) -> None:
+    text = parts.tokenizer.text
+    plain_model = asdict(dataclasses.replace(parts.model.config, fixes=()))
+    plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in parts.model.config.fixes]  # pyright: ignore[reportArgumentType]
+    config = {
+        "format": "chameleon-lab",
+        "version": VERSION,
+        "model": plain_model,
+        "image_tokenizer": asdict(parts.tokenizer.image.config),
+        "text_tokenizer": "bytes" if isinstance(text, ByteTokenizer) else "sentencepiece",
+        "vocabulary": asdict(parts.tokenizer.vocabulary),
+        "generation": asdict(parts.settings),
+        "card": parts.card,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    safetensors.torch.save_file(_tensors(parts.model), folder / "model.safetensors")
+    safetensors.torch.save_file(_tensors(parts.tokenizer.image), folder / "image_tokenizer.safetensors")
+    if isinstance(text, SentencePieceTokenizer):
+        (folder / "text_tokenizer.model").write_bytes(text.model)
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict, a tied tensor only once."""
+    kept: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() not in places or tensor.numel() == 0:
+            kept[name] = tensor.contiguous()
+            places.add(tensor.data_ptr())
+    return kept
+
+
+def read(folder: Path | str, fixes: Iterable[type] = ()) -> Parts:
+    """The checkpoint of a folder, on the CPU, in the dtypes of the file.
+
+    `fixes` are classes of fixes of your own that the checkpoint was trained with. Raises FileNotFoundError for a folder
+    that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        model_config = _model_config(config["model"], fixes)
+        image_config = ImageTokenizerConfig(**_tuples(config["image_tokenizer"]))
+        vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
+        settings = Settings(**config["generation"])
+        with torch.device("meta"):
+            model, image = Transformer(model_config), ImageTokenizer(image_config)
+        text: TextTokenizer = ByteTokenizer()
+        if config["text_tokenizer"] == "sentencepiece":
+            text = SentencePieceTokenizer.load(_existing(folder / "text_tokenizer.model"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
+    _fill(model, folder / "model.safetensors")
+    _fill(image, folder / "image_tokenizer.safetensors")
+    return Parts(model.eval(), MixedModalTokenizer(text, image.eval(), vocabulary), settings, config.get("card", {}))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        there = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"{folder} is no model folder: it {there}. Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}. The checkpoint is damaged; get or save it anew.") from error
+    if not isinstance(config, dict) or config.get("format") != "chameleon-lab":
+        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not 'chameleon-lab'.")
+    if config.get("version") != VERSION:
+        raise ValueError(
+            f"{folder} is of format version {config.get('version')}, and this lab reads version {VERSION}: "
+            "use the lab's release that wrote it, or save it anew from there."
+        )
+    return config
+
+
+def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
+    known = {**vars(stability), **{fix.__name__: fix for fix in own}}
+    fixes: list[Fix] = []
+    for entry in plain["fixes"]:
+        arguments = {key: value for key, value in entry.items() if key != "fix"}
+        found = known.get(entry["fix"])
+        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+            raise ValueError(
+                f"This model was trained with a fix {entry['fix']!r} that the lab does not know: "
+                f"pass its class, Chameleon.load(folder, fixes=[{entry['fix']}])."
+            )
+        fixes.append(found(**arguments))  # pyright: ignore[reportArgumentType]
+    return ModelConfig(**{**plain, "fixes": tuple(fixes)})
+
+
+def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    return path
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    """Puts a file's tensors into a module made on the meta device. Raises ValueError naming what does not fit."""
+    try:
+        tensors = safetensors.torch.load_file(_existing(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew.") from error
+    expected = module.state_dict()
+    if isinstance(module, Transformer) and module.config.tied:
+        tensors["head.weight"] = tensors["embedding.weight"] if "embedding.weight" in tensors else torch.empty(0)
+    missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if missing or strange or misshapen:
+        told = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
+        raise ValueError(f"{path} contradicts the folder's config.json: {'; '.join(told)}.")
+    module.load_state_dict(tensors, assign=True)
+    if isinstance(module, Transformer) and module.config.tied:
+        module.head.weight = module.embedding.weight

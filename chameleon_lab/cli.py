@@ -1,0 +1,153 @@
+"""`chameleon-lab`: the few commands a shell needs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import PIL.Image
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
+from chameleon_lab.training.experiments import EXPERIMENTS, Pipeline
+from chameleon_lab.training.modules import PacedModule
+from chameleon_lab.training.run import Report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; errors a user can mend are one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="chameleon-lab", description="A workbench for token-based mixed-modal models, from the shell."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _train_options(commands.add_parser("train", help="train a model from nothing", description=_train.__doc__))
+    _generate_options(commands.add_parser("generate", help="answer a prompt", description=_generate.__doc__))
+    _reconstruct_options(
+        commands.add_parser("reconstruct", help="send a picture through the image tokenizer", description=_reconstruct.__doc__)
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"chameleon-lab: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
+        return 130
+    return 0
+
+
+log = logging.getLogger(__name__)
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_train)
+    parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
+    parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
+    parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--prompt", default="draw a large red circle left of a small blue square", help="what the samples draw")
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Trains BPE, image tokenizer and transformer, and writes a model folder. Stopped and called again, it goes on."""
+    if options.minutes is not None and options.minutes <= 0:
+        raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    experiment = EXPERIMENTS[options.experiment]
+    folder = options.folder or Path("runs") / (experiment.name if options.minutes is None else f"{experiment.name}-{options.minutes:g}min")
+    if options.minutes is not None:
+        experiment = experiment.lasting(options.minutes)
+    pipeline = Pipeline(experiment, folder)
+    pipeline.train(lambda stage: _reporter(stage))
+    log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", folder / "model", folder / "model")
+
+
+def _reporter(stage: str, every: float = 10.0) -> Report:
+    """A line every ten seconds: how far, how long yet, how well."""
+    last = [0.0]
+
+    def report(module: PacedModule, record: StepRecord) -> None:
+        now = time.monotonic()
+        if now - last[0] < every and module.progress < 1:
+            return
+        last[0] = now
+        left = record.seconds * (1 / max(module.progress, 1e-9) - 1)
+        shown = {name: value for name, value in record.values.items() if name not in ("rate", "tokens")}
+        told = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * module.progress, record.step + 1, left, told)
+
+    return report
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_generate)
+    parser.add_argument("prompt", help="what to say; it ends the user's turn")
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="a picture to show before the prompt; repeatable")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    parser.add_argument("--top-p", type=float, help="keep the likeliest tokens that sum to this share")
+    parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words; 1 is not at all guided")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
+    lab = Chameleon.load(options.model, device=options.device)
+    document = Document.of(*map(_open, options.image), options.prompt, EndTurn())
+    options.out.mkdir(parents=True, exist_ok=True)
+    drawn = 0
+    sampling = {"temperature": options.temperature, "top_p": options.top_p, "guidance": options.guidance}
+    for piece in lab.stream(document, seed=options.seed, **sampling):
+        if isinstance(piece, TextPiece):
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+        elif isinstance(piece, ImagePiece) and piece.complete:
+            drawn += 1
+            path = options.out / f"picture-{options.seed}-{drawn}.png"
+            piece.picture.save(path)
+            sys.stdout.write(f"[{path}]")
+    sys.stdout.write("\n")
+
+
+def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_reconstruct)
+    parser.add_argument("picture", type=Path, help="an image file")
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    parser.add_argument("--out", type=Path, help="where to write the reconstruction (default: NAME-reconstructed.png)")
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
+    lab = Chameleon.load(options.model)
+    seen = lab.tokenizer.image.reconstruct(_open(options.picture))
+    out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
+    seen.picture.save(out)
+    for row in seen.codes:
+        sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
+    sys.stdout.write(f"{seen.codes.size} codes, PSNR {seen.psnr:.1f} dB, written to {out}\n")
+
+
+def _open(path: Path) -> PIL.Image.Image:
+    try:
+        picture = PIL.Image.open(path)
+        picture.load()
+    except FileNotFoundError:
+        raise ValueError(f"There is no picture at {path}.") from None
+    except (OSError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}.") from error
+    return picture
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,166 @@
+"""A document: text, images and ends of turn in any order, the unit that every part of the lab takes and gives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import PIL.Image
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text. `learn` says whether training takes loss on it."""
+
+    text: str
+    learn: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture, and, once a tokenizer has seen it, its codes (rows x columns integers).
+
+    Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time.
+    """
+
+    picture: PIL.Image.Image
+    codes: np.ndarray | None = None
+    learn: bool = True
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        if self.codes is not None and other.codes is not None:
+            same = np.array_equal(self.codes, other.codes)
+        else:
+            same = np.array_equal(np.asarray(self.picture.convert("RGB")), np.asarray(other.picture.convert("RGB")))
+        return same and self.learn == other.learn
+
+    def __hash__(self) -> int:
+        return hash((self.picture.size, self.learn))
+
+
+@dataclass(frozen=True)
+class EndTurn:
+    """The end of one speaker's turn. Roles alternate, the user first."""
+
+    learn: bool = True
+
+
+Segment = Text | Image | EndTurn
+
+
+@dataclass(frozen=True)
+class Document:
+    """An ordered tuple of segments."""
+
+    segments: tuple[Segment, ...] = ()
+
+    @classmethod
+    def of(cls, *parts: Segment | str | PIL.Image.Image | Document) -> Document:
+        """A document from its parts: strings and PIL pictures become segments, documents are spliced in.
+
+        Raises TypeError, naming the part, for anything else.
+        """
+        return cls(tuple(_segments(parts)))
+
+    def __add__(self, other: Document) -> Document:
+        return Document(self.segments + other.segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    @property
+    def turns(self) -> tuple[tuple[str, Document], ...]:
+        """(role, document) of each turn; roles are "user" and "model" in alternation, ends of turn left out."""
+        turns: list[tuple[str, Document]] = []
+        run: list[Segment] = []
+        for segment in (*self.segments, EndTurn()):
+            if not isinstance(segment, EndTurn):
+                run.append(segment)
+            else:
+                turns.append(("model" if len(turns) % 2 else "user", Document(tuple(run))))
+                run = []
+        return tuple(turns if turns[-1][1] else turns[:-1])
+
+    @property
+    def text(self) -> str:
+        """All text, images left out."""
+        return " ".join(segment.text for segment in self.segments if isinstance(segment, Text))
+
+    @property
+    def pictures(self) -> tuple[PIL.Image.Image, ...]:
+        """All pictures, in order."""
+        return tuple(segment.picture for segment in self.segments if isinstance(segment, Image))
+
+    def learning(self, learn: bool) -> Document:
+        """The same document with the *learn* flag of every segment set."""
+        return Document(tuple(replace(segment, learn=learn) for segment in self.segments))
+
+    def to_json(self) -> str:
+        """The document as one line of JSON; pictures as PNG in base64, codes beside them."""
+        return json.dumps([_to_plain(segment) for segment in self.segments], ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Document:
+        """The document that `to_json` wrote. Raises ValueError, saying which segment and why, for anything else."""
+        try:
+            plain = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Not a document: the text is not JSON ({error}).") from error
+        if not isinstance(plain, list):
+            raise ValueError(f"Not a document: expected a JSON list of segments, got {type(plain).__name__}.")
+        return cls(tuple(_from_plain(index, entry) for index, entry in enumerate(plain)))
+
+
+def _segments(parts: Iterable[object]) -> Iterator[Segment]:
+    for index, part in enumerate(parts):
+        if isinstance(part, Text | Image | EndTurn):
+            yield part
+        elif isinstance(part, Document):
+            yield from part.segments
+        elif isinstance(part, str):
+            yield Text(part)
+        elif isinstance(part, PIL.Image.Image):
+            yield Image(part)
+        else:
+            raise TypeError(
+                f"Part {index} of the document is a {type(part).__name__}; "
+                "use strings, PIL pictures, Text, Image, EndTurn or Document."
+            )
+
+
+def _to_plain(segment: Segment) -> dict[str, object]:
+    learn = {} if segment.learn else {"learn": False}
+    if isinstance(segment, Text):
+        return {"text": segment.text, **learn}
+    if isinstance(segment, EndTurn):
+        return {"end_turn": True, **learn}
+    png = io.BytesIO()
+    segment.picture.save(png, "PNG")
+    codes = {} if segment.codes is None else {"codes": np.asarray(segment.codes).tolist()}
+    return {"image": base64.b64encode(png.getvalue()).decode(), **codes, **learn}
+
+
+def _from_plain(index: int, entry: object) -> Segment:
+    if not isinstance(entry, dict):
+        raise ValueError(f"Segment {index} of the document is not an object: {str(entry)[:40]!r}.")
+    learn = bool(entry.get("learn", True))
+    try:
+        if "text" in entry:
+            return Text(str(entry["text"]), learn)
+        if "end_turn" in entry:
+            return EndTurn(learn)
+        picture = PIL.Image.open(io.BytesIO(base64.b64decode(entry["image"], validate=True)))
+        picture.load()
+        codes = np.asarray(entry["codes"], np.int64) if "codes" in entry else None
+        return Image(picture, codes, learn)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"Segment {index} of the document cannot be read: {error}.") from error

@@ -1,0 +1,98 @@
+"""Plain, frozen values that cross to a screen or a disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+StopReason = Literal["end_turn", "end_document", "length", "stopped"]
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Newly generated text, to be appended to what came before."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePiece:
+    """A picture as far as it is drawn: it replaces the earlier pieces of the same picture.
+
+    `codes` has one row for each finished row of the grid; `complete` when `len(codes) == rows`. The rest of `picture`
+    is the decoder's guess from the codes so far.
+    """
+
+    picture: PIL.Image.Image
+    codes: np.ndarray
+    rows: int
+
+    @property
+    def complete(self) -> bool:
+        return len(self.codes) == self.rows
+
+
+@dataclass(frozen=True)
+class StopPiece:
+    """The last piece of a stream: why it ended."""
+
+    reason: StopReason
+
+
+Piece = TextPiece | ImagePiece | StopPiece
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """One picture through an image tokenizer: what went in, its codes (rows x columns), and what came out.
+
+    `psnr` is in dB over RGB in [0, 255]; `original` is what the encoder saw, after cropping and resizing.
+    """
+
+    original: PIL.Image.Image
+    codes: np.ndarray
+    picture: PIL.Image.Image
+    psnr: float
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What was seen at one optimizer step. `values` maps a measure's name to a plain float."""
+
+    step: int
+    seconds: float
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class History:
+    """All step records of one run, in order."""
+
+    records: tuple[StepRecord, ...] = ()
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of one measure, where it was recorded. Raises KeyError naming the measures there are."""
+        found = [(record.step, record.values[name]) for record in self.records if name in record.values]
+        if not found:
+            known = sorted({key for record in self.records for key in record.values})
+            raise KeyError(f"No record of {name!r}; this run recorded {', '.join(known) or 'nothing'}.")
+        return [step for step, _ in found], [value for _, value in found]
+
+    def to_jsonl(self) -> str:
+        return "".join(json.dumps(asdict(record)) + "\n" for record in self.records)
+
+    @classmethod
+    def from_jsonl(cls, lines: Iterable[str]) -> History:
+        """The history that `to_jsonl` wrote; a last line cut short by a crash is left out."""
+        records = []
+        for line in lines:
+            try:
+                records.append(StepRecord(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError):
+                break
+        return cls(tuple(records))

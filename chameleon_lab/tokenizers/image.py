@@ -1,0 +1,335 @@
+"""The image tokenizer: pixels to codes and back.
+
+Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has it; `CHAMELEON` is that one):
+
+- encoder: a convolution, then levels of residual blocks, each but the last ending in a stride-2 convolution
+- residual block: GroupNorm, swish, 3x3 convolution, twice; a 1x1 convolution on the shortcut where the width changes
+- a middle of block, one-head attention, block, where `middle`; 1x1 convolutions around the quantizer
+- decoder: the mirror, one residual block more a level, nearest-neighbour upsampling
+- `patch` > 1 folds pixels into channels first: the same network at a fraction of the cost, for small machines
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chameleon_lab.records import Reconstruction
+from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer, Quantized, Quantizer, VectorQuantizer
+
+QUANTIZERS = {"vector": VectorQuantizer, "moving_average": MovingAverageQuantizer}
+
+
+@dataclass(frozen=True)
+class ImageTokenizerConfig:
+    """Shape of an image tokenizer.
+
+    `side`: pixels along each side of a prepared picture. `widths`: channels of each level, finest first; each further
+    level halves the grid. `groups` of every GroupNorm. `patch`: pixels folded into channels before the first level.
+    """
+
+    side: int
+    codes: int
+    code_width: int
+    widths: tuple[int, ...]
+    latent_width: int
+    blocks: int = 2
+    patch: int = 1
+    groups: int = 32
+    middle: bool = True
+    quantizer: str = "vector"
+
+    def __post_init__(self) -> None:
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(f"No quantizer is called {self.quantizer!r}; there are {', '.join(QUANTIZERS)}.")
+        if self.side % self.factor:
+            raise ValueError(f"side {self.side} is no multiple of the downsampling factor {self.factor}.")
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of one code's cell."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of codes of a prepared picture."""
+        return self.side // self.factor, self.side // self.factor
+
+
+CHAMELEON = ImageTokenizerConfig(
+    side=512, codes=8192, code_width=256, widths=(128, 128, 256, 256, 512), latent_width=256
+)
+"""The published settings: 68,718,467 parameters, 512x512 pixels to 32x32 codes of 8192."""
+
+TINY = ImageTokenizerConfig(
+    side=64,
+    codes=512,
+    code_width=16,
+    widths=(64, 128),
+    latent_width=16,
+    blocks=1,
+    patch=4,
+    groups=8,
+    middle=False,
+    quantizer="moving_average",
+)
+"""What the shipped tiny model uses: 64x64 pixels to 8x8 codes of 512."""
+
+
+class ImageTokenizer(nn.Module):
+    """Pictures to codes and back, on any grid whose sides are multiples of `config.factor`."""
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
+        self.quantize: Quantizer = QUANTIZERS[config.quantizer](config.codes, config.code_width)
+        self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
+        self.decoder = Decoder(config)
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        return self.config.codes
+
+    @property
+    def codebook(self) -> np.ndarray:
+        """The code vectors: codes x code_width floats."""
+        every = torch.arange(self.config.codes, device=self.device).view(1, 1, -1)
+        with torch.inference_mode():
+            return self.quantize.latents(every)[0, :, 0].T.float().cpu().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        return self.quant_conv.weight.device
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
+        """What training needs: reconstructed pixels_BCHW (straight-through), and what the quantizer made."""
+        quantized = self.quantize(self.quant_conv(self.encoder(pixels_BCHW)))
+        return self.decoder(self.post_quant_conv(quantized.latents_BCHW)), quantized
+
+    def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to codes_BHW. Raises ValueError on sides that are no multiple of the factor."""
+        height, width = pixels_BCHW.shape[-2:]
+        if height % self.config.factor or width % self.config.factor:
+            raise ValueError(
+                f"Pixels of {height}x{width} do not fill a grid: both sides must be multiples of {self.config.factor}."
+            )
+        return self.quantize.codes(self.quant_conv(self.encoder(pixels_BCHW)))
+
+    def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
+        """Codes to pixels_BCHW, about [-1, 1], not clamped. Raises ValueError on a code outside the codebook."""
+        if codes_BHW.numel() and not 0 <= int(codes_BHW.min()) <= int(codes_BHW.max()) < self.config.codes:
+            raise ValueError(
+                f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
+            )
+        return self.decoder(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+
+    def prepare(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """The square RGB picture that `encode` sees: alpha on white, shortest side resized, centre cropped."""
+        return prepare(picture, self.config.side)
+
+    @torch.inference_mode()
+    def encode(self, picture: PIL.Image.Image) -> np.ndarray:
+        """A picture of any size and mode to codes: rows x columns, int64."""
+        return self.encode_batch([picture])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, pictures: list[PIL.Image.Image]) -> np.ndarray:
+        """Pictures to codes: pictures x rows x columns, int64."""
+        pixels_BCHW = torch.stack([pixels_of(self.prepare(picture)) for picture in pictures])
+        pixels_BCHW = pixels_BCHW.to(self.device, self.quant_conv.weight.dtype)
+        return self.encode_pixels(pixels_BCHW).cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, codes: np.ndarray) -> PIL.Image.Image:
+        """Codes (rows x columns) to an RGB picture; values are truncated to bytes, as the original does."""
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.dtype.kind not in "iu":
+            raise ValueError(f"Codes of a picture are a rows x columns array of integers; got {codes.dtype} {codes.shape}.")
+        pixels_BCHW = self.decode_pixels(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
+        return picture_of(pixels_BCHW[0])
+
+    def reconstruct(self, picture: PIL.Image.Image) -> Reconstruction:
+        """A picture's round trip through the codes."""
+        original = self.prepare(picture)
+        codes = self.encode(original)
+        rebuilt = self.decode(codes)
+        return Reconstruction(original, codes, rebuilt, psnr(original, rebuilt))
+
+
+def prepare(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
+    """Meta's preprocessing of every image: alpha blended on white, LANCZOS to the shortest side, centre crop."""
+    try:
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            layered = picture.convert("RGBA")
+            white = PIL.Image.new("RGBA", layered.size, "white")
+            picture = PIL.Image.alpha_composite(white, layered)
+        picture = picture.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"The picture cannot be read: {error}. Open it in an image viewer and save it anew.") from error
+    width, height = picture.size
+    if min(width, height) == 0:
+        raise ValueError(f"The picture is empty: {width}x{height} pixels.")
+    if (width, height) == (side, side):
+        return picture
+    scale = side / min(width, height)
+    picture = picture.resize((round(scale * width), round(scale * height)), PIL.Image.Resampling.LANCZOS)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def pixels_of(picture: PIL.Image.Image) -> Tensor:
+    """An RGB picture as pixels_CHW in [-1, 1]."""
+    return torch.from_numpy(np.asarray(picture, np.float32) / 255 * 2 - 1).permute(2, 0, 1)
+
+
+def picture_of(pixels_CHW: Tensor) -> PIL.Image.Image:
+    """Pixels in [-1, 1] as an RGB picture: clamped, then truncated to bytes."""
+    array = ((pixels_CHW.float().clamp(-1, 1) + 1) / 2 * 255).permute(1, 2, 0).cpu().numpy()
+    return PIL.Image.fromarray(array.astype(np.uint8))
+
+
+def psnr(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
+    """Peak signal-to-noise ratio in dB over RGB in [0, 255]; infinite for equal pictures."""
+    error = np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+class Encoder(nn.Module):
+    """Pixels to latents, `config.factor` times smaller along each side."""
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        groups, widths = config.groups, config.widths
+        self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
+        self.conv_in = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        incoming = widths[0]
+        for level, width in enumerate(widths):
+            last = level == len(widths) - 1
+            self.down.append(Level(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width)))
+            incoming = width
+        self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
+        self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
+        self.conv_out = nn.Conv2d(incoming, config.latent_width, 3, padding=1)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        x_BCHW = self.conv_in(self.fold(pixels_BCHW))
+        for level in self.down:
+            x_BCHW = level(x_BCHW)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x_BCHW))))
+
+
+class Decoder(nn.Module):
+    """Latents to pixels."""
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        groups, widths = config.groups, config.widths
+        incoming = widths[-1]
+        self.conv_in = nn.Conv2d(config.latent_width, incoming, 3, padding=1)
+        self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
+        up: list[nn.Module] = []
+        for level in reversed(range(len(widths))):
+            resample = Upsample(widths[level]) if level else nn.Identity()
+            up.insert(0, Level(incoming, widths[level], config.blocks + 1, groups, resample))
+            incoming = widths[level]
+        self.up = nn.ModuleList(up)  # finest level first, as in the released keys; run from last to first
+        self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
+        self.conv_out = nn.Conv2d(incoming, 3 * config.patch**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
+
+    def forward(self, latents_BCHW: Tensor) -> Tensor:
+        x_BCHW = self.mid(self.conv_in(latents_BCHW))
+        for level in reversed(self.up):
+            x_BCHW = level(x_BCHW)
+        return self.unfold(self.conv_out(F.silu(self.norm_out(x_BCHW))))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, then the way to the next."""
+
+    def __init__(self, incoming: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(incoming if i == 0 else width, width, groups) for i in range(blocks))
+        self.resample = resample
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        for block in self.block:
+            x_BCHW = block(x_BCHW)
+        return self.resample(x_BCHW)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, incoming: int, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, incoming, eps=1e-6)
+        self.conv1 = nn.Conv2d(incoming, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(incoming, width, 1) if incoming != width else nn.Identity()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        branch_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        branch_BCHW = self.conv2(F.silu(self.norm2(branch_BCHW)))
+        return self.nin_shortcut(x_BCHW) + branch_BCHW
+
+
+class Middle(nn.Module):
+    """Block, attention, block, at the coarsest grid."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(width, width, groups)
+        self.attn_1 = GridAttention(width, groups)
+        self.block_2 = ResidualBlock(width, width, groups)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x_BCHW)))
+
+
+class GridAttention(nn.Module):
+    """One head of attention among all cells."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        normed_BCHW = self.norm(x_BCHW)
+        q, k, v = (part(normed_BCHW).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).view_as(x_BCHW)
+        return x_BCHW + self.proj_out(mixed)
+
+
+class Downsample(nn.Module):
+    """Half the grid: a stride-2 convolution, padded right and below only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the grid: nearest neighbours, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+
+

@@ -1,0 +1,177 @@
+"""Named experiments, and the three stages that make a model of one: BPE, image tokenizer, transformer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, SceneBatches, sample_documents
+from chameleon_lab.corpora.scenes import sample_scene
+from chameleon_lab.documents import Text
+from chameleon_lab.generation.engine import Settings
+from chameleon_lab.objective import Objective
+from chameleon_lab.stability import QueryKeyNorm, ZLoss
+from chameleon_lab.tokenizers.image import TINY as TINY_IMAGE
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig, pixels_of
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import SentencePieceTokenizer
+from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, Recipe
+from chameleon_lab.training.run import Report, Run
+from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to train: everything that decides the result but the machine.
+
+    `model.vocabulary` is filled in from the two tokenizers.
+    """
+
+    name: str
+    image: ImageTokenizerConfig
+    model: ModelConfig
+    pieces: int
+    image_recipe: Recipe
+    image_budget: Budget
+    recipe: Recipe
+    budget: Budget
+    objective: Objective
+    settings: Settings
+    image_batch: int = 16
+    tokens: int = 2048
+    weights: dict[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
+    seed: int = 0
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.layout(self.image.codes, self.pieces)
+
+    def lasting(self, minutes: float) -> Experiment:
+        """The same experiment in so many minutes: a fifth for the image tokenizer, the rest for the transformer."""
+        return replace(self, image_budget=Budget(minutes=minutes / 5), budget=Budget(minutes=minutes * 4 / 5))
+
+
+TINY = Experiment(
+    name="tiny",
+    image=TINY_IMAGE,
+    model=ModelConfig(
+        vocabulary=0,
+        width=192,
+        layers=6,
+        heads=6,
+        kv_heads=6,
+        head_width=32,
+        ffn_width=512,
+        context=1024,
+        tied=True,
+        fixes=(QueryKeyNorm(),),
+    ),
+    pieces=512,
+    image_recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=50, cool_down=0.4),
+    image_budget=Budget(minutes=10),
+    recipe=Recipe(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, muon_rate=0.02, warm_up=60, cool_down=0.3),
+    budget=Budget(minutes=90),
+    objective=Objective(text_weight=2.0, penalties=(ZLoss(1e-4),)),
+    settings=Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5),
+)
+"""The shipped model: `chameleon-lab train tiny`, 1 h 40 min on one core; 2.9 M parameters, 1.4 M in the tokenizer."""
+
+EXPERIMENTS = {TINY.name: TINY}
+
+
+class Pipeline:
+    """Carries an experiment through its stages in a folder; what is done there is not done again.
+
+    `folder/text`, `folder/image` and `folder/transformer` are runs, `folder/model` is the finished model, rewritten by
+    `export` whenever there is something newer to look at.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path | str) -> None:
+        self.experiment, self.folder = experiment, Path(folder)
+
+    @property
+    def image_run(self) -> Run:
+        return Run(self.folder / "image")
+
+    @property
+    def run(self) -> Run:
+        bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return Run(self.folder / "transformer", precision="bf16-mixed" if bf16 else "32-true")
+
+    def train(self, report: Callable[[str], Report] = lambda stage: lambda module, record: None) -> Chameleon:
+        """All stages; `report(stage)` gives what is called after each step of a stage."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run.folder.mkdir(exist_ok=True)
+        self.run.write("experiment.json", describe(self.experiment))
+        text = self.train_text()
+        image = self.train_image(report("image tokenizer"))
+        return self.train_transformer(MixedModalTokenizer(text, image, self.experiment.vocabulary), report("transformer"))
+
+    def train_text(self) -> SentencePieceTokenizer:
+        path = self.folder / "text" / "text_tokenizer.model"
+        if not path.exists():
+            rng = np.random.default_rng([self.experiment.seed, 1])
+            documents = sample_documents(rng, self.experiment.weights, 6000)
+            texts = [part.text for document in documents for part in document if isinstance(part, Text)]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(SentencePieceTokenizer.train(texts, self.experiment.pieces).model)
+        return SentencePieceTokenizer.load(path)
+
+    def train_image(self, report: Report) -> ImageTokenizer:
+        experiment = self.experiment
+        path = self.image_run.folder / "image_tokenizer.safetensors"
+        torch.manual_seed(experiment.seed)
+        tokenizer = ImageTokenizer(experiment.image)
+        if not path.exists():
+            module = ImageTokenizerModule(tokenizer, experiment.image_recipe, experiment.image_budget)
+            self.image_run.fit(module, SceneImages(experiment.seed, experiment.image_batch), report)
+            state = {name: tensor.contiguous() for name, tensor in tokenizer.cpu().state_dict().items()}
+            safetensors.torch.save_file(state, path.with_suffix(".partial"))
+            path.with_suffix(".partial").replace(path)
+        tokenizer.load_state_dict(safetensors.torch.load_file(path))
+        return tokenizer.eval()
+
+    def train_transformer(self, tokenizer: MixedModalTokenizer, report: Report) -> Chameleon:
+        experiment = self.experiment
+        torch.manual_seed(experiment.seed)
+        model = Transformer(replace(experiment.model, vocabulary=experiment.vocabulary.size))
+        module = LanguageModule(model, experiment.objective, experiment.recipe, experiment.budget)
+        batches = SceneBatches(tokenizer, experiment.seed, experiment.tokens, weights=experiment.weights)
+        self.run.fit(module, batches, report)
+        return self.export(model, tokenizer)
+
+    def export(self, model: Transformer, tokenizer: MixedModalTokenizer) -> Chameleon:
+        lab = Chameleon(model.eval(), tokenizer, self.experiment.settings, {"experiment": describe(self.experiment)})
+        lab.save(self.folder / "model")
+        return lab
+
+
+@dataclass(frozen=True)
+class SceneImages:
+    """Pixels of scenes, all colour-shape pairs among them, a pure function of (seed, step)."""
+
+    seed: int
+    batch: int
+
+    def __call__(self, step: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.seed, 2, step])
+        return torch.stack([pixels_of(sample_scene(rng).picture()) for _ in range(self.batch)])
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values."""
+    plain = asdict(replace(experiment, model=replace(experiment.model, fixes=()), objective=Objective()))
+    plain["model"]["fixes"] = [repr(fix) for fix in experiment.model.fixes]
+    plain["objective"] = repr(experiment.objective)
+    return plain

@@ -1,0 +1,170 @@
+"""Thin LightningModules: what a step is, for the image tokenizer and for the transformer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.objective import Objective
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: so many steps, or so many minutes of training time, whichever is given."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share of the budget that is spent, 0 to 1."""
+        share = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0) + 1e-9)
+        return min(1.0, share)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimizer settings. `muon_rate` > 0 gives the block matrices to Muon (torch's own) and the rest to AdamW.
+
+    The rate warms up over `warm_up` steps, holds, and falls linearly to 2 % over the last `cool_down` of the budget.
+    """
+
+    rate: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    warm_up: int = 60
+    cool_down: float = 0.25
+    muon_rate: float = 0.0
+    muon_weight_decay: float = 0.01
+
+    def multiplier(self, step: int, progress: float) -> float:
+        """What the rates are multiplied by at a step."""
+        warm = min(1.0, (step + 1) / max(1, self.warm_up))
+        cool = min(1.0, 0.02 + 0.98 * (1.0 - progress) / self.cool_down) if self.cool_down else 1.0
+        return warm * cool
+
+
+class Steps(IterableDataset):
+    """`batch(step)` for step = start, start + 1, ...: data order is arithmetic, so resuming is exact."""
+
+    def __init__(self, batch: Callable[[int], Any], start: int = 0) -> None:
+        self.batch, self.start = batch, start
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.batch, count(self.start))
+
+
+class PacedModule(lightning.LightningModule):
+    """A module that trains to a budget: its own clock and schedule, one record of plain floats a step.
+
+    A subclass gives `loss_and_values(batch)`. `values` holds what the last step recorded.
+    """
+
+    def __init__(self, recipe: Recipe, budget: Budget) -> None:
+        super().__init__()
+        self.recipe, self.budget = recipe, budget
+        self.automatic_optimization = False
+        self.seconds, self.step = 0.0, 0
+        self.values: dict[str, float] = {}
+
+    def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
+    @property
+    def progress(self) -> float:
+        return self.budget.progress(self.step, self.seconds)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices, vectors, muon = [], [], []
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            inside = ".blocks." in f".{name}"
+            if self.recipe.muon_rate and inside and parameter.ndim == 2:
+                muon.append(parameter)
+            else:
+                (matrices if parameter.ndim > 1 else vectors).append(parameter)
+        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        chosen: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=self.recipe.rate, betas=self.recipe.betas, eps=self.recipe.eps)
+        ]
+        if muon:
+            decay = self.recipe.muon_weight_decay
+            chosen.append(torch.optim.Muon(muon, lr=self.recipe.muon_rate, momentum=0.95, weight_decay=decay))
+        return chosen
+
+    def training_step(self, batch: Any, index: int) -> None:
+        started = time.perf_counter()
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        loss, values = self.loss_and_values(batch)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
+        multiplier = self.recipe.multiplier(self.step, self.progress)
+        for optimizer, rate in zip(optimizers, (self.recipe.rate, self.recipe.muon_rate), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * multiplier
+            optimizer.step()
+        self.values = {name: float(value.detach()) for name, value in values.items()}
+        self.values |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["paced"] = {"step": self.step, "seconds": self.seconds, "random": torch.get_rng_state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        paced = checkpoint["paced"]
+        self.step, self.seconds = paced["step"], paced["seconds"]
+        torch.set_rng_state(paced["random"])
+
+
+class ImageTokenizerModule(PacedModule):
+    """Trains an image tokenizer on pixels_BCHW by L1 + 2 L2 + L1 of neighbouring differences + the quantizer's loss."""
+
+    def __init__(self, tokenizer: ImageTokenizer, recipe: Recipe, budget: Budget) -> None:
+        super().__init__(recipe, budget)
+        self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
+
+    def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)
+        rebuilt_BCHW, quantized = self.tokenizer(pixels_BCHW)
+        error_BCHW = rebuilt_BCHW - pixels_BCHW
+        square = error_BCHW.square().mean()
+        edges = error_BCHW.diff(dim=2).abs().mean() + error_BCHW.diff(dim=3).abs().mean()
+        loss = error_BCHW.abs().mean() + 2 * square + edges + quantized.loss
+        counts_N = torch.bincount(quantized.codes_BHW.flatten(), minlength=self.tokenizer.codes).float()
+        share_N = counts_N / counts_N.sum()
+        perplexity = torch.exp(-(share_N * share_N.clamp_min(1e-12).log()).sum())
+        return loss, {"loss": loss, "psnr": 10 * torch.log10(4 / square), "batch_perplexity": perplexity}
+
+
+class LanguageModule(PacedModule):
+    """Trains a transformer on batches of documents."""
+
+    def __init__(self, model: Transformer, objective: Objective, recipe: Recipe, budget: Budget) -> None:
+        super().__init__(recipe, budget)
+        self.model, self.objective = model, objective
+
+    def loss_and_values(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        measures = self.objective(self.model, batch)
+        return measures.pop("loss_with_penalties"), {**measures, "tokens": torch.tensor(float(batch.real_tokens))}

@@ -1,0 +1,124 @@
+"""A run: one execution of a training, in a folder of its own, that can be stopped and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from chameleon_lab.records import History, StepRecord
+from chameleon_lab.training.modules import PacedModule, Steps
+
+Report = Callable[[PacedModule, StepRecord], None]
+
+
+class Run:
+    """Trains a module on `batch(step)` until its budget is spent.
+
+    The folder holds `metrics.jsonl` (a `StepRecord` a line) and `checkpoints/last.ckpt`, written atomically every
+    `save_minutes` and at the end. A folder with a checkpoint goes on from it, with the same data order.
+    """
+
+    def __init__(self, folder: Path | str, *, save_minutes: float = 3.0, precision: str = "32-true") -> None:
+        self.folder = Path(folder)
+        self.save_minutes, self.precision = save_minutes, precision
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def history(self) -> History:
+        """What was recorded so far."""
+        path = self.folder / "metrics.jsonl"
+        return History.from_jsonl(path.read_text().splitlines()) if path.exists() else History()
+
+    def fit(self, module: PacedModule, batch: Callable[[int], Any], report: Report = lambda module, record: None) -> History:
+        """Trains to the end of the budget; `report` is called after each step. Returns the whole history."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        resumed = self.checkpoint.exists()
+        if resumed:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            module.on_load_checkpoint(state)
+        keeper = _Keeper(self, report)
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_epochs=1,
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[keeper],
+        )
+        loader = DataLoader(Steps(batch, module.step), batch_size=None)
+        trainer.fit(module, loader, ckpt_path=self.checkpoint if resumed else None, weights_only=True)
+        if keeper.interrupted:
+            raise KeyboardInterrupt
+        return self.history
+
+    def write(self, name: str, value: object) -> None:
+        """A JSON file of the folder, atomically."""
+        write_text(self.folder / name, json.dumps(value, indent=2) + "\n")
+
+
+class _Keeper(lightning.Callback):
+    """Records, reports, saves, and ends the run when its budget is spent."""
+
+    def __init__(self, run: Run, report: Report) -> None:
+        self.run, self.report, self.saved_at, self.interrupted = run, report, 0.0, False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        module = _paced(pl_module)
+        self.saved_at = module.seconds
+        kept = [record for record in self.run.history.records if record.step < module.step]
+        write_text(self.run.folder / "metrics.jsonl", History(tuple(kept)).to_jsonl())
+        self.file = (self.run.folder / "metrics.jsonl").open("a")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = _paced(pl_module)
+        record = StepRecord(module.step - 1, module.seconds, module.values)
+        self.file.write(json.dumps(asdict(record)) + "\n")
+        if module.progress >= 1:
+            trainer.should_stop = True
+        if module.seconds - self.saved_at > 60 * self.run.save_minutes:
+            self.save(trainer)
+            self.saved_at = module.seconds
+        self.report(module, record)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.save(trainer)
+        self.file.close()
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        self.file.flush()
+        partial = self.run.checkpoint.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        os.replace(partial, self.run.checkpoint)
+
+
+def _paced(module: lightning.LightningModule) -> PacedModule:
+    assert isinstance(module, PacedModule)
+    return module
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

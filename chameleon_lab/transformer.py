@@ -1,0 +1,266 @@
+"""The transformer. Architectural facts (Chameleon, arXiv 2405.09818, section 2.3; Llama-2's block):
+
+- decoder only, one stream of tokens of any modality, RMSNorm, rotary positions in adjacent pairs, SwiGLU, no biases
+- each residual branch is `x + dropout(post_norm(branch(pre_norm(x))))`; an empty slot is `nn.Identity`
+- query and key norms are slots too, per head and before the rotation; a fix of `stability` fills them
+- grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
+- attention is asked of a *context*: `CAUSAL` for whole sequences, a `KVCache` when decoding. The model has no `if`
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chameleon_lab.taps import Tap
+
+
+class Fix(Protocol):
+    """A stability fix: a frozen dataclass that changes a model once, when it is built (see `stability`)."""
+
+    def install(self, model: Transformer) -> None: ...
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a transformer; `fixes` are installed in order when it is built.
+
+    Raises ValueError when heads do not share keys evenly or the head width is odd.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    ffn_width: int
+    context: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tied: bool = False
+    fixes: tuple[Fix, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key heads evenly.")
+        if self.head_width % 2:
+            raise ValueError(f"Rotary positions turn pairs: head_width must be even, not {self.head_width}.")
+
+
+class Context(Protocol):
+    """What attention can see: where the new positions stand, and what they attend to in each layer."""
+
+    def positions(self, tokens_BT: Tensor) -> Tensor: ...
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor: ...
+
+
+class Transformer(nn.Module):
+    """Tokens to logits: `model(tokens_BT) -> logits_BTV`, float32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._filled: dict[str, Fix] = {}
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, config.norm_eps)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        for fix in config.fixes:
+            fix.install(self)
+        self._initialize()
+        if config.tied:
+            self.head.weight = self.embedding.weight
+
+    def _initialize(self) -> None:
+        """Normal, 1/sqrt(fan in); the matrices that end a branch smaller by sqrt(2 layers). (Chameleon's is unpublished.)"""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                ends_branch = name.endswith(("attention.out", "feed_forward.down"))
+                scale = math.sqrt(2 * self.config.layers) if ends_branch else 1.0
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 / scale)
+        nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
+
+    def forward(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
+        return self.logits(self.trunk(tokens_BT, context))
+
+    def trunk(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
+        """The final, normed residual stream: outputs_BTD."""
+        seen = context or CAUSAL
+        turns = rotations(seen.positions(tokens_BT), self.config)
+        x_BTD = self.embedding(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, turns, seen)
+        return self.norm(x_BTD)
+
+    def logits(self, outputs_BTD: Tensor) -> Tensor:
+        return self.head(outputs_BTD).float()
+
+    def fill(self, owner: nn.Module, slot: str, module: nn.Module, fix: Fix) -> None:
+        """Puts a module into a slot on behalf of a fix. Raises ValueError, naming both, if another fix filled it."""
+        path = next(name for name, candidate in self.named_modules() if candidate is owner)
+        key = f"{path}.{slot}"
+        if key in self._filled:
+            raise ValueError(f"{fix} and {self._filled[key]} both want the slot {key}; keep one of them.")
+        self._filled[key] = fix
+        setattr(owner, slot, module)
+
+
+class Block(nn.Module):
+    """Two residual branches: attention, then feed-forward."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_pre_norm: nn.Module = nn.RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.attention_post_norm: nn.Module = nn.Identity()
+        self.attention_dropout: nn.Module = nn.Identity()
+        self.ffn_pre_norm: nn.Module = nn.RMSNorm(config.width, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.ffn_post_norm: nn.Module = nn.Identity()
+        self.ffn_dropout: nn.Module = nn.Identity()
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        attended_BTD = self.attention(self.attention_pre_norm(x_BTD), turns_BT1K, context)
+        x_BTD = x_BTD + self.attention_dropout(self.attention_post_norm(attended_BTD))
+        fed_BTD = self.feed_forward(self.ffn_pre_norm(x_BTD))
+        return x_BTD + self.ffn_dropout(self.ffn_post_norm(fed_BTD))
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and slots for query and key norms."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_width, bias=False)
+        self.query_norm: nn.Module = nn.Identity()
+        self.key_norm: nn.Module = nn.Identity()
+        self.query_tap, self.key_tap = Tap(), Tap()
+        self.out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        batch, positions, _ = x_BTD.shape
+        qkv_BTHK = self.qkv(x_BTD).view(batch, positions, -1, self.head_width)
+        q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        q_BTHK = self.query_tap(rotate(self.query_norm(q_BTHK), turns_BT1K))
+        k_BTHK = self.key_tap(rotate(self.key_norm(k_BTHK), turns_BT1K))
+        mixed_BHTK = context.attend(self.layer, q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2))
+        return self.out(mixed_BHTK.transpose(1, 2).reshape(batch, positions, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate x) * up x)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.ffn_width, bias=False)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BTF) * up_BTF)
+
+
+def rotations(positions_BT: Tensor, config: ModelConfig) -> Tensor:
+    """Unit complex numbers that turn each pair of a head at each position: B, T, 1, K/2 (B may be 1)."""
+    pairs = torch.arange(0, config.head_width, 2, device=positions_BT.device, dtype=torch.float32)
+    angles = positions_BT[..., None, None].float() * config.rope_theta ** (-pairs / config.head_width)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
+    """Turns adjacent pairs of each head (RoFormer, arXiv 2104.09864)."""
+    pairs = torch.view_as_complex(x_BTHK.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns_BT1K).flatten(-2).type_as(x_BTHK)
+
+
+def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask_TS: Tensor) -> Tensor:
+    """Softmax attention; `mask` is 0 where a query may look and -inf where not, broadcast over heads.
+
+    On a CPU and at short lengths plain products beat the fused kernel about threefold, so both are here.
+    """
+    heads, kv_heads, width = q_BHTK.shape[1], k_BHSK.shape[1], q_BHTK.shape[-1]
+    if kv_heads != heads:
+        k_BHSK = k_BHSK.repeat_interleave(heads // kv_heads, dim=1)
+        v_BHSK = v_BHSK.repeat_interleave(heads // kv_heads, dim=1)
+    if q_BHTK.device.type != "cpu" or k_BHSK.shape[2] > 512:
+        return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_TS.to(q_BHTK.dtype))
+    scores_BHTS = (q_BHTK * width**-0.5) @ k_BHSK.transpose(-1, -2) + mask_TS.to(q_BHTK.dtype)
+    return scores_BHTS.softmax(-1) @ v_BHSK
+
+
+class Causal:
+    """The context of whole sequences: each position sees itself and those before it."""
+
+    def positions(self, tokens_BT: Tensor) -> Tensor:
+        return torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
+        length = q_BHTK.shape[2]
+        mask_TT = torch.full((length, length), -torch.inf, device=q_BHTK.device).triu(1)
+        return attention(q_BHTK, k_BHTK, v_BHTK, mask_TT)
+
+
+CAUSAL = Causal()
+
+
+class KVCache:
+    """The context of decoding: room for `context` keys and values a row, each row at a length of its own.
+
+    Give the model new tokens right-padded to one width, then `advance` each row by how many of them were real. What is
+    beyond a row's length is overwritten by its next tokens and never seen.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, like: Tensor, room: int | None = None) -> None:
+        shape = (config.layers, rows, config.kv_heads, room or config.context, config.head_width)
+        self.keys = like.new_zeros(shape)
+        self.values = like.new_zeros(shape)
+        self.lengths = np.zeros(rows, np.int64)
+        self._places_BT = torch.empty(0)
+        self._mask_B1TS = torch.empty(0)
+        self._reach = 0
+
+    @property
+    def room(self) -> int:
+        return self.keys.shape[3]
+
+    def positions(self, tokens_BT: Tensor) -> Tensor:
+        """Where the new tokens stand. Raises ValueError when a row would outgrow the cache."""
+        width = tokens_BT.shape[1]
+        self._reach = int(self.lengths.max()) + width
+        if self._reach > self.room:
+            raise ValueError(f"{self._reach} positions do not fit a cache of {self.room}.")
+        starts_B1 = torch.from_numpy(self.lengths).to(tokens_BT.device)[:, None]
+        self._places_BT = starts_B1 + torch.arange(width, device=tokens_BT.device)
+        seen_S = torch.arange(self._reach, device=tokens_BT.device)
+        hidden_BTS = seen_S[None, None] > self._places_BT[..., None]
+        self._mask_B1TS = torch.zeros(hidden_BTS.shape, device=tokens_BT.device).masked_fill_(hidden_BTS, -torch.inf)[:, None]
+        return self._places_BT
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
+        rows = torch.arange(len(self.lengths), device=q_BHTK.device)[:, None]
+        self.keys[layer][rows, :, self._places_BT] = k_BHTK.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows, :, self._places_BT] = v_BHTK.transpose(1, 2).to(self.values.dtype)
+        k_BHSK, v_BHSK = self.keys[layer, :, :, : self._reach], self.values[layer, :, :, : self._reach]
+        return attention(q_BHTK, k_BHSK, v_BHSK, self._mask_B1TS)
+
+    def advance(self, counts: list[int]) -> None:
+        """Row i has taken `counts[i]` of the tokens last given."""
+        self.lengths += np.asarray(counts)
+
+    def part(self, start: int, stop: int) -> KVCache:
+        """Rows `start` to `stop` of this cache as a cache: the same memory, not a copy."""
+        part = copy.copy(self)
+        part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
+        part.lengths = self.lengths[start:stop]
+        return part

@@ -1,0 +1,330 @@
+"""Chromium for the browser tests: bare pages with a widget of this process in them, and a real JupyterLab.
+
+Chromium is Debian's (`sudo apt install chromium`); where there is none, all tests here are skipped with one line that
+says so. Screenshots go to the folder that CHAMELEON_SCREENSHOTS names, else to a temporary one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comm
+import comm.base_comm
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+QUIET = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+PATIENCE = 30_000  # milliseconds: for a machine that is busy with other things
+
+expect.set_options(timeout=PATIENCE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if CHROMIUM is None:
+                item.add_marker(pytest.mark.skip(reason="no Chromium; install with: sudo apt install chromium"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    flags = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else QUIET
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("CHAMELEON_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# Bare pages
+
+
+class FakeComm(comm.base_comm.BaseComm):
+    """A comm that keeps what a widget sends, for `Bridge` to carry into a page."""
+
+    def __init__(self, **keys: Any) -> None:
+        self.sent: queue.Queue[tuple[str, dict[str, Any], list[bytes]]] = queue.Queue()
+        super().__init__(**keys)
+
+    def publish_msg(self, msg_type: str, data=None, metadata=None, buffers=None, **keys: Any) -> None:
+        self.sent.put((msg_type, data or {}, [bytes(buffer) for buffer in buffers or []]))
+
+
+PAGE = """<!doctype html><html><head><meta charset=utf-8><style>
+body { margin: 16px; font-family: sans-serif } body.dark { background: #111;
+--jp-layout-color0:#111; --jp-layout-color1:#1c1c1e; --jp-ui-font-color1:rgba(255,255,255,.87);
+--jp-ui-font-color2:rgba(255,255,255,.6); --jp-brand-color1:#42a5f5; --jp-error-color1:#ef5350; --jp-warn-color1:#ffb74d;
+--jp-success-color1:#66bb6a }</style></head><body><main id=el></main></body></html>"""
+
+MOUNT = """async ({esm, css, state}) => {
+  const style = document.createElement('style'); style.textContent = css; document.head.append(style);
+  const listeners = new Map();
+  const call = (event, ...args) => (listeners.get(event) ?? []).slice().forEach(listener => listener(...args));
+  const model = {
+    get: name => state[name],
+    set: (name, value) => { state[name] = value; changed[name] = value; call('change:' + name); },
+    save_changes: () => { toKernel('state', JSON.stringify(changed), []); changed = {}; },
+    on: (event, listener) => listeners.set(event, [...(listeners.get(event) ?? []), listener]),
+    off: (event, listener) => listeners.set(event, (listeners.get(event) ?? []).filter(each => each !== listener)),
+    send: async (content, _, buffers = []) => toKernel('custom', JSON.stringify(content), buffers.map(
+      buffer => btoa(Array.from(new Uint8Array(buffer), byte => String.fromCharCode(byte)).join('')))),
+  };
+  let changed = {};
+  window.fromKernel = (kind, content, buffers) => {
+    if (kind === 'custom') return call('msg:custom', content, buffers.map(
+      text => new DataView(Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer)));
+    for (const [name, value] of Object.entries(content)) { state[name] = value; call('change:' + name); }
+  };
+  const module = await import(URL.createObjectURL(new Blob([esm], {type: 'text/javascript'})));
+  window.dispose = module.default.render({model, el: document.getElementById('el')});
+}"""
+
+
+@dataclass
+class Bridge:
+    """A widget of this process shown in a bare page: its messages go over when `until` is called."""
+
+    page: Page
+    widget: Any
+    errors: list[str] = field(default_factory=list)
+    alive: bool = True
+
+    def mount(self) -> None:
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.expose_function("toKernel", self._to_kernel)
+        self.page.set_content(PAGE)
+        state = {name: value for name, value in self.widget.get_state().items() if not name.startswith("_")}
+        self.page.evaluate(MOUNT, {"esm": self.widget._esm, "css": self.widget._css, "state": state})
+
+    def _to_kernel(self, kind: str, content: str, buffers: list[str]) -> None:
+        if not self.alive:
+            return
+        if kind == "state":
+            self.widget.set_state(json.loads(content))
+        else:
+            self.widget._handle_custom_msg(json.loads(content), [memoryview(base64.b64decode(b)) for b in buffers])
+
+    def deliver(self) -> None:
+        sent = self.widget.comm.sent
+        while not sent.empty():
+            kind, data, buffers = sent.get()
+            if kind == "comm_msg" and self.alive:
+                method = "custom" if data["method"] == "custom" else "state"
+                content = data["content"] if method == "custom" else data["state"]
+                packed = [base64.b64encode(buffer).decode() for buffer in buffers]
+                self.page.evaluate("([k, c, b]) => fromKernel(k, c, b)", [method, content, packed])
+
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE / 1000) -> None:
+        """Carries messages both ways until `condition` holds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.deliver()
+            if condition():
+                break
+            assert time.monotonic() < deadline, "the page did not come to the expected state"
+            self.page.wait_for_timeout(15)
+        assert not self.errors, self.errors
+
+
+@pytest.fixture
+def bare_page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 900, "height": 900}, device_scale_factor=1)
+    context.set_default_timeout(PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def mounted(bare_page: Page, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Bridge]:
+    """`mounted(lambda: ChatCell(...))` shows a widget in a bare page and waits until the two know each other."""
+    monkeypatch.setattr(comm, "create_comm", FakeComm)
+
+    def mount(make: Callable[[], Any]) -> Bridge:
+        bridge = Bridge(bare_page, make())
+        bridge.mount()
+        bridge.until(lambda: bare_page.locator(".chm-lamp[data-state=connecting]").count() == 0)
+        return bridge
+
+    return mount
+
+
+# JupyterLab
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab whose files lie in `folder`."""
+
+    url: str
+    token: str
+    folder: Path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab server for all tests, with nothing of the user's configuration."""
+    home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
+    settings = {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},
+    }
+    for plugin, values in settings.items():
+        path = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    places = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
+    root = Path(__file__).parents[2]
+    env = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "JUPYTER_PLATFORM_DIRS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "widgets"), env.get("PYTHONPATH", "")])
+    port, token = _free_port(), secrets.token_hex(16)
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"),
+        *("--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
+        *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--allow-root"),
+    ]
+    log = (home / "server.log").open("w")
+    server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=5):
+                    break
+            except OSError as error:
+                assert server.poll() is None and time.monotonic() < deadline, (home / "server.log").read_text()[-3000:]
+                del error
+                time.sleep(0.3)
+        yield Lab(url, token, folder)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(15)
+        log.close()
+
+
+@dataclass
+class Notebook:
+    """A notebook open in JupyterLab."""
+
+    page: Page
+    path: Path
+    errors: list[str]
+
+    def run_all(self) -> None:
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    def save(self) -> None:
+        self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+
+    def theme(self, name: str) -> None:
+        """Changes the theme: "JupyterLab Dark" or "JupyterLab Light"."""
+        self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        light = str(name.endswith("Light")).lower()
+        self.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=light)
+        self.page.wait_for_timeout(500)
+
+    def kernel(self, code: str) -> Any:
+        """Runs code silently in the kernel's main shell; the value of its last expression, `_`, by JSON."""
+        lines = code.strip().splitlines()
+        ask = """async ([code, value]) => {
+          const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+          for (let attempt = 0; attempt < 5; attempt += 1) {
+            const future = kernel.requestExecute({code, silent: true, store_history: false,
+              user_expressions: {value: `__import__('json').dumps(${value})`}});
+            const content = (await future.done).content;
+            if (content.status === 'aborted') continue;
+            if (content.status !== 'ok') throw new Error(content.ename + ': ' + content.evalue);
+            return content.user_expressions.value.status === 'ok'
+              ? JSON.parse(eval(content.user_expressions.value.data['text/plain']))
+              : null;
+          }
+        }"""
+        return self.page.evaluate(ask, ["\n".join(lines[:-1]), lines[-1]])
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook]]:
+    """`open_notebook(path)` opens a copy of a notebook (or of a dictionary in notebook format) in JupyterLab."""
+    contexts: list[BrowserContext] = []
+    pages: list[Notebook] = []
+
+    def open_(source: Path | dict[str, Any], *, name: str | None = None, start_kernel: bool = True) -> Notebook:
+        target = lab.folder / (name or (source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"))
+        if isinstance(source, dict):
+            target.write_text(json.dumps(source))
+        elif source != target:
+            shutil.copy(source, target)
+        context = browser.new_context(viewport={"width": 1180, "height": 1000})
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        notebook = Notebook(page, target, [])
+        page.on("pageerror", lambda error: notebook.errors.append(str(error)))
+        query = "" if start_kernel else "&kernelPreference=none"
+        page.goto(f"{lab.url}/doc/tree/{target.name}?token={lab.token}{query}")
+        page.wait_for_function("() => window.jupyterapp !== undefined")
+        page.evaluate(
+            "async () => { await jupyterapp.restored; }",
+        )
+        page.wait_for_function("() => jupyterapp.shell.currentWidget?.context?.isReady")
+        if start_kernel:
+            page.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+        pages.append(notebook)
+        return notebook
+
+    yield open_
+    for notebook in pages:
+        notebook.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+    for context in contexts:
+        context.close()
+    for notebook in pages:
+        assert not notebook.errors, notebook.errors

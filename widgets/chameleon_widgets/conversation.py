@@ -1,0 +1,280 @@
+"""What was said in a chat cell, and what of it the browser has not seen yet."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import PIL.Image
+
+from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
+from chameleon_widgets import stills
+from chameleon_widgets.pictures import data_uri, png
+
+Part = Text | Image | ImagePiece
+
+SHOWN_SIDE = 512  # pixels: larger pictures are sent to the screen and to the still made smaller
+
+_keys = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One message of the user's and the model's reply to it, as far as it goes.
+
+    `settings` are those the reply was made with, its seed among them; `stopping` is set by whoever wants it to end.
+    """
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    user: tuple[Segment, ...] = ()
+    reply: list[Part] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    error: BaseException | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+    running: bool = False
+    key: int = field(default_factory=lambda: next(_keys))
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        self.settings, self.running, self.started = settings, True, time.monotonic()
+
+    def take(self, piece: Piece) -> None:
+        """Adds a piece of the reply. Raises TypeError, naming it, for anything that is not a piece."""
+        last = self.reply[-1] if self.reply else None
+        if isinstance(piece, TextPiece):
+            if isinstance(last, Text):
+                self.reply[-1] = Text(last.text + piece.text)
+            elif piece.text:
+                self.reply.append(Text(piece.text))
+        elif isinstance(piece, ImagePiece):
+            if isinstance(last, ImagePiece) and not last.complete:
+                self.reply[-1] = piece
+            else:
+                self.reply.append(piece)
+        elif isinstance(piece, StopPiece):
+            self.reason = piece.reason
+        else:
+            raise TypeError(
+                f"The stream gave a {type(piece).__name__}; a chat cell takes TextPiece, ImagePiece and StopPiece."
+            )
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self.running, self.error, self.seconds = False, error, time.monotonic() - self.started
+        if error is None and self.stopping.is_set():
+            self.reason = self.reason or "stopped"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is going on: `name` is one of reading, writing, drawing (with row and rows), done, stopped, error."""
+        if self.error is not None:
+            return {"name": "error"}
+        if not self.running:
+            return {"name": "stopped" if self.reason == "stopped" else "done"}
+        if self.stopping.is_set():
+            return {"name": "stopped"}
+        last = self.reply[-1] if self.reply else None
+        if isinstance(last, ImagePiece) and not last.complete:
+            return {"name": "drawing", "row": min(len(last.codes) + 1, last.rows), "rows": last.rows}
+        return {"name": "writing"} if self.reply else {"name": "reading"}
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The exchange as segments. A picture stopped half way is kept as pixels only: its codes are no picture's."""
+        reply = tuple(
+            Image(part.picture, part.codes if part.complete else None) if isinstance(part, ImagePiece) else part
+            for part in self.reply
+        )
+        end = () if self.running or not reply else (EndTurn(),)
+        return (*self.user, EndTurn(), *reply, *end)
+
+
+class Conversation:
+    """Exchanges in order. Everything that reads or changes them holds `lock`."""
+
+    def __init__(self, document: Document | None = None) -> None:
+        self.lock = threading.RLock()
+        self.exchanges: list[Exchange] = []
+        for role, turn in document.turns if document is not None else ():
+            if role == "user":
+                self.exchanges.append(Exchange(user=turn.segments))
+            else:
+                self.exchanges[-1].reply = [part for part in turn if not isinstance(part, EndTurn)]
+
+    def document_to(self, last: Exchange | None = None) -> Document:
+        """The conversation up to `last`. A message that got no reply is left out unless it is the last one."""
+        with self.lock:
+            end = len(self.exchanges) if last is None else self.exchanges.index(last) + 1
+            shown = [each for index, each in enumerate(self.exchanges[:end]) if each.reply or index == end - 1]
+            return Document(tuple(segment for each in shown for segment in each.segments))
+
+    def put(self, exchange: Exchange, replaces: Exchange | None = None) -> None:
+        """Adds an exchange at the end, or in the place of an earlier one, after which everything is forgotten."""
+        with self.lock:
+            if replaces in self.exchanges:
+                del self.exchanges[self.exchanges.index(replaces) :]
+            self.exchanges.append(exchange)
+
+    def clear(self) -> None:
+        with self.lock:
+            self.exchanges.clear()
+
+    def find(self, key: object) -> Exchange | None:
+        """The exchange with this key; the last one for None; None where there is no such exchange."""
+        with self.lock:
+            found = [each for each in self.exchanges if key is None or each.key == key]
+        return found[-1] if found else None
+
+    @property
+    def state(self) -> str:
+        """One word for the whole cell: idle, reading, writing, drawing, stopped or error."""
+        last = self.find(None)
+        name = last.state["name"] if last is not None else "idle"
+        return "idle" if name == "done" else name
+
+    def still(self) -> tuple[str, str]:
+        """(HTML body, plain text) of the conversation, safe to put into a page."""
+        with self.lock:
+            exchanges = [(each.user, tuple(each.reply), describe(each), each.error) for each in self.exchanges]
+        if not exchanges:
+            empty = "A chat cell, nothing said yet. Run the cell to talk to the model."
+            return f"<p>{empty}</p>", empty
+        body, lines = [], []
+        for user, reply, description, error in exchanges:
+            for who, parts in (("You", user), ("Model", reply)):
+                body.append(f'<p class="who"><b>{who}</b></p>')
+                for part in parts:
+                    if isinstance(part, Text):
+                        kind = ' class="user"' if who == "You" else ""
+                        body.append(f"<p{kind}>{stills.escape(part.text.strip())}</p>")
+                        lines.append(f"{who}: {part.text.strip()}")
+                    elif not isinstance(part, EndTurn):
+                        body.append(_still_picture(part, who))
+                        lines.append(f"{who}: [picture, {part.picture.width} x {part.picture.height}]")
+            body.append(f'<p class="note">{stills.escape(description)}</p>')
+            if error is not None:
+                lines.append(f"(error: {paragraph(error)})")
+        return "".join(body), "\n".join(lines)
+
+
+class Feed:
+    """What a view has been sent, so that each message holds only what is new."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._sent: dict[int, tuple[list[Any], list[Any], dict[str, Any]]] = {}
+        self._order: list[int] | None = None
+        self._number = 0
+        self.whole = False  # set when a view asks for everything
+        self.heard = ""  # mark of the last request that arrived from a view
+        self._told = ""
+
+    def update(self) -> tuple[dict[str, Any], list[bytes]] | None:
+        """The next message and its buffers; None when there is nothing new. Called by the pump only."""
+        with self._conversation.lock:
+            whole, self.whole = self.whole, False
+            if whole:
+                self._sent, self._order = {}, None
+            pictures: list[PIL.Image.Image] = []
+            changed = [news for each in self._conversation.exchanges if (news := self._news(each, pictures))]
+            order = [each.key for each in self._conversation.exchanges]
+        heard = self.heard
+        if not (whole or changed or order != self._order or heard != self._told):
+            return None
+        self._order, self._number, self._told = order, self._number + 1, heard
+        self._sent = {key: sent for key, sent in self._sent.items() if key in order}
+        message = {"kind": "update", "number": self._number, "heard": heard, "whole": whole}
+        message |= {"order": order, "changed": changed}
+        return message, [png(picture, SHOWN_SIDE) for picture in pictures]
+
+    def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> dict[str, Any]:
+        user, reply, meta = self._sent.setdefault(exchange.key, ([], [], {}))
+        news: dict[str, Any] = {}
+        now = {
+            "state": exchange.state,
+            "running": exchange.running,
+            "about": "" if exchange.running else describe(exchange),
+            "seed": exchange.settings.get("seed"),
+            "error": paragraph(exchange.error) if exchange.error is not None else "",
+        }
+        if now != meta:
+            news |= now
+            meta.update(now)
+        for name, parts, sent in (("user", exchange.user, user), ("reply", exchange.reply, reply)):
+            if fresh := _fresh(parts, sent, pictures):
+                news[name] = fresh
+        return {"key": exchange.key, **news} if news else {}
+
+
+def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Image]) -> list[dict[str, Any]]:
+    """What of `parts` is not in `sent` yet (text by length, pictures by identity); `sent` is brought up to date."""
+    fresh: list[dict[str, Any]] = []
+    for at, part in enumerate(parts):
+        known = sent[at] if at < len(sent) else None
+        if isinstance(part, Text):
+            start = known or 0
+            if known is None or len(part.text) > start:
+                fresh.append({"at": at, "from": start, "text": part.text[start:]})
+            now: Any = len(part.text)
+        else:
+            if known is not part and isinstance(part, Image | ImagePiece):
+                drawn = {"row": len(part.codes), "rows": part.rows} if isinstance(part, ImagePiece) else {}
+                fresh.append({"at": at, "picture": len(pictures), **drawn})
+                pictures.append(part.picture)
+            now = part
+        sent[at : at + 1] = [now]
+    return fresh
+
+
+def describe(exchange: Exchange) -> str:
+    """One line on how a reply was made and how it ended."""
+    if exchange.error is not None:
+        return f"failed: {paragraph(exchange.error)}"
+    words = {"top_p": "top-p"}
+    facts = [
+        f"{words.get(name, name)} {value:g}" if isinstance(value, float | int) else f"{words.get(name, name)} {value}"
+        for name, value in exchange.settings.items()
+        if name != "seed"
+    ]
+    if "seed" in exchange.settings:
+        facts.insert(0, f"seed {exchange.settings['seed']}")
+    if exchange.seconds:
+        facts.append(f"{exchange.seconds:.1f} s")
+    ends = {"stopped": "stopped", "length": "cut off: no room left", "end_document": "the model ended the document"}
+    if exchange.reason in ends:
+        facts.append(ends[exchange.reason])
+    return " · ".join(facts)
+
+
+def paragraph(error: BaseException) -> str:
+    """An error as one paragraph. A ValueError is written for users and stands alone; others say what they are."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_of(parts: Iterable[object]) -> tuple[Segment, ...]:
+    """A user's message from strings, PIL pictures, segments or documents. Raises ValueError when it is empty."""
+    segments = tuple(
+        part
+        for part in Document.of(*parts)  # type: ignore[arg-type]
+        if not (isinstance(part, Text) and not part.text.strip())
+    )
+    if any(isinstance(part, EndTurn) for part in segments):
+        raise ValueError("A message is one turn: leave EndTurn out, the cell adds it.")
+    if not segments:
+        raise ValueError("The message is empty: write something, or add a picture.")
+    return segments
+
+
+def _still_picture(part: Image | ImagePiece, who: str) -> str:
+    alt, width = f"Picture: {who}", min(256, 4 * part.picture.width)
+    if isinstance(part, ImagePiece) and not part.complete:
+        alt = f"Picture, stopped after row {len(part.codes)} of {part.rows}"
+    return stills.image(data_uri(part.picture, SHOWN_SIDE), alt, width)

@@ -1,0 +1,135 @@
+"""Who does the work: one worker and one pump for each widget, and nothing left over when a cell is run again.
+
+Handlers of browser messages run in the kernel's main thread or in a subshell's, by ipykernel's version and mood. They
+only hand work to a `Worker`, set an event, or ring a `Pump`, which is right in either.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger("chameleon_widgets")
+
+
+class Worker:
+    """Does the work submitted to it in order, on one daemon thread that lives only while there is some."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        with self._changed:
+            self._queue.append(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Blocks until all submitted work is done; False when `timeout` seconds were not enough."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._thread is None, timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._queue:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                work = self._queue.popleft()
+            try:
+                work()
+            except Exception:  # the work catches its own errors; whatever is left must not end the thread
+                log.exception("%s failed", self._name)
+
+
+class Pump:
+    """Calls `flush` soon after `ring`, on one daemon thread, at most `rate` times a second.
+
+    However often it is rung between two calls, there is one call: this is what coalesces thousands of tokens into a few
+    messages. The first ring after a pause is answered at once.
+    """
+
+    def __init__(self, flush: Callable[[], None], name: str, rate: float = 30.0, linger: float = 2.0) -> None:
+        self._flush = flush
+        self._name = name
+        self._period = 1.0 / rate
+        self._linger = linger
+        self._changed = threading.Condition()
+        self._rung = False
+        self._flushing = False
+        self._thread: threading.Thread | None = None
+
+    def ring(self) -> None:
+        with self._changed:
+            self._rung = True
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def drain(self, timeout: float = 10.0) -> bool:
+        """Blocks until everything rung for so far has been flushed."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._rung or self._flushing), timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._rung, self._linger):
+                    self._thread = None
+                    return
+                self._rung, self._flushing = False, True
+            started = time.monotonic()
+            try:
+                self._flush()
+            except Exception:
+                log.exception("%s failed", self._name)
+            with self._changed:
+                self._flushing = False
+                self._changed.notify_all()
+            time.sleep(max(0.0, self._period - (time.monotonic() - started)))
+
+
+_claims: dict[str, tuple[str, list[weakref.WeakMethod]]] = {}
+
+
+def claim(end: Callable[[], None]) -> None:
+    """Registers a bound method that ends work started by the notebook cell now running.
+
+    What an earlier run of the same cell registered is called first, so that a cell run again leaves no worker behind.
+    Outside a notebook this does nothing.
+    """
+    cell, run = _running_cell()
+    if not cell:
+        return
+    known_run, ends = _claims.get(cell, (run, []))
+    if known_run != run:
+        for reference in ends:
+            earlier = reference()
+            if earlier is not None:
+                earlier()
+        ends = []
+    ends.append(weakref.WeakMethod(end))
+    _claims[cell] = (run, ends)
+
+
+def _running_cell() -> tuple[str, str]:
+    """(id of the notebook cell, id of this execution of it), empty where there is none."""
+    from IPython.core.getipython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    parent = kernel.get_parent() if kernel is not None else {}
+    return parent.get("metadata", {}).get("cellId", ""), parent.get("header", {}).get("msg_id", "")

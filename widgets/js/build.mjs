@@ -1,0 +1,14 @@
+// Bundles each widget into ../chameleon_widgets/static, where it is committed. The same input gives the same bytes.
+import { build } from "esbuild";
+
+await build({
+  entryPoints: ["src/chat_cell.js", "src/chat_cell.css", "src/reconstruction_viewer.js", "src/reconstruction_viewer.css"],
+  outdir: "../chameleon_widgets/static",
+  bundle: true,
+  format: "esm",
+  target: ["es2022", "chrome111", "firefox121", "safari16.4"],
+  charset: "utf8",
+  minify: true,
+  legalComments: "none",
+  logLevel: "info",
+});

@@ -1,0 +1,127 @@
+// Elements, icons and small pieces of screen that both widgets use. Text from outside only ever becomes text nodes.
+
+/**
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, any>} [props] attributes; `class` and `text` as themselves, `on` an object of listeners
+ * @param {...(Node | string | null)} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function element(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (name === "on") {
+      for (const [event, listener] of Object.entries(value)) node.addEventListener(event, /** @type {any} */ (listener));
+    } else if (name === "text") node.textContent = value;
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, String(value));
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+const ICONS = {
+  send: "M12 19V5M5.5 11.5 12 5l6.5 6.5",
+  stop: "M6 6h12v12H6z",
+  attach: "M4 5h16v14H4zM4 16l4.5-4.5 4 4 3-3L20 17M15.5 9.5h.01",
+  settings: "M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5",
+  again: "M19 12a7 7 0 1 1-2.2-5.1M19 4v4h-4",
+  edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  save: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
+  clear: "M5 7h14M10 7V4.5h4V7M7 7l.8 12.5h8.4L17 7",
+  down: "M12 5v14M6 13l6 6 6-6",
+  grid: "M4 4h16v16H4zM4 9.3h16M4 14.7h16M9.3 4v16M14.7 4v16",
+  heat: "M12 3c1 4 6 6.5 6 11.5a6 6 0 0 1-12 0C6 12 7.5 10 9 8.5c.3 1.5 1 2.3 2 2.8C10.8 8 11.200 5 12 3z",
+};
+
+/** @param {keyof typeof ICONS} name */
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", width: 16, height: 16, "aria-hidden": "true" }))
+    svg.setAttribute(key, String(value));
+  svg.setAttribute("class", "chm-icon");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/**
+ * A real button, its name spoken and shown as a tooltip.
+ * @param {string} label
+ * @param {keyof typeof ICONS | null} glyph
+ * @param {() => void} act
+ * @param {Record<string, any>} [props]
+ */
+export function button(label, glyph, act, props = {}) {
+  const node = element("button", { type: "button", class: "chm-button", ...props, on: { click: act } });
+  if (glyph) {
+    node.append(icon(glyph));
+    node.title = label;
+    node.setAttribute("aria-label", label);
+  } else node.textContent = label;
+  return node;
+}
+
+/**
+ * The root of a widget: keys typed in it stay in it, so that no shortcut of the notebook fires.
+ * @param {string} label
+ * @param {string} kind
+ */
+export function root(label, kind) {
+  const node = element("section", { class: `chm chm-${kind} chameleon-live`, "aria-label": label });
+  node.dataset.lmSuppressShortcuts = "true";
+  for (const type of ["keydown", "keyup", "keypress", "paste", "cut", "copy"])
+    node.addEventListener(type, (event) => event.stopPropagation());
+  return node;
+}
+
+/**
+ * While it is in the page, the still of this widget (the picture of it for saved notebooks) is hidden.
+ * @param {string} name class of the still
+ */
+export function hidesStill(name) {
+  const safe = name.replace(/[^\w-]/g, "");
+  const style = element("style");
+  style.textContent = safe ? `.${safe},.jp-OutputArea-child:has(.${safe}){display:none!important}` : "";
+  return style;
+}
+
+/** The lamp: what the widget is doing, as a dot and in words. */
+export function lamp() {
+  const words = element("span");
+  const node = element("div", { class: "chm-lamp", role: "status", "aria-live": "off" }, element("i"), words);
+  return {
+    node,
+    /** @param {string} name @param {string} text */
+    show(name, text) {
+      if (node.dataset.state !== name) node.dataset.state = name;
+      if (words.textContent !== text) words.textContent = text;
+    },
+  };
+}
+
+/** @param {string} name @param {Blob} blob */
+export function download(name, blob) {
+  const url = URL.createObjectURL(blob);
+  const link = element("a", { href: url, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+/** @param {string} text */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = element("textarea", { "aria-hidden": "true", style: "position:fixed;opacity:0" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
