@@ -125,6 +125,8 @@ class Chameleon:
 
     @staticmethod
     def _check(document: Document) -> None:
+        if not isinstance(document, Document):
+            raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn()).")
         if not any(isinstance(part, Image) or getattr(part, "text", "").strip() for part in document):
             raise ValueError("The prompt is empty: write some text or add a picture.")
 

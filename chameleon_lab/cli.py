@@ -12,7 +12,9 @@ import PIL.Image
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints import native
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.evaluation.scenes import KINDS, evaluate
 from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
 from chameleon_lab.training.experiments import EXPERIMENTS, Pipeline
 from chameleon_lab.training.modules import PacedModule
@@ -28,7 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     _train_options(commands.add_parser("train", help="train a model from nothing", description=_train.__doc__))
     _generate_options(commands.add_parser("generate", help="answer a prompt", description=_generate.__doc__))
     _reconstruct_options(
-        commands.add_parser("reconstruct", help="send a picture through the image tokenizer", description=_reconstruct.__doc__)
+        commands.add_parser(
+            "reconstruct", help="send a picture through the image tokenizer", description=_reconstruct.__doc__
+        )
+    )
+    _evaluate_options(
+        commands.add_parser("evaluate", help="score a model on held-out scenes", description=_evaluate.__doc__)
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -53,22 +60,29 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--prompt", default="draw a large red circle left of a small blue square", help="what the samples draw")
 
 
 def _train(options: argparse.Namespace) -> None:
     """Trains BPE, image tokenizer and transformer, and writes a model folder. Stopped and called again, it goes on."""
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
     if options.threads:
         torch.set_num_threads(options.threads)
     experiment = EXPERIMENTS[options.experiment]
-    folder = options.folder or Path("runs") / (experiment.name if options.minutes is None else f"{experiment.name}-{options.minutes:g}min")
+    folder = options.folder or Path("runs") / (
+        experiment.name if options.minutes is None else f"{experiment.name}-{options.minutes:g}min"
+    )
     if options.minutes is not None:
         experiment = experiment.lasting(options.minutes)
     pipeline = Pipeline(experiment, folder)
     pipeline.train(lambda stage: _reporter(stage))
-    log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", folder / "model", folder / "model")
+    log.info(
+        "The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'",
+        folder / "model",
+        folder / "model",
+    )
 
 
 def _reporter(stage: str, every: float = 10.0) -> Report:
@@ -92,7 +106,9 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
     parser.add_argument("prompt", help="what to say; it ends the user's turn")
     parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
-    parser.add_argument("--image", type=Path, action="append", default=[], help="a picture to show before the prompt; repeatable")
+    parser.add_argument(
+        "--image", type=Path, action="append", default=[], help="a picture to show before the prompt; repeatable"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
@@ -136,6 +152,37 @@ def _reconstruct(options: argparse.Namespace) -> None:
     for row in seen.codes:
         sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
     sys.stdout.write(f"{seen.codes.size} codes, PSNR {seen.psnr:.1f} dB, written to {out}\n")
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_evaluate)
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    parser.add_argument("-n", type=int, default=200, help="prompts of each kind (default: 200)")
+    parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
+    parser.add_argument(
+        "--kind", choices=tuple(KINDS), action="append", help="only this kind; repeatable (default: all)"
+    )
+    parser.add_argument("--guidance", type=float, help="instead of the model's own setting")
+    parser.add_argument("--temperature", type=float, help="instead of the model's own setting, for text and images")
+    parser.add_argument("--write", action="store_true", help="write the scores into the model folder's card")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    """Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels."""
+    if options.n < 1:
+        raise ValueError(f"-n must be 1 or more, not {options.n}.")
+    if options.write and (options.kind or options.guidance is not None or options.temperature is not None):
+        raise ValueError(
+            "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
+        )
+    lab = Chameleon.load(options.model)
+    lab.settings = lab.settings.changed(guidance=options.guidance, temperature=options.temperature)
+    scores: dict[str, dict[str, float]] = {}
+    for measure, score in evaluate(lab, options.kind or tuple(KINDS), options.n, options.seed):
+        log.info("%-48s %s", measure, score)
+        scores[measure] = {"share": round(score.share, 4), "n": score.n}
+    if options.write:
+        native.write_card(options.model, lab.card | {"scores": scores, "scores_seed": options.seed})
 
 
 def _open(path: Path) -> PIL.Image.Image:

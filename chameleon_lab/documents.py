@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,11 @@ class Image:
         return same and self.learn == other.learn
 
     def __hash__(self) -> int:
-        return hash((self.picture.size, self.learn))
+        return hash(self.learn)  # all that equal images are sure to share: codes may stand in for the picture
+
+    def __repr__(self) -> str:
+        codes = "" if self.codes is None else f", {' x '.join(map(str, self.codes.shape))} codes"
+        return f"Image({self.picture.width} x {self.picture.height} pixels{codes}{'' if self.learn else ', learn=False'})"
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,11 @@ class Document:
         """The same document with the *learn* flag of every segment set."""
         return Document(tuple(replace(segment, learn=learn) for segment in self.segments))
 
+    def _repr_html_(self) -> str:
+        """The document as a notebook shows it: text escaped, pictures enlarged, a line between turns."""
+        shown = "".join(_to_html(segment) for segment in self.segments)
+        return f'<div style="display:flex;flex-direction:column;gap:6px;max-width:40em">{shown}</div>'
+
     def to_json(self) -> str:
         """The document as one line of JSON; pictures as PNG in base64, codes beside them."""
         return json.dumps([_to_plain(segment) for segment in self.segments], ensure_ascii=False)
@@ -137,16 +147,35 @@ def _segments(parts: Iterable[object]) -> Iterator[Segment]:
             )
 
 
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Kinds of pixels that a PNG file keeps; others are written as RGB."""
+
+
 def _to_plain(segment: Segment) -> dict[str, object]:
     learn = {} if segment.learn else {"learn": False}
     if isinstance(segment, Text):
         return {"text": segment.text, **learn}
     if isinstance(segment, EndTurn):
         return {"end_turn": True, **learn}
-    png = io.BytesIO()
-    segment.picture.save(png, "PNG")
     codes = {} if segment.codes is None else {"codes": np.asarray(segment.codes).tolist()}
-    return {"image": base64.b64encode(png.getvalue()).decode(), **codes, **learn}
+    return {"image": _png(segment.picture), **codes, **learn}
+
+
+def _to_html(segment: Segment) -> str:
+    if isinstance(segment, Text):
+        return f'<span style="white-space:pre-wrap">{html.escape(segment.text)}</span>'
+    if isinstance(segment, EndTurn):
+        return '<hr style="width:100%;margin:0;opacity:.3">'
+    size = f"{segment.picture.width} by {segment.picture.height} pixels"
+    style = "width:128px;image-rendering:pixelated;border-radius:6px"
+    return f'<img alt="picture, {size}" style="{style}" src="data:image/png;base64,{_png(segment.picture)}">'
+
+
+def _png(picture: PIL.Image.Image) -> str:
+    """A picture as PNG in base64."""
+    written = io.BytesIO()
+    (picture if picture.mode in PNG_MODES else picture.convert("RGB")).save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
 
 
 def _from_plain(index: int, entry: object) -> Segment:
@@ -162,5 +191,7 @@ def _from_plain(index: int, entry: object) -> Segment:
         picture.load()
         codes = np.asarray(entry["codes"], np.int64) if "codes" in entry else None
         return Image(picture, codes, learn)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except KeyError as error:
+        raise ValueError(f"Segment {index} of the document has neither text, end_turn nor image.") from error
+    except (TypeError, ValueError, OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"Segment {index} of the document cannot be read: {error}.") from error

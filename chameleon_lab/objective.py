@@ -50,7 +50,7 @@ class Objective:
         for term in self.penalties:
             penalized_X = penalized_X + term.penalty(logits_XV)
         measures = {
-            "loss_with_penalties": (penalized_X * weights_X).sum() / weights_X.sum(),
+            "loss_with_penalties": (penalized_X * weights_X).sum() / weights_X.sum().clamp_min(1e-9),
             "loss": losses_X.mean(),
         }
         for kind in Modality:

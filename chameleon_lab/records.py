@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -49,15 +51,28 @@ Piece = TextPiece | ImagePiece | StopPiece
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """One picture through an image tokenizer: what went in, its codes (rows x columns), and what came out.
+    """One picture through an image tokenizer: what the encoder saw, its codes (rows x columns), and what came out.
 
-    `psnr` is in dB over RGB in [0, 255]; `original` is what the encoder saw, after cropping and resizing.
+    Raises ValueError when the two pictures differ in size.
     """
 
     original: PIL.Image.Image
     codes: np.ndarray
     picture: PIL.Image.Image
-    psnr: float
+
+    def __post_init__(self) -> None:
+        if self.original.size != self.picture.size:
+            (width, height), (old_width, old_height) = self.picture.size, self.original.size
+            raise ValueError(
+                f"The reconstruction is {width} x {height} pixels and the original {old_width} x {old_height}."
+            )
+
+    @cached_property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in dB over RGB in [0, 255]; infinite where nothing was lost."""
+        before, after = (np.asarray(each.convert("RGB"), np.float64) for each in (self.original, self.picture))
+        error = np.mean((before - after) ** 2)
+        return math.inf if error == 0 else float(10 * math.log10(255**2 / error))
 
 
 @dataclass(frozen=True)

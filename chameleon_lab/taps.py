@@ -22,7 +22,7 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
         lab.model(tokens_BT)
     ```
 
-    Values are detached. Costs nothing outside the block. Raises ValueError on a pattern that matches nothing, naming
+    Values are detached; outputs that are no single tensor are passed over. Costs nothing outside the block. Raises ValueError on a pattern that matches nothing, naming
     some of the names there are.
     """
     modules = dict(model.named_modules())
@@ -36,8 +36,9 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
         chosen.update((name, modules[name]) for name in matched)
 
     def reader(name: str):
-        def read(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            seen[name] = output.detach()
+        def read(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                seen[name] = output.detach()
 
         return read
 

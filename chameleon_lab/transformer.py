@@ -218,11 +218,12 @@ class KVCache:
     """The context of decoding: room for `context` keys and values a row, each row at a length of its own.
 
     Give the model new tokens right-padded to one width, then `advance` each row by how many of them were real. What is
-    beyond a row's length is overwritten by its next tokens and never seen.
+    beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to a spare place.
+    Raises ValueError when a row outgrows the room.
     """
 
     def __init__(self, config: ModelConfig, rows: int, like: Tensor, room: int | None = None) -> None:
-        shape = (config.layers, rows, config.kv_heads, room or config.context, config.head_width)
+        shape = (config.layers, rows, config.kv_heads, (room or config.context) + 1, config.head_width)
         self.keys = like.new_zeros(shape)
         self.values = like.new_zeros(shape)
         self.lengths = np.zeros(rows, np.int64)
@@ -232,16 +233,15 @@ class KVCache:
 
     @property
     def room(self) -> int:
-        return self.keys.shape[3]
+        return self.keys.shape[3] - 1
 
     def positions(self, tokens_BT: Tensor) -> Tensor:
-        """Where the new tokens stand. Raises ValueError when a row would outgrow the cache."""
+        """Where the new tokens stand."""
         width = tokens_BT.shape[1]
-        self._reach = int(self.lengths.max()) + width
-        if self._reach > self.room:
-            raise ValueError(f"{self._reach} positions do not fit a cache of {self.room}.")
+        self._require(int(self.lengths.min()) + width)
+        self._reach = min(int(self.lengths.max()) + width, self.room)
         starts_B1 = torch.from_numpy(self.lengths).to(tokens_BT.device)[:, None]
-        self._places_BT = starts_B1 + torch.arange(width, device=tokens_BT.device)
+        self._places_BT = (starts_B1 + torch.arange(width, device=tokens_BT.device)).clamp_max(self.room)
         seen_S = torch.arange(self._reach, device=tokens_BT.device)
         hidden_BTS = seen_S[None, None] > self._places_BT[..., None]
         self._mask_B1TS = torch.zeros(hidden_BTS.shape, device=tokens_BT.device).masked_fill_(hidden_BTS, -torch.inf)[:, None]
@@ -256,7 +256,12 @@ class KVCache:
 
     def advance(self, counts: list[int]) -> None:
         """Row i has taken `counts[i]` of the tokens last given."""
+        self._require(int((self.lengths + counts).max()))
         self.lengths += np.asarray(counts)
+
+    def _require(self, length: int) -> None:
+        if length > self.room:
+            raise ValueError(f"{length} positions do not fit a cache of {self.room}.")
 
     def part(self, start: int, stop: int) -> KVCache:
         """Rows `start` to `stop` of this cache as a cache: the same memory, not a copy."""

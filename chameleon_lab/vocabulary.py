@@ -56,10 +56,13 @@ class Vocabulary:
     def __post_init__(self) -> None:
         image_end = self.first_image + self.codes
         specials = (self.end_image, self.begin_image, self.end_turn)
-        if self.codes < 1 or not image_end <= min(specials) <= max(specials) < self.first_text <= self.size:
+        sentinels = range(self.first_sentinel, self.first_sentinel + self.sentinels)
+        taken = (*specials, *sentinels)
+        in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < self.first_text <= self.size
+        if not in_order or len(set(taken)) < len(taken):
             raise ValueError(
-                f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, special tokens are {specials}, "
-                f"text starts at {self.first_text} of {self.size}. Use Vocabulary.layout(codes, pieces) for a sound one."
+                f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, special tokens are {specials} "
+                f"and {sentinels}, text starts at {self.first_text} of {self.size}. Use Vocabulary.layout(codes, pieces) for a sound one."
             )
         if self.permutation and sorted(self.permutation) != list(range(self.codes)):
             raise ValueError(f"The code permutation must hold each of 0..{self.codes - 1} exactly once.")
@@ -106,6 +109,8 @@ class Vocabulary:
     def tokens_of_codes(self, codes: np.ndarray) -> np.ndarray:
         """Image codes of any shape to tokens of the same shape. Raises ValueError on a code outside the codebook."""
         codes = np.asarray(codes)
+        if codes.size and codes.dtype.kind not in "iu":
+            raise ValueError(f"Image codes must be integers, not {codes.dtype}.")
         if codes.size and (codes.min() < 0 or codes.max() >= self.codes):
             raise ValueError(f"Image codes must lie in 0..{self.codes - 1}; got {codes.min()}..{codes.max()}.")
         return self._code_to_token[codes]
@@ -134,12 +139,17 @@ class Vocabulary:
         return array.astype(np.int64)
 
     def spelling(self, token: int) -> str:
-        """How the family spells a token that is not text: `<s>`, `IMGIMGFDZ`, `<racm3:break>`, ..."""
+        """How the family spells a token that is not text: `<s>`, `IMGIMGFDZ`, `<racm3:break>`, ...
+
+        The end of a turn is spelled as one of the reserved tokens, which it is. Raises ValueError for text and unknown ids.
+        """
+        if not 0 <= token < self.size:
+            raise ValueError(f"Token ids must lie in 0..{self.size - 1}; got {token}.")
         if self.modality[token] == Modality.IMAGE:
             code = int(self._token_to_code[token - self.first_image])
             return "IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z"
         names = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>"}
-        names |= {self.end_image: "<eoss>", self.begin_image: "<racm3:break>", self.end_turn: "<end-of-turn>"}
+        names |= {self.end_image: "<eoss>", self.begin_image: "<racm3:break>"}
         if token in names:
             return names[token]
         if self.first_sentinel <= token < self.first_sentinel + self.sentinels:

@@ -33,7 +33,7 @@ from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer,
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
-VERSION = 1
+FORMAT, VERSION = "chameleon-lab", 1
 
 
 @dataclass
@@ -52,7 +52,9 @@ def write(parts: Parts, folder: Path | str) -> None:
     Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; save into a new or empty folder.")
+    if folder.exists() and any(folder.iterdir()) and not _is_native(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
@@ -66,12 +68,20 @@ def write(parts: Parts, folder: Path | str) -> None:
             shutil.move(whole, folder)
 
 
+def _is_native(folder: Path) -> bool:
+    try:
+        plain = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(plain, dict) and plain.get("format") == FORMAT
+
+
 def _write_files(parts: Parts, folder: Path) -> None:
     text = parts.tokenizer.text
     plain_model = asdict(dataclasses.replace(parts.model.config, fixes=()))
     plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in parts.model.config.fixes]  # pyright: ignore[reportArgumentType]
     config = {
-        "format": "chameleon-lab",
+        "format": FORMAT,
         "version": VERSION,
         "model": plain_model,
         "image_tokenizer": asdict(parts.tokenizer.image.config),
@@ -85,6 +95,15 @@ def _write_files(parts: Parts, folder: Path) -> None:
     safetensors.torch.save_file(_tensors(parts.tokenizer.image), folder / "image_tokenizer.safetensors")
     if isinstance(text, SentencePieceTokenizer):
         (folder / "text_tokenizer.model").write_bytes(text.model)
+
+
+def write_card(folder: Path | str, card: dict[str, Any]) -> None:
+    """Puts another card into a checkpoint, its weights untouched."""
+    folder = Path(folder)
+    config = _read_config(folder) | {"card": card}
+    partial = folder / "config.json.partial"
+    partial.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(partial, folder / "config.json")
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -113,10 +132,10 @@ def read(folder: Path | str, fixes: Iterable[type] = ()) -> Parts:
         settings = Settings(**config["generation"])
         with torch.device("meta"):
             model, image = Transformer(model_config), ImageTokenizer(image_config)
-        text: TextTokenizer = ByteTokenizer()
-        if config["text_tokenizer"] == "sentencepiece":
-            text = SentencePieceTokenizer.load(_existing(folder / "text_tokenizer.model"))
-    except (KeyError, TypeError) as error:
+        text = _text_tokenizer(config["text_tokenizer"], folder / "text_tokenizer.model")
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
+    except (TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
     _fill(model, folder / "model.safetensors")
     _fill(image, folder / "image_tokenizer.safetensors")
@@ -134,8 +153,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}. The checkpoint is damaged; get or save it anew.") from error
-    if not isinstance(config, dict) or config.get("format") != "chameleon-lab":
-        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not 'chameleon-lab'.")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {FORMAT!r}.")
     if config.get("version") != VERSION:
         raise ValueError(
             f"{folder} is of format version {config.get('version')}, and this lab reads version {VERSION}: "
@@ -159,6 +178,17 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 
+def _text_tokenizer(kind: str, path: Path) -> TextTokenizer:
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind != "sentencepiece":
+        raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes and sentencepiece.")
+    try:
+        return SentencePieceTokenizer.load(_existing(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
+
+
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 
@@ -176,17 +206,23 @@ def _fill(module: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew.") from error
     expected = module.state_dict()
-    if isinstance(module, Transformer) and module.config.tied:
-        tensors["head.weight"] = tensors["embedding.weight"] if "embedding.weight" in tensors else torch.empty(0)
+    tied = isinstance(module, Transformer) and module.config.tied
+    if tied:
+        del expected["head.weight"]
     missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} {_shape(tensors[name])} instead of {_shape(tensor)}"
         for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        if name in tensors and _shape(tensors[name]) != _shape(tensor)
     ]
     if missing or strange or misshapen:
         told = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
         raise ValueError(f"{path} contradicts the folder's config.json: {'; '.join(told)}.")
-    module.load_state_dict(tensors, assign=True)
-    if isinstance(module, Transformer) and module.config.tied:
+    module.load_state_dict(tensors, assign=True, strict=not tied)
+    if tied:
         module.head.weight = module.embedding.weight
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    """Shape, and whether integers: what a file must agree in with its config. Any floating-point dtype will do."""
+    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else " of integers")

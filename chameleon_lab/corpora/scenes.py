@@ -30,7 +30,7 @@ COLOURS = {
     "blue": (30, 80, 210),
     "purple": (128, 40, 160),
     "black": (22, 22, 26),
-    "white": (252, 252, 252),
+    "brown": (122, 70, 34),
 }
 BACKGROUNDS = {
     "gray": (158, 162, 168),
@@ -52,7 +52,7 @@ NOVEL_PAIRS = frozenset(
         ("yellow", "heart"),
         ("black", "diamond"),
         ("red", "cross"),
-        ("white", "ring"),
+        ("brown", "ring"),
     }
 )
 

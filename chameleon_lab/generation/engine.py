@@ -119,9 +119,9 @@ class Engine:
         grammar = grammar or self.default_grammar()
         rows = [self._row(prompt, grammar, settings, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         twins = len(rows) if settings.guidance != 1 else 0
-        room = max(row.limit for row in rows) + 1
+        room = max(row.limit for row in rows)
         cache = KVCache(self.model.config, len(rows) + twins, self.model.head.weight, room)
-        logits_BV = self._feed(cache.part(0, len(rows)), [row.tokens for row in rows])
+        logits_BV = self._step(rows, cache, twins, [row.tokens for row in rows])
         samplers = settings.text_sampler, settings.image_sampler
         while True:
             for index, row in enumerate(rows):
@@ -142,7 +142,7 @@ class Engine:
                 yield index, None if row.state.ended else token, row.state
             if all(row.state.ended for row in rows):
                 return
-            logits_BV = self._step(rows, cache, twins)
+            logits_BV = self._step(rows, cache, twins, [[] if row.state.ended else row.tokens[-1:] for row in rows])
 
     def _row(self, prompt: np.ndarray, grammar: Grammar, settings: Settings, seed: int) -> _Row:
         context = self.model.config.context
@@ -152,11 +152,13 @@ class Engine:
                 f"(an image costs {self.tokenizer.image_tokens} tokens) or start a new one."
             )
         limit = context if settings.max_tokens is None else min(context, len(prompt) + settings.max_tokens)
-        return _Row(prompt, grammar.start(prompt), seed, limit)
+        state = grammar.start(prompt)
+        if state.codes is not None and limit - len(prompt) <= grammar.image_codes - state.codes:
+            raise ValueError("The prompt ends inside an image, and there is no room to finish it.")
+        return _Row(prompt, state, seed, limit)
 
-    def _step(self, rows: list[_Row], cache: KVCache, twins: int) -> Tensor:
-        """Feeds each row its last token, and the twins of rows inside an image what they have not yet seen."""
-        news = [[] if row.state.ended else row.tokens[-1:] for row in rows]
+    def _step(self, rows: list[_Row], cache: KVCache, twins: int, news: list[list[int]]) -> Tensor:
+        """Feeds each row its new tokens, and the twins of rows inside an image what they have not yet seen."""
         if not twins or all(row.state.codes is None or row.state.ended for row in rows):
             return self._feed(cache.part(0, len(rows)), news)
         twin_news: list[list[int]] = []

@@ -31,10 +31,10 @@ class Sampler:
         """
         if self.temperature == 0:
             return int(logits_V.argmax())
-        shares_V, order_V = torch.softmax(logits_V / self.temperature, -1).sort(descending=True)
+        # The largest goes to 0 first, so that a tiny temperature cannot overflow.
+        shares_V, order_V = torch.softmax((logits_V - logits_V.max()) / self.temperature, -1).sort(descending=True)
         totals_V = shares_V.cumsum(-1)
-        kept = int(torch.searchsorted(totals_V, torch.tensor(self.top_p * float(totals_V[-1])), right=False)) + 1
+        kept = int(torch.searchsorted(totals_V, self.top_p * totals_V[-1], right=False)) + 1
         kept = min(kept, len(totals_V))
-        target = torch.tensor(draw * float(totals_V[kept - 1]))
-        place = int(torch.searchsorted(totals_V[:kept], target, right=True))
+        place = int(torch.searchsorted(totals_V[:kept], draw * totals_V[kept - 1], right=True))
         return int(order_V[min(place, kept - 1)])

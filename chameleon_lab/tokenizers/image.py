@@ -11,7 +11,6 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,25 +160,31 @@ class ImageTokenizer(nn.Module):
         """A picture's round trip through the codes."""
         original = self.prepare(picture)
         codes = self.encode(original)
-        rebuilt = self.decode(codes)
-        return Reconstruction(original, codes, rebuilt, psnr(original, rebuilt))
+        return Reconstruction(original, codes, self.decode(codes))
 
 
 def prepare(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
     """Meta's preprocessing of every image: alpha blended on white, LANCZOS to the shortest side, centre crop."""
     try:
+        if picture.mode.startswith("I;16"):  # PIL would clip these to bytes instead of scaling them
+            picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             layered = picture.convert("RGBA")
             white = PIL.Image.new("RGBA", layered.size, "white")
             picture = PIL.Image.alpha_composite(white, layered)
         picture = picture.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"The picture cannot be read: {error}. Open it in an image viewer and save it anew.") from error
     width, height = picture.size
     if min(width, height) == 0:
         raise ValueError(f"The picture is empty: {width}x{height} pixels.")
     if (width, height) == (side, side):
         return picture
+    if max(width, height) > 16 * min(width, height):  # a thread of pixels would be resized to gigabytes
+        reach = 8 * min(width, height)
+        x, y = width // 2, height // 2
+        picture = picture.crop((max(x - reach, 0), max(y - reach, 0), min(x + reach, width), min(y + reach, height)))
+        width, height = picture.size
     scale = side / min(width, height)
     picture = picture.resize((round(scale * width), round(scale * height)), PIL.Image.Resampling.LANCZOS)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -195,12 +200,6 @@ def picture_of(pixels_CHW: Tensor) -> PIL.Image.Image:
     """Pixels in [-1, 1] as an RGB picture: clamped, then truncated to bytes."""
     array = ((pixels_CHW.float().clamp(-1, 1) + 1) / 2 * 255).permute(1, 2, 0).cpu().numpy()
     return PIL.Image.fromarray(array.astype(np.uint8))
-
-
-def psnr(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB over RGB in [0, 255]; infinite for equal pictures."""
-    error = np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 class Encoder(nn.Module):

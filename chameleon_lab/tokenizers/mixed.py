@@ -21,7 +21,7 @@ class MixedModalTokenizer:
     """
 
     def __init__(self, text: TextTokenizer, image: ImageTokenizer, vocabulary: Vocabulary) -> None:
-        if image.codes != vocabulary.codes or text.size > vocabulary.pieces:
+        if image.codes != vocabulary.codes or text.size != vocabulary.pieces:
             raise ValueError(
                 f"The vocabulary has room for {vocabulary.codes} codes and {vocabulary.pieces} pieces, but the image "
                 f"tokenizer has {image.codes} codes and the text tokenizer {text.size} pieces."
@@ -44,10 +44,14 @@ class MixedModalTokenizer:
         return np.concatenate(tokens)
 
     def encode_segment(self, segment: Segment) -> np.ndarray:
-        """One segment's tokens: 1-D int64. Raises ValueError on codes of another grid."""
+        """One segment's tokens: 1-D int64. Raises ValueError on codes of another grid and on half a surrogate pair."""
         vocabulary = self.vocabulary
         if isinstance(segment, Text):
-            return np.array([vocabulary.token_of_piece(piece) for piece in self.text.encode(segment.text)], np.int64)
+            try:
+                pieces = self.text.encode(segment.text)
+            except UnicodeEncodeError as error:
+                raise ValueError(f"The text holds half a character, {error.object[error.start]!r}: take it out.") from error
+            return np.array([vocabulary.token_of_piece(piece) for piece in pieces], np.int64)
         if isinstance(segment, EndTurn):
             return np.array([vocabulary.end_turn], np.int64)
         codes = self.image.encode(segment.picture) if segment.codes is None else np.asarray(segment.codes)
@@ -57,7 +61,8 @@ class MixedModalTokenizer:
         return np.concatenate([[vocabulary.begin_image], inner, [vocabulary.end_image]])
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> Document:
-        """Tokens to a document; `decode(encode(d)) == d` where d has no two texts in a row and its images carry codes.
+        """Tokens to a document; `decode(encode(d)) == d` where d has no empty text and no two in a row, its images carry
+        codes, and all of it is learned.
 
         Raises ValueError on tokens of another shape, unknown ids, and images that are cut short or stray.
         """
@@ -104,6 +109,8 @@ class PieceReader:
         if kind == Modality.IMAGE:
             if self._codes is None:
                 raise ValueError(f"Image token {token} stands outside an image.")
+            if len(self._codes) == rows * columns:
+                raise ValueError(f"An image goes on after its {rows * columns} codes, with token {token}.")
             self._codes.append(int(vocabulary.codes_of_tokens(np.array(token))))
             if pictures and len(self._codes) % columns == 0:
                 yield self._piece(self._codes)

@@ -33,6 +33,10 @@ class ByteTokenizer:
         return bytes(pieces).decode(errors="replace")
 
 
+_SPACE = "\u2581"
+"""How sentencepiece spells a space."""
+
+
 class SentencePieceTokenizer:
     """A sentencepiece BPE with byte fallback and no normalization, so that any text survives a round trip.
 
@@ -40,6 +44,8 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, model: bytes) -> None:
+        if not model:
+            raise ValueError("A sentencepiece model cannot be empty.")
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -80,7 +86,21 @@ class SentencePieceTokenizer:
         return self._processor.vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
+        text.encode()  # raises UnicodeEncodeError, as `ByteTokenizer` does, where sentencepiece has no words for it
+        if _SPACE not in text:
+            return self._processor.encode(text)
+        # sentencepiece would read a written U+2581 as a space: a character that no piece knows goes in its place, and
+        # that character's three bytes come out as those of U+2581.
+        stand_in = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in text)
+        pieces = self._processor.encode(text.replace(_SPACE, stand_in))
+        foreign, meant = self._byte_pieces(stand_in), self._byte_pieces(_SPACE)
+        for place in range(len(pieces) - 2):
+            if pieces[place : place + 3] == foreign:
+                pieces[place : place + 3] = meant
+        return pieces
+
+    def _byte_pieces(self, letter: str) -> list[int]:
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in letter.encode()]
 
     def decode(self, pieces: Sequence[int]) -> str:
         return self._processor.decode([int(piece) for piece in pieces])

@@ -30,10 +30,12 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
+        if not (self.steps or self.minutes or 0) > 0:
+            raise ValueError(f"A budget must be more than 0, not {self.steps or self.minutes or 0}.")
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0 to 1."""
-        share = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0) + 1e-9)
+        share = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0))
         return min(1.0, share)
 
 
@@ -83,6 +85,7 @@ class PacedModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.seconds, self.step = 0.0, 0
         self.values: dict[str, float] = {}
+        self._random: Tensor | None = None
 
     def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
@@ -101,7 +104,10 @@ class PacedModule(lightning.LightningModule):
                 muon.append(parameter)
             else:
                 (matrices if parameter.ndim > 1 else vectors).append(parameter)
-        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         chosen: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=self.recipe.rate, betas=self.recipe.betas, eps=self.recipe.eps)
         ]
@@ -112,6 +118,9 @@ class PacedModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, index: int) -> None:
         started = time.perf_counter()
+        if self._random is not None:  # only now: setting up the training has drawn random numbers of its own
+            torch.set_rng_state(self._random)
+            self._random = None
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         loss, values = self.loss_and_values(batch)
@@ -135,7 +144,7 @@ class PacedModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         paced = checkpoint["paced"]
         self.step, self.seconds = paced["step"], paced["seconds"]
-        torch.set_rng_state(paced["random"])
+        self._random = paced["random"]
 
 
 class ImageTokenizerModule(PacedModule):

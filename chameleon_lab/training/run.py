@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning
 import torch
@@ -40,18 +43,21 @@ class Run:
         path = self.folder / "metrics.jsonl"
         return History.from_jsonl(path.read_text().splitlines()) if path.exists() else History()
 
-    def fit(self, module: PacedModule, batch: Callable[[int], Any], report: Report = lambda module, record: None) -> History:
+    def fit(
+        self, module: PacedModule, batch: Callable[[int], Any], report: Report = lambda module, record: None
+    ) -> History:
         """Trains to the end of the budget; `report` is called after each step. Returns the whole history."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         resumed = self.checkpoint.exists()
         if resumed:
-            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            module.on_load_checkpoint(state)
+            self._restore(module)
+            if module.progress >= 1:
+                return self.history
         keeper = _Keeper(self, report)
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
-            max_epochs=1,
+            max_epochs=-1,  # the budget ends it, so that a run that ended can go on with a larger budget
             precision=self.precision,  # pyright: ignore[reportArgumentType]
             logger=False,
             enable_checkpointing=False,
@@ -60,10 +66,26 @@ class Run:
             callbacks=[keeper],
         )
         loader = DataLoader(Steps(batch, module.step), batch_size=None)
-        trainer.fit(module, loader, ckpt_path=self.checkpoint if resumed else None, weights_only=True)
-        if keeper.interrupted:
-            raise KeyboardInterrupt
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, loader, ckpt_path=self.checkpoint if resumed else None, weights_only=True)
+        except SystemExit:  # how Lightning passes Ctrl+C on, having switched further ones off
+            if not keeper.interrupted:
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
         return self.history
+
+    def _restore(self, module: PacedModule) -> None:
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            module.load_state_dict(state["state_dict"])
+            module.on_load_checkpoint(state)
+        except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(
+                f"{self.checkpoint} does not fit this training or is damaged ({why}); delete {self.folder} to start anew."
+            ) from error
 
     def write(self, name: str, value: object) -> None:
         """A JSON file of the folder, atomically."""
@@ -75,12 +97,14 @@ class _Keeper(lightning.Callback):
 
     def __init__(self, run: Run, report: Report) -> None:
         self.run, self.report, self.saved_at, self.interrupted = run, report, 0.0, False
+        self.file: IO[str] = io.StringIO()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _paced(pl_module)
         self.saved_at = module.seconds
         kept = [record for record in self.run.history.records if record.step < module.step]
         write_text(self.run.folder / "metrics.jsonl", History(tuple(kept)).to_jsonl())
+        self.file.close()
         self.file = (self.run.folder / "metrics.jsonl").open("a")
 
     def on_train_batch_end(
@@ -100,6 +124,7 @@ class _Keeper(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
+        self.file.close()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.save(trainer)

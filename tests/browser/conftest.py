@@ -85,7 +85,8 @@ class FakeComm(comm.base_comm.BaseComm):
 PAGE = """<!doctype html><html><head><meta charset=utf-8><style>
 body { margin: 16px; font-family: sans-serif } body.dark { background: #111;
 --jp-layout-color0:#111; --jp-layout-color1:#1c1c1e; --jp-ui-font-color1:rgba(255,255,255,.87);
---jp-ui-font-color2:rgba(255,255,255,.6); --jp-brand-color1:#42a5f5; --jp-error-color1:#ef5350; --jp-warn-color1:#ffb74d;
+--jp-ui-font-color2:rgba(255,255,255,.6); --jp-brand-color1:#42a5f5;
+--jp-error-color1:#ef5350; --jp-warn-color1:#ffb74d;
 --jp-success-color1:#66bb6a }</style></head><body><main id=el></main></body></html>"""
 
 MOUNT = """async ({esm, css, state}) => {
@@ -220,7 +221,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     }
     root = Path(__file__).parents[2]
     env = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "JUPYTER_PLATFORM_DIRS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "widgets"), env.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join(
+        [str(root), str(root / "widgets"), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
+    )
     port, token = _free_port(), secrets.token_hex(16)
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"),
@@ -265,6 +268,23 @@ class Notebook:
     def save(self) -> None:
         self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
 
+    def shutdown(self) -> None:
+        """Ends the kernel."""
+        self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+
+    def reload(self) -> None:
+        """Loads the page again; the kernel goes on."""
+        self.page.reload()
+        self.ready()
+
+    def ready(self) -> None:
+        """Waits until the notebook is open and its kernel idle."""
+        self.page.wait_for_function("() => window.jupyterapp !== undefined")
+        self.page.evaluate("async () => { await jupyterapp.restored; }")
+        self.page.wait_for_function("() => jupyterapp.shell.currentWidget?.context?.isReady")
+        kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
+        self.page.wait_for_function(f"() => {kernel}?.status === 'idle'")
+
     def theme(self, name: str) -> None:
         """Changes the theme: "JupyterLab Dark" or "JupyterLab Light"."""
         self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
@@ -291,16 +311,25 @@ class Notebook:
         return self.page.evaluate(ask, ["\n".join(lines[:-1]), lines[-1]])
 
 
+def _notebook_of(sources: list[str]) -> dict[str, Any]:
+    cells = [
+        {"cell_type": "code", "id": f"cell-{n}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
+        for n, text in enumerate(sources)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
 @pytest.fixture
 def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook]]:
-    """`open_notebook(path)` opens a copy of a notebook (or of a dictionary in notebook format) in JupyterLab."""
+    """`open_notebook(path)` opens a copy of a notebook in JupyterLab; a list of cells' sources makes a new one."""
     contexts: list[BrowserContext] = []
     pages: list[Notebook] = []
 
-    def open_(source: Path | dict[str, Any], *, name: str | None = None, start_kernel: bool = True) -> Notebook:
-        target = lab.folder / (name or (source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"))
-        if isinstance(source, dict):
-            target.write_text(json.dumps(source))
+    def open_(source: Path | list[str]) -> Notebook:
+        target = lab.folder / (source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb")
+        if isinstance(source, list):
+            target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
             shutil.copy(source, target)
         context = browser.new_context(viewport={"width": 1180, "height": 1000})
@@ -309,21 +338,14 @@ def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook
         page = context.new_page()
         notebook = Notebook(page, target, [])
         page.on("pageerror", lambda error: notebook.errors.append(str(error)))
-        query = "" if start_kernel else "&kernelPreference=none"
-        page.goto(f"{lab.url}/doc/tree/{target.name}?token={lab.token}{query}")
-        page.wait_for_function("() => window.jupyterapp !== undefined")
-        page.evaluate(
-            "async () => { await jupyterapp.restored; }",
-        )
-        page.wait_for_function("() => jupyterapp.shell.currentWidget?.context?.isReady")
-        if start_kernel:
-            page.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+        page.goto(f"{lab.url}/doc/tree/{target.name}?token={lab.token}")
+        notebook.ready()
         pages.append(notebook)
         return notebook
 
     yield open_
     for notebook in pages:
-        notebook.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+        notebook.shutdown()
     for context in contexts:
         context.close()
     for notebook in pages:

@@ -46,7 +46,7 @@ def stream(
     seed: int | None = None,
     pause: float = 0.02,
 ) -> Iterator[Piece]:
-    """Replies to the last message: "draw ..." draws, "hold ..." stops half way until `gate` is set, "fail ..." raises."""
+    """Replies to the last message: "draw ..." draws, "hold ..." draws half until `gate` is set, "fail ..." raises."""
     said = next(turn.text for role, turn in reversed(document.turns) if role == "user")
     ended = "closed early"
     try:

@@ -1,21 +1,14 @@
 """The chat cell in a real JupyterLab with a real kernel."""
 
-from pathlib import Path
+import base64
 
+import fakes
 import pytest
 from playwright.sync_api import Page, expect
 
-FAKES = Path(__file__).with_name("fakes.py").read_text()
-CHAT = "from chameleon_widgets import ChatCell\ncell = ChatCell(stream, suggestions=['draw a red circle'])\ncell"
+from chameleon_widgets.pictures import png
 
-
-def notebook_of(*sources: str) -> dict:
-    cells = [
-        {"cell_type": "code", "id": f"cell-{n}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
-        for n, source in enumerate(sources)
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+CHAT = "from chameleon_widgets import ChatCell\ncell = ChatCell(fakes.stream, suggestions=['draw a red circle'])\ncell"
 
 
 def say(page: Page, text: str) -> None:
@@ -30,31 +23,101 @@ def lamp(page: Page):
 
 @pytest.fixture
 def chat(open_notebook):
-    notebook = open_notebook(notebook_of(FAKES, CHAT))
+    notebook = open_notebook(["import fakes", CHAT])
     notebook.run_all()
     expect(lamp(notebook.page)).to_have_text("Ready")
     return notebook
 
 
-def test_a_conversation_outlives_its_kernel(chat, open_notebook, screenshots):
+def test_a_picture_grows_stops_and_leaves_a_still_that_outlives_the_kernel(chat, open_notebook, screenshots):
     page = chat.page
-    say(page, "draw a red circle")
+    say(page, "hold a red circle left of a blue square")
+    expect(lamp(page)).to_have_text("Drawing row 6 of 8")
+    page.screenshot(path=screenshots / "lab-drawing.png")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(lamp(page)).to_have_text("Stopped")
+    chat.kernel("fakes.gate.set()\nNone")
+    expect(page.locator(".chm-about")).to_contain_text("stopped")
+    assert chat.kernel("pass\nfakes.closed") == ["closed early"]
+
+    say(page, "draw it again")
     expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible()
     expect(lamp(page)).to_have_text("Ready")
-    expect(page.locator(".chameleon-still")).to_have_count(1)
-    expect(page.locator(".chameleon-still")).to_be_hidden()
-    page.wait_for_function("() => document.querySelector('.chameleon-still')?.textContent.includes('draw a red circle')")
     page.screenshot(path=screenshots / "lab-chat.png")
     chat.theme("JupyterLab Dark")
     page.screenshot(path=screenshots / "lab-chat-dark.png")
-    chat.save()
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    chat.theme("JupyterLab Light")
 
-    later = open_notebook(chat.path, start_kernel=False).page
+    still = page.locator(".chameleon-still")
+    expect(still).to_contain_text("draw it again")  # it is brought up to date behind the live view
+    expect(still).to_be_hidden()
+    chat.save()
+    chat.shutdown()
+
+    later = open_notebook(chat.path).page  # with a new kernel, which knows nothing of the widget
     still = later.locator(".chameleon-still")
-    expect(still).to_be_visible()
-    expect(still).to_contain_text("draw a red circle")
-    expect(still.locator("img")).to_be_visible()
-    later.wait_for_timeout(3000)
+    expect(still.get_by_text("draw it again")).to_be_visible()
+    expect(still.locator("img")).to_have_count(2)
+    expect(later.get_by_text("model not found")).to_have_count(1)
+    expect(later.get_by_text("model not found")).to_be_hidden()
     later.screenshot(path=screenshots / "lab-still.png")
-    expect(later.get_by_text("model not found")).to_have_count(0)
+
+
+def test_pictures_errors_and_keys_in_jupyterlab(chat, screenshots):
+    page = chat.page
+    for how in ("paste", "drop"):
+        page.get_by_role("textbox", name="Message to the model").click()
+        page.evaluate(
+            """([how, text]) => {
+              const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+              const data = new DataTransfer();
+              data.items.add(new File([bytes], 'scene.png', {type: 'image/png'}));
+              const target = document.querySelector('.chm-input');
+              const [type, make] = how === 'paste' ? ['clipboardData', ClipboardEvent] : ['dataTransfer', DragEvent];
+              target.dispatchEvent(new make(how, {[type]: data, bubbles: true, cancelable: true}));
+            }""",
+            [how, base64.b64encode(png(fakes.scene())).decode()],
+        )
+        expect(page.locator(".chm-chip")).to_have_count(1)
+        page.keyboard.type("what is it?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".chm-chip")).to_have_count(0)
+        expect(lamp(page)).to_have_text("Ready")
+    expect(page.get_by_role("img", name="Your picture")).to_have_count(2)
+    sizes = "[s.picture.size for s in cell.document if hasattr(s, 'picture')]"
+    assert chat.kernel(f"pass\n{sizes}") == [[64, 64], [64, 64]]
+
+    say(page, "fail now")
+    expect(page.locator(".chm-alert:visible")).to_contain_text("RuntimeError: the model broke")
+    expect(lamp(page)).to_have_text("Error")
+    page.screenshot(path=screenshots / "lab-error.png")
+
+    cells = page.locator(".jp-Notebook .jp-Cell")
+    page.get_by_role("button", name="Settings").focus()
+    for key in ("d", "d", "b", "x", "Enter", "Escape"):  # JupyterLab would delete and insert cells at these
+        page.keyboard.press(key)
+    expect(cells).to_have_count(2)
+    expect(page.get_by_role("button", name="Settings")).to_be_focused()
+
+
+def test_a_cell_run_again_leaves_no_worker_and_a_reloaded_page_finds_the_conversation(chat, screenshots):
+    page = chat.page
+    say(page, "hold it")
+    expect(lamp(page)).to_have_text("Drawing row 6 of 8")
+    chat.kernel("first = cell\nNone")
+    chat.run_all()
+    expect(page.get_by_text("Ask for a picture, or show one.")).to_be_visible()
+    chat.kernel("fakes.gate.set(); first._worker.wait(10)\nNone")
+    assert chat.kernel("pass\n[fakes.closed, first.status]") == [["closed early"], "stopped"]
+
+    say(page, "draw it")
+    expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible()
+    expect(lamp(page)).to_have_text("Ready")
+    chat.save()
+    chat.reload()
+    expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible()
+    expect(lamp(page)).to_have_text("Ready")
+    say(page, "and after a reload?")
+    expect(page.locator(".chm-reply").last).to_contain_text("You said: and after a reload?")
+    expect(page.locator(".chameleon-still")).to_contain_text("and after a reload?")
+    page.screenshot(path=screenshots / "lab-reloaded.png")

@@ -62,23 +62,23 @@ class ChatCell(anywidget.AnyWidget):
         settings, ranges, self._fixed = settings_of(stream, defaults or {})
         self._stream = stream
         self._conversation = Conversation(document)
-        self._feed = Feed(self._conversation)
         self._still = Still(uuid.uuid4().hex, self._conversation.still)
         self._worker = Worker("chat cell worker")
         self._pump = Pump(self._flush, "chat cell pump")
         self._pending: list[threading.Event] = []
-        self._still_due = self._export_due = False
+        self._feed = Feed(self._conversation, self._pending)
+        self._still_due = self._asked_for_still = self._export_due = False
         super().__init__(settings=settings, ranges=ranges, suggestions=list(suggestions), still_name=self._still.name)
         self.on_msg(self._handle)
         claim(self.stop)
 
     @property
     def document(self) -> Document:
-        """The conversation: user turn, EndTurn, model turn, EndTurn, ... A message without a reply only if it is last."""
+        """The conversation: user turn, EndTurn, model turn, EndTurn, ... An unanswered message only if it is last."""
         return self._conversation.document_to()
 
     def send(self, *parts: str | PIL.Image.Image | Segment | Document) -> None:
-        """Says something to the model, as the browser does; returns at once. ValueError when there is nothing to say."""
+        """Says something to the model, as the browser does; returns at once. ValueError when it is empty."""
         message = message_of(parts)
         self._submit(lambda: (message, None))
 
@@ -130,12 +130,13 @@ class ChatCell(anywidget.AnyWidget):
     # Messages of the browser: flags and hand-overs only
 
     def _handle(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._feed.heard = str(content.get("mark", ""))
         match content.get("kind"):
             case "hello":
                 self._feed.whole = True
             case "export":
                 self._export_due = True
+            case "still":
+                self._asked_for_still = True
             case "stop":
                 self.stop()
             case "clear":
@@ -147,6 +148,7 @@ class ChatCell(anywidget.AnyWidget):
             case "edit" if (old := self._conversation.find(content.get("key"))) is not None:
                 self.stop()
                 self._submit(lambda: read_message(content, buffers, old), replaces=old)
+        self._feed.heard = str(content.get("mark", ""))
         self._pump.ring()
 
     def _again(self, old: Exchange | None) -> None:
@@ -181,7 +183,7 @@ class ChatCell(anywidget.AnyWidget):
         finally:
             with self._conversation.lock:
                 exchange.finish(failure)
-            self._pending.remove(stopping)
+                self._pending.remove(stopping)
             self._still_due = True
             self._pump.ring()
 
@@ -208,6 +210,10 @@ class ChatCell(anywidget.AnyWidget):
         if self._still_due:
             self._still_due = False
             self._still.refresh()
+            super().send({"kind": "still", "revision": self._still.revision})
+        if self._asked_for_still:
+            self._asked_for_still = False
+            super().send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
 
 
 def settings_of(
@@ -225,7 +231,7 @@ def settings_of(
         raise ValueError(f"The stream does not take {', '.join(strange)}; it takes {known}.")
     settings: dict[str, Any] = {}
     for name in (*SETTINGS, "seed"):
-        value = defaults.get(name, takes.get(name))
+        value = defaults.get(name, None if name == "seed" else takes.get(name))
         if (name in takes or open_ended) and (value is None or _is_number(value)):
             settings[name] = value
     ranges = {name: dict(SETTINGS[name]) for name in settings if name in SETTINGS}

@@ -158,6 +158,7 @@ class Conversation:
                         lines.append(f"{who}: [picture, {part.picture.width} x {part.picture.height}]")
             body.append(f'<p class="note">{stills.escape(description)}</p>')
             if error is not None:
+                body.append(f'<p class="note">Error: {stills.escape(paragraph(error))}</p>')
                 lines.append(f"(error: {paragraph(error)})")
         return "".join(body), "\n".join(lines)
 
@@ -165,14 +166,15 @@ class Conversation:
 class Feed:
     """What a view has been sent, so that each message holds only what is new."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, pending: list[threading.Event]) -> None:
         self._conversation = conversation
+        self._pending = pending  # one event for each message not yet replied to, set when that was given up
         self._sent: dict[int, tuple[list[Any], list[Any], dict[str, Any]]] = {}
         self._order: list[int] | None = None
         self._number = 0
         self.whole = False  # set when a view asks for everything
         self.heard = ""  # mark of the last request that arrived from a view
-        self._told = ""
+        self._told = ("", False)
 
     def update(self) -> tuple[dict[str, Any], list[bytes]] | None:
         """The next message and its buffers; None when there is nothing new. Called by the pump only."""
@@ -183,13 +185,13 @@ class Feed:
             pictures: list[PIL.Image.Image] = []
             changed = [news for each in self._conversation.exchanges if (news := self._news(each, pictures))]
             order = [each.key for each in self._conversation.exchanges]
-        heard = self.heard
-        if not (whole or changed or order != self._order or heard != self._told):
+            heard, busy = self.heard, not all(each.is_set() for each in self._pending)
+        if not (whole or changed or order != self._order or (heard, busy) != self._told):
             return None
-        self._order, self._number, self._told = order, self._number + 1, heard
+        self._order, self._number, self._told = order, self._number + 1, (heard, busy)
         self._sent = {key: sent for key, sent in self._sent.items() if key in order}
-        message = {"kind": "update", "number": self._number, "heard": heard, "whole": whole}
-        message |= {"order": order, "changed": changed}
+        message = {"kind": "update", "number": self._number, "heard": heard, "busy": busy}
+        message |= {"whole": whole, "order": order, "changed": changed}
         return message, [png(picture, SHOWN_SIDE) for picture in pictures]
 
     def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> dict[str, Any]:
@@ -233,8 +235,6 @@ def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Im
 
 def describe(exchange: Exchange) -> str:
     """One line on how a reply was made and how it ended."""
-    if exchange.error is not None:
-        return f"failed: {paragraph(exchange.error)}"
     words = {"top_p": "top-p"}
     facts = [
         f"{words.get(name, name)} {value:g}" if isinstance(value, float | int) else f"{words.get(name, name)} {value}"
@@ -274,7 +274,11 @@ def message_of(parts: Iterable[object]) -> tuple[Segment, ...]:
 
 
 def _still_picture(part: Image | ImagePiece, who: str) -> str:
-    alt, width = f"Picture: {who}", min(256, 4 * part.picture.width)
+    picture, alt, width = part.picture, f"Picture: {who}", min(256, 4 * part.picture.width)
     if isinstance(part, ImagePiece) and not part.complete:
         alt = f"Picture, stopped after row {len(part.codes)} of {part.rows}"
-    return stills.image(data_uri(part.picture, SHOWN_SIDE), alt, width)
+        picture = picture.convert("RGBA")
+        faint = PIL.Image.new("L", picture.size, 60)  # the decoder's guess at what was not drawn
+        faint.paste(255, (0, 0, picture.width, round(picture.height * len(part.codes) / part.rows)))
+        picture.putalpha(faint)
+    return stills.image(data_uri(picture, SHOWN_SIDE), alt, width)

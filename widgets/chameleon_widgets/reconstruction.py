@@ -65,7 +65,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
         self._due = {"samples", "result"}
         self._heard = ""
         self._waiting = 0
-        self._still_due = False
+        self._still_due = self._asked_for_still = False
         self._still = Still(uuid.uuid4().hex, self._still_body)
         self._worker = Worker("reconstruction worker")
         self._pump = Pump(self._flush, "reconstruction pump")
@@ -110,6 +110,8 @@ class ReconstructionViewer(anywidget.AnyWidget):
         match content.get("kind"):
             case "hello":
                 self._due = {"samples", "result"}
+            case "still":
+                self._asked_for_still = True
             case "sample" if name in self._samples:
                 self._submit(lambda: self._samples[name], name)
             case "picture" if buffers:
@@ -128,7 +130,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
             original = self._images.prepare(picture())
             codes = np.asarray(self._images.encode(original))
             decoded = self._images.decode(codes)
-            self._reconstruction = Reconstruction(original, codes, decoded, psnr(original, decoded))
+            self._reconstruction = Reconstruction(original, codes, decoded)
             self._name, self._error = name, None
             self._still_due = True
         except Exception as error:  # shown in the widget, raised by `reconstruction`
@@ -156,6 +158,10 @@ class ReconstructionViewer(anywidget.AnyWidget):
         if self._still_due:
             self._still_due = False
             self._still.refresh()
+            self.send({"kind": "still", "revision": self._still.revision})
+        if self._asked_for_still:
+            self._asked_for_still = False
+            self.send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
 
     def _facts(self, shown: Reconstruction) -> dict[str, Any]:
         bits = None if self._codebook is None else max(1, math.ceil(math.log2(self._codebook)))
@@ -190,14 +196,3 @@ def summary(facts: Mapping[str, Any]) -> str:
     size = f" × {facts['bits']} bits = {count * facts['bits']} bits" if facts["bits"] else ""
     psnr_text = "equal" if facts["psnr"] is None else f"PSNR {facts['psnr']:.1f} dB"
     return f"{count} codes{size}, {psnr_text}"
-
-
-def psnr(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
-    """Peak signal to noise ratio in dB over RGB in [0, 255]; infinite for equal pictures, which must be of one size."""
-    a, b = (np.asarray(each.convert("RGB"), np.float64) for each in (one, other))
-    if a.shape != b.shape:
-        raise ValueError(
-            f"The reconstruction is {b.shape[1]} x {b.shape[0]} pixels and the original {a.shape[1]} x {a.shape[0]}."
-        )
-    error = float(np.mean((a - b) ** 2))
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

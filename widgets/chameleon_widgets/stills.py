@@ -31,6 +31,7 @@ class Still:
 
     def __init__(self, key: str, make: Callable[[], tuple[str, str]]) -> None:
         self.name = "chameleon-still-" + re.sub(r"\W", "", key)
+        self.revision = 0
         self._make = make
         self._shown = False
 
@@ -39,8 +40,9 @@ class Still:
         body, text = self._make()
         child = ".jp-OutputArea-child"
         orphan = f"{child}:has(+{child} .{self.name}):not(:has(.chameleon-live)){{display:none}}"
+        attributes = f'class="chameleon-still {self.name}" data-revision="{self.revision}"'
         return {
-            "text/html": f'<div class="chameleon-still {self.name}"><style>{STYLE}{orphan}</style>{body}</div>',
+            "text/html": f"<div {attributes}><style>{STYLE}{orphan}</style>{body}</div>",
             "text/plain": text,
         }
 
@@ -54,6 +56,7 @@ class Still:
 
     def refresh(self) -> None:
         """Brings every displayed still up to date, from any thread."""
+        self.revision += 1
         if self._shown:
             from IPython.display import display
 

@@ -3,7 +3,7 @@ import { build } from "esbuild";
 
 await build({
   entryPoints: ["src/chat_cell.js", "src/chat_cell.css", "src/reconstruction_viewer.js", "src/reconstruction_viewer.css"],
-  outdir: "../chameleon_widgets/static",
+  outdir: process.argv[2] ?? "../chameleon_widgets/static",
   bundle: true,
   format: "esm",
   target: ["es2022", "chrome111", "firefox121", "safari16.4"],

@@ -1,11 +1,14 @@
 // The chat cell: a transcript that grows, a box to write in, settings, and a lamp that says what is going on.
 
 import { composer, pack } from "./composer.js";
-import { button, copyText, download, element, hidesStill, icon, lamp, root } from "./dom.js";
+import { button, copyText, download, element, icon, lamp, root } from "./dom.js";
 import { exchangeView } from "./exchange.js";
 import { connect } from "./link.js";
 import { settingsPanel } from "./settings.js";
+import { hidesStill, stillKeeper } from "./still.js";
 import { lampWords } from "./words.js";
+
+const BUSY = ["reading", "writing", "drawing"];
 
 /** @param {{model: import("./link.js").Model, el: HTMLElement}} context */
 function render({ model, el }) {
@@ -15,6 +18,7 @@ function render({ model, el }) {
   let order = [];
   let number = 0;
   let whole = false; // whether everything said so far has arrived
+  let working = false; // whether the kernel has a message to reply to
   let sending = false;
   /** @type {"copy" | "save" | null} */
   let exporting = null;
@@ -62,28 +66,30 @@ function render({ model, el }) {
   field.takeDropsOn(box);
 
   const link = connect(model, { receive, change: refresh });
+  const keeper = stillKeeper(model, link);
 
   function state() {
     const key = order.at(-1);
-    return key === undefined ? undefined : views.get(key)?.now.state;
+    const last = key === undefined ? undefined : views.get(key)?.now.state;
+    return working && !BUSY.includes(last?.name ?? "") ? { name: "reading" } : last;
   }
 
   function busy() {
-    return ["reading", "writing", "drawing"].includes(state()?.name ?? "") && link.state !== "silent";
+    return BUSY.includes(state()?.name ?? "") && link.state !== "silent";
   }
 
   function refresh() {
     const [name, words] = lampWords(link?.state ?? "connecting", state());
     signal.show(name, words);
-    const working = link && busy();
-    if (go.dataset.glyph !== (working ? "stop" : "send")) {
-      go.dataset.glyph = working ? "stop" : "send";
-      go.replaceChildren(icon(working ? "stop" : "send"));
-      go.title = working ? "Stop (Esc)" : "Send (Enter)";
-      go.setAttribute("aria-label", working ? "Stop" : "Send");
+    const going = link && busy();
+    if (go.dataset.glyph !== (going ? "stop" : "send")) {
+      go.dataset.glyph = going ? "stop" : "send";
+      go.replaceChildren(icon(going ? "stop" : "send"));
+      go.title = going ? "Stop (Esc)" : "Send (Enter)";
+      go.setAttribute("aria-label", going ? "Stop" : "Send");
     }
-    go.classList.toggle("chm-stop", Boolean(working));
-    go.disabled = !working && (sending || !field.parts().length);
+    go.classList.toggle("chm-stop", Boolean(going));
+    go.disabled = !going && (sending || !field.parts().length);
     const silent = link?.state === "silent";
     box.classList.toggle("chm-orphan", silent && !whole);
     stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
@@ -107,6 +113,7 @@ function render({ model, el }) {
   /** @param {any} message @param {DataView[]} buffers */
   function receive(message, buffers) {
     if (message.kind === "export") return finishExport(message.text);
+    if (message.kind === "still") return keeper.receive(message);
     if (message.kind !== "update") return;
     if (!message.whole && (!whole || message.number !== number + 1)) {
       if (whole) link.request({ kind: "hello" });
@@ -117,6 +124,7 @@ function render({ model, el }) {
     whole = true;
     number = message.number;
     order = message.order;
+    working = message.busy;
     for (const [key, view] of views) {
       if (!order.includes(key)) {
         view.node.remove();
@@ -243,6 +251,7 @@ function render({ model, el }) {
     clearInterval(watch);
     unsure();
     panel.dispose();
+    keeper.dispose();
     link.close();
   };
 }

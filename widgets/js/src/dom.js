@@ -77,17 +77,6 @@ export function root(label, kind) {
   return node;
 }
 
-/**
- * While it is in the page, the still of this widget (the picture of it for saved notebooks) is hidden.
- * @param {string} name class of the still
- */
-export function hidesStill(name) {
-  const safe = name.replace(/[^\w-]/g, "");
-  const style = element("style");
-  style.textContent = safe ? `.${safe},.jp-OutputArea-child:has(.${safe}){display:none!important}` : "";
-  return style;
-}
-
 /** The lamp: what the widget is doing, as a dot and in words. */
 export function lamp() {
   const words = element("span");

@@ -108,7 +108,7 @@ export function exchangeView(acts) {
   /** @type {News} */
   const now = { key: 0, about: "", error: "", running: false };
   const userParts = element("div", { class: "chm-bubble" });
-  const edit = button("Edit and send again", "edit", startEdit);
+  const edit = button("Edit this message", "edit", startEdit);
   const userRow = element("div", { class: "chm-user" }, element("span", { class: "chm-sr", text: "You: " }), userParts,
     element("div", { class: "chm-actions" }, edit));
   const replyParts = element("div", { class: "chm-reply" });

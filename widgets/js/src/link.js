@@ -7,6 +7,7 @@
  * @property {() => void} save_changes
  * @property {(event: string, listener: (...args: any[]) => void) => void} on
  * @property {(event: string, listener: (...args: any[]) => void) => void} off
+ * @property {any} [widget_manager] of JupyterLab's, where the notebook can be found
  * @property {(content: any, callbacks?: any, buffers?: ArrayBuffer[]) => void} send
  */
 

@@ -1,9 +1,10 @@
 // The reconstruction viewer: what the encoder saw, what came back, the codes in between, and where the two differ.
 
 import { codeGrid } from "./code_grid.js";
-import { button, element, hidesStill, icon, lamp, root } from "./dom.js";
+import { button, element, icon, lamp, root } from "./dom.js";
 import { connect } from "./link.js";
 import { chooser, dropTarget, errorMap, notPicture, pngUrl, readPicture, sortFiles, swap } from "./pictures.js";
+import { hidesStill, stillKeeper } from "./still.js";
 import { counts } from "./words.js";
 
 /** @param {string} title @param {string} alt @param {...Node} over */
@@ -62,6 +63,7 @@ function render({ model, el }) {
   el.replaceChildren(box);
 
   const link = connect(model, { receive, change: refresh });
+  const keeper = stillKeeper(model, link);
   dropTarget(box, (dropped) => take(dropped));
   box.addEventListener("paste", (event) => {
     const { files: pasted } = event.clipboardData ?? { files: null };
@@ -126,12 +128,14 @@ function render({ model, el }) {
 
   /** @param {any} message @param {DataView[]} buffers */
   function receive(message, buffers) {
+    if (message.kind === "still") return keeper.receive(message);
     if (message.kind !== "update") return;
     let next = 0;
     if (message.samples) {
       samples.replaceChildren(...message.samples.map((/** @type {string} */ name) => {
-        const node = button(name, null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
-        node.prepend(element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }));
+        const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
+        node.append(element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }),
+          element("span", { class: "chm-sample-name", text: name }));
         return node;
       }));
       samples.hidden = !message.samples.length;
@@ -189,6 +193,7 @@ function render({ model, el }) {
   link.request({ kind: "hello" });
   return () => {
     model.off("change:status", refresh);
+    keeper.dispose();
     link.close();
   };
 }

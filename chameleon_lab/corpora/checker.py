@@ -1,0 +1,156 @@
+"""The checker: reads a scene's attributes back out of pixels, knowing nothing of models or tokenizers.
+
+- the background is the palette colour that most pixels are nearest to
+- what differs from it falls into connected things; a thing's colour is the palette colour nearest to its inner pixels
+- its coverage (how much of each pixel is thing) is compared with every shape's at both sizes: the best overlap names it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import PIL.Image
+
+from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
+
+WINDOW = 36
+"""Side of the square in which coverages are compared, pixels."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One thing as read: its centre in pixels, and how well its coverage overlaps the named shape's (0 to 1)."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    overlap: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read from a picture, things left to right, or top to bottom where they stand rather above each other."""
+
+    background: str
+    things: tuple[Seen, ...]
+
+
+def read_scene(picture: PIL.Image.Image) -> Reading:
+    """Reads a picture of `scenes.SIDE` pixels square."""
+    pixels = np.asarray(picture.convert("RGB"), np.float32)
+    background = _nearest(pixels.reshape(-1, 3), BACKGROUNDS)
+    behind = np.array(BACKGROUNDS[background], np.float32)
+    differs = np.linalg.norm(pixels - behind, axis=-1) > 40
+    things = [seen for mask in _components(differs) if (seen := _read_thing(pixels, mask, behind))]
+    wide = np.ptp([thing.x for thing in things]) >= np.ptp([thing.y for thing in things]) if things else True
+    return Reading(background, tuple(sorted(things, key=lambda thing: thing.x if wide else thing.y)))
+
+
+def compare(scene: Scene, reading: Reading) -> dict[str, bool]:
+    """Which attributes of a scene a reading has right.
+
+    `count`, `colours`, `shapes`, `binding` (colours with their shapes), `sizes` (bound as well), `background`, and
+    `layout` (the place of one thing; the relation or order of several). A reading of another count has none of the
+    bound ones. "all" is everything together.
+    """
+    real, seen = scene.things, reading.things
+    same_count = len(real) == len(seen)
+    found = {
+        "count": same_count,
+        "background": scene.background == reading.background,
+        "colours": Counter(t.colour for t in real) == Counter(t.colour for t in seen),
+        "shapes": Counter(t.shape for t in real) == Counter(t.shape for t in seen),
+        "binding": Counter(t.pair for t in real) == Counter((t.colour, t.shape) for t in seen),
+        "sizes": Counter((*t.pair, t.size) for t in real) == Counter((t.colour, t.shape, t.size) for t in seen),
+        "layout": same_count and _same_layout(scene, seen),
+    }
+    return {**found, "all": all(found.values())}
+
+
+def _same_layout(scene: Scene, seen: tuple[Seen, ...]) -> bool:
+    if scene.layout == "single":
+        nearest = min(PLACES, key=lambda place: np.hypot(place[0] - seen[0].x, place[1] - seen[0].y))
+        return PLACES[nearest] == scene.place
+    across, along = np.ptp([t.x for t in seen]), np.ptp([t.y for t in seen])
+    sideways = scene.layout in ("beside", "row")
+    in_order = [t.pair for t in scene.things] == [(t.colour, t.shape) for t in seen]
+    return in_order and bool(across > along if sideways else along > across)
+
+
+def _nearest(pixels_X3: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
+    """The palette colour nearest to most pixels; pixels near none of the palette have no voice."""
+    colours = np.array(list(palette.values()), np.float32)
+    distances = np.linalg.norm(pixels_X3[:, None] - colours, axis=-1)
+    voices = np.bincount(distances.argmin(1)[distances.min(1) < 60], minlength=len(palette))
+    return list(palette)[int(voices.argmax() if voices.any() else distances.sum(0).argmin())]
+
+
+def _components(mask: np.ndarray) -> list[np.ndarray]:
+    """Connected parts of a mask (4 neighbours), specks left out."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        padded = np.pad(labels, 1)
+        around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        spread = np.where(mask, np.maximum.reduce((labels, *around)), 0)
+        if np.array_equal(spread, labels):
+            break
+        labels = spread
+    return [labels == label for label in np.unique(labels[labels > 0]) if (labels == label).sum() >= 20]
+
+
+def _read_thing(pixels: np.ndarray, mask: np.ndarray, behind: np.ndarray) -> Seen | None:
+    padded = np.pad(mask, 1)
+    inner = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    if not inner.any():
+        return None
+    colour = _nearest(np.median(pixels[inner], axis=0, keepdims=True), COLOURS)
+    coverage = np.where(_grown(mask), _coverage(pixels, behind, colour), 0)
+    solid = np.argwhere(coverage > 0.5)
+    if not len(solid):
+        return None
+    (top, left), (bottom, right) = solid.min(0), solid.max(0)
+    window = _window(coverage, (top + bottom) / 2, (left + right) / 2)
+    overlap, shape, size = max((_overlap(window, template), *name) for name, template in _templates().items())
+    return Seen(shape, colour, size, (left + right + 1) / 2, (top + bottom + 1) / 2, overlap)
+
+
+def _coverage(pixels: np.ndarray, behind: np.ndarray, colour: str) -> np.ndarray:
+    """How much of each pixel is thing rather than background, 0 to 1, were these the only two colours."""
+    step = np.array(COLOURS[colour], np.float32) - behind
+    return np.clip((pixels - behind) @ step / (step @ step), 0, 1)
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    padded = np.pad(mask, 1)
+    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask
+
+
+def _window(coverage: np.ndarray, row: float, column: float) -> np.ndarray:
+    padded = np.pad(coverage, WINDOW // 2)
+    top, left = round(row + 0.01), round(column + 0.01)
+    return padded[top : top + WINDOW, left : left + WINDOW]
+
+
+def _overlap(window: np.ndarray, template: np.ndarray) -> float:
+    """Shared over joined coverage, at the best of nine shifts by a pixel."""
+    shifts = [np.roll(window, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return max(float(np.minimum(s, template).sum() / np.maximum(s, template).sum()) for s in shifts)
+
+
+@cache
+def _templates() -> dict[tuple[str, str], np.ndarray]:
+    """Coverage of every shape at every size, as drawn in black in the middle of a gray scene."""
+    behind = np.array(BACKGROUNDS["gray"], np.float32)
+    made = {}
+    for shape in SHAPES:
+        for size in SIZES:
+            drawn = Scene((Thing(shape, "black", size, 32, 32),), "gray", "single").picture()
+            coverage = _coverage(np.asarray(drawn, np.float32), behind, "black")
+            (top, left), (bottom, right) = (f(np.argwhere(coverage > 0.5), axis=0) for f in (np.min, np.max))
+            made[shape, size] = _window(coverage, (top + bottom) / 2, (left + right) / 2)
+    return made

@@ -1,0 +1,170 @@
+"""Scores on scenes: held-out prompts of every kind, answered by a model and judged against ground truth.
+
+Pictures are judged by `corpora.checker` from their pixels; words by exact match. Prompts and seeds are a function of
+(kind, n, seed) alone. Scenes are from the held-out side of the split; "novel pair" ones hold a colour-shape pair that
+the transformer never saw together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.checker import compare, read_scene
+from chameleon_lab.corpora.conversations import (
+    CAPTION_REQUESTS,
+    SMALL_TALK,
+    draw_request,
+    sample_edit,
+    sample_questions,
+)
+from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.documents import Document, EndTurn, Image
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and what would be right: a scene to be drawn, or words to be said, or neither but a picture or none."""
+
+    kind: str
+    document: Document
+    scene: Scene | None = None
+    words: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share of `n` prompts, with the 95 % Wilson interval."""
+
+    share: float
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        z, p, n = 1.96, self.share, self.n
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return middle - half, middle + half
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.share:5.1f} % ({100 * low:.0f} to {100 * high:.0f}, n = {self.n})"
+
+
+def _captions(rng: np.random.Generator) -> Prompt:
+    scene = sample_where(rng, "held_out")
+    request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
+    return Prompt("caption", Document.of(Image(scene.picture()), request, EndTurn()), words=scene.caption())
+
+
+def _questions(rng: np.random.Generator) -> Prompt:
+    scene = sample_where(rng, "held_out")
+    question = sample_questions(scene, rng, 1)[0]
+    document = Document.of(Image(scene.picture()), question.text, EndTurn())
+    return Prompt(f"question: {question.kind}", document, words=question.answer)
+
+
+def _drawing(side: str, count: int, full: bool) -> Callable[[np.random.Generator], Prompt]:
+    def prompt(rng: np.random.Generator) -> Prompt:
+        scene = sample_where(rng, side, count)
+        if full:
+            request = draw_request(scene, rng, full=True)
+        else:
+            near = "left of" if scene.layout == "beside" else "above"
+            request = f"draw {scene.things[0].phrase(False)} {near} {scene.things[1].phrase(False)}"
+        return Prompt("drawing", Document.of(request, EndTurn()), scene=scene)
+
+    return prompt
+
+
+def _edits(rng: np.random.Generator) -> Prompt:
+    while True:
+        before = sample_where(rng, "held_out", int(rng.integers(1, 3)))
+        edit = sample_edit(before, rng)
+        pairs = {thing.pair for thing in edit.result.things}
+        if not edit.result.novel and len(pairs) == len(edit.result.things):
+            document = Document.of(Image(before.picture()), edit.text, EndTurn())
+            return Prompt(f"edit: {edit.kind}", document, scene=edit.result)
+
+
+def _routing(rng: np.random.Generator) -> Prompt:
+    """Half asks for a picture, half for words."""
+    if rng.random() < 0.5:
+        made = _edits(rng) if rng.random() < 0.3 else _drawing("held_out", int(rng.integers(1, 4)), full=True)(rng)
+        return Prompt("routing: picture", made.document)
+    if rng.random() < 0.2:
+        talk = SMALL_TALK[rng.integers(len(SMALL_TALK))][0]
+        return Prompt("routing: words", Document.of(talk, EndTurn()), words="")
+    return Prompt("routing: words", (_captions if rng.random() < 0.5 else _questions)(rng).document, words="")
+
+
+KINDS: dict[str, Callable[[np.random.Generator], Prompt]] = {
+    "captions": _captions,
+    "questions": _questions,
+    "routing": _routing,
+    "one thing": _drawing("held_out", 1, full=True),
+    "two things": _drawing("held_out", 2, full=True),
+    "two things, short": _drawing("held_out", 2, full=False),
+    "edits": _edits,
+    "novel pair": _drawing("novel", 1, full=True),
+}
+
+
+def prompts(kind: str, n: int, seed: int) -> list[Prompt]:
+    """The first `n` prompts of a kind."""
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    return [KINDS[kind](rng) for _ in range(n)]
+
+
+def evaluate(
+    lab: Chameleon, kinds: Sequence[str] = tuple(KINDS), n: int = 200, seed: int = 2026, batch: int = 50
+) -> Iterator[tuple[str, Score]]:
+    """(measure, score) pairs as they are found, `n` prompts of each kind, sampled with the lab's settings."""
+    for kind in kinds:
+        asked = prompts(kind, n, seed)
+        found: dict[str, list[bool]] = {}
+        for start in range(0, n, batch):
+            some = asked[start : start + batch]
+            seeds = [seed + start + place for place in range(len(some))]
+            replies = lab.engine.generate([prompt.document for prompt in some], lab.settings, seeds)
+            for prompt, reply in zip(some, replies, strict=True):
+                for measure, right in judge(kind, prompt, reply).items():
+                    found.setdefault(measure, []).append(right)
+        for measure, rights in found.items():
+            yield measure, Score(sum(rights) / len(rights), len(rights))
+
+
+def judge(kind: str, prompt: Prompt, reply: Document) -> dict[str, bool]:
+    """What is right about a reply: measure to verdict."""
+    if kind == "routing":
+        return {"a picture exactly when asked": len(reply.pictures) == (prompt.words is None)}
+    if prompt.words is not None:
+        right = reply.text == prompt.words and not reply.pictures
+        parts = {} if prompt.kind == "caption" else {prompt.kind: right}
+        return {{"captions": "captions exact", "questions": "questions right"}[kind]: right, **parts}
+    assert prompt.scene is not None
+    single = len(reply.pictures) == 1
+    verdict = compare(prompt.scene, read_scene(reply.pictures[0])) if single else {}
+
+    def right(measure: str) -> bool:
+        return verdict.get(measure, False)
+
+    match kind:
+        case "one thing":
+            parts = {f"one thing: {m}": right(m) for m in ("binding", "sizes", "layout", "background")}
+            return {"one thing, everything right": right("all"), **parts}
+        case "two things":
+            told = {"two things, colours with shapes": right("binding"), "two things, relation": right("layout")}
+            return told | {f"two things: {m}": right(m) for m in ("count", "sizes", "background", "all")}
+        case "two things, short":
+            return {
+                "two things asked briefly, colours with shapes": right("binding"),
+                "two things asked briefly, relation": right("layout"),
+            }
+        case "edits":
+            return {"edits right": right("all"), prompt.kind: right("all")}
+    return {"novel pair, colour with shape": right("binding"), "novel pair: all": right("all")}

@@ -1,0 +1,83 @@
+"""The first notebook in a real JupyterLab, with the shipped model: what a newcomer does and sees."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from chameleon_lab.corpora.scenes import arrange
+from chameleon_widgets.pictures import png
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_first_light.ipynb"
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_role("textbox", name="Message to the model").click()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, screenshots) -> None:
+    notebook = open_notebook(NOTEBOOK)
+    page: Page = notebook.page
+    notebook.run_all()
+    lamp = page.locator(".chm-lamp span").last
+    drawn = page.get_by_role("img", name="Picture drawn by the model")
+    expect(drawn).to_have_count(1, timeout=180_000)  # the notebook's own last request
+    expect(lamp).to_have_text("Ready")
+
+    say(page, "draw a green star right of a yellow circle on a pink background")
+    expect(lamp).to_contain_text("Drawing row", timeout=20_000)
+    page.screenshot(path=screenshots / "first-light-drawing.png")
+    expect(lamp).to_have_text("Ready")
+    expect(drawn).to_have_count(2)
+    page.screenshot(path=screenshots / "first-light.png")
+
+    say(page, "what color is the background?")
+    expect(page.get_by_role("log")).to_contain_text("what color is the background?")
+    expect(lamp).to_have_text("Ready")
+
+    page.evaluate(
+        """(text) => {
+          const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], 'scene.png', {type: 'image/png'}));
+          const drop = new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true});
+          document.querySelector('.chm-input').dispatchEvent(drop);
+        }""",
+        base64.b64encode(png(arrange([("heart", "red", "large")], "single", "mint").picture())).decode(),
+    )
+    expect(page.locator(".chm-chip")).to_have_count(1)
+    say(page, "what do you see?")
+    expect(page.get_by_role("img", name="Your picture")).to_have_count(1)
+    expect(lamp).to_have_text("Ready")
+
+    say(page, "draw a large blue ring in the center")
+    expect(lamp).to_contain_text("Drawing row")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(lamp).to_have_text("Stopped")
+    kinds = notebook.kernel("pass\n[type(part).__name__ for part in chat.document]")
+    assert kinds.count("EndTurn") == 10
+    notebook.theme("JupyterLab Dark")
+    page.screenshot(path=screenshots / "first-light-dark.png")
+
+
+def test_the_viewer_shows_a_sample_through_the_tokenizer(open_notebook, screenshots) -> None:
+    notebook = open_notebook(
+        [
+            "from chameleon_lab.chameleon import Chameleon\n"
+            "from chameleon_lab.corpora.scenes import arrange\n"
+            "from chameleon_widgets import ReconstructionViewer\n"
+            "ring = arrange([('ring', 'purple', 'large')], 'single', 'tan').picture()\n"
+            "viewer = ReconstructionViewer(Chameleon.load('tiny').tokenizer.image, samples={'ring': ring})\n"
+            "viewer.show(ring)\nviewer"
+        ]
+    )
+    notebook.run_all()
+    expect(notebook.page.get_by_text("64 codes").first).to_be_visible()
+    notebook.page.screenshot(path=screenshots / "viewer.png")
+    notebook.theme("JupyterLab Dark")
+    notebook.page.screenshot(path=screenshots / "viewer-dark.png")
+    assert notebook.kernel("pass\nviewer.reconstruction.codes.shape") == [8, 8]

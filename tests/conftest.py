@@ -1,0 +1,140 @@
+"""Small real objects of the library that the tests share: all random, all built in well under a second."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.stability import QueryKeyNorm
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
+from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
+
+MODEL = ModelConfig(
+    vocabulary=0,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=8,
+    ffn_width=48,
+    context=160,
+    fixes=(QueryKeyNorm(),),
+)
+IMAGE = ImageTokenizerConfig(
+    side=16, codes=12, code_width=4, widths=(8, 16), latent_width=4, blocks=1, patch=2, groups=4, middle=False
+)
+
+TEXTS = (
+    "a red circle left of a blue square",
+    '<html><div class="x">5 &lt; 6</div></html>',
+    "template <typename T> std::vector<T> v{1, 2, 3};  // two  spaces\n\treturn v;\r\n",
+    "naïve Grüße, 日本語, עברית, ᚠᛇᚻ, 👩‍👩‍👧 and e\u0301",
+    " \n  leading, trailing and     runs of space \t ",
+    "<s></s><unk><0x0A><racm3:break>IMGIMGAZ<eoss>",
+    "▁ sentencepiece's own space ▁▁ and the stand-in \ue000▁",
+    "\0 control \x07 characters \x7f \u200b\ufeff \ufffd",
+)
+
+
+class LetterTokenizer:
+    """Four letters: a text tokenizer so small that a random model draws pictures often."""
+
+    size = 4
+
+    def encode(self, text: str) -> list[int]:
+        return ["abcd".index(letter) for letter in text]
+
+    def decode(self, pieces: Sequence[int]) -> str:
+        return "".join("abcd"[piece] for piece in pieces)
+
+
+@pytest.fixture(autouse=True)
+def _steady(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One seed for every test, and one thread: what is this small only waits when threads share it. Benchmarks excepted."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    if "slow" not in request.keywords:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def model_config() -> ModelConfig:
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def image_config() -> ImageTokenizerConfig:
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def sentencepiece() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train([*TEXTS[:3], "draw a red circle", "draw a blue square"] * 20, 330)
+
+
+@pytest.fixture(scope="session")
+def image_tokenizer() -> ImageTokenizer:
+    torch.manual_seed(1)
+    tokenizer = ImageTokenizer(IMAGE).eval()
+    torch.nn.init.normal_(tokenizer.quantize.embedding.weight, std=0.3)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return tokenizer
+
+
+def _mixed(text: TextTokenizer, image: ImageTokenizer) -> MixedModalTokenizer:
+    return MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
+
+
+@pytest.fixture(scope="session")
+def mixed(image_tokenizer: ImageTokenizer) -> MixedModalTokenizer:
+    """Bytes and a 4x4 grid of 12 codes."""
+    return _mixed(ByteTokenizer(), image_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def spelled(sentencepiece: SentencePieceTokenizer, image_tokenizer: ImageTokenizer) -> MixedModalTokenizer:
+    """Sentencepiece and the same grid."""
+    return _mixed(sentencepiece, image_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def lettered(image_tokenizer: ImageTokenizer) -> MixedModalTokenizer:
+    """Four letters and the same grid."""
+    return _mixed(LetterTokenizer(), image_tokenizer)
+
+
+@pytest.fixture
+def make_lab() -> Callable[..., Chameleon]:
+    """A random Chameleon around a tokenizer; keywords change the model's config."""
+
+    def make(tokenizer: MixedModalTokenizer, **changes: object) -> Chameleon:
+        plain = {name: getattr(MODEL, name) for name in MODEL.__dataclass_fields__}
+        torch.manual_seed(3)
+        config = ModelConfig(**{**plain, "vocabulary": tokenizer.vocabulary.size, **changes})
+        return Chameleon(Transformer(config).eval(), tokenizer)
+
+    return make
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Chameleon], mixed: MixedModalTokenizer) -> Chameleon:
+    return make_lab(mixed)
+
+
+@pytest.fixture(scope="session")
+def picture() -> PIL.Image.Image:
+    """Noise, 16x16 RGB."""
+    return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture(scope="session")
+def texts() -> tuple[str, ...]:
+    """Texts that tokenizers like to damage."""
+    return TEXTS

@@ -1,0 +1,36 @@
+"""What the README says can be run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from chameleon_lab import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^chameleon-lab ([^#\n]*)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_its_python_runs(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    for name in ("_train", "_generate", "_reconstruct", "_evaluate"):
+        monkeypatch.setattr(cli, name, ran.append)
+    assert cli.main(shlex.split(command)) == 0
+    assert len(ran) == 1
+
+
+def test_its_links_and_pictures_are_there() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert not [target for target in targets if "://" not in target and not (ROOT / target).exists()]

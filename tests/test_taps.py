@@ -1,0 +1,62 @@
+"""Taps: reading from outside leaves no trace."""
+
+import pytest
+import torch
+
+from chameleon_lab.taps import record
+
+TOKENS_BT = torch.arange(20).view(2, 10)
+
+
+def hooks(model) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_recording_does_not_change_outputs_and_removes_itself(lab):
+    before_BTV = lab.model(TOKENS_BT)
+    with record(lab.model, "*") as seen:
+        during_BTV = lab.model(TOKENS_BT)
+        assert hooks(lab.model) > 0
+    assert torch.equal(before_BTV, during_BTV)
+    assert hooks(lab.model) == 0
+    lab.model(TOKENS_BT * 0)
+    assert torch.equal(seen["head"], before_BTV)  # nothing more was recorded
+
+
+def test_it_removes_itself_when_the_block_fails(lab):
+    with pytest.raises(RuntimeError), record(lab.model, "head"):
+        raise RuntimeError
+    assert hooks(lab.model) == 0
+
+
+def test_values_are_what_the_submodules_gave_detached(lab):
+    with record(lab.model, "embedding", "blocks.*.attention.query_tap", "blocks.1.attention.key_tap") as seen:
+        lab.model(TOKENS_BT)
+    names = ["embedding", "blocks.0.attention.query_tap", "blocks.1.attention.query_tap", "blocks.1.attention.key_tap"]
+    assert sorted(seen) == sorted(names)
+    assert torch.equal(seen["embedding"], lab.model.embedding(TOKENS_BT))
+    assert seen["blocks.0.attention.query_tap"].shape == (2, 10, 4, 8)
+    assert seen["blocks.1.attention.key_tap"].shape == (2, 10, 2, 8)
+    assert not any(value.requires_grad for value in seen.values())
+
+
+def test_gradients_are_the_same_while_recording(lab):
+    lab.model(TOKENS_BT).logsumexp(-1).sum().backward()
+    plain = {name: parameter.grad.clone() for name, parameter in lab.model.named_parameters()}
+    lab.model.zero_grad()
+    with record(lab.model, "*"):
+        lab.model(TOKENS_BT).logsumexp(-1).sum().backward()
+    assert all(torch.equal(plain[name], parameter.grad) for name, parameter in lab.model.named_parameters())
+
+
+def test_an_unknown_pattern_is_an_error_that_names_what_there_is(lab):
+    with pytest.raises(ValueError, match=r"No submodule matches 'layers\.\*'; the names begin embedding, blocks"):
+        with record(lab.model, "head", "layers.*"):
+            pass
+    assert hooks(lab.model) == 0
+
+
+def test_outputs_that_are_no_tensor_are_passed_over(image_tokenizer):
+    with record(image_tokenizer, "*") as seen:
+        image_tokenizer(torch.zeros(1, 3, 16, 16))
+    assert "quantize" not in seen and seen["decoder"].shape == (1, 3, 16, 16)

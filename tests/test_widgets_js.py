@@ -1,0 +1,32 @@
+"""The front ends: their pure functions, and that the committed bundles are what their sources give."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JS = ROOT / "widgets" / "js"
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(NODE is None, reason="the front ends' own tests need Node; install with: sudo apt install nodejs")
+def test_the_pure_functions_of_the_front_ends():
+    result = subprocess.run([str(NODE), "--test", "test/pure.test.js"], cwd=JS, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+@pytest.mark.skipif(
+    NODE is None or not (JS / "node_modules" / "esbuild").exists(),
+    reason="comparing the bundles with their sources needs esbuild; run: cd widgets/js && npm ci",
+)
+def test_the_committed_bundles_are_what_their_sources_give(tmp_path: Path):
+    subprocess.run([str(NODE), "build.mjs", str(tmp_path)], cwd=JS, check=True, capture_output=True, timeout=120)
+    committed = ROOT / "widgets" / "chameleon_widgets" / "static"
+    for built in sorted(tmp_path.iterdir()):
+        assert (committed / built.name).read_bytes() == built.read_bytes(), f"{built.name}: run npm run build"
+
+
+def test_the_lock_file_names_no_hosts():
+    assert "http" not in (JS / "package-lock.json").read_text()

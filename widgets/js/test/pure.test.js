@@ -1,0 +1,93 @@
+// The functions that need no browser. Run with `npm test`.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { moved } from "../src/code_grid.js";
+import { pack, tidy } from "../src/composer.js";
+import { connect } from "../src/link.js";
+import { errorMap, heat, sortFiles } from "../src/pictures.js";
+import { counts, lampWords, sentences, settingWords } from "../src/words.js";
+
+test("sentences end at punctuation before a space, and nothing is lost", () => {
+  for (const text of ["", "One. Two", "3.5 is a number. Yes!", "“Really?” he said", "no end", "a line\nanother", "Dr. No."]) {
+    const [whole, rest] = sentences(text);
+    assert.equal(whole + rest, text);
+  }
+  assert.deepEqual(sentences("One. Two"), ["One.", " Two"]);
+  assert.deepEqual(sentences("It is 3.5"), ["", "It is 3.5"]);
+});
+
+test("the lamp says what is going on, and silence of the kernel above all", () => {
+  assert.deepEqual(lampWords("connected", { name: "drawing", row: 3, rows: 8 }), ["drawing", "Drawing row 3 of 8"]);
+  assert.deepEqual(lampWords("connected", undefined), ["idle", "Ready"]);
+  assert.equal(lampWords("silent", { name: "drawing", row: 3, rows: 8 })[0], "disconnected");
+});
+
+test("a setting shows as many digits as its step has", () => {
+  assert.equal(settingWords(0.9, 0.05), "0.90");
+  assert.equal(settingWords(3, 0.25), "3.00");
+  assert.equal(settingWords(3, 0.5), "3.0");
+  assert.equal(settingWords(40, 1), "40");
+  assert.equal(settingWords(null, 0.05), "default");
+});
+
+test("parts of a message are joined, trimmed, and keep their order around pictures", () => {
+  const picture = { url: "blob:1", bytes: new ArrayBuffer(3) };
+  const parts = tidy([{ text: " what" }, { text: "\u00a0is" }, { text: " \n" }, picture, { text: "  " }]);
+  assert.deepEqual(parts, [{ text: "what is" }, picture]);
+  const { parts: packed, buffers } = pack([picture, { text: "and" }, { url: "blob:2", keep: 1 }, picture]);
+  assert.deepEqual(packed, [{ picture: 0 }, { text: "and" }, { keep: 1 }, { picture: 1 }]);
+  assert.equal(buffers.length, 2);
+});
+
+test("files that are no pictures are named", () => {
+  const file = (name, type) => ({ name, type });
+  const { pictures, others } = sortFiles([file("a.png", "image/png"), file("b.txt", "text/plain")]);
+  assert.equal(pictures.length, 1);
+  assert.deepEqual(others, ["b.txt"]);
+  assert.deepEqual(sortFiles(null), { pictures: [], others: [] });
+});
+
+test("the error map is dark where pictures agree and brightest where they differ most", () => {
+  const { rgba, largest, mean } = errorMap([10, 10, 10, 255, 0, 0, 0, 255], [10, 10, 10, 255, 30, 60, 90, 255]);
+  assert.deepEqual([...rgba], [...heat(0), 255, ...heat(1), 255]);
+  assert.equal(largest, 60);
+  assert.equal(mean, 30);
+  assert.equal(errorMap([1, 2, 3, 255], [1, 2, 3, 255]).largest, 0);
+});
+
+test("arrow keys stay inside the grid", () => {
+  assert.equal(moved("ArrowRight", 7, 8, 8), 7);
+  assert.equal(moved("ArrowDown", 7, 8, 8), 15);
+  assert.equal(moved("Home", 13, 8, 8), 8);
+  assert.equal(moved("End", 13, 8, 8), 15);
+  assert.equal(moved("PageDown", 13, 8, 8), 61);
+  assert.equal(moved("a", 13, 8, 8), 13);
+});
+
+test("bits and bytes of a reconstruction", () => {
+  const codes = Array.from({ length: 8 }, () => Array(8).fill(3));
+  const facts = counts({ codes, bits: 9, codebook: 512, psnr: 27.34, width: 64, height: 64 });
+  assert.deepEqual(facts, [["27.3", "dB PSNR"], ["64 × 9", "bits = 72 bytes"], ["171 ×", "smaller than the pixels"],
+    ["1", "of 512 codes used"]]);
+});
+
+test("a request is settled by the kernel's answer, or found unanswered", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const sent = [];
+  let listener;
+  const model = { get() {}, set() {}, save_changes() {}, on: (_, each) => (listener = each), off() {},
+    send: (content) => sent.push(content) };
+  const states = [];
+  const link = connect(model, { receive() {}, change: (state) => states.push(state) });
+  const first = link.request({ kind: "send" });
+  listener({ heard: sent[0].mark }, []);
+  assert.equal(await first, true);
+  const second = link.request({ kind: "send" });
+  context.mock.timers.tick(2100);
+  assert.equal(await second, false);
+  assert.deepEqual(states, ["connected", "silent"]);
+  context.mock.timers.tick(3100);
+  assert.equal(sent.at(-1).kind, "hello");
+  link.close();
+});
