@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from chameleon_lab.checkpoints import native
-from chameleon_lab.documents import Document, Image
+from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.records import Piece
@@ -62,8 +62,8 @@ class Chameleon:
         """A model from a folder, or a shipped one by name ("tiny").
 
         `device` is a GPU where there is one, otherwise the CPU. `fixes` are classes of stability fixes of your own that
-        the model was trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged one or
-        a device that is not there.
+        the model was trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged one
+        or a device that is not there.
         """
         target = _device(device)
         parts = native.read(_find(folder), fixes)
@@ -103,9 +103,8 @@ class Chameleon:
         What is not given is taken from `settings`. Close the iterator to stop. Raises ValueError for an empty document
         and for one that is too long for the model's context.
         """
-        self._check(document)
         settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.stream(document, settings, seed, grammar)
+        return self.engine.stream(self.recent(document), settings, seed, grammar)
 
     def generate(
         self,
@@ -119,16 +118,27 @@ class Chameleon:
         grammar: Grammar | None = None,
     ) -> Document:
         """The whole reply: what `stream` gives for the same seed, as a document."""
-        self._check(document)
         settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.generate([document], settings, [seed], grammar)[0]
+        return self.engine.generate([self.recent(document)], settings, [seed], grammar)[0]
 
-    @staticmethod
-    def _check(document: Document) -> None:
+    def recent(self, document: Document) -> Document:
+        """What of a conversation the model is given: all of it, or, past `settings.window` tokens, its latest turns.
+
+        The user's turn and the model's go together, oldest first; the last turn always stays. Raises ValueError for a
+        document without any text or picture.
+        """
         if not isinstance(document, Document):
-            raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn()).")
+            raise TypeError(
+                f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn())."
+            )
         if not any(isinstance(part, Image) or getattr(part, "text", "").strip() for part in document):
             raise ValueError("The prompt is empty: write some text or add a picture.")
+        sizes = [self.tokenizer.length(part) for part in document]
+        ends = [place + 1 for place, part in enumerate(document) if isinstance(part, EndTurn)]
+        starts = [0, *(end for end in ends[1::2] if end < len(document))]
+        window = self.settings.window or sum(sizes)
+        start = next((start for start in starts if sum(sizes[start:]) <= window), starts[-1])
+        return Document(document.segments[start:])
 
 
 def _find(folder: Path | str) -> Path:

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # which otherwise tells of itself
     try:
         options.run(options)
     except (ValueError, OSError) as error:
@@ -59,7 +59,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the transformer's training")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -68,6 +69,8 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
+    if options.processes < 1:
+        raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
     if options.threads:
         torch.set_num_threads(options.threads)
     experiment = EXPERIMENTS[options.experiment]
@@ -76,7 +79,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     if options.minutes is not None:
         experiment = experiment.lasting(options.minutes)
-    pipeline = Pipeline(experiment, folder)
+    pipeline = Pipeline(experiment, folder, options.processes)
     pipeline.train(lambda stage: _reporter(stage))
     log.info(
         "The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'",
@@ -110,7 +113,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
         "--image", type=Path, action="append", default=[], help="a picture to show before the prompt; repeatable"
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
     parser.add_argument("--top-p", type=float, help="keep the likeliest tokens that sum to this share")
     parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words; 1 is not at all guided")

@@ -46,7 +46,9 @@ class Image:
 
     def __repr__(self) -> str:
         codes = "" if self.codes is None else f", {' x '.join(map(str, self.codes.shape))} codes"
-        return f"Image({self.picture.width} x {self.picture.height} pixels{codes}{'' if self.learn else ', learn=False'})"
+        return (
+            f"Image({self.picture.width} x {self.picture.height} pixels{codes}{'' if self.learn else ', learn=False'})"
+        )
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
         lab.model(tokens_BT)
     ```
 
-    Values are detached; outputs that are no single tensor are passed over. Costs nothing outside the block. Raises ValueError on a pattern that matches nothing, naming
-    some of the names there are.
+    Values are detached; outputs that are no single tensor are passed over. Costs nothing outside the block. Raises
+    ValueError on a pattern that matches nothing, naming some of the names there are.
     """
     modules = dict(model.named_modules())
     seen: dict[str, Tensor] = {}

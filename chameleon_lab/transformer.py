@@ -81,7 +81,7 @@ class Transformer(nn.Module):
             self.head.weight = self.embedding.weight
 
     def _initialize(self) -> None:
-        """Normal, 1/sqrt(fan in); the matrices that end a branch smaller by sqrt(2 layers). (Chameleon's is unpublished.)"""
+        """Normal, 1/sqrt(fan in); matrices that end a branch smaller by sqrt(2 layers). (Chameleon's: unpublished.)"""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 ends_branch = name.endswith(("attention.out", "feed_forward.down"))
@@ -218,8 +218,8 @@ class KVCache:
     """The context of decoding: room for `context` keys and values a row, each row at a length of its own.
 
     Give the model new tokens right-padded to one width, then `advance` each row by how many of them were real. What is
-    beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to a spare place.
-    Raises ValueError when a row outgrows the room.
+    beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to a spare
+    place. Raises ValueError when a row outgrows the room.
     """
 
     def __init__(self, config: ModelConfig, rows: int, like: Tensor, room: int | None = None) -> None:
@@ -244,7 +244,9 @@ class KVCache:
         self._places_BT = (starts_B1 + torch.arange(width, device=tokens_BT.device)).clamp_max(self.room)
         seen_S = torch.arange(self._reach, device=tokens_BT.device)
         hidden_BTS = seen_S[None, None] > self._places_BT[..., None]
-        self._mask_B1TS = torch.zeros(hidden_BTS.shape, device=tokens_BT.device).masked_fill_(hidden_BTS, -torch.inf)[:, None]
+        self._mask_B1TS = torch.zeros(hidden_BTS.shape, device=tokens_BT.device).masked_fill_(hidden_BTS, -torch.inf)[
+            :, None
+        ]
         return self._places_BT
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-
-from collections.abc import Sequence
 
 
 class Modality(enum.IntEnum):
@@ -31,8 +30,8 @@ class Vocabulary:
     ```
 
     A *code* (index into the image codebook) becomes a *token* (id here) only through `tokens_of_codes`, and comes back
-    only through `codes_of_tokens`. `permutation[code]` is the code's offset in the image block; the empty permutation is
-    the identity, which is what the lab's own models use.
+    only through `codes_of_tokens`. `permutation[code]` is the code's offset in the image block; the empty permutation
+    is the identity, which is what the lab's own models use.
 
     Raises ValueError when the blocks overlap or the permutation is not a bijection.
     """
@@ -61,8 +60,9 @@ class Vocabulary:
         in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < self.first_text <= self.size
         if not in_order or len(set(taken)) < len(taken):
             raise ValueError(
-                f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, special tokens are {specials} "
-                f"and {sentinels}, text starts at {self.first_text} of {self.size}. Use Vocabulary.layout(codes, pieces) for a sound one."
+                f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
+                f"sentinels {sentinels.start}..{sentinels.stop - 1}, text starts at {self.first_text} of {self.size}. "
+                "Use Vocabulary.layout(codes, pieces) for a sound one."
             )
         if self.permutation and sorted(self.permutation) != list(range(self.codes)):
             raise ValueError(f"The code permutation must hold each of 0..{self.codes - 1} exactly once.")
@@ -141,7 +141,7 @@ class Vocabulary:
     def spelling(self, token: int) -> str:
         """How the family spells a token that is not text: `<s>`, `IMGIMGFDZ`, `<racm3:break>`, ...
 
-        The end of a turn is spelled as one of the reserved tokens, which it is. Raises ValueError for text and unknown ids.
+        The end of a turn is one of the reserved tokens. Raises ValueError for text and unknown ids.
         """
         if not 0 <= token < self.size:
             raise ValueError(f"Token ids must lie in 0..{self.size - 1}; got {token}.")

@@ -56,7 +56,7 @@ class LetterTokenizer:
 
 @pytest.fixture(autouse=True)
 def _steady(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One seed for every test, and one thread: what is this small only waits when threads share it. Benchmarks excepted."""
+    """One seed, and but for benchmarks one thread: what is this small only waits when threads share it."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     if "slow" not in request.keywords:

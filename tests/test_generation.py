@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
 
 
 def shape(tokens) -> str:
-    """One letter a token, worked out from the ids alone: t text, ( begin, i code, ) end, e turn, E document, ? other."""
+    """One letter a token, from the ids alone: t text, ( begin, i code, ) end, e turn, E document, ? other."""
     special = {WORDS.begin_image: "(", WORDS.end_image: ")", WORDS.end_turn: "e", WORDS.end_document: "E", 0: "^"}
     kinds = {Modality.TEXT: "t", Modality.IMAGE: "i", Modality.SPECIAL: "?"}
     return "".join(special.get(int(token)) or kinds[Modality(WORDS.modality[token])] for token in tokens)
@@ -46,12 +47,9 @@ def walk(grammar: Grammar, state: State, room: int, rng: np.random.Generator, ea
     return tokens, state
 
 
-@pytest.mark.parametrize("text", [True, False], ids=["text", "no text"])
-@pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
+@pytest.mark.parametrize(("text", "images"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("most", [1, 2, 10**6])
 def test_whatever_is_allowed_is_well_formed(text, images, most):
-    if not (text or images):
-        pytest.skip("is refused, see below")
     grammar, rng = Grammar(WORDS, CODES, text=text, images=images, max_images=most), np.random.default_rng(0)
     seen = Counter()
     for trial in range(150):
@@ -95,7 +93,13 @@ def test_an_image_of_the_prompt_does_not_count_towards_the_most():
 
 def test_masks_follow_ids_and_not_spellings():
     allowed = Grammar(WORDS, CODES).allowed(State(), 99)
-    never = {WORDS.begin_document, WORDS.pad, WORDS.unknown, WORDS.end_image, *range(WORDS.first_sentinel, WORDS.end_turn)}
+    never = {
+        WORDS.begin_document,
+        WORDS.pad,
+        WORDS.unknown,
+        WORDS.end_image,
+        *range(WORDS.first_sentinel, WORDS.end_turn),
+    }
     assert not allowed[list(never)].any() and allowed[WORDS.first_text :].all()
     inside = Grammar(WORDS, CODES).allowed(State(codes=3), 99)
     assert np.flatnonzero(inside).tolist() == list(range(4, 16))
@@ -140,7 +144,14 @@ def test_samples_are_distributed_as_the_softmax_says(temperature):
 
 def test_top_p_keeps_the_fewest_likeliest_tokens_that_reach_it():
     shares = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
-    for top_p, kept in ((1e-9, {1}), (0.39, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 3, 4}), (1.0, set(range(5)))):
+    for top_p, kept in (
+        (1e-9, {1}),
+        (0.39, {1}),
+        (0.41, {1, 3}),
+        (0.69, {1, 3}),
+        (0.71, {1, 3, 4}),
+        (1.0, set(range(5))),
+    ):
         picks = [Sampler(1.0, top_p).pick(shares.log(), draw) for draw in np.linspace(0, 1, 400, endpoint=False)]
         assert set(picks) == kept
         found = np.bincount(picks, minlength=5) / 400
@@ -157,7 +168,9 @@ def test_a_hidden_token_is_never_taken(temperature, draw):
         assert Sampler(temperature, 0.95 if trial % 2 else 1.0).pick(logits_V, draw) % 3 == trial % 3
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}]
+)
 def test_impossible_samplers_are_refused(settings):
     with pytest.raises(ValueError, match="must"):
         Sampler(**settings)
@@ -183,8 +196,7 @@ def test_changed_settings_keep_what_is_not_given():
 
 @pytest.fixture
 def engine(make_lab, lettered) -> Engine:
-    """A random model of four letters, which often draws; its logits are far enough apart that sums in another order decide
-    nothing."""
+    """A random model of four letters, which often draws."""
     return make_lab(lettered).engine
 
 
@@ -199,7 +211,9 @@ def prompts(engine: Engine, count: int) -> list[np.ndarray]:
     return made
 
 
-def run(engine: Engine, tokens: list[np.ndarray], settings: Settings, seeds, grammar=None) -> list[tuple[list[int], str]]:
+def run(
+    engine: Engine, tokens: list[np.ndarray], settings: Settings, seeds, grammar=None
+) -> list[tuple[list[int], str]]:
     """(new tokens, why it ended) of each row."""
     made, ends = [[] for _ in tokens], [""] * len(tokens)
     for row, token, state in engine.tokens(tokens, settings, seeds, grammar):
@@ -238,10 +252,11 @@ def test_a_row_is_the_same_alone_and_in_any_batch(engine, guidance):
 
 
 def test_seeds_reproduce_and_differ(engine):
-    told = prompts(engine, 1) * 4
-    rows = run(engine, told, WARM, [5, 6, 5, 7])
-    assert rows[0] == rows[2] and rows == run(engine, told, WARM, [5, 6, 5, 7])
-    assert len({tuple(tokens) for tokens, _ in rows}) == 3
+    told, seeds = prompts(engine, 1) * 10, [0, 1, 2, 3, 4, 5, 6, 7, 2, 5]  # the last two again
+    rows = run(engine, told, WARM, seeds)
+    assert rows == run(engine, told, WARM, seeds)
+    assert rows[8:] == [rows[2], rows[5]]
+    assert len({tuple(tokens) for tokens, _ in rows}) >= 4
 
 
 def test_without_temperature_the_seed_does_not_matter(engine):
@@ -273,13 +288,13 @@ def by_hand(engine: Engine, prompt: np.ndarray, settings: Settings, seed: int, g
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0, 4.0])
 def test_the_engine_equals_the_formula_without_cache(engine, guidance):
-    settings, told = replace(WARM, guidance=guidance, image_temperature=0.7), prompts(engine, 6)
+    settings, told = replace(WARM, guidance=guidance, image_temperature=0.7), prompts(engine, 8)
     grammar = Grammar(engine.tokenizer.vocabulary, CODES, text=False, max_images=3)
-    rows = run(engine, told, settings, range(6), grammar)
+    rows = run(engine, told, settings, range(8), grammar)
     for index, (tokens, _) in enumerate(rows):
         assert tokens == by_hand(engine, told[index], settings, index, grammar)
     drawn = [shape(tokens).count("(") for tokens, _ in rows]
-    assert max(drawn) >= 2 and sum(drawn) >= 4
+    assert max(drawn) >= 2 and sum(drawn) >= 3
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -318,7 +333,7 @@ def test_the_stream_without_words_only_grows(engine):
     (*_, prompt) = prompts(engine, 3)
     tokens = np.array([*prompt, *run(engine, [prompt], WARM, [4])[0][0]])
     told = [without_words(tokens[:length], WORDS).tolist() for length in range(1, len(tokens) + 1)]
-    assert all(longer[: len(shorter)] == shorter for shorter, longer in zip(told, told[1:], strict=False))
+    assert all(longer[: len(shorter)] == shorter for shorter, longer in pairwise(told))
     assert set(shape(told[-1])) <= set("^(i)") and "i" in shape(told[-1])
 
 

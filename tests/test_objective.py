@@ -37,8 +37,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_learned_targets(lab, batch):
 
 
 def test_weights_multiply_the_losses_of_their_modality(lab, batch):
-    weights = {"text_weight": 2.0, "image_weight": 0.5, "special_weight": 3.0}
-    measures = Objective(**weights)(lab.model, batch)
+    measures = Objective(text_weight=2.0, image_weight=0.5, special_weight=3.0)(lab.model, batch)
     losses_BT, _ = by_hand(lab, batch)
     weights_BT = torch.tensor([2.0, 0.5, 3.0])[batch.modality_BT.long()] * batch.learned_BT
     assert torch.allclose(measures["loss_with_penalties"], (losses_BT * weights_BT).sum() / weights_BT.sum(), atol=1e-5)

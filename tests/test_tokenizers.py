@@ -167,8 +167,16 @@ def test_the_published_settings_have_exactly_the_published_parameters():
 def test_the_encoder_equals_the_one_in_transformers():
     from transformers import ChameleonVQVAE, ChameleonVQVAEConfig
 
-    settings = {"embed_dim": 16, "num_embeddings": 64, "latent_channels": 16, "resolution": 32, "base_channels": 32}
-    theirs = ChameleonVQVAE(ChameleonVQVAEConfig(**settings, channel_multiplier=[1, 2], num_res_blocks=1)).eval()
+    config = ChameleonVQVAEConfig(
+        embed_dim=16,
+        num_embeddings=64,
+        latent_channels=16,
+        resolution=32,
+        base_channels=32,
+        channel_multiplier=[1, 2],
+        num_res_blocks=1,
+    )
+    theirs = ChameleonVQVAE(config).eval()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.1)
     ours = ImageTokenizer(
@@ -179,7 +187,8 @@ def test_the_encoder_equals_the_one_in_transformers():
     assert not told.unexpected_keys and all(name.startswith("decoder.") for name in told.missing_keys)
     pixels_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        seen = theirs.encode(pixels_BCHW, return_dict=True)
+        seen = theirs.encode(pixels_BCHW)  # pyright: ignore[reportArgumentType]: they annotate pixels as long
+        assert seen.last_hidden_state is not None and seen.image_tokens is not None
         assert torch.allclose(ours.encoder(pixels_BCHW), seen.last_hidden_state, atol=1e-4)
         codes_BHW = ours.encode_pixels(pixels_BCHW)
     assert torch.equal(codes_BHW.flatten(), seen.image_tokens.flatten())
@@ -342,7 +351,7 @@ def test_a_permuted_vocabulary_changes_tokens_but_not_documents(mixed, texts):
 
 def test_a_picture_without_codes_is_encoded_to_its_codes(mixed, picture):
     decoded = mixed.decode(mixed.encode(Document.of(picture))).segments[0]
-    assert isinstance(decoded, Image)
+    assert isinstance(decoded, Image) and decoded.codes is not None
     assert np.array_equal(decoded.codes, mixed.image.encode(picture))
     assert decoded.picture.tobytes() == mixed.image.decode(decoded.codes).tobytes()
 
@@ -405,7 +414,7 @@ def test_pieces_add_up_to_the_document(kind, request, texts):
         shown = [piece for piece in pieces if isinstance(piece, ImagePiece)]
         assert [len(piece.codes) for piece in shown] == [1, 2, 3, 4] * len(images)
         for image, whole in zip(images, (piece for piece in shown if piece.complete), strict=True):
-            assert np.array_equal(whole.codes, image.codes)
+            assert image.codes is not None and np.array_equal(whole.codes, image.codes)
             assert whole.picture.tobytes() == image.picture.tobytes()
 
 

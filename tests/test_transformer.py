@@ -29,7 +29,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+@pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
 def model(request) -> Transformer:
     return Transformer(request.param).eval()
 

@@ -117,5 +117,5 @@ def test_any_integers_pass_the_check_as_int64():
 
 @pytest.mark.parametrize("token", [SMALL.first_text, SMALL.size, -1])
 def test_only_special_and_image_tokens_are_spelled(token):
-    with pytest.raises(ValueError, match="text|Token ids"):
+    with pytest.raises(ValueError, match=r"text|Token ids"):
         SMALL.spelling(token)

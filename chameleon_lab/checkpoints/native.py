@@ -78,6 +78,8 @@ def _is_native(folder: Path) -> bool:
 
 def _write_files(parts: Parts, folder: Path) -> None:
     text = parts.tokenizer.text
+    if not isinstance(text, ByteTokenizer | SentencePieceTokenizer):
+        raise ValueError(f"A {type(text).__name__} cannot be saved: the format knows sentencepiece and bytes.")
     plain_model = asdict(dataclasses.replace(parts.model.config, fixes=()))
     plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in parts.model.config.fixes]  # pyright: ignore[reportArgumentType]
     config = {
@@ -147,7 +149,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         there = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"{folder} is no model folder: it {there}. Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
+            f"{folder} is no model folder: it {there}. "
+            "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
         )
     try:
         config = json.loads(path.read_text())
@@ -204,9 +207,11 @@ def _fill(module: nn.Module, path: Path) -> None:
     try:
         tensors = safetensors.torch.load_file(_existing(path))
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew.") from error
+        raise ValueError(
+            f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
+        ) from error
     expected = module.state_dict()
-    tied = isinstance(module, Transformer) and module.config.tied
+    tied = module if isinstance(module, Transformer) and module.config.tied else None
     if tied:
         del expected["head.weight"]
     missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
@@ -220,7 +225,7 @@ def _fill(module: nn.Module, path: Path) -> None:
         raise ValueError(f"{path} contradicts the folder's config.json: {'; '.join(told)}.")
     module.load_state_dict(tensors, assign=True, strict=not tied)
     if tied:
-        module.head.weight = module.embedding.weight
+        tied.head.weight = tied.embedding.weight
 
 
 def _shape(tensor: torch.Tensor) -> str:

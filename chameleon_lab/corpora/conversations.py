@@ -49,14 +49,14 @@ class Edit:
 def draw_request(scene: Scene, rng: Choice, full: bool = False) -> str:
     """What a user might type to get this scene. `full` mentions everything; otherwise size, place and background may be
     left to the painter, and a relation may be told from the other side."""
-    sized = full or scene.layout == "single" and rng.random() < 0.6 or rng.random() < 0.4
+    sized = full or (scene.layout == "single" and rng.random() < 0.6) or rng.random() < 0.4
     content = _told(scene, sized, full or rng.random() < 0.6, rng)
     if full or rng.random() < 0.5:
         content += f" on a {scene.background} background"
     return _typed(f"{_pick(rng, DRAW_OPENINGS)} {content}", rng)
 
 
-DRAW_OPENINGS = ("draw", "draw", "draw", "draw", "please draw", "paint", "show me", "can you draw", "a picture of", "make")
+DRAW_OPENINGS = (*("draw",) * 4, "please draw", "paint", "show me", "can you draw", "a picture of", "make")
 
 
 def _told(scene: Scene, sized: bool, placed: bool, rng: Choice) -> str:
@@ -105,9 +105,7 @@ def questions(scene: Scene) -> list[Question]:
         near, far = ("left of", "right of") if scene.layout == "beside" else ("above", "below")
         if first.shape != second.shape:
             for one, other, relation in ((first, second, near), (second, first, far)):
-                asked.append(
-                    Question("relation", f"where is the {one.shape}?", f"{relation} the {other.shape}")
-                )
+                asked.append(Question("relation", f"where is the {one.shape}?", f"{relation} the {other.shape}"))
     return asked
 
 
@@ -246,14 +244,31 @@ def editing(rng: Choice) -> Document:
 
 
 def conversation(rng: Choice) -> Document:
-    """Draw, then a question or two, then an edit, then a question."""
-    before, edit = trainable_edit(rng)
-    parts = _turn(draw_request(before, rng)) + _answer(_image(before))
-    for question in sample_questions(before, rng, int(rng.integers(0, 2))):
-        parts += _turn(_typed(question.text, rng)) + _answer(question.answer)
-    parts += _turn(edit.text) + _answer(_image(edit.result))
-    for question in sample_questions(edit.result, rng, int(rng.integers(1, 3))):
-        parts += _turn(_typed(question.text, rng)) + _answer(question.answer)
+    """Two to four exchanges: pictures asked for or shown, questions about the latest, edits of it, small talk."""
+    parts: list[Segment] = []
+    scene, pictures = None, 0
+    for _ in range(int(rng.integers(2, 5))):
+        kinds = ["talk"] if rng.random() < 0.08 else ["draw"] * (pictures < 3)
+        if scene is not None and kinds != ["talk"]:
+            kinds += ["question", "question"] + ["edit", "edit"] * (pictures < 3 and len(scene.things) < 3)
+        match _pick(rng, kinds):
+            case "talk":
+                asked, answer = SMALL_TALK[rng.integers(len(SMALL_TALK))]
+                parts += _turn(_typed(asked, rng)) + _answer(answer)
+            case "question" if scene:
+                question = sample_questions(scene, rng, 1)[0]
+                parts += _turn(_typed(question.text, rng)) + _answer(question.answer)
+            case "edit" if scene:
+                _, edit = trainable_edit(rng, scene)
+                scene, pictures = edit.result, pictures + 1
+                parts += _turn(edit.text) + _answer(_image(scene))
+            case _:
+                scene, pictures = sample_where(rng, "trainable"), pictures + 1
+                if pictures == 1 and rng.random() < 0.3:
+                    question = sample_questions(scene, rng, 1)[0]
+                    parts += _turn(_image(scene), _typed(question.text, rng)) + _answer(question.answer)
+                else:
+                    parts += _turn(draw_request(scene, rng)) + _answer(_image(scene))
     return Document(tuple(parts))
 
 

@@ -15,9 +15,9 @@ SCENE_WEIGHTS = {
     "caption_first": 0.12,
     "picture_first": 0.12,
     "drawing": 0.30,
-    "asking": 0.12,
+    "asking": 0.10,
     "editing": 0.16,
-    "conversation": 0.10,
+    "conversation": 0.12,
     "story": 0.04,
     "plain_text": 0.04,
 }
@@ -43,7 +43,7 @@ class SceneBatches:
     pool: int = 16
     weights: dict[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
 
-    MEAN_LENGTH = 118
+    MEAN_LENGTH = 103
     """Tokens of an average document under `SCENE_WEIGHTS`, measured by tests/test_corpora.py."""
 
     def __post_init__(self) -> None:

@@ -79,7 +79,9 @@ def collate(documents: list[TokenizedDocument], vocabulary: Vocabulary) -> Batch
     )
 
 
-def bucket(documents: list[TokenizedDocument], batches: int, vocabulary: Vocabulary, rng: np.random.Generator) -> list[Batch]:
+def bucket(
+    documents: list[TokenizedDocument], batches: int, vocabulary: Vocabulary, rng: np.random.Generator
+) -> list[Batch]:
     """Documents into `batches` batches of about as many tokens each, like lengths together, in random order."""
     ordered = sorted(documents, key=lambda document: len(document.tokens))
     ends = np.cumsum([len(document.tokens) for document in ordered])

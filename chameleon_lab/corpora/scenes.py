@@ -201,7 +201,9 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     raise ValueError(f"No shape is called {shape!r}; the shapes are {', '.join(SHAPES)}.")
 
 
-def arrange(specs: list[tuple[str, str, str]], layout: Layout, background: str, place: tuple[int, int] = (32, 32)) -> Scene:
+def arrange(
+    specs: list[tuple[str, str, str]], layout: Layout, background: str, place: tuple[int, int] = (32, 32)
+) -> Scene:
     """A scene from (shape, colour, size) triples; `place` is the centre of a single thing."""
     centres = (place,) if layout == "single" else _CENTRES[layout]
     things = tuple(Thing(*spec, *centre) for spec, centre in zip(specs, centres, strict=True))

@@ -26,7 +26,8 @@ from chameleon_lab.transformer import KVCache, Transformer
 class Settings:
     """How to sample: per modality, and how strongly images follow the words (`guidance` 1 is not at all guided).
 
-    `max_tokens` bounds the reply; None lets it fill the model's context.
+    `max_tokens` bounds the reply; None lets it fill the model's context. `window` is how many tokens of a conversation
+    the model is given: older turns are left out (None: none are).
     """
 
     temperature: float = 0.7
@@ -34,6 +35,7 @@ class Settings:
     top_p: float = 0.95
     guidance: float = 1.0
     max_tokens: int | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.text_sampler, self.image_sampler
@@ -83,7 +85,9 @@ class Engine:
     def __init__(self, model: Transformer, tokenizer: MixedModalTokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
 
-    def stream(self, document: Document, settings: Settings, seed: int = 0, grammar: Grammar | None = None) -> Iterator[Piece]:
+    def stream(
+        self, document: Document, settings: Settings, seed: int = 0, grammar: Grammar | None = None
+    ) -> Iterator[Piece]:
         """Pieces of the continuation as they come, a `StopPiece` last. Close the iterator to stop at once."""
         reader = PieceReader(self.tokenizer)
         reason: StopReason = "stopped"
@@ -146,10 +150,12 @@ class Engine:
 
     def _row(self, prompt: np.ndarray, grammar: Grammar, settings: Settings, seed: int) -> _Row:
         context = self.model.config.context
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {seed}.")
         if len(prompt) >= context:
             raise ValueError(
-                f"The prompt has {len(prompt)} tokens and the model's context holds {context}: shorten the conversation "
-                f"(an image costs {self.tokenizer.image_tokens} tokens) or start a new one."
+                f"The prompt has {len(prompt)} tokens and the model's context holds {context}: shorten the "
+                f"conversation (an image costs {self.tokenizer.image_tokens} tokens) or start a new one."
             )
         limit = context if settings.max_tokens is None else min(context, len(prompt) + settings.max_tokens)
         state = grammar.start(prompt)

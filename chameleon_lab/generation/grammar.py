@@ -48,7 +48,7 @@ class Grammar:
             full = state.codes == self.image_codes
             fits = (kind == Modality.IMAGE and not full) or (token == self.vocabulary.end_image and full)
             stray = kind == Modality.IMAGE or token == self.vocabulary.end_image
-            if inside and not fits or not inside and stray:
+            if (inside and not fits) or (not inside and stray):
                 raise ValueError(f"The prompt is ill-formed: token {token} at position {place} cannot stand there.")
             state = replace(self.advance(state, int(token)), ended=None)
         return replace(state, images=0)

@@ -47,6 +47,8 @@ class ImageTokenizerConfig:
     def __post_init__(self) -> None:
         if self.quantizer not in QUANTIZERS:
             raise ValueError(f"No quantizer is called {self.quantizer!r}; there are {', '.join(QUANTIZERS)}.")
+        if not self.widths:
+            raise ValueError("An image tokenizer needs at least one level: widths is empty.")
         if self.side % self.factor:
             raise ValueError(f"side {self.side} is no multiple of the downsampling factor {self.factor}.")
 
@@ -152,7 +154,9 @@ class ImageTokenizer(nn.Module):
         """Codes (rows x columns) to an RGB picture; values are truncated to bytes, as the original does."""
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.dtype.kind not in "iu":
-            raise ValueError(f"Codes of a picture are a rows x columns array of integers; got {codes.dtype} {codes.shape}.")
+            raise ValueError(
+                f"Codes of a picture are a rows x columns array of integers; got {codes.dtype} {codes.shape}."
+            )
         pixels_BCHW = self.decode_pixels(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
         return picture_of(pixels_BCHW[0])
 
@@ -174,7 +178,9 @@ def prepare(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
             picture = PIL.Image.alpha_composite(white, layered)
         picture = picture.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"The picture cannot be read: {error}. Open it in an image viewer and save it anew.") from error
+        raise ValueError(
+            f"The picture cannot be read: {error}. Open it in an image viewer and save it anew."
+        ) from error
     width, height = picture.size
     if min(width, height) == 0:
         raise ValueError(f"The picture is empty: {width}x{height} pixels.")
@@ -214,7 +220,9 @@ class Encoder(nn.Module):
         incoming = widths[0]
         for level, width in enumerate(widths):
             last = level == len(widths) - 1
-            self.down.append(Level(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width)))
+            self.down.append(
+                Level(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
+            )
             incoming = width
         self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
         self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
@@ -330,5 +338,3 @@ class Upsample(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
-
-

@@ -50,7 +50,9 @@ class MixedModalTokenizer:
             try:
                 pieces = self.text.encode(segment.text)
             except UnicodeEncodeError as error:
-                raise ValueError(f"The text holds half a character, {error.object[error.start]!r}: take it out.") from error
+                raise ValueError(
+                    f"The text holds half a character, {error.object[error.start]!r}: take it out."
+                ) from error
             return np.array([vocabulary.token_of_piece(piece) for piece in pieces], np.int64)
         if isinstance(segment, EndTurn):
             return np.array([vocabulary.end_turn], np.int64)
@@ -60,9 +62,13 @@ class MixedModalTokenizer:
         inner = vocabulary.tokens_of_codes(codes).ravel()
         return np.concatenate([[vocabulary.begin_image], inner, [vocabulary.end_image]])
 
+    def length(self, segment: Segment) -> int:
+        """How many tokens a segment has, its picture not looked at."""
+        return self.image_tokens if isinstance(segment, Image) else len(self.encode_segment(segment))
+
     def decode(self, tokens: Sequence[int] | np.ndarray) -> Document:
-        """Tokens to a document; `decode(encode(d)) == d` where d has no empty text and no two in a row, its images carry
-        codes, and all of it is learned.
+        """Tokens to a document; `decode(encode(d)) == d` where d has no empty text and no two in a row, its images
+        carry codes, and all of it is learned.
 
         Raises ValueError on tokens of another shape, unknown ids, and images that are cut short or stray.
         """

@@ -52,7 +52,9 @@ class VectorQuantizer(nn.Module):
         book_NC = self.embedding.weight
         latents_XC = latents_BCHW.movedim(1, -1).flatten(0, 2)
         distances_XN = (
-            (latents_XC**2).sum(1, keepdim=True) + (book_NC**2).sum(1) - 2 * torch.einsum("xc,nc->xn", latents_XC, book_NC)
+            (latents_XC**2).sum(1, keepdim=True)
+            + (book_NC**2).sum(1)
+            - 2 * torch.einsum("xc,nc->xn", latents_XC, book_NC)
         )
         batch, _, rows, columns = latents_BCHW.shape
         return distances_XN.argmin(1).view(batch, rows, columns)
@@ -73,12 +75,19 @@ class VectorQuantizer(nn.Module):
 class MovingAverageQuantizer(VectorQuantizer):
     """A codebook that follows the running mean of the latents it catches (arXiv 1711.00937, appendix A.1).
 
-    Three things keep it from collapsing: the first `warm_up` training steps do not quantize; then k-means on the latents
-    at hand sets the book; and a code unused for `patience` steps restarts at a random latent.
+    Three things keep it from collapsing: the first `warm_up` training steps do not quantize; then k-means on the
+    latents at hand sets the book; and a code unused for `patience` steps restarts at a random latent.
     """
 
     def __init__(
-        self, size: int, width: int, *, commitment: float = 0.25, decay: float = 0.99, warm_up: int = 150, patience: int = 40
+        self,
+        size: int,
+        width: int,
+        *,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        warm_up: int = 150,
+        patience: int = 40,
     ) -> None:
         super().__init__(size, width, commitment=commitment)
         self.embedding.weight.requires_grad_(False)
@@ -106,9 +115,7 @@ class MovingAverageQuantizer(VectorQuantizer):
         chosen_BCHW = self.latents(codes_BHW)
         pull = F.mse_loss(latents_BCHW, chosen_BCHW.detach())
         self._follow(latents_XC, codes_BHW.flatten())
-        return Quantized(
-            latents_BCHW + (chosen_BCHW - latents_BCHW).detach(), codes_BHW, self.commitment * pull
-        )
+        return Quantized(latents_BCHW + (chosen_BCHW - latents_BCHW).detach(), codes_BHW, self.commitment * pull)
 
     @torch.no_grad()
     def _follow(self, latents_XC: Tensor, codes_X: Tensor) -> None:

@@ -61,8 +61,8 @@ class Experiment:
         return Vocabulary.layout(self.image.codes, self.pieces)
 
     def lasting(self, minutes: float) -> Experiment:
-        """The same experiment in so many minutes: a fifth for the image tokenizer, the rest for the transformer."""
-        return replace(self, image_budget=Budget(minutes=minutes / 5), budget=Budget(minutes=minutes * 4 / 5))
+        """The same experiment in so many minutes: three tenths for the image tokenizer, the rest for the transformer."""
+        return replace(self, image_budget=Budget(minutes=0.3 * minutes), budget=Budget(minutes=0.7 * minutes))
 
 
 TINY = Experiment(
@@ -86,7 +86,7 @@ TINY = Experiment(
     recipe=Recipe(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, muon_rate=0.02, warm_up=60, cool_down=0.3),
     budget=Budget(minutes=75),
     objective=Objective(text_weight=2.0, penalties=(ZLoss(1e-4),)),
-    settings=Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5),
+    settings=Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5, window=200),
 )
 """The shipped model: `chameleon-lab train tiny`, about 1 h 45 min; 2.9 M parameters, 1.4 M in the image tokenizer."""
 
@@ -96,12 +96,12 @@ EXPERIMENTS = {TINY.name: TINY}
 class Pipeline:
     """Carries an experiment through its stages in a folder; what is done there is not done again.
 
-    `folder/text`, `folder/image` and `folder/transformer` are runs, `folder/samples` what the transformer drew on the way,
-    `folder/model` is the finished model, in float16.
+    `folder/text`, `folder/image` and `folder/transformer` are runs, `folder/samples` what the transformer drew on the
+    way, `folder/model` is the finished model, in float16. `processes` share the transformer's training.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path | str) -> None:
-        self.experiment, self.folder = experiment, Path(folder)
+    def __init__(self, experiment: Experiment, folder: Path | str, processes: int = 1) -> None:
+        self.experiment, self.folder, self.processes = experiment, Path(folder), processes
 
     @property
     def image_run(self) -> Run:
@@ -110,7 +110,8 @@ class Pipeline:
     @property
     def run(self) -> Run:
         bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        return Run(self.folder / "transformer", precision="bf16-mixed" if bf16 else "32-true")
+        precision = "bf16-mixed" if bf16 else "32-true"
+        return Run(self.folder / "transformer", precision=precision, processes=self.processes)
 
     def train(self, report: Callable[[str], Report] = lambda stage: lambda module, record: None) -> Chameleon:
         """All stages; `report(stage)` gives what is called after each step of a stage."""
@@ -163,7 +164,8 @@ class Pipeline:
         card = {
             "experiment": describe(experiment),
             "trained": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+            "machine": f"{platform.machine()}, {self.processes} x {torch.get_num_threads()} CPU thread(s), "
+            f"torch {torch.__version__}",
             "minutes": {"image tokenizer": _minutes(self.image_run.history), "transformer": _minutes(history)},
             "steps": len(history.records),
             "tokens": int(sum(history.series("tokens")[1])),

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
@@ -64,13 +63,13 @@ class Recipe:
 
 
 class Steps(IterableDataset):
-    """`batch(step)` for step = start, start + 1, ...: data order is arithmetic, so resuming is exact."""
+    """The batches of one of several processes from a step on: data order is arithmetic, so resuming is exact."""
 
-    def __init__(self, batch: Callable[[int], Any], start: int = 0) -> None:
-        self.batch, self.start = batch, start
+    def __init__(self, batch: Callable[[int], Any], start: int = 0, processes: int = 1, rank: int = 0) -> None:
+        self.batch, self.start, self.processes, self.rank = batch, start, processes, rank
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.batch, count(self.start))
+        return map(self.batch, count(self.start * self.processes + self.rank, self.processes))
 
 
 class PacedModule(lightning.LightningModule):
@@ -136,7 +135,8 @@ class PacedModule(lightning.LightningModule):
         self.values = {name: float(value.detach()) for name, value in values.items()}
         self.values |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
         self.step += 1
-        self.seconds += time.perf_counter() - started
+        spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=loss.device)
+        self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["paced"] = {"step": self.step, "seconds": self.seconds, "random": torch.get_rng_state()}
@@ -152,7 +152,7 @@ class ImageTokenizerModule(PacedModule):
 
     def __init__(self, tokenizer: ImageTokenizer, recipe: Recipe, budget: Budget) -> None:
         super().__init__(recipe, budget)
-        self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
+        self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)
@@ -176,4 +176,5 @@ class LanguageModule(PacedModule):
 
     def loss_and_values(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         measures = self.objective(self.model, batch)
-        return measures.pop("loss_with_penalties"), {**measures, "tokens": torch.tensor(float(batch.real_tokens))}
+        tokens = torch.tensor(float(batch.real_tokens) * self.trainer.world_size)
+        return measures.pop("loss_with_penalties"), {**measures, "tokens": tokens}

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,17 +22,25 @@ from chameleon_lab.training.modules import PacedModule, Steps
 
 Report = Callable[[PacedModule, StepRecord], None]
 
+# Lightning 2.6 walks its loaders with a name that torch 2.13 is retiring: nothing a user could mend.
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+
 
 class Run:
     """Trains a module on `batch(step)` until its budget is spent.
 
     The folder holds `metrics.jsonl` (a `StepRecord` a line) and `checkpoints/last.ckpt`, written atomically every
     `save_minutes` and at the end. A folder with a checkpoint goes on from it, with the same data order.
+
+    With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
+    that called is started again once a process, and only the first returns from `fit`.
     """
 
-    def __init__(self, folder: Path | str, *, save_minutes: float = 3.0, precision: str = "32-true") -> None:
+    def __init__(
+        self, folder: Path | str, *, save_minutes: float = 3.0, precision: str = "32-true", processes: int = 1
+    ) -> None:
         self.folder = Path(folder)
-        self.save_minutes, self.precision = save_minutes, precision
+        self.save_minutes, self.precision, self.processes = save_minutes, precision, processes
 
     @property
     def checkpoint(self) -> Path:
@@ -56,7 +65,7 @@ class Run:
         keeper = _Keeper(self, report)
         trainer = lightning.Trainer(
             accelerator="auto",
-            devices=1,
+            devices=self.processes,
             max_epochs=-1,  # the budget ends it, so that a run that ended can go on with a larger budget
             precision=self.precision,  # pyright: ignore[reportArgumentType]
             logger=False,
@@ -65,7 +74,7 @@ class Run:
             enable_model_summary=False,
             callbacks=[keeper],
         )
-        loader = DataLoader(Steps(batch, module.step), batch_size=None)
+        loader = DataLoader(Steps(batch, module.step, trainer.world_size, trainer.global_rank), batch_size=None)
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader, ckpt_path=self.checkpoint if resumed else None, weights_only=True)
@@ -74,6 +83,8 @@ class Run:
                 raise
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
+        if not trainer.is_global_zero:
+            raise SystemExit(0)  # a helping process has nothing more to do
         return self.history
 
     def _restore(self, module: PacedModule) -> None:
@@ -82,9 +93,10 @@ class Run:
             module.load_state_dict(state["state_dict"])
             module.on_load_checkpoint(state)
         except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
-            why = str(error).splitlines()[0]
+            why = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"{self.checkpoint} does not fit this training or is damaged ({why}); delete {self.folder} to start anew."
+                f"{self.checkpoint} does not fit this training or is damaged ({why}); "
+                f"delete {self.folder} to start anew."
             ) from error
 
     def write(self, name: str, value: object) -> None:
@@ -102,6 +114,8 @@ class _Keeper(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _paced(pl_module)
         self.saved_at = module.seconds
+        if not trainer.is_global_zero:
+            return
         kept = [record for record in self.run.history.records if record.step < module.step]
         write_text(self.run.folder / "metrics.jsonl", History(tuple(kept)).to_jsonl())
         self.file.close()
@@ -112,13 +126,14 @@ class _Keeper(lightning.Callback):
     ) -> None:
         module = _paced(pl_module)
         record = StepRecord(module.step - 1, module.seconds, module.values)
-        self.file.write(json.dumps(asdict(record)) + "\n")
+        if trainer.is_global_zero:
+            self.file.write(json.dumps(asdict(record)) + "\n")
+            self.report(module, record)
         if module.progress >= 1:
             trainer.should_stop = True
         if module.seconds - self.saved_at > 60 * self.run.save_minutes:
             self.save(trainer)
             self.saved_at = module.seconds
-        self.report(module, record)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -134,7 +149,8 @@ class _Keeper(lightning.Callback):
         self.file.flush()
         partial = self.run.checkpoint.with_suffix(".partial")
         trainer.save_checkpoint(partial)
-        os.replace(partial, self.run.checkpoint)
+        if trainer.is_global_zero:
+            os.replace(partial, self.run.checkpoint)
 
 
 def _paced(module: lightning.LightningModule) -> PacedModule:

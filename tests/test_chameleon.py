@@ -1,0 +1,135 @@
+"""Chameleon: the one object, and a clear word for every wrong use."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.generation.engine import Settings
+from chameleon_lab.generation.grammar import Grammar
+from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
+
+PROMPT = Document.of("draw a red circle", EndTurn())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_loaded_model_generates_what_the_saved_one_does(lab, tmp_path, dtype):
+    lab.model.to(dtype)
+    lab.tokenizer.image.to(dtype)
+    try:
+        lab.save(tmp_path / "model")
+        again = Chameleon.load(tmp_path / "model", device="cpu", dtype=dtype)
+        for seed in range(3):
+            assert again.generate(PROMPT, seed=seed) == lab.generate(PROMPT, seed=seed)
+    finally:
+        lab.tokenizer.image.float()  # the fixture is shared
+
+
+def test_streaming_equals_generating_with_the_same_words_for_both(lab):
+    settings = {"temperature": 1.5, "top_p": 0.9, "guidance": 2.0, "max_tokens": 60}
+    *pieces, stop = lab.stream(PROMPT, seed=7, **settings)
+    assert isinstance(stop, StopPiece)
+    text = "".join(piece.text for piece in pieces if isinstance(piece, TextPiece))
+    reply = lab.generate(PROMPT, seed=7, **settings)
+    assert text == "".join(part.text for part in reply if isinstance(part, Text)) and len(text) > 10
+
+
+def test_settings_are_the_defaults_and_arguments_win(lab):
+    lab.settings = Settings(temperature=0.0, image_temperature=0.0, max_tokens=9)
+    assert lab.generate(PROMPT, seed=1) == lab.generate(PROMPT, seed=2)
+    assert lab.generate(PROMPT, seed=1) != lab.generate(PROMPT, seed=1, temperature=5.0)
+    short, long = lab.generate(PROMPT, seed=1).text, lab.generate(PROMPT, seed=1, max_tokens=30).text
+    assert long.startswith(short.rstrip("\ufffd")) and len(long) > len(short) > 0
+
+
+def test_a_grammar_chooses_the_modality(lab):
+    images = Grammar(lab.vocabulary, 16, text=False)
+    replies = [lab.generate(PROMPT, seed=seed, grammar=images, temperature=1.0) for seed in range(8)]
+    parts = [part for reply in replies for part in reply]
+    assert parts and all(isinstance(part, Image) for part in parts)
+    pieces = [piece for seed in range(8) for piece in lab.stream(PROMPT, seed=seed, grammar=images, temperature=1.0)]
+    assert sum(isinstance(piece, ImagePiece) and piece.complete for piece in pieces) == len(parts)
+
+
+def test_a_reply_can_be_answered(lab):
+    reply = lab.generate(PROMPT, seed=3, max_tokens=20)
+    document = PROMPT + reply + Document.of(EndTurn(), "and now?", EndTurn())
+    assert isinstance(lab.generate(document, seed=1, max_tokens=20), Document)
+    assert lab.decode(lab.encode(document)).turns[2] == ("user", Document.of("and now?"))
+
+
+@pytest.mark.parametrize(
+    "document", [Document(), Document.of(EndTurn()), Document.of(" \n", EndTurn()), Document.of("")]
+)
+def test_an_empty_prompt_is_refused_at_once(lab, document):
+    for use in (lab.stream, lab.generate):
+        with pytest.raises(ValueError, match="The prompt is empty: write some text or add a picture"):
+            use(document)
+
+
+def test_a_picture_alone_is_a_prompt(lab, picture):
+    assert isinstance(lab.generate(Document.of(picture), max_tokens=3), Document)
+
+
+def test_a_bare_string_is_refused_with_the_way_to_write_it(lab):
+    for use in (lab.stream, lab.generate):
+        with pytest.raises(TypeError, match=r"is a Document, not a str: Document.of\('hello', EndTurn\(\)\)"):
+            use("draw a red circle")
+
+
+def test_a_prompt_too_long_is_refused(lab):
+    long = Document.of("a" * 159, EndTurn())
+    for use in (lambda: lab.generate(long), lambda: list(lab.stream(long))):
+        with pytest.raises(ValueError, match=r"has 161 tokens and the model's context holds 160: shorten"):
+            use()
+
+
+def test_a_broken_picture_in_a_prompt_is_refused(lab, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
+    with PIL.Image.open(tmp_path / "cut.png") as broken, pytest.raises(ValueError, match="The picture cannot be read"):
+        lab.generate(Document.of("what is this?", broken))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "tpu:0", "vulkan"])
+def test_an_unknown_device_is_refused(lab, tmp_path, device):
+    lab.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"There is no device '{device}' on this machine; use (cuda and )?cpu"):
+        Chameleon.load(tmp_path / "model", device=device)
+
+
+def test_a_device_may_be_given_in_any_form(lab, tmp_path):
+    lab.save(tmp_path / "model")
+    for device in ("cpu", torch.device("cpu")):
+        assert Chameleon.load(str(tmp_path / "model"), device=device).model.head.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("tokens", [[0.5], [[0, 1]], [10**6], [-1], ["a"], [True]])
+def test_tokens_of_the_wrong_kind_are_refused(lab, tokens):
+    with pytest.raises(ValueError, match="must"):
+        lab.decode(tokens)
+
+
+def test_tokens_of_any_integer_kind_are_read(lab):
+    tokens = lab.encode(PROMPT)
+    for given in (tokens.tolist(), tokens.astype(np.int32), torch.from_numpy(tokens), tuple(tokens)):
+        assert lab.decode(given) == PROMPT
+
+
+def test_a_long_conversation_keeps_its_latest_turns(lab):
+    talk = Document()
+    for number in range(6):
+        talk += Document.of(f"question {number}", EndTurn(), f"answer {number}", EndTurn())
+    last = Document.of("and now?", EndTurn())
+    assert lab.recent(talk + last) == talk + last
+    lab.settings = Settings(window=60)
+    kept = lab.recent(talk + last)
+    assert len(lab.encode(kept)) <= 61  # and begin_document
+    assert kept.segments == (talk + last).segments[-len(kept) :]
+    assert kept.turns[0] == ("user", Document.of("question 4"))
+    lab.settings = Settings(window=3)
+    assert lab.recent(talk + last) == last
+    assert lab.generate(talk + last, seed=1) == lab.generate(last, seed=1)

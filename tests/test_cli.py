@@ -1,0 +1,204 @@
+"""The command line: help that reads well, one line for an error, and a model from nothing."""
+
+import logging
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.cli import main
+from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.generation.engine import Settings
+from chameleon_lab.objective import Objective
+from chameleon_lab.records import History
+from chameleon_lab.tokenizers.image import ImageTokenizerConfig
+from chameleon_lab.training.experiments import EXPERIMENTS, TINY
+from chameleon_lab.training.modules import Budget
+
+MINIATURE = replace(
+    TINY,
+    name="miniature",
+    image=ImageTokenizerConfig(
+        side=64,
+        codes=16,
+        code_width=4,
+        widths=(8, 16),
+        latent_width=4,
+        blocks=1,
+        patch=8,
+        groups=4,
+        middle=False,
+        quantizer="moving_average",
+    ),
+    model=replace(TINY.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=200),
+    pieces=330,
+    image_budget=Budget(steps=3),
+    budget=Budget(steps=4),
+    image_batch=2,
+    tokens=236,
+    settings=Settings(temperature=1.0, max_tokens=30),
+)
+"""Seconds small, and otherwise like the shipped one."""
+
+
+@pytest.fixture
+def model(lab, tmp_path) -> str:
+    lab.save(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def failed(capsys, *arguments: str) -> str:
+    """The one line of an error a user can mend."""
+    assert main(list(arguments)) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("chameleon-lab: ") and shown.err.count("\n") == 1 and not shown.out
+    return shown.err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["reconstruct"]], ids=str)
+def test_help_reads_well(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and text.startswith("usage: chameleon-lab")
+    assert "None" not in text and "==" not in text
+    options = text.split("options:")[1].strip().splitlines()
+    described = [line for line in options if line.lstrip().startswith("-")]
+    for line, below in zip(described, [options[options.index(line) + 1 :] for line in described], strict=True):
+        wrapped = below[0] if below and not below[0].lstrip().startswith("-") else ""
+        assert len(line.split("  ", 2)[-1].split()) > 2 or wrapped, f"{line!r} has no help"
+    assert not command or "." in text.split("\n\n")[1]  # what the command does, as a sentence
+    assert command or all(name in text for name in ("train", "generate", "reconstruct"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "large"], ["generate"], ["generate", "a", "--seed", "x"]])
+def test_a_command_that_does_not_exist_is_refused_with_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and "usage: chameleon-lab" in capsys.readouterr().err
+
+
+def test_errors_are_one_line(capsys, model, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert "nowhere is no model folder" in failed(capsys, "generate", "hi", "--model", str(tmp_path / "nowhere"))
+    assert "The prompt is empty" in failed(capsys, "generate", " ", "--model", model)
+    assert "161 tokens" in failed(capsys, "generate", "a" * 159, "--model", model)
+    assert "no device 'gpu'" in failed(capsys, "generate", "a", "--model", model, "--device", "gpu")
+    assert "temperature must" in failed(capsys, "generate", "a", "--model", model, "--temperature", "-1")
+    assert "top_p must" in failed(capsys, "generate", "a", "--model", model, "--top-p", "2")
+    assert "half a character" in failed(capsys, "generate", "a\udcff", "--model", model)
+    missing, broken = str(tmp_path / "missing.png"), str(tmp_path / "broken.png")
+    assert "no picture at" in failed(capsys, "generate", "a", "--model", model, "--image", missing)
+    assert "cannot be read" in failed(capsys, "generate", "a", "--model", model, "--image", broken)
+    assert "no picture at" in failed(capsys, "reconstruct", missing, "--model", model)
+    assert "cannot be read" in failed(capsys, "reconstruct", broken, "--model", model)
+    assert "cannot be read" in failed(capsys, "reconstruct", str(tmp_path), "--model", model)
+    assert "--minutes must be more than 0" in failed(capsys, "train", "tiny", "--minutes", "0")
+    assert "--threads must be 1 or more" in failed(capsys, "train", "tiny", "--threads", "-2")
+
+
+def test_seeds_reproduce_and_a_seed_below_nought_is_refused(capsys, model, tmp_path):
+    def told(seed: str) -> str:
+        arguments = ["--model", model, "--out", str(tmp_path), "--seed", seed, "--temperature", "1"]
+        assert main(["generate", "hello", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert told("5") == told("5") != told("6")
+    assert "seed" in failed(capsys, "generate", "hello", "--model", model, "--seed", "-1")
+
+
+def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_path):
+    picture.save(tmp_path / "noise.png")
+    assert main(["reconstruct", str(tmp_path / "noise.png"), "--model", model]) == 0
+    *rows, last = capsys.readouterr().out.splitlines()
+    seen = Chameleon.load(model).tokenizer.image.reconstruct(picture)
+    assert [[int(code) for code in row.split()] for row in rows] == seen.codes.tolist()
+    assert last.startswith(f"16 codes, PSNR {seen.psnr:.1f} dB")
+    with PIL.Image.open(tmp_path / "noise-reconstructed.png") as written:
+        assert written.tobytes() == seen.picture.tobytes()
+    strange = ("--out", str(tmp_path / "noise.strange"))
+    told = failed(capsys, "reconstruct", str(tmp_path / "noise.png"), "--model", model, *strange)
+    assert "unknown file extension" in told
+
+
+def test_a_model_is_trained_from_nothing_and_used(capsys, caplog, monkeypatch, tmp_path, picture):
+    monkeypatch.setitem(EXPERIMENTS, "miniature", MINIATURE)
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    assert main(["train", "miniature", "--threads", "1"]) == 0
+    told = caplog.text
+    for part in ("image tokenizer", "transformer", "100.0 %", "s left", "loss", "The model is in runs/miniature/model"):
+        assert part in told
+    folder = Path("runs/miniature")
+    lines = (folder / "transformer" / "metrics.jsonl").read_text()
+    assert [record.step for record in History.from_jsonl(lines.splitlines()).records] == [0, 1, 2, 3]
+    weights = (folder / "model" / "model.safetensors").read_bytes()
+    assert main(["train", "miniature"]) == 0  # nothing is left to do
+    assert (folder / "transformer" / "metrics.jsonl").read_text() == lines
+    assert (folder / "model" / "model.safetensors").read_bytes() == weights
+    lab = Chameleon.load(folder / "model")
+    assert lab.settings == MINIATURE.settings and lab.card["experiment"]["name"] == "miniature"
+    assert lab.vocabulary.pieces == 330 and lab.tokenizer.grid == (4, 4)
+    capsys.readouterr()
+    picture.save("noise.png")
+    model = str(folder / "model")
+    assert main(["generate", "draw a red circle", "--model", model, "--image", "noise.png", "--out", "drawn"]) == 0
+    assert capsys.readouterr().out.endswith("\n") and Path("drawn").is_dir()
+    assert main(["reconstruct", "noise.png", "--model", model, "--out", "again.png"]) == 0
+    with PIL.Image.open("again.png") as again:
+        assert again.size == (64, 64)
+
+
+def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
+    lab.settings = Settings(temperature=1.0)
+    with torch.no_grad():  # now nothing is likelier than a picture, where it is likely at all
+        lab.model.head.weight[lab.vocabulary.end_turn :] = 0
+        lab.model.head.weight[lab.vocabulary.begin_image] *= 50
+    lab.save(tmp_path / "model")
+    reply = lab.generate(Document.of("draw", EndTurn()), seed=3)
+    assert main(["generate", "draw", "--model", str(tmp_path / "model"), "--seed", "3", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert len(reply.pictures) >= 2
+    for number, drawn in enumerate(reply.pictures, 1):
+        path = tmp_path / f"picture-3-{number}.png"
+        assert f"[{path}]" in told
+        with PIL.Image.open(path) as written:
+            assert written.tobytes() == drawn.tobytes()
+    assert len(list(tmp_path.glob("*.png"))) == len(reply.pictures)
+
+
+@dataclass(frozen=True)
+class PressesCtrlC:
+    """A penalty as a user might write one, and a user who thinks better of it."""
+
+    def penalty(self, logits_XV: torch.Tensor) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return logits_XV.new_zeros(len(logits_XV))
+
+
+def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypatch, tmp_path):
+    train = ["train", "miniature", "--folder", str(tmp_path / "run")]
+    monkeypatch.setitem(EXPERIMENTS, "miniature", replace(MINIATURE, objective=Objective(penalties=(PressesCtrlC(),))))
+    assert main(train) == 130
+    told = capsys.readouterr().err
+    assert told.endswith("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
+    image = (tmp_path / "run" / "image" / "image_tokenizer.safetensors").read_bytes()
+    monkeypatch.setitem(EXPERIMENTS, "miniature", MINIATURE)
+    assert main(train) == 0
+    assert (tmp_path / "run" / "image" / "image_tokenizer.safetensors").read_bytes() == image
+
+
+def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):
+    command = [sys.executable, "-m", "chameleon_lab.cli", "generate", "hi", "--model", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    assert answer.returncode == 2 and not answer.stdout
+    assert answer.stderr == (
+        f"chameleon-lab: {tmp_path} is no model folder: it holds no config.json. "
+        "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'.\n"
+    )

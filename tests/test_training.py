@@ -1,0 +1,294 @@
+"""Training: it learns, and a run that was stopped goes on as if it never had been."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from chameleon_lab.corpora.mixture import SceneBatches
+from chameleon_lab.objective import Objective
+from chameleon_lab.records import History
+from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
+from chameleon_lab.training.experiments import EXPERIMENTS, TINY, SceneImages, describe
+from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, PacedModule, Recipe, Steps
+from chameleon_lab.training.run import Run
+from chameleon_lab.transformer import ModelConfig, Transformer
+
+STEPS = 8
+MODEL = ModelConfig(
+    vocabulary=0,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=8,
+    ffn_width=48,
+    context=500,
+    fixes=(QueryKeyNorm(), Dropout(0.2)),
+)
+
+
+def language(mixed, recipe: Recipe, budget: Budget, seed: int = 0) -> LanguageModule:
+    torch.manual_seed(seed)
+    model = Transformer(replace(MODEL, vocabulary=mixed.vocabulary.size))
+    return LanguageModule(model, Objective(penalties=(ZLoss(1e-4),)), recipe, budget)
+
+
+def pictures(image_config, recipe: Recipe, budget: Budget, seed: int = 0) -> ImageTokenizerModule:
+    torch.manual_seed(seed)
+    tokenizer = ImageTokenizer(replace(image_config, quantizer="moving_average"))
+    tokenizer.quantize = MovingAverageQuantizer(12, 4, warm_up=2, patience=0)  # restarts dead codes with random numbers
+    return ImageTokenizerModule(tokenizer, recipe, budget)
+
+
+@pytest.fixture(params=["language", "language with muon", "pictures"])
+def stage(request, mixed, image_config) -> tuple[Callable[..., PacedModule], Callable]:
+    """(how to build a module, its batches)"""
+    if request.param == "pictures":
+        return lambda **kw: pictures(image_config, Recipe(rate=2e-3, warm_up=2), **kw), SceneImages(0, 2)
+    recipe = Recipe(rate=3e-3, warm_up=2, muon_rate=0.02 if "muon" in request.param else 0.0)
+    return lambda **kw: language(mixed, recipe, **kw), SceneBatches(mixed, tokens=236, pool=3)
+
+
+def told(history: History) -> list[tuple[int, dict[str, float]]]:
+    return [(record.step, record.values) for record in history.records]
+
+
+class Stopped(Exception):
+    """What a test raises to stop a run."""
+
+
+def stop_at(step: int, error: type[BaseException]):
+    def report(module, record) -> None:
+        if record.step == step:
+            raise error
+
+    return report
+
+
+# Learning
+
+
+def test_a_training_step_lowers_the_loss_on_its_batch(mixed, tmp_path):
+    batch = SceneBatches(mixed, tokens=236)(0)
+    module = language(mixed, Recipe(rate=1e-2, warm_up=0, cool_down=0), Budget(steps=1))
+    module.model.eval()
+    before = float(module.objective(module.model, batch)["loss"].detach())
+    module.train()
+    Run(tmp_path).fit(module, lambda step: batch)
+    after = float(module.objective(module.model.eval(), batch)["loss"].detach())
+    assert after < before
+
+
+def test_training_learns(stage, tmp_path):
+    build, batches = stage
+    history = Run(tmp_path).fit(build(budget=Budget(steps=30)), batches)
+    steps, losses = history.series("loss")
+    assert steps == list(range(30))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
+def test_a_stopped_run_goes_on_as_if_it_had_never_been_stopped(stage, tmp_path, error):
+    build, batches = stage
+    whole = build(budget=Budget(steps=STEPS))
+    wanted = Run(tmp_path / "whole").fit(whole, batches)
+    assert len(wanted.records) == STEPS
+    run = Run(tmp_path / "stopped", save_minutes=0)
+    with pytest.raises(error):
+        run.fit(build(budget=Budget(steps=STEPS)), batches, stop_at(STEPS // 2 - 1, error))
+    assert len(run.history.records) == STEPS // 2
+    resumed = build(budget=Budget(steps=STEPS), seed=99)  # other weights, other random numbers: the checkpoint has them
+    assert told(run.fit(resumed, batches)) == told(wanted)
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_when_stopped_later(mixed, tmp_path):
+    recipe, batches = Recipe(rate=3e-3, warm_up=2), SceneBatches(mixed, tokens=236, pool=3)
+    wanted = Run(tmp_path / "whole").fit(language(mixed, recipe, Budget(steps=STEPS)), batches)
+    run = Run(tmp_path / "stopped", save_minutes=0)
+    with pytest.raises(Stopped):
+        run.fit(language(mixed, recipe, Budget(steps=STEPS)), batches, stop_at(2, Stopped))
+    with pytest.raises(Stopped):
+        Run(tmp_path / "stopped", save_minutes=99).fit(
+            language(mixed, recipe, Budget(steps=STEPS)), batches, stop_at(5, Stopped)
+        )
+    assert [record.step for record in run.history.records] == [0, 1, 2, 3, 4, 5]
+    assert told(run.fit(language(mixed, recipe, Budget(steps=STEPS)), batches)) == told(wanted)
+
+
+def test_a_run_that_ended_goes_on_with_a_larger_budget_and_not_without(mixed, tmp_path):
+    recipe, batches = Recipe(rate=3e-3, warm_up=2, cool_down=0), SceneBatches(mixed, tokens=236, pool=3)
+    whole = language(mixed, recipe, Budget(steps=STEPS))
+    wanted = Run(tmp_path / "whole").fit(whole, batches)
+    for seed, budget in ((0, 3), (99, 3), (99, STEPS), (99, STEPS)):
+        again = language(mixed, recipe, Budget(steps=budget), seed)
+        history = Run(tmp_path / "grown").fit(again, batches)
+        assert told(history) == told(wanted)[:budget]
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_interrupted_run_leaves_ctrl_c_as_it_was(mixed, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    module = language(mixed, Recipe(rate=1e-3), Budget(steps=STEPS))
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path).fit(module, SceneBatches(mixed, tokens=236), stop_at(0, KeyboardInterrupt))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(mixed, image_config, tmp_path):
+    batches, recipe = SceneBatches(mixed, tokens=236), Recipe(rate=1e-3)
+    run = Run(tmp_path)
+    run.fit(language(mixed, recipe, Budget(steps=1)), batches)
+    with pytest.raises(ValueError, match="does not fit this training or is damaged"):
+        run.fit(pictures(image_config, recipe, Budget(steps=1)), SceneImages(0, 2))
+    whole = run.checkpoint.read_bytes()
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        run.checkpoint.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is damaged .*; delete .* to start anew"):
+            run.fit(language(mixed, recipe, Budget(steps=2)), batches)
+
+
+def test_nothing_half_written_is_left_behind(mixed, tmp_path):
+    run = Run(tmp_path, save_minutes=0)
+    run.fit(language(mixed, Recipe(rate=1e-3), Budget(steps=2)), SceneBatches(mixed, tokens=236))
+    run.write("note.json", {"a": 1})
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"metrics.jsonl", "note.json", "checkpoints/last.ckpt"}
+    assert json.loads((tmp_path / "note.json").read_text()) == {"a": 1}
+
+
+# Pace
+
+
+def test_the_report_sees_every_step_after_it_is_recorded(mixed, tmp_path):
+    seen = []
+    module = language(mixed, Recipe(rate=1e-3), Budget(steps=3))
+    history = Run(tmp_path).fit(
+        module, SceneBatches(mixed, tokens=236), lambda m, record: seen.append((record, m.progress))
+    )
+    assert [record for record, _ in seen] == list(history.records)
+    assert [progress for _, progress in seen] == pytest.approx([1 / 3, 2 / 3, 1])
+    for record in history.records:
+        assert {"loss", "special_loss", "gradient_norm", "rate", "tokens"} <= set(record.values)
+    assert {"text_loss", "image_loss"} <= {name for record in history.records for name in record.values}
+
+
+def test_a_budget_of_minutes_ends_when_they_are_over(mixed, tmp_path):
+    module = language(mixed, Recipe(rate=1e-3), Budget(minutes=1e-9))
+    assert len(Run(tmp_path).fit(module, SceneBatches(mixed, tokens=236)).records) == 1
+    assert Budget(minutes=2).progress(5, 60.0) == 0.5
+    assert Budget(steps=10).progress(5, 1e9) == 0.5
+    assert Budget(steps=10).progress(50, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "budget", [{}, {"steps": 3, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}, {"minutes": 0.0}]
+)
+def test_an_impossible_budget_is_refused(budget):
+    with pytest.raises(ValueError, match="budget"):
+        Budget(**budget)
+
+
+def test_the_rate_warms_up_holds_and_cools_down():
+    recipe = Recipe(rate=1.0, warm_up=4, cool_down=0.5)
+    assert [recipe.multiplier(step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert recipe.multiplier(9, 0.49) == 1.0
+    assert recipe.multiplier(9, 0.75) == pytest.approx(0.51)
+    assert recipe.multiplier(9, 1.0) == pytest.approx(0.02)
+    assert Recipe(rate=1.0, warm_up=0, cool_down=0).multiplier(0, 1.0) == 1.0
+
+
+def test_muon_gets_the_matrices_of_the_blocks_and_adam_the_rest(mixed):
+    module = language(mixed, Recipe(rate=1e-3, muon_rate=0.02), Budget(steps=1))
+    adam, muon = module.configure_optimizers()
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    given = [{names[id(p)] for group in o.param_groups for p in group["params"]} for o in (adam, muon)]
+    assert given[1] == {name for name in names.values() if ".blocks." in name and "norm" not in name}
+    assert given[0] == set(names.values()) - given[1]
+    decayed = [{names[id(p)] for p in group["params"]} for group in adam.param_groups if group["weight_decay"]]
+    assert decayed == [{"model.embedding.weight", "model.head.weight"}]
+
+
+def test_a_tied_matrix_is_trained_once(mixed):
+    model = Transformer(replace(MODEL, vocabulary=mixed.vocabulary.size, tied=True))
+    module = LanguageModule(model, Objective(), Recipe(rate=1e-3), Budget(steps=1))
+    (adam,) = module.configure_optimizers()
+    assert sum(p is model.head.weight for group in adam.param_groups for p in group["params"]) == 1
+
+
+def test_data_order_is_arithmetic():
+    steps = iter(Steps(lambda step: step * step, start=5))
+    assert [next(steps) for _ in range(3)] == [25, 36, 49]
+    images = SceneImages(seed=1, batch=3)
+    assert torch.equal(images(7), SceneImages(1, 3)(7)) and not torch.equal(images(7), images(8))
+    assert images(7).shape == (3, 3, 64, 64) and images(7).abs().max() <= 1
+
+
+# Experiments
+
+
+def test_an_experiment_in_minutes_shares_them_between_its_stages():
+    short = TINY.lasting(10)
+    assert (short.image_budget, short.budget) == (Budget(minutes=2), Budget(minutes=8))
+    assert replace(short, image_budget=TINY.image_budget, budget=TINY.budget) == TINY
+
+
+def test_the_tiny_experiment_is_as_large_as_it_says():
+    model = replace(TINY.model, vocabulary=TINY.vocabulary.size)
+    with torch.device("meta"):
+        parts = Transformer(model), ImageTokenizer(TINY.image)
+    millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in parts]
+    assert millions[0] == pytest.approx(2.9, abs=0.05) and millions[1] == pytest.approx(1.4, abs=0.05)
+    assert EXPERIMENTS["tiny"] == TINY and TINY.vocabulary.pieces == TINY.pieces
+
+
+def test_a_described_experiment_is_plain_and_whole():
+    plain = json.loads(json.dumps(describe(TINY)))
+    assert plain["model"]["fixes"] == ["QueryKeyNorm(eps=1e-05)"] and "ZLoss(weight=0.0001)" in plain["objective"]
+    assert plain["recipe"]["muon_rate"] == TINY.recipe.muon_rate and plain["weights"] == TINY.weights
+
+
+TWO = """
+import logging, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from conftest import *
+from test_training import *
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+image = ImageTokenizer(IMAGE).eval()
+mixed = MixedModalTokenizer(ByteTokenizer(), image, Vocabulary.layout(12, 256))
+module = language(mixed, Recipe(rate=1e-3, warm_up=2), Budget(steps=3))
+history = Run(Path({folder!r}), processes={processes}).fit(module, SceneBatches(mixed, tokens=236, pool=3))
+assert len(history.records) == 3
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_different_batches_of_each_step(tmp_path):
+    tokens = {}
+    for processes in (1, 2):
+        script = tmp_path / f"train{processes}.py"
+        here = Path(__file__).parent
+        folder = tmp_path / f"run{processes}"
+        script.write_text(TWO.format(paths=[str(here), str(here.parent)], folder=str(folder), processes=processes))
+        subprocess.run([sys.executable, str(script)], check=True, timeout=180, cwd=tmp_path)
+        tokens[processes] = Run(folder).history.series("tokens")[1]
+        assert Run(folder).checkpoint.exists()
+    assert sum(tokens[2]) > 1.5 * sum(tokens[1])
