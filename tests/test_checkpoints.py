@@ -47,7 +47,7 @@ def bits(module: nn.Module) -> dict[str, tuple[torch.dtype, bytes]]:
 )
 def test_loading_gives_back_every_bit(make_lab, mixed, tmp_path, tied, dtype, fixes):
     lab = make_lab(mixed, tied=tied, fixes=fixes)
-    lab.model.to(torch.device("cpu"), dtype)
+    lab.model.to(dtype)
     lab.save(tmp_path / "model")
     again = Chameleon.load(tmp_path / "model", device="cpu", dtype=dtype, fixes=[OwnFix])
     assert bits(again.model) == bits(lab.model)
@@ -59,7 +59,8 @@ def test_loading_gives_back_every_bit(make_lab, mixed, tmp_path, tied, dtype, fi
 
 
 def test_the_image_tokenizer_and_its_quantizer_come_back_too(lab, image_config, mixed, picture, tmp_path):
-    trained = ImageTokenizer(replace(image_config, quantizer="moving_average")).to(memory_format=torch.channels_last)
+    trained = ImageTokenizer(replace(image_config, quantizer="moving_average"))
+    trained.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: as training leaves it
     for _ in range(3):
         trained(torch.rand(2, 3, 16, 16) * 2 - 1)
     tokenizer = MixedModalTokenizer(mixed.text, trained.eval(), mixed.vocabulary)

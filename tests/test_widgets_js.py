@@ -13,7 +13,9 @@ NODE = shutil.which("node")
 
 @pytest.mark.skipif(NODE is None, reason="the front ends' own tests need Node; install with: sudo apt install nodejs")
 def test_the_pure_functions_of_the_front_ends():
-    result = subprocess.run([str(NODE), "--test", "test/pure.test.js"], cwd=JS, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [str(NODE), "--test", "test/pure.test.js"], cwd=JS, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stdout[-4000:]
 
 

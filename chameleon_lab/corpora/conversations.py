@@ -14,6 +14,7 @@ import numpy as np
 from chameleon_lab.corpora.scenes import (
     BACKGROUNDS,
     COLOURS,
+    NOVEL_PAIRS,
     SHAPES,
     SIZES,
     Scene,
@@ -110,13 +111,13 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def exists_question(scene: Scene, rng: Choice) -> Question:
-    """ "is there a red circle?", yes half of the time."""
+    """ "is there a red circle?", yes half of the time. Not about novel pairs: a constant "no" would teach that none exist."""
     if rng.random() < 0.5:
         thing = scene.things[rng.integers(len(scene.things))]
         return Question("exists", f"is there {thing.phrase(False)}?", "yes")
     while True:
         thing = Thing(_pick(rng, SHAPES), _pick(rng, tuple(COLOURS)), "small", 0, 0)
-        if all(thing.pair != other.pair for other in scene.things):
+        if thing.pair not in NOVEL_PAIRS and all(thing.pair != other.pair for other in scene.things):
             return Question("exists", f"is there {thing.phrase(False)}?", "no")
 
 

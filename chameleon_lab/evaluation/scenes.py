@@ -28,7 +28,7 @@ from chameleon_lab.documents import Document, EndTurn, Image
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and what would be right: a scene to be drawn, or words to be said, or neither but a picture or none."""
+    """A prompt and what would be right: a scene to be drawn, or words to be said, or just a picture or none."""
 
     kind: str
     document: Document
@@ -138,33 +138,40 @@ def evaluate(
             yield measure, Score(sum(rights) / len(rights), len(rights))
 
 
+DRAWN: dict[str, dict[str, str]] = {
+    "one thing": {
+        "one thing, everything right": "all",
+        "one thing: colour with shape": "binding",
+        "one thing: size": "sizes",
+        "one thing: place": "layout",
+        "one thing: background": "background",
+    },
+    "two things": {
+        "two things, colours with shapes": "binding",
+        "two things, relation": "layout",
+        "two things: count": "count",
+        "two things: sizes": "sizes",
+        "two things: background": "background",
+        "two things: everything": "all",
+    },
+    "two things, short": {
+        "two things asked briefly, colours with shapes": "binding",
+        "two things asked briefly, relation": "layout",
+    },
+    "edits": {"edits right": "all"},
+    "novel pair": {"novel pair, colour with shape": "binding", "novel pair: everything": "all"},
+}
+"""For each kind of drawing: measure to the checker's attribute. A relation is right only between the right things."""
+
+
 def judge(kind: str, prompt: Prompt, reply: Document) -> dict[str, bool]:
     """What is right about a reply: measure to verdict."""
+    pictures = reply.pictures
     if kind == "routing":
-        return {"a picture exactly when asked": len(reply.pictures) == (prompt.words is None)}
-    if prompt.words is not None:
-        right = reply.text == prompt.words and not reply.pictures
-        parts = {} if prompt.kind == "caption" else {prompt.kind: right}
-        return {{"captions": "captions exact", "questions": "questions right"}[kind]: right, **parts}
-    assert prompt.scene is not None
-    single = len(reply.pictures) == 1
-    verdict = compare(prompt.scene, read_scene(reply.pictures[0])) if single else {}
-
-    def right(measure: str) -> bool:
-        return verdict.get(measure, False)
-
-    match kind:
-        case "one thing":
-            parts = {f"one thing: {m}": right(m) for m in ("binding", "sizes", "layout", "background")}
-            return {"one thing, everything right": right("all"), **parts}
-        case "two things":
-            told = {"two things, colours with shapes": right("binding"), "two things, relation": right("layout")}
-            return told | {f"two things: {m}": right(m) for m in ("count", "sizes", "background", "all")}
-        case "two things, short":
-            return {
-                "two things asked briefly, colours with shapes": right("binding"),
-                "two things asked briefly, relation": right("layout"),
-            }
-        case "edits":
-            return {"edits right": right("all"), prompt.kind: right("all")}
-    return {"novel pair, colour with shape": right("binding"), "novel pair: all": right("all")}
+        return {"a picture exactly when asked": len(pictures) == (prompt.words is None)}
+    if prompt.scene is not None:
+        read = compare(prompt.scene, read_scene(pictures[0])) if len(pictures) == 1 else {}
+        verdicts = {measure: read.get(attribute, False) for measure, attribute in DRAWN[kind].items()}
+        return verdicts | ({prompt.kind: read.get("all", False)} if kind == "edits" else {})
+    right = reply.text == prompt.words and not pictures
+    return {"captions exact": right} if kind == "captions" else {"questions right": right, prompt.kind: right}

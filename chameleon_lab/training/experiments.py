@@ -61,7 +61,7 @@ class Experiment:
         return Vocabulary.layout(self.image.codes, self.pieces)
 
     def lasting(self, minutes: float) -> Experiment:
-        """The same experiment in so many minutes: three tenths for the image tokenizer, the rest for the transformer."""
+        """The same experiment in so many minutes: three tenths for the image tokenizer, the rest for the other."""
         return replace(self, image_budget=Budget(minutes=0.3 * minutes), budget=Budget(minutes=0.7 * minutes))
 
 
@@ -84,7 +84,7 @@ TINY = Experiment(
     image_recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=50, cool_down=0.4),
     image_budget=Budget(minutes=15),
     recipe=Recipe(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, muon_rate=0.02, warm_up=60, cool_down=0.3),
-    budget=Budget(minutes=75),
+    budget=Budget(minutes=80),
     objective=Objective(text_weight=2.0, penalties=(ZLoss(1e-4),)),
     settings=Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5, window=200),
 )
