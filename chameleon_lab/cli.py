@@ -15,11 +15,12 @@ import torch
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import native
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
 from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
 from chameleon_lab.training.experiments import EXPERIMENTS, Pipeline
 from chameleon_lab.training.modules import PacedModule
-from chameleon_lab.training.run import Report
+from chameleon_lab.training.run import Report, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -170,7 +171,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--guidance", type=float, help="instead of the model's own setting")
     parser.add_argument("--temperature", type=float, help="instead of the model's own setting, for text and images")
-    parser.add_argument("--write", action="store_true", help="write the scores into the model folder's card")
+    parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -188,7 +189,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         log.info("%-48s %s", measure, score)
         scores[measure] = {"share": round(score.share, 4), "n": score.n}
     if options.write:
-        native.write_card(options.model, lab.card | {"scores": scores, "scores_seed": options.seed})
+        card = lab.card | {"scores": scores, "scores_seed": options.seed}
+        native.write_card(options.model, card)
+        write_text(Path(options.model) / "README.md", markdown(card))
 
 
 def _open(path: Path) -> PIL.Image.Image:

@@ -7,6 +7,7 @@ import pytest
 
 from chameleon_lab.corpora.scenes import NOVEL_PAIRS, arrange
 from chameleon_lab.documents import Document, Image
+from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import KINDS, Prompt, Score, judge, prompts
 
 
@@ -66,3 +67,26 @@ def test_two_pictures_are_not_one() -> None:
 def test_the_interval_is_wilsons() -> None:
     low, high = Score(0.5, 100).interval
     assert np.allclose((low, high), (0.4038, 0.5962), atol=1e-4)
+
+
+def test_the_card_tells_what_is_in_it() -> None:
+    card = {
+        "experiment": {"name": "small", "settings": {"guidance": 1.5}},
+        "minutes": {"image tokenizer": 1.5, "transformer": 8.0},
+        "trained": "2026-11-22",
+        "machine": "a machine",
+        "steps": 1234,
+        "tokens": 5_000_000,
+        "notes": ["resumed once"],
+        "scores": {"captions exact": {"share": 0.5, "n": 100}},
+        "curve": {"minutes": [1.0, 2.0], "text_loss": [None, 0.25], "image_loss": [2.0, 1.5]},
+    }
+    page = markdown(card)
+    for part in (
+        "chameleon-lab train small",
+        "5,000,000 tokens",
+        "resumed once",
+        "50.0 % (40 to 60, n = 100)",
+        "0.250",
+    ):
+        assert part in page

@@ -111,7 +111,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def exists_question(scene: Scene, rng: Choice) -> Question:
-    """ "is there a red circle?", yes half of the time. Not about novel pairs: a constant "no" would teach that none exist."""
+    """ "is there a red circle?", yes half of the time. Never a "no" about a novel pair: that would be teaching it."""
     if rng.random() < 0.5:
         thing = scene.things[rng.integers(len(scene.things))]
         return Question("exists", f"is there {thing.phrase(False)}?", "yes")

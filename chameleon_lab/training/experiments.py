@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -192,14 +191,14 @@ def _minutes(history: History) -> float:
     return round(history.records[-1].seconds / 60, 1) if history.records else 0.0
 
 
-def curve(history: History, points: int = 60) -> dict[str, list[float]]:
+def curve(history: History, points: int = 60) -> dict[str, list[float | None]]:
     """The course of training in about `points` points: minutes, and the mean losses since the point before."""
     edges = np.linspace(0, len(history.records), min(points, len(history.records)) + 1).astype(int)
     spans = [history.records[start:stop] for start, stop in pairwise(edges)]
-    drawn: dict[str, list[float]] = {"minutes": [round(span[-1].seconds / 60, 2) for span in spans]}
+    drawn: dict[str, list[float | None]] = {"minutes": [round(span[-1].seconds / 60, 2) for span in spans]}
     for name in ("text_loss", "image_loss"):
         seen = [[record.values[name] for record in span if name in record.values] for span in spans]
-        drawn[name] = [round(float(np.mean(values)), 4) if values else math.nan for values in seen]
+        drawn[name] = [round(float(np.mean(values)), 4) if values else None for values in seen]
     return drawn
 
 
