@@ -22,6 +22,7 @@ def say(page: Page, text: str) -> None:
 def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, screenshots) -> None:
     notebook = open_notebook(NOTEBOOK)
     page: Page = notebook.page
+    notebook.theme("JupyterLab Light")
     notebook.run_all()
     lamp = page.locator(".chm-lamp span").last
     drawn = page.get_by_role("img", name="Picture drawn by the model")
@@ -75,6 +76,7 @@ def test_the_viewer_shows_a_sample_through_the_tokenizer(open_notebook, screensh
             "viewer.show(ring)\nviewer"
         ]
     )
+    notebook.theme("JupyterLab Light")
     notebook.run_all()
     expect(notebook.page.get_by_text("64 codes").first).to_be_visible()
     notebook.page.screenshot(path=screenshots / "viewer.png")
