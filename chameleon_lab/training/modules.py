@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -72,7 +73,7 @@ class Steps(IterableDataset):
         return map(self.batch, count(self.start * self.processes + self.rank, self.processes))
 
 
-class PacedModule(lightning.LightningModule):
+class PacedModule(lightning.LightningModule, ABC):
     """A module that trains to a budget: its own clock and schedule, one record of plain floats a step.
 
     A subclass gives `loss_and_values(batch)`. `values` holds what the last step recorded.
@@ -86,8 +87,9 @@ class PacedModule(lightning.LightningModule):
         self.values: dict[str, float] = {}
         self._random: Tensor | None = None
 
+    @abstractmethod
     def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
+        """What to descend, and what to record, of a batch."""
 
     @property
     def progress(self) -> float:

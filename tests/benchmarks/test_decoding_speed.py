@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +21,25 @@ from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
 
 pytestmark = pytest.mark.slow
 
+
+def shape(vocabulary: int, width: int, layers: int, heads: int, ffn_width: int) -> ModelConfig:
+    return ModelConfig(
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        ffn_width=ffn_width,
+        context=512,
+        fixes=(QueryKeyNorm(),),
+    )
+
+
 SHAPES = {
-    "192x6, 1k": {"vocabulary": 1047, "width": 192, "layers": 6, "heads": 6, "ffn_width": 512},
-    "256x6, 2k": {"vocabulary": 2048, "width": 256, "layers": 6, "heads": 8, "ffn_width": 688},
-    "512x8, 8k": {"vocabulary": 8192, "width": 512, "layers": 8, "heads": 8, "ffn_width": 1376},
+    "192x6, 1k": shape(1047, 192, 6, 6, 512),
+    "256x6, 2k": shape(2048, 256, 6, 8, 688),
+    "512x8, 8k": shape(8192, 512, 8, 8, 1376),
 }
 
 
@@ -43,14 +59,14 @@ def ours(model: Transformer, tokens: int) -> Callable[[], object]:
     return decode
 
 
-def theirs(shape: dict[str, int], tokens: int) -> Callable[[], object]:
+def theirs(shape: ModelConfig, tokens: int) -> Callable[[], object]:
     config = transformers.ChameleonConfig(
-        vocab_size=shape["vocabulary"],
-        hidden_size=shape["width"],
-        intermediate_size=shape["ffn_width"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["heads"],
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.ffn_width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
         max_position_embeddings=512,
         vq_config={
             "base_channels": 32,
@@ -61,7 +77,7 @@ def theirs(shape: dict[str, int], tokens: int) -> Callable[[], object]:
         },
         vocabulary_map={"<image>": 4, "IMGIMGAZ": 6},
     )
-    model = transformers.ChameleonForConditionalGeneration(config).eval()
+    model: Any = transformers.ChameleonForConditionalGeneration(config).eval()
     prompt = torch.tensor([[5, 6, 7]])
     return lambda: model.generate(prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=1)
 
@@ -88,14 +104,10 @@ def test_decoding_beside_transformers(threads: int, capsys: pytest.CaptureFixtur
     torch.set_num_threads(threads)
     bandwidth = read_bandwidth()
     lines = [f"{threads} thread(s); a plain read of memory: {bandwidth / 1e9:.1f} GB/s"]
-    for name, shape in SHAPES.items():
-        heads = shape["heads"]
-        config = ModelConfig(
-            **shape, kv_heads=heads, head_width=shape["width"] // heads, context=512, fixes=(QueryKeyNorm(),)
-        )
+    for name, config in SHAPES.items():
         model = Transformer(config).eval()
         weights = 4 * (sum(p.numel() for p in model.parameters()) - model.embedding.weight.numel())
-        our_rate, their_rate = tokens / seconds(ours(model, tokens)), tokens / seconds(theirs(shape, tokens))
+        our_rate, their_rate = tokens / seconds(ours(model, tokens)), tokens / seconds(theirs(config, tokens))
         lines.append(
             f"{name:10s} ours {our_rate:6.0f} tok/s ({weights * our_rate / bandwidth:4.0%} of bandwidth)   "
             f"transformers {their_rate:6.0f} tok/s   ratio {our_rate / their_rate:.2f}"

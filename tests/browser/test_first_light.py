@@ -29,9 +29,9 @@ def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, screensh
     expect(drawn).to_have_count(1, timeout=180_000)  # the notebook's own last request
     expect(lamp).to_have_text("Ready")
 
-    say(page, "draw a green star right of a yellow circle on a pink background")
+    say(page, "draw a blue star right of a yellow circle on a pink background")
     expect(lamp).to_contain_text("Drawing row", timeout=20_000)
-    page.screenshot(path=screenshots / "first-light-drawing.png")
+    page.get_by_role("region", name="Chat with the model").screenshot(path=screenshots / "first-light-drawing.png")
     expect(lamp).to_have_text("Ready")
     expect(drawn).to_have_count(2)
     page.screenshot(path=screenshots / "first-light.png")
@@ -55,7 +55,7 @@ def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, screensh
     expect(page.get_by_role("img", name="Your picture")).to_have_count(1)
     expect(lamp).to_have_text("Ready")
 
-    say(page, "draw a large blue ring in the center")
+    say(page, "draw a large blue ring left of a small red star")
     expect(lamp).to_contain_text("Drawing row")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(lamp).to_have_text("Stopped")
