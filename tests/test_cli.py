@@ -182,6 +182,15 @@ class PressesCtrlC:
         return logits_XV.new_zeros(len(logits_XV))
 
 
+@pytest.fixture
+def _sigint():
+    """Ctrl+C as at a prompt: a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint")
 def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypatch, tmp_path):
     train = ["train", "miniature", "--folder", str(tmp_path / "run")]
     monkeypatch.setitem(EXPERIMENTS, "miniature", replace(MINIATURE, objective=Objective(penalties=(PressesCtrlC(),))))
