@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+# NOTE a footgun: batches differ in length, and oneDNN keeps the kernels of every length it has met, 14 MB a step in
+# bfloat16. Its two caches are bounded when torch is loaded, so this stands before the imports.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
+
 import argparse
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -40,8 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
         commands.add_parser("evaluate", help="score a model on held-out scenes", description=_evaluate.__doc__)
     )
     options = parser.parse_args(arguments)
-    # Batches differ in length, and oneDNN keeps compiled kernels for each length it has met: 14 MB a step in bfloat16.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # which otherwise tells of itself
     try:
