@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import PIL.Image
 import torch
 
 from chameleon_lab.chameleon import Chameleon
@@ -23,6 +22,7 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
+from chameleon_lab.pictures import open_picture
 from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
 from chameleon_lab.training.experiments import EXPERIMENTS, Pipeline
 from chameleon_lab.training.modules import PacedModule
@@ -131,7 +131,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
     lab = Chameleon.load(options.model, device=options.device)
-    document = Document.of(*map(_open, options.image), options.prompt, EndTurn())
+    document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
     drawn = 0
     sampling = {"temperature": options.temperature, "top_p": options.top_p, "guidance": options.guidance}
@@ -157,7 +157,7 @@ def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
 def _reconstruct(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
     lab = Chameleon.load(options.model)
-    seen = lab.tokenizer.image.reconstruct(_open(options.picture))
+    seen = lab.tokenizer.image.reconstruct(open_picture(options.picture))
     out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
     seen.picture.save(out)
     for row in seen.codes:
@@ -196,17 +196,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
         write_text(Path(options.model) / "README.md", markdown(card))
-
-
-def _open(path: Path) -> PIL.Image.Image:
-    try:
-        picture = PIL.Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture at {path}.") from None
-    except (OSError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}.") from error
-    return picture
 
 
 if __name__ == "__main__":

@@ -75,6 +75,55 @@ class Reconstruction:
         return math.inf if error == 0 else float(10 * math.log10(255**2 / error))
 
 
+@dataclass(frozen=True, eq=False)
+class CodebookUsage:
+    """How often each code of a codebook was seen.
+
+    `counts_N`: sightings of each code, int64. `curve`: (tokens seen, codes used so far) on the way, rising.
+    """
+
+    counts_N: np.ndarray
+    curve: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, grids: Iterable[np.ndarray], codes: int) -> CodebookUsage:
+        """Usage over grids of codes of any shape, one point of the curve each. Raises ValueError on a strange code."""
+        counts_N, curve = np.zeros(codes, np.int64), list[tuple[int, int]]()
+        for grid in grids:
+            flat = np.asarray(grid).ravel()
+            if flat.size and not 0 <= flat.min() <= flat.max() < codes:
+                raise ValueError(f"Codes must lie in 0..{codes - 1}; got {flat.min()}..{flat.max()}.")
+            counts_N += np.bincount(flat, minlength=codes)
+            curve.append((int(counts_N.sum()), int((counts_N > 0).sum())))
+        return cls(counts_N, tuple(curve))
+
+    @property
+    def tokens(self) -> int:
+        """Codes seen in all."""
+        return int(self.counts_N.sum())
+
+    @property
+    def usage(self) -> float:
+        """Share of the codebook seen at least once, 0 to 1. It can only rise with `tokens`: see `uniform_usage`."""
+        return float((self.counts_N > 0).mean())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(entropy) of the codes seen, 1 to the size of the codebook; 0 when nothing was seen."""
+        share_N = self.counts_N[self.counts_N > 0] / max(1, self.tokens)
+        return float(np.exp(-(share_N * np.log(share_N)).sum())) if self.tokens else 0.0
+
+    @property
+    def dead(self) -> np.ndarray:
+        """The codes never seen."""
+        return np.flatnonzero(self.counts_N == 0)
+
+    def uniform_usage(self, tokens: int | None = None) -> float:
+        """The usage that drawing `tokens` codes evenly at random would show: what few tokens can reach at best."""
+        size = len(self.counts_N)
+        return 1 - (1 - 1 / size) ** (self.tokens if tokens is None else tokens)
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """What was seen at one optimizer step. `values` maps a measure's name to a plain float."""

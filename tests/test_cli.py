@@ -95,10 +95,10 @@ def test_errors_are_one_line(capsys, model, tmp_path):
     assert "half a character" in failed(capsys, "generate", "a\udcff", "--model", model)
     missing, broken = str(tmp_path / "missing.png"), str(tmp_path / "broken.png")
     assert "no picture at" in failed(capsys, "generate", "a", "--model", model, "--image", missing)
-    assert "cannot be read" in failed(capsys, "generate", "a", "--model", model, "--image", broken)
+    assert "is not a picture" in failed(capsys, "generate", "a", "--model", model, "--image", broken)
     assert "no picture at" in failed(capsys, "reconstruct", missing, "--model", model)
-    assert "cannot be read" in failed(capsys, "reconstruct", broken, "--model", model)
-    assert "cannot be read" in failed(capsys, "reconstruct", str(tmp_path), "--model", model)
+    assert "is not a picture" in failed(capsys, "reconstruct", broken, "--model", model)
+    assert "but a folder" in failed(capsys, "reconstruct", str(tmp_path), "--model", model)
     assert "--minutes must be more than 0" in failed(capsys, "train", "tiny", "--minutes", "0")
     assert "--threads must be 1 or more" in failed(capsys, "train", "tiny", "--threads", "-2")
 

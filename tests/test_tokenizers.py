@@ -11,8 +11,9 @@ from torch import nn
 
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, TextPiece
-from chameleon_lab.tokenizers.image import CHAMELEON, TINY, ImageTokenizer, ImageTokenizerConfig, picture_of, pixels_of
+from chameleon_lab.tokenizers.image import CHAMELEON, TINY, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
+from chameleon_lab.tokenizers.preparation import picture_of, pixels_of
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer, VectorQuantizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer
 from chameleon_lab.vocabulary import Vocabulary

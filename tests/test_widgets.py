@@ -17,9 +17,10 @@ import PIL.Image
 import pytest
 
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.pictures import read_picture
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
 from chameleon_widgets import ChatCell, ReconstructionViewer, threads
-from chameleon_widgets.pictures import data_uri, png, read_picture
+from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW
 from chameleon_widgets.threads import Pump, Worker
 

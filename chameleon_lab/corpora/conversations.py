@@ -49,9 +49,15 @@ class Edit:
 
 def draw_request(scene: Scene, rng: Choice, full: bool = False) -> str:
     """What a user might type to get this scene. `full` mentions everything; otherwise size, place and background may be
-    left to the painter, and a relation may be told from the other side."""
+    left to the painter, one thing's colour or shape too, and a relation may be told from the other side."""
     sized = full or (scene.layout == "single" and rng.random() < 0.6) or rng.random() < 0.4
-    content = _told(scene, sized, full or rng.random() < 0.6, rng)
+    placed = full or rng.random() < (0.75 if scene.layout == "single" else 0.6)
+    if scene.layout == "single" and not full and rng.random() < 0.2:
+        thing = scene.things[0]
+        content = f"a {thing.shape}" if rng.random() < 0.5 else Thing("thing", thing.colour, "", 0, 0).phrase(False)
+        content += f" {scene.place}" * placed
+    else:
+        content = _told(scene, sized, placed, rng)
     if full or rng.random() < 0.5:
         content += f" on a {scene.background} background"
     return _typed(f"{_pick(rng, DRAW_OPENINGS)} {content}", rng)
@@ -68,8 +74,6 @@ def _told(scene: Scene, sized: bool, placed: bool, rng: Choice) -> str:
         return f"{phrases[turned]} and {phrases[not turned]}"
     match scene.layout:
         case "single":
-            if not placed and rng.random() < 0.2:
-                return f"a {scene.things[0].shape}"
             return f"{phrases[0]} {scene.place}" if placed else phrases[0]
         case "beside" if turned:
             return f"{phrases[1]} {to_the}right of {phrases[0]}"
@@ -215,7 +219,8 @@ def picture_first(rng: Choice) -> Document:
 
 
 def drawing(rng: Choice) -> Document:
-    scene = sample_where(rng, "trainable")
+    """More often of one thing than pictures at large: its place is the hardest to learn."""
+    scene = sample_where(rng, "trainable", 1 if rng.random() < 0.3 else None)
     return Document.of(*_turn(draw_request(scene, rng)), *_answer(_image(scene)))
 
 
@@ -223,14 +228,14 @@ CAPTION_REQUESTS = ("what do you see?", "describe the picture", "what is in this
 
 
 def asking(rng: Choice) -> Document:
-    """A picture, then up to three questions; the first may be for a caption."""
+    """A picture, then up to six questions of different kinds; the first may be for a caption."""
     scene = sample_where(rng, "trainable")
     parts: list[Segment] = []
     picture: tuple[Segment, ...] = (_image(scene, learn=False),)
     if rng.random() < 0.3:
         parts += _turn(*picture, _typed(_pick(rng, CAPTION_REQUESTS), rng)) + _answer(scene.caption())
         picture = ()
-    for question in sample_questions(scene, rng, 3):
+    for question in sample_questions(scene, rng, 6):
         parts += _turn(*picture, _typed(question.text, rng)) + _answer(question.answer)
         picture = ()
     return Document(tuple(parts))

@@ -12,14 +12,14 @@ from chameleon_lab.documents import Document
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
 SCENE_WEIGHTS = {
-    "caption_first": 0.12,
-    "picture_first": 0.12,
-    "drawing": 0.30,
-    "asking": 0.10,
-    "editing": 0.16,
+    "caption_first": 0.10,
+    "picture_first": 0.10,
+    "drawing": 0.26,
+    "asking": 0.16,
+    "editing": 0.22,
     "conversation": 0.12,
-    "story": 0.04,
-    "plain_text": 0.04,
+    "story": 0.02,
+    "plain_text": 0.02,
 }
 """Shares of documents. Captions and pictures come first equally often."""
 
@@ -43,7 +43,7 @@ class SceneBatches:
     pool: int = 16
     weights: dict[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
 
-    MEAN_LENGTH = 103
+    MEAN_LENGTH = 114
     """Tokens of an average document under `SCENE_WEIGHTS`, measured by tests/test_corpora.py."""
 
     def __post_init__(self) -> None:

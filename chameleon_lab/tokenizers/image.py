@@ -11,6 +11,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_lab.records import Reconstruction
-from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer, Quantized, Quantizer, VectorQuantizer
-
-QUANTIZERS = {"vector": VectorQuantizer, "moving_average": MovingAverageQuantizer}
+from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation, picture_of, preparations
+from chameleon_lab.tokenizers.quantizers import QUANTIZERS, Quantized, Quantizer
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class ImageTokenizerConfig:
     patch: int = 1
     groups: int = 32
     middle: bool = True
-    quantizer: str = "vector"
+    quantizer: str | Callable[[int, int], Quantizer] = "vector"
 
     def __post_init__(self) -> None:
-        if self.quantizer not in QUANTIZERS:
+        if isinstance(self.quantizer, str) and self.quantizer not in QUANTIZERS:
             raise ValueError(f"No quantizer is called {self.quantizer!r}; there are {', '.join(QUANTIZERS)}.")
         if not self.widths:
             raise ValueError("An image tokenizer needs at least one level: widths is empty.")
@@ -56,6 +56,10 @@ class ImageTokenizerConfig:
     def factor(self) -> int:
         """Pixels along each side of one code's cell."""
         return self.patch * 2 ** (len(self.widths) - 1)
+
+    def build_quantizer(self) -> Quantizer:
+        build = QUANTIZERS[self.quantizer] if isinstance(self.quantizer, str) else self.quantizer
+        return build(self.codes, self.code_width)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -91,7 +95,7 @@ class ImageTokenizer(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
-        self.quantize: Quantizer = QUANTIZERS[config.quantizer](config.codes, config.code_width)
+        self.quantize = config.build_quantizer()
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
         self.decoder = Decoder(config)
 
@@ -133,19 +137,24 @@ class ImageTokenizer(nn.Module):
             )
         return self.decoder(self.post_quant_conv(self.quantize.latents(codes_BHW)))
 
-    def prepare(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """The square RGB picture that `encode` sees: alpha on white, shortest side resized, centre cropped."""
-        return prepare(picture, self.config.side)
+    @property
+    def preparations(self) -> dict[str, Preparation]:
+        """The policies that fit this tokenizer, by name; its own is `CentreCrop`."""
+        return preparations(self.config.side, self.config.factor)
+
+    def prepare(self, picture: PIL.Image.Image, preparation: Preparation | None = None) -> PIL.Image.Image:
+        """The RGB picture that `encode` sees. Raises ValueError for a picture that is broken, empty or too large."""
+        return (preparation or CentreCrop(self.config.side)).picture(picture)
+
+    def encode(self, picture: PIL.Image.Image, preparation: Preparation | None = None) -> np.ndarray:
+        """A picture of any size and mode to codes: rows x columns, int64. The policy is centre crop unless given."""
+        return self.encode_batch([picture], preparation)[0]
 
     @torch.inference_mode()
-    def encode(self, picture: PIL.Image.Image) -> np.ndarray:
-        """A picture of any size and mode to codes: rows x columns, int64."""
-        return self.encode_batch([picture])[0]
-
-    @torch.inference_mode()
-    def encode_batch(self, pictures: list[PIL.Image.Image]) -> np.ndarray:
-        """Pictures to codes: pictures x rows x columns, int64."""
-        pixels_BCHW = torch.stack([pixels_of(self.prepare(picture)) for picture in pictures])
+    def encode_batch(self, pictures: list[PIL.Image.Image], preparation: Preparation | None = None) -> np.ndarray:
+        """Pictures, of one shape once prepared, to codes: pictures x rows x columns, int64."""
+        policy = preparation or CentreCrop(self.config.side)
+        pixels_BCHW = torch.stack([policy.pixels(policy.picture(picture)) for picture in pictures])
         pixels_BCHW = pixels_BCHW.to(self.device, self.quant_conv.weight.dtype)
         return self.encode_pixels(pixels_BCHW).cpu().numpy()
 
@@ -160,52 +169,11 @@ class ImageTokenizer(nn.Module):
         pixels_BCHW = self.decode_pixels(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
         return picture_of(pixels_BCHW[0])
 
-    def reconstruct(self, picture: PIL.Image.Image) -> Reconstruction:
+    def reconstruct(self, picture: PIL.Image.Image, preparation: Preparation | None = None) -> Reconstruction:
         """A picture's round trip through the codes."""
-        original = self.prepare(picture)
-        codes = self.encode(original)
+        original = self.prepare(picture, preparation)
+        codes = self.encode(original, preparation)
         return Reconstruction(original, codes, self.decode(codes))
-
-
-def prepare(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    """Meta's preprocessing of every image: alpha blended on white, LANCZOS to the shortest side, centre crop."""
-    try:
-        if picture.mode.startswith("I;16"):  # PIL would clip these to bytes instead of scaling them
-            picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            layered = picture.convert("RGBA")
-            white = PIL.Image.new("RGBA", layered.size, "white")
-            picture = PIL.Image.alpha_composite(white, layered)
-        picture = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"The picture cannot be read: {error}. Open it in an image viewer and save it anew."
-        ) from error
-    width, height = picture.size
-    if min(width, height) == 0:
-        raise ValueError(f"The picture is empty: {width}x{height} pixels.")
-    if (width, height) == (side, side):
-        return picture
-    if max(width, height) > 16 * min(width, height):  # a thread of pixels would be resized to gigabytes
-        reach = 8 * min(width, height)
-        x, y = width // 2, height // 2
-        picture = picture.crop((max(x - reach, 0), max(y - reach, 0), min(x + reach, width), min(y + reach, height)))
-        width, height = picture.size
-    scale = side / min(width, height)
-    picture = picture.resize((round(scale * width), round(scale * height)), PIL.Image.Resampling.LANCZOS)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
-
-
-def pixels_of(picture: PIL.Image.Image) -> Tensor:
-    """An RGB picture as pixels_CHW in [-1, 1]."""
-    return torch.from_numpy(np.asarray(picture, np.float32) / 255 * 2 - 1).permute(2, 0, 1)
-
-
-def picture_of(pixels_CHW: Tensor) -> PIL.Image.Image:
-    """Pixels in [-1, 1] as an RGB picture: clamped, then truncated to bytes."""
-    array = ((pixels_CHW.float().clamp(-1, 1) + 1) / 2 * 255).permute(1, 2, 0).cpu().numpy()
-    return PIL.Image.fromarray(array.astype(np.uint8))
 
 
 class Encoder(nn.Module):

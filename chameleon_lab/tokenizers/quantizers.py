@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -143,3 +144,10 @@ class MovingAverageQuantizer(VectorQuantizer):
         self.embedding.weight.copy_(book_NC)
         self.sums_NC.copy_(book_NC)
         self.counts_N.fill_(1.0)
+
+
+QUANTIZERS: dict[str, Callable[[int, int], Quantizer]] = {
+    "vector": VectorQuantizer,
+    "moving_average": MovingAverageQuantizer,
+}
+"""Quantizers by the name that a config and a checkpoint know them by: called with (size, width)."""

@@ -16,9 +16,9 @@ import PIL.Image
 import traitlets
 
 from chameleon_lab.documents import Document, Image, Segment, Text
+from chameleon_lab.pictures import read_picture
 from chameleon_lab.records import Piece
 from chameleon_widgets.conversation import Conversation, Exchange, Feed, message_of
-from chameleon_widgets.pictures import read_picture
 from chameleon_widgets.stills import WIDGET_VIEW, Still
 from chameleon_widgets.threads import Pump, Worker, claim
 

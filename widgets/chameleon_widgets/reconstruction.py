@@ -14,10 +14,11 @@ import numpy as np
 import PIL.Image
 import traitlets
 
+from chameleon_lab.pictures import read_picture, rgb
 from chameleon_lab.records import Reconstruction
 from chameleon_widgets import stills
 from chameleon_widgets.conversation import paragraph
-from chameleon_widgets.pictures import data_uri, png, read_picture, upright
+from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW, Still
 from chameleon_widgets.threads import Pump, Worker
 
@@ -59,7 +60,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
         size = getattr(images, "codes", None) if codebook is None else codebook
         self._codebook = int(size) if isinstance(size, int | np.integer) else None
         self._images = images
-        self._samples = {name: upright(picture) for name, picture in (samples or {}).items()}
+        self._samples = {name: rgb(picture) for name, picture in (samples or {}).items()}
         self._name, self._error = "", None
         self._reconstruction: Reconstruction | None = None
         self._due = {"samples", "result"}
@@ -81,7 +82,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
             raise TypeError(
                 f"show takes a PIL picture, not a {type(picture).__name__}; open files with PIL.Image.open."
             )
-        self._submit(lambda: upright(picture), name)
+        self._submit(lambda: rgb(picture), name)
         _ = self.reconstruction
 
     @property
