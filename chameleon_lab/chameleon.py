@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from chameleon_lab.checkpoints import native
+from chameleon_lab.checkpoints import huggingface, native
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.records import Piece
+from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Vocabulary
@@ -58,15 +59,16 @@ class Chameleon:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         fixes: Iterable[type] = (),
+        quantizers: Iterable[native.QuantizerClass] = (),
     ) -> Chameleon:
         """A model from a folder, or a shipped one by name ("tiny").
 
-        `device` is a GPU where there is one, otherwise the CPU. `fixes` are classes of stability fixes of your own that
-        the model was trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged one
-        or a device that is not there.
+        `device` is a GPU where there is one, otherwise the CPU. `fixes` and `quantizers` are classes of your own
+        that the model was trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged
+        one or a device that is not there.
         """
         target = _device(device)
-        parts = native.read(_find(folder), fixes)
+        parts = native.read(_find(folder), fixes, quantizers)
         parts.model.to(target, dtype)
         parts.tokenizer.image.to(target, dtype)
         return cls(parts.model, parts.tokenizer, parts.settings, parts.card)
@@ -139,6 +141,26 @@ class Chameleon:
         window = self.settings.window or sum(sizes)
         start = next((start for start in starts if sum(sizes[start:]) <= window), starts[-1])
         return Document(document.segments[start:])
+
+
+def load_image_tokenizer(
+    folder: Path | str,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantizers: Iterable[native.QuantizerClass] = (),
+) -> ImageTokenizer:
+    """An image tokenizer alone: a shipped model's by name, the lab's own folders', or Hugging Face's.
+
+    `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
+    """
+    path, target = _find(folder), _device(device)
+    tokenizer = (
+        native.read_image_tokenizer(path, quantizers)
+        if native.is_native(path)
+        else huggingface.load_image_tokenizer(path)
+    )
+    return tokenizer.to(target, dtype)
 
 
 def _find(folder: Path | str) -> Path:

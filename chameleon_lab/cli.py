@@ -13,19 +13,22 @@ import argparse
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import native
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
+from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS, Pipeline
-from chameleon_lab.training.modules import PacedModule
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
+from chameleon_lab.training.modules import Budget, PacedModule
 from chameleon_lab.training.run import Report, write_text
 
 
@@ -64,15 +67,16 @@ log = logging.getLogger(__name__)
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
-    parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
+    parser.add_argument("experiment", choices=sorted((*EXPERIMENTS, *IMAGE_EXPERIMENTS)), help="what to train")
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
+    parser.add_argument("--pictures", type=Path, help="train an image tokenizer on the pictures of this folder")
     parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the transformer's training")
 
 
 def _train(options: argparse.Namespace) -> None:
-    """Trains BPE, image tokenizer and transformer, and writes a model folder. Stopped and called again, it goes on."""
+    """Trains a model (BPE, image tokenizer, transformer) or an image tokenizer; stopped and called again, goes on."""
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
     if options.threads is not None and options.threads < 1:
@@ -81,10 +85,15 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    experiment = EXPERIMENTS[options.experiment]
     folder = options.folder or Path("runs") / (
-        experiment.name if options.minutes is None else f"{experiment.name}-{options.minutes:g}min"
+        options.experiment if options.minutes is None else f"{options.experiment}-{options.minutes:g}min"
     )
+    if options.experiment in IMAGE_EXPERIMENTS:
+        _train_image(options, folder)
+        return
+    if options.pictures is not None:
+        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
+    experiment = EXPERIMENTS[options.experiment]
     if options.minutes is not None:
         experiment = experiment.lasting(options.minutes)
     pipeline = Pipeline(experiment, folder, options.processes)
@@ -93,6 +102,20 @@ def _train(options: argparse.Namespace) -> None:
         "The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'",
         folder / "model",
         folder / "model",
+    )
+
+
+def _train_image(options: argparse.Namespace, folder: Path) -> None:
+    experiment = IMAGE_EXPERIMENTS[options.experiment]
+    if options.minutes is not None:
+        experiment = replace(experiment, budget=Budget(minutes=options.minutes))
+    if options.pictures is not None:
+        experiment = replace(experiment, source=folder_of_pictures(options.pictures))
+    experiment.run(folder, _reporter("image tokenizer"))
+    log.info(
+        "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE",
+        folder / "tokenizer",
+        folder / "tokenizer",
     )
 
 
@@ -150,14 +173,22 @@ def _generate(options: argparse.Namespace) -> None:
 def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_reconstruct)
     parser.add_argument("picture", type=Path, help="an image file")
-    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        help="a folder of a model or an image tokenizer, or a shipped model's name (default: tiny)",
+    )
+    parser.add_argument(
+        "--policy", choices=tuple(preparations(8, 8)), default="centre crop", help="how the picture is made to fit"
+    )
     parser.add_argument("--out", type=Path, help="where to write the reconstruction (default: NAME-reconstructed.png)")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
-    lab = Chameleon.load(options.model)
-    seen = lab.tokenizer.image.reconstruct(open_picture(options.picture))
+    tokenizer = load_image_tokenizer(options.model)
+    policy = tokenizer.preparations[options.policy]
+    seen = tokenizer.reconstruct(open_picture(options.picture), policy)
     out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
     seen.picture.save(out)
     for row in seen.codes:

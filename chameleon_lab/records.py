@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import PIL.Image
+from numpy.lib.stride_tricks import sliding_window_view
 
 StopReason = Literal["end_turn", "end_document", "length", "stopped"]
 
@@ -74,6 +75,30 @@ class Reconstruction:
         error = np.mean((before - after) ** 2)
         return math.inf if error == 0 else float(10 * math.log10(255**2 / error))
 
+    @cached_property
+    def ssim(self) -> float:
+        """Structural similarity over RGB in [0, 255], at most 1, which is equality; nan under 11 pixels a side.
+
+        Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, wherever it fits whole; K1 0.01, K2 0.03.
+        """
+        if min(self.original.size) < 11:
+            return math.nan
+        before, after = (np.asarray(each.convert("RGB"), np.float64) for each in (self.original, self.picture))
+        window = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2)
+        window /= window.sum()
+
+        def mean(values_HWC: np.ndarray) -> np.ndarray:
+            for axis in (0, 1):
+                values_HWC = sliding_window_view(values_HWC, 11, axis) @ window
+            return values_HWC
+
+        mean_before, mean_after = mean(before), mean(after)
+        covariance = mean(before * after) - mean_before * mean_after
+        variances = mean(before**2 + after**2) - mean_before**2 - mean_after**2
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        above = (2 * mean_before * mean_after + c1) * (2 * covariance + c2)
+        return float(np.mean(above / ((mean_before**2 + mean_after**2 + c1) * (variances + c2))))
+
 
 @dataclass(frozen=True, eq=False)
 class CodebookUsage:
@@ -122,6 +147,142 @@ class CodebookUsage:
         """The usage that drawing `tokens` codes evenly at random would show: what few tokens can reach at best."""
         size = len(self.counts_N)
         return 1 - (1 - 1 / size) ** (self.tokens if tokens is None else tokens)
+
+
+def _why(reason: str) -> dict[str, str]:
+    """A field's metadata: why numbers that differ in it are no match for each other."""
+    return {"why": reason}
+
+
+@dataclass(frozen=True)
+class MetricCard:
+    """The protocol of a number: all that two measurements must share before their difference means anything.
+
+    It says how was measured, not what, so two tokenizers measured alike have equal cards. `reference` names the set and
+    its split, `definition` is the formula, `crop` the preparation with its settings, `resize` its filter, `dtype` what
+    the tokenizer computed in; `network` and `seed` are None where there was none. Hashes are SHA-256.
+    """
+
+    metric: str = field(metadata=_why("another quantity"))
+    definition: str = field(metadata=_why("another formula"))
+    reference: str = field(metadata=_why("another set, or another split"))
+    reference_hash: str = field(metadata=_why("other pixels"))
+    crop: str = field(metadata=_why("other parts of the pictures"))
+    resize: str = field(metadata=_why("originals of another sharpness"))
+    n: int = field(metadata=_why("FID and dead codes fall as n grows, usage rises"))
+    dtype: str = field(metadata=_why("other rounding"))
+    network: str | None = field(default=None, metadata=_why("other features"))
+    network_hash: str | None = field(default=None, metadata=_why("other weights"))
+    seed: int | None = field(default=None, metadata=_why("other draws"))
+
+    def differences(self, other: MetricCard) -> dict[str, str]:
+        """The fields in which two cards differ, each with both values and why it matters."""
+        return {
+            each.name: f"{getattr(self, each.name)} and {getattr(other, each.name)} ({each.metadata['why']})"
+            for each in fields(self)
+            if getattr(self, each.name) != getattr(other, each.name)
+        }
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """A number and its protocol. It compares only with numbers that were measured alike.
+
+    `a < b` and `a - b` are about the numbers, `a.better_than(b)` knows their direction. All raise ValueError where the
+    cards differ, and name each field that does; `despite` says which fields to overlook. A unit or a direction is
+    never overlooked. Raises ValueError on a value that is not a number.
+    """
+
+    value: float
+    unit: str
+    higher_is_better: bool
+    card: MetricCard
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value):
+            raise ValueError(f"{self.card.metric} came out as not a number: nothing can be compared with it.")
+
+    def compare(self, other: MetricValue, despite: Iterable[str] = ()) -> float:
+        """This value minus the other; 0 for equal ones, infinite ones among them."""
+        overlooked, known = set(despite), [each.name for each in fields(MetricCard)]
+        if strange := sorted(overlooked - set(known)):
+            raise ValueError(f"A card has no field {', '.join(map(repr, strange))}; its fields are {', '.join(known)}.")
+        if (self.unit, self.higher_is_better) != (other.unit, other.higher_is_better):
+            raise ValueError(f"{self.told} and {other.told} are no values of one kind, so nothing compares them.")
+        found = self.card.differences(other.card)
+        if apart := [name for name in found if name not in overlooked]:
+            lines = [f"\n- {name}: {found[name]}" for name in apart]
+            raise ValueError(
+                f"{self.told} and {other.told} were not measured alike:{''.join(lines)}\nMeasure both under one "
+                f"protocol, or say what to overlook: a.compare(b, despite={tuple(found)})."
+            )
+        return 0.0 if self.value == other.value else self.value - other.value
+
+    def better_than(self, other: MetricValue, despite: Iterable[str] = ()) -> bool:
+        difference = self.compare(other, despite)
+        return difference > 0 if self.higher_is_better else difference < 0
+
+    def __sub__(self, other: MetricValue) -> float:
+        return self.compare(other)
+
+    def __lt__(self, other: MetricValue) -> bool:
+        return self.compare(other) < 0
+
+    def __le__(self, other: MetricValue) -> bool:
+        return self.compare(other) <= 0
+
+    @property
+    def told(self) -> str:
+        """The number without its protocol, such as "PSNR 31.20 dB"."""
+        number = self.value
+        rounded = f"{number:,}" if isinstance(number, int) else f"{number:,.2f}" if number >= 10 else f"{number:.4g}"
+        return f"{self.card.metric} {rounded} {self.unit}".rstrip()
+
+    def __str__(self) -> str:
+        card = self.card
+        parts = [f"n = {card.n}", card.crop, card.resize, f"{card.reference} {card.reference_hash[:8]}", card.dtype]
+        if card.network is not None:
+            parts.append(f"{card.network} {(card.network_hash or '')[:8]}".rstrip())
+        if card.seed is not None:
+            parts.append(f"seed {card.seed}")
+        return f"{self.told} ({', '.join(parts)})"
+
+    def to_json(self) -> str:
+        """One line of JSON; an infinite value is the string "inf", which strict readers of JSON accept too."""
+        value = self.value if math.isfinite(self.value) else str(self.value)
+        return json.dumps(asdict(self) | {"value": value}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> MetricValue:
+        """The value that `to_json` wrote. Raises ValueError on anything else."""
+        try:
+            read = json.loads(text)
+            value = float(read["value"]) if isinstance(read["value"], str) else read["value"]
+            return cls(**read | {"value": value, "card": MetricCard(**read["card"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"This is no metric value written by to_json ({error}): {text[:80]}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What one pass over a reference set found.
+
+    `values` by metric, codebook usage among them; `scores`: of the metrics that judge each picture alone, one score a
+    picture, in the order of the pictures; `usage`, whose curve has a point for each picture.
+    """
+
+    values: dict[str, MetricValue]
+    scores: dict[str, np.ndarray]
+    usage: CodebookUsage
+
+    def __getitem__(self, metric: str) -> MetricValue:
+        """One value by its metric. Raises KeyError naming the metrics there are."""
+        if metric not in self.values:
+            raise KeyError(f"No value of {metric!r}; measured were {', '.join(self.values)}.")
+        return self.values[metric]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.values.values()))
 
 
 @dataclass(frozen=True)

@@ -24,23 +24,26 @@ from chameleon_lab.training.modules import Budget
 MINIATURE = replace(
     TINY,
     name="miniature",
-    image=ImageTokenizerConfig(
-        side=64,
-        codes=16,
-        code_width=4,
-        widths=(8, 16),
-        latent_width=4,
-        blocks=1,
-        patch=8,
-        groups=4,
-        middle=False,
-        quantizer="moving_average",
+    image=replace(
+        TINY.image,
+        tokenizer=ImageTokenizerConfig(
+            side=64,
+            codes=16,
+            code_width=4,
+            widths=(8, 16),
+            latent_width=4,
+            blocks=1,
+            patch=8,
+            groups=4,
+            middle=False,
+            quantizer="moving_average",
+        ),
+        budget=Budget(steps=3),
+        batch=2,
     ),
     model=replace(TINY.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=200),
     pieces=330,
-    image_budget=Budget(steps=3),
     budget=Budget(steps=4),
-    image_batch=2,
     tokens=236,
     settings=Settings(temperature=1.0, max_tokens=30),
 )
@@ -197,10 +200,10 @@ def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypat
     assert main(train) == 130
     told = capsys.readouterr().err
     assert told.endswith("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
-    image = (tmp_path / "run" / "image" / "image_tokenizer.safetensors").read_bytes()
+    image = (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes()
     monkeypatch.setitem(EXPERIMENTS, "miniature", MINIATURE)
     assert main(train) == 0
-    assert (tmp_path / "run" / "image" / "image_tokenizer.safetensors").read_bytes() == image
+    assert (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes() == image
 
 
 def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):

@@ -16,8 +16,10 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.records import History
 from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
-from chameleon_lab.training.experiments import EXPERIMENTS, TINY, SceneImages, describe
+from chameleon_lab.training.experiments import EXPERIMENTS, TINY, describe
+from chameleon_lab.training.image_experiments import SceneImages
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, PacedModule, Recipe, Steps
 from chameleon_lab.training.run import Run
 from chameleon_lab.transformer import ModelConfig, Transformer
@@ -46,7 +48,8 @@ def pictures(image_config, recipe: Recipe, budget: Budget, seed: int = 0) -> Ima
     torch.manual_seed(seed)
     tokenizer = ImageTokenizer(replace(image_config, quantizer="moving_average"))
     tokenizer.quantize = MovingAverageQuantizer(12, 4, warm_up=2, patience=0)  # restarts dead codes with random numbers
-    return ImageTokenizerModule(tokenizer, recipe, budget)
+    objective = ReconstructionObjective("edges", square=2.0, adversary=Adversary(start_step=2, width=4, layers=2))
+    return ImageTokenizerModule(tokenizer, recipe, budget, objective)
 
 
 @pytest.fixture(params=["language", "language with muon", "pictures"])
@@ -245,15 +248,15 @@ def test_data_order_is_arithmetic():
 
 def test_an_experiment_in_minutes_shares_them_between_its_stages():
     short = TINY.lasting(10)
-    shares = short.image_budget.minutes or 0, short.budget.minutes or 0
+    shares = short.image.budget.minutes or 0, short.budget.minutes or 0
     assert min(shares) > 1 and sum(shares) == pytest.approx(10)
-    assert replace(short, image_budget=TINY.image_budget, budget=TINY.budget) == TINY
+    assert replace(short, image=TINY.image, budget=TINY.budget) == TINY
 
 
 def test_the_tiny_experiment_is_as_large_as_it_says():
     model = replace(TINY.model, vocabulary=TINY.vocabulary.size)
     with torch.device("meta"):
-        parts = Transformer(model), ImageTokenizer(TINY.image)
+        parts = Transformer(model), ImageTokenizer(TINY.image.tokenizer)
     millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in parts]
     assert millions[0] == pytest.approx(2.9, abs=0.05) and millions[1] == pytest.approx(1.4, abs=0.05)
     assert EXPERIMENTS["tiny"] == TINY and TINY.vocabulary.pieces == TINY.pieces

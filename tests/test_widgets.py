@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -15,10 +16,14 @@ import comm.base_comm
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
+from chameleon_lab import pictures
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-from chameleon_lab.pictures import read_picture
-from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
+from chameleon_lab.records import ImagePiece, Piece, Reconstruction, StopPiece, TextPiece
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation
 from chameleon_widgets import ChatCell, ReconstructionViewer, threads
 from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW
@@ -438,6 +443,35 @@ class Codec:
         return PIL.Image.fromarray((codes * 255).astype(np.uint8)).convert("RGB").resize((8, 8))
 
 
+class Cells(Codec):
+    """Codes of `cell` x `cell` pixels, dark and light, on the grid that a policy gives, else on a square of `side`."""
+
+    def __init__(self, side: int = 16, cell: int = 8) -> None:
+        self.side, self.cell = side, cell
+        self.encoded: list[tuple[int, int]] = []
+        self.gate, self.reached = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def prepare(self, picture: PIL.Image.Image, policy: Preparation | None = None) -> PIL.Image.Image:
+        return (policy or CentreCrop(self.side)).picture(picture)
+
+    def encode(self, picture: PIL.Image.Image, policy: Preparation | None = None) -> np.ndarray:
+        if picture.width % self.cell or picture.height % self.cell:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are no cells of {self.cell}.")
+        self.encoded.append(picture.size)
+        self.reached.set()
+        assert self.gate.wait(20)
+        grid = picture.convert("L").resize((picture.width // self.cell, picture.height // self.cell))
+        return (np.asarray(grid) > 127).astype(np.int64)
+
+    def decode(self, codes: np.ndarray) -> PIL.Image.Image:
+        return PIL.Image.fromarray((codes * 255).astype(np.uint8).repeat(self.cell, 0).repeat(self.cell, 1))
+
+
+def last_result(viewer: ReconstructionViewer) -> tuple[dict[str, Any], list[bytes]]:
+    return [(content, buffers) for content, buffers in updates(viewer) if "trips" in content][-1]
+
+
 def test_the_viewer_gives_back_a_reconstruction():
     viewer = ReconstructionViewer(Codec(), samples={"white": PIL.Image.new("RGB", (20, 30), "white")})
     assert viewer.reconstruction is not None and np.isinf(viewer.reconstruction.psnr)
@@ -448,6 +482,27 @@ def test_the_viewer_gives_back_a_reconstruction():
     assert "4 codes × 1 bits = 4 bits" in viewer._repr_mimebundle_()["text/plain"]
 
 
+def test_structural_similarity_is_torchmetrics_where_its_window_fits_whole():
+    """torchmetrics also averages over a border of reflected pixels; its map without that border is compared."""
+    rng = np.random.default_rng(0)
+    for height, width in ((11, 11), (40, 23), (64, 64)):
+        before = rng.integers(0, 256, (height, width, 3), np.uint8)
+        after = np.clip(before + rng.normal(0, rng.uniform(1, 90), before.shape), 0, 255).astype(np.uint8)
+        ours = Reconstruction(PIL.Image.fromarray(before), np.zeros((1, 1)), PIL.Image.fromarray(after)).ssim
+        x, y = (torch.from_numpy(each).double().permute(2, 0, 1)[None] for each in (before, after))
+        _, places = structural_similarity_index_measure(x, y, data_range=255.0, return_full_image=True)
+        assert ours == pytest.approx(float(places[..., 5:-5, 5:-5].mean()), abs=1e-9)
+
+
+def test_structural_similarity_is_one_for_equal_pictures_and_undefined_below_its_window():
+    assert Reconstruction(RED, np.zeros((1, 1)), RED).ssim == pytest.approx(1)
+    small = RED.resize((10, 64))
+    assert np.isnan(Reconstruction(small, np.zeros((1, 1)), small).ssim)
+    viewer = ReconstructionViewer(Codec())
+    viewer.show(RED)
+    assert last_result(viewer)[0]["trips"][0]["ssim"] is None, "nan is no JSON"
+
+
 def test_the_viewer_tells_of_a_bad_picture_and_keeps_the_last_good_one():
     viewer = ReconstructionViewer(Codec())
     assert viewer.reconstruction is None
@@ -455,11 +510,24 @@ def test_the_viewer_tells_of_a_bad_picture_and_keeps_the_last_good_one():
     browser_says(viewer, {"kind": "picture", "name": "notes.txt"}, b"not a picture at all")
     with pytest.raises(ValueError, match="not a picture"):
         _ = viewer.reconstruction
-    message = updates(viewer)[-1][0]
-    assert "not a picture" in message["error"] and message["codes"] == [[0, 0], [0, 0]]
+    message = last_result(viewer)[0]
+    assert "“notes.txt” is not a picture" in message["error"]
+    assert message["trips"][0]["codes"] == [[0, 0], [0, 0]]
     assert viewer.status == "error"
     viewer.show(RED)
-    assert updates(viewer)[-1][0]["error"] == ""
+    assert last_result(viewer)[0]["error"] == ""
+
+
+def test_a_huge_picture_is_refused_before_the_tokenizer_sees_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pictures, "LARGEST_AREA", 4095)
+    cells = Cells()
+    viewer = ReconstructionViewer(cells)
+    with pytest.raises(ValueError, match="64 x 64 pixels, more than 4,095: make it smaller"):
+        viewer.show(RED)
+    browser_says(viewer, {"kind": "picture", "name": "huge.png"}, png(RED))
+    with pytest.raises(ValueError, match=r"“huge\.png” is 64 x 64"):
+        _ = viewer.reconstruction
+    assert not cells.encoded
 
 
 def test_the_viewer_takes_pictures_only():
@@ -467,18 +535,89 @@ def test_the_viewer_takes_pictures_only():
         ReconstructionViewer(Codec()).show("picture.png")  # type: ignore[arg-type]
 
 
-def test_pictures_are_read_upright_and_opaque():
-    glass = PIL.Image.new("RGBA", (3, 2), (0, 0, 0, 0))
-    assert read_picture(png(glass)).getpixel((0, 0)) == (255, 255, 255)
-    turned = io.BytesIO()
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # the camera was held on its side
-    PIL.Image.new("RGB", (30, 20), "red").save(turned, "JPEG", exif=exif)
-    assert read_picture(turned.getvalue()).size == (20, 30)
-    assert data_uri(PIL.Image.new("RGB", (2000, 10)), 500).startswith("data:image/png;base64,")
+def test_the_chosen_policy_prepares_the_picture_and_a_grid_may_be_wider_than_high(image_tokenizer: ImageTokenizer):
+    wide = RED.resize((90, 30))
+    viewer = ReconstructionViewer(image_tokenizer, samples={"wide": wide}, policies=image_tokenizer.preparations)
+    assert viewer.reconstruction is not None and viewer.reconstruction.codes.shape == (4, 4)
+    browser_says(viewer, {"kind": "choose", "tokenizers": ["ImageTokenizer"], "policy": "fit to grid"})
+    rows, columns = viewer.reconstruction.codes.shape
+    assert columns == 3 * rows
+    assert viewer.reconstruction.original.size == (4 * columns, 4 * rows)
+    message, buffers = last_result(viewer)
+    assert message["policy"] == message["trips"][0]["policy"] == "fit to grid"
+    assert [PIL.Image.open(io.BytesIO(each)).size for each in buffers] == [(4 * columns, 4 * rows)] * 2
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"%PDF-1.7", png(RED)[:60]])
-def test_bytes_that_hold_no_picture_say_so(data: bytes):
-    with pytest.raises(ValueError, match="picture"):
-        read_picture(data)
+def test_two_tokenizers_are_compared_on_the_same_picture():
+    viewer = ReconstructionViewer({"coarse": Cells(16), "fine": Cells(64)})
+    viewer.show(RED, "red")
+    assert list(viewer.reconstructions) == ["coarse"]
+    viewer.choose("coarse", "fine")
+    both = viewer.reconstructions
+    assert {name: seen.original.size for name, seen in both.items()} == {"coarse": (16, 16), "fine": (64, 64)}
+    assert viewer.reconstruction is both["coarse"]
+    message, buffers = last_result(viewer)
+    assert message["chosen"] == ("coarse", "fine") and len(buffers) == 4
+    assert [trip["psnr"] for trip in message["trips"]] == [both["coarse"].psnr, both["fine"].psnr]
+    bundle = viewer._repr_mimebundle_()
+    assert bundle["text/html"].count("<img ") == 3
+    assert "coarse: 4 codes" in bundle["text/plain"] and "fine: 64 codes" in bundle["text/plain"]
+    viewer.choose("fine")
+    assert list(viewer.reconstructions) == ["fine"]
+
+
+def test_a_policy_that_fits_one_tokenizer_only_leaves_the_others_error_in_its_place():
+    viewer = ReconstructionViewer({"eight": Cells(16), "six": Cells(18, 6)}, policies={"to 16": CentreCrop(16)})
+    viewer.choose("eight", "six")
+    viewer.show(RED)
+    assert list(viewer.reconstructions) == ["eight"]
+    good, bad = last_result(viewer)[0]["trips"]
+    assert good["codes"] == [[0, 0], [0, 0]] and bad["error"] == "16 x 16 pixels are no cells of 6."
+    viewer.choose("six")
+    with pytest.raises(ValueError, match="no cells of 6"):
+        _ = viewer.reconstruction
+    message = last_result(viewer)[0]
+    assert message["error"] == "six: 16 x 16 pixels are no cells of 6."
+    assert [trip["tokenizer"] for trip in message["trips"]] == ["eight", "six"], "the last result stays"
+
+
+def test_a_choice_that_there_is_not_is_refused_by_name():
+    viewer = ReconstructionViewer({"one": Cells(), "two": Cells()}, policies={"crop": CentreCrop(16)})
+    with pytest.raises(ValueError, match="'three' here; there is one, two"):
+        viewer.choose("three")
+    with pytest.raises(ValueError, match="'pad' here; there is crop"):
+        viewer.choose("one", policy="pad")
+    with pytest.raises(ValueError, match="two different ones; got one, one"):
+        viewer.choose("one", "one")
+    with pytest.raises(ValueError, match="no image tokenizer"):
+        ReconstructionViewer({})
+    browser_says(viewer, {"kind": "choose", "tokenizers": ["three"], "policy": "pad"})
+    assert viewer.reconstruction is None and viewer._chosen == ("one",)
+
+
+def test_of_requests_that_pile_up_only_the_last_is_worked_on():
+    cells = Cells()
+    cells.gate.clear()
+    viewer = ReconstructionViewer(cells, samples={str(side): RED.resize((side, side)) for side in (20, 30, 40)})
+    assert cells.reached.wait(20)
+    for name in ("30", "40", "30", "20"):
+        browser_says(viewer, {"kind": "sample", "name": name})
+    cells.gate.set()
+    assert viewer.reconstruction is not None and len(cells.encoded) == 2
+    assert last_result(viewer)[0]["name"] == "20" and viewer.status == "idle"
+
+
+def test_the_still_of_a_viewer_holds_no_live_html_and_no_nan():
+    viewer = ReconstructionViewer({"<b>bold</b>": Cells(), "two": Codec()})
+    viewer.choose("<b>bold</b>", "two")
+    viewer.show(RED, "<script>alert(1)</script>")
+    page = viewer._repr_mimebundle_()["text/html"]
+    assert "<script" not in page and "<b>bold" not in page and "nan" not in page
+    assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', page), "the page stands alone"
+
+
+def test_a_picture_in_an_address_is_made_small_enough():
+    address = data_uri(PIL.Image.new("RGB", (2000, 10)), 500)
+    kind, _, data = address.partition(",")
+    assert kind == "data:image/png;base64"
+    assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).width == 500

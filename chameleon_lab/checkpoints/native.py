@@ -15,8 +15,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,14 @@ from chameleon_lab import stability
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.quantizers import QUANTIZERS, Quantizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
 FORMAT, VERSION = "chameleon-lab", 1
+
+QuantizerClass = Callable[[int, int], Quantizer]
 
 
 @dataclass
@@ -51,16 +56,31 @@ def write(parts: Parts, folder: Path | str) -> None:
 
     Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
     """
-    folder = Path(folder)
+    _write_whole(Path(folder), partial(_write_files, parts))
+
+
+def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: dict[str, Any] | None = None) -> None:
+    """Writes an image tokenizer alone: `config.json` and `image_tokenizer.safetensors`, all of it or nothing."""
+
+    def write_files(folder: Path) -> None:
+        plain = plain_image_config(tokenizer.config)
+        config = {"format": FORMAT, "version": VERSION, "image_tokenizer": plain, "card": card or {}}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        safetensors.torch.save_file(_tensors(tokenizer), folder / "image_tokenizer.safetensors")
+
+    _write_whole(Path(folder), write_files)
+
+
+def _write_whole(folder: Path, write_files: Callable[[Path], None]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save into a new or empty folder.")
-    if folder.exists() and any(folder.iterdir()) and not _is_native(folder):
+    if folder.exists() and any(folder.iterdir()) and not is_native(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
         whole = Path(made) / "whole"
         whole.mkdir()
-        _write_files(parts, whole)
+        write_files(whole)
         if folder.exists():
             for file in whole.iterdir():
                 os.replace(file, folder / file.name)
@@ -68,7 +88,18 @@ def write(parts: Parts, folder: Path | str) -> None:
             shutil.move(whole, folder)
 
 
-def _is_native(folder: Path) -> bool:
+def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
+    """The config as it is saved. Raises ValueError when its quantizer has no name to be found by again."""
+    quantizer = config.quantizer if isinstance(config.quantizer, str) else getattr(config.quantizer, "__name__", "")
+    if not quantizer.isidentifier():
+        raise ValueError(
+            f"The quantizer {config.quantizer!r} has no name to be saved under: make it a function or a class."
+        )
+    return asdict(dataclasses.replace(config, quantizer="vector")) | {"quantizer": quantizer}
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder's config is the lab's own."""
     try:
         plain = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
@@ -86,7 +117,7 @@ def _write_files(parts: Parts, folder: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "model": plain_model,
-        "image_tokenizer": asdict(parts.tokenizer.image.config),
+        "image_tokenizer": plain_image_config(parts.tokenizer.image.config),
         "text_tokenizer": "bytes" if isinstance(text, ByteTokenizer) else "sentencepiece",
         "vocabulary": asdict(parts.tokenizer.vocabulary),
         "generation": asdict(parts.settings),
@@ -119,29 +150,60 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return kept
 
 
-def read(folder: Path | str, fixes: Iterable[type] = ()) -> Parts:
+def read(folder: Path | str, fixes: Iterable[type] = (), quantizers: Iterable[QuantizerClass] = ()) -> Parts:
     """The checkpoint of a folder, on the CPU, in the dtypes of the file.
 
-    `fixes` are classes of fixes of your own that the checkpoint was trained with. Raises FileNotFoundError for a folder
-    that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
+    `fixes` and `quantizers` are classes of your own that the checkpoint was trained with. Raises FileNotFoundError for
+    a folder that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
     """
     folder = Path(folder)
     config = _read_config(folder)
-    try:
+    if not {"model", "vocabulary"} & config.keys():
+        raise ValueError(f"{folder} holds an image tokenizer alone: read it with native.read_image_tokenizer.")
+    with _damage(folder):
         model_config = _model_config(config["model"], fixes)
-        image_config = ImageTokenizerConfig(**_tuples(config["image_tokenizer"]))
         vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
         settings = Settings(**config["generation"])
         with torch.device("meta"):
-            model, image = Transformer(model_config), ImageTokenizer(image_config)
+            model = Transformer(model_config)
         text = _text_tokenizer(config["text_tokenizer"], folder / "text_tokenizer.model")
+    fill(model, _load(folder / "model.safetensors"), folder / "model.safetensors")
+    image = read_image_tokenizer(folder, quantizers)
+    return Parts(model.eval(), MixedModalTokenizer(text, image, vocabulary), settings, config.get("card", {}))
+
+
+def read_image_tokenizer(folder: Path | str, quantizers: Iterable[QuantizerClass] = ()) -> ImageTokenizer:
+    """The image tokenizer of a folder that holds one alone, or with a model. `quantizers`, errors: see `read`."""
+    folder = Path(folder)
+    config = _read_config(folder)
+    with _damage(folder):
+        image_config = _image_config(config["image_tokenizer"], quantizers)
+        with torch.device("meta"):
+            image = ImageTokenizer(image_config)
+    path = folder / "image_tokenizer.safetensors"
+    fill(image, _load(path), path)
+    return image.eval()
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """What a config at odds with itself raises, as one ValueError that names the file."""
+    try:
+        yield
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
     except (TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
-    _fill(model, folder / "model.safetensors")
-    _fill(image, folder / "image_tokenizer.safetensors")
-    return Parts(model.eval(), MixedModalTokenizer(text, image.eval(), vocabulary), settings, config.get("card", {}))
+
+
+def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> ImageTokenizerConfig:
+    name = plain.get("quantizer")
+    found = {quantizer.__name__: quantizer for quantizer in own}.get(str(name), name)
+    if isinstance(found, str) and found not in QUANTIZERS and found.isidentifier():
+        raise ValueError(
+            f"No quantizer is called {found!r}; if it is a class of your own, pass it: quantizers=[{found}]."
+        )
+    return ImageTokenizerConfig(**_tuples(plain | {"quantizer": found}))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -202,14 +264,17 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _fill(module: nn.Module, path: Path) -> None:
-    """Puts a file's tensors into a module made on the meta device. Raises ValueError naming what does not fit."""
+def _load(path: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors = safetensors.torch.load_file(_existing(path))
+        return safetensors.torch.load_file(_existing(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
         ) from error
+
+
+def fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Puts tensors into a module made on the meta device. Raises ValueError naming what does not fit."""
     expected = module.state_dict()
     tied = module if isinstance(module, Transformer) and module.config.tied else None
     if tied:
@@ -222,7 +287,7 @@ def _fill(module: nn.Module, path: Path) -> None:
     ]
     if missing or strange or misshapen:
         told = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
-        raise ValueError(f"{path} contradicts the folder's config.json: {'; '.join(told)}.")
+        raise ValueError(f"{source} contradicts the folder's config.json: {'; '.join(told)}.")
     module.load_state_dict(tensors, assign=True, strict=not tied)
     if tied:
         tied.head.weight = tied.embedding.weight

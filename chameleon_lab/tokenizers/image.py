@@ -97,7 +97,7 @@ class ImageTokenizer(nn.Module):
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
         self.quantize = config.build_quantizer()
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
-        self.decoder = Decoder(config)
+        self.decoder: nn.Module = Decoder(config)
 
     @property
     def codes(self) -> int:
@@ -119,6 +119,11 @@ class ImageTokenizer(nn.Module):
         """What training needs: reconstructed pixels_BCHW (straight-through), and what the quantizer made."""
         quantized = self.quantize(self.quant_conv(self.encoder(pixels_BCHW)))
         return self.decoder(self.post_quant_conv(quantized.latents_BCHW)), quantized
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution, where gradients of losses are weighed against each other."""
+        return self.get_parameter("decoder.conv_out.weight")
 
     def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to codes_BHW. Raises ValueError on sides that are no multiple of the factor."""
@@ -227,6 +232,21 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x_BCHW = level(x_BCHW)
         return self.unfold(self.conv_out(F.silu(self.norm_out(x_BCHW))))
+
+
+class NoDecoder(nn.Module):
+    """Stands where a checkpoint without a picture decoder leaves a gap: codes can be had of pictures, not pictures of
+    codes."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, latents_BCHW: Tensor) -> Tensor:
+        raise ValueError(
+            f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. Meta's "
+            "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there."
+        )
 
 
 class Level(nn.Module):

@@ -1,8 +1,17 @@
-"""Quantizers: latents to codes and back, behind one protocol."""
+"""Quantizers: latents to codes and back, behind one protocol.
+
+Learned books, where the nearest entry wins: `VectorQuantizer`, `MovingAverageQuantizer`, `CosineQuantizer`,
+`SimQuantizer`; what gradient passes them is `straight_through` or `rotate_to`. Fixed geometry, with nothing to learn:
+`FiniteScalarQuantizer`, `LookupFreeQuantizer`, `BinarySphericalQuantizer`. `Adapted` takes in other packages' modules.
+One of your own needs no more than the protocol: pass its class as `ImageTokenizerConfig.quantizer`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +20,8 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents: the straight-through latents_BCHW, their codes_BHW, and its own loss."""
+    """What a quantizer makes of latents: the latents_BCHW that stand for the codes, with a gradient for those that came
+    in; their codes_BHW; and the quantizer's own loss."""
 
     latents_BCHW: Tensor
     codes_BHW: Tensor
@@ -20,7 +30,7 @@ class Quantized(NamedTuple):
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Turns latents into codes in 0..size-1 and back."""
+    """Turns latents_BCHW into codes_BHW in 0..size-1 and back. Only a call in training may change what it learns."""
 
     @property
     def size(self) -> int: ...
@@ -32,50 +42,109 @@ class Quantizer(Protocol):
     def latents(self, codes_BHW: Tensor) -> Tensor: ...
 
 
-class VectorQuantizer(nn.Module):
-    """Nearest neighbour in a learned codebook (van den Oord et al., arXiv 1711.00937; Chameleon's tokenizer).
+# Gradients
 
-    The codebook learns by gradient. `commitment` weighs the pull of latents towards their codes.
+Gradient = Callable[[Tensor, Tensor], Tensor]
+"""(latents, chosen) to the values of chosen, with a gradient for latents and none for chosen."""
+
+
+def straight_through(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
+    """The chosen latents, whose gradient goes to the latents unchanged (arXiv 1711.00937, section 3.2)."""
+    return latents_BCHW + (chosen_BCHW.to(latents_BCHW.dtype) - latents_BCHW).detach()
+
+
+def rotate_to(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
+    """The chosen latents as a rotation and rescaling of the latents, both held constant (arXiv 2410.06424, section 4).
+
+    The gradient keeps its angle to the vector: at the latent it stands as it stood at the code. A latent of length 0
+    has no direction to turn from, and takes the gradient as it is.
+    """
+    with torch.no_grad():
+        chosen_BCHW = chosen_BCHW.to(latents_BCHW.dtype)
+        length_B1HW, none = latents_BCHW.norm(dim=1, keepdim=True), torch.finfo(latents_BCHW.dtype).tiny
+        there_BCHW = F.normalize(chosen_BCHW, dim=1)
+        here_BCHW = torch.where(length_B1HW > none, F.normalize(latents_BCHW, dim=1), there_BCHW)
+        middle_BCHW = F.normalize(here_BCHW + there_BCHW, dim=1)
+        scale_B1HW = torch.where(length_B1HW > none, chosen_BCHW.norm(dim=1, keepdim=True) / length_B1HW, 1.0)
+    along_middle_B1HW = (latents_BCHW * middle_BCHW).sum(1, keepdim=True)
+    along_here_B1HW = (latents_BCHW * here_BCHW).sum(1, keepdim=True)
+    turned_BCHW = latents_BCHW - 2 * along_middle_B1HW * middle_BCHW + 2 * along_here_B1HW * there_BCHW
+    return straight_through(scale_B1HW * turned_BCHW, chosen_BCHW)
+
+
+# Learned books
+
+DISTANCES = 2**24
+"""So many distances, 64 MB of float32, are held at once: all of a 512x512 picture's to 8192 codes, not a batch's."""
+
+
+@torch.no_grad()
+def nearest(latents_BCHW: Tensor, book_NC: Tensor) -> Tensor:
+    """The nearest entry of each latent, by |z|^2 + |e|^2 - 2ze in float32 at least: codes_BHW."""
+    device = latents_BCHW.device.type
+    dtype = torch.promote_types(torch.promote_types(latents_BCHW.dtype, book_NC.dtype), torch.float32)
+    # In half precision the difference of large numbers is mostly rounding, so autocast must not have its way here.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        book_NC, latents_XC = book_NC.to(dtype), latents_BCHW.movedim(1, -1).flatten(0, 2).to(dtype)
+        squares_N = (book_NC**2).sum(1)
+        codes = []
+        # Even parts: a last part of one row would be multiplied by another kernel, and differ in its last bits.
+        for rows_XC in latents_XC.tensor_split(max(1, math.ceil(len(latents_XC) * len(book_NC) / DISTANCES))):
+            products_XN = torch.einsum("xc,nc->xn", rows_XC, book_NC)
+            codes.append(((rows_XC**2).sum(1, keepdim=True) + squares_N - 2 * products_XN).argmin(1))
+    batch, _, rows, columns = latents_BCHW.shape
+    return torch.cat(codes).view(batch, rows, columns)
+
+
+def entries(codes_BHW: Tensor, book_NC: Tensor) -> Tensor:
+    """The entries of a book that codes name: latents_BCHW."""
+    return F.embedding(codes_BHW, book_NC).movedim(-1, 1)
+
+
+def by_book(latents_BCHW: Tensor, book_NC: Tensor, commitment: float, codebook: float, gradient: Gradient) -> Quantized:
+    """Latents by their nearest entries; the loss is codebook * |sg(z) - e|^2 + commitment * |z - sg(e)|^2, means."""
+    codes_BHW = nearest(latents_BCHW, book_NC)
+    chosen_BCHW = entries(codes_BHW, book_NC)
+    pull = F.mse_loss(latents_BCHW, chosen_BCHW.detach())
+    learn = F.mse_loss(chosen_BCHW, latents_BCHW.detach())
+    return Quantized(gradient(latents_BCHW, chosen_BCHW), codes_BHW, codebook * learn + commitment * pull)
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest neighbour in a codebook learned by gradient (van den Oord et al., arXiv 1711.00937; Chameleon's).
+
+    Loss: `codebook` times the pull of entries to their latents plus `commitment` times the pull of latents to their
+    entries. The code of taming-transformers, and whoever trained by it, has the two weights exchanged, 0.25 and 1:
+    "vector_legacy". Nothing keeps it from collapsing: an entry that wins no latent gets no gradient.
     """
 
-    def __init__(self, size: int, width: int, *, commitment: float = 0.25) -> None:
+    def __init__(
+        self,
+        size: int,
+        width: int,
+        *,
+        commitment: float = 0.25,
+        codebook: float = 1.0,
+        gradient: Gradient = straight_through,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(size, width)
-        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
-        self.commitment = commitment
-
-    @property
-    def size(self) -> int:
-        return self.embedding.num_embeddings
+        self.size, self.embedding = size, _book(size, width)
+        self.commitment, self.codebook, self.gradient = commitment, codebook, gradient
 
     def codes(self, latents_BCHW: Tensor) -> Tensor:
-        """The nearest code of each latent, by |z|^2 + |e|^2 - 2ze: codes_BHW."""
-        book_NC = self.embedding.weight
-        latents_XC = latents_BCHW.movedim(1, -1).flatten(0, 2)
-        distances_XN = (
-            (latents_XC**2).sum(1, keepdim=True)
-            + (book_NC**2).sum(1)
-            - 2 * torch.einsum("xc,nc->xn", latents_XC, book_NC)
-        )
-        batch, _, rows, columns = latents_BCHW.shape
-        return distances_XN.argmin(1).view(batch, rows, columns)
+        return nearest(latents_BCHW, self.embedding.weight)
 
     def latents(self, codes_BHW: Tensor) -> Tensor:
-        """The codebook entries of codes: latents_BCHW."""
-        return self.embedding(codes_BHW).movedim(-1, 1)
+        return entries(codes_BHW, self.embedding.weight)
 
     def forward(self, latents_BCHW: Tensor) -> Quantized:
-        codes_BHW = self.codes(latents_BCHW)
-        chosen_BCHW = self.latents(codes_BHW)
-        pull = F.mse_loss(latents_BCHW, chosen_BCHW.detach())
-        learn = F.mse_loss(chosen_BCHW, latents_BCHW.detach())
-        straight_BCHW = latents_BCHW + (chosen_BCHW - latents_BCHW).detach()
-        return Quantized(straight_BCHW, codes_BHW, learn + self.commitment * pull)
+        return by_book(latents_BCHW, self.embedding.weight, self.commitment, self.codebook, self.gradient)
 
 
-class MovingAverageQuantizer(VectorQuantizer):
+class MovingAverageQuantizer(nn.Module):
     """A codebook that follows the running mean of the latents it catches (arXiv 1711.00937, appendix A.1).
 
+    Loss: `commitment` times the pull of latents to their entries (outside training, the distance itself on top).
     Three things keep it from collapsing: the first `warm_up` training steps do not quantize; then k-means on the
     latents at hand sets the book; and a code unused for `patience` steps restarts at a random latent.
     """
@@ -89,9 +158,11 @@ class MovingAverageQuantizer(VectorQuantizer):
         decay: float = 0.99,
         warm_up: int = 150,
         patience: int = 40,
+        gradient: Gradient = straight_through,
     ) -> None:
-        super().__init__(size, width, commitment=commitment)
-        self.embedding.weight.requires_grad_(False)
+        super().__init__()
+        self.size, self.embedding = size, _book(size, width).requires_grad_(False)
+        self.commitment, self.gradient = commitment, gradient
         self.decay, self.warm_up, self.patience = decay, warm_up, patience
         self.register_buffer("counts_N", torch.ones(size))
         self.register_buffer("sums_NC", self.embedding.weight.detach().clone())
@@ -102,21 +173,25 @@ class MovingAverageQuantizer(VectorQuantizer):
         self.idle_N: Tensor
         self.steps: Tensor
 
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return nearest(latents_BCHW, self.embedding.weight)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return entries(codes_BHW, self.embedding.weight)
+
     def forward(self, latents_BCHW: Tensor) -> Quantized:
         if not self.training:
-            return super().forward(latents_BCHW)
+            return by_book(latents_BCHW, self.embedding.weight, self.commitment, 1.0, self.gradient)
         step = int(self.steps)
         self.steps += 1
         if step < self.warm_up:
             return Quantized(latents_BCHW, self.codes(latents_BCHW), latents_BCHW.new_zeros(()))
-        latents_XC = latents_BCHW.detach().movedim(1, -1).flatten(0, 2).float()
+        latents_XC = latents_BCHW.detach().movedim(1, -1).flatten(0, 2).to(self.sums_NC.dtype)
         if step == self.warm_up:
             self._restart_all(latents_XC)
-        codes_BHW = self.codes(latents_BCHW)
-        chosen_BCHW = self.latents(codes_BHW)
-        pull = F.mse_loss(latents_BCHW, chosen_BCHW.detach())
-        self._follow(latents_XC, codes_BHW.flatten())
-        return Quantized(latents_BCHW + (chosen_BCHW - latents_BCHW).detach(), codes_BHW, self.commitment * pull)
+        quantized = by_book(latents_BCHW, self.embedding.weight, self.commitment, 0.0, self.gradient)
+        self._follow(latents_XC, quantized.codes_BHW.flatten())
+        return quantized
 
     @torch.no_grad()
     def _follow(self, latents_XC: Tensor, codes_X: Tensor) -> None:
@@ -146,8 +221,275 @@ class MovingAverageQuantizer(VectorQuantizer):
         self.counts_N.fill_(1.0)
 
 
+class CosineQuantizer(nn.Module):
+    """Nearest neighbour by angle: latents and entries have length 1 (ViT-VQGAN, arXiv 2110.04627, section 3.2).
+
+    Loss: as `VectorQuantizer`'s, between vectors of length 1, so at most 4 / width a term. No entry can be out of reach
+    for its length, so fewer are lost at the start; but one that wins no latent gets no gradient here either.
+    """
+
+    def __init__(
+        self, size: int, width: int, *, commitment: float = 0.25, gradient: Gradient = straight_through
+    ) -> None:
+        super().__init__()
+        self.size, self.embedding = size, _book(size, width)
+        nn.init.normal_(self.embedding.weight)
+        self.commitment, self.gradient = commitment, gradient
+
+    def _entries(self) -> Tensor:
+        return F.normalize(self.embedding.weight, dim=1)
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return nearest(F.normalize(latents_BCHW, dim=1), self._entries())
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return entries(codes_BHW, self._entries())
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        return by_book(F.normalize(latents_BCHW, dim=1), self._entries(), self.commitment, 1.0, self.gradient)
+
+
+class SimQuantizer(nn.Module):
+    """A frozen random book seen through one learned linear layer (SimVQ, arXiv 2411.02038).
+
+    Loss: as `VectorQuantizer`'s, between latents and what the layer makes of the entries. The layer keeps it from
+    collapsing: whichever entry wins, all move with it.
+    """
+
+    def __init__(
+        self, size: int, width: int, *, commitment: float = 0.25, gradient: Gradient = straight_through
+    ) -> None:
+        super().__init__()
+        self.size, self.embedding = size, _book(size, width).requires_grad_(False)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.layer = nn.Linear(width, width)
+        self.commitment, self.gradient = commitment, gradient
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return nearest(latents_BCHW, self.layer(self.embedding.weight))
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return entries(codes_BHW, self.layer(self.embedding.weight))
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        return by_book(latents_BCHW, self.layer(self.embedding.weight), self.commitment, 1.0, self.gradient)
+
+
+def _book(size: int, width: int) -> nn.Embedding:
+    if size < 1 or width < 1:
+        raise ValueError(f"A codebook needs at least one code and one channel; got {size} codes of width {width}.")
+    book = nn.Embedding(size, width)
+    nn.init.uniform_(book.weight, -1 / size, 1 / size)
+    return book
+
+
+# Fixed geometry: a code is a number whose digits, 0..level-1, are read off the channels
+
+
+def codes_of(digits_BCHW: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """The numbers that digits write, the first channel counting ones: codes_BHW."""
+    places = (math.prod(levels[:channel]) for channel in range(len(levels)))
+    return torch.stack([digits_BCHW[:, i].long() * place for i, place in enumerate(places)]).sum(0)
+
+
+def digits_of(codes_BHW: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """The digits of codes, `codes_of` undone: digits_BCHW."""
+    places = (math.prod(levels[:channel]) for channel in range(len(levels)))
+    return torch.stack([codes_BHW // place % level for place, level in zip(places, levels, strict=True)], 1)
+
+
+def even_levels(size: int, width: int) -> tuple[int, ...]:
+    """`width` powers of two, as even as possible, whose product is `size`. Raises ValueError where there are none."""
+    bits = max(1, size.bit_length() - 1)
+    if size != 2**bits:
+        raise ValueError(f"Channels cannot share {size} codes: take a power of two, {2**bits} or {2 ** (bits + 1)}.")
+    if not 1 <= width <= bits:
+        raise ValueError(f"{size} codes are {bits} bits, which {width} channels cannot share: widths 1 to {bits} fit.")
+    return tuple(2 ** (bits // width + (channel < bits % width)) for channel in range(width))
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Each channel squashed by tanh and rounded to a few levels (FSQ, arXiv 2309.15505, section 3.1, appendix A.1).
+
+    `levels`, one a channel, multiply to `size`; unless given they are `even_levels`. Loss: 0. There is no book that
+    could collapse; a level is lost only where the encoder avoids it.
+    """
+
+    def __init__(self, size: int, width: int, *, levels: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.size, self.levels = size, even_levels(size, width) if levels is None else tuple(levels)
+        if (math.prod(self.levels), len(self.levels)) != (size, width) or min(self.levels) < 2:
+            raise ValueError(
+                f"Levels {self.levels} do not make {size} codes of width {width}: give {width} levels of 2 or more "
+                f"whose product is {size}."
+            )
+        # A buffer, and one that is saved: it goes where the model goes, and gives latents the model's dtype.
+        self.register_buffer("half_C", torch.tensor([float(level // 2) for level in self.levels]))
+        self.half_C: Tensor
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return codes_of(self._squashed(latents_BCHW).round(), self.levels)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        """Evenly spaced levels in [-1, 1], 0 among them: latents_BCHW."""
+        return self._level(digits_of(codes_BHW, self.levels))
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        smooth_BCHW = self._level(self._squashed(latents_BCHW)).to(latents_BCHW.dtype)
+        codes_BHW = self.codes(latents_BCHW)
+        return Quantized(straight_through(smooth_BCHW, self.latents(codes_BHW)), codes_BHW, latents_BCHW.new_zeros(()))
+
+    def _level(self, digits_BCHW: Tensor) -> Tensor:
+        half_C11 = self.half_C[:, None, None]
+        return (digits_BCHW - half_C11) / half_C11
+
+    def _squashed(self, latents_BCHW: Tensor) -> Tensor:
+        """Digits before rounding, 0..level-1. Latent 0 is brought to the level of value 0; of two levels each gets half
+        of the line instead."""
+        last_C11 = torch.tensor(self.levels, device=latents_BCHW.device)[:, None, None] - 1.0
+        shift_C11 = torch.where(last_C11 > 1, torch.atanh(last_C11 % 2 / last_C11), 0.0)
+        return ((latents_BCHW.float() + shift_C11).tanh() + 1) * last_C11 / 2
+
+
+class LookupFreeQuantizer(nn.Module):
+    """The signs of the channels, a bit each (LFQ, arXiv 2310.05737, section 3): 2^width codes and no book.
+
+    Loss: `entropy` times `entropy_penalty`, which keeps it from collapsing, plus `commitment` times the pull of latents
+    to -1 and 1.
+    """
+
+    def __init__(
+        self, size: int, width: int, *, entropy: float = 0.1, commitment: float = 0.25, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        if size != 2**width or width < 1:
+            bits = max(1, size.bit_length() - 1)
+            raise ValueError(
+                f"{width} signs do not make {size} codes: {2**bits} codes have a width of {bits}, {2 ** (bits + 1)} "
+                f"of {bits + 1}."
+            )
+        self.size, self.levels = size, (2,) * width
+        self.entropy, self.commitment, self.temperature = entropy, commitment, temperature
+        self.register_buffer("corner", torch.tensor(1.0))  # a buffer as in `FiniteScalarQuantizer`
+        self.corner: Tensor
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return codes_of(latents_BCHW > 0, self.levels)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return (2 * digits_of(codes_BHW, self.levels) - 1) * self.corner
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        codes_BHW = self.codes(latents_BCHW)
+        chosen_BCHW = self.latents(codes_BHW)
+        pull = self.commitment * F.mse_loss(latents_BCHW, chosen_BCHW)
+        loss = pull + self.entropy * entropy_penalty(latents_BCHW, self.temperature)
+        return Quantized(straight_through(latents_BCHW, chosen_BCHW), codes_BHW, loss)
+
+
+class BinarySphericalQuantizer(nn.Module):
+    """The signs of a latent of length 1 (BSQ, arXiv 2406.07548, section 4): `LookupFreeQuantizer` on the sphere.
+
+    Loss: `entropy` times `entropy_penalty`, which keeps it from collapsing. On the sphere no latent is far from its
+    corner, so there is no commitment.
+    """
+
+    def __init__(self, size: int, width: int, *, entropy: float = 0.1, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.signs = LookupFreeQuantizer(size, width, entropy=entropy, commitment=0.0, temperature=temperature)
+        self.size, self.radius = size, math.sqrt(width)  # of the sphere through the corners at -1 and 1
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return self.signs.codes(latents_BCHW)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return self.signs.latents(codes_BHW) / self.radius
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        large_BCHW, codes_BHW, loss = self.signs(F.normalize(latents_BCHW, dim=1) * self.radius)
+        return Quantized(large_BCHW / self.radius, codes_BHW, loss)
+
+
+def entropy_penalty(latents_BCHW: Tensor, temperature: float, together: int = 8) -> Tensor:
+    """Mean entropy of a latent's code minus entropy of the mean, in nats (arXiv 2310.05737, section 3): from 0 down to
+    -width log 2, where every latent is sure of its code and all codes are as frequent.
+
+    A code's chance is softmax(-|z - e|^2 / temperature) over all corners e, hence a bit's sigmoid(4z / temperature).
+    So many bits are taken `together`, and such groups as if they were independent (arXiv 2406.07548, section 4).
+    """
+    logits_XC = 4 * latents_BCHW.float().movedim(1, -1).flatten(0, 2) / temperature
+    penalty = (F.softplus(logits_XC) - logits_XC * logits_XC.sigmoid()).sum(1).mean()
+    for group_XC in logits_XC.split(together, 1):
+        chances_XN = group_XC.new_ones(len(group_XC), 1)
+        for bit_X1 in group_XC.split(1, 1):
+            chances_XN = torch.cat([chances_XN * (-bit_X1).sigmoid(), chances_XN * bit_X1.sigmoid()], 1)
+        mean_N = chances_XN.mean(0)
+        penalty = penalty + (mean_N * mean_N.clamp_min(1e-12).log()).sum()
+    return penalty
+
+
+# Other packages'
+
+
+class Adapted(nn.Module):
+    """A module of the package vector-quantize-pytorch, or one called as those are, as a quantizer of `size` codes.
+
+    `module` maps latents to (latents, indices) or (latents, indices, loss), and indices back by `indices_to_codes` or
+    `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. Built for feature maps
+    (accept_image_fmap, channel_first) it gets them, else sequences with channels last. Raises ValueError for a module
+    of several codes a cell, such as ResidualVQ. Its loss, and what keeps it from collapsing, are the module's.
+
+        ImageTokenizerConfig(..., quantizer=lambda size, width: Adapted(SimVQ(dim=width, codebook_size=size), size))
+    """
+
+    def __init__(self, module: nn.Module, size: int) -> None:
+        super().__init__()
+        self.module, self.size, self.kind = module, size, type(module).__name__
+        self.maps = bool(getattr(module, "accept_image_fmap", False) or getattr(module, "channel_first", False))
+        codebooks = max(getattr(module, "num_codebooks", 1), getattr(module, "heads", 1))
+        if codebooks > 1 or hasattr(module, "num_quantizers"):
+            raise ValueError(f"{self.kind} gives several codes a cell, and a picture's grid has room for one.")
+        if (codes := getattr(module, "codebook_size", size)) != size:
+            raise ValueError(f"{self.kind} has {codes} codes, not {size}.")
+        if not self.maps and not getattr(module, "channel_last", True):
+            raise ValueError(f"{self.kind} takes sequences with channels first: build it with accept_image_fmap=True.")
+
+    @torch.no_grad()
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        training = self.module.training
+        try:
+            self.module.eval()  # a training module may move its book at every call
+            return self(latents_BCHW).codes_BHW
+        finally:
+            self.module.train(training)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        name = "indices_to_codes" if hasattr(self.module, "indices_to_codes") else "get_output_from_indices"
+        back = getattr(self.module, name)
+        return back(codes_BHW) if self.maps else back(codes_BHW.flatten(1)).mT.unflatten(2, codes_BHW.shape[1:])
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        made, codes, *loss = self.module(latents_BCHW if self.maps else latents_BCHW.flatten(2).mT)
+        batch, _, rows, columns = latents_BCHW.shape
+        if codes.shape not in ((batch, rows, columns), (batch, rows * columns)):
+            raise ValueError(
+                f"{self.kind} gives codes of shape {tuple(codes.shape)} for {batch} grids of {rows}x{columns} cells; "
+                "a picture's grid has room for one a cell."
+            )
+        made_BCHW = made if self.maps else made.mT.unflatten(2, (rows, columns))
+        codes_BHW = codes.view(batch, rows, columns).long()
+        return Quantized(made_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))
+
+
 QUANTIZERS: dict[str, Callable[[int, int], Quantizer]] = {
     "vector": VectorQuantizer,
+    "vector_legacy": partial(VectorQuantizer, commitment=1.0, codebook=0.25),
+    "vector_rotation": partial(VectorQuantizer, gradient=rotate_to),
     "moving_average": MovingAverageQuantizer,
+    "cosine": CosineQuantizer,
+    "sim": SimQuantizer,
+    "finite_scalar": FiniteScalarQuantizer,
+    "lookup_free": LookupFreeQuantizer,
+    "binary_spherical": BinarySphericalQuantizer,
 }
 """Quantizers by the name that a config and a checkpoint know them by: called with (size, width)."""

@@ -11,23 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, SceneBatches, sample_documents
-from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.documents import Text
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.objective import Objective
 from chameleon_lab.records import History, StepRecord
 from chameleon_lab.stability import QueryKeyNorm, ZLoss
-from chameleon_lab.tokenizers.image import TINY as TINY_IMAGE
-from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.preparation import pixels_of
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer
-from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, PacedModule, Recipe
+from chameleon_lab.training.image_experiments import REFERENCE, ImageExperiment, describe_image
+from chameleon_lab.training.image_experiments import TINY as TINY_IMAGE
+from chameleon_lab.training.modules import Budget, LanguageModule, PacedModule, Recipe
 from chameleon_lab.training.run import Report, Run
 from chameleon_lab.training.samples import Samples
 from chameleon_lab.transformer import ModelConfig, Transformer
@@ -42,27 +39,25 @@ class Experiment:
     """
 
     name: str
-    image: ImageTokenizerConfig
+    image: ImageExperiment
     model: ModelConfig
     pieces: int
-    image_recipe: Recipe
-    image_budget: Budget
     recipe: Recipe
     budget: Budget
     objective: Objective
     settings: Settings
-    image_batch: int = 16
     tokens: int = 2048
     weights: dict[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
     seed: int = 0
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.layout(self.image.codes, self.pieces)
+        return Vocabulary.layout(self.image.tokenizer.codes, self.pieces)
 
     def lasting(self, minutes: float) -> Experiment:
         """The same experiment in so many minutes: three tenths for the image tokenizer, the rest for the other."""
-        return replace(self, image_budget=Budget(minutes=0.3 * minutes), budget=Budget(minutes=0.7 * minutes))
+        image = replace(self.image, budget=Budget(minutes=0.3 * minutes))
+        return replace(self, image=image, budget=Budget(minutes=0.7 * minutes))
 
 
 TINY = Experiment(
@@ -81,8 +76,6 @@ TINY = Experiment(
         fixes=(QueryKeyNorm(),),
     ),
     pieces=512,
-    image_recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=50, cool_down=0.4),
-    image_budget=Budget(minutes=15),
     recipe=Recipe(rate=3e-3, betas=(0.9, 0.98), weight_decay=0.01, muon_rate=0.02, warm_up=60, cool_down=0.3),
     budget=Budget(minutes=175),
     objective=Objective(text_weight=2.0, penalties=(ZLoss(1e-4),)),
@@ -107,10 +100,6 @@ class Pipeline:
         self.experiment, self.folder, self.processes = experiment, Path(folder), processes
 
     @property
-    def image_run(self) -> Run:
-        return Run(self.folder / "image")
-
-    @property
     def run(self) -> Run:
         bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         precision = "bf16-mixed" if bf16 else "32-true"
@@ -122,7 +111,7 @@ class Pipeline:
         self.run.folder.mkdir(exist_ok=True)
         self.run.write("experiment.json", describe(self.experiment))
         text = self.train_text()
-        image = self.train_image(report("image tokenizer"))
+        image = self.experiment.image.run(self.folder / "image", report("image tokenizer"))
         return self.train_transformer(
             MixedModalTokenizer(text, image, self.experiment.vocabulary), report("transformer")
         )
@@ -136,20 +125,6 @@ class Pipeline:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(SentencePieceTokenizer.train(texts, self.experiment.pieces).model)
         return SentencePieceTokenizer.load(path)
-
-    def train_image(self, report: Report) -> ImageTokenizer:
-        experiment = self.experiment
-        path = self.image_run.folder / "image_tokenizer.safetensors"
-        torch.manual_seed(experiment.seed)
-        tokenizer = ImageTokenizer(experiment.image)
-        if not path.exists():
-            module = ImageTokenizerModule(tokenizer, experiment.image_recipe, experiment.image_budget)
-            self.image_run.fit(module, SceneImages(experiment.seed, experiment.image_batch), report)
-            state = {name: tensor.contiguous() for name, tensor in tokenizer.cpu().half().state_dict().items()}
-            safetensors.torch.save_file(state, path.with_suffix(".partial"))
-            path.with_suffix(".partial").replace(path)
-        tokenizer.float().load_state_dict(safetensors.torch.load_file(path))
-        return tokenizer.eval()
 
     def train_transformer(self, tokenizer: MixedModalTokenizer, report: Report) -> Chameleon:
         experiment = self.experiment
@@ -169,7 +144,10 @@ class Pipeline:
             "trained": date.today().isoformat(),
             "machine": f"{platform.machine()}, {self.processes} x {torch.get_num_threads()} CPU thread(s), "
             f"torch {torch.__version__}",
-            "minutes": {"image tokenizer": _minutes(self.image_run.history), "transformer": _minutes(history)},
+            "minutes": {
+                "image tokenizer": _minutes(Run(self.folder / "image").history),
+                "transformer": _minutes(history),
+            },
             "steps": len(history.records),
             "tokens": int(sum(history.series("tokens")[1])),
             "curve": curve(history),
@@ -177,18 +155,6 @@ class Pipeline:
         tokenizer.image.half()
         Chameleon(model.half().eval(), tokenizer, experiment.settings, card).save(self.folder / "model")
         return Chameleon.load(self.folder / "model")
-
-
-@dataclass(frozen=True)
-class SceneImages:
-    """Pixels of scenes, all colour-shape pairs among them, a pure function of (seed, step)."""
-
-    seed: int
-    batch: int
-
-    def __call__(self, step: int) -> torch.Tensor:
-        rng = np.random.default_rng([self.seed, 2, step])
-        return torch.stack([pixels_of(sample_scene(rng).picture()) for _ in range(self.batch)])
 
 
 def _minutes(history: History) -> float:
@@ -208,7 +174,8 @@ def curve(history: History, points: int = 60) -> dict[str, list[float | None]]:
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain values."""
-    plain = asdict(replace(experiment, model=replace(experiment.model, fixes=()), objective=Objective()))
+    bare = replace(experiment, model=replace(experiment.model, fixes=()), objective=Objective(), image=REFERENCE)
+    plain = asdict(bare) | {"image": describe_image(experiment.image)}
     plain["model"]["fixes"] = [repr(fix) for fix in experiment.model.fixes]
     plain["objective"] = repr(experiment.objective)
     return plain

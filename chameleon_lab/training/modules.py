@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionObjective
 from chameleon_lab.transformer import Transformer
 
 
@@ -149,24 +150,52 @@ class PacedModule(lightning.LightningModule, ABC):
         self._random = paced["random"]
 
 
-class ImageTokenizerModule(PacedModule):
-    """Trains an image tokenizer on pixels_BCHW by L1 + 2 L2 + L1 of neighbouring differences + the quantizer's loss."""
+class CodebookWatch(nn.Module):
+    """Which codes the last `span` batches used: `watch(codes_BHW)` gives usage, perplexity and dead codes as values.
 
-    def __init__(self, tokenizer: ImageTokenizer, recipe: Recipe, budget: Budget) -> None:
+    The perplexity of one batch misleads, being bounded by its number of codes; this one forgets by half in `span / 2`
+    batches.
+    """
+
+    def __init__(self, codes: int, span: int = 100) -> None:
+        super().__init__()
+        self.span = span
+        self.register_buffer("idle_N", torch.full((codes,), span))
+        self.register_buffer("counts_N", torch.zeros(codes))
+        self.idle_N: Tensor
+        self.counts_N: Tensor
+
+    @torch.no_grad()
+    def forward(self, codes_BHW: Tensor) -> dict[str, Tensor]:
+        seen_N = torch.bincount(codes_BHW.flatten(), minlength=len(self.idle_N))
+        self.idle_N = torch.where(seen_N > 0, 0, self.idle_N + 1)
+        self.counts_N = self.counts_N * 0.5 ** (2 / self.span) + seen_N
+        used_N = self.idle_N < self.span
+        share_N = self.counts_N / self.counts_N.sum()
+        entropy = -(share_N * share_N.clamp_min(1e-12).log()).sum()
+        return {"usage": used_N.float().mean(), "dead_codes": (~used_N).sum(), "perplexity": entropy.exp()}
+
+
+class ImageTokenizerModule(PacedModule):
+    """Trains an image tokenizer on pixels_BCHW in [-1, 1]. The reference recipe is the default objective's."""
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        recipe: Recipe,
+        budget: Budget,
+        objective: ReconstructionObjective | None = None,
+    ) -> None:
         super().__init__(recipe, budget)
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        self.loss = ReconstructionLoss(objective or ReconstructionObjective())
+        self.watch = CodebookWatch(tokenizer.codes)
 
     def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)
         rebuilt_BCHW, quantized = self.tokenizer(pixels_BCHW)
-        error_BCHW = rebuilt_BCHW - pixels_BCHW
-        square = error_BCHW.square().mean()
-        edges = error_BCHW.diff(dim=2).abs().mean() + error_BCHW.diff(dim=3).abs().mean()
-        loss = error_BCHW.abs().mean() + 2 * square + edges + quantized.loss
-        counts_N = torch.bincount(quantized.codes_BHW.flatten(), minlength=self.tokenizer.codes).float()
-        share_N = counts_N / counts_N.sum()
-        perplexity = torch.exp(-(share_N * share_N.clamp_min(1e-12).log()).sum())
-        return loss, {"loss": loss, "psnr": 10 * torch.log10(4 / square), "batch_perplexity": perplexity}
+        judged = self.loss(pixels_BCHW, rebuilt_BCHW, quantized, self.tokenizer.last_layer, self.step)
+        return judged.loss, {"loss": judged.loss, **judged.values, **self.watch(quantized.codes_BHW)}
 
 
 class LanguageModule(PacedModule):

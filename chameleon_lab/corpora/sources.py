@@ -1,0 +1,155 @@
+"""Sources: a person's pictures, and the photographs that come with packages a Python machine is likely to have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from chameleon_lab.pictures import open_picture
+from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+PHOTOGRAPHS = {
+    "china": "sklearn/datasets/images/china.jpg",
+    "flower": "sklearn/datasets/images/flower.jpg",
+    "motorcycle": "skimage/data/motorcycle_left.png",
+    "rocket": "skimage/data/rocket.jpg",
+    "galaxies": "skimage/data/hubble_deep_field.jpg",
+    "retina": "skimage/data/retina.jpg",
+    "tissue": "skimage/data/ihc.png",
+    "grass": "skimage/data/grass.png",
+    "gravel": "skimage/data/gravel.png",
+    "brick": "skimage/data/brick.png",
+    "astronaut": "skimage/data/astronaut.png",
+    "cat": "skimage/data/chelsea.png",
+    "coffee": "skimage/data/coffee.png",
+}
+"""Sample photographs in the wheels of scikit-learn and scikit-image: name to file inside site-packages."""
+
+HELD_OUT_PHOTOGRAPHS = ("astronaut", "cat", "coffee")
+"""Not trained on by the lab's experiments: what a tokenizer makes of these says something."""
+
+
+def photographs() -> dict[str, Path]:
+    """The files of `PHOTOGRAPHS` that this machine has. The packages are found, not imported."""
+    found = {}
+    for name, file in PHOTOGRAPHS.items():
+        package, _, inside = file.partition("/")
+        spec = find_spec(package)
+        if spec and spec.submodule_search_locations:
+            path = Path(spec.submodule_search_locations[0]) / inside
+            if path.is_file():
+                found[name] = path
+    return found
+
+
+def picture_files(folder: Path | str) -> dict[str, Path]:
+    """The picture files in a folder and below it, by their path in it, in order. Raises ValueError for none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one that holds pictures.")
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    }
+    if not found:
+        raise ValueError(f"{folder} holds no pictures: no file there ends in {', '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+class PictureFiles:
+    """Pictures by number, read when asked for and kept small; files that cannot be read are skipped and reported.
+
+    A picture's shortest side is made at most `shortest` pixels, and the `kept` last ones stay in memory.
+    """
+
+    def __init__(self, files: Mapping[str, Path], shortest: int = 512, kept: int = 512) -> None:
+        self.names, self._paths = list(files), list(files.values())
+        self._shortest = shortest
+        self.skipped: dict[str, str] = {}
+        self._open = lru_cache(maxsize=kept)(self._read)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def picture(self, index: int) -> PIL.Image.Image | None:
+        """The picture, or None when its file cannot be read: then `skipped` says why, and so does the log, once."""
+        return self._open(index)
+
+    def __iter__(self) -> Iterator[PIL.Image.Image]:
+        """Every picture that can be read, in order."""
+        for index in range(len(self)):
+            if (picture := self.picture(index)) is not None:
+                yield picture
+
+    def _read(self, index: int) -> PIL.Image.Image | None:
+        name = self.names[index]
+        try:
+            picture = open_picture(self._paths[index])
+        except (ValueError, OSError) as error:
+            if name not in self.skipped:
+                self.skipped[name] = str(error)
+                log.warning("Skipped %s: %s", name, error)
+            return None
+        scale = self._shortest / min(picture.size)
+        if scale < 1:
+            size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
+            picture = picture.resize(size, LANCZOS)
+        return picture
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Batches of random crops, a pure function of (seed, step): `crops(step) -> pixels_BCHW` in [-1, 1].
+
+    A crop is a square of `side` pixels, a `smallest` share to the whole of its picture's shortest side, mirrored half
+    of the time. Raises ValueError when no picture can be read.
+    """
+
+    pictures: PictureFiles
+    side: int
+    seed: int = 0
+    batch: int = 16
+    smallest: float = 0.3
+
+    def __call__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, 4, step])
+        return torch.stack([pixels_of(self._crop(rng)) for _ in range(self.batch)])
+
+    def _crop(self, rng: np.random.Generator) -> PIL.Image.Image:
+        picture = self._any(rng)
+        shortest = min(picture.size)
+        span = rng.uniform(min(1.0, max(self.smallest, self.side / shortest)), 1.0) * shortest
+        left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
+        box = (left, top, left + span, top + span)
+        crop = picture.resize((self.side, self.side), LANCZOS, box=box)
+        return crop.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+
+    def _any(self, rng: np.random.Generator) -> PIL.Image.Image:
+        for index in rng.permutation(len(self.pictures)):
+            if (picture := self.pictures.picture(int(index))) is not None:
+                return picture
+        raise ValueError(f"None of the {len(self.pictures)} pictures can be read: {self.pictures.skipped}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Batches of several sources, one behind another in each batch: `batches(step) -> pixels_BCHW`."""
+
+    sources: tuple[Callable[[int], Tensor], ...]
+
+    def __call__(self, step: int) -> Tensor:
+        return torch.cat([source(step) for source in self.sources])

@@ -1,0 +1,215 @@
+"""Distances between originals and reconstructions, as RGB bytes: picture by picture, or set against set.
+
+PSNR and SSIM need nothing. LPIPS, rFID and KID go through torchmetrics and look through a network (`networks`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from chameleon_lab.records import MetricCard, MetricValue
+from chameleon_lab.tokenizers.networks import BACKBONES, FeatureNetwork, inception, lpips
+
+if TYPE_CHECKING:  # torchmetrics takes seconds to load, so it is imported where it is used
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+logger = logging.getLogger(__name__)
+
+
+class Metric(Protocol):
+    """Sees every pair of pictures once, as bytes_BCHW on the CPU, and then says its value.
+
+    `card` is the protocol so far, to be completed with `dataclasses.replace`; `seed` is for what is drawn at random.
+    `scores` holds one score a picture, or nothing where pictures are not judged alone.
+    """
+
+    @property
+    def scores(self) -> Sequence[float]: ...
+
+    def see(self, originals_BCHW: Tensor, pictures_BCHW: Tensor) -> None: ...
+
+    def value(self, card: MetricCard, seed: int) -> MetricValue: ...
+
+
+@dataclass(eq=False)
+class MeanScore:
+    """A metric that judges each picture alone: its value is the mean of the scores, infinite when one of them is."""
+
+    name: str
+    definition: str
+    score: Callable[[Tensor, Tensor], Tensor]
+    unit: str = ""
+    higher_is_better: bool = True
+    network: FeatureNetwork | None = None
+    scores: list[float] = field(default_factory=list)
+
+    def see(self, originals_BCHW: Tensor, pictures_BCHW: Tensor) -> None:
+        self.scores += self.score(originals_BCHW, pictures_BCHW).tolist()
+
+    def value(self, card: MetricCard, seed: int) -> MetricValue:
+        mean = math.fsum(self.scores) / len(self.scores)
+        card = _completed(card, self.name, self.definition, self.network)
+        return MetricValue(mean, self.unit, self.higher_is_better, card)
+
+
+def psnr(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each pair of bytes_BCHW, in dB: scores_B, infinite where nothing was lost."""
+    error_B = (originals_BCHW.double() - pictures_BCHW.double()).square().mean((1, 2, 3))
+    return 10 * (255**2 / error_B).log10()
+
+
+WINDOW, SIGMA = 11, 1.5
+
+
+def ssim(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
+    """Structural similarity of each pair of bytes_BCHW, -1 to 1: scores_B (Wang et al., 2004, with their constants).
+
+    Raises ValueError for pictures smaller than the window.
+    """
+    _at_least(WINDOW, "SSIM", originals_BCHW)
+    x_BCHW, y_BCHW = originals_BCHW.double(), pictures_BCHW.double()
+    x_mean, y_mean = _blurred(x_BCHW), _blurred(y_BCHW)
+    x_variance, y_variance = _blurred(x_BCHW**2) - x_mean**2, _blurred(y_BCHW**2) - y_mean**2
+    covariance = _blurred(x_BCHW * y_BCHW) - x_mean * y_mean
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    alike = (2 * x_mean * y_mean + c1) * (2 * covariance + c2)
+    return (alike / ((x_mean**2 + y_mean**2 + c1) * (x_variance + y_variance + c2))).mean((1, 2, 3))
+
+
+def _blurred(x_BCHW: Tensor) -> Tensor:
+    """The Gaussian mean around each pixel whose window lies inside the picture, one side after the other."""
+    bell = torch.exp(-((torch.arange(WINDOW).double() - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+    for side in (-1, -2):
+        length = x_BCHW.shape[side] - WINDOW + 1
+        shifted = (weight * x_BCHW.narrow(side, at, length) for at, weight in enumerate(bell / bell.sum()))
+        x_BCHW = sum(shifted, torch.zeros(()))
+    return x_BCHW
+
+
+def perceptual(backbone: str, network: FeatureNetwork | None = None) -> MeanScore:
+    """LPIPS on a backbone of `networks.BACKBONES`; `network` takes the place of the published one."""
+    network = network or lpips(backbone)
+    name = f"LPIPS ({backbone})"
+
+    def score(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
+        _at_least(BACKBONES[backbone].least, name, originals_BCHW)
+        return network(originals_BCHW / 127.5 - 1, pictures_BCHW / 127.5 - 1).flatten()
+
+    return MeanScore(name, "mean over pictures", score, higher_is_better=False, network=network)
+
+
+class FrechetDistance:
+    """rFID: the Fréchet distance between Gaussians around the features of the originals and of the reconstructions."""
+
+    scores: Sequence[float] = ()
+
+    def __init__(self, network: FeatureNetwork | None = None) -> None:
+        self.network = network or inception()
+        self.distance: FrechetInceptionDistance | None = None
+
+    def see(self, originals_BCHW: Tensor, pictures_BCHW: Tensor) -> None:
+        originals_BD, pictures_BD = self.network(originals_BCHW), self.network(pictures_BCHW)
+        if self.distance is None:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+
+            self.distance = FrechetInceptionDistance(feature=Given(originals_BD.shape[1]))
+        self.distance.update(originals_BD, real=True)
+        self.distance.update(pictures_BD, real=False)
+
+    def value(self, card: MetricCard, seed: int) -> MetricValue:
+        """Raises ValueError for a single picture, and warns of so few that the Gaussians are flat."""
+        assert self.distance is not None
+        width = self.distance.real_features_sum.numel()
+        _at_least_two("rFID", card)
+        if card.n <= width:
+            logger.warning("rFID of %d pictures by %d features is far too high: it wants more pictures.", card.n, width)
+        definition = "originals against their reconstructions, prepared alike; covariance over n - 1"
+        return MetricValue(
+            float(self.distance.compute()), "", False, _completed(card, "rFID", definition, self.network)
+        )
+
+
+class KernelDistance:
+    """KID: the squared maximum mean discrepancy between the features of originals and reconstructions, unbiased.
+
+    The mean over `subsets` random draws of `subset_size` pictures, or of all where there are fewer. Draws are made by
+    place, so another order of the pictures gives other draws. All features are kept: 32 kB a picture with Inception.
+    """
+
+    scores: Sequence[float] = ()
+
+    def __init__(self, network: FeatureNetwork | None = None, subsets: int = 100, subset_size: int = 1000) -> None:
+        from torchmetrics.image.kid import KernelInceptionDistance
+
+        self.network = network or inception()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the features it keeps
+            self.distance = KernelInceptionDistance(nn.Identity(), subsets, subset_size, compute_with_cache=False)
+
+    def see(self, originals_BCHW: Tensor, pictures_BCHW: Tensor) -> None:
+        self.distance.update(self.network(originals_BCHW), real=True)
+        self.distance.update(self.network(pictures_BCHW), real=False)
+
+    def value(self, card: MetricCard, seed: int) -> MetricValue:
+        """Raises ValueError for a single picture."""
+        _at_least_two("KID", card)
+        self.distance.subset_size = min(self.distance.subset_size, card.n)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            mean, _ = self.distance.compute()
+        definition = f"unbiased, cubic kernel, mean over {self.distance.subsets} draws of {self.distance.subset_size}"
+        card = replace(_completed(card, "KID", definition, self.network), seed=seed)
+        return MetricValue(float(mean), "", False, card)
+
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "PSNR": partial(
+        MeanScore,
+        "PSNR",
+        "mean over pictures of 10 log10(255^2 / mean squared error), RGB bytes; infinite when one picture lost nothing",
+        psnr,
+        "dB",
+    ),
+    "SSIM": partial(
+        MeanScore,
+        "SSIM",
+        "mean over pictures, RGB channels and whole windows; bytes, 11x11 Gaussian of sigma 1.5, K 0.01 and 0.03",
+        ssim,
+    ),
+    **{f"LPIPS ({name})": partial(perceptual, name) for name in BACKBONES},
+    "rFID": FrechetDistance,
+    "KID": KernelDistance,
+}
+
+
+class Given(nn.Identity):
+    """Stands where torchmetrics wants a network, and hands on the features that it is given."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def _completed(card: MetricCard, metric: str, definition: str, network: FeatureNetwork | None) -> MetricCard:
+    looking_through = {"network": network.name, "network_hash": network.hash} if network else {}
+    return replace(card, metric=metric, definition=definition, **looking_through)
+
+
+def _at_least(side: int, metric: str, pictures_BCHW: Tensor) -> None:
+    height, width = pictures_BCHW.shape[-2:]
+    if min(height, width) < side:
+        raise ValueError(f"{metric} needs pictures of at least {side} x {side} pixels; got {width} x {height}.")
+
+
+def _at_least_two(metric: str, card: MetricCard) -> None:
+    if card.n < 2:
+        raise ValueError(f"{metric} compares sets of pictures, and {card.reference!r} holds only one.")

@@ -1,0 +1,155 @@
+"""Named trainings of image tokenizers: what to see, what to learn from it, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from chameleon_lab.checkpoints import native
+from chameleon_lab.corpora.scenes import sample_scene
+from chameleon_lab.corpora.sources import (
+    HELD_OUT_PHOTOGRAPHS,
+    Beside,
+    Crops,
+    PictureFiles,
+    photographs,
+    picture_files,
+)
+from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.tokenizers.image import TINY as TINY_TOKENIZER
+from chameleon_lab.tokenizers.losses import ReconstructionObjective
+from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
+from chameleon_lab.training.modules import Budget, ImageTokenizerModule, Recipe
+from chameleon_lab.training.run import Report, Run
+
+Pixels = Callable[[int], Tensor]
+"""pixels_BCHW in [-1, 1] as a function of the step alone."""
+
+Source = Callable[["ImageExperiment"], Pixels]
+"""What an experiment sees."""
+
+
+@dataclass(frozen=True)
+class SceneImages:
+    """Pixels of scenes, all colour-shape pairs among them, a pure function of (seed, step)."""
+
+    seed: int
+    batch: int
+    side: int = 64
+
+    def __call__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, 2, step])
+        return torch.stack([pixels_of(self._picture(rng)) for _ in range(self.batch)])
+
+    def _picture(self, rng: np.random.Generator) -> PIL.Image.Image:
+        picture = sample_scene(rng).picture()
+        return picture if picture.width == self.side else picture.resize((self.side, self.side), LANCZOS)
+
+
+def scenes(experiment: ImageExperiment) -> Pixels:
+    return SceneImages(experiment.seed, experiment.batch, experiment.side)
+
+
+def photographs_and_scenes(experiment: ImageExperiment) -> Pixels:
+    """Three crops of sample photographs to each scene, the held-out photographs not among them."""
+    files = {name: path for name, path in photographs().items() if name not in HELD_OUT_PHOTOGRAPHS}
+    if not files:
+        raise ValueError(
+            "This machine has no sample photographs: they come with scikit-image and scikit-learn "
+            "(pip install scikit-image scikit-learn). Or give a folder of your own pictures."
+        )
+    few = max(1, experiment.batch // 4)
+    crops = Crops(PictureFiles(files), experiment.side, experiment.seed, experiment.batch - few)
+    return Beside((crops, SceneImages(experiment.seed, few, experiment.side)))
+
+
+def folder_of_pictures(path: Path | str) -> Source:
+    """The pictures of a person's folder, as random crops."""
+    return partial(_crops_of_folder, path=path)
+
+
+def _crops_of_folder(experiment: ImageExperiment, path: Path | str) -> Pixels:
+    return Crops(PictureFiles(picture_files(path)), experiment.side, experiment.seed, experiment.batch)
+
+
+@dataclass(frozen=True)
+class ImageExperiment:
+    """A training of an image tokenizer: everything that decides the result but the machine.
+
+    `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side.
+    """
+
+    name: str
+    tokenizer: ImageTokenizerConfig
+    recipe: Recipe
+    budget: Budget
+    objective: ReconstructionObjective = field(default_factory=ReconstructionObjective)
+    source: Source = scenes
+    batch: int = 16
+    crop: int | None = None
+    seed: int = 0
+
+    @property
+    def side(self) -> int:
+        return self.crop or self.tokenizer.side
+
+    def run(self, folder: Path | str, report: Report = lambda module, record: None) -> ImageTokenizer:
+        """Trains in `folder`, or goes on there, and writes the tokenizer to `folder/tokenizer`, in float16."""
+        run, finished = Run(folder), Path(folder) / "tokenizer"
+        own = () if isinstance(self.tokenizer.quantizer, str) else (self.tokenizer.quantizer,)
+        if not finished.exists():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.write("experiment.json", describe_image(self))
+            torch.manual_seed(self.seed)
+            module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
+            run.fit(module, self.source(self), report)
+            native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), finished)
+        return native.read_image_tokenizer(finished, own).float()
+
+
+REFERENCE = ImageExperiment(
+    name="reference",
+    tokenizer=CHAMELEON,
+    recipe=Recipe(rate=4.5e-6 * 16, betas=(0.5, 0.9), weight_decay=0.0, warm_up=1, cool_down=0.0, clip=float("inf")),
+    budget=Budget(steps=250_000),
+)
+"""Chameleon's architecture by the reference recipe (taming-transformers; Meta's own is unpublished). For a GPU."""
+
+TINY = ImageExperiment(
+    name="tiny",
+    tokenizer=TINY_TOKENIZER,
+    recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=50, cool_down=0.4),
+    budget=Budget(minutes=15),
+    objective=ReconstructionObjective("edges", square=2.0, adversary=None),
+)
+"""The image tokenizer of the shipped model: 1.4 M parameters, 37 dB on scenes."""
+
+PHOTOGRAPHS = ImageExperiment(
+    name="photographs",
+    tokenizer=replace(TINY_TOKENIZER, side=128, codes=1024, patch=4, widths=(128,)),
+    recipe=TINY.recipe,
+    budget=Budget(minutes=9),
+    objective=ReconstructionObjective("lpips", square=2.0, adversary=None),
+    source=photographs_and_scenes,
+    batch=8,
+    crop=64,
+)
+"""128 x 128 pixels to 32 x 32 codes of 1024, on sample photographs and scenes."""
+
+IMAGE_EXPERIMENTS = {"photographs": PHOTOGRAPHS, "reference": REFERENCE}
+"""Those that are trained by name alone; `TINY` is a stage of the model of that name."""
+
+
+def describe_image(experiment: ImageExperiment) -> dict[str, Any]:
+    """The experiment as plain values."""
+    tokenizer = native.plain_image_config(experiment.tokenizer)
+    source = getattr(experiment.source, "__name__", repr(experiment.source))
+    return asdict(experiment) | {"tokenizer": tokenizer, "source": source}

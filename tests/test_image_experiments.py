@@ -1,0 +1,142 @@
+"""Trainings of image tokenizers: from whatever pictures, by whatever quantizer, taken up again where they stopped."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.cli import main
+from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
+from chameleon_lab.tokenizers.quantizers import QUANTIZERS, VectorQuantizer
+from chameleon_lab.training.image_experiments import (
+    IMAGE_EXPERIMENTS,
+    PHOTOGRAPHS,
+    REFERENCE,
+    TINY,
+    ImageExperiment,
+    describe_image,
+    folder_of_pictures,
+)
+from chameleon_lab.training.modules import Budget, CodebookWatch
+from chameleon_lab.training.run import Run
+
+
+@pytest.fixture
+def small(image_config) -> ImageExperiment:
+    """Three steps on two scenes of 16 pixels."""
+    return replace(TINY, tokenizer=image_config, budget=Budget(steps=3), batch=2, crop=16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures and a broken file."""
+    (tmp_path / "mine").mkdir()
+    for seed in range(2):
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)
+        PIL.Image.fromarray(noise).save(tmp_path / "mine" / f"{seed}.png")
+    (tmp_path / "mine" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("quantizer", ["vector", "moving_average", "cosine", "sim", "vector_rotation"])
+def test_an_experiment_leaves_a_tokenizer_that_loads(small, tmp_path, picture, quantizer):
+    experiment = replace(small, tokenizer=replace(small.tokenizer, quantizer=quantizer))
+    trained = experiment.run(tmp_path)
+    read = load_image_tokenizer(tmp_path / "tokenizer")
+    assert read.config == experiment.tokenizer
+    assert np.array_equal(read.encode(picture), trained.encode(picture))
+    assert read.decode(read.encode(picture)).tobytes() == trained.decode(trained.encode(picture)).tobytes()
+    assert len(Run(tmp_path).history.records) == 3
+
+
+def test_what_is_finished_is_not_trained_again(small, tmp_path):
+    first = small.run(tmp_path)
+    again = replace(small, source=lambda experiment: pytest.fail("trained again")).run(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_folder_of_pictures_is_learned_from_and_bad_files_are_told(small, folder, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        replace(small, source=folder_of_pictures(folder), budget=Budget(steps=6)).run(tmp_path / "run")
+    told = [record.message for record in caplog.records if "broken.jpg" in record.message]
+    assert len(told) == 1 and told[0].startswith("Skipped broken.jpg")
+
+
+class Halves(VectorQuantizer):
+    """As someone writes it in a notebook."""
+
+
+def test_a_quantizer_of_ones_own_comes_back_by_its_class(small, tmp_path, picture):
+    experiment = replace(small, tokenizer=replace(small.tokenizer, quantizer=Halves))
+    assert isinstance(experiment.run(tmp_path).quantize, Halves)
+    with pytest.raises(ValueError, match=r"No quantizer is called 'Halves'; .*pass it: quantizers=\[Halves\]"):
+        load_image_tokenizer(tmp_path / "tokenizer")
+    read = load_image_tokenizer(tmp_path / "tokenizer", quantizers=[Halves])
+    assert isinstance(read.quantize, Halves) and read.encode(picture).shape == (4, 4)
+
+
+def test_a_quantizer_without_a_name_is_refused_before_it_is_trained(small, tmp_path):
+    nameless = replace(small, tokenizer=replace(small.tokenizer, quantizer=lambda *sizes: VectorQuantizer(*sizes)))
+    with pytest.raises(ValueError, match="has no name to be saved under: make it a function or a class"):
+        replace(nameless, source=lambda experiment: pytest.fail("trained")).run(tmp_path)
+
+
+def test_the_step_where_the_critic_begins_is_marked_in_the_history(small, tmp_path):
+    objective = ReconstructionObjective("edges", adversary=Adversary(start_step=2, width=4, layers=1))
+    replace(small, objective=objective).run(tmp_path)
+    history = Run(tmp_path).history
+    assert history.series("critic_loss")[0] == [2]
+    assert len(history.series("usage")[0]) == 3
+
+
+def test_usage_remembers_codes_for_its_span_and_no_longer():
+    watch = CodebookWatch(4, span=3)
+    first = watch(torch.tensor([[[0, 1]]]))
+    assert (first["usage"], first["dead_codes"]) == (0.5, 2)
+    for _ in range(2):
+        values = watch(torch.tensor([[[2, 2]]]))
+    assert (values["usage"], values["dead_codes"]) == (0.75, 1)
+    assert watch(torch.tensor([[[2, 2]]]))["usage"] == 0.25
+    even = CodebookWatch(8)
+    for _ in range(50):
+        values = even(torch.arange(8).view(1, 2, 4))
+    assert values["perplexity"].item() == pytest.approx(8, rel=1e-4)
+
+
+def test_experiments_are_plain_values_for_their_card(small):
+    for experiment in (*IMAGE_EXPERIMENTS.values(), TINY, replace(small, source=folder_of_pictures("mine"))):
+        plain = describe_image(replace(experiment, tokenizer=replace(experiment.tokenizer, quantizer=Halves)))
+        assert json.loads(json.dumps(plain))["name"] == experiment.name
+    assert REFERENCE.recipe.betas == (0.5, 0.9) and REFERENCE.objective.perceptual == "lpips"
+    assert PHOTOGRAPHS.tokenizer.grid == (32, 32)
+
+
+def test_the_command_trains_on_a_folder_and_reconstructs_with_what_it_trained(
+    small, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(IMAGE_EXPERIMENTS, "photographs", small)
+    run, out = tmp_path / "run", tmp_path / "out.png"
+    assert main(["train", "photographs", "--pictures", str(folder), "--folder", str(run)]) == 0
+    tokenizer, shown = str(run / "tokenizer"), str(folder / "0.png")
+    fit = ["--policy", "fit to grid", "--out", str(out)]
+    assert main(["reconstruct", shown, "--model", tokenizer, *fit]) == 0
+    with PIL.Image.open(out) as seen:
+        assert seen.width > seen.height
+    assert "codes, PSNR" in capsys.readouterr().out
+    assert main(["train", "photographs", "--pictures", str(tmp_path / "no"), "--folder", str(tmp_path / "b")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert main(["train", "tiny", "--pictures", str(folder)]) == 2
+    assert "--pictures is for image tokenizers" in capsys.readouterr().err
+    assert main(["generate", "hi", "--model", tokenizer]) == 2
+    assert "holds an image tokenizer alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_every_quantizer_fits_into_an_image_tokenizer(small, name, tmp_path):
+    tokenizer = replace(small.tokenizer, quantizer=name, codes=16, code_width=4)  # 4 signs, 4 levels of 2, or 4 numbers
+    assert replace(small, tokenizer=tokenizer, budget=Budget(steps=1)).run(tmp_path).codebook.shape == (16, 4)
