@@ -22,6 +22,7 @@ from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import native
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.card import markdown
+from chameleon_lab.evaluation.comparison import compare
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.records import ImagePiece, StepRecord, TextPiece
@@ -48,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     _evaluate_options(
         commands.add_parser("evaluate", help="score a model on held-out scenes", description=_evaluate.__doc__)
     )
+    _compare_options(commands.add_parser("compare", help="train and compare quantizers", description=_compare.__doc__))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # which otherwise tells of itself
     try:
         options.run(options)
     except (ValueError, OSError) as error:
@@ -227,6 +228,23 @@ def _evaluate(options: argparse.Namespace) -> None:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
         write_text(Path(options.model) / "README.md", markdown(card))
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_compare)
+    parser.add_argument("--steps", type=int, default=600, help="of each training (default: 600)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each quantizer (default: 3)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/quantizers"), help="where to keep runs and outcomes")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Trains small image tokenizers that differ in their quantizer alone, and measures each; goes on where it ended."""
+    if min(options.steps, options.seeds) < 1:
+        raise ValueError(f"--steps and --seeds must be 1 or more, not {options.steps} and {options.seeds}.")
+    for outcome in compare(options.folder, steps=options.steps, seeds=range(options.seeds)):
+        told = ", ".join(value.told for value in outcome.values.values())
+        log.info("%-22s seed %d: %s", outcome.name, outcome.seed, told)
+    log.info("The outcomes are in %s.", options.folder / "outcomes.jsonl")
 
 
 if __name__ == "__main__":

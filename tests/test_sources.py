@@ -52,7 +52,7 @@ def test_bad_files_are_skipped_and_reported_once_with_their_reason(folder, caplo
         "letter.png",
     }
     assert "cannot be read" in pictures.skipped["broken.png"] and "is empty" in pictures.skipped["empty.jpg"]
-    assert len([record for record in caplog.records if record.message.startswith("Skipped")]) == 3
+    assert len([record for record in caplog.records if record.message.startswith("Skipped: ")]) == 3
 
 
 def test_crops_are_a_function_of_seed_and_step_alone(folder):

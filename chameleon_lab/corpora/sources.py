@@ -102,7 +102,7 @@ class PictureFiles:
         except (ValueError, OSError) as error:
             if name not in self.skipped:
                 self.skipped[name] = str(error)
-                log.warning("Skipped %s: %s", name, error)
+                log.warning("Skipped: %s", error)
             return None
         scale = self._shortest / min(picture.size)
         if scale < 1:

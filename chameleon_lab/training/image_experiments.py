@@ -137,7 +137,7 @@ PHOTOGRAPHS = ImageExperiment(
     tokenizer=replace(TINY_TOKENIZER, side=128, codes=1024, patch=4, widths=(128,)),
     recipe=TINY.recipe,
     budget=Budget(minutes=9),
-    objective=ReconstructionObjective("lpips", square=2.0, adversary=None),
+    objective=TINY.objective,
     source=photographs_and_scenes,
     batch=8,
     crop=64,

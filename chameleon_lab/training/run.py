@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import pickle
 import signal
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from chameleon_lab.records import History, StepRecord
 from chameleon_lab.training.modules import PacedModule, Steps
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it tells of itself and its maker's services
 
 Report = Callable[[PacedModule, StepRecord], None]
 

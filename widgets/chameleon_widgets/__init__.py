@@ -6,13 +6,22 @@ threads        Worker (does the long work), Pump (sends what changed, at most 30
 stills         the picture of a widget that stays in a saved notebook, where no kernel runs
 conversation   Exchange, Conversation: what was said; Feed: what the browser has not seen of it yet
 chat_cell      ChatCell: any callable Document -> iterator of pieces, in a notebook cell
-reconstruction ReconstructionViewer: any image tokenizer, picture beside picture
+round_trips    RoundTrip: what image tokenizers made of one picture, as figures and as a still
+reconstruction ReconstructionViewer: any image tokenizer, or two compared, side by side or under a wipe
+codebook_map   the layout of a codebook: like beside like; nearest codes; the map as a picture
+sightings      pictures beside their codes: patches, places
+codebook_study CodebookStudy: what is known of a codebook so far, found out in short steps
+codebook_atlas CodebookAtlas: all codes of an image tokenizer on one map, and what each is
+edits          Grid, History, Surgery: codes under edit, the way back, and their picture
+code_surgery   CodeSurgery: codes painted over a picture, decoded at once
 static/        the bundles, built from ../js by `npm run build` and committed
 ```
 Everything here imports only the border of `chameleon_lab` (documents, records, vocabulary): no torch.
 """
 
 from chameleon_widgets.chat_cell import ChatCell
+from chameleon_widgets.code_surgery import CodeSurgery
+from chameleon_widgets.codebook_atlas import CodebookAtlas
 from chameleon_widgets.reconstruction import ReconstructionViewer
 
-__all__ = ["ChatCell", "ReconstructionViewer"]
+__all__ = ["ChatCell", "CodeSurgery", "CodebookAtlas", "ReconstructionViewer"]

@@ -2,7 +2,10 @@
 import { build } from "esbuild";
 
 await build({
-  entryPoints: ["src/chat_cell.js", "src/chat_cell.css", "src/reconstruction_viewer.js", "src/reconstruction_viewer.css"],
+  entryPoints: ["chat_cell", "reconstruction_viewer", "codebook_atlas", "code_surgery"].flatMap((name) => [
+    `src/${name}.js`,
+    `src/${name}.css`,
+  ]),
   outdir: process.argv[2] ?? "../chameleon_widgets/static",
   bundle: true,
   format: "esm",

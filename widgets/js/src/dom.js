@@ -32,6 +32,7 @@ const ICONS = {
   clear: "M5 7h14M10 7V4.5h4V7M7 7l.8 12.5h8.4L17 7",
   down: "M12 5v14M6 13l6 6 6-6",
   grid: "M4 4h16v16H4zM4 9.3h16M4 14.7h16M9.3 4v16M14.7 4v16",
+  wipe: "M4 5h16v14H4zM12 2.5v19M7 12h.01M17 12h.01",
   heat: "M12 3c1 4 6 6.5 6 11.5a6 6 0 0 1-12 0C6 12 7.5 10 9 8.5c.3 1.5 1 2.3 2 2.8C10.8 8 11.200 5 12 3z",
 };
 
@@ -112,5 +113,17 @@ export async function copyText(text) {
     area.select();
     document.execCommand("copy");
     area.remove();
+  }
+}
+
+/**
+ * Puts a picture on the clipboard. Throws an Error written for the person who asked, where the browser does not allow it.
+ * @param {Blob} png
+ */
+export async function copyPicture(png) {
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
+  } catch {
+    throw new Error("The browser does not let this page copy pictures. Save the picture instead.");
   }
 }

@@ -43,7 +43,11 @@ export function connect(model, { receive, change }) {
   /** @param {any} content @param {ArrayBuffer[]} [buffers] */
   function post(content, buffers) {
     count += 1;
-    model.send({ ...content, mark: `${me}-${count}` }, undefined, buffers);
+    try {
+      model.send({ ...content, mark: `${me}-${count}` }, undefined, buffers);
+    } catch {
+      // the kernel was shut down and its end of the line is closed: it does not answer, that is all
+    }
     return count;
   }
 

@@ -131,6 +131,24 @@ export async function swap(img, url) {
   setTimeout(() => URL.revokeObjectURL(old), 1000);
 }
 
+/**
+ * The width, in CSS pixels, at which pictures of one subject are all shown: a whole multiple of each one's own width
+ * where there is one, else of the widest that fits; where none fits, the room.
+ * @param {{width: number, height: number}[]} sizes
+ * @param {number} room for the width
+ * @param {number} tallest height
+ */
+export function shownWidth(sizes, room, tallest) {
+  const most = Math.floor(Math.min(room, ...sizes.map(({ width, height }) => (tallest * width) / height)));
+  const fitting = sizes.map(({ width }) => width).filter((width) => width <= most);
+  if (!fitting.length) return Math.max(1, most);
+  /** @param {number} a @param {number} b @returns {number} */
+  const divisor = (a, b) => (b ? divisor(b, a % b) : a);
+  const common = fitting.reduce((a, b) => (a * b) / divisor(a, b));
+  const base = common <= most ? common : Math.max(...fitting);
+  return base * Math.floor(most / base);
+}
+
 const HEAT = [
   [0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164],
 ];

@@ -1,37 +1,41 @@
-// The reconstruction viewer: what the encoder saw, what came back, the codes in between, and where the two differ.
+// The reconstruction viewer: a picture through one image tokenizer, or through two that are compared.
 
-import { codeGrid } from "./code_grid.js";
 import { button, element, icon, lamp, root } from "./dom.js";
 import { connect } from "./link.js";
-import { chooser, dropTarget, errorMap, notPicture, pngUrl, readPicture, sortFiles, swap } from "./pictures.js";
+import { chooser, dropTarget, notPicture, pngUrl, readPicture, shownWidth, sortFiles } from "./pictures.js";
+import { roundTripView } from "./round_trip.js";
 import { hidesStill, stillKeeper } from "./still.js";
-import { counts } from "./words.js";
 
-/** @param {string} title @param {string} alt @param {...Node} over */
-function figure(title, alt, ...over) {
-  const img = element("img", { alt, draggable: "false" });
-  const words = element("span");
-  const node = element("figure", { class: "chm-side" },
-    element("figcaption", {}, element("b", { text: title }), words),
-    element("div", { class: "chm-frame" }, img, ...over));
-  return { node, img, words };
+const GAP = 16; // CSS pixels around the pictures
+const NARROWEST = 176; // of a column; where there is less room, some of them go below
+
+/** @param {string} label @param {() => void} change */
+function choice(label, change) {
+  const select = element("select", { class: "chm-select", "aria-label": label, on: { change } });
+  const node = element("label", { class: "chm-choice" }, element("span", { "aria-hidden": "true", text: label }), select);
+  return {
+    node,
+    select,
+    /** @param {string[]} values @param {string} value @param {string} [none] words for no choice, where that is one */
+    offer(values, value, none) {
+      const offered = none === undefined ? values : ["", ...values];
+      select.replaceChildren(...offered.map((each) => element("option", { value: each, text: each || none || "" })));
+      select.value = value;
+    },
+  };
 }
 
-/** @param {HTMLImageElement} img @param {number} width @param {number} height */
-function pixels(img, width, height) {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [width, height];
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
-  context.drawImage(img, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height).data;
-}
+/** @param {HTMLElement} which */
+const pressed = (which) => which.getAttribute("aria-pressed") === "true";
 
 /** @param {{model: import("./link.js").Model, el: HTMLElement}} context */
 function render({ model, el }) {
   let whole = false;
-  /** @type {any} */
-  let shown = null;
   let error = "";
+  let picture = ""; // name of the one that is shown
+  let offers = { tokenizers: /** @type {string[]} */ ([]), policies: /** @type {string[]} */ ([]) };
+  /** @type {ReturnType<typeof roundTripView>[]} those in use */
+  let shown = [];
 
   const box = root("Reconstruction viewer", "reconstruction");
   box.tabIndex = -1;
@@ -40,30 +44,45 @@ function render({ model, el }) {
   const files = chooser((chosen) => take(chosen), false);
   const choose = button("Choose a picture", null, () => files.click(), { class: "chm-button chm-choose" });
   choose.prepend(icon("attach"));
-  const gridSwitch = button("Show the grid of codes", "grid", () => toggle(gridSwitch), { "aria-pressed": "false" });
-  const heatSwitch = button("Show where the pictures differ", "heat", () => toggle(heatSwitch), { "aria-pressed": "false" });
+  /** @param {string} label @param {"wipe" | "grid" | "heat"} glyph */
+  const view = (label, glyph) => {
+    const node = button(label, glyph, () => {
+      node.setAttribute("aria-pressed", String(!pressed(node)));
+      refresh();
+    }, { "aria-pressed": "false" });
+    return node;
+  };
+  const wipeSwitch = view("Wipe between original and reconstruction", "wipe");
+  const gridSwitch = view("Show the grid of codes", "grid");
+  const heatSwitch = view("Show where the pictures differ", "heat");
+  const [first, second, policy] = ["Tokenizer", "Compare with", "Preparation"].map((label) => choice(label, decide));
+  const choices = element("div", { class: "chm-choices", role: "group", "aria-label": "Choices" },
+    first.node, second.node, policy.node);
   const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples" });
   const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
-  const grids = [
-    codeGrid({ label: "", main: false, point: mark }),
-    codeGrid({ label: "Codes of the picture", main: true, point: mark }),
-  ];
-  const original = figure("Original", "The picture as the encoder sees it", grids[0].node);
-  const rebuilt = figure("Reconstruction", "The picture rebuilt from its codes", grids[1].node);
-  const difference = figure("Error", "Where original and reconstruction differ");
-  const stage = element("div", { class: "chm-stage" }, original.node, rebuilt.node, difference.node);
-  const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or choose a picture." });
-  const facts = element("div", { class: "chm-facts" });
   const readout = element("div", { class: "chm-readout", role: "status" });
+  const views = [0, 1].map(() => roundTripView({
+    wipes,
+    reads: (words, trip) => (readout.textContent = words && shown.length > 1 ? `${trip.tokenizer}: ${words}` : words),
+    tell,
+    fileName: (trip) => [picture || "picture", ...(offers.tokenizers.length > 1 ? [trip.tokenizer] : [])].join(" "),
+  }));
+  const stage = element("div", { class: "chm-stage" });
+  const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or choose a picture." });
+  const feet = element("footer", { class: "chm-feet" }, readout);
 
   box.append(stills,
     element("header", { class: "chm-head" }, signal.node,
-      element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Views" }, gridSwitch, heatSwitch, choose, files)),
-    samples, alert, empty, stage, element("footer", { class: "chm-feet" }, facts, readout));
+      element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Views" },
+        wipeSwitch, gridSwitch, heatSwitch, choose, files)),
+    choices, samples, alert, empty, stage, feet);
   el.replaceChildren(box);
+  wipes(50);
 
   const link = connect(model, { receive, change: refresh });
   const keeper = stillKeeper(model, link);
+  const room = new ResizeObserver(fit);
+  room.observe(stage);
   dropTarget(box, (dropped) => take(dropped));
   box.addEventListener("paste", (event) => {
     const { files: pasted } = event.clipboardData ?? { files: null };
@@ -77,12 +96,18 @@ function render({ model, el }) {
     const { pictures, others } = sortFiles(list);
     if (!pictures.length) return tell(notPicture(others[0] ?? ""));
     try {
-      const picture = await readPicture(pictures[0]);
-      URL.revokeObjectURL(picture.url);
-      ask({ kind: "picture", name: picture.name }, [picture.bytes]);
+      const read = await readPicture(pictures[0]);
+      URL.revokeObjectURL(read.url);
+      ask({ kind: "picture", name: read.name }, [read.bytes]);
     } catch (problem) {
       tell(/** @type {Error} */ (problem).message);
     }
+  }
+
+  /** Asks for the tokenizers and the policy that are chosen. */
+  function decide() {
+    const [one, other] = [first.select.value, second.select.value];
+    ask({ kind: "choose", tokenizers: other && other !== one ? [one, other] : [one], policy: policy.select.value || null });
   }
 
   /** @param {any} content @param {ArrayBuffer[]} [buffers] */
@@ -102,10 +127,9 @@ function render({ model, el }) {
     refresh();
   }
 
-  /** @param {HTMLButtonElement} which */
-  function toggle(which) {
-    which.setAttribute("aria-pressed", String(which.getAttribute("aria-pressed") !== "true"));
-    refresh();
+  /** @param {number} percent */
+  function wipes(percent) {
+    for (const each of views) each.slider.set(percent);
   }
 
   function refresh() {
@@ -118,12 +142,61 @@ function render({ model, el }) {
     else signal.show("idle", "Ready");
     box.classList.toggle("chm-orphan", state === "silent" && !whole);
     stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
-    const pressed = (/** @type {HTMLElement} */ which) => which.getAttribute("aria-pressed") === "true";
-    stage.hidden = !shown;
-    empty.hidden = Boolean(shown);
-    for (const grid of grids) grid.node.hidden = !pressed(gridSwitch);
-    difference.node.hidden = !pressed(heatSwitch);
-    gridSwitch.disabled = heatSwitch.disabled = !shown;
+    stage.hidden = !shown.length;
+    empty.hidden = Boolean(shown.length);
+    for (const tool of [wipeSwitch, gridSwitch, heatSwitch]) tool.disabled = !shown.length;
+    first.node.hidden = second.node.hidden = offers.tokenizers.length < 2;
+    policy.node.hidden = offers.policies.length < 2;
+    choices.hidden = first.node.hidden && policy.node.hidden;
+    arrange();
+  }
+
+  /** Puts the figures into columns: under the wipe one for each tokenizer, else one more for the original. */
+  function arrange() {
+    const [wiping, hot] = [pressed(wipeSwitch), pressed(heatSwitch)];
+    const compared = shown.length > 1;
+    for (const { slider, grids } of views) {
+      slider.turn(wiping);
+      for (const grid of grids) grid.node.hidden = !pressed(gridSwitch);
+    }
+    /** @type {Node[][]} */
+    const columns = wiping || !shown.length ? [] : [[source().figures.original.node]];
+    for (const { trip, figures, facts, refusal } of shown) {
+      if (trip?.error !== undefined) columns.push([refusal]);
+      else if (compared) columns.push([figures.rebuilt.node, facts, ...(hot ? [figures.difference.node] : [])]);
+      else columns.push([figures.rebuilt.node], ...(hot ? [[figures.difference.node]] : []));
+    }
+    const wanted = columns.flat();
+    if (wanted.length !== stage.querySelectorAll(".chm-column > *").length || wanted.some((node) => !stage.contains(node)))
+      stage.replaceChildren(...columns.map((nodes) => element("div", { class: "chm-column" }, ...nodes)));
+    if (shown.length === 1) feet.prepend(shown[0].facts);
+    fit();
+    paint();
+  }
+
+  /** The one whose original is shown where there is room for one: that with most pixels. */
+  function source() {
+    const pixels = (/** @type {typeof shown[0]} */ { trip }) => (trip && !trip.error ? trip.width * trip.height : 0);
+    return shown.reduce((best, each) => (pixels(each) > pixels(best) ? each : best));
+  }
+
+  function fit() {
+    const trips = shown.flatMap(({ trip }) => (trip && !trip.error ? [trip] : []));
+    const columns = stage.children.length;
+    const width = stage.clientWidth - 2 * GAP;
+    if (!trips.length || width <= 0) return;
+    const beside = Math.max(1, Math.min(columns, Math.floor((width + GAP) / (NARROWEST + GAP))));
+    const cell = Math.floor((width + GAP) / beside) - GAP;
+    stage.style.setProperty("--cell", `${cell}px`);
+    const shownAt = shownWidth(trips, cell, columns === 1 ? 512 : 400);
+    for (const each of shown) each.fit(shownAt);
+  }
+
+  /** Paints the errors, if they are looked at; those that are compared on one scale. */
+  async function paint() {
+    if (!pressed(heatSwitch)) return;
+    const most = Math.max(...(await Promise.all(shown.map((each) => each.largest()))));
+    for (const each of shown) each.paint(most);
   }
 
   /** @param {any} message @param {DataView[]} buffers */
@@ -132,6 +205,7 @@ function render({ model, el }) {
     if (message.kind !== "update") return;
     let next = 0;
     if (message.samples) {
+      offers = message;
       samples.replaceChildren(...message.samples.map((/** @type {string} */ name) => {
         const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
         node.append(element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }),
@@ -140,52 +214,40 @@ function render({ model, el }) {
       }));
       samples.hidden = !message.samples.length;
     }
-    if (message.error !== undefined) {
+    if (message.trips) {
       whole = true;
+      const [one, other] = message.chosen;
+      first.offer(offers.tokenizers, one);
+      second.offer(offers.tokenizers.filter((each) => each !== one), other ?? "", "nothing");
+      policy.offer(offers.policies, message.policy);
+      show(message, buffers.slice(next));
       tell(message.error);
     }
-    if (message.codes) show(message, buffers.slice(next));
     refresh();
   }
 
-  /** @param {any} message @param {DataView[]} buffers */
-  async function show(message, buffers) {
-    shown = message;
+  /** @param {{name: string, trips: import("./round_trip.js").Trip[]}} message @param {DataView[]} buffers */
+  function show({ name, trips }, buffers) {
+    picture = name;
     for (const node of samples.querySelectorAll("button"))
-      node.setAttribute("aria-pressed", String(node.title === message.name));
-    for (const grid of grids) grid.show(message.codes);
-    original.words.textContent = ` ${message.width} × ${message.height}, as the encoder sees it`;
-    const count = message.codes.flat().length;
-    rebuilt.words.textContent = ` from ${count} codes`;
-    stage.style.setProperty("--ratio", `${message.width} / ${message.height}`);
-    facts.replaceChildren(...counts(message).map(([value, words]) =>
-      element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`)));
-    mark(null);
-    await Promise.all([swap(original.img, pngUrl(buffers[0])), swap(rebuilt.img, pngUrl(buffers[1]))]);
-    await Promise.all([original.img.decode(), rebuilt.img.decode()]).catch(() => {});
-    if (shown !== message) return;
-    const [width, height] = [rebuilt.img.naturalWidth, rebuilt.img.naturalHeight];
-    const map = errorMap(pixels(original.img, width, height), pixels(rebuilt.img, width, height));
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [width, height];
-    /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).putImageData(
-      new ImageData(/** @type {any} */ (map.rgba), width, height), 0, 0);
-    difference.img.src = canvas.toDataURL();
-    difference.words.textContent = ` 0 to ${Math.round(map.largest)} of 255, mean ${map.mean.toFixed(1)}`;
-  }
-
-  /** @param {number | null} at */
-  function mark(at) {
-    const codes = shown ? shown.codes.flat() : [];
-    for (const grid of grids) grid.mark(at, (each) => codes[each] === codes[/** @type {number} */ (at)]);
-    if (at === null || !shown) {
-      readout.textContent = "";
-      return;
+      node.setAttribute("aria-pressed", String(trips.length > 0 && node.title === name));
+    let next = 0;
+    shown = trips.map((trip, at) => {
+      const count = trip.error === undefined ? 2 : 0;
+      views[at].show(trip, buffers.slice(next, next + count));
+      next += count;
+      return views[at];
+    });
+    const compared = shown.length > 1;
+    for (const { trip, figures } of shown) {
+      if (!trip || trip.error !== undefined) continue;
+      const size = `${trip.width} × ${trip.height}`;
+      const from = `from ${trip.codes.flat().length} codes`;
+      figures.original.words.textContent =
+        `${size}, ${trip.policy || `as ${compared ? trip.tokenizer : "the encoder"} sees it`}`;
+      figures.rebuilt.name.textContent = compared ? trip.tokenizer : "Reconstruction";
+      figures.rebuilt.words.textContent = compared ? size : offers.tokenizers.length > 1 ? `${from} of ${trip.tokenizer}` : from;
     }
-    const columns = shown.codes[0].length;
-    const times = codes.filter((/** @type {number} */ code) => code === codes[at]).length;
-    readout.textContent = `Row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}: code ${codes[at]}` +
-      (times > 1 ? `, ${times} times in this picture` : "");
   }
 
   model.on("change:status", refresh);
@@ -193,6 +255,7 @@ function render({ model, el }) {
   link.request({ kind: "hello" });
   return () => {
     model.off("change:status", refresh);
+    room.disconnect();
     keeper.dispose();
     link.close();
   };

@@ -1,0 +1,102 @@
+"""A fair small comparison of quantizers: the same network, pictures, bits a code, recipe and steps; several seeds.
+
+"Fair" has limits worth knowing: one recipe, tuned for none of them, and one size. The spread over seeds says how large
+a difference must be to mean anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from chameleon_lab.corpora.scenes import sample_scene
+from chameleon_lab.evaluation.metrics import measure
+from chameleon_lab.records import MetricValue
+from chameleon_lab.training.image_experiments import TINY, ImageExperiment
+from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.run import Report, write_text
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A quantizer by its name in `quantizers.QUANTIZERS`, and the width it needs for 512 codes (9 bits)."""
+
+    quantizer: str
+    width: int = 16
+
+
+CONTENDERS = {
+    "VQ": Contender("vector"),
+    "VQ, rotation trick": Contender("vector_rotation"),
+    "EMA-VQ with restarts": Contender("moving_average"),
+    "cosine VQ": Contender("cosine"),
+    "SimVQ": Contender("sim"),
+    "FSQ": Contender("finite_scalar", 3),
+    "LFQ": Contender("lookup_free", 9),
+    "BSQ": Contender("binary_spherical", 9),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one quantizer reached by one seed: metric to value."""
+
+    name: str
+    seed: int
+    values: dict[str, MetricValue]
+
+    def to_json(self) -> str:
+        values = {metric: json.loads(value.to_json()) for metric, value in self.values.items()}
+        return json.dumps({"name": self.name, "seed": self.seed, "values": values})
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        read = json.loads(text)
+        values = {metric: MetricValue.from_json(json.dumps(value)) for metric, value in read["values"].items()}
+        return cls(read["name"], read["seed"], values)
+
+
+def unseen_scenes(count: int = 200, seed: int = 2026) -> Iterator[PIL.Image.Image]:
+    """Scenes that no training draws: its seeds are pairs of other numbers."""
+    rng = np.random.default_rng([seed, 5])
+    return (sample_scene(rng).picture() for _ in range(count))
+
+
+def compare(
+    folder: Path | str,
+    *,
+    base: ImageExperiment = TINY,
+    steps: int = 600,
+    seeds: Iterable[int] = range(3),
+    names: Iterable[str] = tuple(CONTENDERS),
+    report: Report = lambda module, record: None,
+) -> Iterator[Outcome]:
+    """Trains every contender with every seed in `folder`, or goes on there, and measures it; an outcome at a time.
+
+    Outcomes are also lines of `folder/outcomes.jsonl`. Raises ValueError for an unknown contender.
+    """
+    folder, names = Path(folder), tuple(names)
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        raise ValueError(f"No contender is called {', '.join(unknown)}; there are {', '.join(CONTENDERS)}.")
+    done: list[Outcome] = []
+    for seed in seeds:
+        for name in names:
+            contender = CONTENDERS[name]
+            config = replace(base.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
+            experiment = replace(base, name=name, tokenizer=config, budget=Budget(steps=steps), seed=seed)
+            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}", report)
+            found = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
+            done.append(Outcome(name, seed, found.values))
+            write_text(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in done))
+            yield done[-1]
+
+
+def read_outcomes(path: Path | str) -> list[Outcome]:
+    """The outcomes in a file that `compare` wrote."""
+    return [Outcome.from_json(line) for line in Path(path).read_text().splitlines()]

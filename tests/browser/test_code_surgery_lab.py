@@ -1,0 +1,57 @@
+"""Code surgery in a real JupyterLab with a real kernel."""
+
+from playwright.sync_api import expect
+
+SURGERY = """from chameleon_widgets.code_surgery import CodeSurgery
+surgery = CodeSurgery(fakes.Codec(), samples={"circle and square": fakes.scene()})
+surgery"""
+CHANGED = "pass\nint((surgery.codes != surgery.original).sum())"
+
+
+def test_strokes_outlive_the_page_and_the_still_the_kernel(open_notebook, screenshots):
+    notebook = open_notebook(["import fakes", SURGERY])
+    notebook.run_all()
+    page = notebook.page
+    facts, board = page.locator(".chm-facts"), page.get_by_role("grid", name="Codes of the picture")
+    expect(facts).to_contain_text("0 of 64 cells changed")
+    page.get_by_role("spinbutton", name="Current code").fill("63")
+    box = board.bounding_box()
+    assert box is not None
+    cell = box["width"] / 8
+    page.mouse.move(box["x"] + cell / 2, box["y"] + cell / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 5.5 * cell, box["y"] + cell / 2, steps=8)
+    page.mouse.up()
+    expect(facts).to_contain_text("6 of 64 cells changed")
+    for key in ("d", "d", "a", "b", "x", "y", "m", "Escape", "Control+z", "Control+Shift+z", "b"):
+        page.keyboard.press(key)  # JupyterLab would delete, insert and change cells
+    expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(2)
+    expect(board).to_be_focused()
+    expect(facts).to_contain_text("6 of 64 cells changed")
+    assert notebook.kernel(CHANGED) == 6
+    page.screenshot(path=screenshots / "lab-surgery.png")
+    notebook.theme("JupyterLab Dark")
+    page.screenshot(path=screenshots / "lab-surgery-dark.png")
+
+    notebook.save()
+    notebook.reload()
+    expect(facts).to_contain_text("6 of 64 cells changed")
+    page.get_by_role("button", name="Undo").click()
+    expect(facts).to_contain_text("0 of 64 cells changed")
+    page.get_by_role("button", name="Redo").click()
+    expect(facts).to_contain_text("6 of 64 cells changed")
+    expect(page.locator(".chameleon-still")).to_contain_text("6 of 64 cells changed")
+    assert notebook.kernel(CHANGED) == 6
+    notebook.save()
+    notebook.shutdown()
+    page.get_by_role("spinbutton", name="Current code").fill("7")
+    board.click()
+    expect(page.locator(".chm-lamp")).to_contain_text("Disconnected")
+    expect(page.get_by_role("alert")).to_contain_text("is kept here")
+    expect(page.get_by_role("button", name="Save the codes as JSON")).to_be_enabled()
+
+    later = open_notebook(notebook.path).page  # with a new kernel, which knows nothing of the widget
+    still = later.locator(".chameleon-still")
+    expect(still.get_by_text("circle and square: 6 of 64 cells changed")).to_be_visible()
+    expect(still.locator("img")).to_have_count(2)
+    later.screenshot(path=screenshots / "lab-surgery-still.png")

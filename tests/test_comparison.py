@@ -1,0 +1,42 @@
+"""A comparison of quantizers: every contender has as many codes, and is measured alike."""
+
+from dataclasses import replace
+
+import pytest
+
+from chameleon_lab.evaluation.comparison import CONTENDERS, compare, read_outcomes, unseen_scenes
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.training.image_experiments import TINY
+
+BASE = replace(TINY, tokenizer=replace(TINY.tokenizer, widths=(8, 16), latent_width=8), batch=2)
+
+
+@pytest.mark.parametrize("name", list(CONTENDERS))
+def test_every_contender_has_nine_bits_a_code(name):
+    contender = CONTENDERS[name]
+    config = replace(TINY.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
+    assert ImageTokenizer(config).quantize.size == 512
+
+
+def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path):
+    names = ["VQ", "FSQ"]
+    outcomes = []
+    for outcome in compare(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names):
+        outcomes.append(outcome)
+        assert read_outcomes(tmp_path / "outcomes.jsonl") == outcomes
+    assert [(outcome.name, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
+    vq, fsq = outcomes[0].values["PSNR"], outcomes[1].values["PSNR"]
+    assert vq.card == fsq.card and vq != fsq
+    assert vq - fsq == pytest.approx(vq.value - fsq.value)
+    again = list(compare(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names))
+    assert again == outcomes
+
+
+def test_the_scenes_it_is_measured_on_are_always_the_same():
+    first, again = ([picture.tobytes() for picture in unseen_scenes(5)] for _ in range(2))
+    assert first == again and len(set(first)) == 5
+
+
+def test_an_unknown_contender_is_named(tmp_path):
+    with pytest.raises(ValueError, match="No contender is called magic; there are VQ, "):
+        next(compare(tmp_path, names=["magic"]))
