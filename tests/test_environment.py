@@ -75,16 +75,16 @@ def test_the_malicious_lightning_releases_can_never_be_installed():
     assert pins()["pytorch-lightning"] >= Version("2.6.6")
 
 
-def test_the_wheel_alone_holds_the_bundles_and_loads_the_tiny_model(tmp_path):
+def test_the_wheel_alone_holds_the_bundles_and_loads_what_is_shipped(tmp_path):
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "unpacked")
     bundles = {path.name for path in (ROOT / "widgets/chameleon_widgets/static").iterdir()}
     assert bundles and bundles == {p.name for p in (tmp_path / "unpacked/chameleon_widgets/static").iterdir()}
     look = (
-        "import chameleon_lab, chameleon_widgets; from chameleon_lab.chameleon import Chameleon; Chameleon.load('tiny')"
+        "import chameleon_lab, chameleon_widgets; from chameleon_lab.chameleon import Chameleon, load_image_tokenizer; "
+        "Chameleon.load('tiny'); load_image_tokenizer('photographs'); print(chameleon_lab.__file__)"
     )
-    look += "; print(chameleon_lab.__file__)"
     environment = {"PYTHONPATH": str(tmp_path / "unpacked"), "PATH": "", "HOME": str(tmp_path)}
     command = [sys.executable, "-c", look]
     answer = subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True)

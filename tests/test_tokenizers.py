@@ -82,6 +82,21 @@ def test_the_published_settings_have_exactly_the_published_parameters():
     assert TINY.factor == 8 and TINY.grid == (8, 8)
 
 
+def test_cm3leons_geometry_is_a_config_away(picture):
+    cm3leon = replace(CHAMELEON, side=256, widths=CHAMELEON.widths[1:])
+    assert cm3leon.factor == 8 and cm3leon.grid == (32, 32) and cm3leon.codes == 8192  # arXiv 2309.02591, section 2
+    slim = replace(cm3leon, widths=tuple(width // 16 for width in cm3leon.widths), latent_width=8, groups=4)
+    assert ImageTokenizer(slim).encode(picture).shape == (32, 32)
+
+
+@pytest.mark.parametrize("policy", ["centre crop", "border padding", "fit to grid", "Hugging Face's crop"])
+def test_a_picture_of_any_shape_goes_through_under_every_policy(image_tokenizer, policy):
+    wide = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8))
+    seen = image_tokenizer.reconstruct(wide, image_tokenizer.preparations[policy])
+    assert seen.codes.shape == ((2, 5) if policy == "fit to grid" else (4, 4))
+    assert seen.picture.size == (4 * seen.codes.shape[1], 4 * seen.codes.shape[0])
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (4, 64), (40, 12)])
 def test_any_grid_goes_through(image_tokenizer, height, width):
     pixels_BCHW = torch.rand(2, 3, height, width) * 2 - 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +112,15 @@ class ImageExperiment:
             run.write("experiment.json", describe_image(self))
             torch.manual_seed(self.seed)
             module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
-            run.fit(module, self.source(self), report)
-            native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), finished)
+            last = run.fit(module, self.source(self), report).records[-1]
+            card = {
+                "experiment": describe_image(self),
+                "trained": date.today().isoformat(),
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+                "minutes": round(last.seconds / 60, 1),
+                "steps": last.step + 1,
+            }
+            native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), finished, card)
         return native.read_image_tokenizer(finished, own).float()
 
 
@@ -142,7 +151,10 @@ PHOTOGRAPHS = ImageExperiment(
     batch=8,
     crop=64,
 )
-"""128 x 128 pixels to 32 x 32 codes of 1024, on sample photographs and scenes."""
+"""`chameleon-lab train photographs`: 128 x 128 pixels to 32 x 32 codes of 1024, on sample photographs and scenes.
+
+9 minutes of one core; about 24 dB on the held-out photographs.
+"""
 
 IMAGE_EXPERIMENTS = {"photographs": PHOTOGRAPHS, "reference": REFERENCE}
 """Those that are trained by name alone; `TINY` is a stage of the model of that name."""
