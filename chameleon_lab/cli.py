@@ -232,7 +232,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_compare)
-    parser.add_argument("--steps", type=int, default=600, help="of each training (default: 600)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each quantizer (default: 3)")
     parser.add_argument("--folder", type=Path, default=Path("runs/quantizers"), help="where to keep runs and outcomes")
 

@@ -9,7 +9,7 @@ import torch
 
 from chameleon_lab.corpora.sources import (
     HELD_OUT_PHOTOGRAPHS,
-    PHOTOGRAPHS,
+    PHOTOGRAPH_FILES,
     Beside,
     Crops,
     PictureFiles,
@@ -92,7 +92,7 @@ def test_sources_stand_beside_each_other_in_a_batch():
 
 def test_the_photographs_are_there_and_can_be_read():
     found = photographs()
-    assert found.keys() == PHOTOGRAPHS.keys() >= set(HELD_OUT_PHOTOGRAPHS)
+    assert found.keys() == PHOTOGRAPH_FILES.keys() >= set(HELD_OUT_PHOTOGRAPHS)
     for name, path in found.items():
         assert min(open_picture(path).size) > 250, name
 

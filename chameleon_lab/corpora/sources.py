@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-PHOTOGRAPHS = {
+PHOTOGRAPH_FILES = {
     "china": "sklearn/datasets/images/china.jpg",
     "flower": "sklearn/datasets/images/flower.jpg",
     "motorcycle": "skimage/data/motorcycle_left.png",
@@ -43,9 +43,9 @@ HELD_OUT_PHOTOGRAPHS = ("astronaut", "cat", "coffee")
 
 
 def photographs() -> dict[str, Path]:
-    """The files of `PHOTOGRAPHS` that this machine has. The packages are found, not imported."""
+    """The files of `PHOTOGRAPH_FILES` that this machine has. The packages are found, not imported."""
     found = {}
-    for name, file in PHOTOGRAPHS.items():
+    for name, file in PHOTOGRAPH_FILES.items():
         package, _, inside = file.partition("/")
         spec = find_spec(package)
         if spec and spec.submodule_search_locations:

@@ -71,7 +71,7 @@ def compare(
     folder: Path | str,
     *,
     base: ImageExperiment = TINY,
-    steps: int = 600,
+    steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),
     report: Report = lambda module, record: None,

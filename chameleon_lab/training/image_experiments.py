@@ -126,11 +126,15 @@ class ImageExperiment:
 
 REFERENCE = ImageExperiment(
     name="reference",
-    tokenizer=CHAMELEON,
+    tokenizer=replace(CHAMELEON, quantizer="vector_legacy"),
     recipe=Recipe(rate=4.5e-6 * 16, betas=(0.5, 0.9), weight_decay=0.0, warm_up=1, cool_down=0.0, clip=float("inf")),
     budget=Budget(steps=250_000),
+    source=photographs_and_scenes,
 )
-"""Chameleon's architecture by the reference recipe (taming-transformers; Meta's own is unpublished). For a GPU."""
+"""Chameleon's architecture by the reference recipe (taming-transformers; Meta's own is unpublished).
+
+The critic begins after 10,000 steps. For a GPU and many pictures: `chameleon-lab train reference --pictures FOLDER`.
+"""
 
 TINY = ImageExperiment(
     name="tiny",
