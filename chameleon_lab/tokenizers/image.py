@@ -273,8 +273,8 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(incoming, width, 1) if incoming != width else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        branch_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
-        branch_BCHW = self.conv2(F.silu(self.norm2(branch_BCHW)))
+        branch_BCHW = self.conv1(F.silu(self.norm1(x_BCHW), inplace=True))
+        branch_BCHW = self.conv2(F.silu(self.norm2(branch_BCHW), inplace=True))
         return self.nin_shortcut(x_BCHW) + branch_BCHW
 
 
