@@ -81,23 +81,29 @@ class Reconstruction:
 
         Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, wherever it fits whole; K1 0.01, K2 0.03.
         """
-        if min(self.original.size) < 11:
-            return math.nan
-        before, after = (np.asarray(each.convert("RGB"), np.float64) for each in (self.original, self.picture))
-        window = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2)
-        window /= window.sum()
+        before, after = (np.asarray(each.convert("RGB")) for each in (self.original, self.picture))
+        return structural_similarity(before, after)
 
-        def mean(values_HWC: np.ndarray) -> np.ndarray:
-            for axis in (0, 1):
-                values_HWC = sliding_window_view(values_HWC, 11, axis) @ window
-            return values_HWC
 
-        mean_before, mean_after = mean(before), mean(after)
-        covariance = mean(before * after) - mean_before * mean_after
-        variances = mean(before**2 + after**2) - mean_before**2 - mean_after**2
-        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        above = (2 * mean_before * mean_after + c1) * (2 * covariance + c2)
-        return float(np.mean(above / ((mean_before**2 + mean_after**2 + c1) * (variances + c2))))
+def structural_similarity(before_HWC: np.ndarray, after_HWC: np.ndarray) -> float:
+    """SSIM of two pictures in [0, 255], over channels; nan under 11 pixels a side (`Reconstruction.ssim`)."""
+    if min(before_HWC.shape[:2]) < 11:
+        return math.nan
+    before_HWC, after_HWC = before_HWC.astype(np.float64), after_HWC.astype(np.float64)
+    window = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2)
+    window /= window.sum()
+
+    def mean(values_HWC: np.ndarray) -> np.ndarray:
+        for axis in (0, 1):
+            values_HWC = sliding_window_view(values_HWC, 11, axis) @ window
+        return values_HWC
+
+    mean_before, mean_after = mean(before_HWC), mean(after_HWC)
+    covariance = mean(before_HWC * after_HWC) - mean_before * mean_after
+    variances = mean(before_HWC**2 + after_HWC**2) - mean_before**2 - mean_after**2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    above = (2 * mean_before * mean_after + c1) * (2 * covariance + c2)
+    return float(np.mean(above / ((mean_before**2 + mean_after**2 + c1) * (variances + c2))))
 
 
 @dataclass(frozen=True, eq=False)

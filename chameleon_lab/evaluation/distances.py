@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from chameleon_lab.records import MetricCard, MetricValue
+from chameleon_lab.records import MetricCard, MetricValue, structural_similarity
 from chameleon_lab.tokenizers.networks import BACKBONES, FeatureNetwork, inception, lpips
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to load, so it is imported where it is used
@@ -67,7 +67,7 @@ def psnr(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
     return 10 * (255**2 / error_B).log10()
 
 
-WINDOW, SIGMA = 11, 1.5
+WINDOW = 11
 
 
 def ssim(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
@@ -76,23 +76,8 @@ def ssim(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
     Raises ValueError for pictures smaller than the window.
     """
     _at_least(WINDOW, "SSIM", originals_BCHW)
-    x_BCHW, y_BCHW = originals_BCHW.double(), pictures_BCHW.double()
-    x_mean, y_mean = _blurred(x_BCHW), _blurred(y_BCHW)
-    x_variance, y_variance = _blurred(x_BCHW**2) - x_mean**2, _blurred(y_BCHW**2) - y_mean**2
-    covariance = _blurred(x_BCHW * y_BCHW) - x_mean * y_mean
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    alike = (2 * x_mean * y_mean + c1) * (2 * covariance + c2)
-    return (alike / ((x_mean**2 + y_mean**2 + c1) * (x_variance + y_variance + c2))).mean((1, 2, 3))
-
-
-def _blurred(x_BCHW: Tensor) -> Tensor:
-    """The Gaussian mean around each pixel whose window lies inside the picture, one side after the other."""
-    bell = torch.exp(-((torch.arange(WINDOW).double() - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-    for side in (-1, -2):
-        length = x_BCHW.shape[side] - WINDOW + 1
-        shifted = (weight * x_BCHW.narrow(side, at, length) for at, weight in enumerate(bell / bell.sum()))
-        x_BCHW = sum(shifted, torch.zeros(()))
-    return x_BCHW
+    pairs = zip(originals_BCHW.movedim(1, -1).numpy(), pictures_BCHW.movedim(1, -1).numpy(), strict=True)
+    return torch.tensor([structural_similarity(*pair) for pair in pairs], dtype=torch.float64)
 
 
 def perceptual(backbone: str, network: FeatureNetwork | None = None) -> MeanScore:

@@ -161,8 +161,7 @@ class EdgePyramid(nn.Module):
     """A perceptual distance without weights: L1 of neighbouring differences, at `scales` resolutions.
 
     L1 alone is content with blur: a soft edge costs little. Differences of neighbours are what an edge is, and half the
-    resolution sees the larger edges. (600 steps of `PHOTOGRAPHS`, one seed, crops of held-out photographs: SSIM 0.749
-    without, 0.757 with one scale, 0.752 with three; PSNR 26.3, 26.7 and 26.9 dB.)
+    resolution sees the larger edges.
     """
 
     def __init__(self, scales: int = 1) -> None:
