@@ -117,7 +117,7 @@ class Recipe:
             {"params": vectors, "weight_decay": 0.0},
         ]
         kind = StableAdamW if self.update_clipping else torch.optim.AdamW
-        made: list[torch.optim.Optimizer] = [kind(groups, lr=self.rate, betas=self.betas, eps=self.eps)]
+        made: list[torch.optim.Optimizer] = [kind(groups, lr=self.rate, betas=self.betas, eps=self.eps, fused=True)]
         if muon:
             made.append(torch.optim.Muon(muon, lr=self.muon_rate, momentum=0.95, weight_decay=self.muon_decay))
         return made
