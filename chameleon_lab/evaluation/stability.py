@@ -14,7 +14,7 @@ import numpy as np
 
 from chameleon_lab.history import History, Level, RecordedRun, StepRecord, lr_sensitivity
 from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule, Saturation, Spike
-from chameleon_lab.training.experiments import PRESETS, Experiment, scale, sensitivity, variations
+from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
 
 SPAN = 20
 """Steps over which losses are averaged."""
@@ -53,8 +53,8 @@ def preset(name: str, seed: int) -> dict[tuple[str, str], Experiment]:
     """The runs of a preset for one seed, by (setting, variation). Raises ValueError for an unknown name."""
     if name in PRESETS:
         return {(name, kind): each for kind, each in variations(PRESETS[name], seed).items()}
-    if name == "sensitivity":
-        found = sensitivity(seed=seed)
+    if name in ("sensitivity", "sane"):
+        found = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed)
         return {(f"{rate:g}", kind): each for kind, rates in found.items() for rate, each in rates.items()}
     if name == "scale":
         found = scale(seed=seed).items()
@@ -62,7 +62,7 @@ def preset(name: str, seed: int) -> dict[tuple[str, str], Experiment]:
     raise ValueError(f"No preset is called {name!r}; there are {', '.join(NAMES)}.")
 
 
-NAMES = (*PRESETS, "sensitivity", "scale")
+NAMES = (*PRESETS, "sane", "sensitivity", "scale")
 
 
 @dataclass(frozen=True)

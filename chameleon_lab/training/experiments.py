@@ -251,6 +251,8 @@ SILENT_GROWTH = replace(
 """P3: a constant rate of 0.02. The loss falls and looks healthy; the attention logits grow without end."""
 
 RATES = (0.01, 0.03, 0.1, 0.3)
+SANE_RATES = (0.001, 0.003)
+"""At and below the best rate of the bare model, where alarms would be false."""
 
 
 def sensitivity(rates: Sequence[float] = RATES, seed: int = 0) -> dict[str, dict[float, Experiment]]:
