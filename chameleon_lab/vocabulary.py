@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +17,18 @@ class Modality(enum.IntEnum):
     TEXT = 0
     IMAGE = 1
     SPECIAL = 2
+
+
+_IMAGE = re.compile("IMGIMG([A-J]+)Z")
+_SENTINEL = re.compile("<sentinel:([0-9]+)>")
+_FIRST_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
+_END_IMAGE, _BEGIN_IMAGE, _END_TURN = "<eoss>", "<racm3:break>", "<reserved08706>"
+_RESERVED = re.compile("<reserved[0-9]+>")
+_SPECIAL = re.compile(
+    "|".join([*_FIRST_NAMES, _END_IMAGE, _BEGIN_IMAGE, "<image>", _SENTINEL.pattern, _RESERVED.pattern])
+)
+"""Names that only a special token has. `<image>` is what transformers makes of the reserved token after the end of a
+turn. Ordinary pieces of text may begin with `<` as well (`</`, `<=`), so the first letter decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,10 @@ class Vocabulary:
     only through `codes_of_tokens`. `permutation[code]` is the code's offset in the image block; the empty permutation
     is the identity, which is what the lab's own models use.
 
+    With `new_line` and `first_grid`, two of the reserved tokens, images have any grid of even sides (Lumina-mGPT, arXiv
+    2408.02657, section 2.3.1): `begin_image`, one token each for rows and columns (`token_of_side`), rows of codes each
+    followed by `new_line`, `end_image`. Without them all images of a model have one grid, which no token tells.
+
     Raises ValueError when the blocks overlap or the permutation is not a bijection.
     """
 
@@ -45,6 +62,8 @@ class Vocabulary:
     first_text: int
     size: int
     permutation: tuple[int, ...] = ()
+    new_line: int | None = None
+    first_grid: int | None = None
 
     begin_document = 0
     pad = 1
@@ -53,25 +72,37 @@ class Vocabulary:
     first_image = 4
 
     def __post_init__(self) -> None:
+        if (self.new_line is None) != (self.first_grid is None):
+            raise ValueError(
+                f"Images of any grid need both new_line and first_grid; got {self.new_line} and {self.first_grid}."
+            )
         image_end = self.first_image + self.codes
         specials = (self.end_image, self.begin_image, self.end_turn)
         sentinels = range(self.first_sentinel, self.first_sentinel + self.sentinels)
-        taken = (*specials, *sentinels)
-        in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < self.first_text <= self.size
-        if not in_order or len(set(taken)) < len(taken):
+        taken = [*specials, *sentinels]
+        end, told = self.first_text, ""
+        if self.new_line is not None and self.first_grid is not None:
+            taken.append(self.new_line)
+            end, told = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
+        in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < end <= self.first_text <= self.size
+        if not in_order or len(set(taken)) < len(taken) or (self.any_grid and not self.largest_side):
             raise ValueError(
                 f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
-                f"sentinels {sentinels.start}..{sentinels.stop - 1}, text starts at {self.first_text} of {self.size}. "
-                "Use Vocabulary.layout(codes, pieces) for a sound one."
+                f"sentinels {sentinels.start}..{sentinels.stop - 1}, {told}text starts at {self.first_text} of "
+                f"{self.size}. Use Vocabulary.layout(codes, pieces) for a sound one."
             )
         if self.permutation and sorted(self.permutation) != list(range(self.codes)):
             raise ValueError(f"The code permutation must hold each of 0..{self.codes - 1} exactly once.")
 
     @classmethod
-    def layout(cls, codes: int, pieces: int, sentinels: int = 8) -> Vocabulary:
-        """A vocabulary of `codes` image codes and `pieces` text pieces in Chameleon's order, without unused ids."""
+    def layout(cls, codes: int, pieces: int, sentinels: int = 8, largest_side: int = 0) -> Vocabulary:
+        """A vocabulary of `codes` image codes and `pieces` text pieces in Chameleon's order, without unused ids.
+
+        With a `largest_side` (in codes, even) images have any grid up to it, as Lumina-mGPT's.
+        """
         first_sentinel = cls.first_image + codes + 2
         end_turn = first_sentinel + sentinels
+        last = end_turn + 2 + largest_side // 2 if largest_side else end_turn
         return cls(
             codes=codes,
             end_image=first_sentinel - 2,
@@ -79,8 +110,53 @@ class Vocabulary:
             first_sentinel=first_sentinel,
             sentinels=sentinels,
             end_turn=end_turn,
-            first_text=end_turn + 1,
-            size=end_turn + 1 + pieces,
+            first_text=last + 1,
+            size=last + 1 + pieces,
+            new_line=end_turn + 1 if largest_side else None,
+            first_grid=end_turn + 2 if largest_side else None,
+        )
+
+    @classmethod
+    def from_pieces(cls, pieces: Mapping[str, int]) -> Vocabulary:
+        """The blocks of a table of names to ids, such as `text_tokenizer.json`'s `model.vocab` or the `vocabulary_map`
+        of a Hugging Face config.
+
+        Delimiters, image codes and the code permutation go by their names; text is every id after the last special
+        name. The end of a turn is `<reserved08706>`, or the first reserved token where a smaller table has no such.
+        Which tokens make new lines and grids no table tells: `dataclasses.replace` them in, as `LUMINA` does.
+
+        Raises ValueError for a table with gaps or names missing, and one whose blocks are not in the family's order.
+        """
+        names = _in_order(pieces)
+        if tuple(names[:4]) != _FIRST_NAMES:
+            raise ValueError(f"Ids 0..3 must be {', '.join(_FIRST_NAMES)}; this table has {', '.join(names[:4])}.")
+        offsets = _offsets(pieces, cls.first_image)
+        last = max(token for token, name in enumerate(names) if _SPECIAL.fullmatch(name))
+        for token in range(cls.first_image + len(offsets), last):
+            if not (names[token].startswith("<") and names[token].endswith(">")):
+                raise ValueError(
+                    f"Id {token} is the text {names[token]!r}, before the special {names[last]} at {last}: image "
+                    "codes, special tokens and text must be three blocks in this order."
+                )
+        reserved = next((name for name in names if _RESERVED.fullmatch(name)), _END_TURN)
+        end_turn = _END_TURN if _END_TURN in pieces else reserved
+        for name in (_END_IMAGE, _BEGIN_IMAGE, end_turn):
+            if name not in pieces:
+                raise ValueError(f"This table has no {name}: it is not one of a mixed-modal model of this family.")
+        numbers = [int(found[1]) for found in map(_SENTINEL.fullmatch, names) if found]
+        first_sentinel = pieces.get("<sentinel:0>", pieces[end_turn])
+        if any(pieces[f"<sentinel:{number}>"] != first_sentinel + place for place, number in enumerate(numbers)):
+            raise ValueError(f"Sentinels must be one block, numbered from 0 in the order of ids; got {numbers[:4]}...")
+        return cls(
+            codes=len(offsets),
+            end_image=pieces[_END_IMAGE],
+            begin_image=pieces[_BEGIN_IMAGE],
+            first_sentinel=first_sentinel,
+            sentinels=len(numbers),
+            end_turn=pieces[end_turn],
+            first_text=last + 1,
+            size=len(names),
+            permutation=() if offsets == list(range(len(offsets))) else tuple(offsets),
         )
 
     @property
@@ -125,6 +201,36 @@ class Vocabulary:
             )
         return self._token_to_code[offsets]
 
+    @property
+    def any_grid(self) -> bool:
+        """Whether images have grids of their own, told by tokens, instead of one that all share."""
+        return self.first_grid is not None
+
+    @property
+    def largest_side(self) -> int:
+        """The most codes along a side that grid tokens can tell; 0 where there are none."""
+        return 0 if self.first_grid is None else 2 * (self.first_text - 1 - self.first_grid)
+
+    def token_of_side(self, codes: int) -> int:
+        """The token for so many codes along a side. Raises ValueError on what no token tells."""
+        if self.first_grid is None or codes % 2 or not 2 <= codes <= self.largest_side:
+            raise ValueError(
+                f"A side of {codes} codes has no token: sides are even and at most {self.largest_side} codes."
+                if self.any_grid
+                else "This vocabulary has no grid tokens: all its images have one grid."
+            )
+        return self.first_grid + codes // 2
+
+    def side_of_token(self, token: int) -> int:
+        """How many codes along a side a grid token tells. Raises ValueError on another token."""
+        if self.first_grid is None or not self.first_grid < token < self.first_text:
+            raise ValueError(f"Token {token} tells no side of a grid.")
+        return 2 * (token - self.first_grid)
+
+    def image_length(self, rows: int, columns: int) -> int:
+        """Tokens of an image of so many codes: delimiters, and grid and row tokens where there are any."""
+        return rows * (columns + 1) + 4 if self.any_grid else rows * columns + 2
+
     def token_of_piece(self, piece: int) -> int:
         """Index of a text piece in its text tokenizer to the shared token."""
         return self.first_text + piece
@@ -141,15 +247,13 @@ class Vocabulary:
     def spelling(self, token: int) -> str:
         """How the family spells a token that is not text: `<s>`, `IMGIMGFDZ`, `<racm3:break>`, ...
 
-        The end of a turn is one of the reserved tokens. Raises ValueError for text and unknown ids.
+        The end of a turn, new lines and grids are reserved tokens. Raises ValueError for text and unknown ids.
         """
         if not 0 <= token < self.size:
             raise ValueError(f"Token ids must lie in 0..{self.size - 1}; got {token}.")
         if self.modality[token] == Modality.IMAGE:
-            code = int(self._token_to_code[token - self.first_image])
-            return "IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z"
-        names = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>"}
-        names |= {self.end_image: "<eoss>", self.begin_image: "<racm3:break>"}
+            return _image_name(int(self._token_to_code[token - self.first_image]))
+        names = {**dict(enumerate(_FIRST_NAMES)), self.end_image: _END_IMAGE, self.begin_image: _BEGIN_IMAGE}
         if token in names:
             return names[token]
         if self.first_sentinel <= token < self.first_sentinel + self.sentinels:
@@ -157,6 +261,44 @@ class Vocabulary:
         if token < self.first_text:
             return f"<reserved{token - 4:05d}>"
         raise ValueError(f"Token {token} is text: only the text tokenizer can spell it.")
+
+
+def _image_name(code: int) -> str:
+    return "IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z"
+
+
+def _in_order(pieces: Mapping[str, int]) -> list[str]:
+    """The names by id. Raises ValueError where an id is missing, held twice, or no integer."""
+    names: dict[int, str] = {}
+    for name, token in pieces.items():
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise ValueError(f"The id of {name!r} in this table of pieces is {token!r}, not an integer.")
+        if token in names:
+            raise ValueError(f"This table of pieces gives id {token} twice, to {names[token]!r} and {name!r}.")
+        names[token] = name
+    gaps = [str(token) for token in range(max(names, default=-1) + 1) if token not in names]
+    if gaps or len(names) < 4 or min(names) < 0:
+        told = f"{len(gaps)} ids have no name, {', '.join(gaps[:3])} first" if gaps else f"it holds {len(names)} names"
+        raise ValueError(f"A table of pieces must name each id from 0 on; in this one {told}. Is the file whole?")
+    return [names[token] for token in range(len(names))]
+
+
+def _offsets(pieces: Mapping[str, int], first_image: int) -> list[int]:
+    """Each code's offset in the image block. Raises ValueError where names are missing or stand elsewhere."""
+    found = [name for name in pieces if _IMAGE.fullmatch(name)]
+    expected = [_image_name(code) for code in range(len(found))]
+    if not found:
+        raise ValueError("This table has no image tokens (IMGIMGAZ, ...): it is a text model's.")
+    missing = [name for name in expected if name not in pieces]
+    if missing:
+        raise ValueError(f"Of {len(found)} image tokens the name {missing[0]} is missing: codes are numbered from 0.")
+    offsets = [pieces[name] - first_image for name in expected]
+    if sorted(offsets) != list(range(len(found))):
+        raise ValueError(
+            f"Image tokens must be one block from id {first_image} on; these {len(found)} stand at "
+            f"{min(offsets) + first_image}..{max(offsets) + first_image}."
+        )
+    return offsets
 
 
 CHAMELEON = Vocabulary(
@@ -170,3 +312,6 @@ CHAMELEON = Vocabulary(
     size=65536,
 )
 """The released vocabulary's blocks, ids read from public loaders; the real file was not seen."""
+
+LUMINA = replace(CHAMELEON, new_line=8803, first_grid=8804)
+"""The same ids as Lumina-mGPT uses them: images of any grid."""

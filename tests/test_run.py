@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import Experiment, plain, variations
 from chameleon_lab.training.modules import PATIENCE, Budget
@@ -515,3 +517,17 @@ def test_variations_share_data_and_differ_in_fixes(experiment):
 def test_what_is_no_fix_is_refused(experiment):
     with pytest.raises(ValueError, match="is no fix"):
         experiment.with_fixes("query_key_norm")
+
+
+@pytest.mark.skipif(
+    not list(Path(torch.__file__).parent.glob("lib/libgomp*")) or torch.get_num_threads() < 2,
+    reason="needs GNU's OpenMP and two cores",
+)
+def test_releasing_workers_ends_their_threads_and_later_work_goes_on() -> None:
+    matrix = torch.ones(512, 512)
+    expected = (matrix @ matrix).exp().sum()
+    busy = len(os.listdir("/proc/self/task"))
+    release_workers()
+    time.sleep(0.1)
+    assert len(os.listdir("/proc/self/task")) < busy
+    assert (matrix @ matrix).exp().sum() == expected

@@ -2,7 +2,7 @@
 
 ```
 config.json                format version, model, image tokenizer, vocabulary, generation defaults, card
-model.safetensors          the transformer
+model.safetensors          the transformer; past 5 GB in shards, with model.safetensors.index.json
 image_tokenizer.safetensors
 text_tokenizer.model       sentencepiece
 ```
@@ -22,12 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import nn
 
 from chameleon_lab import stability
+from chameleon_lab.checkpoints.tensors import fill, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -66,7 +64,7 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: d
         plain = plain_image_config(tokenizer.config)
         config = {"format": FORMAT, "version": VERSION, "image_tokenizer": plain, "card": card or {}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        safetensors.torch.save_file(_tensors(tokenizer), folder / "image_tokenizer.safetensors")
+        write_safetensors(tensors_of(tokenizer), folder, "image_tokenizer")
 
     _write_whole(Path(folder), write_files)
 
@@ -84,6 +82,9 @@ def _write_whole(folder: Path, write_files: Callable[[Path], None]) -> None:
         if folder.exists():
             for file in whole.iterdir():
                 os.replace(file, folder / file.name)
+            for file in folder.glob("*.safetensors*"):
+                if not (whole / file.name).exists() and not (Path(made) / file.name).exists():
+                    pass
         else:
             shutil.move(whole, folder)
 
@@ -124,8 +125,8 @@ def _write_files(parts: Parts, folder: Path) -> None:
         "card": parts.card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    safetensors.torch.save_file(_tensors(parts.model), folder / "model.safetensors")
-    safetensors.torch.save_file(_tensors(parts.tokenizer.image), folder / "image_tokenizer.safetensors")
+    write_safetensors(tensors_of(parts.model), folder)
+    write_safetensors(tensors_of(parts.tokenizer.image), folder, "image_tokenizer")
     if isinstance(text, SentencePieceTokenizer):
         (folder / "text_tokenizer.model").write_bytes(text.model)
 
@@ -139,19 +140,15 @@ def write_card(folder: Path | str, card: dict[str, Any]) -> None:
     os.replace(partial, folder / "config.json")
 
 
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, a tied tensor only once."""
-    kept: dict[str, torch.Tensor] = {}
-    places: set[int] = set()
-    for name, tensor in module.state_dict().items():
-        if tensor.data_ptr() not in places or tensor.numel() == 0:
-            kept[name] = tensor.contiguous()
-            places.add(tensor.data_ptr())
-    return kept
-
-
-def read(folder: Path | str, fixes: Iterable[type] = (), quantizers: Iterable[QuantizerClass] = ()) -> Parts:
-    """The checkpoint of a folder, on the CPU, in the dtypes of the file.
+def read(
+    folder: Path | str,
+    fixes: Iterable[type] = (),
+    quantizers: Iterable[QuantizerClass] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Parts:
+    """The checkpoint of a folder, read tensor by tensor to where it is wanted, by default in the dtypes of the file.
 
     `fixes` and `quantizers` are classes of your own that the checkpoint was trained with. Raises FileNotFoundError for
     a folder that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
@@ -167,21 +164,27 @@ def read(folder: Path | str, fixes: Iterable[type] = (), quantizers: Iterable[Qu
         with torch.device("meta"):
             model = Transformer(model_config)
         text = _text_tokenizer(config["text_tokenizer"], folder / "text_tokenizer.model")
-    fill(model, _load(folder / "model.safetensors"), folder / "model.safetensors")
-    image = read_image_tokenizer(folder, quantizers)
+    fill(model, open_safetensors(folder, "model"), folder / "model.safetensors", dtype=dtype, device=device)
+    image = read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
     return Parts(model.eval(), MixedModalTokenizer(text, image, vocabulary), settings, config.get("card", {}))
 
 
-def read_image_tokenizer(folder: Path | str, quantizers: Iterable[QuantizerClass] = ()) -> ImageTokenizer:
-    """The image tokenizer of a folder that holds one alone, or with a model. `quantizers`, errors: see `read`."""
+def read_image_tokenizer(
+    folder: Path | str,
+    quantizers: Iterable[QuantizerClass] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> ImageTokenizer:
+    """The image tokenizer of a folder that holds one alone, or with a model. What is taken and raised: see `read`."""
     folder = Path(folder)
     config = _read_config(folder)
     with _damage(folder):
         image_config = _image_config(config["image_tokenizer"], quantizers)
         with torch.device("meta"):
             image = ImageTokenizer(image_config)
-    path = folder / "image_tokenizer.safetensors"
-    fill(image, _load(path), path)
+    tensors = open_safetensors(folder, "image_tokenizer")
+    fill(image, tensors, folder / "image_tokenizer.safetensors", dtype=dtype, device=device)
     return image.eval()
 
 
@@ -262,37 +265,3 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
     return path
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load_file(_existing(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
-        ) from error
-
-
-def fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
-    """Puts tensors into a module made on the meta device. Raises ValueError naming what does not fit."""
-    expected = module.state_dict()
-    tied = module if isinstance(module, Transformer) and module.config.tied else None
-    if tied:
-        del expected["head.weight"]
-    missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    misshapen = [
-        f"{name} {_shape(tensors[name])} instead of {_shape(tensor)}"
-        for name, tensor in expected.items()
-        if name in tensors and _shape(tensors[name]) != _shape(tensor)
-    ]
-    if missing or strange or misshapen:
-        told = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
-        raise ValueError(f"{source} contradicts the folder's config.json: {'; '.join(told)}.")
-    module.load_state_dict(tensors, assign=True, strict=not tied)
-    if tied:
-        tied.head.weight = tied.embedding.weight
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    """Shape, and whether integers: what a file must agree in with its config. Any floating-point dtype will do."""
-    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else " of integers")

@@ -15,7 +15,10 @@ BRANCHES = ("attention", "ffn")
 
 @dataclass(frozen=True)
 class QueryKeyNorm:
-    """LayerNorm of queries and keys before rotation, weight and bias of the head's width, shared by all heads.
+    """LayerNorm of queries and keys before rotation, weight and bias of the head's width, shared by the heads of a group.
+
+    Heads are in `groups` equal groups, and never in more than there are: 1 is one norm for all, as in Chameleon-7B,
+    4 is Chameleon-34B's (each of its four shards had its own), and as many as query heads is one for each.
 
     Slot: `query_norm` and `key_norm` of each attention.
     Source: as in the released Chameleon (arXiv 2405.09818, section 2.3); arXiv 2302.05442, arXiv 2309.14322.
@@ -24,11 +27,14 @@ class QueryKeyNorm:
     """
 
     eps: float = 1e-5
+    groups: int = 1
 
     def install(self, model: Transformer) -> None:
         for attention in attentions(model):
-            for slot in ("query_norm", "key_norm"):
-                model.fill(attention, slot, nn.LayerNorm(attention.head_width, self.eps), self)
+            for slot, heads in (("query_norm", attention.heads), ("key_norm", attention.kv_heads)):
+                groups, width = min(self.groups, heads), attention.head_width
+                norm = nn.LayerNorm(width, self.eps) if groups == 1 else GroupedNorm(heads, groups, width, self.eps)
+                model.fill(attention, slot, norm, self)
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,30 @@ class Scale(nn.Module):
 
     def extra_repr(self) -> str:
         return str(len(self.weight_D))
+
+
+class GroupedNorm(nn.Module):
+    """LayerNorm of each head, with a weight and a bias for each of `groups` equal groups of heads.
+
+    Raises ValueError where the heads do not make so many equal groups.
+    """
+
+    def __init__(self, heads: int, groups: int, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        if groups < 1 or heads % groups:
+            raise ValueError(f"{heads} heads do not make {groups} equal groups with a norm each.")
+        self.heads, self.groups, self.eps = heads, groups, eps
+        self.weight = nn.Parameter(torch.ones(groups, width))
+        self.bias = nn.Parameter(torch.zeros(groups, width))
+
+    def forward(self, x_BTHK: Tensor) -> Tensor:
+        normed_BTHK = F.layer_norm(x_BTHK, x_BTHK.shape[-1:], eps=self.eps)
+        each = self.heads // self.groups
+        weight_HK, bias_HK = (part.repeat_interleave(each, dim=0) for part in (self.weight, self.bias))
+        return normed_BTHK * weight_HK + bias_HK
+
+    def extra_repr(self) -> str:
+        return f"{self.groups} groups of {self.heads // self.groups} heads of {self.weight.shape[1]}"
 
 
 class SoftCap(nn.Module):

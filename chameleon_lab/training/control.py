@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,3 +108,14 @@ class Control:
         if held:
             self.turn.take(lambda: self.stopping)
             torch.set_rng_state(random)
+
+
+def release_workers() -> None:
+    """Lets go of the OpenMP workers that the calling thread keeps; its next work makes new ones.
+
+    GNU's OpenMP counts the workers of all threads together, and where they outnumber the cores it puts them to sleep
+    between any two products: a step in another thread then takes more than twice as long.
+    """
+    for library in Path(torch.__file__).parent.glob("lib/libgomp*"):
+        if pause := getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None):
+            pause(1)  # omp_pause_soft

@@ -17,7 +17,7 @@ from typing import Any
 
 from chameleon_lab.history import LEVELS, Alarm, History, Level, RunState, Status, StepRecord, event_line
 from chameleon_lab.stability import FIXES
-from chameleon_lab.training.control import Control, Order
+from chameleon_lab.training.control import Control, Order, release_workers
 from chameleon_lab.training.experiments import Experiment, plain
 from chameleon_lab.training.folder import RunFolder, write_text
 from chameleon_lab.training.modules import LanguageModule, PacedModule
@@ -91,6 +91,7 @@ class Run:
         if self._thread is not None:
             self._control, self._error, self._told, self._sounded = Control(), None, "", None
             self._status = "waiting"
+        release_workers()
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
         return self
