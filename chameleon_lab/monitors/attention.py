@@ -31,21 +31,20 @@ class AttentionBound:
     every: int = 1
 
     def watch(self, moment: Moment) -> Generator[None, None, Readings]:
+        names = [f"blocks.{layer}.attention" for layer in range(len(moment.model.blocks))]
+        seen: dict[str, Tensor] = {}
+        for name in names:
+            for which in ("query_tap", "key_tap"):
+                moment.keep(f"{name}.{which}", seen)
         padded = not bool(moment.real_BT.all())
-        longest: dict[str, list[Tensor]] = {"query": [], "key": []}
-
-        def see(which: str, x_BTHK: Tensor) -> None:
-            lengths_BTH = torch.linalg.vector_norm(x_BTHK, dim=-1, dtype=torch.float32)
-            if padded:
-                lengths_BTH = lengths_BTH[moment.real_BT]
-            longest[which].append(lengths_BTH.max())
-
-        for layer in range(len(moment.model.blocks)):
-            for which in longest:
-                moment.on_output(f"blocks.{layer}.attention.{which}_tap", partial(see, which))
         yield
-        q_L, k_L = (torch.stack(each) for each in longest.values())
-        bounds_L = q_L * k_L * moment.model.config.head_width**-0.5
+
+        def longest(x_BTHK: Tensor) -> Tensor:
+            lengths_BTH = torch.linalg.vector_norm(x_BTHK, dim=-1, dtype=torch.float32)
+            return (lengths_BTH[moment.real_BT] if padded else lengths_BTH).max()
+
+        bounds = [longest(seen[f"{name}.query_tap"]) * longest(seen[f"{name}.key_tap"]) for name in names]
+        bounds_L = torch.stack(bounds) * moment.model.config.head_width**-0.5
         return {"attention_logit_bound": (bounds_L.max(), bounds_L)}
 
 
