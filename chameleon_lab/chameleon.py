@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from chameleon_lab.checkpoints import huggingface, native
+from chameleon_lab.checkpoints import formats, huggingface, native, provenance
+from chameleon_lab.checkpoints.opened import Parts
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine, Settings
-from chameleon_lab.generation.grammar import Grammar
-from chameleon_lab.records import Piece
+from chameleon_lab.generation.grammar import Rules
+from chameleon_lab.generation.guidance import Guidance
+from chameleon_lab.generation.session import Session
+from chameleon_lab.records import Piece, TokenScores
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
@@ -32,7 +35,8 @@ class Chameleon:
     reply = lab.generate(Document.of("draw a red circle", EndTurn()), seed=7)
     ```
 
-    `settings` are the defaults of `stream` and `generate`; `card` is what is known of the weights.
+    `settings` are the defaults of `stream` and `generate`; `card` is what is known of the weights. Where their licence
+    forbids them to draw (see `checkpoints.provenance`), they answer in text only, unless `acknowledge_licence`.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class Chameleon:
         tokenizer: MixedModalTokenizer,
         settings: Settings | None = None,
         card: dict[str, Any] | None = None,
+        *,
+        acknowledge_licence: bool = False,
     ) -> None:
         if model.config.vocabulary != tokenizer.vocabulary.size:
             raise ValueError(
@@ -49,33 +55,57 @@ class Chameleon:
             )
         self.model, self.tokenizer = model, tokenizer
         self.settings, self.card = settings or Settings(), card or {}
-        self.engine = Engine(model, tokenizer)
+        self.acknowledge_licence, self._told = acknowledge_licence, False
+        self.engine = Engine(model, tokenizer, images=acknowledge_licence or not provenance.restricted(self.card))
 
     @classmethod
     def load(
         cls,
         folder: Path | str,
         *,
+        layout: str | None = None,
+        tokenizer: Path | str | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        weights: str | None = None,
+        licence: str | None = None,
+        acknowledge_licence: bool = False,
         fixes: Iterable[type] = (),
         quantizers: Iterable[native.QuantizerClass] = (),
     ) -> Chameleon:
-        """A model from a folder, or a shipped one by name ("tiny").
+        """A model from a folder in any of the family's layouts, or a shipped one by name ("tiny").
 
-        `device` is a GPU where there is one, otherwise the CPU. `fixes` and `quantizers` are classes of your own
-        that the model was trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged
-        one or a device that is not there.
+        `layout` says which one it is (see `checkpoints.formats`), where the folder does not; `tokenizer` is a folder,
+        or a text_tokenizer.json, for a model whose own has none. `device` is a GPU where there is one, otherwise the
+        CPU; `dtype` float32, or bfloat16 beside `weights` of "int8" or "int4". `licence` is that of the weights,
+        where it is not what their layout suggests, and `acknowledge_licence` lets weights draw that Meta's does not
+        allow to (see `checkpoints.provenance`). `fixes` and `quantizers` are classes of your own that the model was
+        trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
+        or a device that is not there.
         """
-        target = _device(device)
-        parts = native.read(_find(folder), fixes, quantizers)
-        parts.model.to(target, dtype)
-        parts.tokenizer.image.to(target, dtype)
-        return cls(parts.model, parts.tokenizer, parts.settings, parts.card)
+        parts = formats.read(
+            find(folder),
+            layout,
+            tokenizer,
+            fixes=fixes,
+            quantizers=quantizers,
+            licence=licence,
+            dtype=dtype or (torch.float32 if weights is None else torch.bfloat16),
+            device=_device(device),
+            weights=weights,
+        )
+        return cls(parts.model, parts.tokenizer, parts.settings, parts.card, acknowledge_licence=acknowledge_licence)
 
-    def save(self, folder: Path | str) -> None:
-        """Writes the model, in its present dtype, to a folder that `load` reads."""
-        native.write(native.Parts(self.model, self.tokenizer, self.settings, self.card), folder)
+    def save(
+        self, folder: Path | str, format: str = "native", *, shards: int | None = None, pictures: bool = True
+    ) -> None:
+        """Writes the model, in its present dtype, to a folder that `load` reads.
+
+        `format` is "native", "meta", "huggingface", "lumina" or "anole"; `shards`: how many files Meta's has;
+        `pictures=False` leaves the image tokenizer out. Raises ValueError for what the format cannot express.
+        """
+        parts = Parts(self.model, self.tokenizer, self.settings, self.card)
+        formats.write(parts, folder, format, shards=shards, pictures=pictures)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -96,17 +126,18 @@ class Chameleon:
         seed: int = 0,
         temperature: float | None = None,
         top_p: float | None = None,
-        guidance: float | None = None,
+        guidance: float | Guidance | None = None,
         max_tokens: int | None = None,
-        grammar: Grammar | None = None,
+        grammar: Rules | None = None,
     ) -> Iterator[Piece]:
         """The model's reply as it comes: text, partial pictures, and last a `StopPiece` with the reason.
 
-        What is not given is taken from `settings`. Close the iterator to stop. Raises ValueError for an empty document
-        and for one that is too long for the model's context.
+        What is not given is taken from `settings`. Close the iterator to stop. `guidance` is a number, or any object of
+        `generation.guidance`; `grammar` says what may be written (text and images). Raises ValueError for an empty
+        document and for one that is too long for the model's context.
         """
         settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.stream(self.recent(document), settings, seed, grammar)
+        return self.engine.stream(self.recent(document), settings, seed, self._permitted(grammar))
 
     def generate(
         self,
@@ -115,13 +146,50 @@ class Chameleon:
         seed: int = 0,
         temperature: float | None = None,
         top_p: float | None = None,
-        guidance: float | None = None,
+        guidance: float | Guidance | None = None,
         max_tokens: int | None = None,
-        grammar: Grammar | None = None,
+        grammar: Rules | None = None,
     ) -> Document:
         """The whole reply: what `stream` gives for the same seed, as a document."""
         settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.generate([self.recent(document)], settings, [seed], grammar)[0]
+        return self.engine.generate([self.recent(document)], settings, [seed], self._permitted(grammar))[0]
+
+    def begin(
+        self,
+        document: Document,
+        *,
+        seed: int = 0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        guidance: float | Guidance | None = None,
+        max_tokens: int | None = None,
+        grammar: Rules | None = None,
+    ) -> Session:
+        """The same reply as a session, which can be left after any piece, continued, and appended to: nothing that it
+        has computed is computed again."""
+        settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
+        return self.engine.begin(self.recent(document), settings, seed, self._permitted(grammar))
+
+    def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:
+        """How likely the model holds a document, token by token and by modality, after `given` (nothing: on its own).
+
+        With a grammar, tokens compete only with those it allows. `lab.engine.score` takes several documents at once.
+        Raises ValueError for a document beyond the model's context.
+        """
+        return self.engine.score([document], given, grammar)[0]
+
+    def _permitted(self, grammar: Rules | None) -> Rules | None:
+        """The grammar, looked at where the weights' licence forbids images; without one the engine draws none.
+
+        Raises LicenceError, which is a ValueError, for one that asks for images unless the licence is acknowledged.
+        """
+        if provenance.restricted(self.card) and (grammar is None or grammar.images):
+            if grammar is not None and not self.acknowledge_licence:
+                raise provenance.refusal(self.card)
+            if not self._told:
+                self._told = True
+                provenance.tell(self.card, self.acknowledge_licence)
+        return grammar
 
     def recent(self, document: Document) -> Document:
         """What of a conversation the model is given: all of it, or, past `settings.window` tokens, its latest turns.
@@ -150,20 +218,20 @@ def load_image_tokenizer(
     dtype: torch.dtype = torch.float32,
     quantizers: Iterable[native.QuantizerClass] = (),
 ) -> ImageTokenizer:
-    """An image tokenizer alone: a shipped model's by name, the lab's own folders', or Hugging Face's.
+    """An image tokenizer alone: a shipped model's by name, the lab's own folders', Meta's, or Hugging Face's.
 
     `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
     """
-    path, target = _find(folder), _device(device)
-    tokenizer = (
-        native.read_image_tokenizer(path, quantizers)
-        if native.is_native(path)
-        else huggingface.load_image_tokenizer(path)
-    )
-    return tokenizer.to(target, dtype)
+    path, target = find(folder), _device(device)
+    if native.is_native(path):
+        return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=target)
+    if formats.holds_meta_images(path):
+        return formats.read_meta_images(path, dtype=dtype, device=target)
+    return huggingface.load_image_tokenizer(path, dtype=dtype, device=target)
 
 
-def _find(folder: Path | str) -> Path:
+def find(folder: Path | str) -> Path:
+    """The folder of a shipped model, by its name; of any other, the one that was given."""
     if isinstance(folder, str) and "/" not in folder and not Path(folder).exists():
         for shelf in SHIPPED:
             if (shelf / folder / "config.json").is_file():

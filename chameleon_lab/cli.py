@@ -11,6 +11,8 @@ os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 
 import argparse
 import logging
+import math
+import operator
 import sys
 import time
 from dataclasses import replace
@@ -18,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
-from chameleon_lab.checkpoints import native
+from chameleon_lab.chameleon import Chameleon, find, load_image_tokenizer
+from chameleon_lab.checkpoints import formats, native
+from chameleon_lab.checkpoints.tensors import check_room, in_words
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.readers import READERS, PictureFolder, Reader, half_picture_first
@@ -29,8 +32,12 @@ from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.comparison import compare
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
 from chameleon_lab.history import StepRecord
+from chameleon_lab.optimization import Recipe
 from chameleon_lab.pictures import open_picture
+from chameleon_lab.planner import GUIDANCE, PRECISIONS, PUBLISHED, WEIGHTS, plan, verdicts
+from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
+from chameleon_lab.tokenizers.image import CHAMELEON, NoImageTokenizer
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.folder import Report, write_text
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
@@ -59,6 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         commands.add_parser("stability", help="train and judge the stability presets", description=_stability.__doc__)
     )
     _compare_options(commands.add_parser("compare", help="train and compare quantizers", description=_compare.__doc__))
+    _convert_options(
+        commands.add_parser("convert", help="write a model in another format", description=_convert.__doc__)
+    )
+    _plan_options(commands.add_parser("plan", help="tell what memory a model takes", description=_plan.__doc__))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -161,11 +172,22 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help="keep the likeliest tokens that sum to this share")
     parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words; 1 is not at all guided")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--weights", choices=tuple(BITS), help="pack the weights in 8 or 4 bits when they are read")
+    parser.add_argument("--licence", help="of the weights, where it is not what their layout suggests")
+    parser.add_argument(
+        "--acknowledge-licence", action="store_true", help="let weights draw that Meta's licence does not allow to"
+    )
 
 
 def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
-    lab = Chameleon.load(options.model, device=options.device)
+    lab = Chameleon.load(
+        options.model,
+        device=options.device,
+        weights=options.weights,
+        licence=options.licence,
+        acknowledge_licence=options.acknowledge_licence,
+    )
     document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
     drawn = 0
@@ -300,6 +322,42 @@ def _tokenize(options: argparse.Namespace) -> None:
             write(options.out / name, scene_pairs(count, options.seed, side), side=side)
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_convert)
+    parser.add_argument("source", help="a model folder in any format, or a shipped model's name")
+    parser.add_argument("target", type=Path, help="where to write: a new or empty folder")
+    parser.add_argument("--format", choices=formats.FORMATS, required=True, help="what to write")
+    parser.add_argument("--layout", choices=formats.FORMATS, help="what SOURCE is, where that cannot be told from it")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer that SOURCE lacks")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights (default: as they are)")
+    parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
+    parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    """Writes a model in another format, tensor by tensor: it may be larger than memory."""
+    target: Path = options.target
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise ValueError(f"{target} is there already: convert into a new or empty folder.")
+    source = find(options.source)
+    opened = formats.open_folder(source, options.layout, options.tokenizer)
+    tensors, dtype = opened.tensors.values(), options.dtype and DTYPES[options.dtype]
+    numbers = [math.prod(tensor.shape) for tensor in tensors]
+    held = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    taken = in_words(sum(tensor.nbytes for tensor in tensors))
+    log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", held, taken)
+    sizes = ((dtype or tensor.dtype).itemsize for tensor in tensors)
+    check_room(target, sum(map(operator.mul, numbers, sizes)))
+    started, pictures = time.monotonic(), not options.without_pictures
+    formats.write_opened(opened, target, options.format, dtype=dtype, shards=options.shards, pictures=pictures)
+    files = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
+    seconds = time.monotonic() - started
+    log.info("%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), in_words(sum(files)), seconds)
+
+
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_compare)
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
@@ -339,6 +397,45 @@ def _stability(options: argparse.Namespace) -> None:
         write_text(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in found))
     write_text(options.folder / "outcomes.md", stability.markdown(found))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_plan)
+    parser.add_argument("model", help=f"{', '.join(PUBLISHED)}, a model folder, or a shipped model's name")
+    parser.add_argument("--device-memory", type=float, metavar="GB", help="say whether it fits so much, and what would")
+    parser.add_argument("--weights", choices=tuple(WEIGHTS), help="(default: bfloat16, and float32 for training)")
+    parser.add_argument("--rows", type=int, default=1, help="documents at once (default: 1)")
+    parser.add_argument("--context", type=int, help="tokens of each (default: the model's context)")
+    parser.add_argument("--guidance", choices=tuple(GUIDANCE), default="none", help="of pictures (default: none)")
+    parser.add_argument("--training", action="store_true", help="plan a training step instead of use")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of a training")
+    parser.add_argument("--muon", action="store_true", help="train the blocks' matrices with Muon")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """Tells the memory that a model takes, for use or for training, without building it."""
+    if options.model in PUBLISHED:
+        config, image = PUBLISHED[options.model], CHAMELEON
+    else:
+        opened = formats.open_folder(find(options.model))
+        config, image = opened.config, opened.tokenizer.image.config
+        if isinstance(opened.tokenizer.image, NoImageTokenizer):
+            image = None
+    recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
+    found = plan(
+        config,
+        options.device_memory,
+        weights=options.weights,
+        rows=options.rows,
+        context=options.context,
+        guidance=options.guidance,
+        training=recipe if options.training else None,
+        precision=options.precision,
+        image_tokenizer=image,
+    )
+    sys.stdout.write(f"{found}\n")
+    if options.device_memory is None:
+        sys.stdout.write(f"{verdicts(found)}\n")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
+
+from chameleon_lab.pictures import open_picture, read_picture
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,31 @@ class Document:
             raise ValueError(f"Not a document: expected a JSON list of segments, got {type(plain).__name__}.")
         return cls(tuple(_from_plain(index, entry) for index, entry in enumerate(plain)))
 
+    @classmethod
+    def from_segments(
+        cls, segments: Sequence[Mapping[str, Any]], decode: Callable[[Sequence[int]], Document] | None = None
+    ) -> Document:
+        """The document in a list of segments as Meta's viewer for Chameleon writes them, each a `type` and a `value`.
+
+        ```
+        text      a string
+        image     "file:/a/path", "data:image/png;base64,...", or a PIL picture; nothing is ever fetched
+        sentinel  "<END-OF-TURN>"
+        ids       a list of tokens, for which `decode` is needed, such as a tokenizer's
+        ```
+
+        Raises ValueError, saying which segment and why, for anything else.
+        """
+        if not isinstance(segments, list | tuple):
+            raise ValueError(f"Not a document: expected a list of segments, got {type(segments).__name__}.")
+        parts: list[Segment | Document] = []
+        for index, entry in enumerate(segments):
+            try:
+                parts.append(_from_entry(entry, decode))
+            except (ValueError, OSError) as error:
+                raise ValueError(f"Segment {index} of the document cannot be read: {error}") from error
+        return cls.of(*parts)
+
 
 def _segments(parts: Iterable[object]) -> Iterator[Segment]:
     for index, part in enumerate(parts):
@@ -197,3 +225,44 @@ def _from_plain(index: int, entry: object) -> Segment:
         raise ValueError(f"Segment {index} of the document has neither text, end_turn nor image.") from error
     except (TypeError, ValueError, OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"Segment {index} of the document cannot be read: {error}.") from error
+
+
+def _from_entry(entry: object, decode: Callable[[Sequence[int]], Document] | None) -> Segment | Document:
+    if not isinstance(entry, Mapping) or "type" not in entry or "value" not in entry:
+        raise ValueError(f"it is no object with a type and a value, but {str(entry)[:40]!r}.")
+    kind, value = entry["type"], entry["value"]
+    if kind == "text" and isinstance(value, str):
+        return Text(value)
+    if kind == "image" and isinstance(value, str | PIL.Image.Image):
+        return Image(value if isinstance(value, PIL.Image.Image) else _picture_at(value))
+    if kind == "sentinel" and value == "<END-OF-TURN>":
+        return EndTurn()
+    if kind == "sentinel" and value == "<START-OF-IMAGE>":
+        raise ValueError(
+            "<START-OF-IMAGE> asks for a picture, and a document holds what is there: leave it out and generate with a "
+            "grammar of images alone."
+        )
+    if kind == "ids" and isinstance(value, list | tuple):
+        if decode is None:
+            raise ValueError("ids are words of one tokenizer: pass decode=lab.decode.")
+        return decode(value)
+    raise ValueError(
+        f"{str(kind)[:40]!r} with a value of {str(value)[:40]!r} is none of text, image, sentinel and ids with theirs."
+    )
+
+
+def _picture_at(address: str) -> PIL.Image.Image:
+    """The picture in a file or a data address."""
+    scheme, _, rest = address.partition(":")
+    if scheme == "file":
+        return open_picture(rest.removeprefix("//"))
+    header, comma, data = rest.partition(",")
+    if scheme == "data" and comma and header.endswith(";base64"):
+        try:
+            written = base64.b64decode(data, validate=True)
+        except ValueError as error:
+            raise ValueError(f"the picture's data is no base64: {error}.") from error
+        return read_picture(written)
+    raise ValueError(
+        f"{address[:40]!r} is neither file:... nor data:...;base64,... and nothing is fetched: save the picture first."
+    )

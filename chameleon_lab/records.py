@@ -13,7 +13,9 @@ import numpy as np
 import PIL.Image
 from numpy.lib.stride_tricks import sliding_window_view
 
-StopReason = Literal["end_turn", "end_document", "length", "stopped"]
+from chameleon_lab.vocabulary import Modality
+
+StopReason = Literal["end_turn", "end_document", "length", "stopped", "ill_formed"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class TextPiece:
 class ImagePiece:
     """A picture as far as it is drawn: it replaces the earlier pieces of the same picture.
 
-    `codes` has one row for each finished row of the grid; `complete` when `len(codes) == rows`. The rest of `picture`
-    is the decoder's guess from the codes so far.
+    `codes` has one row for each finished row of the grid: none when the image starts, `complete` when
+    `len(codes) == rows`. The rest of `picture` is the decoder's guess from the codes so far, grey while there are none.
     """
 
     picture: PIL.Image.Image
@@ -48,6 +50,46 @@ class StopPiece:
 
 
 Piece = TextPiece | ImagePiece | StopPiece
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """How likely a model holds a document: log-probabilities in nats, of each token given all tokens before it.
+
+    `tokens_T`, `logs_T` and `modality_T` (a `Modality` each) run in parallel.
+    """
+
+    tokens_T: np.ndarray
+    logs_T: np.ndarray
+    modality_T: np.ndarray
+
+    def of(self, modality: Modality) -> TokenScores:
+        """The tokens of one modality, each still given all before it."""
+        chosen_T = self.modality_T == modality
+        return TokenScores(self.tokens_T[chosen_T], self.logs_T[chosen_T], self.modality_T[chosen_T])
+
+    def __len__(self) -> int:
+        return len(self.tokens_T)
+
+    @property
+    def total(self) -> float:
+        """The log-probability of all tokens together, in nats."""
+        return float(self.logs_T.sum())
+
+    @property
+    def mean(self) -> float:
+        """Nats a token, 0 or below; nan for no tokens."""
+        return float(self.logs_T.mean()) if len(self) else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-mean): between how many tokens the model is left to choose, as it were; nan for no tokens."""
+        return math.exp(-self.mean) if self.mean > -700 else math.inf if len(self) else math.nan
+
+    def __str__(self) -> str:
+        parts = [(modality.name.lower(), self.of(modality)) for modality in Modality]
+        told = [f"{name} {part.total:.2f} ({len(part)} tokens)" for name, part in parts if len(part)]
+        return f"log-probability {self.total:.2f} nats: {', '.join(told) or 'no tokens'}"
 
 
 @dataclass(frozen=True, eq=False)

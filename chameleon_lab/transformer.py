@@ -6,6 +6,7 @@
   logits and of the head's. Fixes of `stability` fill them
 - grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
 - attention is asked of a *context*: `CAUSAL` for whole sequences, a `KVCache` when decoding. The model has no `if`
+- a `KVCache` has the sums done by a leaner stand-in for the model (see `decoding`), which runs these same methods
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chameleon_lab.decoding import hooks, lean, same
 from chameleon_lab.taps import Tap
 
 
@@ -61,9 +63,14 @@ UNCAPPED = nn.Identity()
 
 
 class Context(Protocol):
-    """What attention can see: where the new positions stand, and what they attend to in each layer."""
+    """What attention can see: how the new positions are turned, and what they attend to in each layer.
 
-    def positions(self, tokens_BT: Tensor) -> Tensor: ...
+    `stand_in` is who does the sums: the model, or what computes the same for less.
+    """
+
+    def stand_in(self, model: Transformer) -> Transformer: ...
+
+    def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor: ...
 
     def attend(
         self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED
@@ -99,18 +106,24 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
 
     def forward(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
-        return self.logits(self.trunk(tokens_BT, context))
+        return self.logits(self.trunk(tokens_BT, context), context)
 
     def trunk(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
         """The final, normed residual stream: outputs_BTD."""
         seen = context or CAUSAL
-        turns = rotations(seen.positions(tokens_BT), self.config)
+        return seen.stand_in(self).trunk_within(tokens_BT, seen)
+
+    def logits(self, outputs_BTD: Tensor, context: Context | None = None) -> Tensor:
+        return (context or CAUSAL).stand_in(self).logits_of(outputs_BTD)
+
+    def trunk_within(self, tokens_BT: Tensor, seen: Context) -> Tensor:
+        turns = seen.turns(tokens_BT, self.config)
         x_BTD = self.embedding_norm(self.embedding(tokens_BT))
         for block in self.blocks:
             x_BTD = block(x_BTD, turns, seen)
         return self.norm(x_BTD)
 
-    def logits(self, outputs_BTD: Tensor) -> Tensor:
+    def logits_of(self, outputs_BTD: Tensor) -> Tensor:
         return self.cap(self.head(outputs_BTD).float())
 
     def fill(self, owner: nn.Module, slot: str, module: nn.Module, fix: Fix) -> None:
@@ -200,8 +213,15 @@ def rotations(positions_BT: Tensor, config: ModelConfig) -> Tensor:
 
 def rotate(x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
     """Turns adjacent pairs of each head (RoFormer, arXiv 2104.09864)."""
-    pairs = torch.view_as_complex(x_BTHK.float().unflatten(-1, (-1, 2)))
+    if x_BTHK.dtype == torch.float32 and x_BTHK.stride(-1) == 1 and not torch.is_grad_enabled():
+        # The same in three calls instead of seven.
+        return (x_BTHK.view(torch.complex64) * turns_BT1K).view(torch.float32)
+    pairs = torch.view_as_complex(x_BTHK.float().view(*x_BTHK.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns_BT1K).flatten(-2).type_as(x_BTHK)
+
+
+def capped(cap: nn.Module) -> bool:
+    return not (cap is same or isinstance(cap, nn.Identity))
 
 
 SHORT = 512  # positions up to which, on a CPU, plain products beat the fused kernel about twofold
@@ -210,7 +230,7 @@ BLOCK = 128  # queries at a time there
 
 def fused(x_BHSK: Tensor, cap: nn.Module) -> bool:
     """Whether attention to these keys is left to torch's kernel; a `cap` of the logits needs them in hand."""
-    return isinstance(cap, nn.Identity) and (x_BHSK.device.type != "cpu" or x_BHSK.shape[2] > SHORT)
+    return not capped(cap) and (x_BHSK.device.type != "cpu" or x_BHSK.shape[2] > SHORT)
 
 
 def attention(
@@ -232,6 +252,27 @@ def attention(
     return scores_BHTS.softmax(-1) @ v_BHSK
 
 
+def attention_of_one(
+    q_BH1K: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask_B1TS: Tensor | None, cap: nn.Module = UNCAPPED
+) -> Tensor:
+    """Attention of one query a row; heads that share keys are rows of one product, so that no key is copied.
+
+    On a CPU torch's kernel is the faster one for a single row of ungrouped heads up to a thousand keys or so, and
+    plain products are for all else (up to twofold for grouped heads).
+    """
+    (rows, heads, _, width), groups, length = q_BH1K.shape, k_BGSK.shape[1], k_BGSK.shape[2]
+    quick = q_BH1K.device.type != "cpu" or (rows == 1 and groups == heads and length <= 2 * SHORT)
+    if quick and not capped(cap):
+        mask = None if mask_B1TS is None else mask_B1TS.to(q_BH1K.dtype)
+        return F.scaled_dot_product_attention(q_BH1K, k_BGSK, v_BGSK, mask, enable_gqa=groups != heads)
+    q_BGRK = (q_BH1K * width**-0.5).reshape(rows, groups, heads // groups, width)
+    scores_BH1S = cap((q_BGRK @ k_BGSK.transpose(-1, -2)).view(rows, heads, 1, length))
+    if mask_B1TS is not None:
+        scores_BH1S = scores_BH1S + mask_B1TS.to(q_BH1K.dtype)
+    shares_BGRS = scores_BH1S.softmax(-1).view(rows, groups, heads // groups, length)
+    return (shares_BGRS @ v_BGSK).view(rows, heads, 1, width)
+
+
 def attention_to_earlier(
     q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, mask_TT: Tensor, cap: nn.Module = UNCAPPED
 ) -> Tensor:
@@ -250,8 +291,11 @@ def attention_to_earlier(
 class Causal:
     """The context of whole sequences: each position sees itself and those before it."""
 
-    def positions(self, tokens_BT: Tensor) -> Tensor:
-        return torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+    def stand_in(self, model: Transformer) -> Transformer:
+        return model
+
+    def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
+        return rotations(torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None], config)
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
         if fused(k_BHTK, cap):
@@ -283,8 +327,11 @@ class Packed:
             :, None
         ]
 
-    def positions(self, tokens_BT: Tensor) -> Tensor:
-        return self._places_BT
+    def stand_in(self, model: Transformer) -> Transformer:
+        return model
+
+    def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
+        return rotations(self._places_BT, config)
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
         return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, self._mask_B1TT, cap)
@@ -295,7 +342,7 @@ class KVCache:
 
     Give the model new tokens right-padded to one width, then `advance` each row by how many of them were real. What is
     beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to a spare
-    place. Raises ValueError when a row outgrows the room.
+    place. Keys and values are kept without their gradients. Raises ValueError when a row outgrows the room.
     """
 
     def __init__(self, config: ModelConfig, rows: int, like: Tensor, room: int | None = None) -> None:
@@ -303,39 +350,74 @@ class KVCache:
         self.keys = like.new_zeros(shape)
         self.values = like.new_zeros(shape)
         self.lengths = np.zeros(rows, np.int64)
-        self._places_BT = torch.empty(0)
-        self._mask_B1TS = torch.empty(0)
-        self._reach = 0
+        self._turns_T1K = rotations(torch.arange(shape[3], device=like.device)[None], config)[0]
+        self._stand_ins: list[tuple[Transformer, Transformer, list[dict]]] = []  # one at most; the parts share it
+        self._seen: list[tuple[Tensor, Tensor]] = []  # of each layer: keys and values that the new tokens look at
+        self._into: list[tuple[Tensor, Tensor]] = []  # and where theirs go, if that is one place for all rows
+        self._places: tuple[Tensor, slice, Tensor] | None = None  # if not: rows, all heads, positions
+        self._mask_B1TS: Tensor | None = None
 
     @property
     def room(self) -> int:
         return self.keys.shape[3] - 1
 
-    def positions(self, tokens_BT: Tensor) -> Tensor:
-        """Where the new tokens stand."""
-        width = tokens_BT.shape[1]
-        self._require(int(self.lengths.min()) + width)
-        self._reach = min(int(self.lengths.max()) + width, self.room)
-        starts_B1 = torch.from_numpy(self.lengths).to(tokens_BT.device)[:, None]
-        self._places_BT = (starts_B1 + torch.arange(width, device=tokens_BT.device)).clamp_max(self.room)
-        seen_S = torch.arange(self._reach, device=tokens_BT.device)
-        hidden_BTS = seen_S[None, None] > self._places_BT[..., None]
-        self._mask_B1TS = torch.zeros(hidden_BTS.shape, device=tokens_BT.device).masked_fill_(hidden_BTS, -torch.inf)[
-            :, None
-        ]
-        return self._places_BT
+    def stand_in(self, model: Transformer) -> Transformer:
+        if torch.is_grad_enabled():
+            return model
+        if not self._stand_ins or self._stand_ins[0][0] is not model:
+            twin = lean(model, through=(Transformer, Block, Attention, FeedForward))
+            self._stand_ins[:] = [(model, twin, hooks(model))]
+        _, twin, listeners = self._stand_ins[0]
+        return model if any(listeners) else twin
+
+    def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
+        """How the new tokens are turned; done once a step, so here is found out what `attend` needs in every layer."""
+        width, device = tokens_BT.shape[1], tokens_BT.device
+        least, most = int(self.lengths.min()), int(self.lengths.max())
+        self._require(least + width)
+        reach = min(most + width, self.room)
+        self._seen = self._layers(slice(reach))
+        if least == most:
+            self._into, self._places = self._layers(slice(least, reach)), None
+            places_BT = torch.arange(least, reach, device=device)[None]
+            self._mask_B1TS = hiding(places_BT, reach) if width > 1 else None
+            return self._turns_T1K[None, least:reach]
+        starts_B1 = torch.from_numpy(self.lengths).to(device)[:, None]
+        places_BT = (starts_B1 + torch.arange(width, device=device)).clamp_max(self.room)
+        self._places = torch.arange(len(self.lengths), device=device)[:, None], slice(None), places_BT
+        self._mask_B1TS = hiding(places_BT, reach)
+        return self._turns_T1K[places_BT]
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
-        rows = torch.arange(len(self.lengths), device=q_BHTK.device)[:, None]
-        self.keys[layer][rows, :, self._places_BT] = k_BHTK.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, self._places_BT] = v_BHTK.transpose(1, 2).to(self.values.dtype)
-        k_BHSK, v_BHSK = self.keys[layer, :, :, : self._reach], self.values[layer, :, :, : self._reach]
+        if k_BHTK.requires_grad or v_BHTK.requires_grad:
+            k_BHTK, v_BHTK = k_BHTK.detach(), v_BHTK.detach()
+        if self._places is None:
+            keys, values = self._into[layer]
+            keys.copy_(k_BHTK)
+            values.copy_(v_BHTK)
+        else:
+            self.keys[layer][self._places] = k_BHTK.transpose(1, 2).to(self.keys.dtype)
+            self.values[layer][self._places] = v_BHTK.transpose(1, 2).to(self.values.dtype)
+        k_BHSK, v_BHSK = self._seen[layer]
+        if q_BHTK.shape[2] == 1:
+            return attention_of_one(q_BHTK, k_BHSK, v_BHSK, self._mask_B1TS, cap)
         return attention(q_BHTK, k_BHSK, v_BHSK, self._mask_B1TS, cap)
+
+    def _layers(self, span: slice) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer at these positions: the same memory."""
+        keys, values = self.keys[:, :, :, span].unbind(), self.values[:, :, :, span].unbind()
+        return list(zip(keys, values, strict=True))
 
     def advance(self, counts: list[int]) -> None:
         """Row i has taken `counts[i]` of the tokens last given."""
         self._require(int((self.lengths + counts).max()))
         self.lengths += np.asarray(counts)
+
+    def rewind(self, row: int, length: int) -> None:
+        """Row `row` goes back to its first `length` positions. Raises ValueError where it has fewer."""
+        if not 0 <= length <= self.lengths[row]:
+            raise ValueError(f"A row of {self.lengths[row]} positions cannot go back to {length}.")
+        self.lengths[row] = length
 
     def _require(self, length: int) -> None:
         if length > self.room:
@@ -347,3 +429,9 @@ class KVCache:
         part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
         part.lengths = self.lengths[start:stop]
         return part
+
+
+def hiding(places_BT: Tensor, reach: int) -> Tensor:
+    """0 where a token at one of these places may look, -inf at what is later; B, 1, T, reach."""
+    later_BTS = torch.arange(reach, device=places_BT.device) > places_BT[..., None]
+    return torch.zeros(later_BTS.shape, device=places_BT.device).masked_fill_(later_BTS, -torch.inf)[:, None]

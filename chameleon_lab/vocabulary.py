@@ -24,11 +24,9 @@ _SENTINEL = re.compile("<sentinel:([0-9]+)>")
 _FIRST_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
 _END_IMAGE, _BEGIN_IMAGE, _END_TURN = "<eoss>", "<racm3:break>", "<reserved08706>"
 _RESERVED = re.compile("<reserved[0-9]+>")
-_SPECIAL = re.compile(
-    "|".join([*_FIRST_NAMES, _END_IMAGE, _BEGIN_IMAGE, "<image>", _SENTINEL.pattern, _RESERVED.pattern])
-)
-"""Names that only a special token has. `<image>` is what transformers makes of the reserved token after the end of a
-turn. Ordinary pieces of text may begin with `<` as well (`</`, `<=`), so the first letter decides nothing."""
+_SPECIAL = re.compile("|".join([*_FIRST_NAMES, _END_IMAGE, _BEGIN_IMAGE, _SENTINEL.pattern, _RESERVED.pattern]))
+"""Names that only a special token has. Ordinary pieces of text may begin with `<` as well (`</`, `<=`), so the first
+letter decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Vocabulary:
     is the identity, which is what the lab's own models use.
 
     With `new_line` and `first_grid`, two of the reserved tokens, images have any grid of even sides (Lumina-mGPT, arXiv
-    2408.02657, section 2.3.1): `begin_image`, one token each for rows and columns (`token_of_side`), rows of codes each
-    followed by `new_line`, `end_image`. Without them all images of a model have one grid, which no token tells.
+    2408.02657): `begin_image`, one token each for rows and columns (`token_of_side`), rows of codes each followed by
+    `new_line`, `end_image`. Without them all images of a model have one grid, which no token tells.
 
     Raises ValueError when the blocks overlap or the permutation is not a bijection.
     """
@@ -85,7 +83,7 @@ class Vocabulary:
             taken.append(self.new_line)
             end, told = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
         in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < end <= self.first_text <= self.size
-        if not in_order or len(set(taken)) < len(taken) or (self.any_grid and not self.largest_side):
+        if not in_order or len(set(taken)) < len(taken) or (self.any_grid and self.largest_side < 2):
             raise ValueError(
                 f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
                 f"sentinels {sentinels.start}..{sentinels.stop - 1}, {told}text starts at {self.first_text} of "
@@ -132,6 +130,7 @@ class Vocabulary:
             raise ValueError(f"Ids 0..3 must be {', '.join(_FIRST_NAMES)}; this table has {', '.join(names[:4])}.")
         offsets = _offsets(pieces, cls.first_image)
         last = max(token for token, name in enumerate(names) if _SPECIAL.fullmatch(name))
+        last += names[last + 1 : last + 2] == ["<image>"]  # transformers' name for a reserved token
         for token in range(cls.first_image + len(offsets), last):
             if not (names[token].startswith("<") and names[token].endswith(">")):
                 raise ValueError(
@@ -143,16 +142,18 @@ class Vocabulary:
         for name in (_END_IMAGE, _BEGIN_IMAGE, end_turn):
             if name not in pieces:
                 raise ValueError(f"This table has no {name}: it is not one of a mixed-modal model of this family.")
-        numbers = [int(found[1]) for found in map(_SENTINEL.fullmatch, names) if found]
-        first_sentinel = pieces.get("<sentinel:0>", pieces[end_turn])
-        if any(pieces[f"<sentinel:{number}>"] != first_sentinel + place for place, number in enumerate(numbers)):
-            raise ValueError(f"Sentinels must be one block, numbered from 0 in the order of ids; got {numbers[:4]}...")
+        sentinels = [(token, name) for token, name in enumerate(names) if _SENTINEL.fullmatch(name)]
+        first_sentinel = sentinels[0][0] if sentinels else pieces[end_turn]
+        if sentinels != [(first_sentinel + number, f"<sentinel:{number}>") for number in range(len(sentinels))]:
+            raise ValueError(
+                f"Sentinels must be one block, numbered from 0 in the order of their ids; it begins {sentinels[:3]}."
+            )
         return cls(
             codes=len(offsets),
             end_image=pieces[_END_IMAGE],
             begin_image=pieces[_BEGIN_IMAGE],
             first_sentinel=first_sentinel,
-            sentinels=len(numbers),
+            sentinels=len(sentinels),
             end_turn=pieces[end_turn],
             first_text=last + 1,
             size=len(names),
@@ -171,6 +172,15 @@ class Vocabulary:
         kinds[self.first_image : self.first_image + self.codes] = Modality.IMAGE
         kinds[self.first_text :] = Modality.TEXT
         return kinds
+
+    @cached_property
+    def within_images(self) -> np.ndarray:
+        """Whether each token stands only between an image's delimiters (codes, sides, new lines): `size` booleans."""
+        within = self.modality == Modality.IMAGE
+        if self.new_line is not None and self.first_grid is not None:
+            within[self.new_line] = True
+            within[self.first_grid + 1 : self.first_text] = True
+        return within
 
     @cached_property
     def _code_to_token(self) -> np.ndarray:
@@ -221,9 +231,13 @@ class Vocabulary:
             )
         return self.first_grid + codes // 2
 
+    def is_grid(self, token: int) -> bool:
+        """Whether a token tells a side of a grid."""
+        return self.first_grid is not None and self.first_grid < token < self.first_text
+
     def side_of_token(self, token: int) -> int:
         """How many codes along a side a grid token tells. Raises ValueError on another token."""
-        if self.first_grid is None or not self.first_grid < token < self.first_text:
+        if self.first_grid is None or not self.is_grid(token):
             raise ValueError(f"Token {token} tells no side of a grid.")
         return 2 * (token - self.first_grid)
 
@@ -276,9 +290,10 @@ def _in_order(pieces: Mapping[str, int]) -> list[str]:
         if token in names:
             raise ValueError(f"This table of pieces gives id {token} twice, to {names[token]!r} and {name!r}.")
         names[token] = name
-    gaps = [str(token) for token in range(max(names, default=-1) + 1) if token not in names]
+    gaps = max(names, default=-1) + 1 - len(names)
     if gaps or len(names) < 4 or min(names) < 0:
-        told = f"{len(gaps)} ids have no name, {', '.join(gaps[:3])} first" if gaps else f"it holds {len(names)} names"
+        first = [str(token) for token in range(len(names) + 1) if token not in names][:3]
+        told = f"{gaps} names are missing, first for {', '.join(first)}" if gaps > 0 else f"there are {len(names)}"
         raise ValueError(f"A table of pieces must name each id from 0 on; in this one {told}. Is the file whole?")
     return [names[token] for token in range(len(names))]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import native
+from chameleon_lab.checkpoints.tensors import open_safetensors, write_safetensors
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, blocks
@@ -97,6 +98,32 @@ def test_saving_again_replaces_the_checkpoint(lab, make_lab, mixed, tmp_path):
     other.save(tmp_path / "model")
     assert bits(Chameleon.load(tmp_path / "model", device="cpu").model) == bits(other.model)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_checkpoint_in_shards_is_read_and_replaced_by_one_file(lab, tmp_path):
+    folder = tmp_path / "model"
+    lab.save(folder)
+    names = sorted(path.name for path in folder.iterdir())
+    write_safetensors(open_safetensors(folder, "model"), folder, largest=5000)
+    assert len(list(folder.iterdir())) > len(names) + 3
+    assert bits(Chameleon.load(folder, device="cpu").model) == bits(lab.model)
+    lab.save(folder)
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert bits(Chameleon.load(folder, device="cpu").model) == bits(lab.model)
+
+
+def test_weights_are_read_into_the_dtype_that_is_asked_for(lab, tmp_path):
+    lab.save(tmp_path / "model")
+    parts = native.read(tmp_path / "model", dtype=torch.bfloat16)
+    assert bits(parts.model) == bits(lab.model.to(torch.bfloat16))
+    image = lab.tokenizer.image.to(torch.bfloat16)
+    assert bits(parts.tokenizer.image) == bits(image)
+
+
+def test_weights_with_nan_are_refused_naming_them(lab, tmp_path):
+    torch.nn.init.constant_(lab.model.norm.weight, float("nan"))
+    lab.save(tmp_path / "model")
+    refused(tmp_path / "model", "norm.weight holds NaN or infinity")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "config.json"])

@@ -96,6 +96,80 @@ def test_a_broken_picture_in_json_gives_a_picture_or_a_value_error(kind, picture
     assert refused > 5
 
 
+def png_address(picture: PIL.Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_segments_of_meta_s_viewer_become_a_document(picture, tmp_path):
+    picture.save(tmp_path / "a picture.png")
+    segments = [
+        {"type": "text", "value": "what is <b>this</b>?"},
+        {"type": "image", "value": f"file:{tmp_path / 'a picture.png'}"},
+        {"type": "image", "value": f"file://{tmp_path / 'a picture.png'}"},
+        {"type": "image", "value": png_address(picture)},
+        {"type": "image", "value": picture},
+        {"type": "sentinel", "value": "<END-OF-TURN>"},
+        {"type": "ids", "value": [5, 6]},
+    ]
+    document = Document.from_segments(segments, decode=lambda tokens: Document.of(f"{sum(tokens)}", EndTurn()))
+    assert document == Document.of("what is <b>this</b>?", *[picture] * 4, EndTurn(), "11", EndTurn())
+    assert Document.from_segments(json.loads(json.dumps(segments[:4]))) == Document(document.segments[:4])
+    assert Document.from_segments([]) == Document()
+
+
+def test_what_a_segment_s_text_spells_stays_text():
+    spelled = [{"type": "text", "value": "<END-OF-TURN>"}]
+    assert Document.from_segments(spelled) == Document.of("<END-OF-TURN>")
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("hello", "no object with a type and a value, but 'hello'"),
+        ({"type": "text"}, "no object with a type and a value"),
+        ({"type": "text", "value": 3}, "'text' with a value of '3' is none of"),
+        ({"type": "sound", "value": "a"}, "'sound' with a value of 'a' is none of"),
+        ({"type": ["text"], "value": "a"}, "is none of"),
+        ({"type": "image", "value": ["a"]}, "'image' with a value of"),
+        ({"type": "image", "value": "https://example.org/a.png"}, "nothing is fetched"),
+        ({"type": "image", "value": "/a.png"}, "neither file:... nor data:"),
+        ({"type": "image", "value": ""}, "neither file:... nor data:"),
+        ({"type": "image", "value": "file:/not/here.png"}, "There is no picture at /not/here.png"),
+        ({"type": "image", "value": "file:\0"}, "There is no picture"),
+        ({"type": "image", "value": "file:" + 5000 * "a"}, "too long"),
+        ({"type": "image", "value": "data:image/png;base64,%%%"}, "no base64"),
+        ({"type": "image", "value": "data:image/png;base64,ä"}, "no base64"),
+        ({"type": "image", "value": "data:image/png;base64,aGVsbG8="}, "not a picture"),
+        ({"type": "image", "value": "data:image/png;base64,"}, "holds no bytes"),
+        ({"type": "image", "value": "data:image/png,abc"}, "neither file:... nor data:"),
+        ({"type": "sentinel", "value": "<START-OF-IMAGE>"}, "grammar of images alone"),
+        ({"type": "sentinel", "value": "<s>"}, "'sentinel' with a value of '<s>'"),
+        ({"type": "ids", "value": [4]}, "pass decode=lab.decode"),
+        ({"type": "ids", "value": 4}, "'ids' with a value of '4'"),
+    ],
+)
+def test_a_segment_that_is_none_is_refused_with_its_place_and_the_reason(entry, why):
+    with pytest.raises(ValueError, match=f"Segment 1 of the document cannot be read: .*{why}"):
+        Document.from_segments([{"type": "text", "value": "a"}, entry])
+
+
+def test_a_list_of_segments_that_is_none_is_refused():
+    for segments in ("[]", {"type": "text", "value": "a"}, None):
+        with pytest.raises(ValueError, match="expected a list of segments"):
+            Document.from_segments(segments)  # pyright: ignore[reportArgumentType]
+
+
+def test_ids_that_the_tokenizer_refuses_name_their_segment(mixed, picture):
+    tokens = mixed.encode_segment(Image(picture)).tolist()
+    whole = Document.from_segments([{"type": "ids", "value": tokens}], decode=mixed.decode)
+    assert len(whole.pictures) == 1
+    for broken in (tokens[:-1], [mixed.vocabulary.size], [0.5]):
+        with pytest.raises(ValueError, match="Segment 0 of the document cannot be read"):
+            Document.from_segments([{"type": "ids", "value": broken}], decode=mixed.decode)
+
+
 def test_images_are_equal_by_codes_where_both_have_them_and_by_pixels_otherwise(picture):
     black, codes = PIL.Image.new("RGB", (16, 16)), np.zeros((2, 2), int)
     assert Image(picture, codes) == Image(black, codes) != Image(black, codes + 1)

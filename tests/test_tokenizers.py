@@ -13,7 +13,7 @@ from chameleon_lab.tokenizers.image import CHAMELEON, TINY, ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.tokenizers.preparation import picture_of
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer
-from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.vocabulary import Modality, Vocabulary
 
 # Text
 
@@ -135,7 +135,7 @@ def test_a_picture_of_the_right_size_is_not_touched_and_others_are_cropped_in_th
     assert image_tokenizer.prepare(wide.rotate(90, expand=True)).tobytes() == picture.rotate(90).tobytes()
 
 
-def test_transparency_shows_white(image_tokenizer):
+def test_trap_13_transparency_shows_white(image_tokenizer):
     clear = PIL.Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     half = PIL.Image.new("RGBA", (16, 16), (255, 0, 0, 128))
     palette = clear.convert("P", palette=PIL.Image.Palette.ADAPTIVE)
@@ -157,7 +157,7 @@ def test_an_empty_picture_is_refused(image_tokenizer, size):
         image_tokenizer.encode(PIL.Image.new("RGB", size))
 
 
-def test_decoding_clamps_and_truncates_to_bytes():
+def test_trap_14_decoding_clamps_and_truncates_to_bytes():
     wanted = torch.tensor([-7.0, -1.0, 2 * 100.9 / 255 - 1, 2 * 100.1 / 255 - 1, 1.0, 7.0])
     shown = np.asarray(picture_of(wanted.view(1, 1, 6).expand(3, 1, 6)))
     assert shown[0, :, 0].tolist() == [0, 0, 100, 100, 255, 255]
@@ -235,6 +235,16 @@ def test_an_image_costs_its_codes_and_two_delimiters(mixed, picture):
     assert (tokens[0], tokens[-1]) == (mixed.vocabulary.begin_image, mixed.vocabulary.end_image)
 
 
+@pytest.mark.parametrize("permutation", [(), (3, 0, 6, 2, 5, 1, 4, 11, 10, 9, 8, 7)], ids=["identity", "permuted"])
+def test_trap_11_an_image_is_told_in_tokens_of_its_block_never_in_codes(mixed, picture, permutation):
+    words = replace(mixed.vocabulary, permutation=permutation)
+    tokens = MixedModalTokenizer(mixed.text, mixed.image, words).tokens_of_picture(picture)[1:-1]
+    assert (words.modality[tokens] == Modality.IMAGE).all()
+    codes = mixed.image.encode(picture).ravel()
+    names = ["IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z" for code in codes]
+    assert [words.spelling(token) for token in tokens] == names
+
+
 def test_codes_of_another_grid_are_refused(mixed, picture):
     with pytest.raises(ValueError, match=r"grid of \(4, 4\) codes; this one has \(3, 3\)"):
         mixed.encode(Document.of(Image(picture, np.zeros((3, 3), int))))
@@ -254,7 +264,7 @@ def test_ill_formed_tokens_are_refused(mixed, picture):
         "An image ends after 15 codes instead of 16": [*whole[:17], whole[-1]],
         "goes on after its 16 codes": [*whole[:-1], whole[5], whole[-1]],
         "stands outside an image": [whole[5]],
-        "ends after 0 codes": [words.end_image],
+        f"Token {words.end_image}, part of an image, stands outside an image": [words.end_image],
         "stands inside an image, after 2": [*whole[:4], words.end_turn],
         "stands inside an image, after 0": [*whole[:2], words.begin_image],
         "must lie in": [words.size],
@@ -289,6 +299,43 @@ def test_pieces_add_up_to_the_document(kind, request, texts):
         for image, whole in zip(images, (piece for piece in shown if piece.complete), strict=True):
             assert image.codes is not None and np.array_equal(whole.codes, image.codes)
             assert whole.picture.tobytes() == image.picture.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["mixed", "spelled"])
+def test_a_long_text_is_told_without_a_gap(kind, request, texts):
+    tokenizer, rng = request.getfixturevalue(kind), np.random.default_rng(2)
+    for _ in range(10):
+        text = "".join(rng.choice([random_text(rng), *texts]) for _ in range(rng.integers(1, 12)))
+        reader = PieceReader(tokenizer)
+        told = [piece for token in tokenizer.encode(Document.of(text))[1:] for piece in reader.read(int(token))]
+        told += reader.close()
+        assert "".join(piece.text for piece in told if isinstance(piece, TextPiece)) == text
+        assert all(isinstance(piece, TextPiece) and piece.text for piece in told)
+
+
+def test_a_piece_of_a_long_text_is_told_without_decoding_the_text_anew(mixed):
+    decoded = list[int]()
+
+    class Counting(ByteTokenizer):
+        def decode(self, pieces):
+            decoded.append(len(pieces))
+            return super().decode(pieces)
+
+    reader = PieceReader(MixedModalTokenizer(Counting(), mixed.image, mixed.vocabulary))
+    for token in mixed.encode(Document.of("å" * 1000))[1:]:
+        assert all(piece == TextPiece("å") for piece in reader.read(int(token)))
+    assert max(decoded) < 50
+
+
+def test_any_bytes_are_told_as_they_are_decoded(mixed):
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        some = rng.choice([*range(256), *b"abc", 0xC3, 0xE2, 0x82, 0xF0], 200)
+        tokens = [mixed.vocabulary.token_of_piece(int(byte)) for byte in some]
+        reader = PieceReader(mixed)
+        told = [piece for token in tokens for piece in reader.read(token)] + list(reader.close())
+        text = "".join(piece.text for piece in told if isinstance(piece, TextPiece))
+        assert Document.of(text) == mixed.decode(tokens) == reader.document()
 
 
 def test_a_character_is_told_only_once_it_is_whole(mixed):

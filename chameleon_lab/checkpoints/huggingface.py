@@ -1,46 +1,170 @@
-"""The layouts of Hugging Face's port. Here so far: the image tokenizer.
+"""The layouts of Hugging Face's port: `config.json`, safetensors, and what its tokenizer and processor need.
 
-`ChameleonVQVAE.save_pretrained` writes an encoder and a codebook without a picture decoder; a whole Chameleon carries
-the same under `model.vqmodel.`; Anole's copy adds the decoder. All three are read, in safetensors only.
+There are three, with the same names. They differ in the norms of queries and keys, and in the order of the rows of q
+and k:
+
+- `huggingface`, the present one: a norm for each head; rows in halves
+- `lumina`, that of release 4.43 and of Lumina-mGPT: a norm for each shard of the training; rows in halves
+- `anole`, that of Anole's copy from before: one norm for all heads; rows in adjacent pairs, as Meta's
+
+The image tokenizer stands under `model.vqmodel.`, and its picture decoder with it wherever there is one, though the
+port itself has no use for it. `ChameleonVQVAE.save_pretrained` writes an image tokenizer alone.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from chameleon_lab.checkpoints.native import fill
-from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig, NoDecoder
+from chameleon_lab.checkpoints import names
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
+from chameleon_lab.checkpoints.text_files import IMAGE, image_placeholder
+from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig, NoDecoder
+from chameleon_lab.transformer import ModelConfig
+from chameleon_lab.vocabulary import Vocabulary
 
-NAMES = re.compile(r"(?:(?:model\.)?vqmodel\.)?((?:encoder|decoder|quantize|quant_conv|post_quant_conv)\..+)")
+log = logging.getLogger(__name__)
+
+DIALECTS = ("huggingface", "lumina", "anole")
+ANOLE = "ChameleonForCausalLM"
+VQ = "model.vqmodel."
+
+# Reading
 
 
-def load_image_tokenizer(folder: Path | str) -> ImageTokenizer:
-    """The image tokenizer of a folder, on the CPU, in the dtypes of its files.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Raises FileNotFoundError where there is no `config.json`, ValueError where it is damaged."""
+    path = folder / "config.json"
+    if not path.is_file():
+        there = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
+    try:
+        plain = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}. The folder is damaged; get or save it anew.") from error
+    return plain if isinstance(plain, dict) else {}
+
+
+def read_model(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """The config of a folder and, under our names, its transformer's tensors. Raises ValueError for settings that no
+    Chameleon has."""
+    plain = read_config(folder)
+    config = model_config(plain, folder / "config.json")
+    theirs = _transformer(folder)
+    if config.tied:
+        theirs.pop("lm_head.weight", None)
+    parts = names.renamed(theirs, "theirs", "ours")
+    if dialect != "anole":
+        parts = names.to_pairs(parts, config.head_width)
+    likely = 1 if dialect == "anole" else plain.get("model_parallel_size") or 1
+    groups = names.fewest_groups(parts, config, likely)
+    config = names.with_fixes(config, groups, bool(plain.get("swin_norm", False)))
+    return config, names.fused(parts, config)
+
+
+def _transformer(folder: Path) -> dict[str, LazyTensor]:
+    """What is the transformer's of a folder's tensors, under their names."""
+    return {
+        name: tensor
+        for name, tensor in open_safetensors(folder).items()
+        if not name.startswith(VQ) and not name.endswith("rotary_emb.inv_freq")
+    }
+
+
+def dialect_of(folder: Path) -> str:
+    """Which of the three a folder holds: by the shape of the first norms, and by whose class the config names."""
+    plain = read_config(folder)
+    config, tensors = model_config(plain, folder / "config.json"), _transformer(folder)
+    how = "Say which it is: Chameleon.load(folder, layout=...), one of 'huggingface', 'lumina' and 'anole'."
+    stem = "model.layers.0.self_attn."
+    norms = [tensors.get(f"{stem}{letter}_norm.weight") for letter in "qk"]
+    if norms[0] is None or norms[1] is None:
+        raise ValueError(
+            f"{folder} holds no {stem}q_norm.weight and k_norm.weight, which every dialect of this layout has. Is it a "
+            "Chameleon?"
+        )
+    query, key = norms[0].shape, norms[1].shape
+    shards = plain.get("model_parallel_size") or 1
+    by_anole = ANOLE in (plain.get("architectures") or [])
+    if len(query) == 1 == len(key):
+        return "anole"
+    rows = (query[0], key[0])
+    if by_anole and rows == (1, 1):
+        raise ValueError(
+            f"{folder} is ambiguous: its norms, {query}, are of the layout of release 4.43, where rows of q and k are "
+            f"in halves, and its class, {ANOLE}, is Anole's, where they are in pairs. {how}"
+        )
+    if rows == (config.heads, config.kv_heads):
+        return "huggingface"
+    if rows == (shards, shards):
+        return "lumina"
+    raise ValueError(
+        f"{folder} has norms of {rows[0]} and {rows[1]} rows for {config.heads} query and {config.kv_heads} key heads "
+        f"and model_parallel_size {shards}: no known dialect has that. {how}"
+    )
+
+
+def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> ModelConfig:
+    """Our config of theirs, its norms apart. Raises ValueError for settings that no Chameleon has."""
+    rope = plain.get("rope_parameters") or {}
+    scaling = plain.get("rope_scaling") or (rope if rope.get("rope_type", "default") != "default" else None)
+    strange = {
+        "attention_bias": plain.get("attention_bias", False),
+        "mlp_bias": plain.get("mlp_bias", False),
+        "hidden_act": plain.get("hidden_act", "silu") != "silu" and plain["hidden_act"],
+        "rope_scaling": scaling,
+    }
+    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if told:
+        raise ValueError(f"{where} sets {told}: no Chameleon has that, and the lab cannot build it.")
+    try:
+        heads = plain["num_attention_heads"]
+        return ModelConfig(
+            vocabulary=plain["vocab_size"],
+            width=plain["hidden_size"],
+            layers=plain["num_hidden_layers"],
+            heads=heads,
+            kv_heads=plain.get("num_key_value_heads") or heads,
+            head_width=plain["hidden_size"] // heads,
+            ffn_width=plain["intermediate_size"],
+            context=plain.get("max_position_embeddings", 4096),
+            rope_theta=float(rope.get("rope_theta") or plain.get("rope_theta") or 10_000.0),
+            norm_eps=plain.get("rms_norm_eps", 1e-5),
+            tied=plain.get("tie_word_embeddings") or False,
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{where} does not describe a Chameleon: {error!r}. Get or save the folder anew.") from error
+
+
+def load_image_tokenizer(
+    folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> ImageTokenizer:
+    """The image tokenizer of a folder, by default on the CPU in the dtypes of its files.
 
     Where the files hold no picture decoder, it encodes, and `decode` says what is missing. Raises FileNotFoundError
     for a folder that is none of theirs, ValueError for one damaged, at odds with itself, or of another architecture.
     """
     folder = Path(folder)
-    config = image_tokenizer_config(_read_config(folder), folder / "config.json")
-    tensors = _image_tensors(folder)
+    config = image_tokenizer_config(read_config(folder), folder / "config.json")
+    tensors = names.image_to_ours(open_safetensors(folder))
     with torch.device("meta"):
         tokenizer = ImageTokenizer(config)
     if not any(name.startswith("decoder.") for name in tensors):
         tokenizer.decoder = NoDecoder(str(folder))
-    fill(tokenizer, tensors, folder)
+    fill(tokenizer, tensors, folder, dtype=dtype, device=device)
     return tokenizer.eval()
 
 
 def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.json") -> ImageTokenizerConfig:
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
     plain = plain.get("vq_config", plain)
+    if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
+        plain = plain_image_config(CHAMELEON) | plain
     try:
         base = plain["base_channels"]
         config = ImageTokenizerConfig(
@@ -69,39 +193,149 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
     return config
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        there = "holds no config.json" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
-    try:
-        plain = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}. The folder is damaged; get or save it anew.") from error
-    return plain if isinstance(plain, dict) else {}
+# Writing
 
 
-def _image_tensors(folder: Path) -> dict[str, Tensor]:
-    """The image tokenizer's tensors under our names, whatever files and prefix they stand in."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        raise ValueError(
-            f"{folder} holds no safetensors file{', only pickles, which are not opened' if pickled else ''}: "
-            "save the model with safe_serialization."
-        )
-    found: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in list(file.keys()):
-                    if ours := NAMES.fullmatch(name):
-                        found[our_name(ours[1])] = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}. Get or save it anew.") from error
-    return found
+def write_model(
+    tensors: Tensors, config: ModelConfig, images: Tensors, folder: Path, dialect: str, about: dict[str, Any]
+) -> None:
+    """Writes `config.json` and the weights of the transformer and, under `model.vqmodel.`, of the image tokenizer.
+
+    `about` joins the config: the image tokenizer and the vocabulary. Raises ValueError where the dialect has no room
+    for the norms.
+    """
+    parts = names.parts_of(tensors, config)
+    if config.tied:
+        del parts["head.weight"]
+    if dialect != "anole":
+        parts = names.to_halves(parts, config.head_width)
+    groups = norm_rows(config, dialect)
+    for name, tensor in parts.items():
+        if "_norm." in name and ".attention." in name:
+            heads, rows = (config.heads, groups[0]) if ".query_norm." in name else (config.kv_heads, groups[1])
+            grouped = names.regrouped(tensor, rows, heads, name)
+            flat = dialect == "anole"
+            parts[name] = names.mapped(grouped, lambda x_GK: x_GK[0], grouped.shape[1:]) if flat else grouped
+    theirs = names.renamed(parts, "ours", "theirs")
+    plain = _plain(config, dialect, shards=names.norm_groups(config) if dialect == "huggingface" else groups[0]) | about
+    (folder / "config.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    write_safetensors(theirs | {VQ + name: tensor for name, tensor in names.image_to_theirs(images).items()}, folder)
 
 
-def our_name(name: str) -> str:
-    """Theirs and Meta's `downsample` and `upsample` are one slot here."""
-    return name.replace(".downsample.", ".resample.").replace(".upsample.", ".resample.")
+def norm_rows(config: ModelConfig, dialect: str) -> tuple[int, int]:
+    """Rows of the norms of queries and of keys."""
+    if dialect == "huggingface":
+        return config.heads, config.kv_heads
+    groups = (names.norm_groups(config) or 1) if dialect == "lumina" else 1
+    shards = math.gcd(groups, config.kv_heads)
+    return shards, shards
+
+
+def _plain(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, Any]:
+    versions = {"huggingface": {}, "lumina": {"transformers_version": "4.43.0"}, "anole": {}}
+    return {
+        "architectures": [ANOLE if dialect == "anole" else "ChameleonForConditionalGeneration"],
+        "model_type": "chameleon",
+        **versions[dialect],
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "intermediate_size": config.ffn_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "initializer_range": 0.02,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "model_parallel_size": shards,
+        "swin_norm": names.reordered(config),
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": Vocabulary.begin_document,
+        "eos_token_id": Vocabulary.end_document,
+        "pad_token_id": Vocabulary.pad,
+    }
+
+
+def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
+    """Their config of an image tokenizer that their layout can express (see `meta.check_image`)."""
+    base = math.gcd(*config.widths)
+    return {
+        "model_type": "chameleon_vqgan",
+        "embed_dim": config.code_width,
+        "num_embeddings": config.codes,
+        "double_latent": False,
+        "latent_channels": config.latent_width,
+        "resolution": config.side,
+        "in_channels": 3,
+        "base_channels": base,
+        "channel_multiplier": [width // base for width in config.widths],
+        "num_res_blocks": config.blocks,
+        "attn_resolutions": None,
+        "dropout": 0.0,
+        "attn_type": "vanilla",
+    }
+
+
+def write_settings(vocabulary: Vocabulary, image: ImageTokenizerConfig, tokenizer: bool, folder: Path) -> None:
+    """Writes what generation, tokenizer and processor are told: ids and names that begin, end and separate."""
+    generation = {
+        "bos_token_id": vocabulary.begin_document,
+        "eos_token_id": [vocabulary.end_document, vocabulary.end_turn],
+        "pad_token_id": vocabulary.pad,
+    }
+    files: dict[str, dict[str, Any]] = {"generation_config.json": generation}
+    side = {"height": image.side, "width": image.side}
+    files["preprocessor_config.json"] = {
+        "image_processor_type": "ChameleonImageProcessor",
+        "processor_class": "ChameleonProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": image.side},
+        "resample": 1,
+        "do_center_crop": True,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 0.0078,
+        "do_normalize": True,
+        "image_mean": [1.0, 1.0, 1.0],
+        "image_std": [1.0, 1.0, 1.0],
+        "do_convert_rgb": True,
+    }
+    if tokenizer:
+        placeholder = image_placeholder(vocabulary)
+        special = {
+            "bos_token": vocabulary.spelling(vocabulary.begin_document),
+            "eos_token": vocabulary.spelling(vocabulary.end_document),
+            "pad_token": vocabulary.spelling(vocabulary.pad),
+            "unk_token": vocabulary.spelling(vocabulary.unknown),
+            "sep_token": vocabulary.spelling(vocabulary.end_turn),
+            "boi_token": vocabulary.spelling(vocabulary.begin_image),
+            "eoi_token": vocabulary.spelling(vocabulary.end_image),
+        }
+        if placeholder is not None:
+            special["image_token"] = IMAGE
+        else:
+            log.warning("No reserved token is free to stand for pictures: transformers takes this model's as ids only.")
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "processor_class": "ChameleonProcessor",
+            **special,
+        }
+        rows, columns = image.grid
+        files["processor_config.json"] = {
+            "processor_class": "ChameleonProcessor",
+            "image_seq_length": rows * columns,
+            "image_token": IMAGE,
+        }
+    for name, plain in files.items():
+        (folder / name).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def smallest_image_config(codes: int, grid: tuple[int, int]) -> ImageTokenizerConfig:
+    """What stands in a config whose folder has no image tokenizer: as many codes, and next to nothing to compute."""
+    return ImageTokenizerConfig(side=max(grid), codes=codes, code_width=1, widths=(32,), latent_width=1, blocks=1)

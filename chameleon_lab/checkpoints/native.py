@@ -1,11 +1,13 @@
-"""The lab's own format: a folder of `config.json`, safetensors and a sentencepiece model. Nothing in it is a pickle.
+"""The lab's own format: a folder of `config.json`, safetensors and a text tokenizer. Nothing in it is a pickle.
 
 ```
 config.json                format version, model, image tokenizer, vocabulary, generation defaults, card
 model.safetensors          the transformer; past 5 GB in shards, with model.safetensors.index.json
 image_tokenizer.safetensors
-text_tokenizer.model       sentencepiece
+text_tokenizer.model       sentencepiece, or text_tokenizer.json, the family's own
 ```
+
+A model that came without image tokenizer, picture decoder or text tokenizer is kept without.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,19 @@ from typing import Any
 import torch
 
 from chameleon_lab import stability
-from chameleon_lab.checkpoints.tensors import fill, open_safetensors, tensors_of, write_safetensors
+from chameleon_lab.checkpoints.opened import Opened, Parts
+from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.generation.engine import Settings
-from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig, NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.quantizers import QUANTIZERS, Quantizer
-from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
+from chameleon_lab.tokenizers.text import (
+    ByteTokenizer,
+    JsonTokenizer,
+    NoTextTokenizer,
+    SentencePieceTokenizer,
+    TextTokenizer,
+)
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -39,22 +48,17 @@ FORMAT, VERSION = "chameleon-lab", 1
 QuantizerClass = Callable[[int, int], Quantizer]
 
 
-@dataclass
-class Parts:
-    """What a checkpoint holds: a model, its tokenizer, its generation defaults, and its card (plain values)."""
-
-    model: Transformer
-    tokenizer: MixedModalTokenizer
-    settings: Settings = field(default_factory=Settings)
-    card: dict[str, Any] = field(default_factory=dict)
-
-
 def write(parts: Parts, folder: Path | str) -> None:
     """Writes a checkpoint: all of it or nothing. A native checkpoint already there is replaced.
 
     Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
     """
-    _write_whole(Path(folder), partial(_write_files, parts))
+    write_opened(Opened.of(parts, Path(folder)), folder)
+
+
+def write_opened(opened: Opened, folder: Path | str) -> None:
+    """Writes a checkpoint, its transformer a tensor at a time. Errors: see `write`."""
+    write_whole(Path(folder), partial(_write_files, opened))
 
 
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: dict[str, Any] | None = None) -> None:
@@ -66,13 +70,19 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: d
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_safetensors(tensors_of(tokenizer), folder, "image_tokenizer")
 
-    _write_whole(Path(folder), write_files)
+    write_whole(Path(folder), write_files)
 
 
-def _write_whole(folder: Path, write_files: Callable[[Path], None]) -> None:
+def write_whole(
+    folder: Path, write_files: Callable[[Path], None], replaces: Callable[[Path], bool] | None = None
+) -> None:
+    """Has a folder written elsewhere and put in place: all of it or nothing.
+
+    Raises ValueError for a folder that holds anything, unless `replaces` says it may go; by default a native one may.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save into a new or empty folder.")
-    if folder.exists() and any(folder.iterdir()) and not is_native(folder):
+    if folder.exists() and any(folder.iterdir()) and not (replaces or is_native)(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
@@ -80,11 +90,13 @@ def _write_whole(folder: Path, write_files: Callable[[Path], None]) -> None:
         whole.mkdir()
         write_files(whole)
         if folder.exists():
-            for file in whole.iterdir():
-                os.replace(file, folder / file.name)
-            for file in folder.glob("*.safetensors*"):
-                if not (whole / file.name).exists() and not (Path(made) / file.name).exists():
-                    pass
+            names = {file.name for file in whole.iterdir()}
+            weights = [stem for stem in ("model", "image_tokenizer") if files_of(whole, stem)]
+            for name in names:
+                os.replace(whole / name, folder / name)
+            for file in (file for stem in weights for file in files_of(folder, stem)):
+                if file.name not in names:  # one file where there were shards, or the reverse
+                    file.unlink()
         else:
             shutil.move(whole, folder)
 
@@ -108,27 +120,38 @@ def is_native(folder: Path) -> bool:
     return isinstance(plain, dict) and plain.get("format") == FORMAT
 
 
-def _write_files(parts: Parts, folder: Path) -> None:
-    text = parts.tokenizer.text
-    if not isinstance(text, ByteTokenizer | SentencePieceTokenizer):
-        raise ValueError(f"A {type(text).__name__} cannot be saved: the format knows sentencepiece and bytes.")
-    plain_model = asdict(dataclasses.replace(parts.model.config, fixes=()))
-    plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in parts.model.config.fixes]  # pyright: ignore[reportArgumentType]
+def _write_files(opened: Opened, folder: Path) -> None:
+    text, image = opened.tokenizer.text, opened.tokenizer.image
+    kinds = {
+        ByteTokenizer: "bytes",
+        SentencePieceTokenizer: "sentencepiece",
+        JsonTokenizer: "json",
+        NoTextTokenizer: "none",
+    }
+    if type(text) not in kinds:
+        raise ValueError(f"A {type(text).__name__} cannot be saved: the format knows sentencepiece, JSON and bytes.")
+    plain_model = asdict(dataclasses.replace(opened.config, fixes=()))
+    plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in opened.config.fixes]  # pyright: ignore[reportArgumentType]
+    missing = isinstance(image, NoImageTokenizer)
     config = {
         "format": FORMAT,
         "version": VERSION,
         "model": plain_model,
-        "image_tokenizer": plain_image_config(parts.tokenizer.image.config),
-        "text_tokenizer": "bytes" if isinstance(text, ByteTokenizer) else "sentencepiece",
-        "vocabulary": asdict(parts.tokenizer.vocabulary),
-        "generation": asdict(parts.settings),
-        "card": parts.card,
+        "image_tokenizer": {"missing": image.grid} if missing else plain_image_config(image.config),
+        "picture_decoder": not missing and not isinstance(image.decoder, NoDecoder),
+        "text_tokenizer": kinds[type(text)],
+        "vocabulary": asdict(opened.tokenizer.vocabulary),
+        "generation": opened.settings.to_plain(),
+        "card": opened.card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_safetensors(tensors_of(parts.model), folder)
-    write_safetensors(tensors_of(parts.tokenizer.image), folder, "image_tokenizer")
+    write_safetensors(opened.tensors, folder)
+    if not missing:
+        write_safetensors(tensors_of(image), folder, "image_tokenizer")
     if isinstance(text, SentencePieceTokenizer):
         (folder / "text_tokenizer.model").write_bytes(text.model)
+    elif isinstance(text, JsonTokenizer):
+        (folder / "text_tokenizer.json").write_text(text.json, encoding="utf-8")
 
 
 def write_card(folder: Path | str, card: dict[str, Any]) -> None:
@@ -153,6 +176,18 @@ def read(
     `fixes` and `quantizers` are classes of your own that the checkpoint was trained with. Raises FileNotFoundError for
     a folder that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
     """
+    return open_folder(folder, fixes, quantizers, dtype=dtype, device=device).read(dtype=dtype, device=device)
+
+
+def open_folder(
+    folder: Path | str,
+    fixes: Iterable[type] = (),
+    quantizers: Iterable[QuantizerClass] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Opened:
+    """The checkpoint of a folder, its tokenizer read and its transformer not yet. Arguments, errors: see `read`."""
     folder = Path(folder)
     config = _read_config(folder)
     if not {"model", "vocabulary"} & config.keys():
@@ -160,13 +195,14 @@ def read(
     with _damage(folder):
         model_config = _model_config(config["model"], fixes)
         vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
-        settings = Settings(**config["generation"])
+        settings = Settings.from_plain(config["generation"])
         with torch.device("meta"):
-            model = Transformer(model_config)
-        text = _text_tokenizer(config["text_tokenizer"], folder / "text_tokenizer.model")
-    fill(model, open_safetensors(folder, "model"), folder / "model.safetensors", dtype=dtype, device=device)
+            Transformer(model_config)  # what it cannot be built of is damage, too
+        text = _text_tokenizer(config["text_tokenizer"], folder, vocabulary)
     image = read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
-    return Parts(model.eval(), MixedModalTokenizer(text, image, vocabulary), settings, config.get("card", {}))
+    tokenizer = MixedModalTokenizer(text, image, vocabulary)
+    tensors = open_safetensors(folder, "model")
+    return Opened(model_config, tensors, tokenizer, settings, config.get("card", {}), folder / "model.safetensors")
 
 
 def read_image_tokenizer(
@@ -180,10 +216,15 @@ def read_image_tokenizer(
     folder = Path(folder)
     config = _read_config(folder)
     with _damage(folder):
+        if grid := config["image_tokenizer"].get("missing"):
+            rows, columns = grid
+            return NoImageTokenizer(config["vocabulary"]["codes"], (rows, columns), str(folder))
         image_config = _image_config(config["image_tokenizer"], quantizers)
         with torch.device("meta"):
             image = ImageTokenizer(image_config)
     tensors = open_safetensors(folder, "image_tokenizer")
+    if not config.get("picture_decoder", True):
+        image.decoder = NoDecoder(str(folder))
     fill(image, tensors, folder / "image_tokenizer.safetensors", dtype=dtype, device=device)
     return image.eval()
 
@@ -246,13 +287,16 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 
-def _text_tokenizer(kind: str, path: Path) -> TextTokenizer:
+def _text_tokenizer(kind: str, folder: Path, vocabulary: Vocabulary) -> TextTokenizer:
     if kind == "bytes":
         return ByteTokenizer()
-    if kind != "sentencepiece":
-        raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes and sentencepiece.")
+    if kind == "none":
+        return NoTextTokenizer(vocabulary.pieces, str(folder))
+    if kind not in ("sentencepiece", "json"):
+        raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes, sentencepiece and json.")
+    path = folder / ("text_tokenizer.model" if kind == "sentencepiece" else "text_tokenizer.json")
     try:
-        return SentencePieceTokenizer.load(_existing(path))
+        return (SentencePieceTokenizer if kind == "sentencepiece" else JsonTokenizer).load(_existing(path))
     except ValueError as error:
         raise ValueError(f"{path} is missing or damaged: {error}") from error
 

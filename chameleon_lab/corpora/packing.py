@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chameleon_lab.documents import Document, Image, Segment
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.vocabulary import Modality, Vocabulary
+from chameleon_lab.vocabulary import Vocabulary
 
 
 class TokenizedDocument(NamedTuple):
@@ -107,7 +107,7 @@ def split(document: TokenizedDocument, context: int, vocabulary: Vocabulary) -> 
     """
     spans, start, last = list[tuple[int, int]](), 0, len(document.tokens) - 1
     if last > context:
-        cuts = np.flatnonzero(vocabulary.modality[document.tokens] != Modality.IMAGE)
+        cuts = np.flatnonzero(~vocabulary.within_images[document.tokens])
         while last - start > context:
             stop = int(cuts[np.searchsorted(cuts, start + context, "right") - 1])
             if stop <= start:

@@ -15,7 +15,7 @@ BRANCHES = ("attention", "ffn")
 
 @dataclass(frozen=True)
 class QueryKeyNorm:
-    """LayerNorm of queries and keys before rotation, weight and bias of the head's width, shared by the heads of a group.
+    """LayerNorm of queries and keys before rotation, weight and bias of the head's width, shared by a group of heads.
 
     Heads are in `groups` equal groups, and never in more than there are: 1 is one norm for all, as in Chameleon-7B,
     4 is Chameleon-34B's (each of its four shards had its own), and as many as query heads is one for each.

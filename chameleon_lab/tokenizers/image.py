@@ -12,7 +12,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -103,6 +103,11 @@ class ImageTokenizer(nn.Module):
     def codes(self) -> int:
         """Size of the codebook."""
         return self.config.codes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of codes of a picture prepared as the tokenizer's own policy has it."""
+        return self.config.grid
 
     @property
     def codebook(self) -> np.ndarray:
@@ -246,6 +251,48 @@ class NoDecoder(nn.Module):
         raise ValueError(
             f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. Meta's "
             "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there."
+        )
+
+
+class NoImageTokenizer(ImageTokenizer):
+    """Stands where a folder without an image tokenizer leaves a gap: codes can be read and written, pictures cannot.
+
+    `grid`: (rows, columns) of an image's codes. What else `config` says are the published settings.
+    """
+
+    def __init__(self, codes: int, grid: tuple[int, int], source: str) -> None:
+        nn.Module.__init__(self)
+        self.config = replace(CHAMELEON, codes=codes, side=grid[0] * CHAMELEON.factor)
+        self.source, self._grid = source, grid
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._grid
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def codebook(self) -> np.ndarray:
+        raise self._missing("there is no codebook")
+
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
+        raise self._missing("there is nothing to train")
+
+    def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
+        raise self._missing("pictures cannot become codes")
+
+    def encode_batch(self, pictures: list[PIL.Image.Image], preparation: Preparation | None = None) -> np.ndarray:
+        raise self._missing("pictures cannot become codes")
+
+    def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
+        raise self._missing("codes cannot become pictures")
+
+    def _missing(self, consequence: str) -> ValueError:
+        return ValueError(
+            f"{self.source} holds no image tokenizer, so {consequence}. Put the same model's vqgan.ckpt and vqgan.yaml "
+            "into the folder, or name the folder they are in: Chameleon.load(folder, tokenizer='data/tokenizer')."
         )
 
 

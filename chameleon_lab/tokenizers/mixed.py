@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import PIL.Image
 
 from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.pictures import LARGEST_AREA
 from chameleon_lab.records import ImagePiece, Piece, TextPiece
+from chameleon_lab.tokenizers.grids import AreaGrid
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.preparation import Preparation
 from chameleon_lab.tokenizers.text import TextTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
+
+WINDOW = 32
+"""Pieces of a text that a `PieceReader` looks back on, at least, to tell what one more adds."""
 
 
 class MixedModalTokenizer:
     """A text tokenizer, an image tokenizer and the vocabulary they share.
 
-    An image is `begin_image`, its codes row by row, `end_image`. `grid` is the (rows, columns) of every image.
+    An image is `begin_image`, its codes row by row, `end_image`. All images have one `grid`, unless the vocabulary has
+    tokens for grids and new lines: then each has its own, of even sides, which it tells (see `Vocabulary`).
+    `preparation` is what pictures without codes go through: the image tokenizer's own policy, or, for images of any
+    grid, `AreaGrid` of the same area.
+
     Raises ValueError when the parts disagree about how many codes or pieces there are.
     """
 
-    def __init__(self, text: TextTokenizer, image: ImageTokenizer, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        text: TextTokenizer,
+        image: ImageTokenizer,
+        vocabulary: Vocabulary,
+        *,
+        preparation: Preparation | None = None,
+    ) -> None:
         if image.codes != vocabulary.codes or text.size != vocabulary.pieces:
             raise ValueError(
                 f"The vocabulary has room for {vocabulary.codes} codes and {vocabulary.pieces} pieces, but the image "
                 f"tokenizer has {image.codes} codes and the text tokenizer {text.size} pieces."
             )
         self.text, self.image, self.vocabulary = text, image, vocabulary
+        if vocabulary.any_grid and preparation is None:
+            rows, columns = self.grid
+            preparation = AreaGrid(2 * image.config.factor, max(1, rows * columns // 4))
+        self.preparation = preparation
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self.image.config.grid
+        """(rows, columns) of every image, or of the square one where images have any grid."""
+        return self.image.grid
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of one image, delimiters included."""
-        return self.grid[0] * self.grid[1] + 2
+        """Tokens of one image of `grid`, delimiters included."""
+        return self.vocabulary.image_length(*self.grid)
 
     def encode(self, document: Document) -> np.ndarray:
         """Document to tokens, from `begin_document` on: 1-D int64. Open-ended: no `end_document` is added."""
@@ -56,15 +80,50 @@ class MixedModalTokenizer:
             return np.array([vocabulary.token_of_piece(piece) for piece in pieces], np.int64)
         if isinstance(segment, EndTurn):
             return np.array([vocabulary.end_turn], np.int64)
-        codes = self.image.encode(segment.picture) if segment.codes is None else np.asarray(segment.codes)
-        if codes.shape != self.grid:
-            raise ValueError(f"Images of this model have a grid of {self.grid} codes; this one has {codes.shape}.")
-        inner = vocabulary.tokens_of_codes(codes).ravel()
-        return np.concatenate([[vocabulary.begin_image], inner, [vocabulary.end_image]])
+        codes = segment.codes if segment.codes is not None else self.image.encode(segment.picture, self.preparation)
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or (codes.shape != self.grid and not vocabulary.any_grid):
+            wanted = "(rows, columns)" if vocabulary.any_grid else self.grid
+            raise ValueError(f"Images of this model have a grid of {wanted} codes; this one has {codes.shape}.")
+        inner, told = vocabulary.tokens_of_codes(codes), []
+        if vocabulary.any_grid:
+            told = [vocabulary.token_of_side(side) for side in codes.shape]
+            inner = np.column_stack([inner, np.full(len(inner), vocabulary.new_line)])
+        return np.concatenate([[vocabulary.begin_image, *told], inner.ravel(), [vocabulary.end_image]])
 
     def length(self, segment: Segment) -> int:
-        """How many tokens a segment has, its picture not looked at."""
-        return self.image_tokens if isinstance(segment, Image) else len(self.encode_segment(segment))
+        """How many tokens a segment has. Pictures are not encoded for it, at most prepared."""
+        if not isinstance(segment, Image):
+            return len(self.encode_segment(segment))
+        if not self.vocabulary.any_grid:
+            return self.image_tokens
+        if segment.codes is not None:
+            return self.vocabulary.image_length(*np.shape(segment.codes))
+        width, height = self.image.prepare(segment.picture, self.preparation).size
+        return self.vocabulary.image_length(height // self.image.config.factor, width // self.image.config.factor)
+
+    def tokens_of_picture(self, picture: PIL.Image.Image) -> np.ndarray:
+        """A picture of any size and mode to the tokens of one image, delimiters included: 1-D int64."""
+        return self.encode_segment(Image(picture))
+
+    def picture_of_tokens(self, tokens: Sequence[int] | np.ndarray) -> PIL.Image.Image:
+        """The tokens of one image to its picture. Delimiters may be left out, and grid tokens where new lines tell.
+
+        Raises ValueError on tokens that are not those of one whole image.
+        """
+        vocabulary = self.vocabulary
+        inner = vocabulary.check(tokens)
+        if len(inner) and inner[0] == vocabulary.begin_image:
+            inner = inner[1:]
+        if len(inner) and inner[-1] == vocabulary.end_image:
+            inner = inner[:-1]
+        lines = np.flatnonzero(inner == vocabulary.new_line) if vocabulary.any_grid else np.array([], np.int64)
+        if len(lines) and vocabulary.modality[inner[0]] == Modality.IMAGE:
+            inner = np.concatenate([[vocabulary.token_of_side(side) for side in (len(lines), int(lines[0]))], inner])
+        document = self.decode([vocabulary.begin_image, *inner, vocabulary.end_image])
+        if len(document.pictures) != 1 or len(document) != 1:
+            raise ValueError(f"These are the tokens of {len(document)} segments, not of one image: use decode().")
+        return document.pictures[0]
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> Document:
         """Tokens to a document; `decode(encode(d)) == d` where d has no empty text and no two in a row, its images
@@ -81,6 +140,66 @@ class MixedModalTokenizer:
         return reader.document()
 
 
+@dataclass
+class _OpenImage:
+    """An image of which not all tokens are read yet.
+
+    `grid` is empty until its tokens tell it, `factor` the pixels along a code's side, `lines` how many new lines were
+    read, `picture` what the codes so far look like if that was drawn.
+    """
+
+    vocabulary: Vocabulary
+    factor: int
+    grid: tuple[int, ...]
+    codes: list[int] = field(default_factory=list)
+    lines: int = 0
+    picture: PIL.Image.Image | None = None
+
+    def read(self, token: int) -> bool:
+        """Takes one more token, and says whether it ends a row of codes. Raises ValueError where it cannot stand."""
+        vocabulary = self.vocabulary
+        if len(self.grid) < 2:
+            if not vocabulary.is_grid(token):
+                raise ValueError(f"An image begins with two tokens that tell its grid; token {token} tells none.")
+            self.grid = (*self.grid, vocabulary.side_of_token(token))
+            if len(self.grid) == 2:
+                self._limit(*self.grid)
+            return False
+        wanted = self.grid[0] * self.grid[1]
+        row_ended = vocabulary.any_grid and len(self.codes) == (self.lines + 1) * self.grid[1]
+        if token == vocabulary.new_line and row_ended:
+            self.lines += 1
+            return False
+        if vocabulary.modality[token] != Modality.IMAGE:
+            raise ValueError(f"Token {token} stands inside an image, after {len(self.codes)} of its codes.")
+        if len(self.codes) == wanted and not row_ended:
+            raise ValueError(f"An image goes on after its {wanted} codes, with token {token}.")
+        if row_ended:
+            raise ValueError(f"A row of {self.grid[1]} codes goes on with token {token} instead of a new line.")
+        self.codes.append(int(vocabulary.codes_of_tokens(np.array(token))))
+        self.picture = None
+        return len(self.codes) % self.grid[1] == 0
+
+    def whole(self) -> np.ndarray:
+        """Its codes, rows x columns. Raises ValueError while some are wanting."""
+        if len(self.grid) < 2:
+            raise ValueError("An image ends before its grid is told.")
+        wanted = self.grid[0] * self.grid[1]
+        if len(self.codes) != wanted:
+            raise ValueError(f"An image ends after {len(self.codes)} codes instead of {wanted}.")
+        if self.vocabulary.any_grid and self.lines != self.grid[0]:
+            raise ValueError(f"An image ends after {self.lines} new lines instead of {self.grid[0]}.")
+        return np.array(self.codes).reshape(self.grid)
+
+    def _limit(self, rows: int, columns: int) -> None:
+        width, height = columns * self.factor, rows * self.factor
+        if width * height > LARGEST_AREA:
+            raise ValueError(
+                f"An image of {rows} x {columns} codes would be a picture of {width} x {height} pixels, more than "
+                f"{LARGEST_AREA:,}."
+            )
+
+
 class PieceReader:
     """Reads tokens one by one and yields pieces: text as it grows, a picture after each row of codes.
 
@@ -91,45 +210,38 @@ class PieceReader:
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
         self._segments: list[Segment] = []
         self._pieces: list[int] = []
-        self._told = ""
-        self._codes: list[int] | None = None
+        self._start = self._shown = self._whole = 0
+        self._image: _OpenImage | None = None
 
     @property
     def in_image(self) -> bool:
-        return self._codes is not None
+        return self._image is not None
 
     @property
     def codes_read(self) -> int:
-        return len(self._codes or ())
+        return len(self._image.codes) if self._image else 0
 
     def read(self, token: int, pictures: bool = True) -> Iterator[Piece]:
         """The pieces that one more token gives: none, one, or two. `pictures=False` skips partial pictures."""
-        vocabulary, (rows, columns) = self._vocabulary, self._tokenizer.grid
-        kind = vocabulary.modality[token]
-        if self._codes is not None and kind != Modality.IMAGE and token != vocabulary.end_image:
-            raise ValueError(f"Token {token} stands inside an image, after {len(self._codes)} of its codes.")
-        if kind == Modality.TEXT:
+        vocabulary = self._vocabulary
+        if self._image is not None:
+            if token == vocabulary.end_image:
+                codes, shown = self._image.whole(), self._image.picture
+                self._segments.append(Image(shown or self._tokenizer.image.decode(codes), codes))
+                self._image = None
+            elif self._image.read(token) and pictures:
+                yield self._piece(self._image)
+            return
+        if vocabulary.modality[token] == Modality.TEXT:
             self._pieces.append(token - vocabulary.first_text)
             yield from self._grown_text()
             return
-        if kind == Modality.IMAGE:
-            if self._codes is None:
-                raise ValueError(f"Image token {token} stands outside an image.")
-            if len(self._codes) == rows * columns:
-                raise ValueError(f"An image goes on after its {rows * columns} codes, with token {token}.")
-            self._codes.append(int(vocabulary.codes_of_tokens(np.array(token))))
-            if pictures and len(self._codes) % columns == 0:
-                yield self._piece(self._codes)
-            return
+        if token == vocabulary.end_image or vocabulary.within_images[token]:
+            raise ValueError(f"Token {token}, part of an image, stands outside an image.")
         yield from self._close_text()
         if token == vocabulary.begin_image:
-            self._codes = []
-        elif token == vocabulary.end_image:
-            if self._codes is None or len(self._codes) != rows * columns:
-                raise ValueError(f"An image ends after {self.codes_read} codes instead of {rows * columns}.")
-            codes = np.array(self._codes).reshape(rows, columns)
-            self._segments.append(Image(self._tokenizer.image.decode(codes), codes))
-            self._codes = None
+            grid = () if vocabulary.any_grid else self._tokenizer.grid
+            self._image = _OpenImage(vocabulary, self._tokenizer.image.config.factor, grid)
         elif token == vocabulary.end_turn:
             self._segments.append(EndTurn())
 
@@ -142,23 +254,32 @@ class PieceReader:
         return Document((*self._segments, *([Text(pending)] if pending else [])))
 
     def _grown_text(self) -> Iterator[Piece]:
-        text = self._tokenizer.text.decode(self._pieces)
+        """The text that the last piece added. Only pieces from `_start` on are decoded, `_shown` characters of which
+        are told, so that a long text costs no more a piece than a short one; `_whole` is where a character last ended.
+        """
+        text = self._tokenizer.text.decode(self._pieces[self._start :])
         ready = text.rstrip("\ufffd")  # an unfinished character waits for its other bytes
-        if len(ready) > len(self._told):
-            yield TextPiece(ready[len(self._told) :])
-            self._told = ready
+        if len(ready) > self._shown:
+            yield TextPiece(ready[self._shown :])
+            self._shown = len(ready)
+        if ready == text:
+            if len(self._pieces) - self._start > WINDOW and self._whole > self._start:
+                self._start = self._whole
+                self._shown = len(self._tokenizer.text.decode(self._pieces[self._start :]))
+            self._whole = len(self._pieces)
 
     def _close_text(self) -> Iterator[Piece]:
-        text = self._tokenizer.text.decode(self._pieces)
-        if len(text) > len(self._told):
-            yield TextPiece(text[len(self._told) :])
-        if text:
+        rest = self._tokenizer.text.decode(self._pieces[self._start :])
+        if len(rest) > self._shown:
+            yield TextPiece(rest[self._shown :])
+        if text := self._tokenizer.text.decode(self._pieces):
             self._segments.append(Text(text))
-        self._pieces, self._told = [], ""
+        self._pieces, self._start, self._shown, self._whole = [], 0, 0, 0
 
-    def _piece(self, codes: list[int]) -> ImagePiece:
+    def _piece(self, image: _OpenImage) -> ImagePiece:
         """The picture so far, rows not yet drawn filled with the code of the last cell above them."""
-        rows, columns = self._tokenizer.grid
-        drawn = np.array(codes).reshape(-1, columns)
+        rows, columns = image.grid
+        drawn = np.array(image.codes).reshape(-1, columns)
         filled = np.concatenate([drawn, np.repeat(drawn[-1:], rows - len(drawn), axis=0)])
-        return ImagePiece(self._tokenizer.image.decode(filled), drawn, rows)
+        image.picture = self._tokenizer.image.decode(filled)
+        return ImagePiece(image.picture, drawn, rows)

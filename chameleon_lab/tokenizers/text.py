@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
+import tokenizers
+
+from chameleon_lab.vocabulary import Vocabulary
 
 
 class TextTokenizer(Protocol):
@@ -108,3 +112,125 @@ class SentencePieceTokenizer:
     def spelling(self, piece: int) -> str:
         """The piece as the model spells it, a leading space shown as U+2581."""
         return self._processor.id_to_piece(piece)
+
+
+class JsonTokenizer:
+    """The family's text tokenizer: a `text_tokenizer.json` (Meta) or `tokenizer.json` (Hugging Face), a byte-level BPE.
+
+    The file's table names the tokens of the whole vocabulary; `vocabulary` is what it says of their blocks. The BPE is
+    given the text block alone, as pieces `id - first_text`, so that no special or image token is ever found in a text:
+    who types `<racm3:break>` or `IMGIMGAZ` gets letters. Pieces that begin with `<` are as any others. No token is
+    added to mark the beginning.
+
+    Raises ValueError for what is no such file. `json` is the file as it was given.
+    """
+
+    def __init__(self, json: str) -> None:
+        self.json = json
+        plain = _plain_bpe(json)
+        self.vocabulary = Vocabulary.from_pieces(_table(plain))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(_text_only(plain, self.vocabulary))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"The tokenizers library cannot read this tokenizer: {error}.") from error
+
+    @classmethod
+    def load(cls, path: Path | str) -> JsonTokenizer:
+        """The tokenizer in a file. Raises ValueError, naming the file, when there is none that can be read."""
+        try:
+            return cls(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} holds no text tokenizer of the family: {error}") from error
+
+    @property
+    def size(self) -> int:
+        return self.vocabulary.pieces
+
+    def encode(self, text: str) -> list[int]:
+        """Raises UnicodeEncodeError on half a surrogate pair, ValueError on characters that no piece spells."""
+        text.encode()
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = encoding.ids
+        if self.size in pieces:
+            start, end = encoding.offsets[pieces.index(self.size)]
+            raise ValueError(f"This text tokenizer has no piece for {text[start:end]!r}: its table lacks some bytes.")
+        return pieces
+
+    def decode(self, pieces: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(piece) for piece in pieces], skip_special_tokens=False)
+
+    def spelling(self, piece: int) -> str:
+        """The piece as the file spells it: bytes as GPT-2's letters, a leading space as U+0120."""
+        name = self._tokenizer.id_to_token(piece) if 0 <= piece < self.size else None
+        if name is None:
+            raise ValueError(f"Pieces lie in 0..{self.size - 1}; got {piece}.")
+        return name
+
+
+class NoTextTokenizer:
+    """Stands where a folder without a text tokenizer leaves a gap: there is room for `size` pieces, and no text."""
+
+    def __init__(self, pieces: int, source: str) -> None:
+        self.size, self.source = pieces, source
+
+    def encode(self, text: str) -> list[int]:
+        if text:
+            raise self._missing("text cannot become tokens")
+        return []
+
+    def decode(self, pieces: Sequence[int]) -> str:
+        if len(pieces):
+            raise self._missing("tokens cannot become text")
+        return ""
+
+    def _missing(self, consequence: str) -> ValueError:
+        return ValueError(
+            f"{self.source} holds no text tokenizer, so {consequence}. Put Meta's text_tokenizer.json or Hugging "
+            "Face's tokenizer.json of the same model into the folder, or name the folder it is in: "
+            "Chameleon.load(folder, tokenizer='data/tokenizer')."
+        )
+
+
+_UNKNOWN = "\ue000"
+"""A name for what no piece spells that cannot come up in bytes spelled as letters."""
+
+
+def _plain_bpe(text: str) -> dict[str, Any]:
+    """The JSON of a BPE. Raises ValueError for anything else."""
+    try:
+        plain = json.loads(text)
+        model = plain["model"]
+        if model.get("type", "BPE") != "BPE":
+            raise ValueError(f"It is {model['type']}, and the family's are BPEs.")
+        whole = isinstance(_table(plain), dict) and isinstance(model["merges"], list)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"It is no tokenizer.json with a BPE ({type(error).__name__}: {error}).") from error
+    if not whole or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise ValueError("Its BPE marks the parts of words, as the family's do not, or its merges are broken.")
+    return plain
+
+
+def _table(plain: dict[str, Any]) -> dict[str, int]:
+    """Names to ids: the BPE's and the added tokens', which may or may not stand among them."""
+    return plain["model"]["vocab"] | {token["content"]: token["id"] for token in plain.get("added_tokens") or []}
+
+
+def _text_only(plain: dict[str, Any], vocabulary: Vocabulary) -> str:
+    """The tokenizer's JSON with the text block alone, counted from 0, and nothing that adds, cuts or varies tokens."""
+    first = vocabulary.first_text
+    pieces = {name: token - first for name, token in _table(plain).items() if token >= first}
+    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in plain["model"]["merges"]]
+    model = plain["model"] | {
+        "vocab": pieces | {_UNKNOWN: len(pieces)},
+        "merges": [merge for merge in merges if {*merge, "".join(merge)} <= pieces.keys()],
+        "unk_token": _UNKNOWN,
+        "fuse_unk": False,
+        "dropout": None,
+    }
+    added = [token | {"id": token["id"] - first} for token in plain.get("added_tokens") or [] if token["id"] >= first]
+    bytes_as_letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return json.dumps(
+        plain
+        | {"model": model, "added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
+        | {"decoder": plain.get("decoder") or bytes_as_letters}
+    )

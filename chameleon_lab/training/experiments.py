@@ -156,11 +156,11 @@ CHAMELEON_7B = Experiment(
 CHAMELEON_34B = replace(
     CHAMELEON_7B,
     name="chameleon-34b",
-    model=_chameleon(48, 8192, 8, 22_016, QueryKeyNorm(groups=4), NormReordering()),
+    model=_chameleon(48, 8192, 8, 22_016, QueryKeyNorm(), NormReordering()),
     budget=Budget(steps=730_000),
 )
-"""Norms re-ordered and no dropout (section 2.3); a query/key norm for each of the four shards it was trained in.
-34,293,448,704 parameters; the 7B has 7,013,158,912."""
+"""Norms re-ordered and no dropout (section 2.3). 34,293,448,704 parameters; the 7B has 7,013,158,912. The released model was
+trained in four shards, and each kept a query/key norm of its own: `QueryKeyNorm(groups=4)`, 73,728 more."""
 
 
 def _cm3leon(size: str, layers: int, width: int, rate: float, tokens: float) -> Experiment:

@@ -85,10 +85,12 @@ class Exchange:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """The exchange as segments. A picture stopped half way is kept as pixels only: its codes are no picture's."""
+        """The exchange as segments. A picture stopped half way is kept as pixels only, for its codes are no picture's;
+        one of which nothing was drawn is left out."""
         reply = tuple(
             Image(part.picture, part.codes if part.complete else None) if isinstance(part, ImagePiece) else part
             for part in self.reply
+            if not (isinstance(part, ImagePiece) and not len(part.codes))
         )
         end = () if self.running or not reply else (EndTurn(),)
         return (*self.user, EndTurn(), *reply, *end)

@@ -1,0 +1,293 @@
+"""Meta's own layout: `consolidated.pth`, or one file a shard, and beside or above it the folder of tokenizers.
+
+```
+params.json                what the training was told; what counts for the model may stand under "model"
+consolidate_params.json    model_parallel_size: how many shards
+consolidated.pth           or consolidated.00.pth, consolidated.01.pth, ...
+tokenizer/                 text_tokenizer.json, vqgan.yaml, vqgan.ckpt; in the download tree ../../tokenizer
+checklist.chk              md5 sums
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from chameleon_lab.checkpoints import names
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy, tensors_of
+from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.transformer import ModelConfig
+
+PARAMS, SHARDS = "params.json", "consolidate_params.json"
+TOKENIZER_FILES = ("text_tokenizer.json", "vqgan.yaml", "vqgan.ckpt")
+CONTEXT = 4096
+
+_FILE = re.compile(r"consolidated(?:\.(\d\d))?\.pth")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """`consolidated.pth`, or the shards in order. Raises ValueError where some are missing or both are there."""
+    files = sorted(file for file in folder.glob("consolidated*.pth") if _FILE.fullmatch(file.name))
+    numbers = [match[1] for file in files if (match := _FILE.fullmatch(file.name))]
+    if len(numbers) > 1 and numbers != [f"{place:02d}" for place in range(len(numbers))]:
+        raise ValueError(
+            f"{folder} holds {', '.join(file.name for file in files)}: shards must be numbered from 00 without a gap, "
+            "and consolidated.pth stands alone. Get the missing files, or take away those of another model."
+        )
+    if not files:
+        raise ValueError(f"The checkpoint is incomplete: {folder} holds no consolidated.pth.")
+    return files
+
+
+def read_model(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """The config of a folder and, under our names, its tensors.
+
+    `groups` of heads with a norm of their own are as few as the shards' norms allow, or so many, if they allow it.
+    """
+    files = weight_files(folder)
+    params = _params(folder)
+    config = _config(params, folder)
+    stated = params.get("model_parallel_size") or len(files)
+    if stated != len(files):
+        raise ValueError(f"{folder} holds {len(files)} shards, and its {SHARDS} speaks of {stated}. Get all of them.")
+    names.check_shards(config, len(files))
+    shards = [names.renamed(_unfused(open_torch(file), config, len(files)), "meta", "ours") for file in files]
+    for shard in shards:
+        shard.pop("rope.freqs", None)
+    parts = names.merged(shards)
+    groups = names.fewest_groups(parts, config, groups or 1) if params.get("qk_normalization", False) else None
+    config = names.with_fixes(config, groups, bool(params.get("swin_norm", False)))
+    return config, names.fused(parts, config)
+
+
+def _params(folder: Path) -> dict[str, Any]:
+    params = _json(folder / PARAMS)
+    inner = params.get("model", {})
+    if not isinstance(inner, dict):
+        raise ValueError(f'{folder / PARAMS} is damaged: "model" is {inner!r}.')
+    shards = _json(folder / SHARDS) if (folder / SHARDS).is_file() else {}
+    return {**params, **inner, **shards}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"The checkpoint is incomplete: {path} is missing.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}. Get the checkpoint anew.") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{path} is damaged: it holds no table.")
+    return plain
+
+
+def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
+    size = params.get("vocab_size", -1)
+    if size == -1:  # not told: the head knows
+        size = sum(_rows(file, "output.weight") for file in weight_files(folder))
+    try:
+        width, heads, theta = params["dim"], params["n_heads"], float(params.get("rope_theta", 10_000.0))
+        return ModelConfig(
+            vocabulary=size,
+            width=width,
+            layers=params["n_layers"],
+            heads=heads,
+            kv_heads=params.get("n_kv_heads") or heads,
+            head_width=width // heads,
+            ffn_width=ffn_width(width, params.get("multiple_of", 256), params.get("ffn_dim_multiplier")),
+            context=params.get("max_seq_len") or (CONTEXT if theta <= 10_000 else 4 * CONTEXT),
+            rope_theta=theta,
+            norm_eps=params.get("norm_eps", 1e-5),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {error!r}.") from error
+
+
+def _rows(file: Path, name: str) -> int:
+    tensors = open_torch(file)
+    if name not in tensors:
+        raise ValueError(f"{file} holds no {name}: it is no language model of Meta's layout.")
+    return tensors[name].shape[0]
+
+
+def ffn_width(width: int, multiple_of: int = 256, multiplier: float | None = None) -> int:
+    """Two thirds of four widths, times the multiplier, up to a multiple."""
+    hidden = int(2 * (4 * width) / 3)
+    if multiplier is not None:
+        hidden = int(multiplier * hidden)
+    return multiple_of * math.ceil(hidden / multiple_of)
+
+
+def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyTensor]:
+    """A shard in which q, k, v and gate, up stand by themselves, whichever way its file has them."""
+    heads, keys = config.heads * config.head_width // count, config.kv_heads * config.head_width // count
+    rows = {
+        "attention.wqkv.weight": (("wq", "wk", "wv"), (heads, keys, keys)),
+        "feed_forward.w13.weight": (("w1", "w3"), (config.ffn_width // count,) * 2),
+    }
+    found: dict[str, LazyTensor] = {}
+    for name, tensor in shard.items():
+        fused = next((fused for fused in rows if name.endswith(fused)), None)
+        if fused is None:
+            found[name] = tensor
+        else:
+            leaves, sizes = rows[fused]
+            owner = name.rsplit(".", 2)[0]
+            pieces = names.split(tensor, sizes, 0)
+            found |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
+    return found
+
+
+# The image tokenizer
+
+
+def read_image_config(path: Path) -> ImageTokenizerConfig:
+    """Our config of a `vqgan.yaml`. Raises ValueError for one that is damaged, or of another architecture."""
+    try:
+        params = yaml.safe_load(path.read_text())["model"]["params"]
+        plain = params["ddconfig"]
+        strange = {
+            "double_z": plain.get("double_z", False),
+            "attn_resolutions": plain.get("attn_resolutions") or False,
+            "in_channels": plain.get("in_channels", 3) != 3 and plain["in_channels"],
+            "out_ch": plain.get("out_ch", 3) != 3 and plain["out_ch"],
+        }
+        config = ImageTokenizerConfig(
+            side=plain["resolution"],
+            codes=params["n_embed"],
+            code_width=params["embed_dim"],
+            widths=tuple(plain["ch"] * multiplier for multiplier in plain["ch_mult"]),
+            latent_width=plain["z_channels"],
+            blocks=plain["num_res_blocks"],
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
+    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if told:
+        raise ValueError(f"{path} sets {told}: no Chameleon image tokenizer has that, and the lab cannot build it.")
+    return config
+
+
+def read_image_tensors(path: Path) -> dict[str, LazyTensor]:
+    """A `vqgan.ckpt`'s tensors under our names, without those of the losses that it was trained with."""
+    return names.image_to_ours(open_torch(path))
+
+
+def _image_yaml(config: ImageTokenizerConfig) -> str:
+    base = math.gcd(*config.widths)
+    plain = {
+        "model": {
+            "target": "taming.models.vqgan.VQModel",
+            "params": {
+                "embed_dim": config.code_width,
+                "n_embed": config.codes,
+                "ddconfig": {
+                    "double_z": False,
+                    "z_channels": config.latent_width,
+                    "resolution": config.side,
+                    "in_channels": 3,
+                    "out_ch": 3,
+                    "ch": base,
+                    "ch_mult": [width // base for width in config.widths],
+                    "num_res_blocks": config.blocks,
+                    "attn_resolutions": [],
+                    "dropout": 0.0,
+                },
+                "lossconfig": {"target": "torch.nn.Identity"},  # loaders delete it, and so want it to be there
+                "ckpt_path": "vqgan.ckpt",
+            },
+        }
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+# Writing
+
+
+def write_model(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
+    """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.sharded`."""
+    cut = names.sharded(names.parts_of(tensors, config), config, shards)
+    (folder / PARAMS).write_text(json.dumps(_plain(config), indent=2) + "\n")
+    (folder / SHARDS).write_text(json.dumps({"model_parallel_size": shards}) + "\n")
+    pairs = torch.arange(0, config.head_width, 2).float()
+    freqs = config.rope_theta ** (-pairs / config.head_width)  # loaders insist that it is there, and do not use it
+    for place, shard in enumerate(cut):
+        name = "consolidated.pth" if shards == 1 else f"consolidated.{place:02d}.pth"
+        write_torch(names.renamed(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
+
+
+def _plain(config: ModelConfig) -> dict[str, Any]:
+    multiple_of, multiplier = _ffn_rule(config)
+    model = {
+        "dim": config.width,
+        "n_layers": config.layers,
+        "n_heads": config.heads,
+        "n_kv_heads": config.kv_heads,
+        "vocab_size": config.vocabulary,
+        "multiple_of": multiple_of,
+        "ffn_dim_multiplier": multiplier,
+        "norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "qk_normalization": names.norm_groups(config) is not None,
+        "swin_norm": names.reordered(config),
+    }
+    return {"max_seq_len": config.context, "model": model}
+
+
+def _ffn_rule(config: ModelConfig) -> tuple[int, float | None]:
+    """What makes the rule give the config's feed-forward width."""
+    if ffn_width(config.width) == config.ffn_width:
+        return 256, None
+    hidden = int(2 * (4 * config.width) / 3)
+    return 1, (config.ffn_width + 0.5) / hidden
+
+
+def write_image_tokenizer(image: ImageTokenizer, folder: Path) -> None:
+    """Writes `vqgan.yaml` and `vqgan.ckpt`, whole."""
+    (folder / "vqgan.yaml").write_text(_image_yaml(image.config))
+    weights = {name: tensor.read().contiguous() for name, tensor in names.image_to_theirs(image_weights(image)).items()}
+    torch.save({"state_dict": weights}, folder / "vqgan.ckpt")
+
+
+def image_weights(image: ImageTokenizer) -> dict[str, LazyTensor]:
+    """What an image tokenizer computes with: its state without what only its training kept."""
+    return {
+        name: tensor
+        for name, tensor in tensors_of(image).items()
+        if not name.startswith("quantize.") or name == "quantize.embedding.weight"
+    }
+
+
+def check_image(config: ImageTokenizerConfig, format: str) -> None:
+    """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
+    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
+    told = [
+        f"{name}={getattr(config, name)!r}"
+        for name in ("groups", "patch", "middle", "quantizer")
+        if getattr(config, name) != getattr(plain, name)
+        and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
+    ]
+    if told:
+        raise ValueError(
+            f"The format {format!r} cannot express an image tokenizer with {', '.join(told)}. Save it as 'native', or "
+            f"take the transformer alone: lab.save(folder, format={format!r}, pictures=False)."
+        )
+
+
+def write_checklist(folder: Path) -> None:
+    """Writes `checklist.chk`: the md5 sum and name of each file of the folder."""
+    lines = []
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        with file.open("rb") as opened:
+            lines.append(f"{hashlib.file_digest(opened, 'md5').hexdigest()}  {file.name}\n")
+    (folder / "checklist.chk").write_text("".join(lines))

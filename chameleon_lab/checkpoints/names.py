@@ -1,0 +1,391 @@
+"""One table of names for every format, and what is done to the tensors between them.
+
+Facts (formats as found in public code; the family's own weights were not at hand):
+
+- Ours fuse q, k, v and gate, up; pairs of a head that rotate together are adjacent, as in Meta's. Between ours and
+  theirs stand *parts*: our names, with each of those matrices by itself (`parts_of`, `fused`)
+- Meta's come in shards, one a GPU. Each matrix is cut along one dimension; norms of the residual stream are in every
+  shard; norms of queries and keys each shard has its own, and they stay apart (`sharded`, `merged`)
+- Hugging Face's rotate the first half of a head with its second, so rows of q and k change places, and with them the
+  weights and biases of their norms (`to_halves`, `to_pairs`)
+- A norm of queries or keys is one vector, or one for each of some equal groups of heads: for each head in Hugging
+  Face's present layout, for each shard in that of its release 4.43 and of Lumina-mGPT (`regrouped`)
+- Norms that follow a branch (34B) bear the names of those that precede it: only the config tells them apart
+
+All of it works on lazy tensors: a matrix is read when it is written or filled in, and no other is in memory then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy
+from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm
+from chameleon_lab.transformer import ModelConfig
+
+ALL, OWN = "in every shard", "its own in each shard"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tensor's name among our parts, in Meta's files and in Hugging Face's, and how Meta's shards hold it.
+
+    `{}` is the layer. `cut` is the dimension along which shards cut it, or `ALL`, or `OWN`.
+    """
+
+    ours: str
+    meta: str
+    theirs: str
+    cut: int | str
+
+
+TABLE = (
+    Row("embedding.weight", "tok_embeddings.weight", "model.embed_tokens.weight", 1),
+    *(
+        Row(f"blocks.{{}}.{ours}", f"layers.{{}}.{meta}", f"model.layers.{{}}.{theirs}", cut)
+        for ours, meta, theirs, cut in (
+            ("attention_norm.weight", "attention_norm.weight", "input_layernorm.weight", ALL),
+            ("attention.query.weight", "attention.wq.weight", "self_attn.q_proj.weight", 0),
+            ("attention.key.weight", "attention.wk.weight", "self_attn.k_proj.weight", 0),
+            ("attention.value.weight", "attention.wv.weight", "self_attn.v_proj.weight", 0),
+            ("attention.query_norm.weight", "attention.q_normalization.weight", "self_attn.q_norm.weight", OWN),
+            ("attention.query_norm.bias", "attention.q_normalization.bias", "self_attn.q_norm.bias", OWN),
+            ("attention.key_norm.weight", "attention.k_normalization.weight", "self_attn.k_norm.weight", OWN),
+            ("attention.key_norm.bias", "attention.k_normalization.bias", "self_attn.k_norm.bias", OWN),
+            ("attention.out.weight", "attention.wo.weight", "self_attn.o_proj.weight", 1),
+            ("ffn_norm.weight", "ffn_norm.weight", "post_attention_layernorm.weight", ALL),
+            ("feed_forward.gate.weight", "feed_forward.w1.weight", "mlp.gate_proj.weight", 0),
+            ("feed_forward.up.weight", "feed_forward.w3.weight", "mlp.up_proj.weight", 0),
+            ("feed_forward.down.weight", "feed_forward.w2.weight", "mlp.down_proj.weight", 1),
+        )
+    ),
+    Row("norm.weight", "norm.weight", "model.norm.weight", ALL),
+    Row("head.weight", "output.weight", "lm_head.weight", 0),
+)
+
+CUTS = {row.ours: row.cut for row in TABLE}
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def renamed(tensors: Tensors, of: str, to: str) -> dict[str, LazyTensor]:
+    """The tensors under other names: `of` and `to` are columns of the table. Names that are in none stay."""
+    column = {getattr(row, of): getattr(row, to) for row in TABLE}
+
+    def rename(name: str) -> str:
+        layer = _LAYER.search(name)
+        pattern = name if layer is None else name[: layer.start()] + "{}" + name[layer.end() :]
+        return name if pattern not in column else column[pattern].format(layer[0] if layer else "")
+
+    return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+def _cut(part: str) -> int | str:
+    return CUTS.get(_LAYER.sub("{}", part), ALL)
+
+
+# Between ours and their parts
+
+
+def parts_of(tensors: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
+    """Our state dict with each of the fused matrices by itself, norms under one name wherever they stand, and a tied
+    head once more."""
+    parts: dict[str, LazyTensor] = {}
+    keys = config.kv_heads * config.head_width
+    pieces = {
+        "attention.qkv.weight": (("query", "key", "value"), (config.heads * config.head_width, keys, keys)),
+        "feed_forward.gate_up.weight": (("gate", "up"), (config.ffn_width, config.ffn_width)),
+    }
+    for name, tensor in tensors.items():
+        for fused_name, (leaves, rows) in pieces.items():
+            if name.endswith(fused_name):
+                owner = name.rsplit(".", 2)[0]
+                parts |= zip((f"{owner}.{leaf}.weight" for leaf in leaves), split(tensor, rows, 0), strict=True)
+                break
+        else:
+            parts[re.sub(r"_(pre|post)_norm\.", "_norm.", name)] = tensor
+    if config.tied:
+        parts["head.weight"] = parts["embedding.weight"]
+    return parts
+
+
+def fused(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
+    """Our state dict from parts: the way back. Norms take the slots and the groups that the config's fixes say."""
+    tensors: dict[str, LazyTensor] = {}
+    place = "post" if reordered(config) else "pre"
+    groups = norm_groups(config) or 1
+    for name, tensor in parts.items():
+        owner, _, leaf = name.removesuffix(".weight").rpartition(".")
+        if leaf in ("query", "gate"):
+            others = ("key", "value") if leaf == "query" else ("up",)
+            missing = [f"{owner}.{other}.weight" for other in others if f"{owner}.{other}.weight" not in parts]
+            if not missing:
+                fused_name = "qkv" if leaf == "query" else "gate_up"
+                tensors[f"{owner}.{fused_name}.weight"] = joined(
+                    [tensor, *(parts[f"{owner}.{other}.weight"] for other in others)], 0
+                )
+        elif leaf in ("key", "value", "up"):
+            continue
+        elif _cut(name) == OWN:
+            heads = config.heads if ".query_norm." in name else config.kv_heads
+            own = min(groups, heads)
+            grouped = regrouped(tensor, own, heads, name)
+            tensors[name] = grouped if own > 1 else mapped(grouped, lambda x_GK: x_GK[0], grouped.shape[1:])
+        elif not (config.tied and name == "head.weight"):
+            tensors[re.sub(r"(attention|ffn)_norm\.", rf"\1_{place}_norm.", name)] = tensor
+    return tensors
+
+
+# Between whole and shards
+
+
+def sharded(parts: Tensors, config: ModelConfig, count: int) -> list[dict[str, LazyTensor]]:
+    """The parts of each of `count` shards. Raises ValueError where they cannot be cut so, or share a norm unalike."""
+    check_shards(config, count)
+    shards: list[dict[str, LazyTensor]] = [{} for _ in range(count)]
+    for name, tensor in parts.items():
+        cut = _cut(name)
+        if cut == OWN:
+            heads = config.heads if ".query_norm." in name else config.kv_heads
+            grouped = regrouped(tensor, count, heads, name)
+            pieces = [mapped(grouped, lambda x, n=n: x[n], grouped.shape[1:]) for n in range(count)]
+        elif isinstance(cut, int):
+            pieces = split(tensor, [tensor.shape[cut] // count] * count, cut)
+        else:
+            pieces = [tensor] * count
+        for shard, piece in zip(shards, pieces, strict=True):
+            shard[name] = piece
+    return shards
+
+
+def merged(shards: Sequence[Tensors]) -> dict[str, LazyTensor]:
+    """The parts of all shards as one: matrices joined, norms of queries and keys in as many groups as shards.
+
+    What is in every shard is taken from the first. Raises ValueError where shards hold different names.
+    """
+    names = [set(shard) for shard in shards]
+    for number, other in enumerate(names):
+        if other != names[0]:
+            raise ValueError(
+                f"The shards do not belong together: {min(other ^ names[0])} is in one of shard 0 and shard {number} "
+                "only. Get all shards of one model."
+            )
+    parts: dict[str, LazyTensor] = {}
+    for name, tensor in shards[0].items():
+        cut, pieces = _cut(name), [shard[name] for shard in shards]
+        if cut == OWN:
+            rows = [mapped(piece, lambda x_K: x_K[None], (1, *piece.shape)) for piece in pieces]
+            parts[name] = joined(rows, 0)
+        else:
+            parts[name] = joined(pieces, cut) if isinstance(cut, int) else tensor
+    return parts
+
+
+def check_shards(config: ModelConfig, count: int) -> None:
+    """Raises ValueError for a number of shards into which a model cannot be cut."""
+    sizes = {
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "width": config.width,
+        "ffn_width": config.ffn_width,
+        "vocabulary": config.vocabulary,
+    }
+    uneven = [f"{name} {size}" for name, size in sizes.items() if count < 1 or size % count]
+    if uneven:
+        raise ValueError(f"The model cannot be cut into {count} shards: {', '.join(uneven)} cannot be shared evenly.")
+
+
+# Rotary order
+
+
+def to_halves(parts: Tensors, head_width: int) -> dict[str, LazyTensor]:
+    """Rows of q and k, and their norms, from adjacent pairs to the two halves of a head."""
+    return _turned(parts, lambda x: x.unflatten(0, (-1, head_width // 2, 2)).transpose(1, 2))
+
+
+def to_pairs(parts: Tensors, head_width: int) -> dict[str, LazyTensor]:
+    """The way back from `to_halves`."""
+    return _turned(parts, lambda x: x.unflatten(0, (-1, 2, head_width // 2)).transpose(1, 2))
+
+
+def _turned(parts: Tensors, turn: Callable[[Tensor], Tensor]) -> dict[str, LazyTensor]:
+    """Only what is rotated: the rows of q and k, head after head, and the vectors of their norms, one after another."""
+
+    def rows(x: Tensor) -> Tensor:
+        return turn(x).reshape(x.shape)
+
+    def vectors(x: Tensor) -> Tensor:
+        return turn(x.reshape(-1)).reshape(x.shape)
+
+    turned = dict(parts)
+    for name, tensor in parts.items():
+        if _cut(name) == OWN:
+            turned[name] = mapped(tensor, vectors)
+        elif name.endswith((".query.weight", ".key.weight")):
+            turned[name] = mapped(tensor, rows)
+    return turned
+
+
+# Norms of queries and keys
+
+
+def regrouped(vectors: LazyTensor, count: int, heads: int, name: str) -> LazyTensor:
+    """One norm's vectors, a single one or one for each group of heads, as one for each of `count` groups.
+
+    Raises ValueError where different vectors would have to become one: no single one computes the same.
+    """
+    groups = 1 if len(vectors.shape) == 1 else vectors.shape[0]
+    width = vectors.shape[-1]
+    if heads % groups or heads % count:
+        raise ValueError(
+            f"{name} holds {groups} vectors for {heads} heads: {count} equal groups of them cannot be made."
+        )
+    if count % groups == 0:
+        return mapped(vectors, lambda x: x.reshape(groups, width).repeat_interleave(count // groups, 0), (count, width))
+    each = vectors.read().reshape(groups, width).repeat_interleave(heads // groups, 0).view(count, -1, width)
+    if not torch.equal(_bits(each), _bits(each[:, :1].expand_as(each))):
+        raise ValueError(
+            f"{name} holds {groups} different vectors, one for each group of heads, and the format has room for "
+            f"{count}: their mean would be another model. Write a format that keeps them apart ('native', "
+            "'huggingface', or 'meta' and 'lumina' in as many shards)."
+        )
+    return lazy(each[:, 0].contiguous())
+
+
+def fewest_groups(parts: Tensors, config: ModelConfig, likely: int = 1) -> int:
+    """The number of groups of heads that share their norms, `likely` if that is one, otherwise the fewest possible."""
+    norms = [(name, tensor.read()) for name, tensor in parts.items() if _cut(name) == OWN]
+    possible = [
+        count
+        for count in range(1, config.heads + 1)
+        if config.heads % count == 0 and (count >= config.kv_heads or config.kv_heads % count == 0)
+    ]
+
+    def alike(count: int) -> bool:
+        for name, vectors in norms:
+            heads = config.heads if ".query_norm." in name else config.kv_heads
+            rows = vectors.reshape(-1, vectors.shape[-1])
+            if heads % len(rows):
+                raise ValueError(f"{name} holds {len(rows)} vectors for {heads} heads: they do not share them evenly.")
+            each = rows.repeat_interleave(heads // len(rows), 0).view(min(count, heads), -1, rows.shape[1])
+            if not torch.equal(_bits(each), _bits(each[:, :1].expand_as(each))):
+                return False
+        return True
+
+    candidates = [*([likely] if likely in possible else []), *possible]
+    return next(count for count in candidates if alike(count))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """What can be compared bit by bit: 0 is not -0, and NaN is itself."""
+    return tensor.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
+# What a config says
+
+
+def norm_groups(config: ModelConfig) -> int | None:
+    """Groups of heads that have a query/key norm of their own; None where there is no such norm."""
+    return next((fix.groups for fix in config.fixes if isinstance(fix, QueryKeyNorm)), None)
+
+
+def reordered(config: ModelConfig) -> bool:
+    """Whether norms follow the branches (34B) instead of preceding them (7B)."""
+    return any(isinstance(fix, NormReordering) for fix in config.fixes)
+
+
+def with_fixes(config: ModelConfig, groups: int | None, swin: bool) -> ModelConfig:
+    """The config with what the family's formats can say: a query/key norm in groups, and norms after branches."""
+    norm = () if groups is None else (QueryKeyNorm(groups=groups),)
+    return replace(config, fixes=(*norm, *((NormReordering(),) if swin else ())))
+
+
+def check_expressible(config: ModelConfig, format: str) -> None:
+    """Raises ValueError naming what of a model a foreign format has no word for."""
+    known = (QueryKeyNorm, NormReordering, Dropout)
+    strange = [repr(fix) for fix in config.fixes if not isinstance(fix, known)]
+    norm_eps = [fix.eps for fix in config.fixes if isinstance(fix, QueryKeyNorm) and fix.eps != 1e-5]
+    if norm_eps:
+        strange.append(f"QueryKeyNorm(eps={norm_eps[0]}) instead of 1e-05")
+    if config.heads * config.head_width != config.width:
+        strange.append(f"{config.heads} heads of width {config.head_width} in a model of width {config.width}")
+    if format != "meta" and norm_groups(config) is None:
+        strange.append("the lack of a QueryKeyNorm")
+    if strange:
+        raise ValueError(
+            f"The format {format!r} cannot express {' or '.join(strange)}: what it would load as is another model. "
+            "Save it as 'native'."
+        )
+
+
+# Lazy tensors made of others
+
+
+def mapped(tensor: LazyTensor, change: Callable[[Tensor], Tensor], shape: Iterable[int] | None = None) -> LazyTensor:
+    """What `change` makes of a tensor, when it is read."""
+    return LazyTensor(tensor.shape if shape is None else tuple(shape), tensor.dtype, lambda: change(tensor.read()))
+
+
+def split(tensor: LazyTensor, sizes: Sequence[int], dim: int) -> list[LazyTensor]:
+    """Consecutive pieces of a tensor along a dimension. Raises ValueError where they are not all of it."""
+    if sum(sizes) != tensor.shape[dim]:
+        raise ValueError(
+            f"A tensor of {tensor.shape} is not {' + '.join(map(str, sizes))} along dimension {dim}: the config "
+            "contradicts the weights."
+        )
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return [
+        mapped(
+            tensor,
+            lambda x, start=start, size=size: x.narrow(dim, start, size),
+            (*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]),
+        )
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+
+
+def joined(tensors: Sequence[LazyTensor], dim: int) -> LazyTensor:
+    """Tensors one after another along a dimension. Raises ValueError where they do not fit each other."""
+    first = tensors[0]
+    for other in tensors:
+        same = len(other.shape) == len(first.shape) and other.dtype == first.dtype
+        if not same or any(
+            a != b for place, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)) if place != dim
+        ):
+            raise ValueError(
+                f"Tensors of {first.shape} {first.dtype} and {other.shape} {other.dtype} do not make one: the files "
+                "are of different models."
+            )
+    if len(tensors) == 1:
+        return first
+    shape = list(first.shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return LazyTensor(tuple(shape), first.dtype, lambda: torch.cat([tensor.read() for tensor in tensors], dim))
+
+
+# The image tokenizer
+
+
+def image_to_theirs(tensors: Tensors, prefix: str = "") -> dict[str, LazyTensor]:
+    """Our image tokenizer's tensors under Meta's names; Hugging Face's are the same behind a prefix."""
+    return {
+        prefix + name.replace(".resample.", ".downsample." if name.startswith("encoder.") else ".upsample."): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+_IMAGE = re.compile(r"(?:(?:model\.)?vqmodel\.)?((?:encoder|decoder|quantize|quant_conv|post_quant_conv)\..+)")
+
+
+def image_to_ours(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The image tokenizer's tensors among others, under our names: what only its training needed is left out."""
+    found = {name: _IMAGE.fullmatch(name) for name in tensors}
+    return {
+        match[1].replace(".downsample.", ".resample.").replace(".upsample.", ".resample."): tensors[name]
+        for name, match in found.items()
+        if match
+    }

@@ -1,0 +1,229 @@
+"""What foreign folders say of text and of the vocabulary: a table of names to ids, and the file of a text tokenizer.
+
+The family keeps text tokenizer and vocabulary in one `tokenizers` JSON (Meta: `text_tokenizer.json`, Hugging Face:
+`tokenizer.json`). A model of this lab with sentencepiece has no such file: its sentencepiece model lies there instead,
+and the table names its pieces `<piece:0>`, `<piece:1>`, ... What a foreign format has no word for stands beside it in
+`chameleon_lab.json`, which other programs pass over: blocks of the vocabulary, generation defaults, the card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from chameleon_lab.generation.engine import Settings
+from chameleon_lab.tokenizers.text import (
+    ByteTokenizer,
+    JsonTokenizer,
+    NoTextTokenizer,
+    SentencePieceTokenizer,
+    TextTokenizer,
+)
+from chameleon_lab.vocabulary import CHAMELEON, Vocabulary
+
+TABLES = ("text_tokenizer.json", "tokenizer.json")
+SENTENCEPIECE = "text_tokenizer.model"
+BESIDE = "chameleon_lab.json"
+IMAGE = "<image>"
+"""What Hugging Face calls the reserved token after the end of a turn: where a picture's codes will stand."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What `chameleon_lab.json` holds; all of it may be missing."""
+
+    vocabulary: Vocabulary | None = None
+    groups: int | None = None  # of heads that share a query/key norm; of vectors that are alike nobody else can tell
+    grid: tuple[int, int] | None = None
+    text: str | None = None
+    settings: Settings = field(default_factory=Settings)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_beside(folder: Path) -> Beside:
+    """Raises ValueError for a file that is damaged."""
+    path = folder / BESIDE
+    if not path.is_file():
+        return Beside()
+    try:
+        plain = json.loads(path.read_text())
+        fields: dict[str, Any] = plain["vocabulary"]
+        fields["permutation"] = tuple(fields["permutation"])
+        rows, columns = plain["grid"]
+        settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
+        return Beside(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}. Save the model anew, or take the file away.") from error
+
+
+def write_beside(beside: Beside, folder: Path) -> None:
+    plain = {
+        "vocabulary": asdict(beside.vocabulary) if beside.vocabulary else None,
+        "groups": beside.groups,
+        "grid": beside.grid,
+        "text": beside.text,
+        "generation": beside.settings.to_plain(),
+        "card": beside.card,
+    }
+    (folder / BESIDE).write_text(json.dumps(plain, indent=2) + "\n")
+
+
+# Reading
+
+
+def read_text(
+    folders: Iterable[Path], size: int, beside: Beside, source: Path, table: Mapping[str, int] | None = None
+) -> tuple[TextTokenizer, Vocabulary]:
+    """The text tokenizer of the first folder (or file) that holds one, and the vocabulary of `size` tokens around it.
+
+    `table` is the config's own of names to ids. Raises ValueError where they contradict one another, and where nothing
+    tells what the tokens are.
+    """
+    text = next(filter(None, map(_text_in, folders)), None)
+    told = text.vocabulary if isinstance(text, JsonTokenizer) else None
+    if told is None and table:
+        told = Vocabulary.from_pieces(table)
+    known = beside.vocabulary
+    if known is not None and (told is None or replace(known, new_line=None, first_grid=None) == told):
+        told = known
+    if told is None and size == CHAMELEON.size:
+        told = CHAMELEON
+    if told is None:
+        raise ValueError(
+            f"{source} does not tell what its {size} tokens are: it has no table of names and no text tokenizer. Name "
+            "the folder that has text_tokenizer.json: Chameleon.load(folder, tokenizer=...)."
+        )
+    if told.size != size:
+        raise ValueError(
+            f"{source} holds a model of {size} tokens, and its table names {told.size}: they do not belong together. "
+            "Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
+        )
+    if beside.text == "bytes" and told == known and told.pieces == ByteTokenizer.size:
+        text = ByteTokenizer()
+    return text or NoTextTokenizer(told.pieces, str(source)), told
+
+
+def _text_in(place: Path) -> JsonTokenizer | SentencePieceTokenizer | None:
+    files = [place] if place.is_file() else [place / name for name in (*TABLES, SENTENCEPIECE)]
+    for path in files:
+        if path.is_file():
+            return SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)
+    return None
+
+
+# Writing
+
+
+def names_of(vocabulary: Vocabulary, text: TextTokenizer, placeholder: bool = False) -> dict[str, int]:
+    """A name for each id: the family's, and the text tokenizer's own for its pieces if it has a table of them.
+
+    With `placeholder` the token kept for pictures is called `<image>`, if there is one.
+    """
+    names = [vocabulary.spelling(token) for token in range(vocabulary.first_text)]
+    image = image_placeholder(vocabulary)
+    if placeholder and image is not None:
+        names[image] = IMAGE
+    if isinstance(text, JsonTokenizer):
+        names += [text.spelling(piece) for piece in range(text.size)]
+    elif isinstance(text, ByteTokenizer):
+        names += _letters_of_bytes()
+    else:
+        names += [f"<piece:{piece}>" for piece in range(text.size)]
+    return {name: token for token, name in enumerate(names)}
+
+
+def image_placeholder(vocabulary: Vocabulary) -> int | None:
+    """The reserved token that stands for a picture to come: the one after the end of a turn, if it is free."""
+    token = vocabulary.end_turn + 1
+    ends = {vocabulary.first_text, vocabulary.new_line, vocabulary.first_grid}
+    return None if token in ends else token
+
+
+def write_text(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
+    """Writes the text tokenizer under a name, or as what it is where the family has no word for it.
+
+    Whether a JSON was written, which is what other programs read.
+    """
+    if isinstance(text, SentencePieceTokenizer):
+        (folder / SENTENCEPIECE).write_bytes(text.model)
+    if isinstance(text, ByteTokenizer):
+        text = JsonTokenizer(_json_of_bytes(vocabulary))
+    if isinstance(text, JsonTokenizer):
+        (folder / name).write_text(_called(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8")
+    return isinstance(text, JsonTokenizer)
+
+
+def _called(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
+    """The JSON as Hugging Face's port wants it, or Meta's: what begins a text, and what the picture's token is called.
+
+    All else stays as it was, letter by letter, so that the way there and back changes nothing.
+    """
+    image = image_placeholder(vocabulary)
+    pairs = [("null", _BEGINS)]
+    pairs = [
+        (f'"post_processor":{gap}{old}', f'"post_processor":{gap}{new}') for old, new in pairs for gap in ("", " ")
+    ]
+    if image is not None and (json.dumps(IMAGE) in text.json) != port:
+        pairs.append((json.dumps(vocabulary.spelling(image)), json.dumps(IMAGE)))
+    written = text.json
+    for old, new in pairs:
+        written = written.replace(old, new) if port else written.replace(new, old)
+    return written
+
+
+_BEGINS = json.dumps(
+    {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "<s>", "type_id": 1}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [Vocabulary.begin_document], "tokens": ["<s>"]}},
+    }
+)
+"""Has a text begin with `<s>`: Meta's programs put it there themselves, the port leaves it to the tokenizer."""
+
+
+def _json_of_bytes(vocabulary: Vocabulary) -> str:
+    """`ByteTokenizer` as a `tokenizers` JSON: a byte-level BPE without merges."""
+    table = names_of(vocabulary, ByteTokenizer())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    plain = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": token, "content": name, **flags} for name, token in table.items() if token < vocabulary.first_text
+        ],
+        "normalizer": None,
+        "pre_tokenizer": level,
+        "post_processor": None,
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": table,
+            "merges": [],
+        },
+    }
+    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def _letters_of_bytes() -> list[str]:
+    """GPT-2's letter for each byte: itself where it prints, otherwise the next one from U+0100 on."""
+    prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = iter(range(256, 512))
+    return [chr(byte if byte in prints else next(hidden)) for byte in range(256)]

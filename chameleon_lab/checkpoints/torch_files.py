@@ -1,0 +1,141 @@
+"""Torch's own files (.pth, .ckpt, .bin, .pt) as lazy tensors, with nothing in them executed.
+
+The format, since torch 1.6: a zip archive, uncompressed, of a pickled table of names (`data.pkl`) and the bytes of
+every tensor (`data/0`, `data/1`, ...), aligned so that they can be mapped. `torch.load` reads it, with `weights_only`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+from torch._utils import _rebuild_tensor_v2
+
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, all_or_nothing, bytes_of, check_room, lazy, size
+
+
+def open_torch(path: Path | str) -> dict[str, LazyTensor]:
+    """The tensors of a file of torch's own (.pth, .ckpt, .bin, .pt), mapped; a `state_dict` inside is unwrapped.
+
+    Raises ValueError, with nothing executed, for a file that is damaged, of before torch 1.6, or more than weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if not zipped:
+        raise ValueError(
+            f"{path} is no weights file of torch 1.6 or later, and is not opened: a bare pickle can run code. Where "
+            "you trust it, load it with torch and save its tensors anew, or get them as safetensors."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        strange = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if strange is None:
+            raise ValueError(f"{path} is damaged: its table of names cannot be read. Get or save it anew.") from error
+        raise ValueError(
+            f"{path} holds more than weights (it asks for {strange[1]}), and is not opened: a pickle can run code. "
+            "Where you trust it, load it with torch and save its tensors anew, or get them as safetensors."
+        ) from error
+    except Exception as error:  # what a damaged archive raises is anything
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged or no weights file: {first}. Get or save it anew.") from error
+    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    named = loaded.items() if isinstance(loaded, dict) else ()
+    found = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not found:
+        raise ValueError(f"{path} holds no named tensors: it is no checkpoint of a model.")
+    strange = [name for name, tensor in found.items() if tensor.layout != torch.strided or tensor.is_quantized]
+    if strange:
+        raise ValueError(f"{path} holds {strange[0]} as a sparse or quantized tensor, which the lab does not read.")
+    return {name: lazy(tensor) for name, tensor in found.items()}
+
+
+def write_torch(tensors: Tensors, path: Path | str) -> None:
+    """Writes tensors one at a time into a file that `torch.load(path, weights_only=True)` reads, mapped too.
+
+    The format is torch's own since 1.6: an archive of a pickled name table and the bytes of every tensor, uncompressed
+    and aligned. All of it or nothing; errors as in `write_safetensors`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_room(path.parent, size(tensors))
+    pickled = io.BytesIO()
+    table = _NameTable(pickled)
+    table.dump(dict(tensors))
+    with all_or_nothing([path]) as (partial,), partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+
+        def put(name: str, content: memoryview) -> None:
+            """Adds an entry whose bytes begin at a multiple of 64, as mapped tensors must."""
+            entry = zipfile.ZipInfo(f"{path.stem}/{name}")
+            entry.file_size = content.nbytes
+            large = content.nbytes * 1.05 > zipfile.ZIP64_LIMIT  # zipfile's own rule: its header has 20 bytes more
+            padding = -(file.tell() + 34 + len(entry.filename.encode()) + 20 * large) % 64
+            entry.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding
+            with archive.open(entry, "w") as opened:
+                opened.write(content)
+
+        put("data.pkl", memoryview(pickled.getvalue()))
+        put("byteorder", memoryview(b"little"))
+        for key, stored in enumerate(table.stored):
+            put(f"data/{key}", bytes_of(stored.tensor))
+        put("version", memoryview(b"3\n"))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor whose bytes stand in the archive under a key."""
+
+    key: int
+    tensor: LazyTensor
+
+
+class _NameTable(pickle.Pickler):
+    """Pickles lazy tensors as torch.save pickles tensors: as calls of the one function that puts bytes into shape."""
+
+    STORAGES = {  # noqa: RUF012
+        torch.float64: torch.DoubleStorage,
+        torch.float32: torch.FloatStorage,
+        torch.float16: torch.HalfStorage,
+        torch.bfloat16: torch.BFloat16Storage,
+        torch.int64: torch.LongStorage,
+        torch.int32: torch.IntStorage,
+        torch.int16: torch.ShortStorage,
+        torch.int8: torch.CharStorage,
+        torch.uint8: torch.ByteStorage,
+        torch.bool: torch.BoolStorage,
+    }
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, protocol=2)
+        self.stored: list[_Stored] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, LazyTensor):
+            return NotImplemented
+        self.stored.append(_Stored(len(self.stored), value))
+        strides = torch.empty(value.shape, device="meta").stride()
+        return _rebuild_tensor_v2, (self.stored[-1], 0, value.shape, strides, False, {})
+
+    def persistent_id(self, value: Any) -> Any:
+        if not isinstance(value, _Stored):
+            return None
+        if value.tensor.dtype not in self.STORAGES:
+            raise ValueError(f"{value.tensor.dtype} cannot be written to torch's files here: convert it first.")
+        elements = math.prod(value.tensor.shape)
+        return ("storage", self.STORAGES[value.tensor.dtype], str(value.key), "cpu", elements)

@@ -1,0 +1,85 @@
+"""A session: one document under way, told in pieces, that can be left after any of them and continued."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import PIL.Image
+
+from chameleon_lab.documents import Document
+from chameleon_lab.generation.continuation import Continuation
+from chameleon_lab.generation.grammar import State
+from chameleon_lab.records import ImagePiece, Piece, StopPiece
+from chameleon_lab.tokenizers.mixed import PieceReader
+
+
+class Session:
+    """A document and its reply, with all that was computed of them.
+
+    ```python
+    session = lab.begin(Document.of("draw a red circle", EndTurn()), seed=7)
+    for piece in session.stream():  # break whenever you like; another stream goes on from there
+        ...
+    session.append(Document.of("and now a blue one", EndTurn()))  # only this is computed, not what came before
+    ```
+    """
+
+    def __init__(self, continuation: Continuation) -> None:
+        self._continuation, self._row = continuation, continuation.rows[0]
+        self._reader = PieceReader(continuation.tokenizer)
+        self._pieces: deque[Piece] = deque()
+        self._closed = False
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All tokens so far, prompts and replies: 1-D int64."""
+        return np.array(self._row.tokens, np.int64)
+
+    @property
+    def reply(self) -> Document:
+        """The reply under way, as far as it was told; an image not yet finished is left out."""
+        return self._reader.document()
+
+    def stream(self) -> Iterator[Piece]:
+        """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
+        of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
+        before = self._row.state
+        for _, token, state in self._continuation.tokens():
+            if token is not None:
+                self._pieces += self._reader.read(token)
+                self._pieces += self._started(before, state)
+            yield from self._untold()
+            before = state
+        if not self._closed:
+            self._pieces += self._reader.close()
+            self._closed = True
+        yield from self._untold()
+        yield StopPiece(self._row.state.ended or "stopped")
+
+    def append(self, document: Document) -> None:
+        """Goes on with more of a prompt behind what was written so far; then `stream` a new reply to it.
+
+        An image left unfinished is taken back. A reply that was cut short has no end of turn: begin the document with
+        `EndTurn()` to end it, or append an empty one to go on with it. Raises ValueError where there is no room left,
+        and then changes nothing.
+        """
+        self._continuation.append(0, self._continuation.tokenizer.encode(document)[1:])
+        self._reader = PieceReader(self._continuation.tokenizer)
+        self._pieces.clear()
+        self._closed = False
+
+    def _untold(self) -> Iterator[Piece]:
+        """Pieces read but not told yet: a stream may be left between two of one token's."""
+        while self._pieces:
+            yield self._pieces.popleft()
+
+    def _started(self, before: State, state: State) -> Iterator[Piece]:
+        """A grey picture without codes where a token has let an image start, its grid known."""
+        share, tokenizer = self._continuation.grammar.share, self._continuation.tokenizer
+        if share(before) is None and share(state) is not None:
+            rows, columns = state.grid or tokenizer.grid
+            side = tokenizer.image.config.factor
+            blank = PIL.Image.new("RGB", (columns * side, rows * side), "gray")
+            yield ImagePiece(blank, np.empty((0, columns), np.int64), rows)

@@ -1,0 +1,252 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from chameleon_lab import cli, planner
+from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.objective import Objective
+from chameleon_lab.optimization import Recipe
+from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
+from chameleon_lab.stability import AttentionSoftCap, Dropout, Fix, NormReordering, QueryKeyNorm
+from chameleon_lab.tokenizers.image import CHAMELEON
+from chameleon_lab.transformer import CAUSAL, KVCache, ModelConfig, Transformer
+
+SMALL = ModelConfig(
+    vocabulary=300,
+    width=64,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_width=16,
+    ffn_width=96,
+    context=600,
+    fixes=(QueryKeyNorm(),),
+)
+
+
+def test_the_published_shapes_have_the_published_sizes():
+    for config, parameters in ((CHAMELEON_7B, 7_013_158_912), (CHAMELEON_34B, 34_293_448_704)):
+        with torch.device("meta"):
+            assert sum(parameter.numel() for parameter in Transformer(config).parameters()) == parameters
+    assert plan(CHAMELEON_7B, context=16).parameters == 7_013_158_912
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_7b_draws_under_three_way_guidance_on_a_16_gb_card_in_8_or_4_bits(weights: str):
+    found = plan(CHAMELEON_7B, 16, weights=weights, guidance="three-way", image_tokenizer=CHAMELEON)
+    assert found.fits
+    assert found.weights < (7.5 if weights == "int8" else 5.1) * GB
+    assert found.cache_rows == 3 and found.cache_per_token == 3 * 512 * 1024
+    assert found.cache == pytest.approx(3 * 2 * 2**30, rel=0.001)
+    assert found.image_parameters == 68_718_467
+
+
+def test_a_7b_in_bfloat16_does_not_and_the_plan_says_what_to_change():
+    found = plan(CHAMELEON_7B, 16, guidance="three-way")
+    assert found.fits is False
+    assert len(found.advice) == 1 and found.advice[0].startswith('weights="int8"')
+    assert "does not fit 16 GB" in str(found) and "try: weights" in str(found)
+    told = re.search(r"([\d.]+) GB, which fits", found.advice[0])
+    assert told and float(told[1]) == pytest.approx(
+        plan(CHAMELEON_7B, weights="int8", guidance="three-way").peak / GB, abs=0.01
+    )
+
+
+def test_guided_rows_are_planned_with_the_prompts_of_their_twins():
+    alone, guided = (plan(SMALL, weights="float32", guidance=guidance) for guidance in ("none", "three-way"))
+    assert guided.cache == pytest.approx(3 * alone.cache, rel=0.1)  # tables of positions are shared
+    assert guided.moment == "prefill of guided rows" and 2 * alone.activations < guided.activations
+
+
+def test_where_nothing_is_enough_the_plan_says_so():
+    found = plan(SMALL, 0.001)
+    assert found.fits is False and "smaller model" in found.advice[-1]
+
+
+def test_what_stands_is_counted_to_the_byte():
+    model = Transformer(SMALL)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    used, trained = (
+        plan(SMALL, weights="float32", rows=2, context=50, guidance="two-way"),
+        plan(SMALL, training=Recipe()),
+    )
+    cache = KVCache(SMALL, 4, model.embedding.weight, 50)
+    assert used.parameters == trained.parameters == parameters
+    assert used.weights == trained.weights == trained.gradients == 4 * parameters
+    assert used.cache == pytest.approx(cache.keys.nbytes + cache.values.nbytes, rel=0.05)  # with its tables
+    assert used.cache_per_token == 4 * 2 * 4 * SMALL.layers * SMALL.kv_heads * SMALL.head_width
+    assert trained.optimizer == pytest.approx(8 * parameters, rel=0.01)
+    assert used.gradients == used.optimizer == trained.cache == 0
+    assert plan(SMALL, training=Recipe(muon_rate=0.02)).optimizer < 0.8 * trained.optimizer
+
+
+@pytest.mark.parametrize("fixes", [(), (QueryKeyNorm(), NormReordering()), (AttentionSoftCap(), Dropout(0.1))])
+def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[Fix, ...]):
+    config = replace(SMALL, fixes=fixes)
+    found = plan(config, training=Recipe(), rows=2)
+    with planner._Ledger() as ledger:
+        model = Transformer(config)
+        optimizers = Recipe().optimizers(model.named_parameters())
+        tokens_BT = torch.randint(config.vocabulary, (2, config.context))
+        batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, torch.zeros_like(tokens_BT), tokens_BT.numel())
+        for _ in range(2):
+            loss = Objective()(model, batch)["loss_with_penalties"]
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            del loss
+    assert found.peak - found.gaps == pytest.approx(ledger.peak, rel=0.03)
+
+
+def test_many_layers_are_planned_from_a_few(monkeypatch: pytest.MonkeyPatch):
+    config = replace(SMALL, layers=5)
+    settings: list[dict[str, Any]] = [{"weights": "int8", "rows": 2}, {"training": Recipe()}]
+    for arguments in settings:
+        quick = plan(config, **arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(planner, "FEW_LAYERS", 5)
+            whole = plan(config, **arguments)
+        assert quick == whole
+
+
+def test_a_plan_holds_no_memory_and_leaves_no_fakes_behind():
+    plan(CHAMELEON_34B, training=Recipe(), context=700)
+    q_BHTK, k_BHTK, v_BHTK = torch.randn(3, 1, 2, 700, 16).unbind()
+    seen = CAUSAL.attend(0, q_BHTK, k_BHTK, v_BHTK, nn.Tanh())  # a cap, so that the mask is needed
+    assert type(seen) is torch.Tensor and seen.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "int2"}, "weights is one of float32.*not 'int2'"),
+        ({"guidance": "four-way"}, "guidance is one of none"),
+        ({"precision": "16"}, "precision is one of"),
+        ({"rows": 0}, "rows must be 1 or more"),
+        ({"context": 601}, "context 1 to the model's 600, not 1 and 601"),
+        ({"device_memory": 0}, "more than 0 GB"),
+        ({"device_memory": float("nan")}, "more than 0 GB"),
+        ({"weights": "int8", "training": Recipe()}, "int8 weights cannot be trained"),
+    ],
+)
+def test_settings_that_make_no_plan_are_refused(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        plan(SMALL, **arguments)
+
+
+def test_verdicts_name_the_devices_that_hold_it():
+    found = plan(SMALL)
+    assert isinstance(found, Plan) and "fits 8 GB, 16 GB, 24 GB, 80 GB, 141 GB, this machine's" in verdicts(found)
+    assert verdicts(replace(found, weights=100 * GB)).startswith("  fits 141 GB")
+    assert verdicts(replace(found, weights=10**6 * GB)).startswith("  fits none of 8 GB")
+
+
+def test_the_command_plans_a_published_model_a_shipped_one_and_no_other(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["plan", "7b", "--device-memory", "16", "--weights", "int8", "--guidance", "three-way"]) == 0
+    assert "7,013,158,912 parameters" in (told := capsys.readouterr().out) and "fits 16 GB" in told
+    assert cli.main(["plan", "tiny", "--training", "--rows", "2", "--context", "100"]) == 0
+    assert "a training step of 2 x 100 tokens" in (told := capsys.readouterr().out) and "this machine's" in told
+    assert cli.main(["plan", "no-such-model"]) == 2
+    assert "no-such-model" in capsys.readouterr().err
+
+
+MEASURE = """
+import gc, json, sys, torch
+from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.tensors import LazyTensor, fill
+from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.objective import Objective
+from chameleon_lab.optimization import Recipe
+from chameleon_lab.quantization import BITS, quantize
+from chameleon_lab.stability import QueryKeyNorm
+from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+
+torch.set_num_threads(1)
+
+def memory(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+def used(config, weights):
+    with torch.device("meta"):
+        model = Transformer(config).eval()
+    draw = lambda shape: torch.randn(shape, dtype=torch.bfloat16) * 0.02
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = {name: LazyTensor(shape, torch.bfloat16, lambda s=shape: draw(s)) for name, shape in shapes.items()}
+    if weights in BITS:
+        quantize(model, BITS[weights], "cpu")
+        tensors = packed(tensors, model)
+    fill(model, tensors, "drawn", dtype=torch.float32 if weights == "float32" else torch.bfloat16)
+    with torch.inference_mode():
+        cache = KVCache(config, 1, model.embedding.weight, config.context)
+        cache.keys.fill_(0), cache.values.fill_(0)
+        model.logits(model.trunk(torch.zeros(1, config.context, dtype=torch.long), cache)[:, -1])
+
+def trained(config, weights):
+    model = Transformer(config)
+    optimizers = Recipe().optimizers(model.named_parameters())
+    tokens_BT = torch.zeros(1, config.context, dtype=torch.long)
+    batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, tokens_BT, tokens_BT.numel())
+    for _ in range(2):
+        loss = Objective()(model, batch)["loss_with_penalties"]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        del loss
+
+what, weights, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+work = {"use": used, "training": trained}[what]
+config = ModelConfig(**shape, fixes=(QueryKeyNorm(),))
+work(ModelConfig(**{**shape, "layers": 1, "vocabulary": 64, "width": 64, "ffn_width": 64, "context": 600}), weights)
+gc.collect()
+before = memory("VmRSS")
+work(config, weights)
+print(memory("VmHWM") - before)
+"""
+
+
+def shape(vocabulary: int, width: int, layers: int, context: int) -> dict[str, int]:
+    heads = {"heads": width // 64, "kv_heads": width // 64, "head_width": 64}
+    return (
+        {"vocabulary": vocabulary, "width": width, "layers": layers, "ffn_width": 8 * width // 3 // 32 * 32}
+        | heads
+        | {"context": context}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory from /proc")
+@pytest.mark.parametrize(
+    ("what", "weights", "sizes"),
+    [
+        ("use", "float32", shape(16384, 768, 6, 1024)),
+        ("use", "int8", shape(32768, 1536, 12, 1024)),
+        ("training", "float32", shape(8192, 512, 6, 800)),
+    ],
+)
+def test_the_plan_is_within_a_tenth_of_what_a_process_takes(
+    what: str, weights: str, sizes: dict[str, int], capsys: pytest.CaptureFixture[str]
+):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-W", "ignore", "-c", MEASURE, what, weights, json.dumps(sizes)]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    measured = int(done.stdout)
+    config = ModelConfig(**sizes, fixes=(QueryKeyNorm(),))  # pyright: ignore[reportArgumentType]
+    found = plan(config, weights=weights, training=Recipe() if what == "training" else None)
+    with capsys.disabled():
+        print(f"\n{what}, {weights}: planned {found.peak / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
+    assert found.peak == pytest.approx(measured, rel=0.1)

@@ -1,0 +1,170 @@
+"""Sessions: told in pieces, left and continued at any of them, appended to, and nothing computed twice."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.generation.engine import Engine, Settings
+from chameleon_lab.generation.grammar import Grammar, Unrestricted
+from chameleon_lab.generation.guidance import ThreeWay
+from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
+from chameleon_lab.vocabulary import Vocabulary
+
+WORDS = Vocabulary.layout(12, 4)
+CODES = 16
+WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
+ASKED = Document.of("abc", EndTurn())
+
+
+@pytest.fixture
+def engine(make_lab, lettered) -> Engine:
+    """A random model of four letters, which often draws."""
+    return make_lab(lettered).engine
+
+
+def assembled(pieces: list[Piece]) -> Document:
+    """The document that pieces tell."""
+    told: list[Text | Image] = []
+    for piece in pieces:
+        if isinstance(piece, ImagePiece) and piece.complete:
+            told.append(Image(piece.picture, piece.codes))
+        elif isinstance(piece, TextPiece):
+            last = told.pop() if told and isinstance(told[-1], Text) else Text("")
+            told.append(Text(getattr(last, "text", "") + piece.text))
+    return Document(tuple(told))
+
+
+def plain(piece: Piece) -> tuple[object, ...]:
+    """A piece as a value that can be compared."""
+    if isinstance(piece, ImagePiece):
+        return piece.codes.tolist(), piece.rows, piece.picture.tobytes()
+    return (piece,)
+
+
+class Counted:
+    """The engine's model, counting the positions that are computed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.model, self.fed = engine.model, 0
+        self.config, self.embedding, self.logits = engine.model.config, engine.model.embedding, engine.model.logits
+
+    def trunk(self, tokens_BT: torch.Tensor, cache: object) -> torch.Tensor:
+        self.fed += int((tokens_BT != WORDS.pad).sum())
+        return self.model.trunk(tokens_BT, cache)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_streaming_equals_generating(engine, seed):
+    settings = replace(WARM, guidance=1.5)
+    (reply,) = engine.generate([ASKED], settings, [seed])
+    *pieces, stop = engine.stream(ASKED, settings, seed)
+    assert isinstance(stop, StopPiece) and stop.reason in ("end_turn", "end_document", "length")
+    assert not any(isinstance(piece, StopPiece) for piece in pieces)
+    assert assembled(pieces) == reply
+
+
+def test_a_picture_is_told_from_its_start_row_by_row(engine):
+    grammar = Grammar(WORDS, CODES, text=False, max_images=1, min_images=1)
+    *images, _ = engine.stream(Document.of("a"), WARM, 1, grammar)
+    assert all(isinstance(piece, ImagePiece) for piece in images)
+    assert [len(piece.codes) for piece in images] == [0, 1, 2, 3, 4]
+    assert [piece.complete for piece in images] == [False, False, False, False, True]
+    assert {piece.picture.size for piece in images} == {(16, 16)} and {piece.rows for piece in images} == {4}
+    assert all(np.array_equal(images[-1].codes[: len(piece.codes)], piece.codes) for piece in images)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_session_left_after_any_piece_goes_on_as_if_it_had_not_been(engine, guidance, seed):
+    settings, grammar = replace(WARM, guidance=guidance, max_tokens=60), Grammar(WORDS, CODES, min_images=2)
+    whole = list(engine.begin(ASKED, settings, seed, grammar).stream())
+    assert len(whole) > 10
+    for stride in (1, 2, 3):
+        session, told = engine.begin(ASKED, settings, seed, grammar), list[Piece]()
+        while not told or not isinstance(told[-1], StopPiece):
+            told += islice(session.stream(), stride)  # each stream is dropped after a few pieces
+        assert list(map(plain, told)) == list(map(plain, whole))
+        assert session.reply == assembled(whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine, seed):
+    counted = Counted(engine)
+    session = Engine(counted, engine.tokenizer).begin(ASKED, replace(WARM, max_tokens=12), seed)  # pyright: ignore[reportArgumentType]
+    for _ in range(3):
+        for _ in range(4):
+            for _ in islice(session.stream(), 2):
+                pass
+        list(session.stream())
+        before = len(session.tokens)
+        session.append(Document.of("dd", EndTurn()))
+        assert len(session.tokens) in (before + 3, before + 2)  # an end of document is taken back
+    list(session.stream())
+    assert counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0, ThreeWay()])
+def test_a_reply_to_what_is_appended_is_the_reply_to_the_whole_conversation(engine, guidance):
+    greedy = Settings(temperature=0.0, image_temperature=0.0, guidance=guidance, max_tokens=45)
+    grammar = Grammar(WORDS, CODES, min_images=1)
+    session = engine.begin(ASKED, greedy, 0, grammar)
+    for words in ("dab", "c"):
+        list(session.stream())
+        session.append(Document.of(EndTurn(), words, EndTurn()))
+        prompt = session.tokens
+        told = assembled(list(session.stream()))
+        fresh = [token for _, token, _ in engine.tokens([prompt], greedy, [0], grammar) if token is not None]
+        assert told == session.reply == engine.tokenizer.decode([0, *fresh]) and told.pictures
+
+
+def test_an_image_left_unfinished_is_taken_back(engine):
+    grammar = Grammar(WORDS, CODES, text=False, min_images=1)
+    session = engine.begin(ASKED, WARM, 1, grammar)
+    list(islice(session.stream(), 3))  # its start and two rows
+    assert session.tokens[-9] == WORDS.begin_image
+    session.append(Document.of("dd", EndTurn()))
+    assert session.tokens.tolist() == engine.tokenizer.encode(ASKED + Document.of("dd", EndTurn())).tolist()
+    assert isinstance(list(session.stream())[-1], StopPiece)
+
+
+def test_a_reply_cut_short_goes_on_with_nothing_appended(engine):
+    fixed = replace(WARM, max_tokens=3)
+    grammar = Grammar(WORDS, CODES, images=False)
+    seed = next(s for s in range(60) if list(engine.stream(ASKED, fixed, s, grammar))[-1] == StopPiece("length"))
+    session = engine.begin(ASKED, fixed, seed, grammar)
+    list(session.stream())
+    first = session.reply.text
+    assert list(session.stream()) == [StopPiece("length")]
+    session.append(Document())
+    list(session.stream())
+    assert len(first) == 3 and engine.tokenizer.decode(session.tokens).turns[1][1].text.startswith(first)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(engine):
+    session = engine.begin(ASKED, replace(WARM, max_tokens=5), 1)
+    list(session.stream())
+    before, reply = session.tokens, session.reply
+    with pytest.raises(ValueError, match="tokens and the model's context holds 160: shorten"):
+        session.append(Document.of("a" * 200))
+    assert np.array_equal(session.tokens, before) and session.reply == reply
+    session.append(Document.of("a", EndTurn()))
+    assert isinstance(list(session.stream())[-1], StopPiece)
+
+
+def test_a_stream_can_be_left_at_any_piece(engine):
+    stream = engine.stream(Document.of("abc"), WARM, 3)
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+
+
+def test_left_alone_a_model_tells_in_pieces_until_it_is_ill_formed(engine):
+    reasons = set()
+    for seed in range(12):
+        *_, stop = engine.stream(ASKED, WARM, seed, Unrestricted(WORDS, CODES))
+        reasons.add(stop.reason)
+    assert "ill_formed" in reasons
