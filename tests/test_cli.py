@@ -219,6 +219,6 @@ def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
     assert answer.returncode == 2 and not answer.stdout
     assert answer.stderr == (
-        f"chameleon-lab: {tmp_path} is no model folder: it holds no config.json. "
-        "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'.\n"
+        f"chameleon-lab: {tmp_path} is no model folder: it holds no config.json and no params.json. Give a folder "
+        "that `lab.save` or `chameleon-lab train` wrote, one in Meta's or Hugging Face's layout, or 'tiny'.\n"
     )

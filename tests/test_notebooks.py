@@ -17,7 +17,7 @@ def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CHAMELEON_QUICK", "1")  # long trainings are cut short
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=300, store_widget_state=False, resources=resources).execute()
+    NotebookClient(notebook, timeout=600, store_widget_state=False, resources=resources).execute()
     told = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
     assert not told, told
 

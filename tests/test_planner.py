@@ -51,13 +51,13 @@ def test_a_7b_draws_under_three_way_guidance_on_a_16_gb_card_in_8_or_4_bits(weig
 
 
 def test_a_7b_in_bfloat16_does_not_and_the_plan_says_what_to_change():
-    found = plan(CHAMELEON_7B, 16, guidance="three-way")
+    found = plan(CHAMELEON_7B, 16, guidance="three-way", image_tokenizer=CHAMELEON)
     assert found.fits is False
     assert len(found.advice) == 1 and found.advice[0].startswith('weights="int8"')
     assert "does not fit 16 GB" in str(found) and "try: weights" in str(found)
     told = re.search(r"([\d.]+) GB, which fits", found.advice[0])
     assert told and float(told[1]) == pytest.approx(
-        plan(CHAMELEON_7B, weights="int8", guidance="three-way").peak / GB, abs=0.01
+        plan(CHAMELEON_7B, weights="int8", guidance="three-way", image_tokenizer=CHAMELEON).peak / GB, abs=0.01
     )
 
 

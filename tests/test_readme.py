@@ -26,7 +26,17 @@ def test_its_python_runs_from_top_to_bottom() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    for name in ("_train", "_generate", "_reconstruct", "_evaluate", "_compare", "_tokenize", "_stability"):
+    for name in (
+        "_train",
+        "_generate",
+        "_reconstruct",
+        "_evaluate",
+        "_compare",
+        "_tokenize",
+        "_stability",
+        "_plan",
+        "_convert",
+    ):
         monkeypatch.setattr(cli, name, ran.append)
     assert cli.main(shlex.split(command)) == 0
     assert len(ran) == 1

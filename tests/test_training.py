@@ -268,7 +268,7 @@ def test_the_tiny_model_is_as_large_as_it_says():
 def test_a_described_model_is_plain_and_whole():
     plain = json.loads(json.dumps(TINY_MODEL.describe()))
     transformer = plain["transformer"]
-    assert transformer["model"]["fixes"] == [{"is": "QueryKeyNorm", "eps": 1e-5}]
+    assert transformer["model"]["fixes"] == [{"is": "QueryKeyNorm", "eps": 1e-5, "groups": 1}]
     assert transformer["objective"]["penalties"] == [{"is": "ZLoss", "weight": 1e-4}]
     assert transformer["recipe"]["muon_rate"] == TINY.recipe.muon_rate
     assert transformer["recipe"]["schedule"] == {"is": "CoolDown", "share": 0.3, "floor": 0.02}

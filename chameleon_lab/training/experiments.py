@@ -159,8 +159,8 @@ CHAMELEON_34B = replace(
     model=_chameleon(48, 8192, 8, 22_016, QueryKeyNorm(), NormReordering()),
     budget=Budget(steps=730_000),
 )
-"""Norms re-ordered and no dropout (section 2.3). 34,293,448,704 parameters; the 7B has 7,013,158,912. The released model was
-trained in four shards, and each kept a query/key norm of its own: `QueryKeyNorm(groups=4)`, 73,728 more."""
+"""Norms re-ordered and no dropout (section 2.3). 34,293,448,704 parameters; the 7B has 7,013,158,912. The released one
+stood in four shards as it was trained, each with a query/key norm of its own: `QueryKeyNorm(groups=4)`, 73,728 more."""
 
 
 def _cm3leon(size: str, layers: int, width: int, rate: float, tokens: float) -> Experiment:
