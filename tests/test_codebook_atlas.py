@@ -403,9 +403,9 @@ def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():
     for kind in ("hello", "select", "colours", "picture", "still", "nonsense"):
         browser_says(atlas, {"kind": kind, "value": 1})  # would hang here
     atlas._pump.drain()
-    assert atlas.status == "working" and "of 2" in sent(atlas, "state")[-1][0]["doing"]
+    assert atlas.status == "working" and sent(atlas, "state")[-1][0]["doing"]
     with pytest.raises(TimeoutError, match="Encoding picture 1 of 2"):
-        atlas.wait(0.05)
+        atlas.wait(1)  # the map is laid out by then, and the gate is shut
     tokenizer.gate.set()
     atlas.wait()
     assert recorder(atlas).threads == {"codebook atlas pump"}

@@ -56,10 +56,10 @@ def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, screensh
     expect(lamp).to_have_text("Ready")
 
     say(page, "draw a large blue ring left of a small red star")
-    page.get_by_role("button", name="Stop", exact=True).click()  # at once: a quick machine draws it in half a second
+    page.get_by_role("button", name="Stop", exact=True).dispatch_event("click")  # at once: it draws in 0.3 s
     expect(lamp).to_have_text("Stopped")
     kinds = notebook.kernel("pass\n[type(part).__name__ for part in chat.document]")
-    assert kinds.count("EndTurn") == 10
+    assert kinds.count("EndTurn") in (9, 10)  # the last is there if anything of its reply was drawn
     notebook.theme("JupyterLab Dark")
     page.screenshot(path=screenshots / "first-light-dark.png")
 
