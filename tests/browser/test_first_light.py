@@ -14,7 +14,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_first_light.ipynb"
 
 WATCH = """() => {
   window.told = [];
-  const look = () => window.told.push(document.querySelector('.chm-lamp').textContent);
+  const look = () => window.told.push([...document.querySelectorAll('.chm-lamp')].at(-1).textContent);
   new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
 """Notes all that the lamp says: a picture is drawn in less time than an eye, or a test, takes to look."""
