@@ -16,6 +16,7 @@ from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
+from chameleon_lab.planner import PUBLISHED
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.modules import Budget, LanguageModule
@@ -129,25 +130,9 @@ def variations(experiment: Experiment, seed: int = 0) -> dict[str, Experiment]:
     }
 
 
-def _chameleon(
-    layers: int, width: int, kv_heads: int, ffn_width: int, *fixes: Any, head_width: int = 128
-) -> ModelConfig:
-    return ModelConfig(
-        vocabulary=65_536,
-        width=width,
-        layers=layers,
-        heads=width // head_width,
-        kv_heads=kv_heads,
-        head_width=head_width,
-        ffn_width=ffn_width,
-        context=4096,
-        fixes=fixes,
-    )
-
-
 CHAMELEON_7B = Experiment(
     name="chameleon-7b",
-    model=_chameleon(32, 4096, 32, 11_008, QueryKeyNorm(), Dropout(0.1)),
+    model=replace(PUBLISHED["7b"], fixes=(QueryKeyNorm(), Dropout(0.1))),
     budget=Budget(steps=1_090_000),
     precision="bf16-mixed",
 )
@@ -156,7 +141,7 @@ CHAMELEON_7B = Experiment(
 CHAMELEON_34B = replace(
     CHAMELEON_7B,
     name="chameleon-34b",
-    model=_chameleon(48, 8192, 8, 22_016, QueryKeyNorm(), NormReordering()),
+    model=PUBLISHED["34b"],
     budget=Budget(steps=730_000),
 )
 """Norms re-ordered and no dropout (section 2.3). 34,293,448,704 parameters; the 7B has 7,013,158,912. The released one
@@ -164,9 +149,11 @@ stood in four shards as it was trained, each with a query/key norm of its own: `
 
 
 def _cm3leon(size: str, layers: int, width: int, rate: float, tokens: float) -> Experiment:
+    heads, ffn_width = width // 64, round(width * 8 / 3 / 256) * 256
+    shape = {"width": width, "heads": heads, "kv_heads": heads, "head_width": 64, "ffn_width": ffn_width}
     return Experiment(
         f"cm3leon-{size}",
-        _chameleon(layers, width, width // 64, round(width * 8 / 3 / 256) * 256, head_width=64),
+        replace(PUBLISHED["7b"], layers=layers, fixes=(), **shape),
         Budget(steps=round(tokens / 8e6)),
         recipe=Recipe(rate=rate, warm_up=1500),
         objective=Objective(),
