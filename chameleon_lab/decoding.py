@@ -4,8 +4,8 @@
   norms of many kernels, empty slots
 - `lean` gives a model's own `forward` other things to call: one source of truth for the maths, and slots filled by
   anything work as before
-- which product is fastest depends on rows, width and type; a single row gets a companion, since a product of two rows
-  reads its weights up to twice as fast as one of one does
+- which product is fastest depends on rows, width and type. A single row is multiplied with parts of the matrix in a
+  batch, which reads the weights up to twice as fast as `F.linear` does
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from chameleon_lab.taps import Tap
 
 Call = Callable[[Tensor], Tensor]
 
+PARTS = 8, 4, 2, 3, 5, 7  # into how many a matrix may fall for a single row; two or more are equally fast
+WIDE = 4096  # inputs from which on, with one thread, that is slower than `F.linear` after all
 NARROW = 2048  # inputs up to which, in float32, the transposed product of two rows is the fastest
 FEW = 3  # rows up to which it beats `F.linear`, two to three times, where the weights are not repacked
-MANY = 32  # rows up to which oneDNN with weights in an order of its own is up to twice as fast
+LEAST, MANY = 4, 32  # rows with which oneDNN and weights in an order of its own are up to twice as fast
 SPARE = 2**30  # bytes of a model up to which such a second copy of its matrices is made
 
 
@@ -89,25 +91,29 @@ def _layer_norm(module: nn.LayerNorm) -> Call:
 
 
 def _rms_norm(module: nn.RMSNorm) -> Call:
-    """On a CPU `F.rms_norm` is many kernels; a single row needs two and a number."""
+    """On a CPU `F.rms_norm` is many kernels; a single row needs two and a number, several need a few more."""
     (width,) = module.normalized_shape if len(module.normalized_shape) == 1 else (0,)
     weight = module.weight
     if not width or not plain(weight):
         return module
-    eps, nought = module.eps or torch.finfo(torch.float32).eps, torch.zeros(())
+    eps, nought = module.eps or torch.finfo(torch.float32).eps, weight.new_zeros(())
+    least = torch.tensor(eps)
 
     def normed(x: Tensor) -> Tensor:
-        if x.numel() != width or x.dtype != torch.float32:
+        if x.dtype != weight.dtype:
             return F.rms_norm(x, (width,), weight, eps)
-        row_D = x.view(width)
-        return torch.addcmul(nought, x, weight, value=(row_D.dot(row_D).item() / width + eps) ** -0.5)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        if x.numel() == width:
+            return torch.addcmul(nought, x, weight, value=(length.item() ** 2 / width + eps) ** -0.5)
+        factor = torch.addcmul(least, length, length, value=1 / width).rsqrt_()
+        return factor.mul(x).mul(weight).to(x.dtype)
 
     return normed
 
 
 def _linear(module: nn.Linear, spare: bool) -> Call:
     weight_OI, width = module.weight, module.in_features
-    if module.bias is not None or not (plain(weight_OI) or plain(weight_OI, torch.bfloat16)):
+    if module.bias is not None or not plain(weight_OI):
         return module
     full = weight_OI.dtype == torch.float32
     follows = not weight_OI.is_inference()  # such tensors do not count their changes
@@ -116,17 +122,17 @@ def _linear(module: nn.Linear, spare: bool) -> Call:
         packs = PACKED.get(module)
         if packs is None or packs.weight_OI.data_ptr() != weight_OI.data_ptr():
             packs = PACKED[module] = _Packed(weight_OI)
-    pair_2I = torch.zeros(2, width)
-    first_11I, pair_I2 = pair_2I[None, :1], pair_2I.t()
+    parts = next((n for n in PARTS if len(weight_OI) % n == 0), 0) if full and torch.backends.mkl.is_available() else 0
+    weight_POI = weight_OI.detach().unflatten(0, (parts, -1)) if parts else weight_OI
+    column = (parts, width, 1), (0, 1, width)  # every part has the row as its column; MKL is fast with these strides
 
     def product(x: Tensor) -> Tensor:
         rows = x.numel() // width
         if x.dtype != weight_OI.dtype:
             return F.linear(x, weight_OI)
+        if rows == 1 and parts and (width < WIDE or torch.get_num_threads() > 1):
+            return torch.bmm(weight_POI, x.contiguous().as_strided(*column)).view(*x.shape[:-1], -1)
         few = full and width <= NARROW
-        if few and rows == 1:
-            first_11I.copy_(x)
-            return torch.select_copy(torch.mm(weight_OI, pair_I2), 1, 0).view(*x.shape[:-1], -1)
         step = x.dim() == 2 or x.shape[-2] == 1  # a prompt comes once: not worth a second copy
         if packs and step and (1 if not full else 2 if not few else 3) <= rows <= MANY:
             return packs.product(x)
@@ -142,21 +148,28 @@ class _Packed:
 
     def __init__(self, weight_OI: Tensor) -> None:
         self.weight_OI, self.packed, self.version = weight_OI.detach(), weight_OI, -1
+        self.nought_RI = weight_OI.new_zeros(LEAST, weight_OI.shape[1])
 
     def product(self, x: Tensor) -> Tensor:
         if self.version != self.weight_OI._version:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight_OI, 8)
             self.version = self.weight_OI._version
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        x_NI = x.reshape(-1, x.shape[-1])
+        rows = len(x_NI)
+        if rows < LEAST:  # so few take longer than some more
+            x_NI = torch.cat((x_NI, self.nought_RI[rows:]))
+        products_NO = torch.ops.mkldnn._linear_pointwise(x_NI, self.packed, None, "none", [], "")
+        return products_NO[:rows].view(*x.shape[:-1], -1)
 
 
 PACKED: weakref.WeakKeyDictionary[nn.Linear, _Packed] = weakref.WeakKeyDictionary()
 """Of layers that were given several rows: for all caches, as long as the layer lives."""
 
 
-def plain(weight: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """An ordinary matrix in a CPU's memory (not quantized, not sharded, not on the way to being anything)."""
-    return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == dtype
+def plain(weight: Tensor) -> bool:
+    """Ordinary numbers in a CPU's memory (not quantized, not sharded, not on the way to being anything)."""
+    ordinary = type(weight) is nn.Parameter and weight.dtype in (torch.float32, torch.bfloat16)
+    return ordinary and weight.device.type == "cpu"
 
 
 KNOWN: dict[type[nn.Module], Callable[[Any], Call]] = {

@@ -1,15 +1,19 @@
 """Matrices in 8 or 4 bits: weight-only quantization of a transformer that is to be used, not trained.
 
 Products of few rows, which is what decoding is, go to the kernels that torch itself brings, because they read the
-packed weights once and nothing else; they want bfloat16 beside them. (torchao 0.18 was measured on a CPU and left:
+packed weights once and nothing else. (torchao 0.18 was measured on a CPU and left:
 without torch.compile its int8 unpacks the whole matrix for every product, which is slower than bfloat16, and its int4
 wants another package on a GPU and is not there for a CPU; it takes 2.5 s to import.)
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +27,8 @@ BITS = {"int8": 8, "int4": 4}
 """How many bits a weight has, by the name that `Chameleon.load(weights=...)` takes."""
 
 GROUP = 32  # neighbours in a row that share an int4 scale: the finest the kernels know
-FEW = 12  # rows up to which, on a CPU, the int8 kernel beats a product with the unpacked matrix
+FEW = 64  # rows up to which, on a CPU, a product in integers beats one with the unpacked matrix
+FEW_UNORDERED = 12  # and up to which the kernel does for weights that are not in its order
 AT_ONCE = 2**22  # weights packed at a time
 UNPACKED = 2**24  # weights unpacked at a time for more rows
 MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")  # of a block
@@ -32,8 +37,8 @@ MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forw
 class QuantizedLinear(nn.Module, ABC):
     """A linear layer without bias whose weights are packed integers: (..., in_features) to (..., out_features).
 
-    Made on the meta device, to be filled from `pack`. Computes in bfloat16 and answers in its input's dtype. Raises
-    ValueError where a gradient is wanted, because the weights have none.
+    Made on the meta device, to be filled from `pack`. Answers in its input's dtype. Raises ValueError where a gradient
+    is wanted, because the weights have none.
     """
 
     packed: Tensor
@@ -49,7 +54,7 @@ class QuantizedLinear(nn.Module, ABC):
 
     @abstractmethod
     def product(self, x_NI: Tensor) -> Tensor:
-        """x W^T for bfloat16 rows: outputs_NO."""
+        """x W^T, in any floating dtype: outputs_NO."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -57,7 +62,7 @@ class QuantizedLinear(nn.Module, ABC):
                 f"A quantised model ({type(self).__name__}) cannot be trained: load it without `weights`; or, to "
                 "compute a loss alone, do it under torch.no_grad()."
             )
-        x_NI = x.reshape(-1, self.in_features).to(torch.bfloat16)
+        x_NI = x.reshape(-1, self.in_features)
         return self.product(x_NI).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def take(self, packed: dict[str, Tensor]) -> None:
@@ -73,11 +78,17 @@ class QuantizedLinear(nn.Module, ABC):
 
 
 class Int8Linear(QuantizedLinear):
-    """Symmetric int8, a scale for each output: 1 byte a weight."""
+    """Symmetric int8, a scale for each output: 1 byte a weight.
+
+    On a CPU that multiplies bytes without saturation (AVX-512 VNNI, AMX) the matrix is brought into the order of
+    oneDNN's kernel when it is first used, and `packed` is then empty. The other factor is rounded to 16 bits, which
+    are two rows of bytes: finer than bfloat16, and the sums are exact.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
         self._buffers_of(self.pack(torch.empty(out_features, in_features, device="meta")))
+        self._ordered: _Ordered | None = None
 
     def pack(self, weight_OI: Tensor) -> dict[str, Tensor]:
         greatest_O = torch.maximum(weight_OI.amax(1), -weight_OI.amin(1)).float()
@@ -89,11 +100,97 @@ class Int8Linear(QuantizedLinear):
         return {"packed": packed_OI, "scales": scales_O}
 
     def product(self, x_NI: Tensor) -> Tensor:
-        scales_O = self.scales.to(torch.bfloat16)
-        if len(x_NI) <= FEW and x_NI.device.type == "cpu":  # the GPU's kernel is a plain loop, slower than unpacking
+        on_cpu = x_NI.device.type == "cpu"
+        ordered = (self._ordered or self._order()) if on_cpu and multiplies_bytes() else None
+        if ordered and len(x_NI) <= FEW:
+            return ordered.product(x_NI)
+        x_NI, scales_O = x_NI.to(torch.bfloat16), self.scales.to(torch.bfloat16)
+        if on_cpu and len(x_NI) <= FEW_UNORDERED:  # the GPU's kernel is a plain loop, slower than unpacking
             return aten._weight_int8pack_mm(x_NI.contiguous(), self.packed, scales_O)
-        parts = [F.linear(x_NI, self.packed[rows].to(torch.bfloat16)) for rows in _slices(self.packed, UNPACKED)]
+        packed_OI = ordered.plain() if ordered else self.packed
+        parts = [F.linear(x_NI, packed_OI[rows].to(torch.bfloat16)) for rows in _slices(packed_OI, UNPACKED)]
         return torch.cat(parts, dim=-1).mul_(scales_O)
+
+    def _order(self) -> _Ordered:
+        with ORDERING, torch.inference_mode(False):
+            if self._ordered is None:
+                self._ordered = _Ordered.of(self.packed, self.scales)
+                self.packed = self.packed.new_empty(0, self.in_features)
+            return self._ordered
+
+    def _disorder(self) -> None:
+        """Brings the matrix back, for whoever copies, moves or looks."""
+        with ORDERING, torch.inference_mode(False):
+            if self._ordered is not None:
+                self.packed, self._ordered = self._ordered.plain().contiguous(), None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._disorder()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self._disorder()
+        super()._save_to_state_dict(*arguments)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._disorder()
+        super()._load_from_state_dict(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._disorder()
+        return dict(self.__dict__)
+
+
+ORDERING = threading.Lock()
+NEARLY_NOUGHT = torch.tensor(1e-30)
+MIDDLE = torch.tensor(128 * 256 + 128.5)  # of the unsigned steps; a half, since they are then cut off
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A matrix in the order of oneDNN's kernel for products of bytes, with its scales."""
+
+    packed_IO: Tensor
+    scales_O: Tensor
+    zeros_O: Tensor
+
+    @staticmethod
+    def of(packed_OI: Tensor, scales_O: Tensor) -> _Ordered:
+        ordered_IO = torch.ops.onednn.qlinear_prepack(packed_OI, [8, packed_OI.shape[1]])
+        return _Ordered(ordered_IO, scales_O.float(), torch.zeros(len(packed_OI), dtype=torch.int64))
+
+    def plain(self) -> Tensor:
+        return self.packed_IO.to_dense().t()
+
+    def product(self, x_NI: Tensor) -> Tensor:
+        """A row is steps of 1/32,512 of its largest number; a step is 256 times one signed byte plus another."""
+        rows, width = x_NI.shape
+        x_NI = x_NI.float()
+        step_N1 = torch.add(NEARLY_NOUGHT, x_NI.abs().amax(-1, keepdim=True), alpha=1 / (127 * 256))
+        steps_NI = torch.addcdiv(MIDDLE, x_NI, step_N1).to(torch.uint16)
+        bytes_2NI = steps_NI.view(torch.uint8).view(rows, width, 2).permute(2, 0, 1).reshape(-1, width)
+        if rows == 1:
+            bytes_2NI = torch.cat((bytes_2NI, bytes_2NI))  # four rows take no longer than two
+        parts_2NO = self.products(bytes_2NI)
+        return torch.add(parts_2NO[:rows], parts_2NO[rows : 2 * rows], alpha=256).mul_(step_N1)
+
+    def products(self, bytes_NI: Tensor) -> Tensor:
+        """With rows of numbers from -128 to 127, each written as an unsigned byte, 128 for 0."""
+        scales_O, zeros_O, no_bias = self.scales_O, self.zeros_O, None
+        return torch.ops.onednn.qlinear_pointwise(
+            bytes_NI, 1.0, 128, self.packed_IO, scales_O, zeros_O, no_bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+
+@functools.cache
+def multiplies_bytes() -> bool:
+    """Whether oneDNN here multiplies unsigned by signed bytes exactly: older CPUs saturate, other builds cannot."""
+    largest, width = torch.full((4, 64), 255, dtype=torch.uint8), 64
+    try:
+        products = _Ordered.of(torch.full((16, width), 127, dtype=torch.int8), torch.ones(16)).products(largest)
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((products == 127 * 127 * width).all())
 
 
 class Int4Linear(QuantizedLinear):
@@ -136,7 +233,7 @@ class Int4Linear(QuantizedLinear):
 
     def product(self, x_NI: Tensor) -> Tensor:
         multiply = aten._weight_int4pack_mm_for_cpu if self.kind == "cpu" else aten._weight_int4pack_mm
-        outputs_NO = multiply(x_NI.contiguous(), self.packed, GROUP, self.scales.to(torch.bfloat16))
+        outputs_NO = multiply(x_NI.to(torch.bfloat16).contiguous(), self.packed, GROUP, self.scales.to(torch.bfloat16))
         return outputs_NO[:, : self.out_features]
 
     def _apply(self, fn, recurse: bool = True):
