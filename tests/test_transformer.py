@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from chameleon_lab.attention import rotate, rotations
 from chameleon_lab.stability import NormReordering, QueryKeyNorm
-from chameleon_lab.transformer import KVCache, ModelConfig, Packed, Transformer, rotate, rotations
+from chameleon_lab.transformer import KVCache, ModelConfig, Packed, Transformer
 
 CONFIG = ModelConfig(
     vocabulary=50,
@@ -81,7 +82,9 @@ def test_attention_sees_relative_positions_only():
     q_BTHK, k_BTHK = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 4, 8)
 
     def product(q_place: int, k_place: int) -> torch.Tensor:
-        turns = [rotations(torch.tensor([[place]]), CONFIG) for place in (q_place, k_place)]
+        turns = [
+            rotations(torch.tensor([[place]]), CONFIG.head_width, CONFIG.rope_theta) for place in (q_place, k_place)
+        ]
         return (rotate(q_BTHK, turns[0]) * rotate(k_BTHK, turns[1])).sum(-1)
 
     assert torch.allclose(product(3, 1), product(19, 17), atol=1e-5)
