@@ -38,14 +38,21 @@ class Objective:
         """`loss_with_penalties` (what to descend), `loss`, and `text_loss`, `image_loss`, `special_loss`.
 
         Only the first has a gradient, and once: it cannot be differentiated twice. A modality without targets in the
-        batch is left out. Raises ValueError when nothing in the batch is learned.
+        batch is left out. Raises ValueError when nothing in the batch is learned, and for ids below 0 that are read or
+        learned: elsewhere -100 may stand for what is not learned, here `learned_BT` tells that.
         """
         learned_BT = batch.learned_BT
         if not bool(learned_BT.any()):
             raise ValueError("Nothing in this batch is to be learned: every target's learn flag is off.")
+        targets_X, kinds_X = batch.targets_BT[learned_BT], batch.modality_BT[learned_BT]
+        least = int(torch.minimum(batch.inputs_BT.min(), targets_X.min()))
+        if least < 0:  # no row of the embedding; and of a target of -100 torch's cross-entropy is 0
+            raise ValueError(
+                f"Token ids begin at 0, and this batch has {least}. Pad with the vocabulary's `pad`, and say by "
+                "`learned_BT` which targets are learned."
+            )
         context = CAUSAL if batch.documents_BT is None else Packed(batch.documents_BT)
         outputs_XD = model.trunk(batch.inputs_BT, context)[learned_BT]
-        targets_X, kinds_X = batch.targets_BT[learned_BT], batch.modality_BT[learned_BT]
         weights = torch.tensor((self.text_weight, self.image_weight, self.special_weight), device=targets_X.device)
         shares_X = weights[kinds_X.long()]
         shares_X = shares_X / shares_X.sum().clamp_min(1e-9)

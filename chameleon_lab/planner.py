@@ -23,12 +23,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
 from chameleon_lab.stability import NormReordering, QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from chameleon_lab.transformer import Causal, KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import Causal, ModelConfig, Transformer
 
 GB = 10**9
 RESERVE = 0.7 * GB

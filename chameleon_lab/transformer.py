@@ -6,33 +6,21 @@
   logits and of the head's. Fixes of `stability` fill them
 - grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
 - attention is asked of a *context*: `CAUSAL` for whole sequences, a `KVCache` when decoding. The model has no `if`
-- a `KVCache` has the sums done by a leaner stand-in for the model (see `decoding`), which runs these same methods
+- a context may have the sums done by a leaner stand-in for the model, as `KVCache` does, which runs these same methods
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.attention import (
-    UNCAPPED,
-    attention,
-    attention_of_one,
-    attention_to_earlier,
-    fused,
-    hiding,
-    rotate,
-    rotations,
-)
-from chameleon_lab.decoding import hooks, lean
+from chameleon_lab.attention import UNCAPPED, attention, attention_to_earlier, fused, rotate, rotations
 from chameleon_lab.taps import Tap
 
 
@@ -223,9 +211,7 @@ class Causal:
         return model
 
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
-        return rotations(
-            torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None], config.head_width, config.rope_theta
-        )
+        return turned_at(torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None], config)
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
         if fused(k_BHTK, cap):
@@ -265,99 +251,3 @@ class Packed:
 
     def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
         return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, self._mask_B1TT, cap)
-
-
-class KVCache:
-    """The context of decoding: room for `context` keys and values a row, each row at a length of its own.
-
-    Give the model new tokens right-padded to one width, then `advance` each row by how many of them were real. What is
-    beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to a spare
-    place. Keys and values are kept without their gradients. Raises ValueError when a row outgrows the room.
-    """
-
-    def __init__(self, config: ModelConfig, rows: int, like: Tensor, room: int | None = None) -> None:
-        shape = (config.layers, rows, config.kv_heads, (room or config.context) + 1, config.head_width)
-        self.keys = like.new_zeros(shape)
-        self.values = like.new_zeros(shape)
-        self.lengths = np.zeros(rows, np.int64)
-        self._turns_T1K = rotations(
-            torch.arange(shape[3], device=like.device)[None], config.head_width, config.rope_theta
-        )[0]
-        self._stand_ins: list[tuple[Transformer, Transformer, list[dict]]] = []  # one at most; the parts share it
-        self._seen: list[tuple[Tensor, Tensor]] = []  # of each layer: keys and values that the new tokens look at
-        self._into: list[tuple[Tensor, Tensor]] = []  # and where theirs go, if that is one place for all rows
-        self._places: tuple[Tensor, slice, Tensor] | None = None  # if not: rows, all heads, positions
-        self._mask_B1TS: Tensor | None = None
-
-    @property
-    def room(self) -> int:
-        return self.keys.shape[3] - 1
-
-    def stand_in(self, model: Transformer) -> Transformer:
-        if torch.is_grad_enabled():
-            return model
-        if not self._stand_ins or self._stand_ins[0][0] is not model:
-            twin = lean(model, through=(Transformer, Block, Attention, FeedForward))
-            self._stand_ins[:] = [(model, twin, hooks(model))]
-        _, twin, listeners = self._stand_ins[0]
-        return model if any(listeners) else twin
-
-    def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
-        """How the new tokens are turned; done once a step, so here is found out what `attend` needs in every layer."""
-        width, device = tokens_BT.shape[1], tokens_BT.device
-        least, most = int(self.lengths.min()), int(self.lengths.max())
-        self._require(least + width)
-        reach = min(most + width, self.room)
-        self._seen = self._layers(slice(reach))
-        if least == most:
-            self._into, self._places = self._layers(slice(least, reach)), None
-            places_BT = torch.arange(least, reach, device=device)[None]
-            self._mask_B1TS = hiding(places_BT, reach) if width > 1 else None
-            return self._turns_T1K[None, least:reach]
-        starts_B1 = torch.from_numpy(self.lengths).to(device)[:, None]
-        places_BT = (starts_B1 + torch.arange(width, device=device)).clamp_max(self.room)
-        self._places = torch.arange(len(self.lengths), device=device)[:, None], slice(None), places_BT
-        self._mask_B1TS = hiding(places_BT, reach)
-        return self._turns_T1K[places_BT]
-
-    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
-        if k_BHTK.requires_grad or v_BHTK.requires_grad:
-            k_BHTK, v_BHTK = k_BHTK.detach(), v_BHTK.detach()
-        if self._places is None:
-            keys, values = self._into[layer]
-            keys.copy_(k_BHTK)
-            values.copy_(v_BHTK)
-        else:
-            self.keys[layer][self._places] = k_BHTK.transpose(1, 2).to(self.keys.dtype)
-            self.values[layer][self._places] = v_BHTK.transpose(1, 2).to(self.values.dtype)
-        k_BHSK, v_BHSK = self._seen[layer]
-        if q_BHTK.shape[2] == 1:
-            return attention_of_one(q_BHTK, k_BHSK, v_BHSK, self._mask_B1TS, cap)
-        return attention(q_BHTK, k_BHSK, v_BHSK, self._mask_B1TS, cap)
-
-    def _layers(self, span: slice) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer at these positions: the same memory."""
-        keys, values = self.keys[:, :, :, span].unbind(), self.values[:, :, :, span].unbind()
-        return list(zip(keys, values, strict=True))
-
-    def advance(self, counts: list[int]) -> None:
-        """Row i has taken `counts[i]` of the tokens last given."""
-        self._require(int((self.lengths + counts).max()))
-        self.lengths += np.asarray(counts)
-
-    def rewind(self, row: int, length: int) -> None:
-        """Row `row` goes back to its first `length` positions. Raises ValueError where it has fewer."""
-        if not 0 <= length <= self.lengths[row]:
-            raise ValueError(f"A row of {self.lengths[row]} positions cannot go back to {length}.")
-        self.lengths[row] = length
-
-    def _require(self, length: int) -> None:
-        if length > self.room:
-            raise ValueError(f"{length} positions do not fit a cache of {self.room}.")
-
-    def part(self, start: int, stop: int) -> KVCache:
-        """Rows `start` to `stop` of this cache as a cache: the same memory, not a copy."""
-        part = copy.copy(self)
-        part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
-        part.lengths = self.lengths[start:stop]
-        return part

@@ -7,7 +7,9 @@ import PIL.Image
 import pytest
 import torch
 
+from chameleon_lab import kv_cache, recording
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.generation import continuation
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -126,6 +128,29 @@ def make_lab() -> Callable[..., Chameleon]:
 @pytest.fixture
 def lab(make_lab: Callable[..., Chameleon], mixed: MixedModalTokenizer) -> Chameleon:
     return make_lab(mixed)
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """`recording.record` without a GPU: all results made, each of which is only changed by a replay."""
+    made: list[torch.Tensor] = []
+
+    def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        output = work().clone()
+        made.append(output)
+        return (lambda: output.copy_(work())), output
+
+    monkeypatch.setattr(recording, "record", record)
+    return made
+
+
+@pytest.fixture(params=["step by step", "ahead"])
+def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, recordings: list[torch.Tensor]) -> None:
+    """Decoding as on a CPU, and as on a GPU: tokens picked ahead of what is known, steps recorded and replayed."""
+    if request.param == "ahead":
+        monkeypatch.setitem(continuation.AHEAD, "cpu", 5)
+        monkeypatch.setattr(kv_cache, "replays", lambda device: True)
+        monkeypatch.setattr(kv_cache, "STRETCH", 16)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chameleon_lab import decoding
 from chameleon_lab.decoding import lean
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.stability import (
     AttentionSoftCap,
     Dropout,
@@ -22,7 +23,7 @@ from chameleon_lab.stability import (
     SigmaReparam,
 )
 from chameleon_lab.taps import record
-from chameleon_lab.transformer import Attention, Block, FeedForward, KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import Attention, Block, FeedForward, ModelConfig, Transformer
 
 SHAPES = {
     "pre-norm": CONFIG,

@@ -22,8 +22,8 @@ from chameleon_lab.generation.guidance import (
     masked_words,
 )
 from chameleon_lab.generation.samplers import Sampler
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.transformer import KVCache
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
 WORDS = Vocabulary.layout(12, 4)
@@ -69,6 +69,7 @@ def run(
     return list(zip(made, ends, strict=True))
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize(("text", "images"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("most", [1, CODES + 1, CODES + 2, 50, None])
@@ -87,6 +88,7 @@ def test_a_random_model_writes_well_formed_documents(engine, guidance, text, ima
         engine.tokenizer.decode([0, *tokens])
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
 def test_a_row_is_the_same_alone_and_in_any_batch(engine, guidance):
     settings, told = replace(WARM, guidance=guidance), prompts(engine, 7)
@@ -186,6 +188,7 @@ def by_hand(engine: Engine, prompt: np.ndarray, settings: Settings, seed: int, g
     return tokens[len(prompt) :]
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_engine_equals_the_formula_without_cache(engine, guide):
     guidance, formula = GUIDES[guide]
@@ -222,6 +225,7 @@ def test_cached_logits_equal_uncached_ones(engine, guide, monkeypatch):
             assert torch.allclose(logits_V, wanted_V, atol=2e-5)
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guide", ["none", "two-way", "three-way", "negative"])
 def test_rows_in_different_states_go_on_together(engine, guide):
     guidance, formula = GUIDES[guide]
@@ -235,6 +239,7 @@ def test_rows_in_different_states_go_on_together(engine, guide):
         assert tokens == by_hand(engine, prompt, settings, index, grammar, formula)
 
 
+@pytest.mark.usefixtures("pace")
 def test_a_long_twin_may_catch_up_beside_one_that_is_almost_full(engine):
     rng = np.random.default_rng(0)
     image = [WORDS.begin_image, *rng.integers(4, 16, CODES), WORDS.end_image]
@@ -255,6 +260,7 @@ def grid(image: Image) -> tuple[int, ...]:
     return image.codes.shape
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guidance", [1.0, TwoWay(2.0, from_begin_image), ThreeWay()])
 def test_images_of_any_grid_are_drawn_read_and_told(make_lab, lettered, guidance):
     vocabulary = Vocabulary.layout(12, 4, largest_side=6)
@@ -315,6 +321,7 @@ def liking(**by_kind: float) -> torch.Tensor:
     return liking_V
 
 
+@pytest.mark.usefixtures("pace")
 def test_trap_16_rows_that_end_early_leave_the_others_as_they_are(engine):
     told, most = prompts(engine, 8), replace(WARM, max_tokens=60)
     together = run(engine, told, most, range(8))
@@ -374,6 +381,7 @@ def test_trap_21_the_penalty_spares_image_tokens(engine):
     assert max(shape(tokens).count("(") for tokens, _ in plain) >= 2
 
 
+@pytest.mark.usefixtures("pace")
 def test_trap_21_the_penalty_spares_the_prompt_and_strikes_the_reply(engine):
     liking_V = torch.full((WORDS.size,), -5.0)
     liking_V[WORDS.first_text :] = torch.tensor([4.0, 3.9, 3.8, 3.7])
@@ -446,6 +454,7 @@ def test_another_error_of_the_cache_is_not_hidden(engine, monkeypatch):
         run(engine, prompts(engine, 1), WARM, [0])
 
 
+@pytest.mark.usefixtures("pace")
 def test_a_negative_prompt_beyond_the_cache_is_refused(engine):
     grammar = Grammar(WORDS, CODES, text=False, min_images=1)
     long = TwoWay(2.0, Negative(Document.of("a" * 150)))
@@ -455,6 +464,7 @@ def test_a_negative_prompt_beyond_the_cache_is_refused(engine):
     assert run(engine, prompts(engine, 1), replace(WARM, guidance=fits, max_tokens=20), [0], grammar)
 
 
+@pytest.mark.usefixtures("pace")
 def test_left_alone_a_row_tells_that_it_was_ill_formed(engine):
     model = Counting(engine, liking(words=1.0))
     model.liking_V = torch.zeros(WORDS.size)

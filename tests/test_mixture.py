@@ -12,7 +12,17 @@ import torch
 
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, Stage, sample_documents, scene_pairs, two_stages
-from chameleon_lab.corpora.packing import Batch, TokenizedDocument, collate, fit, lay_out, pack, split, tokenize
+from chameleon_lab.corpora.packing import (
+    Batch,
+    TokenizedDocument,
+    bucket,
+    collate,
+    fit,
+    lay_out,
+    pack,
+    split,
+    tokenize,
+)
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
@@ -166,6 +176,31 @@ def test_pieces_that_cannot_stand_in_a_row_are_refused():
             pack(documents, 10, VOCABULARY)
     with pytest.raises(ValueError, match="1 or more, not 0 and 10"):
         pack([document], 10, VOCABULARY, rows=0)
+
+
+BATCHINGS = {
+    "collate": lambda documents: [collate(documents, VOCABULARY)],
+    "bucket": lambda documents: bucket(documents, 3, VOCABULARY, np.random.default_rng(0)),
+    "pack": lambda documents: pack(documents, 100, VOCABULARY, rows=5),
+}
+
+
+@pytest.mark.parametrize("batching", BATCHINGS.values(), ids=list(BATCHINGS))
+def test_trap_08_padding_and_what_is_not_learned_are_ids_of_the_vocabulary_never_minus_100(batching):
+    batches = batching(assorted(np.random.default_rng(0), 40))
+    assert any((batch.inputs_BT == VOCABULARY.pad).any() for batch in batches)
+    for batch in batches:
+        assert not batch.learned_BT[batch.targets_BT == VOCABULARY.pad].any()
+        for ids_BT in (batch.inputs_BT, batch.targets_BT):
+            assert ids_BT.min() >= 0 and ids_BT.max() < VOCABULARY.size
+
+
+@pytest.mark.parametrize("batching", BATCHINGS.values(), ids=list(BATCHINGS))
+def test_trap_08_minus_100_among_tokens_is_refused(batching):
+    documents = assorted(np.random.default_rng(0), 9)
+    documents[4].tokens[2] = -100
+    with pytest.raises(ValueError, match=r"Token ids must lie in 0\.\..*got -100\.\."):
+        batching(documents)
 
 
 def test_a_packed_batch_has_the_loss_of_its_documents_alone(mixed, lab):

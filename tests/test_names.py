@@ -9,8 +9,9 @@ from torch import Tensor
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.huggingface import DIALECTS, norm_rows
 from chameleon_lab.checkpoints.tensors import LazyTensor, lazy, tensors_of
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.stability import LayerScale, NormReordering, QueryKeyNorm, QueryKeyRMSNorm
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import ModelConfig, Transformer
 
 SMALL = ModelConfig(vocabulary=36, width=32, layers=2, heads=4, kv_heads=4, head_width=8, ffn_width=48, context=64)
 SHAPES = {

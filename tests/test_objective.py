@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from test_transformer import CONFIG, SHAPES, their_weights
 
-from chameleon_lab.corpora.packing import Batch, collate, tokenize
+from chameleon_lab.corpora.packing import Batch, TokenizedDocument, collate, pack, tokenize
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.objective import Objective
 from chameleon_lab.stability import ZLoss
@@ -18,10 +18,15 @@ from chameleon_lab.vocabulary import Modality
 
 
 @pytest.fixture
-def batch(mixed, picture) -> Batch:
+def documents(mixed, picture) -> list[TokenizedDocument]:
     asked = Document.of("what?", EndTurn()).learning(False) + Document.of("a circle", EndTurn())
     drawn = Document.of("draw", EndTurn()).learning(False) + Document.of(picture, EndTurn())
-    return collate(tokenize([asked, drawn], mixed), mixed.vocabulary)
+    return tokenize([asked, drawn], mixed)
+
+
+@pytest.fixture
+def batch(documents, mixed) -> Batch:
+    return collate(documents, mixed.vocabulary)
 
 
 def by_hand(lab, batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,12 +66,33 @@ def test_z_loss_pulls_where_its_own_gradient_says(lab, batch):
     assert torch.allclose(measures["loss"], losses_BT[batch.learned_BT].mean(), atol=1e-5)
 
 
-def test_targets_that_are_not_learned_change_nothing(lab, batch):
-    targets_BT = batch.targets_BT.clone()
-    targets_BT[~batch.learned_BT] = 5
-    other = Batch(batch.inputs_BT, targets_BT, batch.learned_BT, batch.modality_BT, batch.real_tokens)
+@pytest.mark.parametrize("packed", [False, True], ids=["a document a row", "packed"])
+def test_trap_07_the_z_loss_counts_where_the_token_after_is_learned(lab, mixed, documents, packed):
+    (batch,) = pack(documents, 80, mixed.vocabulary) if packed else [collate(documents, mixed.vocabulary)]
+    measures = Objective(penalties=(ZLoss(0.1),))(lab.model, batch)
+    found = measures["loss_with_penalties"] - measures["loss"]
+    squares: dict[str, list[torch.Tensor]] = {"shifted": [], "unshifted": []}
+    for tokens, learn in documents:
+        squares_T = lab.model(torch.from_numpy(tokens)[None])[0].logsumexp(-1).square()
+        squares["shifted"].append(squares_T[:-1][learn[1:]])
+        squares["unshifted"].append(squares_T[learn])
+    wanted, wrong = (0.1 * torch.cat(parts).mean() for parts in squares.values())
+    assert torch.allclose(found, wanted, rtol=1e-4) and not torch.allclose(found, wrong, rtol=1e-3)
+
+
+@pytest.mark.parametrize("filler", [5, -100])
+def test_targets_that_are_not_learned_change_nothing(lab, batch, filler):
+    other = replace(batch, targets_BT=batch.targets_BT.where(batch.learned_BT, filler))
     one, two = Objective()(lab.model, batch), Objective()(lab.model, other)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["inputs_BT", "targets_BT"])
+def test_trap_08_minus_100_is_no_id_to_read_nor_a_target_that_is_learned_for_nothing(lab, batch, name):
+    ids_BT = getattr(batch, name).clone()
+    ids_BT[tuple(batch.learned_BT.nonzero()[-1])] = -100
+    with pytest.raises(ValueError, match=r"ids begin at 0, and this batch has -100\. Pad with"):
+        Objective()(lab.model, replace(batch, **{name: ids_BT}))
 
 
 def test_padding_of_a_row_changes_nothing(lab, mixed):
@@ -223,6 +249,20 @@ def test_under_bfloat16_autocast_losses_and_gradients_stay_close(tied):
     assert loss.dtype == torch.float32 and torch.allclose(loss, at_once(model, batch), rtol=1e-2)
     for one, other in zip(gradients(model), exact, strict=True):
         assert one.dtype == torch.float32 and F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+def test_trap_09_in_float16_the_loss_is_that_of_float32_and_beyond_its_range_no_number_rather_than_nought():
+    model, batch = Transformer(CONFIG), random_batch()
+    objective = replace(CHUNKED, penalties=(ZLoss(1e-5),))
+    exact = objective(model, batch)
+    model.half()
+    for name, value in objective(model, batch).items():
+        assert value.dtype == torch.float32 and torch.allclose(value, exact[name], rtol=1e-2)
+    model.get_parameter("blocks.0.feed_forward.down.weight").data.fill_(6e4)
+    beyond = objective(model, batch)
+    assert all(value.isnan() for value in beyond.values())
+    (gradient_VD,) = torch.autograd.grad(beyond["loss_with_penalties"], model.head.weight)
+    assert gradient_VD.isnan().any()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

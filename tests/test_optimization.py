@@ -16,6 +16,7 @@ from chameleon_lab.stability import (
     SigmaReparam,
     UpdateClipping,
 )
+from chameleon_lab.tokenizers.quantizers import SimQuantizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -148,6 +149,26 @@ def test_decay_that_is_independent_of_a_rate_of_nought_is_refused():
     with pytest.raises(ValueError, match=r"independent of the rate needs a rate above 0, not 0\.0"):
         replace(Recipe(independent=True), rate=0.0)
     assert Recipe(rate=0.0).decay == 0.1
+
+
+@pytest.mark.parametrize(
+    "tunings",
+    [(), (UpdateClipping(),), (MuonForMatrices(0.5),), (IndependentWeightDecay(0.1),)],
+    ids=["adamw", "update clipping", "muon", "independent decay"],
+)
+def test_trap_10_what_is_frozen_is_not_moved_by_decay_either(tunings):
+    model, book = Transformer(CONFIG), SimQuantizer(8, 4)  # whose book is random and stays so
+    model.embedding.requires_grad_(False)
+    model.blocks[0].requires_grad_(False)
+    parts = nn.ModuleDict({"model": model, "book": book})
+    before = {name: parameter.detach().clone() for name, parameter in parts.named_parameters()}
+    for parameter in parts.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # left over from before it was frozen
+    for optimizer in tuned(Recipe(rate=0.5), tunings).optimizers(parts.named_parameters()):
+        optimizer.step()
+    for name, parameter in parts.named_parameters():
+        decayed = parameter.requires_grad and parameter.ndim > 1
+        assert torch.equal(parameter, before[name]) != decayed, name
 
 
 # Tuning

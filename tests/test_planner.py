@@ -13,12 +13,13 @@ from torch import nn
 
 from chameleon_lab import cli, planner
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
 from chameleon_lab.stability import AttentionSoftCap, Dropout, Fix, NormReordering, QueryKeyNorm
 from chameleon_lab.tokenizers.image import CHAMELEON
-from chameleon_lab.transformer import CAUSAL, KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import CAUSAL, ModelConfig, Transformer
 
 SMALL = ModelConfig(
     vocabulary=300,
@@ -171,7 +172,8 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
 from chameleon_lab.stability import QueryKeyNorm
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.transformer import ModelConfig, Transformer
 
 torch.set_num_threads(1)
 

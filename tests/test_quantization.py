@@ -13,10 +13,11 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, fill, lazy
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.quantization import BITS, Int4Linear, Int8Linear, QuantizedLinear, quantize, require_plain
 from chameleon_lab.stability import QueryKeyNorm, SigmaReparam
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import ModelConfig, Transformer
 
 TINY = ModelConfig(
     vocabulary=71,

@@ -339,7 +339,23 @@ def test_a_codebook_learns_by_gradient_and_commitment_weighs_the_pull():
     assert torch.isclose(losses[1.0], 2 * losses[0.0])
 
 
-def test_the_legacy_book_has_the_two_weights_exchanged():
+@pytest.mark.parametrize("name", LEARNED)
+def test_trap_23_beta_weighs_the_pull_of_latents_and_never_what_the_book_learns(name):
+    latents_BCHW = torch.randn(2, 4, 3, 3, requires_grad=True)
+    found = []
+    for commitment in (0.25, 0.5):
+        torch.manual_seed(0)
+        quantizer = LEARNED[name](24, 4, commitment=commitment)
+        learned = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
+        found.append(torch.autograd.grad(quantizer(latents_BCHW).loss, [latents_BCHW, *learned]))
+    (pull, *learn), (pull_of_twice, *learn_of_twice) = found
+    assert pull.any() and torch.allclose(pull_of_twice, 2 * pull)
+    assert all(one.any() and torch.equal(one, other) for one, other in zip(learn, learn_of_twice, strict=True))
+    torch.manual_seed(0)
+    assert torch.equal(torch.autograd.grad(LEARNED[name](24, 4)(latents_BCHW).loss, latents_BCHW)[0], pull)
+
+
+def test_trap_23_the_legacy_book_alone_has_the_two_weights_exchanged():
     latents_BCHW = torch.randn(2, 4, 3, 3, requires_grad=True)
     gradients = {}
     for name in ("vector", "vector_legacy"):

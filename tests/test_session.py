@@ -57,6 +57,7 @@ class Counted:
         return self.model.trunk(tokens_BT, cache)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("seed", range(6))
 def test_streaming_equals_generating(engine, seed):
     settings = replace(WARM, guidance=1.5)
@@ -67,6 +68,7 @@ def test_streaming_equals_generating(engine, seed):
     assert assembled(pieces) == reply
 
 
+@pytest.mark.usefixtures("pace")
 def test_a_picture_is_told_from_its_start_row_by_row(engine):
     grammar = Grammar(WORDS, CODES, text=False, max_images=1, min_images=1)
     *images, _ = engine.stream(Document.of("a"), WARM, 1, grammar)
@@ -77,6 +79,7 @@ def test_a_picture_is_told_from_its_start_row_by_row(engine):
     assert all(np.array_equal(images[-1].codes[: len(piece.codes)], piece.codes) for piece in images)
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_session_left_after_any_piece_goes_on_as_if_it_had_not_been(engine, guidance, seed):
@@ -107,6 +110,7 @@ def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine
     assert counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
 
 
+@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize("guidance", [1.0, 2.0, ThreeWay()])
 def test_a_reply_to_what_is_appended_is_the_reply_to_the_whole_conversation(engine, guidance):
     greedy = Settings(temperature=0.0, image_temperature=0.0, guidance=guidance, max_tokens=45)
@@ -121,6 +125,7 @@ def test_a_reply_to_what_is_appended_is_the_reply_to_the_whole_conversation(engi
         assert told == session.reply == engine.tokenizer.decode([0, *fresh]) and told.pictures
 
 
+@pytest.mark.usefixtures("pace")
 def test_an_image_left_unfinished_is_taken_back(engine):
     grammar = Grammar(WORDS, CODES, text=False, min_images=1)
     session = engine.begin(ASKED, WARM, 1, grammar)
@@ -131,6 +136,7 @@ def test_an_image_left_unfinished_is_taken_back(engine):
     assert isinstance(list(session.stream())[-1], StopPiece)
 
 
+@pytest.mark.usefixtures("pace")
 def test_a_reply_cut_short_goes_on_with_nothing_appended(engine):
     fixed = replace(WARM, max_tokens=3)
     grammar = Grammar(WORDS, CODES, images=False)
@@ -144,6 +150,7 @@ def test_a_reply_cut_short_goes_on_with_nothing_appended(engine):
     assert len(first) == 3 and engine.tokenizer.decode(session.tokens).turns[1][1].text.startswith(first)
 
 
+@pytest.mark.usefixtures("pace")
 def test_what_does_not_fit_is_refused_and_changes_nothing(engine):
     session = engine.begin(ASKED, replace(WARM, max_tokens=5), 1)
     list(session.stream())
@@ -162,6 +169,7 @@ def test_a_stream_can_be_left_at_any_piece(engine):
     assert list(stream) == []
 
 
+@pytest.mark.usefixtures("pace")
 def test_left_alone_a_model_tells_in_pieces_until_it_is_ill_formed(engine):
     reasons = set()
     for seed in range(12):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chameleon_lab import stability
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe, tuned
@@ -32,7 +33,7 @@ from chameleon_lab.stability import (
     kind,
 )
 from chameleon_lab.taps import record
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
 CONFIG = ModelConfig(

@@ -4,15 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch.utils.data import DataLoader
 
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
+from chameleon_lab.monitors.watch import Moment
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
 from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
@@ -99,6 +103,54 @@ def test_training_learns(stage, tmp_path):
     steps, losses = history.series("loss")
     assert steps == list(range(30))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_trap_09_training_in_float16_is_refused_rather_than_stand_still(mixed, tmp_path):
+    module = language(mixed, Recipe(), Budget(steps=1))
+    with pytest.raises(ValueError, match=r'no training in 16-true.*Take precision="bf16-mixed"'):
+        RunFolder(tmp_path, precision="16-true").fit(module, SceneBatches(mixed, tokens=236))
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))  # which on a CPU is not had by name
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, plugins=[scaled], logger=False, callbacks=[])
+    with pytest.raises(ValueError, match="no training in 16-mixed"):
+        trainer.fit(module, DataLoader(Steps(), batch_size=None))
+
+
+def test_trap_09_training_in_bfloat16_learns_as_in_float32(mixed, tmp_path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        module = language(mixed, Recipe(rate=3e-3, warm_up=2), Budget(steps=STEPS))
+        run = RunFolder(tmp_path / precision, precision=precision)
+        _, losses[precision] = run.fit(module, SceneBatches(mixed, tokens=236, pool=1)).series("loss")
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
+    assert 0 < losses["bf16-mixed"][-1] < losses["bf16-mixed"][0] - 0.1
+
+
+@dataclass(frozen=True)
+class StandingRows:
+    """Rows of the head that stay as they are: put back after each step."""
+
+    start: int
+    every: int = 1
+
+    def watch(self, moment: Moment) -> Generator[None, None, dict[str, float]]:
+        rows_VD = moment.model.head.weight[self.start :]
+        before_VD = rows_VD.clone()
+        yield
+        rows_VD.copy_(before_VD)
+        return {}
+
+
+def test_trap_10_rows_stand_still_where_they_are_put_back_and_a_gradient_of_nought_is_not_enough(mixed, tmp_path):
+    moved = {}
+    for name, monitors in {"no gradient": (), "put back": (StandingRows(40),)}.items():
+        module = language(mixed, Recipe(rate=1e-2, warm_up=0), Budget(steps=3))
+        module.monitors, head = monitors, module.model.head.weight
+        head.register_hook(lambda gradient: gradient.index_fill(0, torch.arange(40, len(gradient)), 0.0))
+        before = head.detach().clone()
+        RunFolder(tmp_path / name).fit(module, SceneBatches(mixed, tokens=236))
+        moved[name] = (head != before).any(1)
+    assert moved["no gradient"].all()
+    assert moved["put back"][:40].all() and not moved["put back"][40:].any()
 
 
 # Stopping and going on

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from chameleon_lab.attention import rotate, rotations
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.stability import NormReordering, QueryKeyNorm
-from chameleon_lab.transformer import KVCache, ModelConfig, Packed, Transformer
+from chameleon_lab.transformer import ModelConfig, Packed, Transformer
 
 CONFIG = ModelConfig(
     vocabulary=50,

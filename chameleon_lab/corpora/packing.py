@@ -71,12 +71,12 @@ def _tokenize(segments: list[Segment] | list[Image | Segment], tokenizer: MixedM
 
 
 def collate(documents: list[TokenizedDocument], vocabulary: Vocabulary) -> Batch:
-    """One document a row."""
+    """One document a row. Raises ValueError on tokens that the vocabulary does not know."""
     width = max(len(document.tokens) for document in documents)
     tokens_BT = np.full((len(documents), width), vocabulary.pad, np.int64)
     learn_BT = np.zeros((len(documents), width), bool)
     for row, document in enumerate(documents):
-        tokens_BT[row, : len(document.tokens)] = document.tokens
+        tokens_BT[row, : len(document.tokens)] = vocabulary.check(document.tokens)
         learn_BT[row, : len(document.tokens)] = document.learn
     return Batch(
         inputs_BT=torch.from_numpy(tokens_BT[:, :-1].copy()),

@@ -8,9 +8,10 @@ with what it saw before. All is state of the object, so that one may stop after 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,19 +19,40 @@ from torch import Tensor
 
 from chameleon_lab.generation.grammar import Mask, Rules, State
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Modality
+
+AHEAD = {"cuda": 16}
+"""How many codes are picked before the first is looked at, by kind of device; elsewhere one."""
+WORDS_AHEAD = 4  # and words, which end when they like: what was computed after that is lost
+
+
+class _Wanted(NamedTuple):
+    """What may come next in a row, and how much of an image is drawn."""
+
+    mask: Mask
+    share: float | None
 
 
 class Row:
-    """One document under way. `limit` bounds its tokens; `twinned` is how many of them its twins were told of the
-    image being drawn, None while none is."""
+    """One document under way. `limit` bounds its tokens; `shown` is how many of them were told, and the state then;
+    `twinned` is how many its twins were told of the image being drawn, None while none is."""
 
     def __init__(self, tokens: list[int], state: State, limit: int, seed: int) -> None:
         self.tokens, self.state, self.limit = tokens, state, limit
-        self.random = np.random.default_rng(seed)
+        self.shown = len(tokens), state
         self.twinned: int | None = None
+        self._random, self._draws = np.random.default_rng(seed), list[float]()
+
+    def draws(self, count: int) -> list[float]:
+        """The next draws, uniform in [0, 1); those not `used` come again."""
+        self._draws += [self._random.random() for _ in range(count - len(self._draws))]
+        return self._draws[:count]
+
+    def used(self, count: int) -> None:
+        del self._draws[:count]
 
     @property
     def room(self) -> int:
@@ -62,8 +84,9 @@ class Continuation:
             [[] for _ in self.rows] for _ in range(self.guide.twins if self.guide else 0)
         ]
         self._fed = [0] * (len(self.rows) * (1 + len(self._twins)))
-        self._told: deque[tuple[int, int | None, State]] = deque()
+        self._told: deque[tuple[int, int | None, State, int]] = deque()  # yet to be told, with the row's tokens then
         like = model.embedding.weight
+        self.ahead = AHEAD.get(like.device.type, 1)
         self._cache = _cache(model.config, len(self._fed), like, room or self._room())
         self._said_BV = None
         if settings.repetition != 1:
@@ -76,7 +99,9 @@ class Continuation:
         """
         while True:
             while self._told:
-                yield self._told.popleft()
+                index, token, state, count = self._told.popleft()
+                self.rows[index].shown = count, state
+                yield index, token, state
             if all(row.state.ended for row in self.rows):
                 return
             self._step()
@@ -88,14 +113,16 @@ class Continuation:
         then changes nothing.
         """
         row = self.rows[index]
-        kept = len(row.tokens)
-        if row.state.place is not None:
-            kept -= 1 + row.state.place
-        elif row.state.ended == "end_document":
+        kept, state = row.shown
+        if state.place is not None:
+            kept -= 1 + state.place
+        elif state.ended == "end_document":
             kept -= 1
         whole = np.array([*row.tokens[:kept], *self.tokenizer.vocabulary.check(tokens)])
         fresh = self._row(whole, 0, room=self._cache.room)
-        row.tokens, row.state, row.limit, row.twinned = fresh.tokens, fresh.state, fresh.limit, None
+        row.tokens, row.state, row.limit, row.shown, row.twinned = (
+            fresh.tokens, fresh.state, fresh.limit, fresh.shown, None,
+        )  # fmt: skip
         self._told = deque(each for each in self._told if each[0] != index)
         self._rewind(index, min(kept, self._fed[index]))
         if self._said_BV is not None:
@@ -138,37 +165,96 @@ class Continuation:
 
     @torch.inference_mode()
     def _step(self) -> None:
-        """One more token for each row that goes on, put into `_told`."""
+        """More tokens for each row that goes on, put into `_told`: one, or on a GPU several.
+
+        There the next ones are picked before the last ones are known here, as long as the grammar can foresee what may
+        come; what comes after it was wrong about a row is forgotten.
+        """
         for index, row in enumerate(self.rows):
             if not row.state.ended and row.room <= 0:
                 row.state = replace(row.state, ended="length")
-                self._told.append((index, None, row.state))
+                self._told.append((index, None, row.state, len(row.tokens)))
         live = [index for index, row in enumerate(self.rows) if not row.state.ended]
         if not live:
             return
-        shares = {index: self.grammar.share(self.rows[index].state) for index in live}
-        drawing = [index for index in live if shares[index] is not None]
-        alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
-        for index in live:
-            mask = self.grammar.allowed(self.rows[index].state, self.rows[index].room)
-            alike.setdefault((mask, shares[index] is not None), []).append(index)
-        logits_SBV = self._logits(drawing)
-        picked = [self._pick(mask, some, logits_SBV, shares) for (mask, _), some in alike.items()]
-        tokens = torch.cat(picked).tolist()  # the one wait for the device
-        order = [index for some in alike.values() for index in some]
-        for index, token in sorted(zip(order, tokens, strict=True)):
-            row = self.rows[index]
-            row.state = self.grammar.advance(row.state, token)
-            if row.state.ended != "ill_formed":
-                row.tokens.append(token)
-            if self._said_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
-                self._said_BV[index, token] = True
-            self._told.append((index, None if row.state.ended else token, row.state))
+        first = self._wanted(live)
+        drawing = [index for index in live if first[index].share is not None]
+        logits_SBV, picked = self._logits(drawing), list[Tensor]()
+        foreseen = [first, *self._foreseen(first)]
+        for place, wanted in enumerate(foreseen):
+            if picked:
+                logits_SBV = self._logits_after(picked[-1], live, drawing)
+            picked.append(self._pick(wanted, place, logits_SBV))
+        tokens_PR = torch.stack(picked).tolist()  # the one wait for the device
+        for place, (wanted, tokens_R) in enumerate(zip(foreseen, tokens_PR, strict=True)):
+            if place and not self._goes_on(wanted):
+                self._forget(len(foreseen) - place, live, drawing)
+                return
+            for index, token in zip(live, tokens_R, strict=True):
+                self._take(index, token)
 
-    def _pick(self, mask: Mask, some: list[int], logits_SBV: Tensor, shares: dict[int, float | None]) -> Tensor:
+    def _wanted(self, live: Iterable[int]) -> dict[int, _Wanted]:
+        """What may come next in each of these rows, none of which has ended."""
+        return {index: self._wanted_in(self.rows[index].state, self.rows[index].room) for index in live}
+
+    def _wanted_in(self, state: State, room: int) -> _Wanted:
+        return _Wanted(self.grammar.allowed(state, room), self.grammar.share(state))
+
+    def _foreseen(self, first: dict[int, _Wanted]) -> Iterator[dict[int, _Wanted]]:
+        """What may come after what is `first` wanted, and so on, while each row goes on in its modality as usual."""
+        ahead = min(self.ahead, 1 + self._cache.room - max(self._fed))
+        if any(share is None for _, share in first.values()):
+            ahead = min(ahead, WORDS_AHEAD if self._said_BV is None else 1)
+        states, wanted = {index: self.rows[index].state for index in first}, first
+        for place in range(1, ahead):
+            for index, (mask, _) in wanted.items():
+                states[index] = self.grammar.advance(states[index], mask.usual(self.tokenizer.vocabulary))
+            if any(state.ended or self.rows[index].room <= place for index, state in states.items()):
+                return
+            wanted = {index: self._wanted_in(state, self.rows[index].room - place) for index, state in states.items()}
+            if any((wanted[index].share is None) != (first[index].share is None) for index in first):
+                return
+            yield wanted
+
+    def _goes_on(self, foreseen: dict[int, _Wanted]) -> bool:
+        """Whether all rows stand as was foreseen of them."""
+        return not any(self.rows[index].state.ended for index in foreseen) and self._wanted(foreseen) == foreseen
+
+    def _forget(self, surplus: int, live: list[int], drawing: list[int]) -> None:
+        """Takes back the last tokens that rows and twins were fed, and one more, whose logits are wanted again."""
+        for index in live:
+            self._rewind(index, self._fed[index] - surplus)
+        for place in (twin * len(self.rows) + index for twin in range(1, 1 + len(self._twins)) for index in drawing):
+            self._rewind(place, self._fed[place] - surplus)
+
+    def _take(self, index: int, token: int) -> None:
+        """Puts a picked token behind its row and tells of it."""
+        row = self.rows[index]
+        row.state = self.grammar.advance(row.state, token)
+        row.used(1)
+        if row.state.ended != "ill_formed":
+            row.tokens.append(token)
+        if self._said_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
+            self._said_BV[index, token] = True
+        self._told.append((index, None if row.state.ended else token, row.state, len(row.tokens)))
+
+    def _pick(self, wanted: dict[int, _Wanted], place: int, logits_SBV: Tensor) -> Tensor:
+        """A token for each of these rows, in their order, with the draw at this place of those they have next."""
+        alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
+        for index, (mask, share) in wanted.items():
+            alike.setdefault((mask, share is not None), []).append(index)
+        picked = [self._pick_alike(mask, wanted, place, some, logits_SBV) for (mask, _), some in alike.items()]
+        if len(picked) == 1:
+            return picked[0]
+        order = np.argsort([index for some in alike.values() for index in some])
+        return torch.cat(picked)[torch.from_numpy(order).to(logits_SBV.device)]
+
+    def _pick_alike(
+        self, mask: Mask, wanted: dict[int, _Wanted], place: int, some: list[int], logits_SBV: Tensor
+    ) -> Tensor:
         """A token for each of some rows of which the same may come: tokens_R."""
-        draws = [self.rows[index].random.random() for index in some]
-        drawn = [share for index in some if (share := shares[index]) is not None]
+        draws = [self.rows[index].draws(place + 1)[place] for index in some]
+        drawn = [share for index in some if (share := wanted[index].share) is not None]
         ids_V, logits_SRV = mask.ids(logits_SBV.device), _rows(logits_SBV, some)
         if len(ids_V) == 1:
             return ids_V.expand(len(some))
@@ -228,6 +314,18 @@ class Continuation:
                 "shorten the negative prompt, or what else guidance puts before the image."
             )
 
+    def _logits_after(self, tokens_R: Tensor, live: list[int], drawing: list[int]) -> Tensor:
+        """The logits after tokens that only the device knows yet, one for each row that goes on: S x B x V."""
+        count, device = len(self.rows), tokens_R.device
+        tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
+        tokens_B[torch.tensor(live, device=device)] = tokens_R
+        twins = len(self._twins) if drawing else 0
+        counts = [int(index in live) for index in range(count)] + [
+            int(index in drawing) for index in range(count)
+        ] * twins
+        outputs_BTD = self._forward(0, tokens_B.repeat(1 + twins)[:, None], counts)
+        return self.model.logits(outputs_BTD[:, 0], self._cache).unflatten(0, (-1, count))
+
     def _feed(self, news: list[list[int]]) -> Tensor:
         """Runs the model on each cache row's new tokens; the logits after the last of them."""
         outputs_BTD = self._run(0, news)
@@ -242,10 +340,13 @@ class Continuation:
         counts = [len(new) for new in news]
         width = max(counts)
         padded = [new + [self.tokenizer.vocabulary.pad] * (width - len(new)) for new in news]
-        stop = start + len(news)
-        whole = stop - start == len(self._fed)
-        cache = self._cache if whole else self._cache.part(start, stop)
-        outputs_BTD = self.model.trunk(torch.tensor(padded, device=self.model.embedding.weight.device), cache)
+        return self._forward(start, torch.tensor(padded, device=self.model.embedding.weight.device), counts)
+
+    def _forward(self, start: int, tokens_BT: Tensor, counts: list[int]) -> Tensor:
+        """Runs the model on tokens of the cache rows from `start` on, so many of each row: outputs_BTD."""
+        stop = start + len(counts)
+        cache = self._cache if stop - start == len(self._fed) else self._cache.part(start, stop)
+        outputs_BTD = self.model.trunk(tokens_BT, cache)
         cache.advance(counts)
         for place, taken in enumerate(counts, start):
             self._fed[place] += taken

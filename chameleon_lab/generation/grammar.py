@@ -33,6 +33,7 @@ class Mask:
 
     def __init__(self, allowed_V: np.ndarray) -> None:
         self.allowed_V = allowed_V
+        self._usual: int | None = None
         self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def ids(self, device: torch.device) -> Tensor:
@@ -43,6 +44,13 @@ class Mask:
         """Which tokens may not come: hidden_V, a tensor that stays on its device."""
         return self._on(device)[1]
 
+    def usual(self, vocabulary: Vocabulary) -> int:
+        """A token that may come, such that its row goes on as it does: a word where one may come."""
+        if self._usual is None:
+            words_V = self.allowed_V & (vocabulary.modality == Modality.TEXT)
+            self._usual = int((words_V if words_V.any() else self.allowed_V).argmax())
+        return self._usual
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._kept:
             ids, hidden_V = np.flatnonzero(self.allowed_V), ~self.allowed_V
@@ -51,7 +59,8 @@ class Mask:
 
 
 class Rules(Protocol):
-    """What the engine asks of a grammar. `room` counts the tokens that may still come; `images`: whether any are drawn.
+    """What the engine asks of a grammar, which remembers nothing but what is in the `State`. `room` counts the tokens
+    that may still come; `images`: whether any are drawn.
 
     `start` is the state after a prompt, ValueError for one that cannot be continued; `share` is how much of an image is
     drawn, from 0 to below 1 while codes of it are missing, None everywhere else.

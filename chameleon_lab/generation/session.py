@@ -35,7 +35,8 @@ class Session:
     @property
     def tokens(self) -> np.ndarray:
         """All tokens so far, prompts and replies: 1-D int64."""
-        return np.array(self._row.tokens, np.int64)
+        count, _ = self._row.shown
+        return np.array(self._row.tokens[:count], np.int64)
 
     @property
     def reply(self) -> Document:
@@ -45,7 +46,7 @@ class Session:
     def stream(self) -> Iterator[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
         of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
-        before = self._row.state
+        _, before = self._row.shown
         for _, token, state in self._continuation.tokens():
             if token is not None:
                 self._pieces += self._reader.read(token)

@@ -60,6 +60,10 @@ class Steps(IterableDataset):
 PATIENCE = 10
 """Steps in a row whose loss or gradient is no number before a training gives up."""
 
+FLOAT16 = ("16-mixed", "16-true", "transformer-engine-float16")
+"""Lightning's precisions of too small a range. Scaling the loss does not help: gradients are clipped as they are
+scaled, and the objective finds those of the head before any scale reaches it."""
+
 
 class PacedModule(lightning.LightningModule, ABC):
     """A module that trains to a budget on `batches(place)`, with its own clock and schedule and a record of each step.
@@ -121,6 +125,14 @@ class PacedModule(lightning.LightningModule, ABC):
 
     def _change(self, name: str, value: Any, since: int) -> None:
         self.recipe = replace(self.recipe, **{name: float(value)})
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError for a training in float16, which may stand still or be no number instead of learning."""
+        if self.trainer.precision in FLOAT16:
+            raise ValueError(
+                f"There is no training in {self.trainer.precision}: float16 reaches from 6e-8 to 65504, and gradients "
+                'and activations do not stay within. Take precision="bf16-mixed", which has the range of float32.'
+            )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return self.recipe.optimizers(self.named_parameters())

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.mixture import scene_pairs
+from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize
 from chameleon_lab.stability import QueryKeyNorm
-from chameleon_lab.transformer import KVCache, ModelConfig, Transformer
+from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Modality
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,58 @@
+"""Recording: a computation of fixed sizes as one CUDA graph, so that a GPU is told once what to do a thousand times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Work = Callable[..., Tensor]
+WARMING = 3  # runs before recording, in which libraries choose their kernels and take their memory
+
+
+def replays(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+class Recorded:
+    """A function of tensors, recorded with examples of them and replayed with others of the same sizes.
+
+    What it reads besides, as weights and a cache, is read anew from the same memory each time; numbers that Python
+    computed are those of the recording. It has to give the same however often it runs. A function that cannot be
+    recorded, because it waits for the device, is called as it is.
+    """
+
+    def __init__(self, function: Work, *examples: Tensor) -> None:
+        self.function = function
+        self._inputs = [example.clone() for example in examples]
+        try:
+            self._replay, self._output = record(lambda: function(*self._inputs))
+        except RuntimeError as error:
+            log.warning("Decoding goes on without a CUDA graph, more slowly: %s", str(error).splitlines()[0])
+            self._replay, self._output = None, None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self._replay is None or self._output is None:
+            return self.function(*inputs)
+        for kept, given in zip(self._inputs, inputs, strict=True):
+            kept.copy_(given, non_blocking=True)
+        self._replay()
+        return self._output.clone()
+
+
+def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """What does the work again on a GPU, and where its result then lies."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(WARMING):
+            work()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = work()
+    return graph.replay, output

@@ -1,0 +1,114 @@
+"""Replayed steps of a cache: the same as plain ones, wherever its rows stand. (Plain ones: `test_transformer`.)"""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from chameleon_lab import kv_cache
+from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.stability import QueryKeyNorm
+from chameleon_lab.transformer import ModelConfig, Transformer
+
+
+def drawn(kv_heads: int = 4) -> Transformer:
+    shape = ModelConfig(
+        vocabulary=50,
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=kv_heads,
+        head_width=8,
+        ffn_width=48,
+        context=64,
+        fixes=(QueryKeyNorm(),),
+    )
+    torch.manual_seed(0)
+    return Transformer(shape).eval()
+
+
+@pytest.fixture(autouse=True)
+def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_cache, "replays", lambda device: True)
+    monkeypatch.setattr(kv_cache, "STRETCH", 8)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("counts", [[3], [3, 3], [1, 5, 2]])
+@torch.inference_mode()
+def test_replayed_steps_equal_whole_passes(recordings: list[torch.Tensor], counts: list[int], kv_heads: int):
+    model, rows = drawn(kv_heads), len(counts)
+    tokens_BT = torch.randint(50, (rows, 40))
+    cache = KVCache(model.config, rows, model.embedding.weight, 40)
+    model.trunk(tokens_BT[:, : max(counts)], cache)
+    cache.advance(counts)
+    whole_BTV, places = model(tokens_BT), torch.tensor(counts)
+    for _ in range(40 - max(counts)):
+        stepped_BV = model.logits(model.trunk(tokens_BT.gather(1, places[:, None]), cache), cache)[:, 0]
+        torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(rows), places], rtol=1e-4, atol=1e-5)
+        cache.advance([1] * rows)
+        places += 1
+    assert len(recordings) == 5  # stretches of eight positions
+
+
+@torch.inference_mode()
+def test_a_step_of_some_rows_leaves_the_others_and_rows_that_pause_go_on(recordings: list[torch.Tensor]):
+    model = drawn()
+    tokens_BT = torch.randint(50, (3, 30))
+    cache = KVCache(model.config, 3, model.embedding.weight, 30)
+    model.trunk(tokens_BT[:, :4], cache)
+    cache.advance([4, 4, 4])
+    whole_BTV, places = model(tokens_BT), [4, 4, 4]
+    for step in range(12):
+        part = cache.part(0, 2) if step % 3 == 0 else cache
+        rows = len(part.lengths)
+        fed = [1, int(step % 2 == 0), 1][:rows]
+        given = torch.stack([tokens_BT[row, place] for row, place in enumerate(places[:rows])])[:, None]
+        logits_BV = model.logits(model.trunk(given, part), part)[:, 0]
+        for row in range(rows):
+            torch.testing.assert_close(logits_BV[row], whole_BTV[row, places[row]], rtol=1e-4, atol=1e-5)
+            places[row] += fed[row]
+        part.advance(fed)
+    assert places == cache.lengths.tolist() == [16, 10, 12]
+
+
+@torch.inference_mode()
+def test_a_full_cache_is_refused_as_without_a_gpu(recordings: list[torch.Tensor]):
+    model = drawn()
+    cache = KVCache(model.config, 1, model.embedding.weight, 4)
+    model.trunk(torch.zeros(1, 4, dtype=torch.int64), cache)
+    cache.advance([4])
+    with pytest.raises(ValueError, match="5 positions do not fit a cache of 4"):
+        model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
+
+
+@torch.inference_mode()
+def test_recordings_keep_no_cache_in_memory(recordings: list[torch.Tensor]):
+    model = drawn()
+    gc.disable()
+    try:
+        cache = KVCache(model.config, 1, model.embedding.weight)
+        model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
+        kept = weakref.ref(cache)
+        assert recordings
+        del cache
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_gpu_replays_the_steps_that_it_would_do():
+    model = drawn(2).cuda()
+    tokens_BT = torch.randint(50, (3, 40), device="cuda")
+    cache = KVCache(model.config, 3, model.embedding.weight, 40)
+    model.trunk(tokens_BT[:, :2], cache)
+    cache.advance([2, 1, 2])
+    whole_BTV, places = model(tokens_BT), torch.tensor([2, 1, 2], device="cuda")
+    for _ in range(37):
+        stepped_BV = model.logits(model.trunk(tokens_BT.gather(1, places[:, None]), cache), cache)[:, 0]
+        torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(3, device="cuda"), places], rtol=1e-3, atol=1e-3)
+        cache.advance([1, 1, 1])
+        places += 1
