@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from chameleon_lab.generation.continuation import AT_ONCE
 from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
@@ -284,8 +285,8 @@ class _Use:
             return {"parameters": parameters, **(use._trained(ledger) if use.training else use._used(ledger))}
 
     def _prefills(self) -> Iterator[tuple[str, int, int]]:
-        """Rows and tokens that the engine gives the model at once, at most: a prompt, and, where guided rows begin to
-        draw, a prompt that leaves room for the picture together with those of its twins."""
+        """Rows and positions that the engine fills by parts, at most: a prompt, and, where guided rows begin to draw, a
+        prompt that leaves room for the picture together with those of its twins."""
         yield "prefill", self.rows, self.context
         if GUIDANCE[self.guidance] > 1:
             rows, columns = self.image_tokenizer.grid if self.image_tokenizer else (0, 0)
@@ -305,7 +306,9 @@ class _Use:
 
             for name, rows, length in self._prefills():
                 with ledger.moment(name, moments):
-                    outputs_BTD = model.trunk(torch.zeros(rows, length, dtype=torch.long), cache.part(0, rows))
+                    part = cache.part(0, rows)
+                    part.lengths[:] = length - min(length, AT_ONCE)  # the last part sees farthest
+                    outputs_BTD = model.trunk(torch.zeros(rows, min(length, AT_ONCE), dtype=torch.long), part)
                     model.logits(outputs_BTD[:, -1]).sort(-1)
                     del outputs_BTD
             if image is not None and self.image_tokenizer is not None:

@@ -146,9 +146,11 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 @pytest.fixture(params=["step by step", "ahead"])
 def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, recordings: list[torch.Tensor]) -> None:
-    """Decoding as on a CPU, and as on a GPU: tokens picked ahead of what is known, steps recorded and replayed."""
+    """Decoding as on a CPU, and as on a GPU: tokens picked ahead of what is known, steps recorded and replayed. The
+    second gives prompts by parts, too."""
     if request.param == "ahead":
         monkeypatch.setitem(continuation.AHEAD, "cpu", 5)
+        monkeypatch.setattr(continuation, "AT_ONCE", 7)
         monkeypatch.setattr(kv_cache, "replays", lambda device: True)
         monkeypatch.setattr(kv_cache, "STRETCH", 16)
 

@@ -26,6 +26,7 @@ from chameleon_lab.vocabulary import Modality
 
 AHEAD = {"cuda": 16}
 """How many codes are picked before the first is looked at, by kind of device; elsewhere one."""
+AT_ONCE = 512  # tokens of a prompt that each row is given at a time, which bounds the memory that they take
 WORDS_AHEAD = 4  # and words, which end when they like: what was computed after that is lost
 
 
@@ -328,19 +329,29 @@ class Continuation:
 
     def _feed(self, news: list[list[int]]) -> Tensor:
         """Runs the model on each cache row's new tokens; the logits after the last of them."""
-        outputs_BTD = self._run(0, news)
-        if outputs_BTD.shape[1] == 1:
-            return self.model.logits(outputs_BTD[:, 0], self._cache)
-        last_B = torch.tensor([max(len(new) - 1, 0) for new in news], device=outputs_BTD.device)
-        last_BD = outputs_BTD[torch.arange(len(news), device=outputs_BTD.device), last_B]
-        return self.model.logits(last_BD, self._cache)
+        return self.model.logits(self._run(0, news), self._cache)
 
     def _run(self, start: int, news: list[list[int]]) -> Tensor:
-        """Runs the model on new tokens of the cache rows from `start` on, right-padded to one width: outputs_BTD."""
-        counts = [len(new) for new in news]
-        width = max(counts)
-        padded = [new + [self.tokenizer.vocabulary.pad] * (width - len(new)) for new in news]
-        return self._forward(start, torch.tensor(padded, device=self.model.embedding.weight.device), counts)
+        """Runs the model on new tokens of the cache rows from `start` on, right-padded to one width, `AT_ONCE` of each
+        at a time: outputs_BD after each row's last."""
+        width, device = max(map(len, news)), self.model.embedding.weight.device
+        tokens_BT = torch.tensor([new + [self.tokenizer.vocabulary.pad] * (width - len(new)) for new in news])
+        last_BD: Tensor | None = None
+        for begin in range(0, width, AT_ONCE):
+            part_BT = tokens_BT[:, begin : begin + AT_ONCE].to(device)
+            counts = [min(max(len(new) - begin, 0), part_BT.shape[1]) for new in news]
+            outputs_BTD = self._forward(start, part_BT, counts)
+            if outputs_BTD.shape[1] == 1:
+                latest_BD = outputs_BTD[:, 0]
+            else:
+                places_B = torch.tensor([max(count - 1, 0) for count in counts], device=device)
+                latest_BD = outputs_BTD[torch.arange(len(news), device=device), places_B]
+            if last_BD is not None:
+                fed_B1 = torch.tensor([[count > 0] for count in counts], device=device)
+                latest_BD = torch.where(fed_B1, latest_BD, last_BD)
+            last_BD = latest_BD
+        assert last_BD is not None
+        return last_BD
 
     def _forward(self, start: int, tokens_BT: Tensor, counts: list[int]) -> Tensor:
         """Runs the model on tokens of the cache rows from `start` on, so many of each row: outputs_BTD."""
