@@ -15,7 +15,15 @@ from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective
-from chameleon_lab.quantization import BITS, Int4Linear, Int8Linear, QuantizedLinear, quantize, require_plain
+from chameleon_lab.quantization import (
+    BITS,
+    Int4Linear,
+    Int8Linear,
+    QuantizedLinear,
+    multiplies_bytes,
+    quantize,
+    require_plain,
+)
 from chameleon_lab.stability import QueryKeyNorm, SigmaReparam
 from chameleon_lab.transformer import ModelConfig, Transformer
 
@@ -78,6 +86,61 @@ def test_packing_does_not_depend_on_how_many_rows_are_packed_at_a_time(bits: int
     assert torch.equal(whole.packed, parts.packed) and torch.equal(whole.scales, parts.scales)
     x_NI = torch.randn(30, 64)
     torch.testing.assert_close(whole(x_NI), parts(x_NI), rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture(params=[True, False], ids=["bytes", "bfloat16"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways of an int8 product, the first where this processor can."""
+    if request.param and not multiplies_bytes():
+        pytest.skip("this processor does not multiply bytes exactly")
+    monkeypatch.setattr(quantization, "multiplies_bytes", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 12, 64, 65])
+def test_an_int8_product_is_as_exact_as_its_kernel(kernel: bool, rows: int):
+    torch.manual_seed(0)
+    made, x_NI = layer(8, torch.randn(71, 200)), torch.randn(rows, 200)
+    with torch.no_grad():
+        given_NO = made(x_NI).double()
+    state = made.state_dict()
+    exact_NO = x_NI.double() @ (state["packed"].double() * state["scales"].double()[:, None]).t()
+    error = (given_NO - exact_NO).abs().max() / exact_NO.abs().max()
+    assert error < (1e-4 if kernel and rows <= quantization.FEW else 2e-2)
+
+
+@pytest.mark.skipif(not multiplies_bytes(), reason="this processor does not multiply bytes exactly")
+def test_a_row_of_bytes_depends_on_itself_alone():
+    torch.manual_seed(0)
+    made, x_NI = layer(8, torch.randn(80, 64)), torch.randn(9, 64) * torch.logspace(-25, 25, 9)[:, None]
+    x_NI[4] = 0
+    with torch.no_grad():
+        whole_NO = made(x_NI)
+        assert torch.equal(whole_NO, torch.cat([made(x_N) for x_N in x_NI.split(1)]))
+        assert whole_NO[4].eq(0).all() and whole_NO[[0, 8]].ne(0).all() and whole_NO.isfinite().all()
+        x_NI[2, 5] = torch.nan
+        assert made(x_NI)[2].isnan().all() and torch.equal(made(x_NI)[3:], whole_NO[3:])
+
+
+def test_a_matrix_in_use_can_be_copied_moved_stored_and_loaded(kernel: bool):
+    torch.manual_seed(0)
+    weight_OI, x_NI = torch.randn(48, 64), torch.randn(2, 64)
+    fresh, used = layer(8, weight_OI), layer(8, weight_OI)
+    with torch.no_grad():
+        expected_NO = used(x_NI)
+        assert torch.equal(copy.deepcopy(used)(x_NI), expected_NO)
+        assert torch.equal(used.to("cpu")(x_NI), expected_NO)
+        assert torch.equal(used.state_dict()["packed"], fresh.packed) and used(x_NI).equal(expected_NO)
+        other = layer(8, torch.randn(48, 64))
+        assert not torch.equal(other(x_NI), expected_NO)
+        other.load_state_dict(used.state_dict())
+        assert torch.equal(other(x_NI), expected_NO)
+
+
+def test_a_matrix_in_use_is_held_once():
+    made = layer(8, torch.randn(48, 64))
+    made(torch.randn(1, 64))
+    assert made.packed.numel() == (0 if multiplies_bytes() else 48 * 64)
 
 
 def test_zeros_and_single_large_weights_survive():
