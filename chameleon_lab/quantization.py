@@ -28,7 +28,8 @@ BITS = {"int8": 8, "int4": 4}
 
 GROUP = 32  # neighbours in a row that share an int4 scale: the finest the kernels know
 FEW = 64  # rows up to which, on a CPU, a product in integers beats one with the unpacked matrix
-FEW_UNORDERED = 12  # and up to which the kernel does for weights that are not in its order
+FEW_UNORDERED = 12  # and up to which torch's kernel does, where the former cannot be had
+STRIDE = 32  # inputs that torch's kernel reads at a time; where they are no multiple it reads beyond the matrix
 AT_ONCE = 2**22  # weights packed at a time
 UNPACKED = 2**24  # weights unpacked at a time for more rows
 MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")  # of a block
@@ -105,7 +106,8 @@ class Int8Linear(QuantizedLinear):
         if ordered and len(x_NI) <= FEW:
             return ordered.product(x_NI)
         x_NI, scales_O = x_NI.to(torch.bfloat16), self.scales.to(torch.bfloat16)
-        if on_cpu and len(x_NI) <= FEW_UNORDERED:  # the GPU's kernel is a plain loop, slower than unpacking
+        few = len(x_NI) <= FEW_UNORDERED and self.in_features % STRIDE == 0
+        if on_cpu and few and not ordered:  # the GPU's kernel is a plain loop, slower than unpacking
             return aten._weight_int8pack_mm(x_NI.contiguous(), self.packed, scales_O)
         packed_OI = ordered.plain() if ordered else self.packed
         parts = [F.linear(x_NI, packed_OI[rows].to(torch.bfloat16)) for rows in _slices(packed_OI, UNPACKED)]
