@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from chameleon_lab.attention import UNCAPPED, attention, attention_of_one, hiding
 from chameleon_lab.decoding import hooks, lean
-from chameleon_lab.recording import Recorded, replays
+from chameleon_lab.recording import Recorded, replays, sent
 from chameleon_lab.transformer import Attention, Block, FeedForward, ModelConfig, Transformer, turned_at
 
 STRETCH = 256  # positions by which a replayed step sees farther
@@ -75,7 +75,7 @@ class KVCache:
 
     def starts(self) -> Tensor:
         """Each row's length, on the device: starts_B1."""
-        return torch.from_numpy(self.lengths).to(self.keys.device)[:, None]
+        return sent(self.lengths.copy(), self.keys.device)[:, None]
 
     def scatter(self, starts_B1: Tensor, width: int, reach: int) -> Tensor:
         """What `turns` does for rows at places of their own, none of which sees as far as `reach`."""

@@ -1,10 +1,12 @@
-"""Recording: a computation of fixed sizes as one CUDA graph, so that a GPU is told once what to do a thousand times."""
+"""What keeps a GPU from waiting: work of fixed sizes recorded as one CUDA graph, and numbers sent without an answer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,12 @@ log = logging.getLogger(__name__)
 
 Work = Callable[..., Tensor]
 WARMING = 3  # runs before recording, in which libraries choose their kernels and take their memory
+
+
+def sent(numbers: Sequence[Any] | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of these numbers on the device, for whose arrival a GPU's work waits and this program does not."""
+    tensor = torch.as_tensor(numbers, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def replays(device: torch.device) -> bool:

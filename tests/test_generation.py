@@ -485,3 +485,19 @@ def test_a_guidance_that_breaks_its_word_is_refused(engine):
 
 def test_no_documents_have_no_replies(engine):
     assert engine.generate([], WARM, []) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("guidance", [1.0, 2.0, ThreeWay()])
+def test_an_image_waits_for_a_gpu_once(engine, guidance):
+    lab_engine = Engine(engine.model.cuda(), engine.tokenizer)
+    grammar = Grammar(WORDS, CODES, text=False, max_images=1, min_images=1)
+    asked = [np.array([0, WORDS.first_text, WORDS.begin_image])]
+    run(lab_engine, asked, replace(WARM, guidance=guidance), [0], grammar)  # recorded
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as waits:
+            run(lab_engine, asked, replace(WARM, guidance=guidance, max_tokens=CODES + 1), [0], grammar)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) < CODES

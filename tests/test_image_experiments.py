@@ -11,8 +11,9 @@ import torch
 
 from chameleon_lab.chameleon import load_image_tokenizer
 from chameleon_lab.cli import main
+from chameleon_lab.tokenizers.image import QUANTIZERS
 from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
-from chameleon_lab.tokenizers.quantizers import QUANTIZERS, VectorQuantizer
+from chameleon_lab.tokenizers.quantizers import VectorQuantizer
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import (
     IMAGE_EXPERIMENTS,

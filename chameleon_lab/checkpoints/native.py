@@ -30,9 +30,15 @@ from chameleon_lab import stability
 from chameleon_lab.checkpoints.opened import Opened, Parts
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.generation.engine import Settings
-from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig, NoDecoder, NoImageTokenizer
+from chameleon_lab.tokenizers.image import (
+    QUANTIZERS,
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    NoDecoder,
+    NoImageTokenizer,
+)
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.quantizers import QUANTIZERS, Quantizer
+from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,

@@ -24,7 +24,7 @@ from chameleon_lab.training.modules import Budget
 
 @dataclass(frozen=True)
 class Contender:
-    """A quantizer by its name in `quantizers.QUANTIZERS`, and the width it needs for 512 codes (9 bits)."""
+    """A quantizer by its name in `image.QUANTIZERS`, and the width it needs for 512 codes (9 bits)."""
 
     quantizer: str
     width: int = 16

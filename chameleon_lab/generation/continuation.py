@@ -20,6 +20,7 @@ from torch import Tensor
 from chameleon_lab.generation.grammar import Mask, Rules, State
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.recording import sent
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Modality
@@ -248,7 +249,7 @@ class Continuation:
         if len(picked) == 1:
             return picked[0]
         order = np.argsort([index for some in alike.values() for index in some])
-        return torch.cat(picked)[torch.from_numpy(order).to(logits_SBV.device)]
+        return torch.cat(picked)[sent(order, logits_SBV.device)]
 
     def _pick_alike(
         self, mask: Mask, wanted: dict[int, _Wanted], place: int, some: list[int], logits_SBV: Tensor
@@ -319,7 +320,7 @@ class Continuation:
         """The logits after tokens that only the device knows yet, one for each row that goes on: S x B x V."""
         count, device = len(self.rows), tokens_R.device
         tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
-        tokens_B[torch.tensor(live, device=device)] = tokens_R
+        tokens_B[sent(live, device)] = tokens_R
         twins = len(self._twins) if drawing else 0
         counts = [int(index in live) for index in range(count)] + [
             int(index in drawing) for index in range(count)
@@ -344,10 +345,10 @@ class Continuation:
             if outputs_BTD.shape[1] == 1:
                 latest_BD = outputs_BTD[:, 0]
             else:
-                places_B = torch.tensor([max(count - 1, 0) for count in counts], device=device)
+                places_B = sent([max(count - 1, 0) for count in counts], device)
                 latest_BD = outputs_BTD[torch.arange(len(news), device=device), places_B]
             if last_BD is not None:
-                fed_B1 = torch.tensor([[count > 0] for count in counts], device=device)
+                fed_B1 = sent([[count > 0] for count in counts], device)
                 latest_BD = torch.where(fed_B1, latest_BD, last_BD)
             last_BD = latest_BD
         assert last_BD is not None
@@ -372,7 +373,7 @@ class Continuation:
 
 def _rows(logits: Tensor, some: list[int]) -> Tensor:
     """Some rows of the last but one dimension, without a copy where they are all."""
-    return logits if len(some) == logits.shape[-2] else logits[..., some, :]
+    return logits if len(some) == logits.shape[-2] else logits.index_select(-2, sent(some, logits.device))
 
 
 def _cache(config: ModelConfig, rows: int, like: Tensor, room: int) -> KVCache:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from chameleon_lab.documents import Document
+from chameleon_lab.recording import sent
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality
 
@@ -180,4 +180,4 @@ def _scales(scale: float | Schedule, shares: Sequence[float], like: Tensor) -> f
     """One number for all rows, or a column of a scheduled one for each."""
     if isinstance(scale, int | float):
         return scale
-    return torch.tensor([scale.scale(share) for share in shares], dtype=like.dtype, device=like.device)[:, None]
+    return sent([scale.scale(share) for share in shares], like.device, like.dtype)[:, None]

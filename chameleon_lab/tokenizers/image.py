@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import PIL.Image
@@ -21,8 +22,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_lab.records import Reconstruction
+from chameleon_lab.tokenizers import levels, quantizers
 from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation, picture_of, preparations
-from chameleon_lab.tokenizers.quantizers import QUANTIZERS, Quantized, Quantizer
+from chameleon_lab.tokenizers.quantizers import Quantized, Quantizer
+
+QUANTIZERS: dict[str, Callable[[int, int], Quantizer]] = {
+    "vector": quantizers.VectorQuantizer,
+    "vector_legacy": partial(quantizers.VectorQuantizer, commitment=1.0, codebook=0.25),
+    "vector_rotation": partial(quantizers.VectorQuantizer, gradient=quantizers.rotate_to),
+    "moving_average": quantizers.MovingAverageQuantizer,
+    "cosine": quantizers.CosineQuantizer,
+    "sim": quantizers.SimQuantizer,
+    "finite_scalar": levels.FiniteScalarQuantizer,
+    "lookup_free": levels.LookupFreeQuantizer,
+    "binary_spherical": levels.BinarySphericalQuantizer,
+}
+"""Quantizers by the name that a config and a checkpoint know them by: called with (size, width)."""
 
 
 @dataclass(frozen=True)
