@@ -23,7 +23,7 @@ from chameleon_lab.taps import Tap
 
 Call = Callable[[Tensor], Tensor]
 
-PARTS = 8, 4, 2, 3, 5, 7  # into how many a matrix may fall for a single row; two or more are equally fast
+PARTS = 8  # into which a matrix falls at most for a single row, if its outputs let it: two do, or one a thread
 WIDE = 4096  # inputs from which on, with one thread, that is slower than `F.linear` after all
 NARROW = 2048  # inputs up to which, in float32, the transposed product of two rows is the fastest
 FEW = 3  # rows up to which it beats `F.linear`, two to three times, where the weights are not repacked
@@ -122,16 +122,19 @@ def _linear(module: nn.Linear, spare: bool) -> Call:
         packs = PACKED.get(module)
         if packs is None or packs.weight_OI.data_ptr() != weight_OI.data_ptr():
             packs = PACKED[module] = _Packed(weight_OI)
-    parts = next((n for n in PARTS if len(weight_OI) % n == 0), 0) if full and torch.backends.mkl.is_available() else 0
-    weight_POI = weight_OI.detach().unflatten(0, (parts, -1)) if parts else weight_OI
+    dtype, outputs, threads = weight_OI.dtype, len(weight_OI), torch.get_num_threads()
+    parts = next((n for n in range(max(2, min(threads, PARTS)), 2 * PARTS) if outputs % n == 0), 0)
+    alone = full and parts > 0 and torch.backends.mkl.is_available() and (width < WIDE or threads > 1)
+    weight_POI = weight_OI.detach().unflatten(0, (parts, -1)) if alone else weight_OI
     column = (parts, width, 1), (0, 1, width)  # every part has the row as its column; MKL is fast with these strides
 
     def product(x: Tensor) -> Tensor:
-        rows = x.numel() // width
-        if x.dtype != weight_OI.dtype:
+        if x.dtype != dtype:
             return F.linear(x, weight_OI)
-        if rows == 1 and parts and (width < WIDE or torch.get_num_threads() > 1):
-            return torch.bmm(weight_POI, x.contiguous().as_strided(*column)).view(*x.shape[:-1], -1)
+        if alone and x.numel() == width:
+            products_PO1 = torch.bmm(weight_POI, x.contiguous().as_strided(*column))
+            return products_PO1.view(1, 1, outputs) if x.dim() == 3 else products_PO1.view(*x.shape[:-1], outputs)
+        rows = x.numel() // width
         few = full and width <= NARROW
         step = x.dim() == 2 or x.shape[-2] == 1  # a prompt comes once: not worth a second copy
         if packs and step and (1 if not full else 2 if not few else 3) <= rows <= MANY:

@@ -68,8 +68,7 @@ class KVCache:
         if least == most:
             self._seen = self._layers(slice(reach))
             self._into, self._places = self._layers(slice(least, reach)), None
-            places_BT = torch.arange(least, reach, device=device)[None]
-            self._mask_B1TS = hiding(places_BT, reach) if width > 1 else None
+            self._mask_B1TS = hiding(torch.arange(least, reach, device=device)[None], reach) if width > 1 else None
             return self._turns_T1K[None, least:reach]
         return self.scatter(self.starts(), width, reach)
 

@@ -27,8 +27,8 @@ BITS = {"int8": 8, "int4": 4}
 """How many bits a weight has, by the name that `Chameleon.load(weights=...)` takes."""
 
 GROUP = 32  # neighbours in a row that share an int4 scale: the finest the kernels know
-FEW = 64  # rows up to which, on a CPU, a product in integers beats one with the unpacked matrix
-FEW_UNORDERED = 12  # and up to which torch's kernel does, where the former cannot be had
+ROWS = 128  # multiplied in bytes at a time, which is never much slower than bfloat16, and for few rows much faster
+FEW = 12  # rows up to which, where bytes cannot be had, torch's kernel beats a product with the unpacked matrix
 STRIDE = 32  # inputs that torch's kernel reads at a time; where they are no multiple it reads beyond the matrix
 AT_ONCE = 2**22  # weights packed at a time
 UNPACKED = 2**24  # weights unpacked at a time for more rows
@@ -102,15 +102,13 @@ class Int8Linear(QuantizedLinear):
 
     def product(self, x_NI: Tensor) -> Tensor:
         on_cpu = x_NI.device.type == "cpu"
-        ordered = (self._ordered or self._order()) if on_cpu and multiplies_bytes() else None
-        if ordered and len(x_NI) <= FEW:
-            return ordered.product(x_NI)
+        if on_cpu and type(x_NI) is Tensor and multiplies_bytes():  # others, as the planner's, have no numbers
+            ordered = self._ordered or self._order()
+            return torch.cat([ordered.product(rows_RI).to(x_NI.dtype) for rows_RI in x_NI.split(ROWS)])
         x_NI, scales_O = x_NI.to(torch.bfloat16), self.scales.to(torch.bfloat16)
-        few = len(x_NI) <= FEW_UNORDERED and self.in_features % STRIDE == 0
-        if on_cpu and few and not ordered:  # the GPU's kernel is a plain loop, slower than unpacking
+        if on_cpu and len(x_NI) <= FEW and self.in_features % STRIDE == 0:
             return aten._weight_int8pack_mm(x_NI.contiguous(), self.packed, scales_O)
-        packed_OI = ordered.plain() if ordered else self.packed
-        parts = [F.linear(x_NI, packed_OI[rows].to(torch.bfloat16)) for rows in _slices(packed_OI, UNPACKED)]
+        parts = [F.linear(x_NI, self.packed[rows].to(torch.bfloat16)) for rows in _slices(self.packed, UNPACKED)]
         return torch.cat(parts, dim=-1).mul_(scales_O)
 
     def _order(self) -> _Ordered:

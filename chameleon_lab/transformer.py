@@ -177,7 +177,7 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
         batch, positions, _ = x_BTD.shape
         qkv_BTHK = self.qkv(x_BTD).view(batch, positions, -1, self.head_width)
-        q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split_with_sizes((self.heads, self.kv_heads, self.kv_heads), dim=2)
         q_BTHK = self.query_tap(rotate(self.query_norm(q_BTHK), turns_BT1K))
         k_BTHK = self.key_tap(rotate(self.key_norm(k_BTHK), turns_BT1K))
         mixed_BHTK = context.attend(

@@ -97,7 +97,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     return request.param
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 12, 64, 65])
+@pytest.mark.parametrize("rows", [1, 2, 3, 12, 40, 128, 300])
 def test_an_int8_product_is_as_exact_as_its_kernel(kernel: bool, rows: int):
     torch.manual_seed(0)
     made, x_NI = layer(8, torch.randn(71, 200)), torch.randn(rows, 200)
@@ -106,18 +106,18 @@ def test_an_int8_product_is_as_exact_as_its_kernel(kernel: bool, rows: int):
     state = made.state_dict()
     exact_NO = x_NI.double() @ (state["packed"].double() * state["scales"].double()[:, None]).t()
     error = (given_NO - exact_NO).abs().max() / exact_NO.abs().max()
-    assert error < (1e-4 if kernel and rows <= quantization.FEW else 2e-2)
+    assert error < (1e-4 if kernel else 2e-2)
 
 
 @pytest.mark.skipif(not multiplies_bytes(), reason="this processor does not multiply bytes exactly")
 def test_a_row_of_bytes_depends_on_itself_alone():
     torch.manual_seed(0)
-    made, x_NI = layer(8, torch.randn(80, 64)), torch.randn(9, 64) * torch.logspace(-25, 25, 9)[:, None]
+    made, x_NI = layer(8, torch.randn(80, 64)), torch.randn(200, 64) * torch.logspace(-25, 25, 200)[:, None]
     x_NI[4] = 0
     with torch.no_grad():
         whole_NO = made(x_NI)
         assert torch.equal(whole_NO, torch.cat([made(x_N) for x_N in x_NI.split(1)]))
-        assert whole_NO[4].eq(0).all() and whole_NO[[0, 8]].ne(0).all() and whole_NO.isfinite().all()
+        assert whole_NO[4].eq(0).all() and whole_NO[[0, -1]].ne(0).all() and whole_NO.isfinite().all()
         x_NI[2, 5] = torch.nan
         assert made(x_NI)[2].isnan().all() and torch.equal(made(x_NI)[3:], whole_NO[3:])
 

@@ -166,7 +166,7 @@ def test_decoding_beside_transformers(name: str, threads: int, say: Callable[[st
 @pytest.mark.parametrize("name", ["256x6, 2k", "512x8, 8k"])
 def test_rows_of_a_batch(name: str, say: Callable[[str], None]) -> None:
     model, counts = Transformer(SHAPES[name]).eval(), (1, 2, 3, 4, 8, 16)
-    times = seconds(*(ours(model, 24, rows) for rows in counts))
+    times = seconds(*(ours(model, 64, rows) for rows in counts))
     rates = [rows / took for rows, took in zip(counts, times, strict=True)]
     shares = ", ".join(f"{rows}: {rate / rates[0]:.2f}" for rows, rate in zip(counts, rates, strict=True))
     say(f"{name}, tokens a second by rows, as a multiple of one row's: {shares}")
