@@ -21,7 +21,8 @@ from chameleon_lab.decoding import hooks, lean
 from chameleon_lab.recording import Recorded, replays, sent
 from chameleon_lab.transformer import Attention, Block, FeedForward, ModelConfig, Transformer, turned_at
 
-STRETCH = 256  # positions by which a replayed step sees farther
+STRETCH = 512  # positions by which a replayed step sees farther
+PATIENCE = 32  # steps before one is recorded, which costs as much as many: a short answer is not worth it
 
 
 class KVCache:
@@ -135,10 +136,13 @@ class Replayed:
 
     def __init__(self, twin: Any) -> None:
         self.twin, self.logits_of = twin, twin.logits_of
+        self._taken = 0
         self._steps: dict[tuple[int, int, int], Recorded] = {}
 
     def trunk_within(self, tokens_BT: Tensor, seen: KVCache) -> Tensor:
-        if tokens_BT.shape[1] > 1:  # a prompt comes once
+        step = tokens_BT.shape[1] == 1
+        self._taken += step
+        if not step or self._taken <= PATIENCE:
             return self.twin.trunk_within(tokens_BT, seen)
         seen.require(int(seen.lengths.min()) + 1)
         reach = min((int(seen.lengths.max()) // STRETCH + 1) * STRETCH, seen.room)
@@ -146,8 +150,8 @@ class Replayed:
         if kind not in self._steps:
             alone = copy.copy(seen)
             alone._stand_ins = []  # or cache and recordings would keep each other in memory
-            step = functools.partial(self._step, alone, reach)
-            self._steps[kind] = Recorded(step, tokens_BT, seen.starts())
+            work = functools.partial(self._step, alone, reach)
+            self._steps[kind] = Recorded(work, tokens_BT, seen.starts())
         return self._steps[kind](tokens_BT, seen.starts())
 
     def _step(self, cache: KVCache, reach: int, tokens_B1: Tensor, starts_B1: Tensor) -> Tensor:

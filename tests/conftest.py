@@ -153,6 +153,7 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, record
         monkeypatch.setattr(continuation, "AT_ONCE", 7)
         monkeypatch.setattr(kv_cache, "replays", lambda device: True)
         monkeypatch.setattr(kv_cache, "STRETCH", 16)
+        monkeypatch.setattr(kv_cache, "PATIENCE", 2)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ def drawn(kv_heads: int = 4) -> Transformer:
 def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_cache, "replays", lambda device: True)
     monkeypatch.setattr(kv_cache, "STRETCH", 8)
+    monkeypatch.setattr(kv_cache, "PATIENCE", 0)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -81,6 +82,17 @@ def test_a_full_cache_is_refused_as_without_a_gpu(recordings: list[torch.Tensor]
     cache.advance([4])
     with pytest.raises(ValueError, match="5 positions do not fit a cache of 4"):
         model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
+
+
+@torch.inference_mode()
+def test_a_short_answer_is_not_recorded(recordings: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kv_cache, "PATIENCE", 5)
+    model = drawn()
+    cache = KVCache(model.config, 1, model.embedding.weight)
+    for step in range(8):
+        model.trunk(torch.full((1, 1), step), cache)
+        cache.advance([1])
+        assert len(recordings) == (step >= 5)
 
 
 @torch.inference_mode()
