@@ -29,9 +29,9 @@ def rotations(positions_BT: Tensor, head_width: int, theta: float) -> Tensor:
 
 def rotate(x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
     """Turns adjacent pairs of each head (RoFormer, arXiv 2104.09864)."""
-    if x_BTHK.dtype == torch.float32 and x_BTHK.stride(-1) == 1 and not torch.is_grad_enabled():
-        # The same in three calls instead of seven.
-        return (x_BTHK.view(torch.complex64) * turns_BT1K).view(torch.float32)
+    if x_BTHK.stride(-1) == 1 and not torch.is_grad_enabled():
+        # The same in five calls, or in float32 three, instead of seven.
+        return (x_BTHK.float().view(torch.complex64) * turns_BT1K).view(torch.float32).type_as(x_BTHK)
     pairs = torch.view_as_complex(x_BTHK.float().view(*x_BTHK.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns_BT1K).flatten(-2).type_as(x_BTHK)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from chameleon_lab.taps import Tap
 
@@ -36,7 +37,7 @@ def lean(module: nn.Module, through: tuple[type[nn.Module], ...]) -> Any:
 
     Modules of the types `through` keep their methods, on a copy whose children are lean. Norms and products that are
     known here are computed by functions; everything else stays the module that it is. Parameters are shared, and may be
-    changed in place.
+    changed in place (not by way of `.data`, which hides it from copies in another order).
     """
     return _twin(module, through, sum(parameter.nbytes for parameter in module.parameters()) <= SPARE)
 
@@ -136,7 +137,7 @@ def _linear(module: nn.Linear, spare: bool) -> Call:
             return products_PO1.view(1, 1, outputs) if x.dim() == 3 else products_PO1.view(*x.shape[:-1], outputs)
         rows = x.numel() // width
         few = full and width <= NARROW
-        step = x.dim() == 2 or x.shape[-2] == 1  # a prompt comes once: not worth a second copy
+        step = x.dim() < 3 or x.shape[-2] == 1  # a prompt comes once: not worth a second copy
         if packs and step and (1 if not full else 2 if not few else 3) <= rows <= MANY:
             return packs.product(x)
         if few and 2 <= rows <= FEW:
@@ -167,6 +168,15 @@ class _Packed:
 
 PACKED: weakref.WeakKeyDictionary[nn.Linear, _Packed] = weakref.WeakKeyDictionary()
 """Of layers that were given several rows: for all caches, as long as the layer lives."""
+
+
+def _stepped(optimizer: torch.optim.Optimizer, *_arguments: Any) -> None:
+    """Counts an optimizer's step as a change of its weights, which fused kernels do not tell of."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if plain(weight)]
+    torch.autograd.graph.increment_version(weights)
+
+
+register_optimizer_step_post_hook(_stepped)
 
 
 def plain(weight: Tensor) -> bool:

@@ -39,7 +39,7 @@ class KVCache:
         self.values = like.new_zeros(shape)
         self.lengths = np.zeros(rows, np.int64)
         self._turns_T1K = turned_at(torch.arange(shape[3], device=like.device)[None], config)[0]
-        self._stand_ins: list[tuple[Transformer, Any, list[dict]]] = []  # one at most; the parts share it
+        self._stand_ins: list[_StandIn] = []  # one at most; the parts share it
         self._seen: list[tuple[Tensor, Tensor]] = []  # of each layer: keys and values that the new tokens look at
         self._into: list[tuple[Tensor, Tensor]] = []  # and where theirs go, if that is one place for all rows
         self._places: tuple[Tensor, slice, Tensor] | None = None  # if not: rows, all heads, positions
@@ -52,13 +52,12 @@ class KVCache:
     def stand_in(self, model: Transformer) -> Transformer:
         if torch.is_grad_enabled():
             return model
-        if not self._stand_ins or self._stand_ins[0][0] is not model:
+        if not self._stand_ins or not self._stand_ins[0].stands_for(model):
             twin = lean(model, through=(Transformer, Block, Attention, FeedForward))
             if replays(self.keys.device):
                 twin = Replayed(twin)
-            self._stand_ins[:] = [(model, twin, hooks(model))]
-        _, twin, listeners = self._stand_ins[0]
-        return model if any(listeners) else twin
+            self._stand_ins[:] = [_StandIn(model, model.embedding.weight.detach(), twin, hooks(model))]
+        return model if any(self._stand_ins[0].listeners) else self._stand_ins[0].twin
 
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         """How the new tokens are turned; done once a step, so here is found out what `attend` needs in every layer."""
@@ -128,6 +127,20 @@ class KVCache:
         return part
 
 
+@dataclass(frozen=True)
+class _StandIn:
+    """A model's lean `twin`, and how one knows that it no longer stands for it: `weight_VD` keeps the memory in which
+    the embedding was, so that a model that was moved, to and fro or to another dtype, has it elsewhere."""
+
+    model: Transformer
+    weight_VD: Tensor
+    twin: Any
+    listeners: list[dict]
+
+    def stands_for(self, model: Transformer) -> bool:
+        return self.model is model and self.weight_VD.data_ptr() == model.embedding.weight.data_ptr()
+
+
 class Replayed:
     """A stand-in on a GPU: steps of one token a row are recorded once, and replayed wherever the rows of a cache stand.
 
@@ -150,12 +163,13 @@ class Replayed:
         if kind not in self._steps:
             alone = copy.copy(seen)
             alone._stand_ins = []  # or cache and recordings would keep each other in memory
-            work = functools.partial(self._step, alone, reach)
+            work = functools.partial(_step, self.twin, alone, reach)  # not by way of `self`, for the same reason
             self._steps[kind] = Recorded(work, tokens_BT, seen.starts())
         return self._steps[kind](tokens_BT, seen.starts())
 
-    def _step(self, cache: KVCache, reach: int, tokens_B1: Tensor, starts_B1: Tensor) -> Tensor:
-        return self.twin.trunk_within(tokens_B1, _At(cache, starts_B1, reach))
+
+def _step(twin: Any, cache: KVCache, reach: int, tokens_B1: Tensor, starts_B1: Tensor) -> Tensor:
+    return twin.trunk_within(tokens_B1, _At(cache, starts_B1, reach))
 
 
 @dataclass(frozen=True)

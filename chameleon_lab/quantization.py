@@ -104,7 +104,11 @@ class Int8Linear(QuantizedLinear):
         on_cpu = x_NI.device.type == "cpu"
         if on_cpu and type(x_NI) is Tensor and multiplies_bytes():  # others, as the planner's, have no numbers
             ordered = self._ordered or self._order()
+            if len(x_NI) <= ROWS:
+                return ordered.product(x_NI)
             return torch.cat([ordered.product(rows_RI).to(x_NI.dtype) for rows_RI in x_NI.split(ROWS)])
+        if self._ordered is not None:
+            self._disorder()
         x_NI, scales_O = x_NI.to(torch.bfloat16), self.scales.to(torch.bfloat16)
         if on_cpu and len(x_NI) <= FEW and self.in_features % STRIDE == 0:
             return aten._weight_int8pack_mm(x_NI.contiguous(), self.packed, scales_O)
@@ -124,6 +128,10 @@ class Int8Linear(QuantizedLinear):
             if self._ordered is not None:
                 self.packed, self._ordered = self._ordered.plain().contiguous(), None
 
+    def take(self, packed: dict[str, Tensor]) -> None:
+        self._disorder()
+        super().take(packed)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._disorder()
         return super()._apply(fn, recurse)
@@ -138,7 +146,7 @@ class Int8Linear(QuantizedLinear):
 
     def __getstate__(self) -> dict[str, Any]:
         self._disorder()
-        return dict(self.__dict__)
+        return {**self.__dict__, "_buffers": dict(self._buffers)}  # of its own, since its use empties `packed`
 
 
 ORDERING = threading.Lock()
@@ -165,7 +173,7 @@ class _Ordered:
     def product(self, x_NI: Tensor) -> Tensor:
         """A row is steps of 1/32,512 of its largest number; a step is 256 times one signed byte plus another."""
         rows, width = x_NI.shape
-        x_NI = x_NI.float()
+        x_NI = x_NI.float().contiguous()
         step_N1 = torch.add(NEARLY_NOUGHT, x_NI.abs().amax(-1, keepdim=True), alpha=1 / (127 * 256))
         steps_NI = torch.addcdiv(MIDDLE, x_NI, step_N1).to(torch.uint16)
         bytes_2NI = steps_NI.view(torch.uint8).view(rows, width, 2).permute(2, 0, 1).reshape(-1, width)

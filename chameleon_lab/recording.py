@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 
 Work = Callable[..., Tensor]
 WARMING = 3  # runs before recording, in which libraries choose their kernels and take their memory
+RECORDING = threading.Lock()  # one at a time in a process
 
 
 def sent(numbers: Sequence[Any] | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,7 +41,8 @@ class Recorded:
         self.function = function
         self._inputs = [example.clone() for example in examples]
         try:
-            self._replay, self._output = record(lambda: function(*self._inputs))
+            with RECORDING, torch.cuda.device_of(self._inputs[0]):  # which need not be the current one
+                self._replay, self._output = record(functools.partial(function, *self._inputs))
         except RuntimeError as error:
             log.warning("Decoding goes on without a CUDA graph, more slowly: %s", str(error).splitlines()[0])
             self._replay, self._output = None, None
@@ -53,14 +57,19 @@ class Recorded:
 
 
 def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """What does the work again on a GPU, and where its result then lies."""
-    beside = torch.cuda.Stream()
+    """What does the work again on the current GPU, and where its result lies. Other threads may go on meanwhile."""
+    beside, graph = _beside(torch.cuda.current_device()), torch.cuda.CUDAGraph()
     beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
+    with torch.cuda.stream(beside):  # around the capture, too, since one that fails does not leave its stream
         for _ in range(WARMING):
             work()
+        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+            output = work()
     torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = work()
     return graph.replay, output
+
+
+@functools.cache
+def _beside(device: int) -> torch.cuda.Stream:
+    """One stream for all recordings on a device: libraries keep memory for each."""
+    return torch.cuda.Stream(device)

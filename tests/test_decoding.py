@@ -198,6 +198,36 @@ def test_weights_changed_in_place_are_seen_by_a_cache_that_lives(rows):
     assert not torch.allclose(before_BTV, after_BTV, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_an_optimizers_steps_are_seen_by_old_and_new_caches(rows, dtype):
+    model = shaken(CONFIG).to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03, fused=True)
+    sample_BT = tokens(rows, 1)
+    cache = KVCache(model.config, rows, model.head.weight)
+    for _ in range(3):
+        with torch.inference_mode():
+            for seen in (cache, KVCache(model.config, rows, model.head.weight)):
+                whole_BTV, near = model(sample_BT), 1e-4 if dtype == torch.float32 else 0.05
+                assert (model(sample_BT, seen) - whole_BTV).abs().max() < near * whole_BTV.abs().max()
+        model(sample_BT).logsumexp(-1).mean().backward()
+        optimizer.step()
+        assert not torch.allclose(model(sample_BT), whole_BTV, atol=0.2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@torch.no_grad()
+def test_weights_that_were_moved_and_changed_are_seen_by_a_cache_that_lives(rows):
+    model = shaken(CONFIG)
+    sample_BT = tokens(rows, 1)
+    cache = KVCache(model.config, rows, model.head.weight)
+    model(sample_BT, cache)
+    model.to(torch.float64).to(torch.float32)
+    for parameter in model.parameters():
+        parameter.mul_(1.5)
+    torch.testing.assert_close(model(sample_BT, cache), model(sample_BT), atol=2e-5, rtol=1e-4)
+
+
 @torch.inference_mode()
 def test_dropout_that_is_on_drops_while_decoding_too():
     model = shaken(replace(CONFIG, fixes=(Dropout(0.9),)))

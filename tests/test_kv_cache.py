@@ -95,6 +95,19 @@ def test_a_short_answer_is_not_recorded(recordings: list[torch.Tensor], monkeypa
         assert len(recordings) == (step >= 5)
 
 
+@torch.no_grad()
+def test_a_model_that_was_moved_is_recorded_anew(recordings: list[torch.Tensor]):
+    model = drawn()
+    cache, tokens_BT = KVCache(model.config, 1, model.embedding.weight), torch.zeros(1, 1, dtype=torch.int64)
+    model.trunk(tokens_BT, cache)
+    before = len(recordings)
+    model.trunk(tokens_BT, cache)
+    assert len(recordings) == before
+    model.to(torch.float64).to(torch.float32)  # weights elsewhere in memory
+    model.trunk(tokens_BT, cache)
+    assert len(recordings) == before + 1
+
+
 @torch.inference_mode()
 def test_recordings_keep_no_cache_in_memory(recordings: list[torch.Tensor]):
     model = drawn()
@@ -102,10 +115,10 @@ def test_recordings_keep_no_cache_in_memory(recordings: list[torch.Tensor]):
     try:
         cache = KVCache(model.config, 1, model.embedding.weight)
         model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
-        kept = weakref.ref(cache)
+        kept = weakref.ref(cache), weakref.ref(cache.keys)
         assert recordings
         del cache
-        assert kept() is None
+        assert [each() for each in kept] == [None, None]
     finally:
         gc.enable()
 

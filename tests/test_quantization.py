@@ -129,12 +129,29 @@ def test_a_matrix_in_use_can_be_copied_moved_stored_and_loaded(kernel: bool):
     with torch.no_grad():
         expected_NO = used(x_NI)
         assert torch.equal(copy.deepcopy(used)(x_NI), expected_NO)
+        shallow = copy.copy(used)
+        assert torch.equal(used(x_NI), expected_NO) and torch.equal(shallow(x_NI), expected_NO)
         assert torch.equal(used.to("cpu")(x_NI), expected_NO)
         assert torch.equal(used.state_dict()["packed"], fresh.packed) and used(x_NI).equal(expected_NO)
         other = layer(8, torch.randn(48, 64))
         assert not torch.equal(other(x_NI), expected_NO)
         other.load_state_dict(used.state_dict())
         assert torch.equal(other(x_NI), expected_NO)
+        other.take(other.pack(-weight_OI))
+        assert torch.equal(other(x_NI), -expected_NO)
+
+
+def test_inputs_may_lie_in_memory_as_they_like(kernel: bool):
+    torch.manual_seed(0)
+    made, x_NI = layer(8, torch.randn(48, 64)), torch.randn(3, 64)
+
+    class Other(torch.Tensor):
+        pass
+
+    with torch.no_grad():
+        expected_NO = made(x_NI)
+        torch.testing.assert_close(made(x_NI.t().contiguous().t()), expected_NO)
+        torch.testing.assert_close(torch.Tensor(made(x_NI.as_subclass(Other))), expected_NO, rtol=2e-2, atol=0.2)
 
 
 def test_a_matrix_in_use_is_held_once():

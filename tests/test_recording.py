@@ -1,14 +1,17 @@
 """Recorded work: replayed with other numbers, done as it is where it cannot be recorded."""
 
 import logging
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor
 
 from chameleon_lab import recording
-from chameleon_lab.recording import Recorded, replays
+from chameleon_lab.recording import Recorded, replays, sent
 
 
 def test_only_a_gpu_replays():
@@ -48,6 +51,23 @@ def test_work_that_waits_for_the_device_is_done_as_it_is_and_told_of(
     )
 
 
+def test_threads_record_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
+    under_way, most = 0, 0
+
+    def record(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.02)  # for the others to come
+        under_way -= 1
+        return work, work()
+
+    monkeypatch.setattr(recording, "record", record)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: Recorded(lambda x: x + number, torch.zeros(2)), range(4)))
+    assert most == 1
+
+
 @pytest.mark.gpu
 def test_a_gpu_replays_what_it_recorded():
     weight_IO = torch.randn(64, 64, device="cuda")
@@ -61,3 +81,24 @@ def test_a_gpu_replays_what_it_recorded():
 def test_a_gpu_that_cannot_record_goes_on(caplog: pytest.LogCaptureFixture):
     work = Recorded(lambda x: x + x.max().item(), torch.zeros(2, device="cuda"))
     assert work(torch.tensor([1.0, 2.0], device="cuda")).tolist() == [3, 4] and "CUDA graph" in caplog.text
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+def test_a_thread_may_use_the_gpu_while_another_records():
+    weight_IO, done = torch.randn(64, 64, device="cuda"), threading.Event()
+
+    def use() -> None:
+        while not done.is_set():
+            sent([1.0, 2.0], weight_IO.device).sum().item()
+            torch.empty(2**22, device="cuda")
+
+    with ThreadPoolExecutor(1) as pool:
+        using = pool.submit(use)
+        try:
+            products = [Recorded(lambda x: x @ weight_IO, torch.zeros(4, 64, device="cuda")) for _ in range(5)]
+        finally:
+            done.set()
+        using.result()
+    x = torch.randn(4, 64, device="cuda")
+    assert all(product._replay is not None and torch.equal(product(x), x @ weight_IO) for product in products)

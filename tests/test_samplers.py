@@ -213,3 +213,13 @@ def test_a_gpu_puts_tokens_in_the_same_order(count):
 def test_impossible_samplers_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
         Sampler(**settings)
+
+
+@pytest.mark.parametrize("size", [5, 5000])
+@pytest.mark.parametrize("settings", [{}, {"min_p": 0.1, "top_p": 0.5}, {"top_k": 3}, {"temperature": 0.0}])
+def test_logits_that_are_no_numbers_give_some_token(size: int, settings: dict[str, float]):
+    logits_RV = torch.randn(2, size)
+    logits_RV[0, 3] = torch.nan
+    picked = Sampler(**settings).pick(logits_RV, [0.99, 0.4])  # pyright: ignore[reportArgumentType]
+    assert ((picked >= 0) & (picked < size)).all()
+    assert picked[1] == Sampler(**settings).pick(logits_RV[1:], [0.4])[0]  # pyright: ignore[reportArgumentType]

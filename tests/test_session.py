@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.generation import continuation
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import ThreeWay
+from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -148,6 +150,55 @@ def test_a_reply_cut_short_goes_on_with_nothing_appended(engine):
     session.append(Document())
     list(session.stream())
     assert len(first) == 3 and engine.tokenizer.decode(session.tokens).turns[1][1].text.startswith(first)
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("rules", [Grammar(WORDS, CODES), Unrestricted(WORDS, CODES)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_reply_left_anywhere_goes_on_with_nothing_appended(engine, seed, rules):
+    for pieces in (1, 2, 3, None):
+        session = engine.begin(ASKED, replace(WARM, max_tokens=20), seed, rules)
+        list(islice(session.stream(), pieces))
+        session.append(Document())
+        prompt = session.tokens
+        *_, stop = session.stream()
+        assert isinstance(stop, StopPiece) and np.array_equal(session.tokens[: len(prompt)], prompt)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_far_ahead_is_picked_does_not_show_in_what_follows_an_append(engine, seed, monkeypatch):
+    written = set[bytes]()
+    for ahead in (1, 2, 5):
+        monkeypatch.setitem(continuation.AHEAD, "cpu", ahead)
+        session = engine.begin(ASKED, replace(WARM, max_tokens=40), seed, Grammar(WORDS, CODES, min_images=1))
+        for _ in range(3):
+            list(islice(session.stream(), 2))
+            session.append(Document.of("d", EndTurn()))
+        list(session.stream())
+        written.add(session.tokens.tobytes())
+    assert len(written) == 1
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("guidance", [1.0, 2.0, ThreeWay()])
+@pytest.mark.parametrize("calls", [0, 1, 4, 9])
+def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, monkeypatch):
+    settings, grammar = replace(WARM, guidance=guidance, max_tokens=50), Grammar(WORDS, CODES, min_images=2)
+    whole = engine.begin(ASKED, settings, 3, grammar)
+    list(whole.stream())
+    for owner, name in ((engine.model, "trunk"), (engine.model, "logits"), (Sampler, "pick")):
+        session, left, does = engine.begin(ASKED, settings, 3, grammar), iter(range(calls)), getattr(owner, name)
+
+        def stopped(*arguments, left=left, does=does):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return does(*arguments)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, stopped)
+            list(session.stream())
+        list(session.stream())
+        assert np.array_equal(session.tokens, whole.tokens)
 
 
 @pytest.mark.usefixtures("pace")

@@ -46,15 +46,16 @@ class Row:
         self.tokens, self.state, self.limit = tokens, state, limit
         self.shown = len(tokens), state
         self.twinned: int | None = None
-        self._random, self._draws = np.random.default_rng(seed), list[float]()
+        self._random, self._draws, self._used = np.random.default_rng(seed), list[float](), 0
 
     def draws(self, count: int) -> list[float]:
         """The next draws, uniform in [0, 1); those not `used` come again."""
-        self._draws += [self._random.random() for _ in range(count - len(self._draws))]
-        return self._draws[:count]
+        self._draws += [self._random.random() for _ in range(self._used + count - len(self._draws))]
+        return self._draws[self._used : self._used + count]
 
     def used(self, count: int) -> None:
-        del self._draws[:count]
+        """So many draws more; below 0, the last ones come again."""
+        self._used += count
 
     @property
     def room(self) -> int:
@@ -125,6 +126,7 @@ class Continuation:
         row.tokens, row.state, row.limit, row.shown, row.twinned = (
             fresh.tokens, fresh.state, fresh.limit, fresh.shown, None,
         )  # fmt: skip
+        row.used(-sum(each == index and state.ended != "length" for each, _, state, _ in self._told))
         self._told = deque(each for each in self._told if each[0] != index)
         self._rewind(index, min(kept, self._fed[index]))
         if self._said_BV is not None:
@@ -190,7 +192,6 @@ class Continuation:
         tokens_PR = torch.stack(picked).tolist()  # the one wait for the device
         for place, (wanted, tokens_R) in enumerate(zip(foreseen, tokens_PR, strict=True)):
             if place and not self._goes_on(wanted):
-                self._forget(len(foreseen) - place, live, drawing)
                 return
             for index, token in zip(live, tokens_R, strict=True):
                 self._take(index, token)
@@ -221,13 +222,6 @@ class Continuation:
     def _goes_on(self, foreseen: dict[int, _Wanted]) -> bool:
         """Whether all rows stand as was foreseen of them."""
         return not any(self.rows[index].state.ended for index in foreseen) and self._wanted(foreseen) == foreseen
-
-    def _forget(self, surplus: int, live: list[int], drawing: list[int]) -> None:
-        """Takes back the last tokens that rows and twins were fed, and one more, whose logits are wanted again."""
-        for index in live:
-            self._rewind(index, self._fed[index] - surplus)
-        for place in (twin * len(self.rows) + index for twin in range(1, 1 + len(self._twins)) for index in drawing):
-            self._rewind(place, self._fed[place] - surplus)
 
     def _take(self, index: int, token: int) -> None:
         """Puts a picked token behind its row and tells of it."""
@@ -271,9 +265,12 @@ class Continuation:
     def _logits(self, drawing: list[int]) -> Tensor:
         """Feeds rows, and the twins of those that draw, what their cache lacks: the logits that follow, S x B x V.
 
-        S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning.
+        S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning. What rows and twins were
+        fed beyond their tokens, because it was foreseen wrongly or a step was interrupted, is taken back first.
         """
         count = len(self.rows)
+        for index, row in enumerate(self.rows):
+            self._rewind(index, len(row.tokens) - 1)  # the last one's logits are wanted
         news = [row.tokens[self._fed[index] :] for index, row in enumerate(self.rows)]
         for index, row in enumerate(self.rows):
             if row.state.ended:
@@ -306,8 +303,9 @@ class Continuation:
                 self._twins[twin][index] = wanted
                 self._rewind(place, same)
         else:
-            for streams in self._twins:
+            for twin, streams in enumerate(self._twins, 1):
                 streams[index] += row.tokens[row.twinned :]
+                self._rewind(twin * len(self.rows) + index, len(streams[index]) - 1)
         row.twinned = len(row.tokens)
         longest = max(len(streams[index]) for streams in self._twins)
         if longest > self._cache.room:

@@ -83,7 +83,7 @@ class Sampler:
         last_R1 = torch.searchsorted(totals_RN, self.top_p * total_R1)
         if self.min_p:
             likely_RN = shares_RN >= self.min_p * shares_RN[:, :1]
-            less_R1 = torch.minimum(last_R1, likely_RN.sum(-1, keepdim=True) - 1)
+            less_R1 = torch.minimum(last_R1, (likely_RN.sum(-1, keepdim=True) - 1).clamp_min(0))
             last_R1 = torch.where(likely_RN[:, -1:], last_R1, less_R1)
         if self.top_p == 1 and not self.min_p:  # a draw among the N needs no more than the total
             return torch.minimum(torch.searchsorted(totals_RN, draws_R1 * total_R1, right=True), last_R1)
