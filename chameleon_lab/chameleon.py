@@ -113,7 +113,7 @@ class Chameleon:
 
     def encode(self, document: Document) -> np.ndarray:
         """Document to tokens: 1-D int64."""
-        return self.tokenizer.encode(document)
+        return self.tokenizer.encode(_document(document))
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> Document:
         """Tokens to a document. Raises ValueError on unknown ids and broken images."""
@@ -176,7 +176,7 @@ class Chameleon:
         With a grammar, tokens compete only with those it allows. `lab.engine.score` takes several documents at once.
         Raises ValueError for a document beyond the model's context.
         """
-        return self.engine.score([document], given, grammar)[0]
+        return self.engine.score([_document(document)], given and _document(given), grammar)[0]
 
     def _permitted(self, grammar: Rules | None) -> Rules | None:
         """The grammar, looked at where the weights' licence forbids images; without one the engine draws none.
@@ -197,11 +197,7 @@ class Chameleon:
         The user's turn and the model's go together, oldest first; the last turn always stays. Raises ValueError for a
         document without any text or picture.
         """
-        if not isinstance(document, Document):
-            raise TypeError(
-                f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn())."
-            )
-        if not any(isinstance(part, Image) or getattr(part, "text", "").strip() for part in document):
+        if not any(isinstance(part, Image) or getattr(part, "text", "").strip() for part in _document(document)):
             raise ValueError("The prompt is empty: write some text or add a picture.")
         sizes = [self.tokenizer.length(part) for part in document]
         ends = [place + 1 for place, part in enumerate(document) if isinstance(part, EndTurn)]
@@ -227,7 +223,12 @@ def load_image_tokenizer(
         return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=target)
     if formats.holds_meta_images(path):
         return formats.read_meta_images(path, dtype=dtype, device=target)
-    return huggingface.load_image_tokenizer(path, dtype=dtype, device=target)
+    if (path / "config.json").is_file():
+        return huggingface.load_image_tokenizer(path, dtype=dtype, device=target)
+    places = formats.detect(path).tokenizers
+    if (image := formats.read_image_tokenizer(places, quantizers, dtype=dtype, device=target)) is None:
+        raise ValueError(f"{path} holds no image tokenizer: vqgan.ckpt and vqgan.yaml lie neither there nor beside it.")
+    return image
 
 
 def find(folder: Path | str) -> Path:
@@ -237,6 +238,13 @@ def find(folder: Path | str) -> Path:
             if (shelf / folder / "config.json").is_file():
                 return shelf / folder
     return Path(folder)
+
+
+def _document(given: Document) -> Document:
+    """What was given, if it is a document. Raises TypeError, showing how to make one, if not."""
+    if not isinstance(given, Document):
+        raise TypeError(f"A prompt is a Document, not a {type(given).__name__}: Document.of('hello', EndTurn()).")
+    return given
 
 
 def _device(wanted: torch.device | str | None) -> torch.device:

@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     _plan_options(commands.add_parser("plan", help="tell what memory a model takes", description=_plan.__doc__))
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    answers = options.command in ("generate", "reconstruct", "plan")  # on stdout, which is then for nothing else
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr if answers else sys.stdout)
     try:
         options.run(options)
     except (ValueError, OSError) as error:
@@ -181,6 +182,8 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
+    if options.out.is_file():
+        raise ValueError(f"--out is a folder for pictures, and {options.out} is a file.")
     lab = Chameleon.load(
         options.model,
         device=options.device,
@@ -414,8 +417,10 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     """Tells the memory that a model takes, for use or for training, without building it."""
-    if options.model in PUBLISHED:
-        config, image = PUBLISHED[options.model], CHAMELEON
+    if options.context is not None and options.context < 1:
+        raise ValueError(f"--context must be 1 or more, not {options.context}.")
+    if (published := options.model.lower()) in PUBLISHED:
+        config, image = PUBLISHED[published], CHAMELEON
     else:
         opened = formats.open_folder(find(options.model))
         config, image = opened.config, opened.tokenizer.image.config

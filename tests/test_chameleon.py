@@ -11,6 +11,7 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.generation.grammar import Grammar
+from chameleon_lab.generation.guidance import Negative, ThreeWay, without_words
 from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
 
 PROMPT = Document.of("draw a red circle", EndTurn())
@@ -74,9 +75,17 @@ def test_a_picture_alone_is_a_prompt(lab, picture):
 
 
 def test_a_bare_string_is_refused_with_the_way_to_write_it(lab):
-    for use in (lab.stream, lab.generate):
+    uses = (lab.stream, lab.generate, lab.begin, lab.score, lab.encode, lambda given: lab.score(PROMPT, given=given))
+    for use in uses:
         with pytest.raises(TypeError, match=r"is a Document, not a str: Document.of\('hello', EndTurn\(\)\)"):
             use("draw a red circle")
+
+
+@pytest.mark.parametrize("guidance", ["3", (3.0, 1.2), ThreeWay, Negative(Document.of("blurry")), without_words])
+def test_what_does_not_guide_is_refused_with_what_does(lab, guidance):
+    for use in (lab.stream, lab.generate, lab.begin):
+        with pytest.raises(TypeError, match=r"guidance is a number, or an object such as ThreeWay\(\)"):
+            use(PROMPT, guidance=guidance)
 
 
 def test_a_prompt_too_long_is_refused(lab):

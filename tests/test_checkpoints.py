@@ -247,7 +247,7 @@ def test_broken_weights_are_refused(folder, name):
     path, whole = folder / name, (folder / name).read_bytes()
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        refused(folder, f"{name} is damaged or no safetensors file")
+        refused(folder, f"{name} is damaged or no safetensors file" if size else f"{name} is empty")
     path.unlink()
     refused(folder, f"incomplete: .*{name} is missing")
 

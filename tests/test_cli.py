@@ -106,6 +106,8 @@ def test_errors_are_one_line(capsys, model, tmp_path):
     missing, broken = str(tmp_path / "missing.png"), str(tmp_path / "broken.png")
     assert "no picture at" in failed(capsys, "generate", "a", "--model", model, "--image", missing)
     assert "is not a picture" in failed(capsys, "generate", "a", "--model", model, "--image", broken)
+    assert "broken.png is a file" in failed(capsys, "generate", "a", "--model", model, "--out", broken)
+    assert "--context must be 1 or more, not 0" in failed(capsys, "plan", "7b", "--context", "0")
     assert "no picture at" in failed(capsys, "reconstruct", missing, "--model", model)
     assert "is not a picture" in failed(capsys, "reconstruct", broken, "--model", model)
     assert "but a folder" in failed(capsys, "reconstruct", str(tmp_path), "--model", model)
@@ -212,6 +214,17 @@ def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypat
     monkeypatch.setitem(MODELS, "miniature", MINIATURE)
     assert main(train) == 0
     assert (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes() == image
+
+
+def test_a_published_size_is_known_in_capitals(capsys):
+    assert main(["plan", "7B", "--context", "16"]) == 0
+    assert "7,013,158,912 parameters" in capsys.readouterr().out
+
+
+def test_an_answer_has_stdout_for_itself(model, tmp_path):
+    command = [sys.executable, "-m", "chameleon_lab.cli", "generate", "hi", "--model", model, "--out", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
+    assert "has the layout 'native'" in answer.stderr and "has the layout" not in answer.stdout
 
 
 def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):

@@ -198,7 +198,94 @@ def test_a_json_tokenizer_comes_back_letter_by_letter(tmp_path):
     assert (tmp_path / "again" / "tokenizer" / "text_tokenizer.json").read_text() == text
 
 
+# What a native folder was kept without
+
+
+def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
+    lab = make_lab()
+    lab.save(tmp_path / "whole", format="meta")
+    (tmp_path / "whole" / BESIDE).unlink()  # so that text is the family's JSON
+    tokenizers = tmp_path / "whole" / "tokenizer"
+    parts = formats.read(tmp_path / "whole")
+    image, vocabulary = NoImageTokenizer(lab.tokenizer.image.codes, lab.tokenizer.grid, "there"), lab.vocabulary
+    parts.tokenizer = MixedModalTokenizer(NoTextTokenizer(vocabulary.pieces, "there"), image, vocabulary)
+    formats.write(parts, tmp_path / "native")
+    document = Document.of("a word", lab.tokenizer.image.decode(np.zeros(lab.tokenizer.grid, np.int64)))
+    expected = Chameleon.load(tmp_path / "whole").encode(document)
+    with pytest.raises(ValueError, match=r"native holds no text tokenizer.*Chameleon\.load\(folder, tokenizer="):
+        Chameleon.load(tmp_path / "native").encode(document)
+    told = Chameleon.load(tmp_path / "native", tokenizer=tokenizers)
+    assert np.array_equal(told.encode(document), expected)
+    assert told.decode(expected).pictures
+    for file in tokenizers.iterdir():
+        shutil.copy(file, tmp_path / "native")
+    assert np.array_equal(Chameleon.load(tmp_path / "native").encode(document), expected)
+
+
+def test_a_native_folder_does_not_take_the_text_tokenizer_of_another_vocabulary(tmp_path):
+    lab = make_lab()
+    lab.tokenizer = MixedModalTokenizer(
+        NoTextTokenizer(lab.vocabulary.pieces, "there"), lab.tokenizer.image, lab.vocabulary
+    )
+    lab.save(tmp_path / "native")
+    make_lab(vocabulary=Vocabulary.layout(12, 256, sentinels=4)).save(tmp_path / "other", format="meta")
+    with pytest.raises(ValueError, match="do not belong together"):
+        Chameleon.load(tmp_path / "native", tokenizer=tmp_path / "other" / "tokenizer")
+
+
+def test_a_native_folder_without_picture_decoder_gets_one(tmp_path):
+    lab = make_lab()
+    lab.save(tmp_path / "whole", format="meta")
+    codes = np.zeros(lab.tokenizer.grid, np.int64)
+    expected = np.asarray(lab.tokenizer.image.decode(codes))
+    lab.tokenizer.image.decoder = NoDecoder("there")
+    lab.save(tmp_path / "native")
+    with pytest.raises(ValueError, match="holds no picture decoder"):
+        Chameleon.load(tmp_path / "native").tokenizer.image.decode(codes)
+    told = Chameleon.load(tmp_path / "native", tokenizer=tmp_path / "whole" / "tokenizer")
+    assert np.array_equal(np.asarray(told.tokenizer.image.decode(codes)), expected)
+
+
 # Detection
+
+
+def test_what_is_no_model_folder_is_told_apart(tmp_path):
+    lab = make_lab()
+    lab.save(tmp_path / "meta", format="meta")
+    with pytest.raises(FileNotFoundError, match=r"params\.json is no model folder: it is a file"):
+        Chameleon.load(tmp_path / "meta" / "params.json")
+    with pytest.raises(FileNotFoundError, match="it does not exist, and the lab downloads nothing"):
+        Chameleon.load("somebody/chameleon-7b-hf")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty holds no tokenizer: neither text_tokenizer\.json"):
+        Chameleon.load(tmp_path / "meta", tokenizer=tmp_path / "empty")
+
+
+def test_the_folder_of_tokenizers_inside_a_model_leads_to_it(tmp_path):
+    make_lab().save(tmp_path / "meta", format="meta")
+    assert formats.detect(tmp_path / "meta" / "tokenizer").model == tmp_path / "meta"
+
+
+@pytest.mark.parametrize("shards", [0, -2])
+def test_shards_are_at_least_one(shards, tmp_path):
+    with pytest.raises(ValueError, match=f"shards must be 1 or more, not {shards}"):
+        make_lab().save(tmp_path / "meta", format="meta", shards=shards)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_the_image_tokenizer_of_a_model_folder_is_found_in_every_layout(format, tmp_path):
+    lab = make_lab()
+    lab.save(tmp_path / "with", format=format)
+    image = load_image_tokenizer(tmp_path / "with", device="cpu")
+    assert torch.equal(image.quant_conv.weight, lab.tokenizer.image.quant_conv.weight)
+
+
+@pytest.mark.parametrize("format", ["meta", "huggingface"])
+def test_a_model_folder_without_image_tokenizer_says_so(format, tmp_path):
+    make_lab().save(tmp_path / "without", format=format, pictures=False)
+    with pytest.raises(ValueError, match="without holds no image tokenizer"):
+        load_image_tokenizer(tmp_path / "without", device="cpu")
 
 
 @pytest.mark.parametrize("format", formats.FORMATS)
@@ -442,7 +529,7 @@ def test_a_foreign_image_tokenizer_is_described_as_it_is(tree):
     with pytest.raises(ValueError, match="does not describe an image tokenizer"):
         Chameleon.load(tree)
     (tree / "tokenizer" / "vqgan.yaml").unlink()
-    with pytest.raises(ValueError, match=r"vqgan\.yaml does not describe"):
+    with pytest.raises(ValueError, match=r"vqgan\.yaml is missing"):
         Chameleon.load(tree)
 
 

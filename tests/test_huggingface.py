@@ -109,6 +109,7 @@ def test_the_published_config_is_the_published_architecture():
     assert image_tokenizer_config(ChameleonConfig().to_dict()) == CHAMELEON
     for kind in ("chameleon_vqgan", "chameleon_vqvae"):  # what is as published, transformers does not write
         assert image_tokenizer_config({"vq_config": {"model_type": kind}}) == CHAMELEON
+        assert image_tokenizer_config({"model_type": kind, "vq_config": None}) == CHAMELEON
 
 
 @pytest.mark.parametrize(

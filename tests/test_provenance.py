@@ -184,4 +184,6 @@ def test_large_files_are_hashed_on_request_only(tmp_path: Path, monkeypatch: pyt
 def test_an_empty_licence_is_no_licence():
     with pytest.raises(ValueError, match="empty"):
         provenance.stated({}, "  ")
+    with pytest.raises(ValueError, match=r"named by words, .*, not by True"):
+        provenance.stated({}, True)  # pyright: ignore[reportArgumentType]
     assert provenance.stated({"trained": "here"}, None) == {"trained": "here"}

@@ -1,5 +1,6 @@
 """Sessions: told in pieces, left and continued at any of them, appended to, and nothing computed twice."""
 
+import copy
 from dataclasses import replace
 from itertools import islice
 
@@ -14,6 +15,8 @@ from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import ThreeWay
 from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
+from chameleon_lab.tokenizers.image import NoDecoder, NoImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
 
 WORDS = Vocabulary.layout(12, 4)
@@ -136,6 +139,32 @@ def test_an_image_left_unfinished_is_taken_back(engine):
     session.append(Document.of("dd", EndTurn()))
     assert session.tokens.tolist() == engine.tokenizer.encode(ASKED + Document.of("dd", EndTurn())).tolist()
     assert isinstance(list(session.stream())[-1], StopPiece)
+
+
+@pytest.mark.parametrize("gap", [NoDecoder("a folder"), None])
+def test_a_picture_that_cannot_be_shown_is_refused_when_it_starts_and_what_was_told_stays(make_lab, lettered, gap):
+    image = copy.deepcopy(lettered.image) if gap else NoImageTokenizer(12, (4, 4), "a folder")
+    if gap:
+        image.decoder = gap
+    engine = make_lab(MixedModalTokenizer(lettered.text, image, lettered.vocabulary)).engine
+    prompt = Document.of("ab", EndTurn())
+    seed = next(s for s in range(60) if "t(" in _begins(engine, prompt, s))
+    session, told = engine.begin(prompt, WARM, seed), list[Piece]()
+    with pytest.raises(ValueError, match=r"a folder holds no .*codes cannot become pictures"):
+        told += session.stream()
+    before = session.tokens
+    assert before[-1] == WORDS.begin_image and session.reply.text and not session.reply.pictures
+    with pytest.raises(ValueError, match="a folder holds no"):
+        engine.generate([prompt], WARM, [seed])
+    session.append(Document.of("a", EndTurn()))  # the image is taken back, the words are not
+    assert session.tokens.tolist()[: len(before) - 1] == before.tolist()[:-1]
+
+
+def _begins(engine: Engine, prompt: Document, seed: int) -> str:
+    """The first tokens of a reply, a letter each: t word, ( image."""
+    settings = replace(WARM, max_tokens=CODES + 6)
+    tokens = [token for _, token, _ in engine.tokens([engine.tokenizer.encode(prompt)], settings, [seed])]
+    return "".join("(" if token == WORDS.begin_image else "t" for token in tokens[:5] if token is not None)
 
 
 @pytest.mark.usefixtures("pace")

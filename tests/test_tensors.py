@@ -435,6 +435,22 @@ def test_pickles_are_refused_unread(tmp_path):
     refused(open_safetensors, "x.pth is damaged or no safetensors file", path)
 
 
+@pytest.mark.parametrize("opening", [open_torch, open_safetensors])
+def test_what_a_failed_download_leaves_is_called_by_its_name(opening, tmp_path):
+    path = tmp_path / "x.weights"
+    path.touch()
+    refused(opening, "x.weights is empty", path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 14000000000\n")
+    refused(opening, "x.weights is Git LFS's pointer .* `git lfs pull`", path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8], ids=str)
+def test_a_module_is_filled_in_a_floating_point_dtype_or_not_at_all(dtype):
+    with torch.device("meta"):
+        module = nn.Linear(2, 2)
+    refused(fill, "dtype is a floating-point one of torch's", module, {}, "there", dtype=dtype)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "x.pth"
     refused(open_torch, "incomplete: .*x.pth is missing", path)

@@ -25,6 +25,7 @@ from chameleon_lab.checkpoints import huggingface, meta, names, native, provenan
 from chameleon_lab.checkpoints.opened import Opened, Parts
 from chameleon_lab.checkpoints.tensors import LazyTensor, check, fill
 from chameleon_lab.checkpoints.text_files import (
+    SENTENCEPIECE,
     TABLES,
     Beside,
     names_of,
@@ -36,7 +37,7 @@ from chameleon_lab.checkpoints.text_files import (
 from chameleon_lab.tokenizers.image import CHAMELEON as CHAMELEON_IMAGE
 from chameleon_lab.tokenizers.image import ImageTokenizer, NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer, NoTextTokenizer, SentencePieceTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import CHAMELEON, LUMINA, Vocabulary
 
@@ -68,6 +69,11 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
         raise ValueError(f"No layout is called {layout!r}; there are {', '.join((*FORMATS, *OTHER_NAMES))}.")
     if tokenizer is not None and not Path(tokenizer).exists():
         raise FileNotFoundError(f"There is no tokenizer at {tokenizer}.")
+    if tokenizer is not None and not _holds_tokenizer(Path(tokenizer)):
+        raise ValueError(
+            f"{tokenizer} holds no tokenizer: neither {' or '.join(TABLES)} nor vqgan.ckpt and vqgan.yaml. Name the "
+            "folder that has them, or the JSON itself."
+        )
     chosen = () if tokenizer is None else (Path(tokenizer),)
     found = _found(folder)
     name = OTHER_NAMES.get(layout or "", layout)
@@ -79,7 +85,8 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
                 f"Chameleon.load(folder, layout={next(iter(found))!r})."
             )
         if not found:
-            there = "holds no config.json and no params.json" if folder.is_dir() else "does not exist"
+            there = "holds no config.json and no params.json" if folder.is_dir() else "is a file"
+            there = there if folder.exists() else "does not exist, and the lab downloads nothing"
             raise FileNotFoundError(
                 f"{folder} is no model folder: it {there}. Give a folder that `lab.save` or `chameleon-lab train` "
                 "wrote, one in Meta's or Hugging Face's layout, or 'tiny'."
@@ -109,8 +116,8 @@ def _found(folder: Path) -> dict[str, Path]:
         places = [folder, folder / "models", folder.parent / "models", folder.parent]
         tree = [place for place in places[:2] if place.is_dir()]
         if any((folder / name).is_file() for name in meta.TOKENIZER_FILES):
-            tree += places[2:]
-        models = sorted({model for place in tree for model in place.iterdir() if is_meta(model)})
+            tree += [place for place in places[2:] if place.is_dir()]
+        models = sorted({model for place in tree for model in (place, *place.iterdir()) if is_meta(model)})
         if len(models) > 1:
             raise ValueError(
                 f"{folder} leads to several models: {', '.join(map(str, models))}. Give the folder of the one you mean."
@@ -131,6 +138,12 @@ def _is_port(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(plain, dict) and bool({"num_attention_heads", "num_embeddings", "vq_config"} & plain.keys())
+
+
+def _holds_tokenizer(place: Path) -> bool:
+    """Whether there may be a text or an image tokenizer; a file is taken at its word until it is read."""
+    files = (*TABLES, SENTENCEPIECE, *meta.TOKENIZER_FILES, "config.json")
+    return place.is_file() or any((place / name).is_file() for name in files)
 
 
 def _beside_it(folder: Path, kind: str) -> tuple[Path, ...]:
@@ -163,7 +176,8 @@ def open_folder(
     found = detect(folder, layout, tokenizer)
     if found.name == "native":
         opened = native.open_folder(found.model, fixes, quantizers, dtype=dtype, device=device)
-        return _told(replace(opened, card=provenance.stated(opened.card, licence)))
+        mixed = _completed(opened.tokenizer, found, quantizers, dtype=dtype, device=device)
+        return _told(replace(opened, tokenizer=mixed, card=provenance.stated(opened.card, licence)))
     beside = read_beside(found.model)
     if found.name == "meta":
         (config, tensors), table = meta.read_model(found.model, beside.groups), None
@@ -181,6 +195,30 @@ def open_folder(
     else:
         card = provenance.stated(beside.card, licence)
     return _told(Opened(config, tensors, mixed, beside.settings, card, found.model, found.name))
+
+
+def _completed(
+    mixed: MixedModalTokenizer,
+    found: Layout,
+    quantizers: Iterable[native.QuantizerClass],
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> MixedModalTokenizer:
+    """The tokenizer of a native folder; what it was kept without is taken from those where one may lie by now."""
+    text, image, places = mixed.text, mixed.image, found.tokenizers
+    if isinstance(text, NoTextTokenizer):
+        text, told = read_text(places, mixed.vocabulary.size, Beside(mixed.vocabulary), found.model)
+        if told != mixed.vocabulary:
+            raise ValueError(
+                f"The text tokenizer beside {found.model} is of another vocabulary: they do not belong together. Name "
+                "the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
+            )
+    if isinstance(image, NoImageTokenizer):
+        image = read_image_tokenizer(places, quantizers, dtype=dtype, device=device) or image
+    elif isinstance(image.decoder, NoDecoder):
+        image = read_image_tokenizer(places[:-1], quantizers, dtype=dtype, device=device) or image  # but the folder's
+    return MixedModalTokenizer(text, image, mixed.vocabulary)
 
 
 def _told(opened: Opened) -> Opened:
@@ -292,6 +330,8 @@ def write_opened(
         raise ValueError(f"No format is called {format!r}; there are {', '.join(FORMATS)}.")
     if shards is not None and format != "meta":
         raise ValueError(f"Shards of this kind are Meta's alone: give format='meta', not {format!r}.")
+    if shards is not None and shards < 1:
+        raise ValueError(f"shards must be 1 or more, not {shards}.")
     with torch.device("meta"):
         check(Transformer(opened.config), opened.tensors, opened.source)
     if not pictures:

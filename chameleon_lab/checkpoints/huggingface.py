@@ -152,6 +152,8 @@ def load_image_tokenizer(
     folder = Path(folder)
     config = image_tokenizer_config(read_config(folder), folder / "config.json")
     tensors = names.image_to_ours(open_safetensors(folder))
+    if not tensors:
+        raise ValueError(f"{folder} holds no image tokenizer: none of its tensors is called {VQ}* or encoder.*.")
     with torch.device("meta"):
         tokenizer = ImageTokenizer(config)
     if not any(name.startswith("decoder.") for name in tensors):
@@ -162,7 +164,7 @@ def load_image_tokenizer(
 
 def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.json") -> ImageTokenizerConfig:
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
-    plain = plain.get("vq_config", plain)
+    plain = plain.get("vq_config") or plain
     if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
         plain = plain_image_config(CHAMELEON) | plain
     try:

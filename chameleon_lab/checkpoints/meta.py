@@ -152,7 +152,9 @@ def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyT
 
 
 def read_image_config(path: Path) -> ImageTokenizerConfig:
-    """Our config of a `vqgan.yaml`. Raises ValueError for one that is damaged, or of another architecture."""
+    """Our config of a `vqgan.yaml`. Raises ValueError for one missing, damaged, or of another architecture."""
+    if not path.is_file():
+        raise ValueError(f"The image tokenizer is incomplete: {path} is missing.")
     try:
         params = yaml.safe_load(path.read_text())["model"]["params"]
         plain = params["ddconfig"]

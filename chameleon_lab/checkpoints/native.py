@@ -197,7 +197,10 @@ def open_folder(
     folder = Path(folder)
     config = _read_config(folder)
     if not {"model", "vocabulary"} & config.keys():
-        raise ValueError(f"{folder} holds an image tokenizer alone: read it with native.read_image_tokenizer.")
+        raise ValueError(
+            f"{folder} holds an image tokenizer alone and no model: `load_image_tokenizer` of chameleon_lab.chameleon "
+            "reads it."
+        )
     with _damage(folder):
         model_config = _model_config(config["model"], fixes)
         vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
@@ -259,7 +262,7 @@ def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> Image
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        there = "holds no config.json" if folder.is_dir() else "does not exist"
+        there = "holds no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise FileNotFoundError(
             f"{folder} is no model folder: it {there}. "
             "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."

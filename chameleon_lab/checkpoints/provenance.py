@@ -50,12 +50,13 @@ def card_of(folder: Path | str, layout: str, licence: str | None = None) -> Card
 def stated(card: Mapping[str, Any], licence: str | None) -> Card:
     """The card with the licence that the user states, and what it said before; without one, the card as it is.
 
-    Raises ValueError for an empty one.
+    Raises ValueError for an empty one, and for what is no string.
     """
     if licence is None:
         return dict(card)
-    if not licence.strip():
-        raise ValueError("A licence is named by words, such as 'Apache-2.0', not by an empty string.")
+    if not isinstance(licence, str) or not licence.strip():
+        told = "an empty string" if isinstance(licence, str) else repr(licence)
+        raise ValueError(f"A licence is named by words, such as 'Apache-2.0', not by {told}.")
     before = card.get("licence")
     told = {"licence": licence.strip(), "licence_stated_by": "user"}
     if before is None or before == told["licence"]:

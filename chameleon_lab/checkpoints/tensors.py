@@ -158,6 +158,7 @@ def _index(path: Path) -> dict[str, str]:
 def _one_safetensors(path: Path) -> dict[str, LazyTensor]:
     if not path.is_file():
         raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    check_fetched(path)
     try:
         file: Any = safe_open(path, framework="pt")  # stays open as long as a lazy tensor is about
         found: dict[str, LazyTensor] = {}
@@ -172,6 +173,16 @@ def _one_safetensors(path: Path) -> dict[str, LazyTensor]:
             f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
         ) from error
     return found
+
+
+def check_fetched(path: Path) -> None:
+    """Raises ValueError for what a download that did not happen leaves in place of weights."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError(f"{path} is empty. Get it anew.")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is Git LFS's pointer to weights, not the weights: fetch them with `git lfs pull`.")
 
 
 # Into a module
@@ -193,6 +204,11 @@ def fill(
     by. Raises ValueError for what does not fit (see `check`), naming the first tensor that holds NaN or infinity where
     `finite`, and where memory runs out.
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"dtype is a floating-point one of torch's, such as torch.bfloat16, not {dtype!r}. Fewer bits are packed: "
+            "Chameleon.load(folder, weights='int8')."
+        )
     check(module, tensors, source, config)
     expected, twins = _state(module)
     filled: dict[str, Tensor] = {}

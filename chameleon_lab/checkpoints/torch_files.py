@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, all_or_nothing, bytes_of, check_room, lazy, size
+from chameleon_lab.checkpoints.tensors import (
+    LazyTensor,
+    Tensors,
+    all_or_nothing,
+    bytes_of,
+    check_fetched,
+    check_room,
+    lazy,
+    size,
+)
 
 
 def open_torch(path: Path | str) -> dict[str, LazyTensor]:
@@ -31,6 +40,7 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    check_fetched(path)
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:

@@ -35,9 +35,15 @@ class Settings:
     image_min_p: float | None = None
 
     def __post_init__(self) -> None:
+        guides = isinstance(self.guidance, int | float) or callable(getattr(self.guidance, "mix", None))
+        if isinstance(self.guidance, type) or not guides:  # a class, too, has its methods
+            raise TypeError(
+                "guidance is a number, or an object such as ThreeWay() or TwoWay(3.0, without=Negative(document)), not "
+                f"{self.guidance!r}."
+            )
         _ = self.text_sampler, self.image_sampler, self.guide
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be 1 or more, not {self.max_tokens}.")
+        if self.max_tokens is not None and (self.max_tokens < 1 or self.max_tokens != int(self.max_tokens)):
+            raise ValueError(f"max_tokens must be a whole number, 1 or more, not {self.max_tokens}.")
 
     @property
     def text_sampler(self) -> Sampler:

@@ -162,6 +162,11 @@ class ImageTokenizer(nn.Module):
             )
         return self.decoder(self.post_quant_conv(self.quantize.latents(codes_BHW)))
 
+    def require_decoder(self) -> None:
+        """Raises ValueError, which says what to add, where codes cannot become pictures."""
+        if isinstance(self.decoder, NoDecoder):
+            self.decoder()
+
     @property
     def preparations(self) -> dict[str, Preparation]:
         """The policies that fit this tokenizer, by name; its own is `CentreCrop`."""
@@ -262,10 +267,11 @@ class NoDecoder(nn.Module):
         super().__init__()
         self.source = source
 
-    def forward(self, latents_BCHW: Tensor) -> Tensor:
+    def forward(self, latents_BCHW: Tensor | None = None) -> Tensor:
         raise ValueError(
             f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. Meta's "
-            "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there."
+            "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there, or name the folder that has "
+            "it, Chameleon.load(folder, tokenizer='data/tokenizer')."
         )
 
 
@@ -302,6 +308,9 @@ class NoImageTokenizer(ImageTokenizer):
         raise self._missing("pictures cannot become codes")
 
     def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
+        raise self._missing("codes cannot become pictures")
+
+    def require_decoder(self) -> None:
         raise self._missing("codes cannot become pictures")
 
     def _missing(self, consequence: str) -> ValueError:

@@ -222,7 +222,10 @@ class PieceReader:
         return len(self._image.codes) if self._image else 0
 
     def read(self, token: int, pictures: bool = True) -> Iterator[Piece]:
-        """The pieces that one more token gives: none, one, or two. `pictures=False` skips partial pictures."""
+        """The pieces that one more token gives: none, one, or two. `pictures=False` skips partial pictures.
+
+        Raises ValueError for a token that cannot stand there, and at the start of an image that cannot be shown.
+        """
         vocabulary = self._vocabulary
         if self._image is not None:
             if token == vocabulary.end_image:
@@ -240,6 +243,7 @@ class PieceReader:
             raise ValueError(f"Token {token}, part of an image, stands outside an image.")
         yield from self._close_text()
         if token == vocabulary.begin_image:
+            self._tokenizer.image.require_decoder()  # now, not when all of it is drawn
             grid = () if vocabulary.any_grid else self._tokenizer.grid
             self._image = _OpenImage(vocabulary, self._tokenizer.image.config.factor, grid)
         elif token == vocabulary.end_turn:
