@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -120,6 +121,7 @@ def _linear(module: nn.Linear, spare: bool) -> Call:
     follows = not weight_OI.is_inference()  # such tensors do not count their changes
     packs = None
     if spare and follows and torch.backends.mkldnn.is_available():
+        _watch_optimizers()
         packs = PACKED.get(module)
         if packs is None or packs.weight_OI.data_ptr() != weight_OI.data_ptr():
             packs = PACKED[module] = _Packed(weight_OI)
@@ -170,13 +172,16 @@ PACKED: weakref.WeakKeyDictionary[nn.Linear, _Packed] = weakref.WeakKeyDictionar
 """Of layers that were given several rows: for all caches, as long as the layer lives."""
 
 
+@functools.cache
+def _watch_optimizers() -> None:
+    """From the first second copy on, every optimizer's step counts as a change of its weights."""
+    register_optimizer_step_post_hook(_stepped)
+
+
 def _stepped(optimizer: torch.optim.Optimizer, *_arguments: Any) -> None:
-    """Counts an optimizer's step as a change of its weights, which fused kernels do not tell of."""
+    """Counts a step as a change of the optimizer's weights, which fused kernels do not tell of."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if plain(weight)]
     torch.autograd.graph.increment_version(weights)
-
-
-register_optimizer_step_post_hook(_stepped)
 
 
 def plain(weight: Tensor) -> bool:
