@@ -29,8 +29,8 @@ from chameleon_lab.corpora.readers import READERS, PictureFolder, Reader, half_p
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.card import markdown
-from chameleon_lab.evaluation.comparison import compare
-from chameleon_lab.evaluation.scenes import KINDS, evaluate
+from chameleon_lab.evaluation.comparison import compare_quantizers
+from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.pictures import open_picture
@@ -239,7 +239,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=200, help="prompts of each kind (default: 200)")
     parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
     parser.add_argument(
-        "--kind", choices=tuple(KINDS), action="append", help="only this kind; repeatable (default: all)"
+        "--kind", choices=tuple(PROMPT_KINDS), action="append", help="only this kind; repeatable (default: all)"
     )
     parser.add_argument("--guidance", type=float, help="instead of the model's own setting")
     parser.add_argument("--temperature", type=float, help="instead of the model's own setting, for text and images")
@@ -257,7 +257,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     lab = Chameleon.load(options.model)
     lab.settings = lab.settings.changed(guidance=options.guidance, temperature=options.temperature)
     scores: dict[str, dict[str, float]] = {}
-    for measure, score in evaluate(lab, options.kind or tuple(KINDS), options.n, options.seed):
+    for measure, score in evaluate(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed):
         log.info("%-48s %s", measure, score)
         scores[measure] = {"share": round(score.share, 4), "n": score.n}
     if options.write:
@@ -309,7 +309,7 @@ def _tokenize(options: argparse.Namespace) -> None:
         if not options.as_written:
             documents = half_picture_first(documents, options.seed)
         about |= {"source": options.kind, "model": str(options.model), "seed": options.seed}
-        made = shards.write(folder, counted(documents), tokenizer, about=about)
+        made = shards.write_shards(folder, counted(documents), tokenizer, about=about)
         told = ", ".join(f"{kind} {count:,}" for kind, count in made.card["kinds"].items())
         counts = f"{len(made):,} documents ({told}), {made.tokens:,} tokens, {made.card['skipped']:,} skipped"
         log.info("%s: %s.", folder, counts)
@@ -372,8 +372,8 @@ def _compare(options: argparse.Namespace) -> None:
     """Trains small image tokenizers that differ in their quantizer alone, and measures each; goes on where it ended."""
     if min(options.steps, options.seeds) < 1:
         raise ValueError(f"--steps and --seeds must be 1 or more, not {options.steps} and {options.seeds}.")
-    for outcome in compare(options.folder, steps=options.steps, seeds=range(options.seeds)):
-        told = ", ".join(value.told for value in outcome.values.values())
+    for outcome in compare_quantizers(options.folder, steps=options.steps, seeds=range(options.seeds)):
+        told = ", ".join(value.summary for value in outcome.values.values())
         log.info("%-22s seed %d: %s", outcome.name, outcome.seed, told)
     log.info("The outcomes are in %s.", options.folder / "outcomes.jsonl")
 

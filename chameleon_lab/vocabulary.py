@@ -19,7 +19,7 @@ class Modality(enum.IntEnum):
     SPECIAL = 2
 
 
-_IMAGE = re.compile("IMGIMG([A-J]+)Z")
+_IMAGE_CODE = re.compile("IMGIMG([A-J]+)Z")
 _SENTINEL = re.compile("<sentinel:([0-9]+)>")
 _FIRST_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
 _END_IMAGE, _BEGIN_IMAGE, _END_TURN = "<eoss>", "<racm3:break>", "<reserved08706>"
@@ -293,24 +293,24 @@ def _in_order(pieces: Mapping[str, int]) -> list[str]:
     gaps = max(names, default=-1) + 1 - len(names)
     if gaps or len(names) < 4 or min(names) < 0:
         first = [str(token) for token in range(len(names) + 1) if token not in names][:3]
-        told = f"{gaps} names are missing, first for {', '.join(first)}" if gaps > 0 else f"there are {len(names)}"
-        raise ValueError(f"A table of pieces must name each id from 0 on; in this one {told}. Is the file whole?")
+        fault = f"{gaps} names are missing, first for {', '.join(first)}" if gaps > 0 else f"there are {len(names)}"
+        raise ValueError(f"A table of pieces must name each id from 0 on; in this one {fault}. Is the file whole?")
     return [names[token] for token in range(len(names))]
 
 
 def _offsets(pieces: Mapping[str, int], first_image: int) -> list[int]:
     """Each code's offset in the image block. Raises ValueError where names are missing or stand elsewhere."""
-    found = [name for name in pieces if _IMAGE.fullmatch(name)]
-    expected = [_image_name(code) for code in range(len(found))]
-    if not found:
+    codes = [name for name in pieces if _IMAGE_CODE.fullmatch(name)]
+    expected = [_image_name(code) for code in range(len(codes))]
+    if not codes:
         raise ValueError("This table has no image tokens (IMGIMGAZ, ...): it is a text model's.")
     missing = [name for name in expected if name not in pieces]
     if missing:
-        raise ValueError(f"Of {len(found)} image tokens the name {missing[0]} is missing: codes are numbered from 0.")
+        raise ValueError(f"Of {len(codes)} image tokens the name {missing[0]} is missing: codes are numbered from 0.")
     offsets = [pieces[name] - first_image for name in expected]
-    if sorted(offsets) != list(range(len(found))):
+    if sorted(offsets) != list(range(len(codes))):
         raise ValueError(
-            f"Image tokens must be one block from id {first_image} on; these {len(found)} stand at "
+            f"Image tokens must be one block from id {first_image} on; these {len(codes)} stand at "
             f"{min(offsets) + first_image}..{max(offsets) + first_image}."
         )
     return offsets
@@ -326,7 +326,7 @@ CHAMELEON = Vocabulary(
     first_text=16384,
     size=65536,
 )
-"""The released vocabulary's blocks, ids read from public loaders; the real file was not seen."""
+"""The released vocabulary's blocks, ids read from public loaders; nobody here had the real file."""
 
 LUMINA = replace(CHAMELEON, new_line=8803, first_grid=8804)
 """The same ids as Lumina-mGPT uses them: images of any grid."""

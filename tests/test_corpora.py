@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from chameleon_lab.corpora import conversations
-from chameleon_lab.corpora.conversations import KINDS, NUMBERS, Edit, Question, draw_request, questions, sample_edit
+from chameleon_lab.corpora.conversations import (
+    NUMBERS,
+    SCENE_KINDS,
+    Edit,
+    Question,
+    draw_request,
+    questions,
+    sample_edit,
+)
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, SceneBatches, sample_documents
 from chameleon_lab.corpora.packing import bucket, collate, tokenize
 from chameleon_lab.corpora.scenes import (
@@ -121,7 +129,7 @@ def test_one_arrangement_in_ten_is_held_out():
     assert 0.08 < share < 0.125
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(SCENE_KINDS))
 def test_no_document_shows_or_teaches_what_is_held_out_or_novel(kind, monkeypatch):
     shown: list[Scene] = []
     drawn = conversations._image
@@ -131,7 +139,7 @@ def test_no_document_shows_or_teaches_what_is_held_out_or_novel(kind, monkeypatc
     rng, novel = np.random.default_rng(7), [f"{colour} {shape}" for colour, shape in NOVEL_PAIRS]
     pictures = 0
     for _ in range(200):
-        document = KINDS[kind](rng)
+        document = SCENE_KINDS[kind](rng)
         pictures += len(document.pictures)
         learned = " ".join(part.text for part in document if isinstance(part, Text) and part.learn)
         assert not any(pair in learned for pair in novel)
@@ -163,17 +171,17 @@ SHAPES_OF_DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(SCENE_KINDS))
 def test_answers_are_learned_and_prompts_are_not(kind):
     rng = np.random.default_rng(3)
     for _ in range(60):
-        assert re.fullmatch(SHAPES_OF_DOCUMENTS[kind], flags(KINDS[kind](rng)))
+        assert re.fullmatch(SHAPES_OF_DOCUMENTS[kind], flags(SCENE_KINDS[kind](rng)))
 
 
 def test_the_mixture_keeps_its_shares_and_captions_and_pictures_come_first_equally_often():
     assert sum(SCENE_WEIGHTS.values()) == pytest.approx(1)
     assert SCENE_WEIGHTS["caption_first"] == SCENE_WEIGHTS["picture_first"]
-    assert set(SCENE_WEIGHTS) == set(KINDS)
+    assert set(SCENE_WEIGHTS) == set(SCENE_KINDS)
     made = sample_documents(np.random.default_rng(0), {"story": 1.0, "plain_text": 3.0}, 400)
     told = sum(not document.pictures for document in made)
     assert 260 < told < 340

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from chameleon_lab.evaluation.distances import METRICS, FrechetDistance, KernelDistance, psnr, ssim
-from chameleon_lab.evaluation.metrics import content_hash, in_words, measure
+from chameleon_lab.evaluation.metrics import content_hash, measure, preparation_words
 from chameleon_lab.records import CodebookUsage
 from chameleon_lab.tokenizers import networks
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -254,8 +254,8 @@ def test_the_hash_of_a_set_forgets_order_and_nothing_else() -> None:
 
 
 def test_a_policy_is_told_with_its_settings_or_refused() -> None:
-    assert in_words(CentreCrop(64)) == "centre crop 64"
-    assert in_words(FitToGrid(16, 1024)) == "fit to grid 16, 1024"
+    assert preparation_words(CentreCrop(64)) == "centre crop 64"
+    assert preparation_words(FitToGrid(16, 1024)) == "fit to grid 16, 1024"
 
     class Hidden(Lossless):
         def picture(self, picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -265,7 +265,7 @@ def test_a_policy_is_told_with_its_settings_or_refused() -> None:
             raise NotImplementedError
 
     with pytest.raises(ValueError, match="Hidden hides them: make it a dataclass"):
-        in_words(Hidden())
+        preparation_words(Hidden())
 
 
 # Files of weights

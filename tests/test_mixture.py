@@ -20,7 +20,7 @@ from chameleon_lab.corpora.packing import (
     fit,
     lay_out,
     pack,
-    split,
+    split_document,
     tokenize,
 )
 from chameleon_lab.objective import Objective
@@ -101,7 +101,7 @@ def test_an_image_is_never_cut(context):
     rng = np.random.default_rng(0)
     documents = [*assorted(rng, 60), made(rng, *["image"] * 9), made(rng, 1, "image", 17, "image"), made(rng, 70, 20)]
     for document in documents:
-        cut = split(document, context, VOCABULARY)
+        cut = split_document(document, context, VOCABULARY)
         assert max(len(piece.tokens) for piece in cut) <= context + 1
         assert np.array_equal(
             np.concatenate([document.tokens[:1], *(piece.tokens[1:] for piece in cut)]), document.tokens
@@ -117,8 +117,8 @@ def test_an_image_is_never_cut(context):
 def test_a_document_that_fits_is_never_split():
     rng = np.random.default_rng(0)
     whole, longer = made(rng, 38), made(rng, 39)
-    assert [len(piece.tokens) for piece in split(whole, 39, VOCABULARY)] == [40]
-    assert [len(piece.tokens) for piece in split(longer, 39, VOCABULARY)] == [40, 2]
+    assert [len(piece.tokens) for piece in split_document(whole, 39, VOCABULARY)] == [40]
+    assert [len(piece.tokens) for piece in split_document(longer, 39, VOCABULARY)] == [40, 2]
 
 
 def test_an_image_longer_than_the_context_is_an_error_that_says_how_much_it_takes():
@@ -346,7 +346,7 @@ def test_new_weights_hold_from_their_step_on_and_no_document_is_lost_or_repeated
 
 def test_shards_mix_as_the_documents_in_them_do(mixed, tmp_path):
     documents = list(scene_pairs(40))
-    corpus = shards.write(tmp_path / "pairs", documents, mixed, shard_tokens=500)
+    corpus = shards.write_shards(tmp_path / "pairs", documents, mixed, shard_tokens=500)
     for context in (64, 200):
         mapped, held = (
             Mixture({"pairs": part}, (Stage({"pairs": 1}),), mixed.vocabulary, context=context, rows=3)
@@ -361,7 +361,7 @@ def test_what_has_nothing_to_learn_is_left_out_so_that_no_batch_is_empty():
     mute = TokenizedDocument(np.arange(30, 40), np.zeros(10, bool))
     told = Mixture({"a": [quiet, mute]}, (Stage({"a": 1}),), VOCABULARY, context=20, rows=1)
     assert len(told._parts["a"]) == 1 and all(told(step).learned_BT.any() for step in range(5))
-    with pytest.raises(ValueError, match="'a' of the mixture has nothing to be learned in its 1 documents"):
+    with pytest.raises(ValueError, match="'a' of the mixture has no token to learn in its 1 documents"):
         Mixture({"a": [mute]}, (Stage({"a": 1}),), VOCABULARY, context=20, rows=1)
 
 
@@ -411,12 +411,12 @@ def test_empty_parts_foreign_tokens_and_impossible_sizes_are_refused(mixed, spel
     for context, rows in ((0, 1), (24, 0)):
         with pytest.raises(ValueError, match="must be 1 or more"):
             Mixture(PARTS, (Stage({"text": 1}),), VOCABULARY, context=context, rows=rows)
-    corpus = shards.write(tmp_path / "pairs", scene_pairs(3), mixed)
+    corpus = shards.write_shards(tmp_path / "pairs", scene_pairs(3), mixed)
     with pytest.raises(ValueError, match="was written for another vocabulary"):
         Mixture({"pairs": corpus}, (Stage({"pairs": 1}),), spelled.vocabulary, context=200, rows=1)
     other = MixedModalTokenizer(mixed.text, deepcopy(mixed.image), mixed.vocabulary)
     other.image.quant_conv.weight.data.neg_()
-    parts = {"pairs": corpus, "others": shards.write(tmp_path / "others", scene_pairs(3), other)}
+    parts = {"pairs": corpus, "others": shards.write_shards(tmp_path / "others", scene_pairs(3), other)}
     with pytest.raises(ValueError, match="'pairs' and 'others' were written with different tokenizers"):
         Mixture(parts, (Stage({"pairs": 1}),), mixed.vocabulary, context=200, rows=1)
     with pytest.raises(ValueError, match="An image takes 17 positions and the context has 12"):

@@ -297,7 +297,7 @@ def test_a_reader_written_in_a_cell_is_as_good_as_any(mixed, tmp_path):
             yield Document.of(verse) if verse else Skipped(f"verse {number}", "nothing stands there")
 
     (tmp_path / "poems").write_text("roses are red\n\n\n\nviolets are blue")
-    made = shards.write(tmp_path / "made", poems(tmp_path / "poems"), mixed)
+    made = shards.write_shards(tmp_path / "made", poems(tmp_path / "poems"), mixed)
     assert [mixed.decode(document.tokens).text for document in made] == ["roses are red", "violets are blue"]
     assert made.skipped == (Skipped("verse 1", "nothing stands there"),)
 
@@ -305,6 +305,6 @@ def test_a_reader_written_in_a_cell_is_as_good_as_any(mixed, tmp_path):
 def test_folder_to_shards_keeps_captions_and_turns_half(pictures, mixed, tmp_path):
     for name in ("a", "b", "deep/c"):
         (pictures / f"{name}.txt").write_text(f"caption of {name}")
-    made = shards.write(tmp_path / "made", half_picture_first(captioned_pictures(pictures)), mixed)
+    made = shards.write_shards(tmp_path / "made", half_picture_first(captioned_pictures(pictures)), mixed)
     begins = Counter(int(document.tokens[1]) == mixed.vocabulary.begin_image for document in made)
     assert sorted(begins.values()) == [1, 2] and made.card["kinds"] == {"pair": 3}

@@ -121,7 +121,7 @@ def test_a_value_prints_with_its_protocol():
     assert str(MetricValue(4.284, "", False, OTHER)) == (
         "rFID 4.284 (n = 5000, border padding 64, BICUBIC, scenes train fedcba98, bfloat16, Inception aaaa0000, seed 1)"
     )
-    assert [_db(value).told for value in (12, 8192, 12345.6, math.inf, 0.00012345)] == [
+    assert [_db(value).summary for value in (12, 8192, 12345.6, math.inf, 0.00012345)] == [
         "PSNR 12 dB",
         "PSNR 8,192 dB",
         "PSNR 12,345.60 dB",

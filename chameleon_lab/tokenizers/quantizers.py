@@ -74,7 +74,7 @@ def rotate_to(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
 # Learned books
 
 DISTANCES = 2**24
-"""So many distances, 64 MB of float32, are held at once: all of a 512x512 picture's to 8192 codes, not a batch's."""
+"""Distances in memory at once, 64 MB of float32: one 512x512 picture's to 8192 codes, but not a batch's."""
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def nearest(latents_BCHW: Tensor, book_NC: Tensor) -> Tensor:
     """The nearest entry of each latent, by |z|^2 + |e|^2 - 2ze in float32 at least: codes_BHW."""
     device = latents_BCHW.device.type
     dtype = torch.promote_types(torch.promote_types(latents_BCHW.dtype, book_NC.dtype), torch.float32)
-    # In half precision the difference of large numbers is mostly rounding, so autocast must not have its way here.
+    # In half precision the difference of large numbers is mostly rounding, so autocast is off here.
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         book_NC, latents_XC = book_NC.to(dtype), latents_BCHW.movedim(1, -1).flatten(0, 2).to(dtype)
         squares_N = (book_NC**2).sum(1)
@@ -113,7 +113,7 @@ class VectorQuantizer(nn.Module):
     """Nearest neighbour in a codebook learned by gradient (van den Oord et al., arXiv 1711.00937; Chameleon's).
 
     Loss: `codebook` times the pull of entries to their latents plus `commitment` times the pull of latents to their
-    entries. The code of taming-transformers, and whoever trained by it, has the two weights exchanged, 0.25 and 1:
+    entries. taming-transformers' code, and every model trained with it, has the two weights exchanged, 0.25 and 1:
     "vector_legacy". Nothing keeps it from collapsing: an entry that wins no latent gets no gradient.
     """
 
@@ -323,13 +323,13 @@ class Adapted(nn.Module):
         return back(codes_BHW) if self.maps else back(codes_BHW.flatten(1)).mT.unflatten(2, codes_BHW.shape[1:])
 
     def forward(self, latents_BCHW: Tensor) -> Quantized:
-        made, codes, *loss = self.module(latents_BCHW if self.maps else latents_BCHW.flatten(2).mT)
+        output, codes, *loss = self.module(latents_BCHW if self.maps else latents_BCHW.flatten(2).mT)
         batch, _, rows, columns = latents_BCHW.shape
         if codes.shape not in ((batch, rows, columns), (batch, rows * columns)):
             raise ValueError(
                 f"{self.kind} gives codes of shape {tuple(codes.shape)} for {batch} grids of {rows}x{columns} cells; "
                 "a picture's grid has room for one a cell."
             )
-        made_BCHW = made if self.maps else made.mT.unflatten(2, (rows, columns))
+        output_BCHW = output if self.maps else output.mT.unflatten(2, (rows, columns))
         codes_BHW = codes.view(batch, rows, columns).long()
-        return Quantized(made_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))
+        return Quantized(output_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))

@@ -19,8 +19,8 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.corpora.sources import (
     HELD_OUT_PHOTOGRAPHS,
-    Beside,
     Crops,
+    JoinedBatches,
     PictureFiles,
     photographs,
     picture_files,
@@ -71,7 +71,7 @@ def photographs_and_scenes(experiment: ImageExperiment) -> Pixels:
         )
     few = max(1, experiment.batch // 4)
     crops = Crops(PictureFiles(files), experiment.side, experiment.seed, experiment.batch - few)
-    return Beside((crops, SceneImages(experiment.seed, few, experiment.side)))
+    return JoinedBatches((crops, SceneImages(experiment.seed, few, experiment.side)))
 
 
 def folder_of_pictures(path: Path | str) -> Source:
