@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import safetensors.torch
 import torch
+from support import Trap
 from torch import nn
 
 from chameleon_lab.chameleon import Chameleon
@@ -250,13 +251,6 @@ def test_broken_weights_are_refused(folder, name):
         refused(folder, f"{name} is damaged or no safetensors file" if size else f"{name} is empty")
     path.unlink()
     refused(folder, f"incomplete: .*{name} is missing")
-
-
-class Trap:
-    """A pickle of this would raise, were it ever read."""
-
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('the pickle was read')",))
 
 
 def test_a_pickle_posing_as_safetensors_is_refused_unread(folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from support import failed
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.cli import main
@@ -61,14 +62,6 @@ MINIATURE = replace(
 def model(lab, tmp_path) -> str:
     lab.save(tmp_path / "model")
     return str(tmp_path / "model")
-
-
-def failed(capsys, *arguments: str) -> str:
-    """The one line of an error a user can mend."""
-    assert main(list(arguments)) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("chameleon-lab: ") and shown.err.count("\n") == 1 and not shown.out
-    return shown.err
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["reconstruct"]], ids=str)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import same
 
 from chameleon_lab.corpora import conversations
 from chameleon_lab.corpora.conversations import (
@@ -352,11 +353,6 @@ def test_bucketing_loses_no_document_and_evens_out_the_tokens(mixed):
     assert all(abs(batch.real_tokens - mean) < 0.25 * mean for batch in batches)
     padding = np.mean([(batch.inputs_BT == pad).float().mean() for batch in batches])
     assert padding < 0.15
-
-
-def same(one, other) -> bool:
-    names = ("inputs_BT", "targets_BT", "learned_BT", "modality_BT")
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(mixed):

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_transformer import CONFIG, feed, tokens
+from support import CONFIG
+from test_transformer import feed, tokens
 from torch import Tensor, nn
 
 from chameleon_lab import decoding

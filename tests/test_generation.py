@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import CODES, WARM, WORDS
 
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation import continuation
@@ -26,10 +27,6 @@ from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
-WORDS = Vocabulary.layout(12, 4)
-CODES = 16
-WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
-
 
 def shape(tokens) -> str:
     """One letter a token, from the ids alone: t text, ( begin, i code, ) end, e turn, E document, ? other."""
@@ -39,12 +36,6 @@ def shape(tokens) -> str:
 
 
 WELL_FORMED = re.compile(rf"([te]|\(i{{{CODES}}}\))*E?")
-
-
-@pytest.fixture
-def engine(make_lab, lettered) -> Engine:
-    """A random model of four letters, which often draws."""
-    return make_lab(lettered).engine
 
 
 def prompts(engine: Engine, count: int) -> list[np.ndarray]:

@@ -7,13 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from support import CODES, WORDS
 
 from chameleon_lab.generation.grammar import Grammar, Mask, State, Unrestricted
 from chameleon_lab.vocabulary import CHAMELEON, LUMINA, Vocabulary
 
-WORDS = Vocabulary.layout(12, 4)
 GRIDS = Vocabulary.layout(12, 4, largest_side=8)
-CODES = 16
 
 
 def parsed(tokens: list[int], vocabulary: Vocabulary, image_codes: int | None) -> Counter[str]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support import same
 
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, Stage, sample_documents, scene_pairs, two_stages
@@ -242,11 +243,6 @@ def seen(batch: Batch) -> list[tuple[str, int]]:
 def rows_of(batch: Batch) -> Counter[str]:
     """How many rows each part has."""
     return Counter(list(PARTS)[int(row[1]) - VOCABULARY.first_text] for row in batch.inputs_BT)
-
-
-def same(one: Batch, other: Batch) -> bool:
-    names = ("inputs_BT", "targets_BT", "learned_BT", "modality_BT", "documents_BT")
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step():

@@ -325,8 +325,11 @@ def test_a_panel_s_commands_are_checked(experiment, tmp_path):
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
-from conftest import *
+from support import IMAGE
 from test_run import *
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.vocabulary import Vocabulary
 torch.set_num_threads(1)
 torch.manual_seed(0)
 mixed = MixedModalTokenizer(ByteTokenizer(), ImageTokenizer(IMAGE).eval(), Vocabulary.layout(12, 256))

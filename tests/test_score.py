@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import CODES
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.records import TokenScores
 from chameleon_lab.vocabulary import Modality
-
-CODES = 16
 
 
 @pytest.fixture

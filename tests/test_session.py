@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from support import CODES, WARM, WORDS
 
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation import continuation
@@ -17,18 +18,8 @@ from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
 from chameleon_lab.tokenizers.image import NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.vocabulary import Vocabulary
 
-WORDS = Vocabulary.layout(12, 4)
-CODES = 16
-WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
 ASKED = Document.of("abc", EndTurn())
-
-
-@pytest.fixture
-def engine(make_lab, lettered) -> Engine:
-    """A random model of four letters, which often draws."""
-    return make_lab(lettered).engine
 
 
 def assembled(pieces: list[Piece]) -> Document:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from support import Trap
 from torch import nn
 
 from chameleon_lab.checkpoints import tensors as lazily
@@ -415,13 +416,6 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
 
 
 # Damage and deceit
-
-
-class Trap:
-    """A pickle of this would end the process, were it ever read."""
-
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('the pickle was read')",))
 
 
 def test_pickles_are_refused_unread(tmp_path):

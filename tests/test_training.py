@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import support
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
@@ -28,20 +29,10 @@ from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import SceneImages
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, PacedModule, Steps
 from chameleon_lab.training.pipeline import MODELS, TINY_MODEL
-from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.transformer import Transformer
 
 STEPS = 8
-MODEL = ModelConfig(
-    vocabulary=0,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_width=8,
-    ffn_width=48,
-    context=500,
-    fixes=(QueryKeyNorm(), Dropout(0.2)),
-)
+MODEL = replace(support.MODEL, context=500, fixes=(QueryKeyNorm(), Dropout(0.2)))
 
 
 def language(mixed, recipe: Recipe, budget: Budget, seed: int = 0) -> LanguageModule:
@@ -331,9 +322,11 @@ TWO = """
 import logging, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from conftest import *
+from support import IMAGE
 from test_training import *
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -4,31 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import CONFIG, SHAPES, their_weights
 
 from chameleon_lab.attention import rotate, rotations
 from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.stability import NormReordering, QueryKeyNorm
-from chameleon_lab.transformer import ModelConfig, Packed, Transformer
-
-CONFIG = ModelConfig(
-    vocabulary=50,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=4,
-    head_width=8,
-    ffn_width=48,
-    context=24,
-    fixes=(QueryKeyNorm(),),
-)
-SHAPES = {
-    "multi-head": CONFIG,
-    "grouped": replace(CONFIG, kv_heads=2),
-    "one key head": replace(CONFIG, kv_heads=1),
-    "bare": replace(CONFIG, fixes=()),
-    "re-ordered": replace(CONFIG, fixes=(QueryKeyNorm(), NormReordering())),
-    "tied, wide heads": replace(CONFIG, tied=True, head_width=16),
-}
+from chameleon_lab.transformer import Packed, Transformer
 
 
 @pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
@@ -202,43 +183,6 @@ def test_an_impossible_config_is_refused(change, why):
 
 
 # Parity
-
-
-def half_split(rows_XD: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of adjacent rotary pairs in the order that `transformers` rotates: first halves, then second halves."""
-    return rows_XD.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-
-
-def their_weights(ours: Transformer) -> dict[str, torch.Tensor]:
-    """Our weights under the names and in the order of `transformers`."""
-    config, mine = ours.config, ours.state_dict()
-    placement = "post" if any(isinstance(fix, NormReordering) for fix in config.fixes) else "pre"
-    theirs = {
-        "model.embed_tokens.weight": mine["embedding.weight"],
-        "model.norm.weight": mine["norm.weight"],
-        "lm_head.weight": mine["head.weight"],
-    }
-    counts = (config.heads, config.kv_heads, config.kv_heads)
-    for layer in range(config.layers):
-        block, there = f"blocks.{layer}", f"model.layers.{layer}"
-        q, k, v = mine[f"{block}.attention.qkv.weight"].split([count * config.head_width for count in counts])
-        gate, up = mine[f"{block}.feed_forward.gate_up.weight"].chunk(2)
-        theirs |= {
-            f"{there}.self_attn.q_proj.weight": half_split(q, config.heads),
-            f"{there}.self_attn.k_proj.weight": half_split(k, config.kv_heads),
-            f"{there}.self_attn.v_proj.weight": v,
-            f"{there}.self_attn.o_proj.weight": mine[f"{block}.attention.out.weight"],
-            f"{there}.mlp.gate_proj.weight": gate,
-            f"{there}.mlp.up_proj.weight": up,
-            f"{there}.mlp.down_proj.weight": mine[f"{block}.feed_forward.down.weight"],
-            f"{there}.input_layernorm.weight": mine[f"{block}.attention_{placement}_norm.weight"],
-            f"{there}.post_attention_layernorm.weight": mine[f"{block}.ffn_{placement}_norm.weight"],
-        }
-        for name, norm, count in (("q", "query", config.heads), ("k", "key", config.kv_heads)):
-            for kind in ("weight", "bias"):
-                shared = half_split(mine[f"{block}.attention.{norm}_norm.{kind}"], 1)
-                theirs[f"{there}.self_attn.{name}_norm.{kind}"] = shared.expand(count, -1)
-    return theirs
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2], ids=["multi-head", "grouped"])
