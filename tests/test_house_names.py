@@ -5,6 +5,7 @@ entry must go once its file or its name is mended.
 """
 
 import ast
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("chameleon_lab", "widgets/chameleon_widgets")
 PYTHON = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "widgets/js/src").rglob("*") if path.suffix in {".js", ".ts"})
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 PARTICIPLES = frozenset(
     {
@@ -125,6 +127,7 @@ PENDING: dict[str, int] = {
     "widgets/js/src/surgery_board.js": 3,
     "widgets/js/src/surgery_codes.js": 2,
     "widgets/js/src/surgery_palette.js": 4,
+    "notebooks/04_train_on_your_pictures.ipynb": 2,
 }
 """File to how many bare participles it may still hold."""
 
@@ -179,8 +182,12 @@ def is_bare(name: str) -> bool:
 
 
 def participles(path: Path) -> list[str]:
+    """The bare participles of a module, a script or a notebook's code cells, each with its line."""
     text = path.read_text()
-    names = bindings(ast.parse(text)) if path.suffix == ".py" else declarations(text)
+    if path.suffix == ".ipynb":
+        code = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = re.sub(r"^\s*[%!].*$", "", "\n".join("".join(source) for source in code), flags=re.MULTILINE)
+    names = declarations(text) if path in SCRIPTS else bindings(ast.parse(text))
     return sorted({f"line {line}: {name}" for name, line in names if is_bare(name)})
 
 
@@ -210,7 +217,7 @@ def homes() -> dict[str, list[str]]:
     return {name: files for name, files in modules.items() if len(files) > 1 and name not in SHARED}
 
 
-@pytest.mark.parametrize("path", [*PYTHON, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*PYTHON, *SCRIPTS, *NOTEBOOKS], ids=name_of)
 def test_no_name_is_a_bare_participle(path: Path):
     bare, allowed = participles(path), PENDING.get(name_of(path), 0)
     assert len(bare) <= allowed, f"Name the noun: {'; '.join(bare)}. ({allowed} were there before.)"
@@ -218,7 +225,9 @@ def test_no_name_is_a_bare_participle(path: Path):
 
 
 def test_pending_files_exist():
-    assert set(PENDING) <= {name_of(path) for path in [*PYTHON, *SCRIPTS]}, "Take files that are gone out of PENDING."
+    assert set(PENDING) <= {name_of(path) for path in [*PYTHON, *SCRIPTS, *NOTEBOOKS]}, (
+        "Take files that are gone out of PENDING."
+    )
 
 
 def test_a_top_level_name_is_defined_once():
