@@ -125,6 +125,15 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, record
         monkeypatch.setattr(kv_cache, "PATIENCE", 2)
 
 
+@pytest.fixture
+def comms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widgets talk to a `Recorder` each, in this process."""
+    import comm
+    from widget_support import Recorder
+
+    monkeypatch.setattr(comm, "create_comm", Recorder)
+
+
 @pytest.fixture(scope="session")
 def picture() -> PIL.Image.Image:
     """Noise, 16x16 RGB."""

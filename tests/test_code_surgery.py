@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from test_widgets import RED, browser_says, eventually, recorded, recorder, updates
+from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_widgets import code_surgery, edits
 from chameleon_widgets.code_surgery import CodeSurgery
@@ -21,7 +21,7 @@ from chameleon_widgets.edits import Grid, History, grid_of
 from chameleon_widgets.pictures import png
 from chameleon_widgets.stills import WIDGET_VIEW
 
-__all__ = ["recorded"]  # a fixture that pytest uses by itself: no comm leaves this process
+pytestmark = pytest.mark.usefixtures("comms")
 
 ROOT = Path(__file__).parents[1]
 START = np.arange(12).reshape(3, 4)

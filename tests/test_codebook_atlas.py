@@ -8,12 +8,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import comm
 import numpy as np
 import PIL.Image
 import PIL.ImageColor
 import pytest
-from test_widgets import Recorder, browser_says, recorder
+from widget_support import browser_says, recorder
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.records import CodebookUsage
@@ -21,13 +20,9 @@ from chameleon_widgets import codebook_map, threads
 from chameleon_widgets.codebook_atlas import CodebookAtlas
 from chameleon_widgets.stills import WIDGET_VIEW
 
+pytestmark = pytest.mark.usefixtures("comms")
 SIDE = 4  # pixels of a cell
 JS = Path(__file__).parents[1] / "widgets" / "js"
-
-
-@pytest.fixture(autouse=True)
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
 
 
 class Levels:
@@ -188,7 +183,7 @@ def test_pictures_give_the_usage_of_their_codes():
     facts, (counts,) = sent(atlas, "usage")[-1]
     assert np.frombuffer(counts, "<f8").tolist() == expected.counts_N.tolist()
     assert (facts["dead"], facts["tokens"], facts["names"]) == (12, 10, ["dark", "light"])
-    assert facts["measured"] == [(6, 3 / 16), (10, 4 / 16)]
+    assert facts["measured"] == [[6, 3 / 16], [10, 4 / 16]]
     assert facts["even"] == facts["evenly"][-1][1] == expected.uniform_usage() and atlas.status == "idle"
 
 
@@ -217,7 +212,7 @@ def test_two_codes_are_enough():
     atlas = CodebookAtlas(tokenizer, pictures=[grey([0, 1])])
     atlas.selected = 1
     atlas.wait()
-    assert sent(atlas, "code")[-1][0]["near"] == [(0, 1.0)]
+    assert sent(atlas, "code")[-1][0]["near"] == [[0, 1.0]]
 
 
 def test_the_detail_of_a_code_has_its_nearest_codes_real_patches_and_decoded_middle():
@@ -227,7 +222,7 @@ def test_the_detail_of_a_code_has_its_nearest_codes_real_patches_and_decoded_mid
     atlas.wait()
     detail, patches = sent(atlas, "code")[-1]
     assert [code for code, _ in detail["near"]] == [1, 2, 3, 4, 5, 6, 7, 8] and detail["found"] == 4
-    assert detail["places"] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1)]
+    assert detail["places"] == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 1, 1]]
     for (picture, row, column), data in zip(detail["places"], patches, strict=True):
         box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
         assert opened(data).tobytes() == list(TWO.values())[picture].crop(box).tobytes()

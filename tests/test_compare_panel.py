@@ -9,36 +9,17 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import comm
-import comm.base_comm
 import numpy as np
 import pytest
 import traitlets
+from widget_support import eventually, recorder
 
 from chameleon_lab.history import Alarm, Event, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import ComparePanel
 from chameleon_widgets.comparison import COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
 from chameleon_widgets.stills import WIDGET_VIEW
 
-
-class Recorder(comm.base_comm.BaseComm):
-    """A comm that keeps what a widget sends, as JSON would carry it."""
-
-    def __init__(self, **keys: Any) -> None:
-        self.custom: list[tuple[dict[str, Any], list[bytes]]] = []
-        super().__init__(**keys)
-
-    def publish_msg(self, msg_type: str, data=None, metadata=None, buffers=None, **keys: Any) -> None:
-        if data and data.get("method") == "custom":
-            content = json.loads(json.dumps(data["content"], allow_nan=False))
-            self.custom.append((content, [bytes(each) for each in buffers or []]))
-
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
-
-
+pytestmark = pytest.mark.usefixtures("comms")
 CONFIG = {"name": "a", "seed": 0, "model": {"fixes": []}, "recipe": {"rate": 0.1, "betas": [0.9, 0.95]}}
 
 
@@ -61,10 +42,6 @@ def record(step: int, **values: float) -> StepRecord:
     return StepRecord(step, float(step), {"loss": 4.0 - step} | held_out | values, {"residual_norm": [1.0, 2.0 + step]})
 
 
-def recorder(panel: Any) -> Recorder:
-    return panel.comm
-
-
 def says(panel: ComparePanel, kind: str, **content: Any) -> None:
     panel._handle_custom_msg({"kind": kind, **content}, [])
 
@@ -85,13 +62,6 @@ def received(panel: ComparePanel) -> dict[tuple[int, str], tuple[list[float], li
             found[run, measure][0].extend(steps)
             found[run, measure][1].extend(values)
     return found
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def settled(panel: ComparePanel) -> ComparePanel:

@@ -12,11 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import comm
 import numpy as np
 import pytest
 from browser.fakes import GrowingRun, step_record
-from test_widgets import Recorder, browser_says, eventually, recorder, updates
+from widget_support import browser_says, eventually, recorder, updates
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, event_line
 from chameleon_widgets import threads
@@ -24,12 +23,8 @@ from chameleon_widgets.run_feed import CHUNK, ROWS, RunFeed, packed, told
 from chameleon_widgets.run_panel import RunPanel, summary
 from chameleon_widgets.stills import WIDGET_VIEW
 
+pytestmark = pytest.mark.usefixtures("comms")
 nan = math.nan
-
-
-@pytest.fixture(autouse=True)
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import comm
-import comm.base_comm
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
+from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_lab import pictures
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -29,26 +28,7 @@ from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW
 from chameleon_widgets.threads import Pump, Worker
 
-RED = PIL.Image.new("RGB", (64, 64), (220, 40, 40))
-
-
-class Recorder(comm.base_comm.BaseComm):
-    """A comm that keeps what a widget sends."""
-
-    def __init__(self, **keys: Any) -> None:
-        self.custom: list[tuple[dict[str, Any], list[bytes]]] = []
-        self.threads: set[str] = set()
-        super().__init__(**keys)
-
-    def publish_msg(self, msg_type: str, data=None, metadata=None, buffers=None, **keys: Any) -> None:
-        if data and data.get("method") == "custom":
-            self.threads.add(threading.current_thread().name)
-            self.custom.append((data["content"], list(buffers or [])))
-
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
+pytestmark = pytest.mark.usefixtures("comms")
 
 
 class Talker:
@@ -83,25 +63,6 @@ class Talker:
         if self.hold == where:
             self.reached.set()
             assert self.gate.wait(20)
-
-
-def browser_says(cell: Any, content: dict[str, Any], *buffers: bytes) -> None:
-    cell._handle_custom_msg(content, [memoryview(each) for each in buffers])
-
-
-def recorder(widget: Any) -> Recorder:
-    return widget.comm
-
-
-def updates(cell: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
-    return [(content, buffers) for content, buffers in recorder(cell).custom if content["kind"] == "update"]
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_reply_becomes_a_turn_of_the_document_with_its_codes():
@@ -557,7 +518,7 @@ def test_two_tokenizers_are_compared_on_the_same_picture():
     assert {name: seen.original.size for name, seen in both.items()} == {"coarse": (16, 16), "fine": (64, 64)}
     assert viewer.reconstruction is both["coarse"]
     message, buffers = last_result(viewer)
-    assert message["chosen"] == ("coarse", "fine") and len(buffers) == 4
+    assert message["chosen"] == ["coarse", "fine"] and len(buffers) == 4
     assert [trip["psnr"] for trip in message["trips"]] == [both["coarse"].psnr, both["fine"].psnr]
     bundle = viewer._repr_mimebundle_()
     assert bundle["text/html"].count("<img ") == 3
