@@ -26,7 +26,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A picture, and, once a tokenizer has seen it, its codes (rows x columns integers).
+    """A picture, and, once a tokenizer has encoded it, its codes (rows x columns integers).
 
     Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time.
     """

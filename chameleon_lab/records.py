@@ -54,7 +54,7 @@ Piece = TextPiece | ImagePiece | StopPiece
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """How likely a model holds a document: log-probabilities in nats, of each token given all tokens before it.
+    """How likely a document is to a model: log-probabilities in nats, of each token given all tokens before it.
 
     `tokens_T`, `logs_T` and `modality_T` (a `Modality` each) run in parallel.
     """
@@ -94,7 +94,7 @@ class TokenScores:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """One picture through an image tokenizer: what the encoder saw, its codes (rows x columns), and what came out.
+    """One picture through an image tokenizer: the encoder's input, its codes (rows x columns), the decoder's output.
 
     Raises ValueError when the two pictures differ in size.
     """

@@ -97,9 +97,7 @@ def _connected_parts(mask: np.ndarray) -> list[np.ndarray]:
     """Connected parts of a mask (4 neighbours), specks left out."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        padded = np.pad(labels, 1)
-        around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-        spread = np.where(mask, np.maximum.reduce((labels, *around)), 0)
+        spread = np.where(mask, np.maximum.reduce(_around(labels)), 0)
         if np.array_equal(spread, labels):
             break
         labels = spread
@@ -107,12 +105,11 @@ def _connected_parts(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _read_thing(pixels: np.ndarray, mask: np.ndarray, behind: np.ndarray) -> ThingReading | None:
-    padded = np.pad(mask, 1)
-    inner = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inner = np.logical_and.reduce(_around(mask))
     if not inner.any():
         return None
     colour = _nearest(np.median(pixels[inner], axis=0, keepdims=True), COLOURS)
-    coverage = np.where(_grown(mask), _coverage(pixels, behind, colour), 0)
+    coverage = np.where(np.logical_or.reduce(_around(mask)), _coverage(pixels, behind, colour), 0)
     solid = np.argwhere(coverage > 0.5)
     if not len(solid):
         return None
@@ -128,9 +125,10 @@ def _coverage(pixels: np.ndarray, behind: np.ndarray, colour: str) -> np.ndarray
     return np.clip((pixels - behind) @ step / (step @ step), 0, 1)
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
-    padded = np.pad(mask, 1)
-    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask
+def _around(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The values themselves and, for each pixel, those of its 4 neighbours; 0 outside the picture."""
+    padded = np.pad(values, 1)
+    return values, padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
 
 
 def _window(coverage: np.ndarray, row: float, column: float) -> np.ndarray:

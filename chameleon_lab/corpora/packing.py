@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chameleon_lab.documents import Document, Image, Segment
+from chameleon_lab.documents import Document, Image
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -49,27 +49,23 @@ class Batch:
 
 
 def tokenize(documents: list[Document], tokenizer: MixedModalTokenizer) -> list[TokenizedDocument]:
-    """Documents to tokens from `begin_document` to `end_document`, all pictures encoded in one batch."""
+    """Documents to tokens from `begin_document` to `end_document`; pictures are encoded 64 at a time."""
     bare = [part for document in documents for part in document if isinstance(part, Image) and part.codes is None]
     coded: dict[int, Image] = {}
     for start in range(0, len(bare), 64):
         chunk = bare[start : start + 64]
         codes = tokenizer.image.encode_batch([image.picture for image in chunk])
         coded |= {id(image): replace(image, codes=grid) for image, grid in zip(chunk, codes, strict=True)}
-    return [_tokenize_segments([coded.get(id(part), part) for part in document], tokenizer) for document in documents]
-
-
-def _tokenize_segments(
-    segments: list[Segment] | list[Image | Segment], tokenizer: MixedModalTokenizer
-) -> TokenizedDocument:
-    vocabulary = tokenizer.vocabulary
-    runs = [tokenizer.encode_segment(segment) for segment in segments]
-    flags = [np.full(len(run), segment.learn) for run, segment in zip(runs, segments, strict=True)]
-    last = segments[-1].learn if segments else False
-    return TokenizedDocument(
-        np.concatenate([[vocabulary.begin_document], *runs, [vocabulary.end_document]]),
-        np.concatenate([[False], *flags, [last]]),
-    )
+    begin, end = [tokenizer.vocabulary.begin_document], [tokenizer.vocabulary.end_document]
+    tokenized: list[TokenizedDocument] = []
+    for document in documents:
+        runs = [tokenizer.encode_segment(coded.get(id(segment), segment)) for segment in document]
+        flags = [np.full(len(run), segment.learn) for run, segment in zip(runs, document, strict=True)]
+        last = [document.segments[-1].learn if len(document) else False]
+        tokenized.append(
+            TokenizedDocument(np.concatenate([begin, *runs, end]), np.concatenate([[False], *flags, last]))
+        )
+    return tokenized
 
 
 def collate(documents: list[TokenizedDocument], vocabulary: Vocabulary) -> Batch:

@@ -141,17 +141,12 @@ class Scene:
         return f"{content} on a {self.background} background"
 
     def picture(self) -> PIL.Image.Image:
-        """The scene drawn: RGB, `SIDE` pixels square."""
-        return render(self)
-
-
-def render(scene: Scene, scale: int = 4) -> PIL.Image.Image:
-    """Draws at `scale` times the size and averages down."""
-    canvas = PIL.Image.new("RGB", (SIDE * scale, SIDE * scale), BACKGROUNDS[scene.background])
-    draw = PIL.ImageDraw.Draw(canvas)
-    for thing in scene.things:
-        _draw_thing(draw, thing, BACKGROUNDS[scene.background], scale)
-    return canvas.resize((SIDE, SIDE), PIL.Image.Resampling.BOX)
+        """The scene drawn: RGB, `SIDE` pixels square, averaged down from 4 times the size (antialiased)."""
+        scale, behind = 4, BACKGROUNDS[self.background]
+        canvas = PIL.Image.new("RGB", (SIDE * scale, SIDE * scale), behind)
+        for thing in self.things:
+            _draw_thing(PIL.ImageDraw.Draw(canvas), thing, behind, scale)
+        return canvas.resize((SIDE, SIDE), PIL.Image.Resampling.BOX)
 
 
 def _draw_thing(draw: PIL.ImageDraw.ImageDraw, thing: Thing, behind: tuple[int, int, int], scale: int) -> None:

@@ -224,11 +224,7 @@ def _image_identity(image: ImageTokenizer) -> str:
     return digest.hexdigest()
 
 
-DocumentWithKind = tuple[TokenizedDocument, str]
-"""A tokenized document and its kind."""
-
-
-def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[DocumentWithKind | Skipped]:
+def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
     """Each document's tokens and kind, or why it is skipped; 256 documents or 64 pictures are tokenized at once.
 
     Order is kept, except that a skipped document may come before its neighbours.
@@ -266,7 +262,7 @@ def _prepared(document: Document, image: ImageTokenizer) -> Document:
 
 def _tokenize_waiting(
     named: list[tuple[str, Document]], tokenizer: MixedModalTokenizer
-) -> Iterator[DocumentWithKind | Skipped]:
+) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
     try:
         documents = tokenize([document for _, document in named], tokenizer)
     except ValueError as error:  # one document is at fault: which one shows when each goes alone

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Metric(Protocol):
     """A meter: it sees every pair of pictures once, as bytes_BCHW on the CPU, and then gives its value.
 
-    `card` is the protocol so far, to be completed with `dataclasses.replace`; `seed` is for what is drawn at random.
-    `scores` holds one score a picture, or nothing where pictures are not judged alone.
+    `card` is the protocol so far, to be completed with `dataclasses.replace`; `seed` is for random draws.
+    `scores` holds one score a picture, or nothing where the metric compares sets.
     """
 
     @property
@@ -113,7 +113,7 @@ class FrechetDistance:
         width = self.distance.real_features_sum.numel()
         _at_least_two("rFID", card)
         if card.n <= width:
-            log.warning("rFID of %d pictures by %d features is far too high: it wants more pictures.", card.n, width)
+            log.warning("rFID of %d pictures by %d features is far too high: measure more pictures.", card.n, width)
         definition = "originals against their reconstructions, prepared alike; covariance over n - 1"
         return MetricValue(
             float(self.distance.compute()), "", False, _complete_card(card, "rFID", definition, self.network)

@@ -2,7 +2,7 @@
 
 - originals and reconstructions are compared as RGB bytes: after preparation, and after decoding's truncation
 - every value carries its protocol, and compares only with values of the same (`records.MetricCard`)
-- nothing is downloaded: LPIPS, rFID and KID want files that the user has put in place (`networks`)
+- nothing is downloaded: LPIPS, rFID and KID need files that the user puts in place (`networks`)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chameleon_lab.tokenizers.preparation import LANCZOS, Preparation
 
 
 class PictureTokenizer(Protocol):
-    """What can be measured: `ImageTokenizer`, or whatever has as much. `parameters` tell what it computes in."""
+    """What `measure` takes: `ImageTokenizer`, or any other class with these. `parameters` give the precision."""
 
     @property
     def codes(self) -> int: ...
@@ -51,10 +51,10 @@ def measure(
     batch: int = 16,
     resize: str = LANCZOS.name,
 ) -> Measurements:
-    """What an image tokenizer makes of a reference set, in one pass that holds `batch` pictures at a time.
+    """An image tokenizer's metrics on a reference set, from one pass that holds `batch` pictures at a time.
 
     `pictures`: of any sizes and modes, from any iterable, such as `map(open_picture, paths)`; neighbours of one shape
-    go through the tokenizer together. `reference`: the set's name and split, such as "ImageNet val". `preparation`:
+    are encoded together. `reference`: the set's name and split, such as "ImageNet val". `preparation`:
     the centre crop unless given. `metrics`: names in `distances.METRICS`, or calls that make a `Metric`. `resize`: the
     preparation's filter, for the card; only a policy of your own needs to name another. Another `batch` can round
     differently and so flip a near tie between two codes: on the tiny model that moved PSNR by 0.0001 dB.

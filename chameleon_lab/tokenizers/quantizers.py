@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents: the latents_BCHW that stand for the codes, with a gradient for those that came
-    in; their codes_BHW; and the quantizer's own loss."""
+    """A quantizer's output: latents_BCHW of the chosen codes, with a gradient for the input; codes_BHW; its own loss."""
 
     latents_BCHW: Tensor
     codes_BHW: Tensor
@@ -55,8 +54,8 @@ def straight_through(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
 def rotate_to(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
     """The chosen latents as a rotation and rescaling of the latents, both held constant (arXiv 2410.06424, section 4).
 
-    The gradient keeps its angle to the vector: at the latent it stands as it stood at the code. A latent of length 0
-    has no direction to turn from, and takes the gradient as it is.
+    Backwards the gradient turns with it: its angle to the latent is its angle to the code. A latent of length 0 has no
+    direction to turn from, and takes the gradient unchanged.
     """
     with torch.no_grad():
         chosen_BCHW = chosen_BCHW.to(latents_BCHW.dtype)
@@ -289,9 +288,10 @@ class Adapted(nn.Module):
     """A module of the package vector-quantize-pytorch, or one called as those are, as a quantizer of `size` codes.
 
     `module` maps latents to (latents, indices) or (latents, indices, loss), and indices back by `indices_to_codes` or
-    `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. Built for feature maps
-    (accept_image_fmap, channel_first) it gets them, else sequences with channels last. Raises ValueError for a module
-    of several codes a cell, such as ResidualVQ. Its loss, and what keeps it from collapsing, are the module's.
+    `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. A module built
+    for feature maps (accept_image_fmap, channel_first) gets feature maps, any other gets sequences with channels last.
+    Raises ValueError for a module of several codes a cell, such as ResidualVQ. The loss, and whatever keeps the book
+    from collapsing, are the module's.
 
         ImageTokenizerConfig(..., quantizer=lambda size, width: Adapted(SimVQ(dim=width, codebook_size=size), size))
     """
