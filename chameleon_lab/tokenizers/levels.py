@@ -72,8 +72,8 @@ class FiniteScalarQuantizer(nn.Module):
         return (digits_BCHW - half_C11) / half_C11
 
     def _squashed(self, latents_BCHW: Tensor) -> Tensor:
-        """Digits before rounding, 0..level-1. Latent 0 falls on the level of value 0; with two levels, each gets half of
-        the line instead."""
+        """Digits before rounding, 0..level-1. Latent 0 falls on the level of value 0; with two levels, each gets half
+        of the line instead."""
         last_C11 = torch.tensor(self.levels, device=latents_BCHW.device)[:, None, None] - 1.0
         shift_C11 = torch.where(last_C11 > 1, torch.atanh(last_C11 % 2 / last_C11), 0.0)
         return ((latents_BCHW.float() + shift_C11).tanh() + 1) * last_C11 / 2

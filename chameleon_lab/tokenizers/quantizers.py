@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """A quantizer's output: latents_BCHW of the chosen codes, with a gradient for the input; codes_BHW; its own loss."""
+    """A quantizer's output: latents_BCHW of the chosen codes, with a gradient for the input; codes_BHW; its loss."""
 
     latents_BCHW: Tensor
     codes_BHW: Tensor
