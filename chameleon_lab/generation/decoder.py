@@ -45,7 +45,7 @@ class Decoder:
     def _prepare(self) -> None:
         """An empty cache, and nothing bound to the model yet."""
         like = self.model.embedding.weight
-        self._structure, self._address = Structure(self.model), like.data_ptr()
+        self._structure, self._embedding_VD = Structure(self.model), like.detach()  # which keeps the address taken
         self.cache = self._allocate(like)
         places_1T = torch.arange(self._room + 1, device=like.device)[None]
         self._turns_T1K = turned_at(places_1T, self.model.config)[0]
@@ -128,12 +128,12 @@ class Decoder:
         """The twin, or None while the model itself has to compute."""
         if self.plain or torch.is_grad_enabled() or self._listeners is None:
             return None
-        if self._address != self.model.embedding.weight.data_ptr():  # moved within a reply: seen for nothing
-            self._structure, self._address = Structure(self.model), self.model.embedding.weight.data_ptr()
+        if self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr():  # moved within a reply
+            self._structure, self._embedding_VD = Structure(self.model), self.model.embedding.weight.detach()
             self._twin, self._steps = None, {}
         if self._twin is None:
-            self._twin, self._listeners = LeanTwin(self.model), native_ops.listeners(self.model)
-        return None if self._listeners is None or any(self._listeners) else self._twin
+            self._twin = LeanTwin(self.model)
+        return None if any(self._listeners) else self._twin
 
     def _replay(self, twin: LeanTwin, tokens_B1: Tensor, rows: slice) -> Tensor:
         """A step as it was recorded; another is recorded for other rows, and for each `GRAPH_POSITIONS` seen."""
