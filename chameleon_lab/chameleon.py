@@ -56,7 +56,12 @@ class Chameleon:
         self.model, self.tokenizer = model, tokenizer
         self.settings, self.card = settings or Settings(), card or {}
         self.acknowledge_licence, self._told = acknowledge_licence, False
-        self.engine = Engine(model, tokenizer, images=acknowledge_licence or not provenance.restricted(self.card))
+
+    @property
+    def engine(self) -> Engine:
+        """What continues and scores documents with the present `model` and `tokenizer`."""
+        images = self.acknowledge_licence or not provenance.restricted(self.card)
+        return Engine(self.model, self.tokenizer, images=images)
 
     @classmethod
     def load(

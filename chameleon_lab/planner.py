@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from chameleon_lab.generation.continuation import AT_ONCE
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.crossovers import PROMPT_POSITIONS
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
@@ -300,15 +300,15 @@ class _Use:
             held = ledger.now
             image = _stand_in(ImageTokenizer, self.image_tokenizer, dtype) if self.image_tokenizer else None
             picture = ledger.now - held
-            cache = KVCache(self.config, self.rows * GUIDANCE[self.guidance], model.embedding.weight, self.context)
+            decoder = Decoder(model, self.rows * GUIDANCE[self.guidance], self.context, plain=True)
             cached = ledger.now - held - picture
             moments: dict[str, int] = {}
 
             for name, rows, length in self._prefills():
                 with ledger.moment(name, moments):
-                    part = cache.part(0, rows)
-                    part.lengths[:] = length - min(length, AT_ONCE)  # the last part sees farthest
-                    outputs_BTD = model.trunk(torch.zeros(rows, min(length, AT_ONCE), dtype=torch.long), part)
+                    last = min(length, PROMPT_POSITIONS)
+                    decoder.cache.lengths[:rows] = length - last  # the last part sees farthest
+                    outputs_BTD = decoder.trunk(torch.zeros(rows, last, dtype=torch.long))
                     model.logits(outputs_BTD[:, -1]).sort(-1)
                     del outputs_BTD
             if image is not None and self.image_tokenizer is not None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from support import IMAGE, MODEL, TEXTS, LetterTokenizer
 
-from chameleon_lab import kv_cache, recording
+from chameleon_lab import crossovers
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.generation import continuation
+from chameleon_lab.generation import recording
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -118,11 +118,11 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, record
     """Decoding as on a CPU, and as on a GPU: tokens picked ahead of what is known, steps recorded and replayed. The
     second gives prompts by parts, too."""
     if request.param == "ahead":
-        monkeypatch.setitem(continuation.AHEAD, "cpu", 5)
-        monkeypatch.setattr(continuation, "AT_ONCE", 7)
-        monkeypatch.setattr(kv_cache, "replays", lambda device: True)
-        monkeypatch.setattr(kv_cache, "STRETCH", 16)
-        monkeypatch.setattr(kv_cache, "PATIENCE", 2)
+        monkeypatch.setitem(crossovers.CODES_AHEAD, "cpu", 5)
+        monkeypatch.setattr(crossovers, "PROMPT_POSITIONS", 7)
+        monkeypatch.setattr(recording, "replays", lambda device: True)
+        monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 16)
+        monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 2)
 
 
 @pytest.fixture

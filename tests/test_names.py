@@ -9,7 +9,7 @@ from torch import Tensor
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.huggingface import DIALECTS, norm_rows
 from chameleon_lab.checkpoints.tensors import LazyTensor, lazy, tensors_of
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.stability import LayerScale, NormReordering, QueryKeyNorm, QueryKeyRMSNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
 
@@ -254,12 +254,11 @@ def test_the_published_sizes_have_the_published_shapes(groups):
 def test_decoding_with_a_norm_for_each_group_is_the_whole_sequence_at_once():
     config = SHAPES["grouped"]
     model, tokens_BT = random_model(config), torch.randint(0, config.vocabulary, (2, 12))
-    cache = KVCache(config, 2, model.embedding.weight)
+    decoder = Decoder(model, 2)
     with torch.inference_mode():
         steps = []
         for token in range(12):
-            steps.append(model(tokens_BT[:, token : token + 1], cache))
-            cache.advance([1, 1])
+            steps.append(decoder.logits(decoder.feed(tokens_BT[:, token : token + 1], [1, 1])))
         whole = model(tokens_BT)
         assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-3 * float(whole.std()))
 

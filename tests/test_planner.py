@@ -13,7 +13,7 @@ from torch import nn
 
 from chameleon_lab import cli, planner
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
@@ -83,7 +83,9 @@ def test_what_stands_is_counted_to_the_byte():
     cache = KVCache(SMALL, 4, model.embedding.weight, 50)
     assert used.parameters == trained.parameters == parameters
     assert used.weights == trained.weights == trained.gradients == 4 * parameters
-    assert used.cache == pytest.approx(cache.keys.nbytes + cache.values.nbytes, rel=0.05)  # with its tables
+    assert used.cache == pytest.approx(
+        sum(each.nbytes for pair in cache.layers for each in pair), rel=0.05
+    )  # with its tables
     assert used.cache_per_token == 4 * 2 * 4 * SMALL.layers * SMALL.kv_heads * SMALL.head_width
     assert trained.optimizer == pytest.approx(8 * parameters, rel=0.01)
     assert used.gradients == used.optimizer == trained.cache == 0
@@ -168,8 +170,8 @@ import gc, json, sys, torch
 from chameleon_lab.checkpoints.packed import packed
 from chameleon_lab.checkpoints.tensors import LazyTensor, fill
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.generation.continuation import AT_ONCE
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.crossovers import PROMPT_POSITIONS
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
@@ -192,11 +194,10 @@ def used(config, weights):
         tensors = packed(tensors, model)
     fill(model, tensors, "drawn", dtype=torch.float32 if weights == "float32" else torch.bfloat16)
     with torch.inference_mode():
-        cache = KVCache(config, 1, model.embedding.weight, config.context)
-        cache.keys.fill_(0), cache.values.fill_(0)
-        for tokens_1T in torch.zeros(1, config.context, dtype=torch.long).split(AT_ONCE, 1):
-            outputs_1TD = model.trunk(tokens_1T, cache)
-            cache.advance([tokens_1T.shape[1]])
+        decoder = Decoder(model, 1, plain=True)
+        [each.fill_(0) for pair in decoder.cache.layers for each in pair]
+        for tokens_1T in torch.zeros(1, config.context, dtype=torch.long).split(PROMPT_POSITIONS, 1):
+            outputs_1TD = decoder.feed(tokens_1T, [tokens_1T.shape[1]])
         model.logits(outputs_1TD[:, -1])
 
 def trained(config, weights):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_lab import recording
-from chameleon_lab.recording import Recorded, replays, sent
+from chameleon_lab.generation import recording
+from chameleon_lab.generation.recording import Recorded, replays, sent
 
 
 def test_only_a_gpu_replays():

@@ -9,8 +9,10 @@ import pytest
 import torch
 from support import CODES, WARM, WORDS
 
+from chameleon_lab import crossovers
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation import continuation
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import ThreeWay
@@ -41,16 +43,14 @@ def plain(piece: Piece) -> tuple[object, ...]:
     return (piece,)
 
 
-class Counted:
-    """The engine's model, counting the positions that are computed."""
+class Counted(Decoder):
+    """The decoder, counting the positions that are computed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.model, self.fed = engine.model, 0
-        self.config, self.embedding, self.logits = engine.model.config, engine.model.embedding, engine.model.logits
+    fed = 0
 
-    def trunk(self, tokens_BT: torch.Tensor, cache: object) -> torch.Tensor:
-        self.fed += int((tokens_BT != WORDS.pad).sum())
-        return self.model.trunk(tokens_BT, cache)  # pyright: ignore[reportArgumentType]
+    def trunk(self, tokens_BT: torch.Tensor, start: int = 0) -> torch.Tensor:
+        Counted.fed += int((tokens_BT != WORDS.pad).sum())
+        return super().trunk(tokens_BT, start)
 
 
 @pytest.mark.usefixtures("pace")
@@ -91,9 +91,10 @@ def test_a_session_left_after_any_piece_goes_on_as_if_it_had_not_been(engine, gu
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine, seed):
-    counted = Counted(engine)
-    session = Engine(counted, engine.tokenizer).begin(ASKED, replace(WARM, max_tokens=12), seed)  # pyright: ignore[reportArgumentType]
+def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine, seed, monkeypatch):
+    monkeypatch.setattr(continuation, "Decoder", Counted)
+    monkeypatch.setattr(Counted, "fed", 0)
+    session = engine.begin(ASKED, replace(WARM, max_tokens=12), seed)
     for _ in range(3):
         for _ in range(4):
             for _ in islice(session.stream(), 2):
@@ -103,7 +104,7 @@ def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine
         session.append(Document.of("dd", EndTurn()))
         assert len(session.tokens) in (before + 3, before + 2)  # an end of document is taken back
     list(session.stream())
-    assert counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
+    assert Counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
 
 
 @pytest.mark.usefixtures("pace")
@@ -189,7 +190,7 @@ def test_a_reply_left_anywhere_goes_on_with_nothing_appended(engine, seed, rules
 def test_how_far_ahead_is_picked_does_not_show_in_what_follows_an_append(engine, seed, monkeypatch):
     written = set[bytes]()
     for ahead in (1, 2, 5):
-        monkeypatch.setitem(continuation.AHEAD, "cpu", ahead)
+        monkeypatch.setitem(crossovers.CODES_AHEAD, "cpu", ahead)
         session = engine.begin(ASKED, replace(WARM, max_tokens=40), seed, Grammar(WORDS, CODES, min_images=1))
         for _ in range(3):
             list(islice(session.stream(), 2))
@@ -206,7 +207,7 @@ def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, mon
     settings, grammar = replace(WARM, guidance=guidance, max_tokens=50), Grammar(WORDS, CODES, min_images=2)
     whole = engine.begin(ASKED, settings, 3, grammar)
     list(whole.stream())
-    for owner, name in ((engine.model, "trunk"), (engine.model, "logits"), (Sampler, "pick")):
+    for owner, name in ((Decoder, "trunk"), (Decoder, "logits"), (Sampler, "pick")):
         session, left, does = engine.begin(ASKED, settings, 3, grammar), iter(range(calls)), getattr(owner, name)
 
         def stopped(*arguments, left=left, does=does):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chameleon_lab import stability
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe, tuned
@@ -423,11 +423,10 @@ def test_decoding_with_a_cache_equals_the_full_pass(fix):
     for attention in attentions(model):
         attention.qkv.weight *= 4  # so that caps have something to cap
     whole_BTV = model(TOKENS_BT)
-    cache = KVCache(model.config, 2, model.head.weight)
+    decoder = Decoder(model, 2)
     parts = []
     for start, stop in ((0, 5), (5, 6), (6, 12)):
-        parts.append(model(TOKENS_BT[:, start:stop], cache))
-        cache.advance([stop - start] * 2)
+        parts.append(decoder.logits(decoder.feed(TOKENS_BT[:, start:stop], [stop - start] * 2)))
     assert torch.allclose(torch.cat(parts, 1), whole_BTV, atol=2e-4)
     without_BTV = same_weights(build(), model, strict=False)(TOKENS_BT)
     assert torch.allclose(whole_BTV, without_BTV, atol=1e-3) == isinstance(fix, Dropout)  # the others all take part

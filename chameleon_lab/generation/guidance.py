@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from chameleon_lab.documents import Document
-from chameleon_lab.recording import sent
+from chameleon_lab.generation.recording import sent
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality
 

@@ -35,7 +35,7 @@ class Session:
     @property
     def tokens(self) -> np.ndarray:
         """All tokens so far, prompts and replies: 1-D int64."""
-        count, _ = self._row.shown
+        count, _ = self._row.yielded
         return np.array(self._row.tokens[:count], np.int64)
 
     @property
@@ -46,7 +46,7 @@ class Session:
     def stream(self) -> Iterator[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
         of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
-        _, before = self._row.shown
+        _, before = self._row.yielded
         for _, token, state in self._continuation.tokens():
             if token is not None:
                 self._pieces += self._reader.read(token)

@@ -23,9 +23,9 @@ from torch import nn
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.generation.grammar import Grammar, Mask, State
-from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.quantization import quantize
 from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.stability import QueryKeyNorm
@@ -60,20 +60,19 @@ SEVEN = shape(65_536, 4096, 32, 32, 11_008, 4096)
 
 def ours(model: Transformer, tokens: int, rows: int = 1, before: int = 0) -> Callable[[], object]:
     """Greedy decoding of so many tokens a row, after three; if something is `before` them, it is in the cache."""
-    filled = KVCache(model.config, rows, model.embedding.weight, tokens + 3 + before) if before else None
-    if filled:
-        filled.keys.normal_()
-        filled.values.normal_()
+    filled = Decoder(model, rows, tokens + 3 + before) if before else None
+    for each in [each for pair in filled.cache.layers for each in pair] if filled else []:
+        each.normal_()
 
     @torch.inference_mode()
     def decode() -> torch.Tensor:
-        cache = filled or KVCache(model.config, rows, model.embedding.weight, tokens + 3)
-        cache.lengths[:] = before
+        decoder = filled or Decoder(model, rows, tokens + 3)
+        decoder.begin()
+        decoder.cache.lengths[:] = before
         latest_BT = torch.full((rows, 3), 5, device=model.embedding.weight.device)
         for _ in range(tokens):
-            output_BTD = model.trunk(latest_BT, cache)
-            cache.advance([latest_BT.shape[1]] * rows)
-            latest_BT = model.logits(output_BTD[:, -1:], cache).argmax(-1)
+            output_BTD = decoder.feed(latest_BT, [latest_BT.shape[1]] * rows)
+            latest_BT = decoder.logits(output_BTD[:, -1:]).argmax(-1)
         return latest_BT.cpu()
 
     return decode

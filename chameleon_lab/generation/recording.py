@@ -1,4 +1,4 @@
-"""What keeps a GPU from waiting: work of fixed sizes recorded as one CUDA graph, and numbers sent without an answer."""
+"""What keeps a GPU from waiting: work of fixed sizes recorded as one CUDA graph, and numbers copied asynchronously."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORDING = threading.Lock()  # one at a time in a process
 
 
 def sent(numbers: Sequence[Any] | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor of these numbers on the device, for whose arrival a GPU's work waits and this program does not."""
+    """A tensor of these numbers, copied to the device asynchronously."""
     tensor = torch.as_tensor(numbers, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
