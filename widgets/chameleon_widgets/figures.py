@@ -24,22 +24,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
+from chameleon_lab.measures import default_thresholds, measure_of, threshold_lines
 from chameleon_widgets.comparison import (
     COLOURS,
     Columns,
     first_measures,
     smoothed,
-    wide,
-    words,
 )
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
 LEVELS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
-THRESHOLDS: Mapping[str, float] = {"WARN": 50.0, "CRITICAL": 100.0}
-"""Largest attention logits at which the alarms as delivered sound, by level."""
-
 CELL, CAPTION_WIDTH = (3.6, 2.6), 34  # inches of one chart; letters of caption to a chart's width
 
 
@@ -48,10 +44,15 @@ def run_figure(
     state: RunState | None = None,
     *,
     smoothing: float = 0.0,
-    thresholds: Mapping[str, float] = THRESHOLDS,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
     """One run: whatever it recorded of loss, largest attention logit, attention entropy, log-partition and residual
-    norm by layer; triangles above for alarms, dotted lines for what was changed on the way."""
+    norm by layer; triangles above for alarms, dotted lines for what was changed on the way.
+
+    `thresholds`: by measure and level, where dashed lines show what its rules sound at; else those of `state`, and of
+    the default rules without one.
+    """
+    limits = thresholds if thresholds is not None else state.thresholds if state else default_thresholds()
     columns = Columns(history)
     names = columns.names
     charts = []
@@ -67,10 +68,8 @@ def run_figure(
         charts.append(_residual_norm)
     figure, axes = _frame(len(charts))
     for axis, draw in zip(axes, charts, strict=True):
-        if draw is _max_logit:
-            _max_logit(axis, columns, smoothing, thresholds)
-        else:
-            draw(axis, columns, smoothing)
+        draw(axis, columns, smoothing)
+        _threshold_lines(axis, limits)
         if draw is not _residual_norm:
             for change in history.interventions:
                 axis.axvline(change.step, color=SOFT, linewidth=0.9, linestyle=":", gid="intervention")
@@ -110,7 +109,8 @@ def compare_figure(
         weight = 0.0 if measure.startswith("held_out") else smoothing
         for name, columns in runs.items():
             _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
-        _head(axis, words(measure), log=wide(measure))
+        known = measure_of(measure)
+        _head(axis, known.words, log=known.axis == "log")
         for row, (name, history) in enumerate(histories.items()):
             _alarm_marks(axis, history.alarms, hues[name], row)
     if axes:
@@ -141,7 +141,7 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
             axis.fill_between(rates, lows, highs, color=colour, alpha=0.16, linewidth=0)
             handles.append(line)
         axis.set_xscale("log")
-        _head(axis, "held-out loss, nats a token", across="learning rate")
+        _head(axis, _title("held_out_loss"), across="learning rate")
         if len(tried := sorted({rate for losses in shown.values() for rate in losses})) <= 10:
             axis.set_xticks(tried, [f"{rate:g}" for rate in tried], minor=False)
             axis.set_xticks([], minor=True)
@@ -171,19 +171,29 @@ def data_uri(figure: Figure) -> str:
 # The charts of one run
 
 
+def _title(name: str) -> str:
+    measure = measure_of(name)
+    return f"{measure.words}, {measure.unit}" if measure.unit else measure.words
+
+
 def _loss(axis: Axes, columns: Columns, smoothing: float) -> None:
     for name, (modality, colour) in _by_modality("loss").items():
         _line(axis, columns.series(name), colour, smoothing, label=modality or "all", name=name)
     steps, values = columns.series("held_out_loss")
     if len(steps):
         axis.plot(steps, values, color=COLOURS[2], marker="o", markersize=3.5, label="held out", gid="held_out_loss")
-    _head(axis, "loss, nats a token", legend=True)
+    _head(axis, _title("loss"), legend=True)
 
 
-def _max_logit(axis: Axes, columns: Columns, smoothing: float, thresholds: Mapping[str, float]) -> None:
+def _max_logit(axis: Axes, columns: Columns, smoothing: float) -> None:
     _line(axis, columns.series("max_attention_logit"), INK, smoothing, name="max_attention_logit")
-    _head(axis, "max attention logit", log=True)
-    for level, threshold in thresholds.items():
+    _head(axis, _title("max_attention_logit"), log=measure_of("max_attention_logit").axis == "log")
+
+
+def _threshold_lines(axis: Axes, limits: Mapping[str, Mapping[str, float]]) -> None:
+    """A dashed line and its words at each value beyond which a rule sounds on one of the chart's measures."""
+    names = dict.fromkeys(str(line.get_gid()) for line in axis.lines)
+    for threshold, level in (each for name in names for each in threshold_lines(limits.get(name, {}))):
         colour = LEVELS.get(level, SOFT)
         axis.axhline(threshold, color=colour, linewidth=0.9, linestyle="--", gid=f"threshold {level}")
         axis.annotate(
@@ -201,14 +211,14 @@ def _max_logit(axis: Axes, columns: Columns, smoothing: float, thresholds: Mappi
 def _entropy(axis: Axes, columns: Columns, smoothing: float) -> None:
     names = [name for name in columns.names if name.endswith("attention_entropy")]
     for at, name in enumerate(names):
-        _line(axis, columns.series(name), (INK, *COLOURS)[at % 8], smoothing, label=words(name), name=name)
-    _head(axis, "attention entropy, lowest head", legend=len(names) > 1)
+        _line(axis, columns.series(name), (INK, *COLOURS)[at % 8], smoothing, label=measure_of(name).words, name=name)
+    _head(axis, f"{measure_of('attention_entropy').words}, lowest head", legend=len(names) > 1)
 
 
 def _log_partition(axis: Axes, columns: Columns, smoothing: float) -> None:
     for name, (modality, colour) in _by_modality("log_partition").items():
         _line(axis, columns.series(name), colour, smoothing, label=modality or "all", name=name)
-    _head(axis, "log-partition (log Z)", legend=True)
+    _head(axis, _title("log_partition"), legend=True)
 
 
 def _residual_norm(axis: Axes, columns: Columns, smoothing: float) -> None:
@@ -337,7 +347,7 @@ def _run_caption(history: History, state: RunState | None, smoothing: float) -> 
         parts.append(f"It failed: {state.error.splitlines()[-1]}.")
     if history.alarms:
         first = history.alarms[0]
-        parts.append(f"Triangles are alarms, hollow for warnings; the first, at step {first.step}: {first.told}.")
+        parts.append(f"Triangles are alarms, hollow for warnings; the first, at step {first.step}: {first.message}.")
     if history.interventions:
         changes = (f"{each.name} {each.before} → {each.after} at step {each.step}" for each in history.interventions)
         parts.append(f"Dotted lines: {'; '.join(changes)}.")
