@@ -96,7 +96,7 @@ def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[F
     found = plan(config, training=Recipe(), rows=2)
     with planner._Ledger() as ledger:
         model = Transformer(config)
-        optimizers = Recipe().optimizers(model.named_parameters())
+        optimizers = Recipe().optimizers(model)
         tokens_BT = torch.randint(config.vocabulary, (2, config.context))
         batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, torch.zeros_like(tokens_BT), tokens_BT.numel())
         for _ in range(2):
@@ -201,7 +201,7 @@ def used(config, weights):
 
 def trained(config, weights):
     model = Transformer(config)
-    optimizers = Recipe().optimizers(model.named_parameters())
+    optimizers = Recipe().optimizers(model)
     tokens_BT = torch.zeros(1, config.context, dtype=torch.long)
     batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, tokens_BT, tokens_BT.numel())
     for _ in range(2):

@@ -459,7 +459,7 @@ def test_a_seed_draws_the_same_weights_with_any_fix(fix):
 @installed
 def test_training_with_a_fix_lowers_the_loss(fix):
     model, batch, objective = build(fix).train(), batch_of(TOKENS_BT), Objective()
-    (adam,) = Recipe(rate=3e-3).optimizers(model.named_parameters())
+    (adam,) = Recipe(rate=3e-3).optimizers(model)
     losses = []
     for _ in range(30):
         adam.zero_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -219,6 +220,8 @@ class GroupedNorm(nn.Module):
     Raises ValueError where the heads do not make so many equal groups.
     """
 
+    roles: ClassVar = {"weight": "gain", "bias": "gain"}
+
     def __init__(self, heads: int, groups: int, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         if groups < 1 or heads % groups:
@@ -259,6 +262,8 @@ class Spectral(nn.Module):
     The singular vectors are followed by power iteration, `iterations` a forward pass in training (torch's
     `spectral_norm` does it so, too).
     """
+
+    roles: ClassVar = {"weight": "matrix"}
 
     def __init__(self, weight: nn.Parameter, parts: tuple[int, ...], iterations: int = 1) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chameleon_lab.optimization import Recipe
+from chameleon_lab.optimization import MuonScale, Recipe
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,16 @@ class AdamEps:
 class MuonForMatrices:
     """Muon for the matrices of the blocks, AdamW for the rest: a matrix's step has all its singular values about equal.
 
-    Slot: `muon_rate` of the recipe.
-    Source: torch's own Muon; arXiv 2502.16982, and Kimi K2 (arXiv 2507.20534), where logits grew with it: see `QKClip`.
+    Slot: `muon_rate`, `muon_scale` and `muon_by_parts` of the recipe.
+    Source: Keller Jordan's Muon as in torch, and his scale of steps; "match_rms_adamw" is that of arXiv 2502.16982, and
+    wants AdamW's rate. Kimi K2 (arXiv 2507.20534) saw logits grow with Muon: see `QKClip`.
     Seen: one seed, the lab's `STRESS_RAMP`: last loss 2.81, without any fix 4.94; but its own rate rose to 0.02 only,
     so that this was no equal strain.
     """
 
     rate: float = 0.02
+    scale: MuonScale = "original"
+    by_parts: bool = False
 
     def tune(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, muon_rate=self.rate)
+        return replace(recipe, muon_rate=self.rate, muon_scale=self.scale, muon_by_parts=self.by_parts)

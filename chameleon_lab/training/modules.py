@@ -135,7 +135,7 @@ class PacedModule(lightning.LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.recipe.optimizers(self.named_parameters())
+        return self.recipe.optimizers(self)
 
     def training_step(self, place: int, index: int) -> None:
         batch = self.batches(place).to(self.device)
@@ -154,10 +154,8 @@ class PacedModule(lightning.LightningModule, ABC):
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
             sound = bool(torch.isfinite(loss) & torch.isfinite(norm))
             if sound:
-                for optimizer, (rate, decay) in zip(optimizers, self.recipe.paces, strict=True):
-                    optimizer.param_groups[0]["weight_decay"] = decay
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * multiplier
+                for optimizer in optimizers:
+                    self.recipe.pace(optimizer, multiplier)
                     optimizer.step()
         self.values = {name: float(value.detach()) for name, value in values.items()}
         self.values |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier, **seen.values}
