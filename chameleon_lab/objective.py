@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.parts import require_each
 from chameleon_lab.stability import Penalty
 from chameleon_lab.transformer import CAUSAL, Packed, Transformer
 from chameleon_lab.vocabulary import Modality
@@ -26,6 +27,8 @@ class Objective:
 
     Logits are computed only at positions whose target is learned, about `logits_at_once` numbers of them at a time, but
     of no fewer than 256 positions: a chunk costs a pass over the head's gradient. (2**22: what a CPU's cache holds.)
+
+    Raises ValueError for a penalty that is none.
     """
 
     text_weight: float = 1.0
@@ -33,6 +36,9 @@ class Objective:
     special_weight: float = 1.0
     penalties: tuple[Penalty, ...] = ()
     logits_at_once: int = field(default=2**22, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_each(self.penalties, "a penalty", "penalty")
 
     def __call__(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """`loss_with_penalties` (what to descend), `loss`, and `text_loss`, `image_loss`, `special_loss`.

@@ -1,7 +1,6 @@
 """What is known of a measure is said once, and holds for the measures of a run and for those of one's own."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def test_only_the_labs_own_measure_has_its_thresholds_and_is_the_steps_own():
 def test_the_worst_of_values_is_on_the_measures_own_side_and_keeps_what_is_no_number():
     values = np.random.default_rng(0).standard_normal((5, 3)).astype("<f4")
     for worse, pick in (("lower", np.min), ("higher", np.max), ("neither", np.max)):
-        measure = Measure("x", worse=worse)
+        measure = Measure("x", worse=worse)  # pyright: ignore[reportArgumentType]
         assert (
             np.array_equal(measure.worst(values, axis=0), pick(values, axis=0)) and measure.worst(values).dtype == "<f4"
         )
@@ -73,7 +72,7 @@ def test_the_default_rules_sound_where_their_measures_say():
 
 def test_thresholds_of_rules_are_the_mildest_of_a_level_on_the_side_that_is_worse():
     rules = (
-        *(replace(RULES[2], logit=80.0), Saturation("WARN", 30.0), Saturation("WARN", 20.0), NotANumber(), Spike()),
+        *(Saturation("CRITICAL", 80.0, 0.1), Saturation("WARN", 30.0), Saturation("WARN", 20.0), NotANumber(), Spike()),
         *(Beyond("attention_entropy", 0.2), Beyond("attention_entropy", 0.3), Beyond("image_loss", 9.0, "ALARM")),
     )
     assert thresholds_of(rules) == {

@@ -16,6 +16,8 @@ from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, SigmaReparam, ZLoss
 from chameleon_lab.taps import record
+from chameleon_lab.training.experiments import LAB
+from chameleon_lab.training.modules import Budget
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Packed, Transformer
 from chameleon_lab.vocabulary import Modality
 
@@ -67,13 +69,13 @@ def padded(batch: Batch, places: int) -> Batch:
 
 def watch(model: Transformer, batch: Batch, *monitors, step: int = 0, rate: float = 0.0, **moment):
     """One step of gradient descent as monitors see it."""
-    with watching(monitors, Moment(step, model, batch, OBJECTIVE, **moment)) as seen:
+    with watching(monitors, Moment(step, model, batch, OBJECTIVE, **moment)) as readout:
         OBJECTIVE(model, batch)["loss_with_penalties"].backward()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter -= rate * parameter.grad
-    return seen
+    return readout
 
 
 def plain_attention(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -403,3 +405,71 @@ def test_a_monitor_may_end_early_and_must_not_yield_twice():
     assert watch(make(), batch_of(), Early()).values == watch(make(), batch_of(), Early(times=1)).values == {"early": 1}
     with pytest.raises(ValueError, match=r"Early\(every=1, times=2\) yields twice"):
         watch(make(), batch_of(), Early(times=2))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A monitor that reads 1 under any name."""
+
+    name: str
+    every: int = 1
+
+    def watch(self, moment):
+        yield
+        return {self.name: 1.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("loss", "image_loss", "text_loss", "special_loss", "held_out_loss", "held_out_image_loss"),
+        *("gradient_norm", "rate", "tokens", "skipped", "margin"),
+    ],
+)
+def test_what_the_step_records_no_monitor_overwrites(name):
+    readout = watch(make(), batch_of(), Named("mine"), Named(name))
+    with pytest.raises(ValueError, match=rf"Named\(name='{name}', every=1\) reads '{name}', which the step itself"):
+        readout.beside({"loss": 2.0, "margin": 3.0})
+    mine = watch(make(), batch_of(), Named("mine"), Named("probe_loss"))
+    assert mine.beside({"loss": 2.0}) == {"loss": 2.0, "mine": 1.0, "probe_loss": 1.0}
+
+
+def test_a_training_refuses_a_monitor_that_would_overwrite_its_loss(tmp_path):
+    run = replace(LAB, budget=Budget(steps=2), monitors=(Named("loss"),)).run(tmp_path / "run")
+    with pytest.raises(ValueError, match="reads 'loss', which the step itself records"):
+        run.wait()
+
+
+class Hasty:
+    """Monitors whose watch is none: it returns at once, or returns what are no readings."""
+
+    every = 1
+
+    def __init__(self, watch) -> None:
+        self.watch = watch
+
+    def __repr__(self) -> str:
+        return "Hasty()"
+
+
+def ending_with(value):
+    def watch(moment):
+        yield
+        return value
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("watch_of", "message"),
+    [
+        (lambda moment: {"early": 1.0}, r"watch of Hasty\(\) returned \{'early': 1.0\} at once; it must `yield` once"),
+        (lambda moment: None, r"Hasty\(\) returned None at once"),
+        (ending_with(3.0), r"Hasty\(\) returned 3.0; a monitor returns its readings by name"),
+        (ending_with({"name": "much"}), r"Hasty\(\) read 'much' as 'name', which is no number"),
+        (ending_with({"name": (1.0, None)}), r"Hasty\(\) read None as 'name', which is no number"),
+    ],
+)
+def test_a_watch_that_is_none_is_named(watch_of, message):
+    with pytest.raises(ValueError, match=message):
+        watch(make(), batch_of(), Hasty(watch_of))

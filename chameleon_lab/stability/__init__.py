@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chameleon_lab.optimization import Tuning
+from chameleon_lab.parts import require
 from chameleon_lab.stability.penalties import MaxZLoss, Penalty, ZLoss
 from chameleon_lab.stability.slots import (
     AttentionSoftCap,
@@ -80,13 +81,14 @@ class About:
 
 def kind(fix: Any) -> str:
     """Where a fix takes hold: model, loss, recipe or step. Raises ValueError for what is no fix, or two at once."""
-    found = [method for method in KINDS if callable(getattr(fix, method, None))]
-    if len(found) != 1:
+    require(fix, "a fix")
+    methods = [method for method in KINDS if callable(getattr(fix, method, None))]
+    if len(methods) != 1:
         raise ValueError(
-            f"{fix!r} is no fix: it has {' and '.join(found) or 'none'} of the methods {', '.join(KINDS)}, and a fix "
+            f"{fix!r} is no fix: it has {' and '.join(methods) or 'none'} of the methods {', '.join(KINDS)}, and a fix "
             "has exactly one."
         )
-    return KINDS[found[0]]
+    return KINDS[methods[0]]
 
 
 def about(fix: Fix) -> About:
