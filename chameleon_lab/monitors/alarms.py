@@ -180,8 +180,10 @@ class Beyond:
 
 _LOGIT, _ENTROPY = (MEASURES[name].thresholds for name in ("max_attention_logit", "attention_entropy"))
 
-RULES: tuple[Rule, ...] = (
-    *(Saturation(level, _LOGIT[level], _ENTROPY.get(level, math.inf)) for level in LEVELS),
+RULES = (
+    Saturation("WARN", _LOGIT["WARN"]),
+    Saturation("ALARM", _LOGIT["ALARM"], _ENTROPY["ALARM"]),
+    Saturation("CRITICAL", _LOGIT["CRITICAL"], _ENTROPY["CRITICAL"]),
     NotANumber(),
 )
 """The default rules. Their lead on damage, and their false alarms, are in docs/stability.md."""
