@@ -286,12 +286,12 @@ class Tail(Generic[Value]):
 
     def values(self) -> Sequence[Value]:
         try:
-            seen = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return []
-        if seen.st_size < self._bytes or seen.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, seen.st_ino
-        if seen.st_size > self._bytes:
+        if status.st_size < self._bytes or status.st_ino != self._file:
+            self._values, self._bytes, self._file = [], 0, status.st_ino
+        if status.st_size > self._bytes:
             with self._path.open("rb") as file:
                 file.seek(self._bytes)
                 new = file.read()

@@ -1,4 +1,4 @@
-"""Measures: what is known of each watched value, said once, for alarms, panels, figures and tables.
+"""Measures: the facts about each watched value, stated once, for alarms, panels, figures and tables.
 
 A name may begin with the part of the data that a value is of: `held_out`, a modality, or both (`held_out_image_loss`).
 A measure of your own reads like the one in `MEASURES` that ends its name: `embedding_norm` like `norm`.
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-PARTS = ("held_out", "text", "image", "special")
+DATA_PARTS = ("held_out", "text", "image", "special")
 """With what a measure's name may begin, where it is of a part of the data."""
 
 
@@ -100,20 +100,24 @@ MEASURES = {
 def measure_of(name: str) -> Measure:
     """The measure of that name: the lab's, of the part of the data that the name begins with, or one read like it."""
     base, parts = name, list[str]()
-    while prefix := next((each for each in PARTS if base.startswith(f"{each}_") and base != f"{each}_"), ""):
+    while prefix := next((each for each in DATA_PARTS if base.startswith(f"{each}_") and base != f"{each}_"), ""):
         parts.append(prefix)
         base = base.removeprefix(f"{prefix}_")
     words = base.split("_")
     endings = ("_".join(words[at:]) for at in range(len(words)))
     like = next((MEASURES[each] for each in endings if each in MEASURES), Measure(base))
-    known = like.name == base
-    spoken = like.words if known else base.replace("_", " ")
-    spoken = "held-out " * ("held_out" in parts) + spoken
-    spoken += "".join(f", {each} tokens" for each in parts if each != "held_out")
-    part = " ".join(each.replace("_", " ") for each in parts)
-    thresholds = like.thresholds if name == like.name else {}
-    of_step = like.of_step and known
-    return replace(like, name=name, words=spoken, base=base, part=part, thresholds=thresholds, of_step=of_step)
+    plain_words = like.words if like.name == base else base.replace("_", " ")
+    full_words = "held-out " * ("held_out" in parts) + plain_words
+    full_words += "".join(f", {each} tokens" for each in parts if each != "held_out")
+    return replace(
+        like,
+        name=name,
+        words=full_words,
+        base=base,
+        part=" ".join(each.replace("_", " ") for each in parts),
+        thresholds=like.thresholds if name == like.name else {},
+        of_step=like.of_step and like.name == base,
+    )
 
 
 def default_thresholds() -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""How weights are changed: the recipe, its schedules, what tunes it, and the optimizers made from it."""
+"""How weights are changed: the recipe, its schedules, what tunes it, and its optimizers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chameleon_lab.transformer import Attention, Block, FeedForward
 MuonScale = Literal["original", "match_rms_adamw"]
 
 
-class Schedule(Protocol):
+class RateSchedule(Protocol):
     """What the rate is multiplied by at a share of the budget, 0 to 1."""
 
     def multiplier(self, progress: float) -> float: ...
@@ -110,7 +110,7 @@ class Recipe:
     independent: bool = False
     clip: float = 1.0
     warm_up: int = 4000
-    schedule: Schedule = Exponential()
+    schedule: RateSchedule = Exponential()
     update_clipping: bool = False
     muon_rate: float = 0.0
     muon_weight_decay: float = 0.01
@@ -145,12 +145,12 @@ class Recipe:
         """
         in_blocks = {each for block in model.modules() if isinstance(block, Block) for each in block.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"decayed": [], "gains": [], "muon": []}
-        taken = set[nn.Parameter]()  # a tied matrix is what it is where it comes first
+        members = set[nn.Parameter]()  # a tied matrix is what it is where it comes first
         for path, owner in model.named_modules():
             for name, parameter in owner.named_parameters(recurse=False):
-                if not parameter.requires_grad or parameter in taken:
+                if not parameter.requires_grad or parameter in members:
                     continue
-                taken.add(parameter)
+                members.add(parameter)
                 role = role_of(path, owner, name)
                 muon = self.muon_rate and role == "matrix" and parameter.ndim == 2 and parameter in in_blocks
                 groups["muon" if muon else "gains" if role == "gain" else "decayed"].append(parameter)

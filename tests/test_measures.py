@@ -8,8 +8,8 @@ import pytest
 
 from chameleon_lab.history import LEVELS, RunState, StepRecord
 from chameleon_lab.measures import (
+    DATA_PARTS,
     MEASURES,
-    PARTS,
     Measure,
     default_thresholds,
     measure_of,
@@ -104,4 +104,4 @@ def test_every_measure_that_the_lab_records_has_a_row():
         for path in (root / "tokenizers/losses.py", root / "stability/watches.py", root / "objective.py")
     )
     assert {name for name in names if f'"{name}"' not in text + learned} == set()
-    assert PARTS[1:] == ("text", "image", "special")
+    assert DATA_PARTS[1:] == ("text", "image", "special")

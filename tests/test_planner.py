@@ -17,7 +17,7 @@ from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
-from chameleon_lab.stability import AttentionSoftCap, Dropout, Fix, NormReordering, QueryKeyNorm
+from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, StabilityFix
 from chameleon_lab.tokenizers.image import CHAMELEON
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Transformer
 
@@ -91,7 +91,7 @@ def test_what_stands_is_counted_to_the_byte():
 
 
 @pytest.mark.parametrize("fixes", [(), (QueryKeyNorm(), NormReordering()), (AttentionSoftCap(), Dropout(0.1))])
-def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[Fix, ...]):
+def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[StabilityFix, ...]):
     config = replace(SMALL, fixes=fixes)
     found = plan(config, training=Recipe(), rows=2)
     with planner._Ledger() as ledger:

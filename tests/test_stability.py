@@ -473,9 +473,9 @@ def test_all_fixes_are_listed_with_what_a_page_wants_to_know():
     classes = {each for each in vars(stability).values() if isinstance(each, type) and is_dataclass(each)}
     assert {type(fix) for fix in FIXES.values()} == classes - {stability.About}
     for fix in FIXES.values():
-        told = about(fix)
-        assert told.fix == repr(fix) and told.kind in ("model", "loss", "recipe", "step")
-        assert all(text and "\n" not in text for text in (told.what, told.slot, told.source, told.seen))
+        words = about(fix)
+        assert words.fix == repr(fix) and words.kind in ("model", "loss", "recipe", "step")
+        assert all(text and "\n" not in text for text in (words.what, words.slot, words.source, words.trial))
     assert about(ZLoss()).slot == "a penalty of the objective."
     assert {kind(fix) for fix in FIXES.values()} == {"model", "loss", "recipe", "step"}
 

@@ -68,12 +68,12 @@ class Moment:
         """Outputs of submodules by name, as `taps.record` gives them; filled by the step's forward pass."""
         return self._hooks.enter_context(record(self.model, *patterns))
 
-    def keep(self, name: str, kept: dict[str, Tensor]) -> None:
-        """Has the output of the submodule of that name put into `kept`, under its name."""
+    def keep(self, name: str, outputs: dict[str, Tensor]) -> None:
+        """Has the output of the submodule of that name put into `outputs`, under its name."""
 
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             if not self._muted:
-                kept[name] = output.detach()
+                outputs[name] = output.detach()
 
         self._hooks.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
 
