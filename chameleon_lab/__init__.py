@@ -2,7 +2,7 @@
 
 The street, in import order (a module imports only from those above it; `docs/architecture.md` has the table):
 
-- border: `vocabulary`, `documents`, `records` are plain values, free of torch, Jupyter and Lightning
+- border: `vocabulary`, `documents`, `records`, `measures`, `history`: plain values, no torch, Jupyter or Lightning
 - tokens: `tokenizers` (pixels <-> codes, text <-> pieces, documents <-> tokens), `corpora` (scenes, packing)
 - model: `taps`, `decoding`, `attention`, `transformer`, `kv_cache`, `stability`, `objective`
 - use: `generation` (grammar, samplers, guidance, engine), `checkpoints`, `chameleon` (the one object to load)

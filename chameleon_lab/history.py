@@ -1,4 +1,4 @@
-"""What a training tells: its steps, alarms and interventions, and a run's folder read by whoever looks on.
+"""What a run records: its steps, alarms and interventions, and its folder as an onlooker reads it.
 
 A folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a line),
 `events.jsonl` (alarms and interventions) and `checkpoints/`. Nothing here trains; a folder written by a process
@@ -18,6 +18,8 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
+from chameleon_lab.measures import default_thresholds
+
 Level = Literal["WARN", "ALARM", "CRITICAL"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 """From a first sign to the worst."""
@@ -27,10 +29,10 @@ Status = Literal["waiting", "running", "paused", "finished", "stopped", "failed"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What was seen at one optimizer step.
+    """What was measured at one optimizer step.
 
-    `values`: plain floats by measure; a modality's own come first in the name (`image_loss`, `text_log_partition`).
-    `layers`: measures of each layer, a list of floats, or of each layer's heads, a list of such lists.
+    `values`: plain floats by measure (see `measures`). `layers`: those of each layer, a list of floats, or of each
+    layer's heads, a list of such lists.
     """
 
     step: int
@@ -47,12 +49,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A rule that began to hold at a step: how bad, which rule, and what was seen, in words."""
+    """A rule that began to hold at a step: how bad, which rule, and what was measured, in words."""
 
     step: int
     level: Level
     rule: str
-    told: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class History:
-    """All that one run told, in order of steps."""
+    """All that one run recorded, in order of steps."""
 
     records: tuple[StepRecord, ...] = ()
     alarms: tuple[Alarm, ...] = ()
@@ -91,10 +93,10 @@ class History:
         Raises KeyError naming the measures there are.
         """
         name = f"{modality}_{name}" if modality else name
-        found = [(record.step, record.values[name]) for record in self.records if name in record.values]
-        if not found:
+        records = [record for record in self.records if name in record.values]
+        if not records:
             raise KeyError(f"No record of {name!r}; this run recorded {', '.join(self.names) or 'nothing'}.")
-        return [step for step, _ in found], [value for _, value in found]
+        return [record.step for record in records], [record.values[name] for record in records]
 
     def maximum(self, name: str, modality: str | None = None) -> float:
         """The largest value of a measure; nan where one of them is not a number."""
@@ -106,11 +108,11 @@ class History:
 
     def layers(self, name: str) -> tuple[list[int], np.ndarray]:
         """(steps, values of steps x layers, or x heads) of a measure that has one a layer. Raises KeyError as above."""
-        found = [(record.step, record.layers[name]) for record in self.records if name in record.layers]
-        if not found:
-            known = sorted({key for record in self.records for key in record.layers})
-            raise KeyError(f"No record of {name!r} by layer; this run recorded {', '.join(known) or 'nothing'}.")
-        return [step for step, _ in found], np.array([values for _, values in found], np.float64)
+        records = [record for record in self.records if name in record.layers]
+        if not records:
+            names = sorted({key for record in self.records for key in record.layers})
+            raise KeyError(f"No record of {name!r} by layer; this run recorded {', '.join(names) or 'nothing'}.")
+        return [record.step for record in records], np.array([record.layers[name] for record in records], np.float64)
 
     @property
     def held_out_loss(self) -> float:
@@ -121,15 +123,23 @@ class History:
         """Percentage of values at least `deviations` standard deviations from the mean of the `window` before.
 
         OLMo 2's definition (arXiv 2501.00656, section 3.1); values with fewer than a tenth of the window before them
-        are not judged.
+        are not judged. Beyond it: after values that are all equal any other is a spike, a value that is no finite
+        number is one too, and such values are left out of the mean and the deviation that later ones are held against.
         """
         values = np.array(self.series(name)[1])
         first = max(2, window // 10)
-        far = 0
+        spikes = judged = 0
         for at in range(first, len(values)):
             before = values[max(0, at - window) : at]
-            far += bool(abs(values[at] - before.mean()) >= deviations * before.std() > 0)
-        return 100 * far / max(1, len(values) - first)
+            before = before[np.isfinite(before)]
+            if not np.isfinite(values[at]):
+                spikes, judged = spikes + 1, judged + 1
+            elif len(before) >= 2:
+                distance = abs(values[at] - before.mean())
+                flat = before.min() == before.max()  # whose computed deviation need not be 0
+                spikes += bool(values[at] != before[0] if flat else distance >= deviations * before.std())
+                judged += 1
+        return 100 * spikes / max(1, judged)
 
     def until(self, step: int) -> History:
         """The part before a step, and the interventions from there on in force."""
@@ -152,9 +162,9 @@ class History:
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event] = ()) -> History:
         """The history of records and events, each in the order of steps."""
-        seen = list(events)
-        alarms = tuple(each for each in seen if isinstance(each, Alarm))
-        return cls(tuple(records), alarms, tuple(each for each in seen if isinstance(each, Intervention)))
+        both = list(events)
+        alarms = tuple(each for each in both if isinstance(each, Alarm))
+        return cls(tuple(records), alarms, tuple(each for each in both if isinstance(each, Intervention)))
 
 
 def event_line(event: Event) -> str:
@@ -175,7 +185,8 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 def _event(plain: dict[str, Any]) -> Event:
     kind = {"alarm": Alarm, "intervention": Intervention}[plain["kind"]]
-    return kind(**{key: value for key, value in plain.items() if key != "kind"})
+    renamed = {"told": "message"}  # what files of before December 2026 call it
+    return kind(**{renamed.get(key, key): value for key, value in plain.items() if key != "kind"})
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,7 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
+    `thresholds`: by measure and level, the values beyond which its rules sound.
     """
 
     name: str
@@ -201,6 +213,7 @@ class RunState:
     forks: tuple[str, ...] = ()
     process: int = 0
     host: str = ""
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
 
     @property
     def over(self) -> bool:
@@ -273,12 +286,12 @@ class Tail(Generic[Value]):
 
     def values(self) -> Sequence[Value]:
         try:
-            seen = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return []
-        if seen.st_size < self._bytes or seen.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, seen.st_ino
-        if seen.st_size > self._bytes:
+        if status.st_size < self._bytes or status.st_ino != self._file:
+            self._values, self._bytes, self._file = [], 0, status.st_ino
+        if status.st_size > self._bytes:
             with self._path.open("rb") as file:
                 file.seek(self._bytes)
                 new = file.read()

@@ -330,7 +330,7 @@ class _Use:
         assert self.training is not None
         model = _stand_in(Transformer, self.config, WEIGHTS[self.weights]).train()
         held = ledger.now
-        optimizers = self.training.optimizers(model.named_parameters())
+        optimizers = self.training.optimizers(model)
         inputs_BT = torch.zeros(self.rows, self.context, dtype=torch.long)
         targets_X = inputs_BT.flatten()
         chunk = max(256, Objective().logits_at_once // self.config.vocabulary)

@@ -79,7 +79,7 @@ def words(*rules, logits, entropies) -> str:
     detector = DivergenceDetector(rules)
     (alarm,) = [each for step in (0, 5) for each in detector.update(seen(step, logits, entropies))]
     assert (alarm.step, alarm.rule) == (5, "attention")
-    return alarm.told
+    return alarm.message
 
 
 def test_alarms_say_which_head_and_what_was_seen():
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_is_critical_at_once(value):
 
 def test_a_gradient_norm_that_is_no_number_is_told_before_the_loss_is():
     (alarm,) = DivergenceDetector().update(StepRecord(7, 0.0, {"loss": 2.0, "gradient_norm": math.inf}))
-    assert alarm.told == "gradient norm is inf"
+    assert alarm.message == "gradient norm is inf"
 
 
 def test_different_troubles_are_told_apart():
@@ -138,7 +138,7 @@ def test_a_spike_is_told_by_a_rule_that_is_not_among_the_default_ones():
     detector = DivergenceDetector([*RULES, Spike()])
     (alarm,) = [alarm for record in records for alarm in detector.update(record)]
     assert (alarm.step, alarm.level, alarm.rule) == (100, "WARN", "gradient_norm spike")
-    assert alarm.told == "gradient norm 12 is 11 times its median of the last 100 steps"
+    assert alarm.message == "gradient norm 12 is 11 times its median of the last 100 steps"
     early = DivergenceDetector([Spike(window=100)])
     assert told(early, *records[:10], *records[100:]) == []  # too few steps to know what is usual
 
@@ -156,7 +156,7 @@ def test_rules_are_edited_and_written_in_a_cell():
             return None if norm is None else f"residual norm {norm:.0f}" if norm > self.limit else ""
 
     detector = DivergenceDetector([replace(RULES[0], logit=4.5, checks=1), Wide(30.0)])
-    assert [alarm.told for alarm in detector.update(seen(0, residual_norm=31.0))] == [
+    assert [alarm.message for alarm in detector.update(seen(0, residual_norm=31.0))] == [
         "head 1 of block 1 reaches max logit 5, entropy 0.60",
         "residual norm 31",
     ]

@@ -56,7 +56,7 @@ def test_a_run_figure_draws_all_that_the_history_has():
         "loss, nats a token",
         "max attention logit",
         "attention entropy, lowest head",
-        "log-partition (log Z)",
+        "log-partition, log Z",
         "residual norm by layer",
     ]
     loss = chart(figure, "loss, nats a token")
@@ -74,7 +74,7 @@ def test_a_run_figure_draws_all_that_the_history_has():
 
 
 def test_attention_logits_are_on_a_log_axis_with_the_alarms_thresholds():
-    axis = chart(run_figure(HISTORY, thresholds={"WARN": 40.0}), "max attention logit")
+    axis = chart(run_figure(HISTORY, thresholds={"max_attention_logit": {"WARN": 40.0}}), "max attention logit")
     assert axis.get_yscale() == "log"
     (line,) = named(axis, "threshold WARN")
     assert line.get_ydata()[0] == 40 and axis.texts[0].get_text() == "WARN 40"

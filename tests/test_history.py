@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
+from chameleon_lab.measures import default_thresholds
 
 HISTORY = History((StepRecord(0, 0.5, {"loss": 3.25}), StepRecord(1, 1.0, {"loss": 1 / 3, "norm": float("inf")})))
 
@@ -126,3 +127,54 @@ def test_a_record_takes_no_commands_and_a_folder_without_a_run_says_so(folder, t
     with pytest.raises(FileNotFoundError, match="holds no run"):
         RecordedRun(tmp_path / "empty")
     assert RecordedRun(folder).config == {}
+
+
+def losses(*values: float) -> History:
+    return History(tuple(StepRecord(at, 0.0, {"loss": value}) for at, value in enumerate(values)))
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_no_number_is_one_spike_and_hides_no_other(lost):
+    values = (2 + 0.1 * np.random.default_rng(0).standard_normal(300)).tolist()
+    values[150] = lost
+    assert losses(*values).spike_score(window=100) == pytest.approx(100 / 290)
+    values[152] = 9.0
+    assert losses(*values).spike_score(window=100) == pytest.approx(200 / 290)
+    assert losses(*[lost] * 50).spike_score(window=10) == 100
+
+
+@pytest.mark.parametrize("level", [1.0, 0.1, 1e-30, -7.3])
+def test_after_values_that_are_all_equal_any_other_is_a_spike(level):
+    flat = [level] * 50
+    assert losses(*flat).spike_score(window=10) == 0
+    for jump in (level + 5.0, np.nextafter(level, 10.0)):
+        assert losses(*flat, float(jump)).spike_score(window=10) == pytest.approx(100 / 49)
+
+
+def test_spikes_are_those_of_olmo_wherever_values_are_numbers_that_differ():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal(120) * (1 + 20 * (rng.random(120) > 0.95))
+        window = int(rng.integers(4, 60))
+        first = max(2, window // 10)
+        spikes = 0
+        for at in range(first, 120):
+            before = values[max(0, at - window) : at]
+            spikes += abs(values[at] - before.mean()) >= 3 * before.std()
+        assert losses(*values).spike_score(window=window, deviations=3) == pytest.approx(100 * spikes / (120 - first))
+
+
+def test_events_of_before_messages_were_called_so_are_read():
+    old = '{"kind": "alarm", "step": 4, "level": "WARN", "rule": "attention", "told": "head 1 of block 3"}'
+    assert History.from_jsonl([], [old]).alarms == EVENTS[:1]
+    assert json.loads(event_line(EVENTS[0]))["message"] == "head 1 of block 3"
+
+
+def test_a_state_of_before_thresholds_has_the_default_ones_and_one_without_rules_none(folder):
+    path = folder / "state.json"
+    plain = json.loads(path.read_text())
+    assert RecordedRun(folder).state.thresholds == plain.pop("thresholds")
+    path.write_text(json.dumps(plain))
+    assert RecordedRun(folder).state.thresholds == default_thresholds()
+    path.write_text(json.dumps(plain | {"thresholds": {}}))
+    assert RecordedRun(folder).state.thresholds == {}

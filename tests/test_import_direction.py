@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-BORDER = {"vocabulary", "pictures", "documents", "records", "history"}
+BORDER = {"vocabulary", "pictures", "documents", "records", "measures", "parts", "history"}
 SCREEN = {"IPython", "ipywidgets", "anywidget", "matplotlib"}
 LEARNING = {"lightning", "pytorch_lightning"}
 

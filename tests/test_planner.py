@@ -17,7 +17,7 @@ from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
-from chameleon_lab.stability import AttentionSoftCap, Dropout, Fix, NormReordering, QueryKeyNorm
+from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, StabilityFix
 from chameleon_lab.tokenizers.image import CHAMELEON
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Transformer
 
@@ -93,12 +93,12 @@ def test_what_stands_is_counted_to_the_byte():
 
 
 @pytest.mark.parametrize("fixes", [(), (QueryKeyNorm(), NormReordering()), (AttentionSoftCap(), Dropout(0.1))])
-def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[Fix, ...]):
+def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[StabilityFix, ...]):
     config = replace(SMALL, fixes=fixes)
     found = plan(config, training=Recipe(), rows=2)
     with planner._Ledger() as ledger:
         model = Transformer(config)
-        optimizers = Recipe().optimizers(model.named_parameters())
+        optimizers = Recipe().optimizers(model)
         tokens_BT = torch.randint(config.vocabulary, (2, config.context))
         batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, torch.zeros_like(tokens_BT), tokens_BT.numel())
         for _ in range(2):
@@ -202,7 +202,7 @@ def used(config, weights):
 
 def trained(config, weights):
     model = Transformer(config)
-    optimizers = Recipe().optimizers(model.named_parameters())
+    optimizers = Recipe().optimizers(model)
     tokens_BT = torch.zeros(1, config.context, dtype=torch.long)
     batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, tokens_BT, tokens_BT.numel())
     for _ in range(2):

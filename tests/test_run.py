@@ -472,7 +472,7 @@ def test_a_step_that_is_no_number_changes_nothing_and_is_recorded(experiment, tm
     history = replace(experiment, objective=objective, monitors=(), rules=(NotANumber(),)).run(tmp_path).wait()
     skipped = dict(zip(*history.series("skipped"), strict=True))
     assert len(skipped) == 2 and all(math.isfinite(value) for value in losses(history).values())
-    assert [each.step for each in history.alarms] == [min(skipped)] and "is nan" in history.alarms[0].told
+    assert [each.step for each in history.alarms] == [min(skipped)] and "is nan" in history.alarms[0].message
 
 
 def test_a_run_of_steps_that_are_no_numbers_gives_up_and_keeps_its_checkpoints(experiment, tmp_path):
@@ -501,7 +501,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(experiment, tmp_path, mo
     history = run.wait()
     assert len(history.records) == STEPS and run.state.status == "finished"
     (alarm,) = history.alarms
-    assert alarm.rule == "checkpoint" and "No space left on device" in alarm.told
+    assert alarm.rule == "checkpoint" and "No space left on device" in alarm.message
     assert not list(tmp_path.rglob("*.partial")) and experiment.run(tmp_path).wait() == history
 
 

@@ -458,7 +458,7 @@ def test_a_seed_draws_the_same_weights_with_any_fix(fix):
 @installed
 def test_training_with_a_fix_lowers_the_loss(fix):
     model, batch, objective = build(fix).train(), batch_of(TOKENS_BT), Objective()
-    (adam,) = Recipe(rate=3e-3).optimizers(model.named_parameters())
+    (adam,) = Recipe(rate=3e-3).optimizers(model)
     losses = []
     for _ in range(30):
         adam.zero_grad()
@@ -472,9 +472,9 @@ def test_all_fixes_are_listed_with_what_a_page_wants_to_know():
     classes = {each for each in vars(stability).values() if isinstance(each, type) and is_dataclass(each)}
     assert {type(fix) for fix in FIXES.values()} == classes - {stability.About}
     for fix in FIXES.values():
-        told = about(fix)
-        assert told.fix == repr(fix) and told.kind in ("model", "loss", "recipe", "step")
-        assert all(text and "\n" not in text for text in (told.what, told.slot, told.source, told.seen))
+        words = about(fix)
+        assert words.fix == repr(fix) and words.kind in ("model", "loss", "recipe", "step")
+        assert all(text and "\n" not in text for text in (words.what, words.slot, words.source, words.trial))
     assert about(ZLoss()).slot == "a penalty of the objective."
     assert {kind(fix) for fix in FIXES.values()} == {"model", "loss", "recipe", "step"}
 

@@ -12,30 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from chameleon_lab.history import History, Level, RecordedRun, StepRecord, lr_sensitivity
-from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule, Saturation, Spike
+from chameleon_lab.history import History, RecordedRun, lr_sensitivity
+from chameleon_lab.measures import measure_of
+from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
 
 SPAN = 20
 """Steps over which losses are averaged."""
-
-
-@dataclass(frozen=True)
-class Above:
-    """A measure above a threshold, whatever the rest."""
-
-    measure: str
-    threshold: float
-    level: Level = "WARN"
-    checks: int = 2
-
-    @property
-    def name(self) -> str:
-        return f"{self.measure} > {self.threshold:g}"
-
-    def judge(self, record: StepRecord, before: Sequence[StepRecord]) -> str | None:
-        value = record.values.get(self.measure)
-        return None if value is None else f"{self.measure} {value:.0f}" if value > self.threshold else ""
 
 
 COMPARED: dict[str, Rule] = {
@@ -43,7 +26,7 @@ COMPARED: dict[str, Rule] = {
     "WARN: logit > 50": RULES[0],
     "ALARM: logit > 50 and entropy < 0.1": RULES[1],
     "CRITICAL: logit > 100 and entropy < 0.1": RULES[2],
-    "residual norm > 30": Above("residual_norm", 30.0),
+    "residual norm > 30": Beyond("residual_norm", 30.0),
     "gradient norm > 5 times its median": Spike(),
 }
 """The rules that are held against each other; the three levels are the lab's defaults."""
@@ -132,7 +115,7 @@ def outcome(history: History, twin: History | None, **known: Any) -> Outcome:
         lowest=float(smooth.min()),
         end=float(smooth[-1]),
         max_attention_logit=history.maximum("max_attention_logit"),
-        attention_entropy=-float(np.max(-np.array(history.series("attention_entropy")[1]))),
+        attention_entropy=float(measure_of("attention_entropy").worst(history.series("attention_entropy")[1])),
         residual_norm=history.maximum("residual_norm"),
         log_partition=history.last("log_partition", "image"),
         blow_up=_held(smooth > np.minimum.accumulate(smooth) + 0.5, 20),

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule
+from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule, check_rules
 from chameleon_lab.monitors.default import MONITORS
-from chameleon_lab.monitors.watch import Monitor
+from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
+from chameleon_lab.parts import require, require_each
 from chameleon_lab.planner import PUBLISHED
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
@@ -46,6 +47,18 @@ class Experiment:
     kept: int = 8
     precision: str = "32-true"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
+        require(self.model, "a model's config", "fixes", "vocabulary")
+        require_each(self.model.fixes, "a fix of the model", "install")
+        require(self.budget, "a budget", "progress")
+        if self.data is not None:
+            require(self.data, "a data source", "open")
+        require(self.recipe, "a recipe", "optimizers", "pace", "multiplier")
+        require(self.objective, "an objective", "__call__", "penalties", "text_weight", "image_weight")
+        check_monitors(self.monitors)
+        check_rules(self.rules)
 
     def with_fixes(self, *fixes: Any) -> Experiment:
         """The experiment with stability fixes, each where its kind belongs (see `stability`).

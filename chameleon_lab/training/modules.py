@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.monitors.watch import Moment, Monitor, Seen, watching
+from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.stability import ZLoss
@@ -90,9 +90,9 @@ class PacedModule(lightning.LightningModule, ABC):
         """What to descend, and what to record, of a batch."""
 
     @contextmanager
-    def watched(self, batch: Any) -> Iterator[Seen]:
-        """The step stands inside; what is seen of it is recorded."""
-        yield Seen()
+    def watched(self, batch: Any) -> Iterator[Readout]:
+        """The step stands inside; what monitors read of it is recorded."""
+        yield Readout()
 
     def aside(self) -> dict[str, float]:
         """Further values to record, measured after the step and off its clock."""
@@ -135,7 +135,7 @@ class PacedModule(lightning.LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.recipe.optimizers(self.named_parameters())
+        return self.recipe.optimizers(self)
 
     def training_step(self, place: int, index: int) -> None:
         batch = self.batches(place).to(self.device)
@@ -146,7 +146,7 @@ class PacedModule(lightning.LightningModule, ABC):
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)
-        with self.watched(batch) as seen:
+        with self.watched(batch) as readout:
             loss, values = self.loss_and_values(batch)
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -154,14 +154,12 @@ class PacedModule(lightning.LightningModule, ABC):
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
             sound = bool(torch.isfinite(loss) & torch.isfinite(norm))
             if sound:
-                for optimizer, (rate, decay) in zip(optimizers, self.recipe.paces, strict=True):
-                    optimizer.param_groups[0]["weight_decay"] = decay
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * multiplier
+                for optimizer in optimizers:
+                    self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
                     optimizer.step()
-        self.values = {name: float(value.detach()) for name, value in values.items()}
-        self.values |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier, **seen.values}
-        self.layers = seen.layers
+        own = {name: float(value.detach()) for name, value in values.items()}
+        own |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
+        self.values, self.layers = readout.beside(own), readout.layers
         self.step += 1
         spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=loss.device)
         self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
@@ -276,9 +274,9 @@ class LanguageModule(PacedModule):
         return measures.pop("loss_with_penalties"), {**measures, "tokens": tokens}
 
     @contextmanager
-    def watched(self, batch: Batch) -> Iterator[Seen]:
-        with watching(self.monitors, Moment(self.step, self.model, batch, self.objective, self.warned)) as seen:
-            yield seen
+    def watched(self, batch: Batch) -> Iterator[Readout]:
+        with watching(self.monitors, Moment(self.step, self.model, batch, self.objective, self.warned)) as readout:
+            yield readout
 
     def aside(self) -> dict[str, float]:
         due = self.progress >= 1 or (self.held_out_every is not None and self.step % self.held_out_every == 0)

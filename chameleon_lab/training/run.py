@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chameleon_lab.history import LEVELS, Alarm, History, Level, RunState, Status, StepRecord, event_line
+from chameleon_lab.monitors.alarms import thresholds_of
 from chameleon_lab.stability import FIXES
 from chameleon_lab.training.control import Control, Order, release_workers
 from chameleon_lab.training.experiments import Experiment, plain
@@ -247,6 +248,7 @@ class Run:
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
             host=socket.gethostname(),
+            thresholds=thresholds_of(self.experiment.rules),
         )
 
     def _tokens_per_second(self) -> float:
@@ -340,7 +342,7 @@ class Run:
     def _rescue(self, alarm: Alarm) -> None:
         rescue = self.rescue
         assert rescue is not None
-        seen = f"{alarm.level} at step {alarm.step}: {alarm.told}"
+        seen = f"{alarm.level} at step {alarm.step}: {alarm.message}"
         if rescue.times < 1 or not (rescue.fixes or rescue.cool != 1):
             self._told = f"Stopped by {seen}. Nothing is left to be tried."
         else:

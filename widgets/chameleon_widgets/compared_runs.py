@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from chameleon_lab.history import History, RecordedRun, RunState, lr_sensitivity
+from chameleon_lab.measures import measure_of
 from chameleon_widgets.comparison import (
     Columns,
     RunLike,
     differences,
     outcome,
     outcomes_by_rate,
-    wide,
     worded,
-    words,
 )
 from chameleon_widgets.conversation import paragraph
 
@@ -155,7 +154,7 @@ class ComparedRuns:
             ]
             return {
                 "runs": [self._facts(name, each) for name, each in self._runs.items()],
-                "known": [{"name": name, "words": words(name), "log": wide(name)} for name in self.measures],
+                "known": [measure_of(name).to_plain() for name in self.measures],
                 "differences": apart,
                 "rates": {"start": plain(start), "groups": groups},
             }
@@ -190,7 +189,7 @@ class ComparedRuns:
             "over": each.state.over,
             "configured": bool(each.config),
             "forked": each.forked,
-            "alarms": [[alarm.step, alarm.level, alarm.told] for alarm in history.alarms],
+            "alarms": [[alarm.step, alarm.level, alarm.message] for alarm in history.alarms],
             "changes": [
                 [change.step, f"{change.name} {worded(change.before)} → {worded(change.after)}"]
                 for change in history.interventions
@@ -201,9 +200,9 @@ class ComparedRuns:
 def summary(row: Mapping[str, Any]) -> str:
     """A row of the table in a line of words."""
     parts = [f"{row['run']}: {row['status']}, {row['steps']:,} steps"]
-    for key, told in (("held_out_loss", "held-out loss"), ("max_attention_logit", "max attention logit")):
+    for key in ("held_out_loss", "max_attention_logit"):
         if row[key] is not None:
-            parts.append(f"{told} {row[key]:.4g}")
+            parts.append(f"{measure_of(key).words} {row[key]:.4g}")
     if row["alarms"]:
         parts.append(f"{row['alarms']} alarm{'s' if row['alarms'] > 1 else ''}")
     return ", ".join(parts) + (f". {row['error']}" if row["error"] else "")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from chameleon_lab.history import Alarm, History, Intervention, StepRecord
+from chameleon_lab.measures import measure_of
 
 CHUNK = 4096  # records in one message
 ROWS = 512  # rows of a layers' measure in one message; what is new at 30 messages a second are a few
@@ -48,7 +48,7 @@ class RunFeed:
         columns, buffers = packed(new)
         message: dict[str, Any] = {"epoch": self.epoch, "from": self._records, "records": columns}
         message["more"] = self._records + len(new) < len(records)
-        message["alarms"] = {"from": self._alarms, "list": [asdict(each) for each in alarms]}
+        message["alarms"] = {"from": self._alarms, "list": [plain_alarm(each) for each in alarms]}
         message["changes"] = {"from": self._changes, "list": [told_change(each) for each in changes]}
         self._records += len(new)
         self._alarms, self._changes = len(history.alarms), len(history.interventions)
@@ -118,13 +118,13 @@ def _rows(name: str, rows: list[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarra
     if not found:
         return np.zeros(0), np.zeros(0, "<f4"), None
     where, stacked = np.array([at for at, _ in found]), np.stack([matrix for _, matrix in found])
-    worst = np.minimum if "entropy" in name else np.maximum  # both keep what is not a number
-    newest = None
+    measure, newest = measure_of(name), None
     if stacked[0].ndim == 2 and stacked[0].size > CELLS:
-        newest, stacked = stacked[-1], worst.reduce(stacked, axis=2)
+        newest, stacked = stacked[-1], measure.worst(stacked, axis=2)
     if (every := math.ceil(len(where) / ROWS)) > 1:
         starts = np.arange(0, len(where), every)
-        where, stacked = where[starts], worst.reduceat(stacked, starts, axis=0)
+        where = where[starts]
+        stacked = np.stack([measure.worst(stacked[start : start + every], axis=0) for start in starts])
     return where, stacked, newest
 
 
@@ -140,6 +140,10 @@ def _matrix(row: Any) -> np.ndarray | None:
 def _single(values: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite on the screen
         return np.asarray(values, np.float64).astype("<f4")
+
+
+def plain_alarm(alarm: Alarm) -> dict[str, Any]:
+    return {"step": alarm.step, "level": alarm.level, "rule": alarm.rule, "told": alarm.message}
 
 
 def told_change(change: Intervention) -> dict[str, Any]:

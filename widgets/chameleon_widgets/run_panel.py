@@ -266,5 +266,5 @@ def summary(state: RunState, history: History) -> str:
     told += "."
     if alarm := worst_alarm(history.alarms):
         count = len(history.alarms)
-        told += f" {count} alarm{'s' * (count != 1)}, the worst at step {alarm.step:,}: {alarm.told}."
+        told += f" {count} alarm{'s' * (count != 1)}, the worst at step {alarm.step:,}: {alarm.message}."
     return told + (f" {state.error}" if state.error else "")
