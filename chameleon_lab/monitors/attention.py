@@ -144,6 +144,11 @@ class AttentionLook:
             largest.append(tops_BHR.masked_fill(unasked_B1R, -torch.inf).amax((0, 2)))
             if not isinstance(cap, nn.Identity):
                 logits_BHRS = cap(logits_BHRS).masked_fill_(hidden_B1RS, -torch.inf)
+            if not isinstance(attention.softmax, nn.Softmax):  # shares may be zero, and sum to less than one
+                shares_BHRS = attention.softmax(logits_BHRS)
+                entropies_BHR = -(shares_BHRS * shares_BHRS.clamp_min(1e-30).log()).sum(-1)
+                entropy.append((entropies_BHR * shares_B1R).sum((0, 2)))
+                continue
             logits_BHRS.sub_(cap(tops_BHR)[..., None]).clamp_min_(-80)  # where exp underflows, it is slow
             weights_BHRS = logits_BHRS.exp()
             sums_BHR = weights_BHRS.sum(-1)

@@ -22,6 +22,7 @@ from typing import Any
 from chameleon_lab.optimization import Tuning
 from chameleon_lab.stability.penalties import MaxZLoss, Penalty, ZLoss
 from chameleon_lab.stability.slots import (
+    AttentionSink,
     AttentionSoftCap,
     Dropout,
     EmbeddingNorm,
@@ -32,6 +33,7 @@ from chameleon_lab.stability.slots import (
     QueryKeyRMSNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
     attentions,
     blocks,
     rms_norm,
@@ -51,6 +53,8 @@ FIXES: dict[str, Fix] = {
     "dropout": Dropout(),
     "embedding_norm": EmbeddingNorm(),
     "attention_soft_cap": AttentionSoftCap(),
+    "attention_sink": AttentionSink(),
+    "softpick": Softpick(),
     "output_soft_cap": OutputSoftCap(),
     "sigma_reparam": SigmaReparam(),
     "z_loss": ZLoss(),
@@ -102,6 +106,7 @@ __all__ = [
     "KINDS",
     "About",
     "AdamEps",
+    "AttentionSink",
     "AttentionSoftCap",
     "Dropout",
     "EmbeddingNorm",
@@ -119,6 +124,7 @@ __all__ = [
     "QueryKeyRMSNorm",
     "Sandwich",
     "SigmaReparam",
+    "Softpick",
     "UpdateClipping",
     "Watch",
     "ZLoss",
