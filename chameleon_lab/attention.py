@@ -1,6 +1,6 @@
 """Attention: rotary positions and softmax products, by whichever kernel is fastest. Measured on a CPU (docs/speed.md):
 
-- up to some hundred positions plain products beat torch's fused kernel, which is the better for large masks and long rows
+- up to some hundred positions plain products beat torch's fused kernel, which is better for large masks and long rows
 - a soft-cap, or another softmax, needs explicit logits, which the fused kernel does not give
 """
 

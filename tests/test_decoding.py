@@ -17,6 +17,7 @@ from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.weights import fingerprint
 from chameleon_lab.records import StopPiece
 from chameleon_lab.stability import (
+    AttentionSink,
     AttentionSoftCap,
     Dropout,
     EmbeddingNorm,
@@ -27,9 +28,11 @@ from chameleon_lab.stability import (
     QueryKeyRMSNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
 )
-from chameleon_lab.taps import record
-from chameleon_lab.transformer import Block, ModelConfig, Transformer
+from chameleon_lab.stability.slots import RectifiedSoftmax, SinkSoftmax
+from chameleon_lab.taps import Tap, record
+from chameleon_lab.transformer import Block, Context, ModelConfig, Packed, Transformer
 
 SHAPES = {
     "pre-norm": CONFIG,
@@ -435,3 +438,139 @@ def test_dropout_that_is_on_drops_while_decoding_too():
         decoder.rewind(0, 0)
         draws.append(feed(decoder, [row_T])[0])
     assert not torch.allclose(*draws)
+
+
+# Replaced parts
+
+
+class Narrow(nn.Module):
+    """An attention of one's own: two key heads, values of one head and half the width, no pairs turned."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads, self.head_width = layer, config.heads, 2, config.head_width
+        self.q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
+        self.k = nn.Linear(config.width, 2 * config.head_width, bias=False)
+        self.v = nn.Linear(config.width, config.head_width // 2, bias=False)
+        self.out = nn.Linear(config.heads * config.head_width // 2, config.width, bias=False)
+        self.query_tap, self.key_tap, self.cap, self.softmax = Tap(), Tap(), nn.Identity(), nn.Softmax(dim=-1)
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        q, k, v = (each(x_BTD).unflatten(-1, (heads, -1)) for each, heads in ((self.q, 4), (self.k, 2), (self.v, 1)))
+        q, k, v = (each.transpose(1, 2) for each in (self.query_tap(q), self.key_tap(k), v))
+        return self.out(context.attend(self.layer, q, k, v, self.cap, self.softmax).transpose(1, 2).flatten(2))
+
+
+@dataclass(frozen=True)
+class NarrowAttention:
+    """Fills the slot `attention` of some blocks."""
+
+    layers: tuple[int, ...] = (0, 1)
+
+    def install(self, model: Transformer) -> None:
+        for layer in self.layers:
+            model.fill(model.blocks[layer], "attention", Narrow(model.config, layer), self)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("layers", [(0, 1), (1,), (0,)], ids=["all", "last", "first"])
+@torch.inference_mode()
+def test_an_attention_of_other_heads_and_widths_decodes(layers, graphs, monkeypatch, recordings):
+    monkeypatch.setattr(recording, "replays", lambda device: graphs)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
+    model = shaken(replace(CONFIG, fixes=(NarrowAttention(layers),)))
+    rows = [tokens(1, length)[0] for length in (24, 3, 13)]
+    for ours_TV, row in zip(stepwise(model, rows, [4, 1, 2]), rows, strict=True):
+        torch.testing.assert_close(ours_TV, model(row[None])[0], atol=2e-5, rtol=1e-4)
+    assert bool(recordings) == graphs
+
+
+class Deaf(Narrow):
+    """Asks its context for nothing."""
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        return x_BTD
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+def test_a_part_that_cannot_be_one_is_refused_with_what_it_lacks():
+    model = shaken(CONFIG)
+    block, fix = model.blocks[1], NarrowAttention()
+    for part, message in (
+        (nn.Linear(32, 32), "a Linear that has no layer, heads, .*query_tap"),
+        (TwoInputs(), "a TwoInputs that has no layer"),
+    ):
+        with pytest.raises(ValueError, match=rf"NarrowAttention.* fills the slot blocks\.1\.attention with {message}"):
+            model.fill(block, "attention", part, fix)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match=r"slot blocks\.1\.ffn_pre_norm with a TwoInputs whose forward does not take \(x\)"
+    ):
+        model.fill(block, "ffn_pre_norm", TwoInputs(), fix)
+    assert not any("1" in place and "norm" not in place for place in model.filled)
+    model.fill(block, "attention", Deaf(CONFIG, 1), fix)
+    with pytest.raises(ValueError, match="1 of 2 layers asked their context what they see"):
+        Decoder(model, 1).feed(tokens(1, 3), [3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("fix", [Softpick(), AttentionSink(1.0)], ids=["softpick", "sink"])
+@torch.inference_mode()
+def test_another_softmax_decodes_long_rows_and_packed_ones_as_its_formula_says(fix, kv_heads, dtype):
+    model = shaken(replace(CONFIG, kv_heads=kv_heads, context=700, fixes=(QueryKeyNorm(), fix))).to(dtype)
+    row_T = tokens(1, 600)[0]  # beyond what plain products are for, were it a plain softmax
+    whole_TV = model(row_T[None])[0]
+    near = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1 * whole_TV.abs().max(), "rtol": 0}
+    torch.testing.assert_close(stepwise(model, [row_T[:590]], [585])[0], whole_TV[:590], **near)
+    packed_TV = model(row_T[None], Packed((torch.arange(600) >= 100).long()[None]))[0]
+    torch.testing.assert_close(packed_TV[:100], whole_TV[:100], **near)
+    torch.testing.assert_close(packed_TV[100:], model(row_T[None, 100:])[0], **near)
+    plain = Transformer(replace(model.config, fixes=(QueryKeyNorm(),))).to(dtype).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.allclose(plain(row_T[None])[0], whole_TV, atol=0.05)
+
+
+def test_the_softmaxes_are_their_papers_formulas():
+    logits_BHTS = torch.randn(2, 4, 3, 9, dtype=torch.float64) * 3
+    hidden_BHTS = torch.rand(2, 4, 3, 9) < 0.3
+    masked_BHTS = logits_BHTS.masked_fill(hidden_BHTS, -torch.inf)
+    lifted_BHTS = (logits_BHTS.exp() - 1).masked_fill(hidden_BHTS, 0)
+    picked_BHTS = lifted_BHTS.relu() / (lifted_BHTS.abs().sum(-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(RectifiedSoftmax(1e-6)(masked_BHTS), picked_BHTS, atol=1e-6, rtol=1e-5)
+    assert RectifiedSoftmax(1e-6)(1e4 * masked_BHTS).isfinite().all()  # where e^logit is not
+    sink = SinkSoftmax(4, 0.0).double()
+    nn.init.normal_(sink.logit_H)
+    exps_BHTS = masked_BHTS.exp()
+    sunk_BHTS = exps_BHTS / (exps_BHTS.sum(-1, keepdim=True) + sink.logit_H.exp()[:, None, None])
+    torch.testing.assert_close(sink(masked_BHTS), sunk_BHTS)
+
+
+# Logits that are no numbers
+
+
+def lose(model: Transformer, name: str, value: float) -> None:
+    with torch.no_grad():
+        model.get_submodule(name).get_parameter("weight").view(-1)[5] = value
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("name", ["blocks.0.attention.qkv", "blocks.1.feed_forward.down", "norm", "head"])
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_layer(make_lab, lettered, name, guidance, value):
+    lab = make_lab(lettered)
+    lose(lab.model, name, value)
+    for run in (lab.generate, lambda *given, **more: list(lab.stream(*given, **more))):
+        with pytest.raises(FloatingPointError, match=rf"tokens are not finite: the first output .* that of {name}\."):
+            run(Document.of("abc", EndTurn()), guidance=guidance, seed=3)
+
+
+def test_sums_that_go_wrong_beside_the_model_are_said_to(make_lab, lettered, monkeypatch):
+    lab, logits = make_lab(lettered), Decoder.logits
+    monkeypatch.setattr(Decoder, "logits", lambda self, outputs_BTD: logits(self, outputs_BTD) * torch.nan)
+    with pytest.raises(FloatingPointError, match=r"though the model gives finite ones .*\(lean\)"):
+        lab.generate(Document.of("abc", EndTurn()))

@@ -1,9 +1,9 @@
 """Documents under way: rows, the one decoder that holds them, and the step that adds a token to each.
 
-The decoder's rows are those of the batch and, behind them, each row's twins for guidance (`guidance`), so that the weights
-are read once for all: eight rows cost less than three times what one costs. Nothing is computed twice: a row is fed what
-its cache lacks, a twin catches up when an image starts and keeps what its new stream has in common with its old one. All
-is state of the object, so that a reader may stop after any token and go on later.
+The decoder's rows are those of the batch and, behind them, each row's twins for guidance (`guidance`), so that the
+weights are read once for all: eight rows cost less than three times what one costs. Nothing is computed twice: a row is
+fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream has in common with its old
+one. All is state of the object, so that a reader may stop after any token and go on later.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Event(NamedTuple):
 class Row:
     """One document under way.
 
-    `limit` bounds its tokens. `yielded`: number of tokens that a reader has got, and the state then. `copied`: number of
-    tokens at the last copy to the guidance twins; None outside an image.
+    `limit` bounds its tokens. `yielded`: number of tokens that a reader has got, and the state then. `copied`: number
+    of tokens at the last copy to the guidance twins; None outside an image.
     """
 
     def __init__(self, tokens: list[int], state: State, limit: int, seed: int) -> None:
@@ -76,8 +76,8 @@ class Continuation:
     """Several documents under way at once; each depends on its own seed only.
 
     `room` is how many positions the cache gets for several replies, one after the other; by default there is one, and
-    the cache gets what the settings allow. Raises ValueError on a prompt that is ill-formed, holds unknown ids or leaves
-    no room to answer, and where the cache does not fit into memory.
+    the cache gets what the settings allow. Raises ValueError on a prompt that is ill-formed, holds unknown ids or
+    leaves no room to answer, and where the cache does not fit into memory.
     """
 
     def __init__(
@@ -193,9 +193,9 @@ class Continuation:
     def _step(self) -> None:
         """More tokens for each row that goes on, put into `_queue`: one, or on a GPU several.
 
-        A GPU works while Python prepares, so long as Python does not ask for a result: the next tokens are picked before
-        the last ones are on this side, as long as the grammar can foresee what may come. What follows a wrong forecast
-        about a row is forgotten.
+        A GPU works while Python prepares, so long as Python does not ask for a result: the next tokens are picked
+        before the last ones are on this side, as long as the grammar can foresee what may come. What follows a wrong
+        forecast about a row is forgotten.
         """
         for index, row in enumerate(self.rows):
             if not row.state.ended and row.room <= 0:
@@ -264,9 +264,9 @@ class Continuation:
         self._queue.append(Event(index, None if row.state.ended else token, row.state, len(row.tokens)))
 
     def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
-        """What to raise for logits with a NaN or an infinity: the rows are run through the model once more, to see where.
+        """What to raise for logits with a NaN or an infinity: the rows are run through the model once more to see where.
 
-        That the sampler would make of them is a token for ever, or an end: nothing that a reader could tell from a reply.
+        A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
         """
         streams = [self.rows[index].tokens for index in live]
         streams += [twins[index] for twins in self._twins for index in drawing]
@@ -275,12 +275,13 @@ class Continuation:
             if name := first_not_finite(self.model, torch.tensor(stream, device=device)):
                 return FloatingPointError(
                     f"The logits after {len(stream)} tokens are not finite: the first output with a NaN or an infinity "
-                    f"is that of {name}. Load the weights anew or go back to an earlier checkpoint; in a 16-bit type, try "
-                    "float32."
+                    f"is that of {name}. Load the weights anew or go back to an earlier checkpoint; with a 16-bit "
+                    "type, try float32."
                 )
         return FloatingPointError(
-            f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones for the whole "
-            f"row at once: what computed them ({self.worker}) or its cache is at fault. Please report this, with the shape."
+            f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones for the "
+            f"whole row at once: what computed them ({self.worker}) or its cache is at fault. Please report this, with "
+            "the model's config."
         )
 
     def _pick(self, choices: dict[int, Choice], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,9 @@ from chameleon_lab.transformer import Transformer, turned_at
 class Decoder:
     """Rows of tokens under way in a model: feed them, get logits, take back; `worker` says who did the last sums.
 
-    `worker` is "model", "lean" or "graph"; `plain` has the model do all. `room` bounds a row's positions, by default the
-    model's context. One that is `lasting` is used for several replies: if the weights have changed when one begins, what
-    the old ones computed is forgotten. Raises ValueError where the cache does not fit into memory.
+    `worker` is "model", "lean" or "graph"; `plain` has the model do all. `room` bounds a row's positions, by default
+    the model's context. One that is `lasting` is used for several replies: if the weights have changed when one begins,
+    what the old ones computed is forgotten. Raises ValueError where the cache does not fit into memory.
     """
 
     def __init__(
@@ -39,18 +39,19 @@ class Decoder:
         self.model, self.lasting, self.plain = model, lasting, plain
         self.worker = "model"
         self._rows, self._room = rows, room or model.config.context
+        self._structure: Structure | None = None
         self._prints: Tensor | None = None
         self._prepare()
 
     def _prepare(self) -> None:
         """An empty cache, and nothing bound to the model yet."""
         like = self.model.embedding.weight
-        self._structure, self._embedding_VD = Structure(self.model), like.detach()  # which keeps the address taken
+        self._embedding_VD = like.detach()  # which keeps the address taken
         self.cache = self._allocate(like)
         places_1T = torch.arange(self._room + 1, device=like.device)[None]
         self._turns_T1K = turned_at(places_1T, self.model.config)[0]
         self._twin: LeanTwin | None = None
-        self._listeners = native_ops.listeners(self.model)
+        self._listeners: list[dict] | None = []
         self._steps: dict[tuple[int, int, int], Recorded] = {}
         self._taken = 0
 
@@ -71,21 +72,24 @@ class Decoder:
     def begin(self) -> None:
         """Looks at the model where a reply begins; what was prepared for, or computed with, others is forgotten.
 
-        Modules, their settings and the addresses of weights are compared. The weights themselves are read where a copy of
-        them is used (`PackedMatrix`) and, by a lasting decoder, all of them, or in models beyond
-        `crossovers.PACKED_BYTES` on a CPU as many rows as make that up. That takes about as long as a few tokens.
+        Copies of weights are compared with them at their first use in a reply (`PackedMatrix`). A lasting decoder
+        compares modules, their settings, the addresses of weights and all weights themselves, or in models beyond
+        `crossovers.PACKED_BYTES` on a CPU as many rows as make that up. That takes as long as a few tokens.
         """
-        if Structure(self.model) != self._structure:
+        structure = Structure(self.model) if self.lasting else None  # else made for one reply, and bound to nothing yet
+        moved = self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr()
+        if moved or (self._structure is not None and self._structure != structure):
             self._prepare()
-        elif self._twin is not None:
-            for pack in self._twin.packs:
-                pack.current = False
-        if self.lasting:
-            most = crossovers.PACKED_BYTES if self.model.embedding.weight.device.type == "cpu" else float("inf")
-            prints = fingerprints(self.model, most)
-            if self._prints is not None and not torch.equal(prints, self._prints):
-                self.cache.lengths[:] = 0
-            self._prints = prints
+        self._structure = structure
+        if not self.lasting:
+            return
+        for pack in self._twin.packs if self._twin else ():
+            pack.current = False
+        on_cpu = self.model.embedding.weight.device.type == "cpu"
+        prints = fingerprints(self.model, crossovers.PACKED_BYTES if on_cpu else float("inf"))
+        if self._prints is not None and not torch.equal(prints, self._prints):
+            self.cache.lengths[:] = 0
+        self._prints = prints
 
     def feed(self, tokens_BT: Tensor, counts: list[int], start: int = 0) -> Tensor:
         """Runs new tokens of the rows from `start` on, right-padded to one width; `counts` of each are real.
@@ -109,8 +113,8 @@ class Decoder:
         outputs_BTD = (twin.model if twin else self.model).trunk(tokens_BT, step)
         if step.attended < self.model.config.layers:
             raise ValueError(
-                f"{step.attended} of {self.model.config.layers} layers asked their context what they see: the attention "
-                "of the others cannot decode (see transformer.PARTS)."
+                f"{step.attended} of {self.model.config.layers} layers asked their context what they see: the "
+                "attention of the others cannot decode (see transformer.PARTS)."
             )
         return outputs_BTD
 
@@ -129,11 +133,10 @@ class Decoder:
         if self.plain or torch.is_grad_enabled() or self._listeners is None:
             return None
         if self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr():  # moved within a reply
-            self._structure, self._embedding_VD = Structure(self.model), self.model.embedding.weight.detach()
-            self._twin, self._steps = None, {}
+            self._embedding_VD, self._twin, self._steps = self.model.embedding.weight.detach(), None, {}
         if self._twin is None:
-            self._twin = LeanTwin(self.model)
-        return None if any(self._listeners) else self._twin
+            self._twin, self._listeners = LeanTwin(self.model), native_ops.listeners(self.model)
+        return None if self._listeners is None or any(self._listeners) else self._twin
 
     def _replay(self, twin: LeanTwin, tokens_B1: Tensor, rows: slice) -> Tensor:
         """A step as it was recorded; another is recorded for other rows, and for each `GRAPH_POSITIONS` seen."""
@@ -158,7 +161,7 @@ def _recorded_step(
 def first_not_finite(model: Transformer, tokens_T: Tensor) -> str | None:
     """The name of the first module, in the order of the sums, whose output has a NaN or an infinity; None without one.
 
-    The tokens are run through the model once more, with a hook on each part that has none below it.
+    The tokens are run through the model once more, with a hook on each part: those within one come before it.
     """
     names: list[str] = []
 

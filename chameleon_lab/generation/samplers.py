@@ -45,9 +45,9 @@ class Sampler:
     def pick(self, logits_RV: Tensor, draws: Sequence[float], written_RV: Tensor | None = None) -> Tensor:
         """A token a row: that at the quantile `draws[row]`, uniform in [0, 1), of the row's tokens, likeliest first.
 
-        Of equally likely ones the lower id comes first. -inf logits are never taken; `written_RV` marks what the penalty
-        is about. One draw a token makes a row's result depend on its own seed only, whatever the batch. Nothing here
-        waits for a GPU.
+        Of equally likely ones the lower id comes first. -inf logits are never taken; `written_RV` marks what the
+        penalty is about. One draw a token makes a row's result depend on its own seed only, whatever the batch. Nothing
+        here waits for a GPU.
         """
         if written_RV is not None and self.repetition != 1:
             softer_RV = torch.where(logits_RV > 0, logits_RV / self.repetition, logits_RV * self.repetition)

@@ -28,7 +28,7 @@ class Structure:
         self._facts: list[object] = [id(each) for each in hooks]
         self._alive += hooks
         for module in model.modules():
-            plain = {name: value for name, value in vars(module).items() if isinstance(value, int | float | str)}
+            plain = {name: value for name, value in vars(module).items() if isinstance(value, (int, float, str))}
             patch = vars(module).get("forward")  # a function that somebody has put in the method's place
             self._alive += [module, patch]
             self._facts += [id(module), plain, id(patch)]
@@ -58,8 +58,8 @@ def fingerprint(tensor: Tensor) -> Tensor:
     """A hash of the bits of each row: int64, on the tensor's device. Rows that differ agree about once in 2^30.
 
     Words of 8 bytes times odd random numbers, summed modulo 2^64. A difference in a word's uppermost bits alone, as of
-    signs, would meet few random bits there, so these bits are added to lower ones first; by 29 places and not 32, or two
-    signs that change in one word would cancel. 3.7 GB/s on one core.
+    signs, would meet few random bits there, so these bits are added to lower ones first; by 29 places and not 32, or
+    two signs that change in one word would cancel. 3.7 GB/s on one core.
     """
     rows = tensor.detach().reshape(len(tensor) if tensor.dim() > 1 else 1, -1).contiguous()
     words = rows.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])

@@ -23,6 +23,7 @@ from chameleon_lab.optimization import Tuning
 from chameleon_lab.parts import require
 from chameleon_lab.stability.penalties import MaxZLoss, Penalty, ZLoss
 from chameleon_lab.stability.slots import (
+    AttentionSink,
     AttentionSoftCap,
     Dropout,
     EmbeddingNorm,
@@ -33,6 +34,7 @@ from chameleon_lab.stability.slots import (
     QueryKeyRMSNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
     attentions,
     blocks,
     rms_norm,
@@ -52,6 +54,8 @@ FIXES: dict[str, StabilityFix] = {
     "dropout": Dropout(),
     "embedding_norm": EmbeddingNorm(),
     "attention_soft_cap": AttentionSoftCap(),
+    "attention_sink": AttentionSink(),
+    "softpick": Softpick(),
     "output_soft_cap": OutputSoftCap(),
     "sigma_reparam": SigmaReparam(),
     "z_loss": ZLoss(),
@@ -104,6 +108,7 @@ __all__ = [
     "KINDS",
     "About",
     "AdamEps",
+    "AttentionSink",
     "AttentionSoftCap",
     "Dropout",
     "EmbeddingNorm",
@@ -120,6 +125,7 @@ __all__ = [
     "Sandwich",
     "SigmaReparam",
     "StabilityFix",
+    "Softpick",
     "UpdateClipping",
     "Watch",
     "WatchedStep",

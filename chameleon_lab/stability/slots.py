@@ -158,6 +158,42 @@ class AttentionSoftCap:
 
 
 @dataclass(frozen=True)
+class AttentionSink:
+    """A learned logit a head beside those of the keys, with no value: a head that finds nothing may look nowhere.
+
+    Takes the place of the fused kernel, and so costs speed.
+
+    Slot: `softmax` of each attention.
+    Source: gpt-oss (arXiv 2508.10925); at 0 and not learned it is softmax-one (arXiv 2309.17453, appendix).
+    Seen: not yet tried here.
+    """
+
+    start: float = 0.0
+
+    def install(self, model: Transformer) -> None:
+        for attention in attentions(model):
+            model.fill(attention, "softmax", SinkSoftmax(attention.heads, self.start), self)
+
+
+@dataclass(frozen=True)
+class Softpick:
+    """Attention's shares are relu(e^logit - 1) over the sum of |e^logit - 1|: exact zeros, sums below 1, no sinks.
+
+    Takes the place of the fused kernel, and so costs speed.
+
+    Slot: `softmax` of each attention.
+    Source: arXiv 2504.20966.
+    Seen: not yet tried here.
+    """
+
+    eps: float = 1e-6
+
+    def install(self, model: Transformer) -> None:
+        for attention in attentions(model):
+            model.fill(attention, "softmax", RectifiedSoftmax(self.eps), self)
+
+
+@dataclass(frozen=True)
 class OutputSoftCap:
     """The head's logits through cap * tanh(logit / cap).
 
@@ -254,6 +290,38 @@ class SoftCap(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.cap:g}"
+
+
+class SinkSoftmax(nn.Module):
+    """The softmax over the keys and one more logit for each head, whose share is left out: sums below 1."""
+
+    def __init__(self, heads: int, start: float) -> None:
+        super().__init__()
+        self.logit_H = nn.Parameter(torch.full((heads,), start))
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        sink_BHT1 = self.logit_H.to(logits_BHTS.dtype)[:, None, None].expand(*logits_BHTS.shape[:-1], 1)
+        return torch.cat((logits_BHTS, sink_BHT1), -1).softmax(-1)[..., :-1]
+
+    def extra_repr(self) -> str:
+        return str(len(self.logit_H))
+
+
+class RectifiedSoftmax(nn.Module):
+    """relu(e^logit - 1) over the sum of |e^logit - 1| and `eps`; hidden positions, of logit -inf, count for nothing."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        x = logits_BHTS.float()
+        most = x.amax(-1, keepdim=True).clamp_min(0)  # all times e^-most, so that nothing overflows
+        less = torch.where(x.isneginf(), 0, torch.exp(x - most) - torch.exp(-most))
+        return (less.relu() / (less.abs().sum(-1, keepdim=True) + self.eps * torch.exp(-most))).to(logits_BHTS.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"
 
 
 class Spectral(nn.Module):
