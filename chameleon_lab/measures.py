@@ -6,7 +6,7 @@ A measure of your own reads like the one in `MEASURES` that ends its name: `embe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -118,6 +118,14 @@ def measure_of(name: str) -> Measure:
         thresholds=like.thresholds if name == like.name else {},
         of_step=like.of_step and like.name == base,
     )
+
+
+def measures_of(names: Iterable[str]) -> dict[str, Measure]:
+    """The measures of a run that recorded these, by name. Losses of an image tokenizer's run are in no unit."""
+    measures = {name: measure_of(name) for name in names}
+    if "pixel_loss" in measures:
+        measures |= {name: replace(each, unit="") for name, each in measures.items() if each.base == "loss"}
+    return measures
 
 
 def default_thresholds() -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ from chameleon_lab.measures import (
     Measure,
     default_thresholds,
     measure_of,
+    measures_of,
     threshold_lines,
 )
 from chameleon_lab.monitors.alarms import RULES, Beyond, NotANumber, Saturation, Spike, thresholds_of
@@ -92,6 +93,13 @@ def test_a_chart_draws_each_threshold_once_by_its_mildest_level():
     assert threshold_lines({"WARN": 50.0, "ALARM": 50.0, "CRITICAL": 100.0}) == [(50.0, "WARN"), (100.0, "CRITICAL")]
     assert measure_of("max_attention_logit").to_plain({"WARN": 7.0})["thresholds"] == [(7.0, "WARN")]
     assert measure_of("max_attention_logit").to_plain({})["thresholds"] == []
+
+
+def test_losses_are_nats_a_token_but_for_an_image_tokenizer():
+    text = measures_of(["loss", "held_out_image_loss", "rate"])
+    assert [each.unit for each in text.values()] == ["nats a token", "nats a token", ""]
+    pixels = measures_of(["loss", "pixel_loss", "psnr", "held_out_loss"])
+    assert [each.unit for each in pixels.values()] == ["", "", "dB", ""]
 
 
 def test_every_measure_that_the_lab_records_has_a_row():
