@@ -49,12 +49,16 @@ class Measure:
         return np.asarray((np.min if self.worse == "lower" else np.max)(np.asarray(values), axis=axis))
 
     def to_plain(self, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """What a screen has to know, for JSON. `thresholds`: a run's own, by level, in place of the default ones."""
+        """What a screen has to know, for JSON. `thresholds`: a run's own, by level, in place of the default ones.
+
+        Measures of one `base` belong on one chart, of that `title`; `part` tells them apart there.
+        """
         return {
             "name": self.name,
             "base": self.base,
             "part": self.part,
             "words": self.words,
+            "title": self.words if self.name == self.base else measure_of(self.base).words,
             "unit": self.unit,
             "log": self.axis == "log",
             "worse": self.worse,

@@ -38,7 +38,9 @@ from chameleon_lab.monitors.alarms import RULES, Beyond, NotANumber, Saturation,
 def test_a_name_says_its_words_its_chart_and_which_direction_is_worse(name, words, base, part, axis, worse):
     measure = measure_of(name)
     assert (measure.words, measure.base, measure.part, measure.axis, measure.worse) == (words, base, part, axis, worse)
-    assert measure.name == name and json.loads(json.dumps(measure.to_plain()))["log"] == (axis == "log")
+    plain = json.loads(json.dumps(measure.to_plain()))
+    assert measure.name == name and plain["log"] == (axis == "log")
+    assert plain["title"] == measure_of(base).words == words.removeprefix("held-out ").split(",")[0]
 
 
 def test_only_the_labs_own_measure_has_its_thresholds_and_is_the_steps_own():
