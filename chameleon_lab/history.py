@@ -1,4 +1,4 @@
-"""What a run records: its steps, alarms and interventions, and its folder as an onlooker reads it.
+"""What a training tells: its steps, alarms and interventions, and a run's folder read by whoever looks on.
 
 A folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a line),
 `events.jsonl` (alarms and interventions) and `checkpoints/`. Nothing here trains; a folder written by a process
@@ -286,12 +286,12 @@ class Tail(Generic[Value]):
 
     def values(self) -> Sequence[Value]:
         try:
-            status = self._path.stat()
+            seen = self._path.stat()
         except OSError:
             return []
-        if status.st_size < self._bytes or status.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, status.st_ino
-        if status.st_size > self._bytes:
+        if seen.st_size < self._bytes or seen.st_ino != self._file:
+            self._values, self._bytes, self._file = [], 0, seen.st_ino
+        if seen.st_size > self._bytes:
             with self._path.open("rb") as file:
                 file.seek(self._bytes)
                 new = file.read()

@@ -6,7 +6,7 @@ A measure of your own reads like the one in `MEASURES` that ends its name: `embe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -49,12 +49,16 @@ class Measure:
         return np.asarray((np.min if self.worse == "lower" else np.max)(np.asarray(values), axis=axis))
 
     def to_plain(self, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """What a screen has to know, for JSON. `thresholds`: a run's own, by level, in place of the default ones."""
+        """What a screen has to know, for JSON. `thresholds`: a run's own, by level, in place of the default ones.
+
+        Measures of one `base` belong on one chart, of that `title`; `part` tells them apart there.
+        """
         return {
             "name": self.name,
             "base": self.base,
             "part": self.part,
             "words": self.words,
+            "title": self.words if self.name == self.base else measure_of(self.base).words,
             "unit": self.unit,
             "log": self.axis == "log",
             "worse": self.worse,
@@ -118,6 +122,14 @@ def measure_of(name: str) -> Measure:
         thresholds=like.thresholds if name == like.name else {},
         of_step=like.of_step and like.name == base,
     )
+
+
+def measures_of(names: Iterable[str]) -> dict[str, Measure]:
+    """The measures of a run that recorded these, by name. Losses of an image tokenizer's run are in no unit."""
+    measures = {name: measure_of(name) for name in names}
+    if "pixel_loss" in measures:
+        measures |= {name: replace(each, unit="") for name, each in measures.items() if each.base == "loss"}
+    return measures
 
 
 def default_thresholds() -> dict[str, dict[str, float]]:

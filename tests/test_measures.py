@@ -13,6 +13,7 @@ from chameleon_lab.measures import (
     Measure,
     default_thresholds,
     measure_of,
+    measures_of,
     threshold_lines,
 )
 from chameleon_lab.monitors.alarms import RULES, Beyond, NotANumber, Saturation, Spike, thresholds_of
@@ -37,7 +38,9 @@ from chameleon_lab.monitors.alarms import RULES, Beyond, NotANumber, Saturation,
 def test_a_name_says_its_words_its_chart_and_which_direction_is_worse(name, words, base, part, axis, worse):
     measure = measure_of(name)
     assert (measure.words, measure.base, measure.part, measure.axis, measure.worse) == (words, base, part, axis, worse)
-    assert measure.name == name and json.loads(json.dumps(measure.to_plain()))["log"] == (axis == "log")
+    plain = json.loads(json.dumps(measure.to_plain()))
+    assert measure.name == name and plain["log"] == (axis == "log")
+    assert plain["title"] == measure_of(base).words == words.removeprefix("held-out ").split(",")[0]
 
 
 def test_only_the_labs_own_measure_has_its_thresholds_and_is_the_steps_own():
@@ -92,6 +95,13 @@ def test_a_chart_draws_each_threshold_once_by_its_mildest_level():
     assert threshold_lines({"WARN": 50.0, "ALARM": 50.0, "CRITICAL": 100.0}) == [(50.0, "WARN"), (100.0, "CRITICAL")]
     assert measure_of("max_attention_logit").to_plain({"WARN": 7.0})["thresholds"] == [(7.0, "WARN")]
     assert measure_of("max_attention_logit").to_plain({})["thresholds"] == []
+
+
+def test_losses_are_nats_a_token_but_for_an_image_tokenizer():
+    text = measures_of(["loss", "held_out_image_loss", "rate"])
+    assert [each.unit for each in text.values()] == ["nats a token", "nats a token", ""]
+    pixels = measures_of(["loss", "pixel_loss", "psnr", "held_out_loss"])
+    assert [each.unit for each in pixels.values()] == ["", "", "dB", ""]
 
 
 def test_every_measure_that_the_lab_records_has_a_row():

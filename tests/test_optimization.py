@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chameleon_lab.optimization import Constant, Recipe, StableAdamW, tuned
+from chameleon_lab.optimization import Constant, Exponential, Recipe, StableAdamW, tuned
 from chameleon_lab.stability import (
     FIXES,
     AdamEps,
@@ -23,6 +23,8 @@ from chameleon_lab.stability import (
     kind,
 )
 from chameleon_lab.tokenizers.quantizers import SimQuantizer
+from chameleon_lab.training.experiments import LAB
+from chameleon_lab.training.modules import Budget
 from chameleon_lab.transformer import ModelConfig, Transformer
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -463,3 +465,33 @@ def test_a_checkpoint_of_before_groups_had_kinds_goes_on_as_it_was():
         kinds = ["muon"] if isinstance(optimizer, torch.optim.Muon) else ["decayed", "gains"]
         assert [group["kind"] for group in optimizer.param_groups] == kinds
         assert {group["lr"] for group in optimizer.param_groups} == {0.02 if "muon" in kinds else 1e-2}
+
+
+class Recorded(torch.optim.AdamW):
+    """AdamW that keeps the rates and decays of its steps."""
+
+    paces: ClassVar[list[list[tuple[float, float]]]] = []
+
+    def step(self, closure=None):
+        self.paces.append([(group["lr"], group["weight_decay"]) for group in self.param_groups])
+        return super().step(closure)
+
+
+@dataclass(frozen=True)
+class OwnGroups(Recipe):
+    """The head at a tenth of the rate, without decay."""
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        head = [each for name, each in model.named_parameters() if "head" in name]
+        rest = [each for name, each in model.named_parameters() if "head" not in name]
+        groups = [{"params": head, "lr": self.rate / 10, "weight_decay": 0.0}, {"params": rest, "lr": self.rate}]
+        return [Recorded(groups, weight_decay=0.2)]
+
+
+def test_a_training_follows_the_schedule_with_groups_of_ones_own(tmp_path):
+    recipe = OwnGroups(rate=1e-2, warm_up=2, schedule=Exponential(0.25))
+    Recorded.paces.clear()
+    run = replace(LAB, budget=Budget(steps=4), recipe=recipe, monitors=(), kept=0).run(tmp_path / "run")
+    rates = run.wait().series("rate")[1]
+    assert rates == pytest.approx([1e-2 * recipe.multiplier(step, step / 4) for step in range(4)])
+    assert Recorded.paces == [[(pytest.approx(rate / 10), 0.0), (pytest.approx(rate), 0.2)] for rate in rates]

@@ -14,6 +14,7 @@ from chameleon_lab.stability import FIXES, QueryKeyNorm, ZLoss
 from chameleon_lab.training.data import PAIRS, Scenes
 from chameleon_lab.training.experiments import LAB
 from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.run import Rescue
 from chameleon_lab.transformer import ModelConfig
 
 MODEL = LAB.model
@@ -69,6 +70,10 @@ def test_parts_of_parts_are_looked_at_where_those_are_made():
         replace(Objective(), **{"penalties": (ZLoss,)})
     with pytest.raises(ValueError, match="several of a penalty, in a tuple"):
         replace(Objective(), **{"penalties": ZLoss()})
+    with pytest.raises(ValueError, match="waits for the level 'LOUD'; there are WARN, ALARM, CRITICAL"):
+        replace(Rescue(), **{"level": "LOUD"})
+    with pytest.raises(ValueError, match="QueryKeyNorm is a class, where a fix is wanted"):
+        Rescue((QueryKeyNorm,))
     with pytest.raises(ValueError, match="NotANumber is a class"):
         DivergenceDetector([NotANumber])  # pyright: ignore[reportArgumentType]
 

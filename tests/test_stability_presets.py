@@ -1,6 +1,7 @@
 """The stability presets, and how their runs are judged."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from chameleon_lab.cli import main
 from chameleon_lab.evaluation import stability
 from chameleon_lab.history import History, StepRecord
+from chameleon_lab.monitors.alarms import Bounding
 from chameleon_lab.optimization import Exponential
 from chameleon_lab.stability import QueryKeyRMSNorm
 from chameleon_lab.training.experiments import (
@@ -184,3 +186,11 @@ def test_the_command_trains_what_is_not_trained_and_writes_tables(tmp_path, monk
     capsys.readouterr()
     assert main(["stability", "p9", "--folder", str(tmp_path)]) == 2
     assert "No preset is called 'p9'" in capsys.readouterr().err
+
+
+def test_compared_rules_are_called_by_their_thresholds():
+    for name, rule in stability.COMPARED.items():
+        if isinstance(rule, Bounding):
+            numbers = [float(each) for each in re.findall(r"[<>] ([\d.]+)", name)]
+            assert sorted(numbers) == sorted(rule.thresholds.values()), name
+    assert sum(isinstance(rule, Bounding) for rule in stability.COMPARED.values()) == 5

@@ -163,9 +163,12 @@ def by_rate(found: Sequence[Outcome]) -> dict[str, dict[float, list[float]]]:
 
 def markdown(found: Sequence[Outcome]) -> str:
     """The outcomes and the alarms' record as tables."""
+    loss, *watched = (
+        measure_of(name).words
+        for name in ("held_out_loss", "max_attention_logit", "residual_norm", "image_log_partition")
+    )
     lines = [
-        "| preset | variation | seeds | held-out loss | lowest to end | blow-up | largest attention logit "
-        "| residual norm | log Z, image |",
+        f"| preset | variation | seeds | {loss} | lowest to end | blow-up | {' | '.join(watched)} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str, str], list[Outcome]] = {}

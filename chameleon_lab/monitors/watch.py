@@ -14,6 +14,9 @@ class EmbeddingNorm:
         return {"embedding_norm": outputs["embedding"].square().mean().sqrt()}
 ```
 
+A screen treats a measure of your own like the one of `measures.MEASURES` that ends its name: this one like `norm`, on
+a log axis, the highest of several values as the worst.
+
 Monitors draw nothing from the global random generators, so that a run with them and one without are the same run.
 """
 

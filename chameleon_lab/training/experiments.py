@@ -56,7 +56,9 @@ class Experiment:
         if self.data is not None:
             require(self.data, "a data source", "open")
         require(self.recipe, "a recipe", "optimizers", "pace", "multiplier")
-        require(self.objective, "an objective", "__call__", "penalties", "text_weight", "image_weight")
+        require(
+            self.objective, "an objective", "__call__", "penalties", "text_weight", "image_weight", "special_weight"
+        )
         check_monitors(self.monitors)
         check_rules(self.rules)
 

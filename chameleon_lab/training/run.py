@@ -17,7 +17,7 @@ from typing import Any
 
 from chameleon_lab.history import LEVELS, Alarm, History, Level, RunState, Status, StepRecord, event_line
 from chameleon_lab.monitors.alarms import thresholds_of
-from chameleon_lab.stability import FIXES
+from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.training.control import Control, Order, release_workers
 from chameleon_lab.training.experiments import Experiment, plain
 from chameleon_lab.training.folder import RunFolder, write_text
@@ -37,6 +37,13 @@ class Rescue:
     level: Level = "ALARM"
     back: int = 50
     times: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown level, and for what is no fix."""
+        if self.level not in LEVELS:
+            raise ValueError(f"{self} waits for the level {self.level!r}; there are {', '.join(LEVELS)}.")
+        for fix in self.fixes:
+            kind(fix)
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ class Run:
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
             host=socket.gethostname(),
-            thresholds=thresholds_of(self.experiment.rules),
+            thresholds=thresholds_of(getattr(self.experiment, "rules", ())),
         )
 
     def _tokens_per_second(self) -> float:

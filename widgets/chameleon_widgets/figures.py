@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
-from chameleon_lab.measures import default_thresholds, measure_of, threshold_lines
+from chameleon_lab.measures import default_thresholds, measure_of, measures_of, threshold_lines
 from chameleon_widgets.comparison import (
     COLOURS,
     Columns,
@@ -141,7 +141,7 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
             axis.fill_between(rates, lows, highs, color=colour, alpha=0.16, linewidth=0)
             handles.append(line)
         axis.set_xscale("log")
-        _head(axis, _title("held_out_loss"), across="learning rate")
+        _head(axis, _title("held_out_loss", Columns()), across="learning rate")
         if len(tried := sorted({rate for losses in curves.values() for rate in losses})) <= 10:
             axis.set_xticks(tried, [f"{rate:g}" for rate in tried], minor=False)
             axis.set_xticks([], minor=True)
@@ -171,8 +171,8 @@ def data_uri(figure: Figure) -> str:
 # The charts of one run
 
 
-def _title(name: str) -> str:
-    measure = measure_of(name)
+def _title(name: str, columns: Columns) -> str:
+    measure = measures_of({*columns.names, name})[name]
     return f"{measure.words}, {measure.unit}" if measure.unit else measure.words
 
 
@@ -182,12 +182,12 @@ def _loss(axis: Axes, columns: Columns, smoothing: float) -> None:
     steps, values = columns.series("held_out_loss")
     if len(steps):
         axis.plot(steps, values, color=COLOURS[2], marker="o", markersize=3.5, label="held out", gid="held_out_loss")
-    _head(axis, _title("loss"), legend=True)
+    _head(axis, _title("loss", columns), legend=True)
 
 
 def _max_logit(axis: Axes, columns: Columns, smoothing: float) -> None:
     _line(axis, columns.series("max_attention_logit"), INK, smoothing, name="max_attention_logit")
-    _head(axis, _title("max_attention_logit"), log=measure_of("max_attention_logit").axis == "log")
+    _head(axis, _title("max_attention_logit", columns), log=measure_of("max_attention_logit").axis == "log")
 
 
 def _threshold_lines(axis: Axes, limits: Mapping[str, Mapping[str, float]]) -> None:
@@ -218,7 +218,7 @@ def _entropy(axis: Axes, columns: Columns, smoothing: float) -> None:
 def _log_partition(axis: Axes, columns: Columns, smoothing: float) -> None:
     for name, (modality, colour) in _by_modality("log_partition").items():
         _line(axis, columns.series(name), colour, smoothing, label=modality or "all", name=name)
-    _head(axis, _title("log_partition"), legend=True)
+    _head(axis, _title("log_partition", columns), legend=True)
 
 
 def _residual_norm(axis: Axes, columns: Columns, smoothing: float) -> None:
