@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,11 @@ def participles(path: Path) -> list[str]:
     return sorted({f"line {line}: {name}" for name, line in names if is_bare(name)})
 
 
+@cache
+def module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def definitions(statements: Sequence[ast.AST]) -> Iterator[str]:
     """Names that a module defines at its top level, inside `if`, `try` and `with` too."""
     for statement in statements:
@@ -212,7 +218,7 @@ def homes() -> dict[str, list[str]]:
     """Top-level names that more than one module defines, and those modules."""
     modules: dict[str, list[str]] = defaultdict(list)
     for path in PYTHON:
-        for name in dict.fromkeys(definitions(ast.parse(path.read_text()).body)):
+        for name in dict.fromkeys(definitions(module(path).body)):
             modules[name].append(name_of(path))
     return {name: files for name, files in modules.items() if len(files) > 1 and name not in SHARED}
 
@@ -233,7 +239,7 @@ def test_a_top_level_name_is_defined_once():
 
 
 def test_shared_names_are_shared():
-    counts = Counter(name for path in PYTHON for name in set(definitions(ast.parse(path.read_text()).body)))
+    counts = Counter(name for path in PYTHON for name in set(definitions(module(path).body)))
     assert all(counts[name] > 1 for name in SHARED)
 
 
