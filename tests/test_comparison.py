@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from chameleon_lab.evaluation import comparison
 from chameleon_lab.evaluation.comparison import CONTENDERS, compare_quantizers, read_outcomes, unseen_scenes
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.training.image_experiments import TINY
@@ -18,7 +19,8 @@ def test_every_contender_has_nine_bits_a_code(name):
     assert ImageTokenizer(config).quantize.size == 512
 
 
-def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path):
+def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "unseen_scenes", lambda: unseen_scenes(20))
     names = ["VQ", "FSQ"]
     outcomes = []
     for outcome in compare_quantizers(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names):

@@ -46,15 +46,16 @@ def leftovers(folder) -> list[str]:
 
 
 def test_documents_read_back_with_every_token_and_learn_flag(documents, mixed, corpus):
-    told = tokenize(documents, mixed)
-    assert len(corpus) == len(told) and len(corpus.card["shards"]) > 2
-    assert corpus.tokens == sum(len(document.tokens) for document in told)
-    assert corpus.lengths.tolist() == [len(document.tokens) for document in told]
-    for index in (*range(len(told)), -1, -30):
-        made = corpus[index]
-        assert made.tokens.dtype == np.int64 and made.learn.dtype == bool
-        assert np.array_equal(made.tokens, told[index].tokens) and np.array_equal(made.learn, told[index].learn)
-    assert [made.tokens.tolist() for made in corpus[3:7]] == [made.tokens.tolist() for made in told[3:7]]
+    tokenized = tokenize(documents, mixed)
+    assert len(corpus) == len(tokenized) and len(corpus.card["shards"]) > 2
+    assert corpus.tokens == sum(len(document.tokens) for document in tokenized)
+    assert corpus.lengths.tolist() == [len(document.tokens) for document in tokenized]
+    for index in (*range(len(tokenized)), -1, -30):
+        document = corpus[index]
+        assert document.tokens.dtype == np.int64 and document.learn.dtype == bool
+        assert np.array_equal(document.tokens, tokenized[index].tokens)
+        assert np.array_equal(document.learn, tokenized[index].learn)
+    assert [each.tokens.tolist() for each in corpus[3:7]] == [each.tokens.tolist() for each in tokenized[3:7]]
     assert sum(1 for _ in corpus) == 30
     for index in (30, -31):
         with pytest.raises(IndexError, match=f"no document {index}: .* holds 30"):
@@ -62,14 +63,14 @@ def test_documents_read_back_with_every_token_and_learn_flag(documents, mixed, c
 
 
 def test_the_card_tells_what_is_in_the_folder_and_how_it_came_to_be(documents, mixed, tmp_path):
-    made = shards.write_shards(tmp_path / "made", documents, mixed, about={"source": "scenes", "seed": 7})
+    corpus = shards.write_shards(tmp_path / "made", documents, mixed, about={"source": "scenes", "seed": 7})
     card = json.loads((tmp_path / "made" / "card.json").read_text())
     assert card["documents"] == 30 and card["source"] == "scenes" and card["seed"] == 7
     assert sum(card["kinds"].values()) == 30 and set(card["kinds"]) <= set(shards.DOCUMENT_KINDS)
     for index, document in enumerate(documents):
-        assert made.kind(index) == shards.document_kind(document)
+        assert corpus.kind(index) == shards.document_kind(document)
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"card.json", *card["files"]}
-    made.verify()
+    corpus.verify()
 
 
 def test_the_kind_of_a_document_is_what_stands_in_it(picture):
@@ -85,8 +86,8 @@ def test_the_kind_of_a_document_is_what_stands_in_it(picture):
 
 def test_files_are_mapped_and_another_process_gets_the_folder_not_its_content(corpus):
     assert all(isinstance(array.base, np.memmap) for array in (*corpus._tokens, *corpus._learn))
-    sent = pickle.dumps(corpus)
-    assert len(sent) < 2000 and np.array_equal(pickle.loads(sent)[4].tokens, corpus[4].tokens)
+    pickled = pickle.dumps(corpus)
+    assert len(pickled) < 2000 and np.array_equal(pickle.loads(pickled)[4].tokens, corpus[4].tokens)
 
 
 def test_a_corpus_streams_through_a_bounded_memory(mixed, tmp_path):
@@ -107,15 +108,15 @@ def test_a_corpus_streams_through_a_bounded_memory(mixed, tmp_path):
 
 
 def test_large_pictures_wait_as_small_as_they_will_be_seen(mixed, tmp_path):
-    given: list[weakref.ref[PIL.Image.Image]] = []
+    pictures_alive: list[weakref.ref[PIL.Image.Image]] = []
     most = 0
 
     def documents():
         nonlocal most
         for _ in range(100):
             picture = PIL.Image.new("RGB", (400, 300))
-            given.append(weakref.ref(picture))
-            most = max(most, sum(each() is not None for each in given))
+            pictures_alive.append(weakref.ref(picture))
+            most = max(most, sum(each() is not None for each in pictures_alive))
             yield Document.of(picture, "a", picture)
             del picture
 
@@ -150,10 +151,10 @@ def test_what_cannot_be_tokenized_is_skipped_with_its_reason_and_nothing_else_is
         Document.of("after"),
     ]
     with caplog.at_level(logging.WARNING):
-        made = shards.write_shards(tmp_path / "made", documents, mixed)
-    assert [mixed.decode(document.tokens).text for document in made] == ["before", "after"]
-    skipped = dict(made.skipped)
-    assert made.card["skipped"] == len(skipped) == 6 == len(caplog.records)
+        corpus = shards.write_shards(tmp_path / "made", documents, mixed)
+    assert [mixed.decode(document.tokens).text for document in corpus] == ["before", "after"]
+    skipped = dict(corpus.skipped)
+    assert corpus.card["skipped"] == len(skipped) == 6 == len(caplog.records)
     assert skipped["cat.jpg"] == "a picture without a caption"
     assert "half a character" in skipped["document 2"] and "empty" in skipped["document 3"]
     assert "to be learned" in skipped["document 4"] and "(2, 2)" in skipped["document 6"]
@@ -188,10 +189,10 @@ def test_the_largest_id_of_two_bytes_survives(image_tokenizer, tmp_path):
 
     vocabulary = Vocabulary.layout(image_tokenizer.codes, Last.size)
     assert vocabulary.size == 2**16
-    made = shards.write_shards(
+    corpus = shards.write_shards(
         tmp_path / "m", [Document.of("ab")], MixedModalTokenizer(Last(), image_tokenizer, vocabulary)
     )
-    assert made[0].tokens.tolist() == [0, 65535, 65535, 2]
+    assert corpus[0].tokens.tolist() == [0, 65535, 65535, 2]
 
 
 # What goes wrong

@@ -70,8 +70,8 @@ def test_pictures_smaller_than_a_crop_are_enlarged(folder):
 
 def test_large_pictures_are_kept_small(tmp_path):
     PIL.Image.new("RGB", (900, 300)).save(tmp_path / "wide.png")
-    (kept,) = PictureFiles(picture_files(tmp_path), shortest=100)
-    assert kept.size == (300, 100)
+    (picture,) = PictureFiles(picture_files(tmp_path), shortest=100)
+    assert picture.size == (300, 100)
 
 
 def test_folders_without_pictures_say_so(folder, tmp_path):
@@ -91,9 +91,9 @@ def test_sources_stand_beside_each_other_in_a_batch():
 
 
 def test_the_photographs_are_there_and_can_be_read():
-    found = photographs()
-    assert found.keys() == PHOTOGRAPH_FILES.keys() >= set(HELD_OUT_PHOTOGRAPHS)
-    for name, path in found.items():
+    files = photographs()
+    assert files.keys() == PHOTOGRAPH_FILES.keys() >= set(HELD_OUT_PHOTOGRAPHS)
+    for name, path in files.items():
         assert min(open_picture(path).size) > 250, name
 
 

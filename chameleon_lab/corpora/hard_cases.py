@@ -2,7 +2,7 @@
 
 - `text sizes`, `page of text`: letters are strokes of a pixel or two, and a wrong one makes another letter. Text is
   what the paper's tokenizer rebuilds worst, which bounds what a model on top of it can read (Chameleon, section 2.1)
-- `faces`: what tells one from another, a corner of an eye or a mouth, is smaller than a cell, and people see it
+- `faces`: two differ by a corner of an eye or a mouth, which is smaller than a cell, and which people notice
 - `thin lines`: few codes hold a line of just this angle and place, so it breaks, thickens, or turns into stairs
 - `gradients`: neighbouring codes must agree to a level or two, or the borders of the cells show
 - `noise`: it cannot be compressed; what comes back is the texture that the decoder puts in its place

@@ -249,7 +249,7 @@ def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tu
 
 
 def _prepared(document: Document, image: ImageTokenizer) -> Document:
-    """The document with its pictures prepared for the tokenizer, so that those that wait are small."""
+    """The document with its pictures as small as the tokenizer will see them."""
     return Document(
         tuple(
             replace(segment, picture=image.prepare(segment.picture))

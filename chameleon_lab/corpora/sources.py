@@ -73,7 +73,7 @@ def picture_files(folder: Path | str) -> dict[str, Path]:
 class PictureFiles:
     """Pictures by number, each read from its file at first use; files that cannot be read are skipped and logged.
 
-    A picture's shortest side is made at most `shortest` pixels, and the `cached` last ones stay in memory.
+    Pictures are reduced to a shortest side of at most `shortest` pixels, and the last `cached` ones stay in memory.
     """
 
     def __init__(self, files: Mapping[str, Path], shortest: int = 512, cached: int = 512) -> None:
