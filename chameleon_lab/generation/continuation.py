@@ -2,8 +2,8 @@
 
 The decoder's rows are those of the batch and, behind them, each row's twins for guidance (`guidance`), so that the
 weights are read once for all: eight rows cost less than three times what one costs. Nothing is computed twice: a row is
-fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream has in common with its old
-one. All is state of the object, so that a reader may stop after any token and go on later.
+fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream shares with its old one.
+All is state of the object, so that a reader may stop after any token and go on later.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class Continuation:
         self._queue.append(Event(index, None if row.state.ended else token, row.state, len(row.tokens)))
 
     def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
-        """What to raise for logits with a NaN or an infinity: the rows are run through the model once more to see where.
+        """What to raise for logits with a NaN or an infinity: the rows are run through the model again to see where.
 
         A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
         """
