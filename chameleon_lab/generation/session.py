@@ -24,6 +24,9 @@ class Session:
         ...
     session.append(Document.of("and now a blue one", EndTurn()))  # only this is computed, not what came before
     ```
+
+    A session stays with the model that it was begun with. If its weights have changed when a stream begins, all is
+    computed anew.
     """
 
     def __init__(self, continuation: Continuation) -> None:
@@ -37,6 +40,11 @@ class Session:
         """All tokens so far, prompts and replies: 1-D int64."""
         count, _ = self._row.yielded
         return np.array(self._row.tokens[:count], np.int64)
+
+    @property
+    def worker(self) -> str:
+        """Who did the last sums: "model", "lean" or "graph" (see `Decoder`)."""
+        return self._continuation.worker
 
     @property
     def reply(self) -> Document:
