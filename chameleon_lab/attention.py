@@ -37,7 +37,7 @@ def plain_softmax(cap: nn.Module, softmax: nn.Module) -> bool:
     return isinstance(cap, nn.Identity) and isinstance(softmax, nn.Softmax)
 
 
-def fused(x_BHSK: Tensor, cap: nn.Module, softmax: nn.Module) -> bool:
+def uses_fused(x_BHSK: Tensor, cap: nn.Module, softmax: nn.Module) -> bool:
     """Whether attention to these keys is left to torch's kernel."""
     long = x_BHSK.device.type != "cpu" or x_BHSK.shape[2] > crossovers.PLAIN_POSITIONS
     return long and plain_softmax(cap, softmax)
@@ -63,7 +63,7 @@ def attention(
         v_BHSK = v_BHSK.repeat_interleave(heads // v_BHSK.shape[1], dim=1)
     if mask_TS is None:
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True)
-    if fused(k_BHSK, cap, softmax):
+    if uses_fused(k_BHSK, cap, softmax):
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_TS.to(q_BHTK.dtype))
     scores_BHTS = cap((q_BHTK * width**-0.5) @ k_BHSK.transpose(-1, -2)) + mask_TS.to(q_BHTK.dtype)
     return softmax(scores_BHTS) @ v_BHSK
@@ -79,7 +79,7 @@ def attention_to_earlier(
 ) -> Tensor:
     """Attention whose mask hides all that is later: plain products then spare a block of queries the keys after it."""
     length, step = q_BHTK.shape[2], crossovers.QUERY_BLOCK
-    if length <= step or fused(k_BHTK, cap, softmax):
+    if length <= step or uses_fused(k_BHTK, cap, softmax):
         return attention(q_BHTK, k_BHTK, v_BHTK, mask_TT, cap, softmax)
     blocks: list[Tensor] = []
     for start in range(0, length, step):

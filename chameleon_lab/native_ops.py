@@ -78,7 +78,7 @@ class ByteMatrix:
         self._scales_O, self._zeros_O = scales_O.float(), torch.zeros(len(packed_OI), dtype=torch.int64)
 
     def plain(self) -> Tensor:
-        """The matrix as it was given: packed_OI."""
+        """The matrix in its first order: packed_OI."""
         return self._packed_IO.to_dense().t()
 
     def products(self, bytes_NI: Tensor) -> Tensor:

@@ -218,17 +218,17 @@ class Int4Linear(QuantizedLinear):
 def quantize(model: Transformer, bits: int, device: torch.device | str | None = None) -> Transformer:
     """The same model with the blocks' matrices in 8 or 4 bits and the head in 8; embedding and norms stay as they are.
 
-    In place, one matrix after the other, so that both copies of the whole are never held; a tied head becomes a matrix
-    of its own. (In 4 bits the head alone did more harm to the tiny model than all the others together.) A model on
-    the meta device is only prepared: for `checkpoints.packed` to fill, or to be measured; `device` is then where it is
-    going to be. Raises ValueError, before anything is changed, for other bits, for matrices that a fix made its own,
+    In place, one matrix after the other, so that memory never has both copies of the whole; a tied head becomes a
+    matrix of its own. (In 4 bits the head alone did more harm to the tiny model than all the others together.) A model
+    on the meta device is only prepared: for `checkpoints.packed` to fill, or to be measured; `device` is then where it
+    is going to be. Raises ValueError, before anything is changed, for other bits, for matrices that a fix made its own,
     and for shapes or devices that 4 bits do not fit.
     """
     kind = (torch.device(device) if device is not None else model.embedding.weight.device).type
     if bits not in BITS.values():
         raise ValueError(f"Weights come in 8 or 4 bits, not in {bits}.")
     places = [f"blocks.{number}.{name}" for number in range(len(model.blocks)) for name in MATRICES] + ["head"]
-    made: dict[str, QuantizedLinear] = {}
+    layers: dict[str, QuantizedLinear] = {}
     for place in places:
         layer = model.get_submodule(place)
         if isinstance(layer, QuantizedLinear):
@@ -239,8 +239,8 @@ def quantize(model: Transformer, bits: int, device: torch.device | str | None = 
                 "load the model without `weights`."
             )
         shape = layer.in_features, layer.out_features
-        made[place] = Int8Linear(*shape) if bits == 8 or place == "head" else Int4Linear(*shape, kind)
-    for place, quantized in made.items():
+        layers[place] = Int8Linear(*shape) if bits == 8 or place == "head" else Int4Linear(*shape, kind)
+    for place, quantized in layers.items():
         owner, _, name = place.rpartition(".")
         layer = model.get_submodule(place)
         assert isinstance(layer, nn.Linear)
@@ -253,11 +253,11 @@ def quantize(model: Transformer, bits: int, device: torch.device | str | None = 
 
 def require_plain(model: nn.Module) -> None:
     """Raises ValueError for a quantised model, where the weights themselves are needed."""
-    held = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
-    if held is not None:
+    quantized = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
+    if quantized is not None:
         raise ValueError(
-            f"A quantised model ({type(held).__name__}) cannot be saved, since no format holds its packed weights: "
-            "save the model it was made from, and quantise when loading, Chameleon.load(folder, weights=...)."
+            f"A quantised model ({type(quantized).__name__}) cannot be saved: no format holds its packed weights. "
+            "Save the model it was made from, and quantise when loading, Chameleon.load(folder, weights=...)."
         )
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, attention_to_earlier, fused, rotate, rotations
+from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, attention_to_earlier, rotate, rotations, uses_fused
 from chameleon_lab.taps import Tap
 
 
@@ -120,8 +120,8 @@ class Transformer(nn.Module):
     def fill(self, owner: nn.Module, slot: str, module: nn.Module, fix: Fix) -> None:
         """Puts a module into a slot on behalf of a fix.
 
-        What a part is called with and what else it must have is in `PARTS`. Raises ValueError if another fix filled
-        the slot, naming both, if there is no such slot, and if the module cannot be such a part.
+        What a part is called with and what else it must have is in `PART_CONTRACTS`. Raises ValueError if another fix
+        filled the slot, naming both, if there is no such slot, and if the module cannot be such a part.
         """
         path = next(name for name, candidate in self.named_modules() if candidate is owner)
         key = f"{path}.{slot}".removeprefix(".")
@@ -130,11 +130,11 @@ class Transformer(nn.Module):
             raise ValueError(f"{fix} wants the slot {key}, which is not there; there are {', '.join(slots)}.")
         if key in self.filled:
             raise ValueError(f"{fix} and {self.filled[key]} both want the slot {key}; keep one of them.")
-        inputs, attributes = PARTS.get(slot, PART)
+        inputs, attributes = PART_CONTRACTS.get(slot, PLAIN_PART)
         if lacking := [name for name in attributes if not hasattr(module, name)]:
             raise ValueError(
                 f"{fix} fills the slot {key} with a {type(module).__name__} that has no {', '.join(lacking)}: taps, "
-                f"monitors and decoding ask an {slot} for {', '.join(attributes)} (see transformer.PARTS)."
+                f"monitors and decoding ask an {slot} for {', '.join(attributes)} (see transformer.PART_CONTRACTS)."
             )
         try:
             inspect.signature(module.forward).bind(*inputs)
@@ -147,10 +147,10 @@ class Transformer(nn.Module):
         setattr(owner, slot, module)
 
 
-PART: tuple[tuple[str, ...], tuple[str, ...]] = ("x",), ()
+PLAIN_PART: tuple[tuple[str, ...], tuple[str, ...]] = ("x",), ()
 """A part is a function of one tensor to one of the same shape (a matrix: of its widths), position by position."""
 
-PARTS = {
+PART_CONTRACTS = {
     "attention": (
         ("x_BTD", "turns_BT1K", "context"),
         ("layer", "heads", "kv_heads", "head_width", "query_tap", "key_tap", "cap", "softmax"),
@@ -159,9 +159,9 @@ PARTS = {
 """Parts that are called with more: their inputs, and the attributes that others read.
 
 An `attention` of one's own gives its queries and keys, rotated as it likes, to `query_tap` and `key_tap` (B, T, heads,
-`head_width`), and gets what it has seen of the sequence from `context.attend(layer, q, k, v, cap, softmax)` and from
+`head_width`), and gets what it sees of the sequence from `context.attend(layer, q, k, v, cap, softmax)` and from
 nowhere else: then it decodes, too. Keys and values may have any number of heads that divides the queries', and
-values any width: the cache takes its widths from the first that it is given. A `softmax` makes shares of logits B, H,
+values any width: the cache takes its widths from the first ones. A `softmax` makes shares of logits B, H,
 T, S, of which those of hidden positions are -inf, position by position of T.
 """
 
@@ -248,7 +248,7 @@ class Causal:
         cap: nn.Module = UNCAPPED,
         softmax: nn.Module = SOFTMAX,
     ) -> Tensor:
-        if fused(k_BHTK, cap, softmax):
+        if uses_fused(k_BHTK, cap, softmax):
             return attention(q_BHTK, k_BHTK, v_BHTK, None)
         mask_TT = self._mask(q_BHTK.shape[2], q_BHTK.device)
         return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, mask_TT, cap, softmax)

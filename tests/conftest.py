@@ -101,15 +101,15 @@ def engine(make_lab: Callable[..., Chameleon], lettered: MixedModalTokenizer) ->
 
 @pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """`recording.record` without a GPU: all results made, each of which is only changed by a replay."""
+    """`recording.capture` without a GPU: all results made, each of which is only changed by a replay."""
     made: list[torch.Tensor] = []
 
-    def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+    def capture(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
         output = work().clone()
         made.append(output)
         return (lambda: output.copy_(work())), output
 
-    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(recording, "capture", capture)
     return made
 
 

@@ -81,7 +81,7 @@ def test_a_score_given_a_prompt_is_what_the_prompt_leaves_over(lab):
 
 def test_chunks_of_logits_change_nothing(lab, monkeypatch):
     wanted = lab.engine.score(documents(lab))
-    monkeypatch.setattr("chameleon_lab.generation.engine.CHUNK", 3)
+    monkeypatch.setattr("chameleon_lab.generation.engine.SCORED_AT_ONCE", 3)
     for score, other in zip(wanted, lab.engine.score(documents(lab)), strict=True):
         assert np.allclose(score.logs_T, other.logs_T, atol=1e-6)
 

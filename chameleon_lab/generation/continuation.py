@@ -2,8 +2,8 @@
 
 The decoder's rows are those of the batch and, behind them, each row's twins for guidance (`guidance`), so that the
 weights are read once for all: eight rows cost less than three times what one costs. Nothing is computed twice: a row is
-fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream has in common with its old
-one. All is state of the object, so that a reader may stop after any token and go on later.
+fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream shares with its old one.
+All is state of the object, so that a reader may stop after any token and go on later.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
 
-class Choice(NamedTuple):
+class Options(NamedTuple):
     """What may come next in a row, and the share of its image that is drawn; None outside an image."""
 
     mask: Mask
     share: float | None
 
 
-class Event(NamedTuple):
+class Outcome(NamedTuple):
     """What a step did to a row: a token, or None where it ended; the state and the number of tokens after it."""
 
     row: int
@@ -45,7 +45,7 @@ class Event(NamedTuple):
     count: int
 
 
-class Row:
+class ReplyRow:
     """One document under way.
 
     `limit` bounds its tokens. `yielded`: number of tokens that a reader has got, and the state then. `copied`: number
@@ -97,7 +97,7 @@ class Continuation:
         self._twins: list[list[list[int]]] = [
             [[] for _ in self.rows] for _ in range(self.guide.twins if self.guide else 0)
         ]
-        self._queue: deque[Event] = deque()  # not yet yielded
+        self._queue: deque[Outcome] = deque()  # not yet yielded
         like = model.embedding.weight
         self.ahead = crossovers.CODES_AHEAD.get(like.device.type, 1)
         count = len(self.rows) * (1 + len(self._twins))
@@ -137,24 +137,24 @@ class Continuation:
         then changes nothing.
         """
         row = self.rows[index]
-        kept, state = row.yielded
+        count, state = row.yielded
         if state.place is not None:
-            kept -= 1 + state.place
+            count -= 1 + state.place
         elif state.ended == "end_document":
-            kept -= 1
-        whole = np.array([*row.tokens[:kept], *self.tokenizer.vocabulary.check(tokens)])
+            count -= 1
+        whole = np.array([*row.tokens[:count], *self.tokenizer.vocabulary.check(tokens)])
         fresh = self._row(whole, 0, room=self._decoder.cache.room)
         row.tokens, row.state, row.limit, row.yielded, row.copied = (
             fresh.tokens, fresh.state, fresh.limit, fresh.yielded, None,
         )  # fmt: skip
         # Draws of tokens that nobody got come again, so that how far ahead was picked does not show.
-        row.skip(-sum(event.row == index and event.state.ended != "length" for event in self._queue))
-        self._queue = deque(event for event in self._queue if event.row != index)
-        self._decoder.rewind(index, kept)
+        row.skip(-sum(outcome.row == index and outcome.state.ended != "length" for outcome in self._queue))
+        self._queue = deque(outcome for outcome in self._queue if outcome.row != index)
+        self._decoder.rewind(index, count)
         if self._written_BV is not None:
             self._written_BV[index] = False
 
-    def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> Row:
+    def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> ReplyRow:
         prompt = self.tokenizer.vocabulary.check(prompt)
         context = min(self.model.config.context, room or self.model.config.context)
         if seed < 0:
@@ -168,7 +168,7 @@ class Continuation:
             )
         most = self.settings.max_tokens
         limit = context if most is None else min(context, len(prompt) + most)
-        return Row(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, seed)
+        return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, seed)
 
     def _room(self) -> int:
         """Positions that the rows may come to, and their twins, which a negative prompt makes longer."""
@@ -200,57 +200,57 @@ class Continuation:
         for index, row in enumerate(self.rows):
             if not row.state.ended and row.room <= 0:
                 row.state = replace(row.state, ended="length")
-                self._queue.append(Event(index, None, row.state, len(row.tokens)))
+                self._queue.append(Outcome(index, None, row.state, len(row.tokens)))
         live = [index for index, row in enumerate(self.rows) if not row.state.ended]
         if not live:
             return
-        first = self._choices(live)
+        first = self._options(live)
         drawing = [index for index in live if first[index].share is not None]
         logits_SBV, picked, sums = self._logits(drawing), list[Tensor](), list[Tensor]()
         forecasts = [first, *self._forecasts(first)]
-        for place, choices in enumerate(forecasts):
+        for place, options in enumerate(forecasts):
             if picked:
                 logits_SBV = self._logits_after(picked[-1], live, drawing)
-            tokens_R, sum_ = self._pick(choices, place, logits_SBV)
+            tokens_R, sum_ = self._pick(options, place, logits_SBV)
             picked.append(tokens_R)
             sums.append(sum_)
         tokens_PR, sums_P = torch.stack(picked).tolist(), torch.stack(sums).tolist()  # the one wait for the device
-        for place, (choices, tokens_R, sum_) in enumerate(zip(forecasts, tokens_PR, sums_P, strict=True)):
-            if place and not self._holds(choices):
+        for place, (options, tokens_R, sum_) in enumerate(zip(forecasts, tokens_PR, sums_P, strict=True)):
+            if place and not self._holds(options):
                 return
             if not math.isfinite(sum_):
                 raise self._not_finite(live, drawing)
             for index, token in zip(live, tokens_R, strict=True):
                 self._take(index, token)
 
-    def _choices(self, live: Iterable[int]) -> dict[int, Choice]:
+    def _options(self, live: Iterable[int]) -> dict[int, Options]:
         """What may come next in each of these rows, none of which has ended."""
-        return {index: self._choice(self.rows[index].state, self.rows[index].room) for index in live}
+        return {index: self._options_in(self.rows[index].state, self.rows[index].room) for index in live}
 
-    def _choice(self, state: State, room: int) -> Choice:
-        return Choice(self.grammar.allowed(state, room), self.grammar.share(state))
+    def _options_in(self, state: State, room: int) -> Options:
+        return Options(self.grammar.allowed(state, room), self.grammar.share(state))
 
-    def _forecasts(self, first: dict[int, Choice]) -> Iterator[dict[int, Choice]]:
+    def _forecasts(self, first: dict[int, Options]) -> Iterator[dict[int, Options]]:
         """What may come after `first`, and so on, while each row goes on in its modality as usual."""
         cache = self._decoder.cache
         ahead = min(self.ahead, 1 + cache.room - int(cache.lengths.max()))
         if any(share is None for _, share in first.values()):
             # A penalty needs the words before, of which nothing is on this side yet.
             ahead = min(ahead, crossovers.WORDS_AHEAD if self._written_BV is None else 1)
-        states, choices = {index: self.rows[index].state for index in first}, first
+        states, options = {index: self.rows[index].state for index in first}, first
         for place in range(1, ahead):
-            for index, (mask, _) in choices.items():
+            for index, (mask, _) in options.items():
                 states[index] = self.grammar.advance(states[index], mask.usual(self.tokenizer.vocabulary))
             if any(state.ended or self.rows[index].room <= place for index, state in states.items()):
                 return
-            choices = {index: self._choice(state, self.rows[index].room - place) for index, state in states.items()}
-            if any((choices[index].share is None) != (first[index].share is None) for index in first):
+            options = {index: self._options_in(state, self.rows[index].room - place) for index, state in states.items()}
+            if any((options[index].share is None) != (first[index].share is None) for index in first):
                 return
-            yield choices
+            yield options
 
-    def _holds(self, forecast: dict[int, Choice]) -> bool:
+    def _holds(self, forecast: dict[int, Options]) -> bool:
         """Whether all rows have come to stand as was forecast."""
-        return not any(self.rows[index].state.ended for index in forecast) and self._choices(forecast) == forecast
+        return not any(self.rows[index].state.ended for index in forecast) and self._options(forecast) == forecast
 
     def _take(self, index: int, token: int) -> None:
         """Puts a picked token behind its row and into the queue."""
@@ -261,10 +261,10 @@ class Continuation:
             row.tokens.append(token)
         if self._written_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
             self._written_BV[index, token] = True
-        self._queue.append(Event(index, None if row.state.ended else token, row.state, len(row.tokens)))
+        self._queue.append(Outcome(index, None if row.state.ended else token, row.state, len(row.tokens)))
 
     def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
-        """What to raise for logits with a NaN or an infinity: the rows are run through the model once more to see where.
+        """What to raise for logits with a NaN or an infinity: the rows are run through the model again to see where.
 
         A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
         """
@@ -284,16 +284,16 @@ class Continuation:
             "the model's config."
         )
 
-    def _pick(self, choices: dict[int, Choice], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:
+    def _pick(self, options: dict[int, Options], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:
         """A token for each of these rows, in their order, with the draw at this place of those they have next.
 
         The second is a sum of all logits that were picked from: finite exactly where each of them is.
         """
         alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
-        for index, (mask, share) in choices.items():
+        for index, (mask, share) in options.items():
             alike.setdefault((mask, share is not None), []).append(index)
         picked, sums = zip(
-            *(self._pick_alike(mask, choices, place, some, logits_SBV) for (mask, _), some in alike.items()),
+            *(self._pick_alike(mask, options, place, some, logits_SBV) for (mask, _), some in alike.items()),
             strict=True,
         )
         if len(picked) == 1:
@@ -302,21 +302,21 @@ class Continuation:
         return torch.cat(picked)[sent(order, logits_SBV.device)], torch.stack(sums).sum()
 
     def _pick_alike(
-        self, mask: Mask, choices: dict[int, Choice], place: int, some: list[int], logits_SBV: Tensor
+        self, mask: Mask, options: dict[int, Options], place: int, some: list[int], logits_SBV: Tensor
     ) -> tuple[Tensor, Tensor]:
         """A token for each of some rows of which the same may come, tokens_R, and the sum of the logits."""
         draws = [self.rows[index].draws(place + 1)[place] for index in some]
-        shares = [share for index in some if (share := choices[index].share) is not None]
-        ids_V, logits_SRV = mask.ids(logits_SBV.device), _rows(logits_SBV, some)
+        shares = [share for index in some if (share := options[index].share) is not None]
+        ids_V, logits_SRV = mask.ids(logits_SBV.device), _select(logits_SBV, some)
         if len(ids_V) == 1:  # nothing to pick, but no less to check
             return ids_V.expand(len(some)), logits_SRV.sum()
-        if shares:  # guidance and sampler are given the codes alone
+        if shares:  # guidance and sampler get the codes alone
             logits_SRV = logits_SRV.index_select(-1, ids_V)
             logits_RV = self.guide.mix(logits_SRV, shares) if self.guide else logits_SRV[0]
             return ids_V[self._samplers[1].pick(logits_RV, draws)], logits_SRV.sum()
         # Here most of the vocabulary may come: to hide the rest is faster than to gather it.
         logits_RV = logits_SRV[0].masked_fill(mask.hidden(logits_SRV.device), -torch.inf)
-        written_RV = None if self._written_BV is None else _rows(self._written_BV, some)
+        written_RV = None if self._written_BV is None else _select(self._written_BV, some)
         return self._samplers[0].pick(logits_RV, draws, written_RV), logits_SRV[0].sum()
 
     def _logits(self, drawing: list[int]) -> Tensor:
@@ -327,7 +327,7 @@ class Continuation:
         """
         count, lengths = len(self.rows), self._decoder.cache.lengths
         for index, row in enumerate(self.rows):
-            self._decoder.rewind(index, len(row.tokens) - 1)  # the last one's logits are wanted
+            self._decoder.rewind(index, len(row.tokens) - 1)  # the next token needs the last one's logits
         news = [row.tokens[lengths[index] :] for index, row in enumerate(self.rows)]
         for index, row in enumerate(self.rows):
             if row.state.ended:
@@ -407,6 +407,6 @@ class Continuation:
         return last_BD
 
 
-def _rows(logits: Tensor, some: list[int]) -> Tensor:
+def _select(logits: Tensor, some: list[int]) -> Tensor:
     """Some rows of the last but one dimension, without a copy where they are all."""
     return logits if len(some) == logits.shape[-2] else logits.index_select(-2, sent(some, logits.device))

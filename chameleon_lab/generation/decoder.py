@@ -3,7 +3,7 @@
 - the model states the maths once (`transformer`). While gradients are on, or a hook listens, the model itself computes
 - otherwise its lean twin does (`lean`, `kernels`), by the model's own methods
 - on a GPU a step of one token a row is recorded as one CUDA graph and replayed wherever the rows stand (`recording`)
-- keys and values of every position are kept (`kv_cache`), and nothing is computed twice, unless the weights changed
+- keys and values of every position are stored (`kv_cache`), and nothing is computed twice, unless the weights changed
 - where a reply begins, the model is compared with the one that all this was prepared for (`weights`)
 
 Another kernel, runtime or device is added here, and nothing outside of it changes.
@@ -114,7 +114,7 @@ class Decoder:
         if step.attended < self.model.config.layers:
             raise ValueError(
                 f"{step.attended} of {self.model.config.layers} layers asked their context what they see: the "
-                "attention of the others cannot decode (see transformer.PARTS)."
+                "attention of the others cannot decode (see transformer.PART_CONTRACTS)."
             )
         return outputs_BTD
 
@@ -139,7 +139,7 @@ class Decoder:
         return None if self._listeners is None or any(self._listeners) else self._twin
 
     def _replay(self, twin: LeanTwin, tokens_B1: Tensor, rows: slice) -> Tensor:
-        """A step as it was recorded; another is recorded for other rows, and for each `GRAPH_POSITIONS` seen."""
+        """A step as it was recorded; another is recorded for other rows, and for each `GRAPH_POSITIONS` of reach."""
         cache, lengths = self.cache, self.cache.lengths[rows]
         cache.require(int(lengths.min()) + 1)
         reach = (int(lengths.max()) // crossovers.GRAPH_POSITIONS + 1) * crossovers.GRAPH_POSITIONS

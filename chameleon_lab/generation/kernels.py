@@ -51,7 +51,7 @@ def rms_norm_call(module: nn.RMSNorm) -> Call:
 
 
 def linear_call(module: nn.Linear, packs: list[PackedMatrix], spare: bool) -> Call:
-    """The product with a layer's matrix; if a packed copy may be made, who keeps it joins `packs`."""
+    """The product with a layer's matrix; where a packed copy is allowed, its keeper joins `packs`."""
     weight_OI, width = module.weight, module.in_features
     if module.bias is not None or not on_cpu(weight_OI):
         return module
@@ -92,7 +92,7 @@ def linear_call(module: nn.Linear, packs: list[PackedMatrix], spare: bool) -> Ca
 
 
 class PackedMatrix:
-    """A second copy of a matrix, in the order that oneDNN likes, made when it is first wanted.
+    """A second copy of a matrix, in the order that oneDNN likes, made at the first product.
 
     `current` is set False where a reply begins; at the first product after that the copy is compared with the matrix.
     """
@@ -121,7 +121,7 @@ class PackedMatrix:
 
 
 PACKED: weakref.WeakKeyDictionary[nn.Linear, PackedMatrix] = weakref.WeakKeyDictionary()
-"""Of layers that were given several rows: for all decoders, as long as the layer lives."""
+"""Of each layer that has multiplied several rows: for all decoders, as long as the layer lives."""
 
 
 def attention_of_one(

@@ -20,7 +20,7 @@ Pair = tuple[Tensor, Tensor]
 class KVCache:
     """Keys and values of rows of tokens, each row at a length of its own: memory for `room` positions and a spare one.
 
-    What is beyond a row's length is overwritten by its next tokens and never seen; padding beyond the room goes to the
+    What is beyond a row's length is hidden, and overwritten by its next tokens; padding beyond the room goes to the
     spare place. Memory is what the config asks; a layer whose attention keeps other heads or widths gets its own when
     the first are given. Raises ValueError when a row outgrows the room.
     """
@@ -49,17 +49,16 @@ class KVCache:
         if self.lengths.any():
             raise ValueError(f"Layer {layer} gives keys and values of other heads or widths than it gave before.")
         rows, positions = len(self.lengths), self.room + 1
-        made = (each.new_zeros(rows, each.shape[1], positions, each.shape[3]) for each in (k_BHTK, v_BHTK))
-        keys, values = made
-        like, _ = self.layers[layer]
-        self.layers[layer], self._stack = (keys.to(like.dtype), values.to(like.dtype)), None
+        old, _ = self.layers[layer]
+        keys, values = (old.new_zeros(rows, new.shape[1], positions, new.shape[3]) for new in (k_BHTK, v_BHTK))
+        self.layers[layer], self._stack = (keys, values), None
 
     def starts(self, rows: slice) -> Tensor:
         """The lengths of these rows, on the device: starts_B1."""
         return sent(self.lengths[rows].copy(), self.layers[0][0].device)[:, None]
 
     def advance(self, counts: Sequence[int], start: int = 0) -> None:
-        """The rows from `start` on have taken so many of the tokens last given."""
+        """The rows from `start` on have taken so many of their new tokens."""
         lengths = self.lengths[start : start + len(counts)]
         self.require(int((lengths + counts).max()))
         lengths += np.asarray(counts)
@@ -80,7 +79,7 @@ class Step:
 
     Tokens are right-padded to one `width`. Rows of one length need no mask for a single token, and their keys go to a
     slice. With `starts_B1` the rows' places are read from the device's memory, as a recorded step must, and `reach` is
-    how far all of them may see. Keys and values are kept without their gradients.
+    how far all of them may see. Keys and values are stored without their gradients.
     """
 
     def __init__(

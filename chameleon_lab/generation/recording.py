@@ -42,7 +42,7 @@ class Recorded:
         self._inputs = [example.clone() for example in examples]
         try:
             with RECORDING, torch.cuda.device_of(self._inputs[0]):  # which need not be the current one
-                self._replay, self._output = record(functools.partial(function, *self._inputs))
+                self._replay, self._output = capture(functools.partial(function, *self._inputs))
         except RuntimeError as error:
             log.warning("Decoding goes on without a CUDA graph, more slowly: %s", str(error).splitlines()[0])
             self._replay, self._output = None, None
@@ -50,26 +50,26 @@ class Recorded:
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self._replay is None or self._output is None:
             return self.function(*inputs)
-        for kept, given in zip(self._inputs, inputs, strict=True):
-            kept.copy_(given, non_blocking=True)
+        for memory, value in zip(self._inputs, inputs, strict=True):
+            memory.copy_(value, non_blocking=True)
         self._replay()
         return self._output.clone()
 
 
-def record(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """What does the work again on the current GPU, and where its result lies. Other threads may go on meanwhile."""
-    beside, graph = _beside(torch.cuda.current_device()), torch.cuda.CUDAGraph()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):  # around the capture, too, since one that fails does not leave its stream
+    stream, graph = _side_stream(torch.cuda.current_device()), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # around the capture, too, since one that fails does not leave its stream
         for _ in range(WARMING):
             work()
-        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = work()
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream().wait_stream(stream)
     return graph.replay, output
 
 
 @functools.cache
-def _beside(device: int) -> torch.cuda.Stream:
+def _side_stream(device: int) -> torch.cuda.Stream:
     """One stream for all recordings on a device: libraries keep memory for each."""
     return torch.cuda.Stream(device)

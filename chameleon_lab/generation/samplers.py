@@ -57,7 +57,7 @@ class Sampler:
         # The largest goes to 0 first, so that a tiny temperature cannot overflow.
         shares_RV = torch.softmax((logits_RV - logits_RV.amax(-1, keepdim=True)) / self.temperature, -1, torch.float32)
         draws_R1 = sent(draws, shares_RV.device, shares_RV.dtype)[:, None]
-        keys_RV, size = _keys(shares_RV), shares_RV.shape[-1]
+        keys_RV, size = _sort_keys(shares_RV), shares_RV.shape[-1]
         # To ask whether a part is enough would be to wait for a GPU, which sorts the whole in little time.
         in_parts = shares_RV.is_cpu and size >= crossovers.SORTED_SIZE and not 0 < self.top_k < size
         if in_parts and (total_R1 := _total(shares_RV)) is not None:
@@ -71,7 +71,7 @@ class Sampler:
         return order_RN.gather(-1, place_R1.clamp_max(order_RN.shape[-1] - 1))[:, 0]
 
     def _place(self, shares_RN: Tensor, draws_R1: Tensor, total_R1: Tensor | None = None) -> Tensor:
-        """Where each row's token stands among its N likeliest: place_R1, N if the rest, too, has to be known for it.
+        """Where each row's token stands among its N likeliest: place_R1, N if it lies among the rest.
 
         `total_R1` is the sum of all that top-p has to do with, unless it is these N.
         """
@@ -89,7 +89,7 @@ class Sampler:
         return torch.where(last_R1 < count, place_R1, count)
 
 
-def _keys(shares_RV: Tensor) -> Tensor:
+def _sort_keys(shares_RV: Tensor) -> Tensor:
     """Whole numbers in the order of float32 shares, the largest first, equal ones by their ids: a key's lower half.
 
     No two are equal. So whatever sorts them, in whole or in part, their order is that of a stable sort of the shares.
