@@ -42,7 +42,10 @@ def test_steps_without_a_check_count_for_neither_side():
 
 def test_levels_rise_as_heads_saturate_and_the_worst_is_told():
     detector = DivergenceDetector()
-    assert levels(detector, hot(0, 60), hot(5, 60), hot(10, 60, 0.05), hot(15, 87, 0.06)) == [(5, "WARN"), (15, "ALARM")]
+    assert levels(detector, hot(0, 60), hot(5, 60), hot(10, 60, 0.05), hot(15, 87, 0.06)) == [
+        (5, "WARN"),
+        (15, "ALARM"),
+    ]
     assert levels(detector, hot(20, 120, 0.06), hot(25, 130, 0.05)) == [(25, "CRITICAL")]
     assert detector.standing == "CRITICAL"
     at_once = DivergenceDetector()
