@@ -2,10 +2,14 @@
 import { build } from "esbuild";
 
 await build({
-  entryPoints: ["chat_cell", "reconstruction_viewer", "codebook_atlas", "code_surgery", "run_panel", "compare_panel"].flatMap((name) => [
-    `src/${name}.js`,
-    `src/${name}.css`,
-  ]),
+  entryPoints: [
+    "chat_cell",
+    "reconstruction_viewer",
+    "codebook_atlas",
+    "code_surgery",
+    "run_panel",
+    "compare_panel",
+  ].flatMap((name) => [`src/${name}.js`, `src/${name}.css`]),
   outdir: process.argv[2] ?? "../chameleon_widgets/static",
   bundle: true,
   format: "esm",

@@ -17,7 +17,8 @@ export function linearTicks(low, high, count) {
   const unit = unitOf(high - low, count);
   const first = Math.ceil(low / unit - 1e-9);
   return Array.from({ length: Math.max(0, Math.floor(high / unit + 1e-9) - first + 1) }, (_, at) =>
-    Number(((first + at) * unit).toPrecision(12)));
+    Number(((first + at) * unit).toPrecision(12)),
+  );
 }
 
 /**
@@ -42,7 +43,12 @@ export function figure(value) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "not a number" : value > 0 ? "infinite" : "−infinite";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6))
-    return value.toExponential(size < 1e-3 ? 1 : 2).replace(/\.?0+e/, "e").replace("e+", "e").replace("-", "−").replace("e-", "e−");
+    return value
+      .toExponential(size < 1e-3 ? 1 : 2)
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e")
+      .replace("-", "−")
+      .replace("e-", "e−");
   if (size >= 10000) return grouped(value).replace("-", "−");
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }

@@ -26,16 +26,24 @@ function render({ model, el }) {
   const box = root("Chat with the model", "chat");
   const signal = lamp();
   const stills = element("div", { hidden: true });
-  const log = element("div", { class: "chm-log", role: "log", "aria-live": "polite", "aria-label": "Conversation",
-    tabindex: "0" });
+  const log = element("div", {
+    class: "chm-log",
+    role: "log",
+    "aria-live": "polite",
+    "aria-label": "Conversation",
+    tabindex: "0",
+  });
   const start = element("div", { class: "chm-start" });
-  const latest = button("Go to the latest", "down", () => toEnd(true), { class: "chm-button chm-latest", hidden: true });
+  const latest = button("Go to the latest", "down", () => toEnd(true), {
+    class: "chm-button chm-latest",
+    hidden: true,
+  });
   const notice = element("div", { class: "chm-notice", role: "alert", hidden: true });
   const field = composer({
     label: "Message to the model",
     placeholder: "Write, paste or drop a picture …",
     submit: send,
-    cancel: escape,
+    cancel,
     trouble: tell,
     change: () => {
       tell("");
@@ -44,7 +52,11 @@ function render({ model, el }) {
   });
   const go = button("Send", "send", () => (busy() ? stop() : send()), { class: "chm-button chm-go" });
   const panel = settingsPanel(model, {
-    lastSeed: () => [...views.values()].map((view) => view.now.seed ?? null).filter((seed) => seed !== null).at(-1) ?? null,
+    lastSeed: () =>
+      [...views.values()]
+        .map((view) => view.now.seed ?? null)
+        .filter((seed) => seed !== null)
+        .at(-1) ?? null,
     close: () => toggleSettings(false),
   });
   const settings = button("Settings", "settings", () => toggleSettings(), { "aria-expanded": "false" });
@@ -55,8 +67,19 @@ function render({ model, el }) {
 
   box.append(
     stills,
-    element("header", { class: "chm-head" }, signal.node,
-      element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Conversation" }, copy, save, clear, settings)),
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools", role: "toolbar", "aria-label": "Conversation" },
+        copy,
+        save,
+        clear,
+        settings,
+      ),
+    ),
     panel.node,
     element("div", { class: "chm-body" }, log, latest),
     notice,
@@ -102,11 +125,22 @@ function render({ model, el }) {
     const offers = /** @type {string[]} */ (model.get("suggestions") ?? []);
     start.replaceChildren(
       element("p", { class: "chm-lead", text: "Ask for a picture, or show one." }),
-      element("div", { class: "chm-offers" }, ...offers.map((text) =>
-        button(text, null, () => {
-          field.fill([{ text }]);
-          send();
-        }, { class: "chm-offer" }))));
+      element(
+        "div",
+        { class: "chm-offers" },
+        ...offers.map((text) =>
+          button(
+            text,
+            null,
+            () => {
+              field.fill([{ text }]);
+              send();
+            },
+            { class: "chm-offer" },
+          ),
+        ),
+      ),
+    );
     log.append(start);
   }
 
@@ -183,7 +217,7 @@ function render({ model, el }) {
     field.focus();
   }
 
-  function escape() {
+  function cancel() {
     if (!panel.node.hidden) toggleSettings(false);
     else if (busy()) stop();
   }
@@ -239,7 +273,7 @@ function render({ model, el }) {
     latest.hidden = Boolean(atEnd());
   });
   box.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !event.defaultPrevented) escape();
+    if (event.key === "Escape" && !event.defaultPrevented) cancel();
   });
   const watch = setInterval(() => {
     if (busy() && link.quiet() > 5000) link.request({ kind: "ping" });

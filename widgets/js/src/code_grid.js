@@ -40,7 +40,10 @@ export function moved(key, at, rows, columns) {
  * @param {(at: number | null) => void} options.point
  */
 export function codeGrid({ label, main, point }) {
-  const node = element("div", { class: "chm-grid", ...(main ? { role: "grid", "aria-label": label } : { "aria-hidden": "true" }) });
+  const node = element("div", {
+    class: "chm-grid",
+    ...(main ? { role: "grid", "aria-label": label } : { "aria-hidden": "true" }),
+  });
   /** @type {HTMLElement[]} */
   let cells = [];
   let [rows, columns, home] = [0, 0, 0];
@@ -76,15 +79,29 @@ export function codeGrid({ label, main, point }) {
       node.style.setProperty("--rows", String(rows));
       node.style.setProperty("--columns", String(columns));
       node.classList.toggle("chm-numbers", main && columns <= 10);
-      node.replaceChildren(...codes.map((line, row) => element("div", main ? { role: "row" } : {},
-        ...line.map((code, column) => {
-          const cell = element("div", main
-            ? { role: "gridcell", tabindex: row || column ? -1 : 0, text: code,
-                "aria-label": `Row ${row + 1}, column ${column + 1}, code ${code}` }
-            : {});
-          cells.push(cell);
-          return cell;
-        }))));
+      node.replaceChildren(
+        ...codes.map((line, row) =>
+          element(
+            "div",
+            main ? { role: "row" } : {},
+            ...line.map((code, column) => {
+              const cell = element(
+                "div",
+                main
+                  ? {
+                      role: "gridcell",
+                      tabindex: row || column ? -1 : 0,
+                      text: code,
+                      "aria-label": `Row ${row + 1}, column ${column + 1}, code ${code}`,
+                    }
+                  : {},
+              );
+              cells.push(cell);
+              return cell;
+            }),
+          ),
+        ),
+      );
     },
     /** @param {number | null} at @param {(at: number) => boolean} same whether a cell has the same code */
     mark(at, same) {

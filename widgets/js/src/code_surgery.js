@@ -37,14 +37,25 @@ function render({ model, el }) {
   const stills = element("div", { hidden: true });
   const undo = toolButton("Undo", "Ctrl+Z", GLYPHS.undo, () => move(-1));
   const redo = toolButton("Redo", "Ctrl+Shift+Z", GLYPHS.redo, () => move(1));
-  const reset = toolButton("Reset", "", GLYPHS.reset, () => hands.restore(), { hint: "the codes as they came, in the selection or everywhere" });
-  const gridSwitch = toolButton("Grid", "G", GLYPHS.grid, () => toggle(gridSwitch), { hint: "lines and marks", pressed: true });
-  const numberSwitch = toolButton("Numbers", "N", GLYPHS.numbers, () => toggle(numberSwitch), { hint: "codes in their cells", pressed: false });
+  const reset = toolButton("Reset", "", GLYPHS.reset, () => hands.restore(), {
+    hint: "the codes as they came, in the selection or everywhere",
+  });
+  const gridSwitch = toolButton("Grid", "G", GLYPHS.grid, () => toggle(gridSwitch), {
+    hint: "lines and marks",
+    pressed: true,
+  });
+  const numberSwitch = toolButton("Numbers", "N", GLYPHS.numbers, () => toggle(numberSwitch), {
+    hint: "codes in their cells",
+    pressed: false,
+  });
   const savePicture = worded("PNG", icon("save"), exportPicture, "Save the picture as PNG");
   const saveCodes = worded("JSON", icon("save"), exportCodes, "Save the codes as JSON");
   const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples", hidden: true });
   const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
-  const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or open a picture, or codes in a JSON file." });
+  const empty = element("div", {
+    class: "chm-lead chm-empty-stage",
+    text: "Paste, drop or open a picture, or codes in a JSON file.",
+  });
   const facts = element("div", { class: "chm-facts" });
   const readout = element("div", { class: "chm-readout", role: "status" });
   const swatches = palette({
@@ -55,26 +66,72 @@ function render({ model, el }) {
     },
     want: (codes) => link.request({ kind: "swatches", codes }),
   });
-  const bench = makeBench({ face: swatches.face, recent: swatches.recent, chosen, say, sized: () => use("brush"), scatter });
-  const hands = work({ hand, bench, pointed: mark, changed: () => {
-    rest();
-    redraw();
-  } });
-  const tools = TOOLS.map(({ name, label, key, path, hint }) =>
-    ({ name, node: toolButton(label, key, path, () => use(name), { hint, pressed: false }) }));
-  const rail = element("div", { class: "chm-rail", role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" },
-    ...tools.map(({ node }) => node));
+  const bench = makeBench({
+    face: swatches.face,
+    recent: swatches.recent,
+    chosen,
+    say,
+    sized: () => use("brush"),
+    scatter,
+  });
+  const hands = work({
+    hand,
+    bench,
+    pointed: mark,
+    changed: () => {
+      rest();
+      redraw();
+    },
+  });
+  const tools = TOOLS.map(({ name, label, key, path, hint }) => ({
+    name,
+    node: toolButton(label, key, path, () => use(name), { hint, pressed: false }),
+  }));
+  const rail = element(
+    "div",
+    { class: "chm-rail", role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" },
+    ...tools.map(({ node }) => node),
+  );
   const plate = board({ label: "Codes of the picture", describe, acts: hands.board });
   const mirror = overlay();
   const views = panes(plate.node, mirror.node);
-  const stage = element("div", { class: "chm-theatre" }, rail,
-    element("div", { class: "chm-panes" }, views.edited.node, views.other.node));
+  const stage = element(
+    "div",
+    { class: "chm-theatre" },
+    rail,
+    element("div", { class: "chm-panes" }, views.edited.node, views.other.node),
+  );
   const gap = () => element("i", { class: "chm-gap" });
 
-  box.append(stills,
-    element("header", { class: "chm-head" }, signal.node, element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Surgery" },
-      undo, redo, reset, gap(), gridSwitch, numberSwitch, gap(), savePicture, saveCodes, ...filesFor(box, { open, tell }))),
-    samples, empty, stage, alert, bench.node, swatches.node, element("footer", { class: "chm-feet" }, facts, readout));
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools", role: "toolbar", "aria-label": "Surgery" },
+        undo,
+        redo,
+        reset,
+        gap(),
+        gridSwitch,
+        numberSwitch,
+        gap(),
+        savePicture,
+        saveCodes,
+        ...filesFor(box, { open, tell }),
+      ),
+    ),
+    samples,
+    empty,
+    stage,
+    alert,
+    bench.node,
+    swatches.node,
+    element("footer", { class: "chm-feet" }, facts, readout),
+  );
   el.replaceChildren(box);
   box.addEventListener("keydown", shortcut);
 
@@ -124,12 +181,16 @@ function render({ model, el }) {
 
   /** @param {string[]} names @param {() => DataView} next */
   function showSamples(names, next) {
-    samples.replaceChildren(...names.map((name) => {
-      const node = button("", null, () => open({ kind: "sample", name }), { class: "chm-sample", title: name });
-      node.append(element("img", { src: pngUrl(next()), alt: "", draggable: "false" }),
-        element("span", { class: "chm-sample-name", text: name }));
-      return node;
-    }));
+    samples.replaceChildren(
+      ...names.map((name) => {
+        const node = button("", null, () => open({ kind: "sample", name }), { class: "chm-sample", title: name });
+        node.append(
+          element("img", { src: pngUrl(next()), alt: "", draggable: "false" }),
+          element("span", { class: "chm-sample-name", text: name }),
+        );
+        return node;
+      }),
+    );
     samples.hidden = !names.length;
   }
 
@@ -191,11 +252,18 @@ function render({ model, el }) {
     if (event.target instanceof HTMLInputElement || event.altKey || !hand.grid) return;
     const key = event.key.toLowerCase();
     /** @type {Record<string, () => void>} */
-    const acts = event.ctrlKey || event.metaKey
-      ? { z: () => move(event.shiftKey ? 1 : -1), y: () => move(1) }
-      : { g: () => toggle(gridSwitch), n: () => numberSwitch.click(), d: views.flip, r: scatter, escape: () => hands.select(null),
-          ...Object.fromEntries(TOOLS.map((tool) => [tool.key.toLowerCase(), () => use(tool.name)])),
-          ...Object.fromEntries([1, 2, 3].map((size) => [String(size), () => bench.resize(size)])) };
+    const acts =
+      event.ctrlKey || event.metaKey
+        ? { z: () => move(event.shiftKey ? 1 : -1), y: () => move(1) }
+        : {
+            g: () => toggle(gridSwitch),
+            n: () => numberSwitch.click(),
+            d: views.flip,
+            r: scatter,
+            escape: () => hands.select(null),
+            ...Object.fromEntries(TOOLS.map((tool) => [tool.key.toLowerCase(), () => use(tool.name)])),
+            ...Object.fromEntries([1, 2, 3].map((size) => [String(size), () => bench.resize(size)])),
+          };
     if (!Object.hasOwn(acts, key)) return;
     event.preventDefault();
     acts[key]();
@@ -207,7 +275,8 @@ function render({ model, el }) {
 
   function exportCodes() {
     const { grid } = hand;
-    if (grid) download("codes.json", new Blob([codesFile(grid.codes, grid, bench.codebook)], { type: "application/json" }));
+    if (grid)
+      download("codes.json", new Blob([codesFile(grid.codes, grid, bench.codebook)], { type: "application/json" }));
   }
 
   // What is seen
@@ -230,7 +299,12 @@ function render({ model, el }) {
     plate.mark({ preview, same });
     mirror.mark({ preview, same });
     const paints = place && ["fill", "swap"].includes(tool) && grid.codes[place.at] !== bench.code;
-    say(place ? describe(place.at) + (paints ? ` → ${bench.code} in ${preview.length} ${preview.length === 1 ? "cell" : "cells"}` : "") : "");
+    say(
+      place
+        ? describe(place.at) +
+            (paints ? ` → ${bench.code} in ${preview.length} ${preview.length === 1 ? "cell" : "cells"}` : "")
+        : "",
+    );
   }
 
   /** @param {string} text */
@@ -261,11 +335,16 @@ function render({ model, el }) {
       swatches.count(tally(original), counts);
       views.edited.words.textContent = `from ${grid.rows} × ${grid.columns} codes`;
       /** @type {[number, string][]} */
-      const shown = [[changed.length, `of ${codes.length} cells changed`],
-        [counts.size, bench.codebook ? `of ${bench.codebook} codes used` : "different codes"]];
+      const shown = [
+        [changed.length, `of ${codes.length} cells changed`],
+        [counts.size, bench.codebook ? `of ${bench.codebook} codes used` : "different codes"],
+      ];
       if (hands.selection) shown.push([hands.selection.size, "selected"]);
-      facts.replaceChildren(...shown.map(([value, words]) =>
-        element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`)));
+      facts.replaceChildren(
+        ...shown.map(([value, words]) =>
+          element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`),
+        ),
+      );
       box.classList.toggle("chm-bare", !pressed(gridSwitch));
       if (hands.place) mark();
       refresh();
@@ -298,7 +377,8 @@ function render({ model, el }) {
     redo.disabled = !grid?.redo;
     numberSwitch.disabled = !grid || grid.columns > NUMBERED;
     for (const each of [reset, gridSwitch, savePicture, saveCodes]) each.disabled = !grid;
-    for (const node of samples.children) node.setAttribute("aria-pressed", String(node.getAttribute("title") === grid?.name));
+    for (const node of samples.children)
+      node.setAttribute("aria-pressed", String(node.getAttribute("title") === grid?.name));
   }
 
   model.on("change:status", refresh);

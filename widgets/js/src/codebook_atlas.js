@@ -19,13 +19,24 @@ const FINE = 60; // columns from which on each pixel of a cell counts
  * @returns {InstanceType<T>}
  */
 const numbers = (kind, view) =>
-  /** @type {any} */ (new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength)));
+  /** @type {any} */ (
+    new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
+  );
 
 /** @param {{model: import("./link.js").Model, el: HTMLElement}} context */
 function render({ model, el }) {
   /** @type {import("./codebook_map.js").Book} */
-  const book = { order: new Uint32Array(), cells: new Uint32Array(), columns: 0, scale: [], counts: new Float64Array(),
-    most: 0, tokens: 0, colours: null, view: "usage" };
+  const book = {
+    order: new Uint32Array(),
+    cells: new Uint32Array(),
+    columns: 0,
+    scale: [],
+    counts: new Float64Array(),
+    most: 0,
+    tokens: 0,
+    colours: null,
+    view: "usage",
+  };
   let { byCount, ranks } = ranked([]);
   /** @type {any} */
   let facts = null;
@@ -57,19 +68,38 @@ function render({ model, el }) {
   const map = codebookMap({ book, name, choose, painted: drawLegend });
   const legend = element("div", { class: "chm-atlas-legend" });
   const detail = codebookDetail({ choose, turn, point: (code) => map.mark(selected, near, code) });
-  const figures = element("div", { class: "chm-atlas-facts", role: "list", "aria-label": "Use of the codebook",
-    title: "Few tokens make usage and perplexity low: compare with what drawing as many codes evenly would show." });
+  const figures = element("div", {
+    class: "chm-atlas-facts",
+    role: "list",
+    "aria-label": "Use of the codebook",
+    title: "Few tokens make usage and perplexity low: compare with what drawing as many codes evenly would show.",
+  });
   const [sorted, growth] = [sortedPlot(), growthPlot()];
-  const body = element("div", { class: "chm-atlas-body", hidden: true },
-    element("div", { class: "chm-atlas-left" }, map.node, legend), detail.node);
+  const body = element(
+    "div",
+    { class: "chm-atlas-body", hidden: true },
+    element("div", { class: "chm-atlas-left" }, map.node, legend),
+    detail.node,
+  );
   const feet = element("footer", { class: "chm-atlas-feet", hidden: true }, figures, sorted.node, growth.node);
 
-  box.append(stills,
-    element("header", { class: "chm-head" }, signal.node,
-      element("div", { class: "chm-tools chm-atlas-tools" },
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools chm-atlas-tools" },
         element("fieldset", { class: "chm-atlas-views" }, element("legend", { text: "Show" }), ...views),
-        element("label", { class: "chm-atlas-go" }, "Go to code", go))),
-    alert, body, feet);
+        element("label", { class: "chm-atlas-go" }, "Go to code", go),
+      ),
+    ),
+    alert,
+    body,
+    feet,
+  );
   el.replaceChildren(box);
 
   const link = connect(model, { receive, change: refresh });
@@ -104,7 +134,10 @@ function render({ model, el }) {
   }
 
   function tellDetail() {
-    const rank = selected === null || !book.counts[selected] ? "" : `, rank ${grouped(ranks[selected])} of ${grouped(ranks.length)}`;
+    const rank =
+      selected === null || !book.counts[selected]
+        ? ""
+        : `, rank ${grouped(ranks[selected])} of ${grouped(ranks.length)}`;
     detail.choose(selected, selected === null ? 0 : book.counts[selected], rank, side);
   }
 
@@ -160,17 +193,29 @@ function render({ model, el }) {
 
   /** @param {string[]} stops */
   function drawLegend(stops) {
-    const dead = element("span", { class: "chm-atlas-never" }, element("i", { text: "×", "aria-hidden": "true" }),
-      `${grouped(facts?.dead ?? 0)} never seen`);
+    const dead = element(
+      "span",
+      { class: "chm-atlas-never" },
+      element("i", { text: "×", "aria-hidden": "true" }),
+      `${grouped(facts?.dead ?? 0)} never seen`,
+    );
     legend.classList.toggle("chm-atlas-plain", book.view === "colour");
     if (!book.tokens) legend.replaceChildren("No tokens seen: give the atlas pictures, or a usage.");
     else if (book.view === "colour")
       legend.replaceChildren(dead, `mean colour of each code, decoded as the middle of ${side} × ${side} of itself`);
     else
-      legend.replaceChildren(dead, "times seen", element("span", { class: "chm-atlas-bar" },
-        element("i", { style: `background:linear-gradient(to right,${stops.join(",")})` }),
-        ...ticks(book.most).map((count) => element("span", { text: short(count),
-          style: `left:${(100 * share(count, book.most)).toFixed(1)}%` }))));
+      legend.replaceChildren(
+        dead,
+        "times seen",
+        element(
+          "span",
+          { class: "chm-atlas-bar" },
+          element("i", { style: `background:linear-gradient(to right,${stops.join(",")})` }),
+          ...ticks(book.most).map((count) =>
+            element("span", { text: short(count), style: `left:${(100 * share(count, book.most)).toFixed(1)}%` }),
+          ),
+        ),
+      );
   }
 
   function drawFacts() {
@@ -181,10 +226,22 @@ function render({ model, el }) {
       [percent(facts.usage), "usage", `${percent(facts.even)} if even`],
       [grouped(facts.dead), facts.dead === 1 ? "dead code" : "dead codes", ""],
       [facts.perplexity.toFixed(facts.perplexity < 10 ? 1 : 0), "perplexity", ""],
-      [grouped(facts.tokens), "tokens seen", facts.given ? "elsewhere" : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`],
+      [
+        grouped(facts.tokens),
+        "tokens seen",
+        facts.given ? "elsewhere" : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`,
+      ],
     ];
-    figures.replaceChildren(...rows.map(([value, words, more]) => element("div", { role: "listitem" },
-      element("b", { text: value }), element("span", {}, words, more ? element("i", { text: more }) : null))));
+    figures.replaceChildren(
+      ...rows.map(([value, words, more]) =>
+        element(
+          "div",
+          { role: "listitem" },
+          element("b", { text: value }),
+          element("span", {}, words, more ? element("i", { text: more }) : null),
+        ),
+      ),
+    );
   }
 
   /** @param {any} message @param {DataView[]} buffers */
@@ -196,7 +253,11 @@ function render({ model, el }) {
         state = message;
         break;
       case "map":
-        Object.assign(book, { order: numbers(Uint32Array, buffers[0]), columns: message.columns, scale: message.scale });
+        Object.assign(book, {
+          order: numbers(Uint32Array, buffers[0]),
+          columns: message.columns,
+          scale: message.scale,
+        });
         book.cells = new Uint32Array(book.order.length);
         book.order.forEach((code, at) => (book.cells[code] = at));
         go.max = String(book.order.length - 1);
@@ -252,6 +313,7 @@ function render({ model, el }) {
     sizes.disconnect();
     forgetTheme();
     detail.dispose();
+    map.dispose();
     keeper.dispose();
     link.close();
   };

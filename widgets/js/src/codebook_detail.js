@@ -34,7 +34,11 @@ export function codebookDetail({ choose, point, turn }) {
   const chips = element("div", { class: "chm-atlas-chips", role: "group", "aria-label": "Nearest codes" });
   const block = element("span");
   const found = element("div", { class: "chm-atlas-note" });
-  const patches = element("div", { class: "chm-atlas-patches", role: "group", "aria-label": "Real patches of this code" });
+  const patches = element("div", {
+    class: "chm-atlas-patches",
+    role: "group",
+    "aria-label": "Real patches of this code",
+  });
   const which = element("select", { "aria-label": "Picture", on: { change: () => turn(which.selectedIndex) } });
   const occurs = element("div", { class: "chm-atlas-note", role: "status" });
   const img = element("img", { alt: "", draggable: "false" });
@@ -50,18 +54,32 @@ export function codebookDetail({ choose, point, turn }) {
   veil.append(...lines);
   const grid = cursorGrid({
     label: "Codes of the picture. Arrow keys move, Enter chooses.",
-    name: (at) => picture
-      ? `Row ${Math.floor(at / picture.columns) + 1}, column ${(at % picture.columns) + 1}: code ${picture.codes[at]}` : "",
+    name: (at) =>
+      picture
+        ? `Row ${Math.floor(at / picture.columns) + 1}, column ${(at % picture.columns) + 1}: code ${picture.codes[at]}`
+        : "",
     choose: (at) => picture && choose(picture.codes[at]),
   });
   const stage = element("div", { class: "chm-atlas-picture" }, img, veil, grid.node);
-  const about = element("div", { class: "chm-atlas-about" },
+  const about = element(
+    "div",
+    { class: "chm-atlas-about" },
     element("div", {}, heading("Decoded", block), frame),
-    element("div", {}, heading("Nearest codes"), chips));
-  const sightings = element("div", { class: "chm-atlas-sightings" },
+    element("div", {}, heading("Nearest codes"), chips),
+  );
+  const sightings = element(
+    "div",
+    { class: "chm-atlas-sightings" },
     element("div", { class: "chm-atlas-place" }, heading("In", which), stage, occurs),
-    element("div", { class: "chm-atlas-real" }, heading("Real patches"), patches, found));
-  const node = element("aside", { class: "chm-atlas-detail", "aria-label": "The chosen code" }, title, about, sightings);
+    element("div", { class: "chm-atlas-real" }, heading("Real patches"), patches, found),
+  );
+  const node = element(
+    "aside",
+    { class: "chm-atlas-detail", "aria-label": "The chosen code" },
+    title,
+    about,
+    sightings,
+  );
 
   /** @param {HTMLElement[]} next */
   function fill(next) {
@@ -71,8 +89,16 @@ export function codebookDetail({ choose, point, turn }) {
 
   /** Empty places, so that nothing moves when they are filled. */
   function clear() {
-    chips.replaceChildren(...Array.from({ length: 8 }, () =>
-      element("div", { class: "chm-atlas-chip" }, element("span", { class: "chm-atlas-frame" }), element("b", { text: "\u00a0" }))));
+    chips.replaceChildren(
+      ...Array.from({ length: 8 }, () =>
+        element(
+          "div",
+          { class: "chm-atlas-chip" },
+          element("span", { class: "chm-atlas-frame" }),
+          element("b", { text: "\u00a0" }),
+        ),
+      ),
+    );
     fill(Array.from({ length: 12 }, () => element("span", { class: "chm-atlas-patch" })));
     found.textContent = "";
   }
@@ -83,8 +109,9 @@ export function codebookDetail({ choose, point, turn }) {
     const cells = [...codes.keys()].filter((at) => codes[at] === code);
     const outline = cells.map((at) => `M${at % columns} ${Math.floor(at / columns)}h1v1h-1z`).join("");
     veil.setAttribute("viewBox", `0 0 ${columns} ${rows}`);
-    lines.forEach((path, index) => path.setAttribute("d",
-      !cells.length ? "" : index ? outline : `M0 0h${columns}v${rows}h${-columns}z${outline}`));
+    lines.forEach((path, index) =>
+      path.setAttribute("d", !cells.length ? "" : index ? outline : `M0 0h${columns}v${rows}h${-columns}z${outline}`),
+    );
     occurs.textContent = code === null ? "" : cells.length ? `${cells.length} of ${codes.length} cells` : "not in it";
   }
 
@@ -116,9 +143,15 @@ export function codebookDetail({ choose, point, turn }) {
     choose(next, count, rank, side) {
       if (next !== code) clear();
       code = next;
-      title.replaceChildren(...(code === null
-        ? [element("span", { text: names.length ? "Choose a code on the map or in the picture." : "Choose a code on the map." })]
-        : [element("b", { text: `Code ${code}` }), element("span", { text: `${times(count)}${rank}` })]));
+      title.replaceChildren(
+        ...(code === null
+          ? [
+              element("span", {
+                text: names.length ? "Choose a code on the map or in the picture." : "Choose a code on the map.",
+              }),
+            ]
+          : [element("b", { text: `Code ${code}` }), element("span", { text: `${times(count)}${rank}` })]),
+      );
       large.alt = `What code ${code} decodes to`;
       block.textContent = `middle of ${side}×${side}`;
       block.title = `A grid of ${side} × ${side} of this code is decoded, and its middle shown`;
@@ -126,25 +159,49 @@ export function codebookDetail({ choose, point, turn }) {
     },
     /** @param {any} message @param {DataView[]} buffers @param {(code: number) => string} name */
     receive(message, buffers, name) {
-      chips.replaceChildren(...message.near.map((/** @type {[number, number]} */ [near, distance]) => {
-        const chip = button("", null, () => choose(near), { class: "chm-atlas-chip", "data-code": near,
-          "aria-label": `${name(near)}, at distance ${distance.toPrecision(3)}` });
-        chip.append(element("span", { class: "chm-atlas-frame" }, element("img", { alt: "", hidden: true, draggable: "false" })),
-          element("b", { text: near }), element("span", { text: distance.toPrecision(2) }));
-        chip.title = /** @type {string} */ (chip.getAttribute("aria-label"));
-        for (const type of ["pointerenter", "focus"]) chip.addEventListener(type, () => point(near));
-        for (const type of ["pointerleave", "blur"]) chip.addEventListener(type, () => point(null));
-        return chip;
-      }));
-      fill(message.places.map((/** @type {[number, number, number]} */ [at, row, column], /** @type {number} */ index) => {
-        const words = `${names[at]}, row ${row + 1}, column ${column + 1}`;
-        const each = button("", null, () => turn(at), { class: "chm-atlas-patch", "aria-label": words, title: words });
-        each.append(element("img", { src: pngUrl(buffers[index]), alt: "", draggable: "false" }));
-        return each;
-      }));
+      chips.replaceChildren(
+        ...message.near.map((/** @type {[number, number]} */ [near, distance]) => {
+          const chip = button("", null, () => choose(near), {
+            class: "chm-atlas-chip",
+            "data-code": near,
+            "aria-label": `${name(near)}, at distance ${distance.toPrecision(3)}`,
+          });
+          chip.append(
+            element(
+              "span",
+              { class: "chm-atlas-frame" },
+              element("img", { alt: "", hidden: true, draggable: "false" }),
+            ),
+            element("b", { text: near }),
+            element("span", { text: distance.toPrecision(2) }),
+          );
+          chip.title = /** @type {string} */ (chip.getAttribute("aria-label"));
+          for (const type of ["pointerenter", "focus"]) chip.addEventListener(type, () => point(near));
+          for (const type of ["pointerleave", "blur"]) chip.addEventListener(type, () => point(null));
+          return chip;
+        }),
+      );
+      fill(
+        message.places.map((/** @type {[number, number, number]} */ [at, row, column], /** @type {number} */ index) => {
+          const words = `${names[at]}, row ${row + 1}, column ${column + 1}`;
+          const each = button("", null, () => turn(at), {
+            class: "chm-atlas-patch",
+            "aria-label": words,
+            title: words,
+          });
+          each.append(element("img", { src: pngUrl(buffers[index]), alt: "", draggable: "false" }));
+          return each;
+        }),
+      );
       const all = message.found <= message.places.length;
-      found.textContent = message.found === 0 ? "none in these pictures" : message.found === 1 ? "the only one"
-        : all ? `all ${message.found} there are` : `${message.places.length} of ${grouped(message.found)}`;
+      found.textContent =
+        message.found === 0
+          ? "none in these pictures"
+          : message.found === 1
+            ? "the only one"
+            : all
+              ? `all ${message.found} there are`
+              : `${message.places.length} of ${grouped(message.found)}`;
       refresh();
     },
     /** Decoded patches have come. @param {number[]} codes @param {DataView[]} buffers */

@@ -1,5 +1,6 @@
 // The map of a codebook: every code a cell on one canvas. Codes never seen are crosses, whatever the colours.
 
+import { oncePerFrame } from "./canvas.js";
 import { colourAt, share } from "./codebook_scale.js";
 import { cursorGrid } from "./cursor_grid.js";
 import { element } from "./dom.js";
@@ -38,7 +39,6 @@ export function codebookMap({ book, name, choose, painted }) {
   });
   const node = element("div", { class: "chm-atlas-map" }, canvas, marks, grid.node);
   let side = 0; // of a cell, in pixels of the canvas
-  let due = 0;
 
   /** @param {Path2D} path @param {number} at @param {number} inner */
   function cross(path, at, inner) {
@@ -51,7 +51,6 @@ export function codebookMap({ book, name, choose, painted }) {
   }
 
   function paint() {
-    due = 0;
     if (!book.columns || !side) return;
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const box = /** @type {Element} */ (node.closest(".chm") ?? node);
@@ -88,16 +87,20 @@ export function codebookMap({ book, name, choose, painted }) {
   function mark(code, kind) {
     const at = book.cells[code];
     const rows = Math.ceil(book.order.length / book.columns);
-    return element("i", { class: kind, style: `left:${(100 * (at % book.columns)) / book.columns}%;` +
-      `top:${(100 * Math.floor(at / book.columns)) / rows}%;width:${100 / book.columns}%;height:${100 / rows}%` });
+    return element("i", {
+      class: kind,
+      style:
+        `left:${(100 * (at % book.columns)) / book.columns}%;` +
+        `top:${(100 * Math.floor(at / book.columns)) / rows}%;width:${100 / book.columns}%;height:${100 / rows}%`,
+    });
   }
 
+  const frame = oncePerFrame(paint);
   return {
     node,
     /** Paints before the next frame. */
-    repaint() {
-      due ||= requestAnimationFrame(paint);
-    },
+    repaint: frame.ask,
+    dispose: frame.dispose,
     /** The book has come: the cells get their places. @param {number} room pixels of the page it may be wide */
     fit(room) {
       if (!book.columns || room <= 0) return;
@@ -115,9 +118,11 @@ export function codebookMap({ book, name, choose, painted }) {
     },
     /** @param {number | null} selected @param {number[]} near @param {number | null} pointed */
     mark(selected, near, pointed) {
-      marks.replaceChildren(...near.map((code) => mark(code, "chm-atlas-near")),
+      marks.replaceChildren(
+        ...near.map((code) => mark(code, "chm-atlas-near")),
         ...(pointed === null ? [] : [mark(pointed, "chm-atlas-pointed")]),
-        ...(selected === null ? [] : [mark(selected, "chm-atlas-here")]));
+        ...(selected === null ? [] : [mark(selected, "chm-atlas-here")]),
+      );
       if (selected !== null) grid.start(book.cells[selected]);
     },
   };

@@ -51,10 +51,12 @@ export function ranked(counts) {
 export const grouped = (value) => Math.round(value).toLocaleString("en-GB");
 
 /** For the ticks of an axis. @param {number} value */
-export const short = (value) => (value < 10000 ? grouped(value) : value.toLocaleString("en-GB", { notation: "compact" }));
+export const short = (value) =>
+  value < 10000 ? grouped(value) : value.toLocaleString("en-GB", { notation: "compact" });
 
 /** A share as a percentage: two digits behind the point below 1 %. @param {number} value */
 export const percent = (value) => `${(100 * value).toFixed(value > 0 && value < 0.01 ? 2 : 1)} %`;
 
 /** @param {number} count */
-export const times = (count) => (count === 0 ? "never seen" : count === 1 ? "seen once" : `seen ${grouped(count)} times`);
+export const times = (count) =>
+  count === 0 ? "never seen" : count === 1 ? "seen once" : `seen ${grouped(count)} times`;

@@ -1,8 +1,8 @@
 // The comparison of runs: charts of measures side by side, aligned by step, and the tables of what came of them.
 
-import { colourOf, dashedAt, differenceTable, outcomeTable, swatch } from "./compare_tables.js";
 import { Averaged } from "./averaged.js";
 import { figure } from "./axis.js";
+import { colourOf, dashedAt, differenceTable, outcomeTable, swatch } from "./compare_tables.js";
 import { curves } from "./curves.js";
 import { button, download, element, lamp, root } from "./dom.js";
 import { connect } from "./link.js";
@@ -41,35 +41,95 @@ function render({ model, el }) {
   const grid = element("div", { class: "chm-compare-charts" });
   const empty = element("p", { class: "chm-compare-empty" });
 
-  const [curvesView, ratesView] = [["curves", "Curves"], ["rates", "Learning rate"]].map(([value, text]) => {
-    const input = element("input", { type: "radio", name: `view-${Math.random()}`, value, on: { change: () => set("view", value) } });
+  const [curvesView, ratesView] = [
+    ["curves", "Curves"],
+    ["rates", "Learning rate"],
+  ].map(([value, text]) => {
+    const input = element("input", {
+      type: "radio",
+      name: `view-${Math.random()}`,
+      value,
+      on: { change: () => set("view", value) },
+    });
     return { input, label: element("label", {}, input, element("span", { text })) };
   });
   ratesView.input.name = curvesView.input.name;
-  const views = element("fieldset", { class: "chm-compare-views", "aria-label": "View" }, curvesView.label, ratesView.label);
+  const views = element(
+    "fieldset",
+    { class: "chm-compare-views", "aria-label": "View" },
+    curvesView.label,
+    ratesView.label,
+  );
   const amount = element("output");
-  const slider = element("input", { type: "range", min: 0, max: 0.99, step: 0.01, "aria-label": "Smoothing",
-    on: { input: () => set("smoothing", Number(slider.value)) } });
-  const smoothing = element("label", { class: "chm-compare-smoothing", title: "Weight of the exponential mean; what was recorded stays behind it" },
-    element("span", { text: "Smoothing", "aria-hidden": "true" }), slider, amount);
+  const slider = element("input", {
+    type: "range",
+    min: 0,
+    max: 0.99,
+    step: 0.01,
+    "aria-label": "Smoothing",
+    on: { input: () => set("smoothing", Number(slider.value)) },
+  });
+  const smoothing = element(
+    "label",
+    { class: "chm-compare-smoothing", title: "Weight of the exponential mean; what was recorded stays behind it" },
+    element("span", { text: "Smoothing", "aria-hidden": "true" }),
+    slider,
+    amount,
+  );
   const list = element("div", { class: "chm-compare-measures", role: "group", "aria-label": "Measures", hidden: true });
-  const choose = button("Measures", null, () => {
-    list.hidden = !list.hidden;
-    choose.setAttribute("aria-expanded", String(!list.hidden));
-  }, { class: "chm-button chm-compare-choose", "aria-expanded": "false" });
+  const choose = button(
+    "Measures",
+    null,
+    () => {
+      list.hidden = !list.hidden;
+      choose.setAttribute("aria-expanded", String(!list.hidden));
+    },
+    { class: "chm-button chm-compare-choose", "aria-expanded": "false" },
+  );
   const saves = ["png", "svg"].map((format) => {
-    const node = button(format.toUpperCase(), null, async () => {
-      tell("");
-      if (!(await link.request({ kind: "export", format }))) tell("The figure was not drawn: the kernel is busy or gone.");
-    }, { title: `Save as ${format.toUpperCase()}, drawn by matplotlib with a caption`, "aria-label": `Save as ${format.toUpperCase()}` });
+    const node = button(
+      format.toUpperCase(),
+      null,
+      async () => {
+        tell("");
+        if (!(await link.request({ kind: "export", format })))
+          tell("The figure was not drawn: the kernel is busy or gone.");
+      },
+      {
+        title: `Save as ${format.toUpperCase()}, drawn by matplotlib with a caption`,
+        "aria-label": `Save as ${format.toUpperCase()}`,
+      },
+    );
     return node;
   });
 
-  box.append(stills,
-    element("header", { class: "chm-head" }, signal.node,
-      element("div", { class: "chm-tools chm-compare-tools", role: "toolbar", "aria-label": "Views" }, views, smoothing, choose, ...saves)),
-    list, alert, element("div", { class: "chm-compare-scroll chm-compare-top", tabindex: 0, role: "group", "aria-label": "Outcomes" }, table.node),
-    empty, grid, rates.node, differ.node);
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools chm-compare-tools", role: "toolbar", "aria-label": "Views" },
+        views,
+        smoothing,
+        choose,
+        ...saves,
+      ),
+    ),
+    list,
+    alert,
+    element(
+      "div",
+      { class: "chm-compare-scroll chm-compare-top", tabindex: 0, role: "group", "aria-label": "Outcomes" },
+      table.node,
+    ),
+    empty,
+    grid,
+    rates.node,
+    differ.node,
+  );
   el.replaceChildren(box);
 
   const link = connect(model, { receive, change: refresh });
@@ -93,14 +153,17 @@ function render({ model, el }) {
     if (message.kind === "trouble") return tell(message.told);
     if (message.kind === "figure") {
       const type = message.format === "svg" ? "image/svg+xml" : "image/png";
-      return download(`${message.view === "rates" ? "learning rates" : "runs"}.${message.format}`,
-        new Blob([/** @type {any} */ (buffers[0])], { type }));
+      return download(
+        `${message.view === "rates" ? "learning rates" : "runs"}.${message.format}`,
+        new Blob([/** @type {any} */ (buffers[0])], { type }),
+      );
     }
     if (message.kind === "state") {
       told = message;
       heard = true;
     }
-    if (message.kind === "values") message.parts.forEach((/** @type {any} */ part, /** @type {number} */ at) => take(part, buffers[at]));
+    if (message.kind === "values")
+      message.parts.forEach((/** @type {any} */ part, /** @type {number} */ at) => take(part, buffers[at]));
     refresh();
   }
 
@@ -121,7 +184,9 @@ function render({ model, el }) {
   /** A chart of a measure, with the values at the cursor beside its name. @param {string} measure */
   function chartOf(measure) {
     const readout = element("div", { class: "chm-compare-readout", "aria-hidden": "true" });
-    const chart = curves({ title: measure, height: 168,
+    const chart = curves({
+      title: measure,
+      height: 168,
       pointed(step) {
         cursor = step;
         for (const each of charts.values()) {
@@ -152,17 +217,34 @@ function render({ model, el }) {
       show(about, series, marks, range) {
         const weight = weightOf(about.name);
         if (readout.children.length !== series.length || series.some(({ at }, index) => at !== shown[index]?.at))
-          readout.replaceChildren(...series.map(({ at }) => element("span", { title: told.runs[at].row.run },
-            swatch(at), element("output"))));
+          readout.replaceChildren(
+            ...series.map(({ at }) => element("span", { title: told.runs[at].row.run }, swatch(at), element("output"))),
+          );
         shown = series;
         const lines = series.flatMap(({ at, series: { recorded, mean } }) => {
           const [name, colour] = [String(told.runs[at].row.run), colourOf(at)];
           const line = { name, colour, points: mean, dots: recorded.count <= FEW, dashed: dashedAt(at) };
-          return weight ? [{ name: `${name}, recorded`, colour: `color-mix(in srgb, ${colour} 30%, transparent)`, points: recorded }, line] : [line];
+          return weight
+            ? [
+                {
+                  name: `${name}, recorded`,
+                  colour: `color-mix(in srgb, ${colour} 30%, transparent)`,
+                  points: recorded,
+                },
+                line,
+              ]
+            : [line];
         });
         const unit = about.name.endsWith("loss") ? "nats a token" : "";
         const how = weight ? `smoothed ${weight.toFixed(2)}` : "";
-        chart.show({ title: about.words, unit: [unit, how].filter(Boolean).join(", "), log: about.log, lines, marks, range });
+        chart.show({
+          title: about.words,
+          unit: [unit, how].filter(Boolean).join(", "),
+          log: about.log,
+          lines,
+          marks,
+          range,
+        });
         read();
       },
     };
@@ -188,7 +270,9 @@ function render({ model, el }) {
     const weight = weightOf();
     const several = told.rates.groups.length > 0;
     const view = several ? model.get("view") : "curves";
-    const chosen = /** @type {string[]} */ (model.get("measures")).filter((name) => known.some((each) => each.name === name));
+    const chosen = /** @type {string[]} */ (model.get("measures")).filter((name) =>
+      known.some((each) => each.name === name),
+    );
     table.show(runs, hidden);
     table.node.hidden = !runs.length;
     box.classList.toggle("chm-compare-by-rate", view === "rates");
@@ -209,8 +293,11 @@ function render({ model, el }) {
     if (view === "rates") rates.show(told.rates);
     grid.hidden = view === "rates" || !chosen.length;
     empty.hidden = view === "rates" || !heard || chosen.length > 0;
-    empty.textContent = !runs.length ? "No runs to compare. Pass runs, or folders of runs, by name."
-      : known.length ? "No measure is chosen." : "Nothing recorded yet.";
+    empty.textContent = !runs.length
+      ? "No runs to compare. Pass runs, or folders of runs, by name."
+      : known.length
+        ? "No measure is chosen."
+        : "Nothing recorded yet.";
     for (const [measure, { chart }] of charts) {
       if (chosen.includes(measure)) continue;
       chart.dispose();
@@ -218,18 +305,24 @@ function render({ model, el }) {
     }
     for (const measure of chosen) if (!charts.has(measure)) charts.set(measure, chartOf(measure));
     const wanted = chosen.map((measure) => /** @type {any} */ (charts.get(measure)).chart.node);
-    if (wanted.length !== grid.children.length || wanted.some((node, at) => grid.children[at] !== node)) grid.replaceChildren(...wanted);
+    if (wanted.length !== grid.children.length || wanted.some((node, at) => grid.children[at] !== node))
+      grid.replaceChildren(...wanted);
 
     const shown = runs.flatMap(({ row }, at) => (hidden.includes(row.run) ? [] : [at]));
     const marks = shown.flatMap((at) => marksOf(runs[at], colourOf(at)));
-    const byMeasure = chosen.map((measure) => shown.flatMap((at) => {
-      const series = values.get(measure)?.get(at);
-      series?.smooth(weightOf(measure));
-      return series?.recorded.count ? [{ at, series }] : [];
-    }));
+    const byMeasure = chosen.map((measure) =>
+      shown.flatMap((at) => {
+        const series = values.get(measure)?.get(at);
+        series?.smooth(weightOf(measure));
+        return series?.recorded.count ? [{ at, series }] : [];
+      }),
+    );
     const range = zoom ?? reach(byMeasure.flat().map(({ series }) => series));
-    chosen.forEach((measure, at) => charts.get(measure)?.show(
-      /** @type {Measure} */ (known.find(({ name }) => name === measure)), byMeasure[at], marks, range));
+    chosen.forEach((measure, at) =>
+      charts
+        .get(measure)
+        ?.show(/** @type {Measure} */ (known.find(({ name }) => name === measure)), byMeasure[at], marks, range),
+    );
   }
 
   /** The measures to choose from. @param {Measure[]} known @param {string[]} chosen */
@@ -237,10 +330,12 @@ function render({ model, el }) {
     const names = known.map(({ name }) => name).join("\n");
     if (list.dataset.names !== names) {
       list.dataset.names = names;
-      list.replaceChildren(...known.map(({ name, words }) => {
-        const input = element("input", { type: "checkbox", value: name, on: { change: pick } });
-        return element("label", {}, input, element("span", { text: words }));
-      }));
+      list.replaceChildren(
+        ...known.map(({ name, words }) => {
+          const input = element("input", { type: "checkbox", value: name, on: { change: pick } });
+          return element("label", {}, input, element("span", { text: words }));
+        }),
+      );
     }
     for (const input of list.querySelectorAll("input")) input.checked = chosen.includes(input.value);
   }
@@ -248,7 +343,10 @@ function render({ model, el }) {
   function pick() {
     const ticked = [...list.querySelectorAll("input")].filter(({ checked }) => checked).map(({ value }) => value);
     const before = /** @type {string[]} */ (model.get("measures"));
-    set("measures", [...before.filter((each) => ticked.includes(each)), ...ticked.filter((each) => !before.includes(each))]);
+    set("measures", [
+      ...before.filter((each) => ticked.includes(each)),
+      ...ticked.filter((each) => !before.includes(each)),
+    ]);
   }
 
   const traits = ["measures", "smoothing", "hidden", "view", "still_name"].map((name) => `change:${name}`);
@@ -270,10 +368,20 @@ function render({ model, el }) {
  * @returns {import("./curves.js").Mark[]}
  */
 export function marksOf({ row, alarms, changes }, colour) {
-  const fork = row.parent && row.forked_at ? [{ step: row.forked_at, colour, told: `forked from ${row.parent}`, kind: /** @type {const} */ ("change") }] : [];
-  return [...fork,
+  const fork =
+    row.parent && row.forked_at
+      ? [{ step: row.forked_at, colour, told: `forked from ${row.parent}`, kind: /** @type {const} */ ("change") }]
+      : [];
+  return [
+    ...fork,
     ...changes.map(([step, words]) => ({ step, colour, told: words, kind: /** @type {const} */ ("change") })),
-    ...alarms.map(([step, level, words]) => ({ step, colour, told: `${level}: ${words}`, kind: /** @type {const} */ ("alarm") }))];
+    ...alarms.map(([step, level, words]) => ({
+      step,
+      colour,
+      told: `${level}: ${words}`,
+      kind: /** @type {const} */ ("alarm"),
+    })),
+  ];
 }
 
 /** The first and last step of all series, so that all charts have the same. @param {Averaged[]} all @returns {[number, number] | null} */

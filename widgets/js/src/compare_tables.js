@@ -22,10 +22,12 @@ export const colourOf = (at) => `var(--curve-${(at % 8) + 1})`;
 export const dashedAt = (at) => at % 16 >= 8;
 
 /** A piece of a run's line. @param {number} at */
-export const swatch = (at) => element("i", { style: `--key:${colourOf(at)}`, class: dashedAt(at) ? "chm-compare-dashed" : null });
+export const swatch = (at) =>
+  element("i", { style: `--key:${colourOf(at)}`, class: dashedAt(at) ? "chm-compare-dashed" : null });
 
 /** A number as it came over: JSON has no nan and no infinity. @param {number | string} value */
-export const number = (value) => (typeof value === "number" ? value : { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? NaN);
+export const number = (value) =>
+  typeof value === "number" ? value : ({ nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? NaN);
 
 /** @type {[string, string, string][]} key, heading, what it is */
 const COLUMNS = [
@@ -70,33 +72,70 @@ export function best(runs) {
 /** Runs as rows. @param {(name: string) => void} toggle shows or hides one */
 export function outcomeTable(toggle) {
   const body = element("tbody");
-  const node = element("table", { class: "chm-compare-runs" },
-    element("thead", {}, element("tr", {}, element("th", { scope: "col", text: "Run" }),
-      element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
-      ...COLUMNS.map(([, text, title]) => element("th", { scope: "col", text, title })))), body);
+  const node = element(
+    "table",
+    { class: "chm-compare-runs" },
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        element("th", { scope: "col", text: "Run" }),
+        element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
+        ...COLUMNS.map(([, text, title]) => element("th", { scope: "col", text, title })),
+      ),
+    ),
+    body,
+  );
   return {
     node,
     /** @param {Run[]} runs @param {string[]} hidden */
     show(runs, hidden) {
       const winners = best(runs);
       const focused = body.contains(document.activeElement) ? document.activeElement?.getAttribute("data-run") : null;
-      body.replaceChildren(...runs.flatMap((run, at) => {
-        const { row, alarms, forked } = run;
-        const name = String(row.run);
-        const on = !hidden.includes(name);
-        const key = element("button", { type: "button", class: "chm-compare-key", "aria-pressed": String(on), "data-run": name,
-          title: `${on ? "Hide" : "Show"} ${name}`, on: { click: () => toggle(name) } },
-        swatch(at), element("span", { text: name }));
-        const cells = COLUMNS.map(([each]) => element("td", {
-          text: cell(each, row[each]), class: winners[each] === row[each] ? "chm-compare-best" : null,
-          title: winners[each] === row[each] ? "The lowest" : each === "alarms" && alarms.length ? told(alarms) : null }));
-        const rows = [element("tr", { class: on ? null : "chm-compare-off" }, element("th", { scope: "row" }, key),
-          element("td", { class: `chm-compare-words chm-compare-${row.status}`, text: standing(run) }), ...cells)];
-        const below = (/** @type {Node} */ node) => rows.push(element("tr", {}, element("td", { colspan: COLUMNS.length + 2 }, node)));
-        if (forked) below(element("div", { class: "chm-compare-note chm-compare-forked", text: forked }));
-        if (row.error) below(element("div", { class: "chm-alert", role: "alert", text: row.error }));
-        return rows;
-      }));
+      body.replaceChildren(
+        ...runs.flatMap((run, at) => {
+          const { row, alarms, forked } = run;
+          const name = String(row.run);
+          const on = !hidden.includes(name);
+          const key = element(
+            "button",
+            {
+              type: "button",
+              class: "chm-compare-key",
+              "aria-pressed": String(on),
+              "data-run": name,
+              title: `${on ? "Hide" : "Show"} ${name}`,
+              on: { click: () => toggle(name) },
+            },
+            swatch(at),
+            element("span", { text: name }),
+          );
+          const cells = COLUMNS.map(([each]) =>
+            element("td", {
+              text: cell(each, row[each]),
+              class: winners[each] === row[each] ? "chm-compare-best" : null,
+              title:
+                winners[each] === row[each] ? "The lowest" : each === "alarms" && alarms.length ? told(alarms) : null,
+            }),
+          );
+          const rows = [
+            element(
+              "tr",
+              { class: on ? null : "chm-compare-off" },
+              element("th", { scope: "row" }, key),
+              element("td", { class: `chm-compare-words chm-compare-${row.status}`, text: standing(run) }),
+              ...cells,
+            ),
+          ];
+          const below = (/** @type {Node} */ node) =>
+            rows.push(element("tr", {}, element("td", { colspan: COLUMNS.length + 2 }, node)));
+          if (forked) below(element("div", { class: "chm-compare-note chm-compare-forked", text: forked }));
+          if (row.error) below(element("div", { class: "chm-alert", role: "alert", text: row.error }));
+          return rows;
+        }),
+      );
       if (focused) [...body.querySelectorAll("button")].find((each) => each.dataset.run === focused)?.focus();
     },
   };
@@ -112,9 +151,12 @@ function told(alarms) {
 export function differenceTable() {
   const words = element("span", { class: "chm-compare-note" });
   const table = element("table", { class: "chm-compare-settings" });
-  const node = element("section", { class: "chm-compare-differences", "aria-label": "Settings that differ" },
+  const node = element(
+    "section",
+    { class: "chm-compare-differences", "aria-label": "Settings that differ" },
     element("div", { class: "chm-compare-title" }, element("b", { text: "Settings that differ" }), words),
-    element("div", { class: "chm-compare-scroll", tabindex: 0, role: "group", "aria-label": "Settings by run" }, table));
+    element("div", { class: "chm-compare-scroll", tabindex: 0, role: "group", "aria-label": "Settings by run" }, table),
+  );
   return {
     node,
     /** @param {Run[]} runs @param {{key: string, values: (string | null)[]}[]} differences */
@@ -125,21 +167,57 @@ export function differenceTable() {
       const none = silent.length >= runs.length - 1 ? "" : "None: the configs are equal.";
       words.textContent = [differences.length ? "" : none, unknown].join(" ").trim();
       table.hidden = !differences.length;
-      const names = runs.map(({ row }, at) => (/** @type {string} */ scope) => element("th", { scope },
-        element("span", { class: "chm-compare-run" }, swatch(at), element("span", { text: row.run, title: row.run }))));
-      const settings = differences.map(({ key }) => (/** @type {string} */ scope) =>
-        element("th", { scope, text: key, class: "chm-compare-setting" }));
+      const names = runs.map(
+        ({ row }, at) =>
+          (/** @type {string} */ scope) =>
+            element(
+              "th",
+              { scope },
+              element(
+                "span",
+                { class: "chm-compare-run" },
+                swatch(at),
+                element("span", { text: row.run, title: row.run }),
+              ),
+            ),
+      );
+      const settings = differences.map(
+        ({ key }) =>
+          (/** @type {string} */ scope) =>
+            element("th", { scope, text: key, class: "chm-compare-setting" }),
+      );
       const value = (/** @type {number} */ setting, /** @type {number} */ run) => {
         const text = differences[setting].values[run];
-        if (text === null) return element("td", { text: runs[run].configured ? "–" : "not recorded", class: "chm-compare-none" });
+        if (text === null)
+          return element("td", { text: runs[run].configured ? "–" : "not recorded", class: "chm-compare-none" });
         return element("td", { text, class: text.length > 36 ? "chm-compare-long" : null });
       };
       const many = runs.length > 6 && runs.length > differences.length;
       const [across, down] = many ? [settings, names] : [names, settings];
       table.replaceChildren(
-        element("thead", {}, element("tr", {}, element("th", { scope: "col", text: many ? "Run" : "Setting" }), ...across.map((head) => head("col")))),
-        element("tbody", {}, ...down.map((head, row) => element("tr", {}, head("row"),
-          ...across.map((_, column) => (many ? value(column, row) : value(row, column)))))));
+        element(
+          "thead",
+          {},
+          element(
+            "tr",
+            {},
+            element("th", { scope: "col", text: many ? "Run" : "Setting" }),
+            ...across.map((head) => head("col")),
+          ),
+        ),
+        element(
+          "tbody",
+          {},
+          ...down.map((head, row) =>
+            element(
+              "tr",
+              {},
+              head("row"),
+              ...across.map((_, column) => (many ? value(column, row) : value(row, column))),
+            ),
+          ),
+        ),
+      );
     },
   };
 }

@@ -71,8 +71,7 @@ export function composer({ label, placeholder, submit, cancel, trouble, change }
   const attach = button("Add a picture", "attach", () => files.click());
 
   function changed() {
-    if (!box.querySelector("[data-chip]") && box.textContent === "" && box.childNodes.length)
-      box.replaceChildren();
+    if (!box.querySelector("[data-chip]") && box.textContent === "" && box.childNodes.length) box.replaceChildren();
     box.classList.toggle("chm-empty", parts().length === 0);
     change?.();
   }
@@ -114,11 +113,16 @@ export function composer({ label, placeholder, submit, cancel, trouble, change }
       "span",
       { class: "chm-chip", contenteditable: "false", "data-chip": id },
       element("img", { src: picture.url, alt: picture.name || "Attached picture", draggable: "false" }),
-      button("×", null, () => {
-        chip.remove();
-        box.focus();
-        changed();
-      }, { class: "chm-remove", "aria-label": "Remove this picture", title: "Remove this picture" }),
+      button(
+        "×",
+        null,
+        () => {
+          chip.remove();
+          box.focus();
+          changed();
+        },
+        { class: "chm-remove", "aria-label": "Remove this picture", title: "Remove this picture" },
+      ),
     );
     range.deleteContents();
     range.insertNode(chip);

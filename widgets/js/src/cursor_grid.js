@@ -22,7 +22,12 @@ export function cursorGrid({ label, name, choose }) {
     cell.hidden = tip.hidden = at === null;
     if (at === null) return node.removeAttribute("aria-activedescendant");
     const [line, column] = [Math.floor(at / columns), at % columns];
-    for (const [side, part] of [["left", column / columns], ["top", line / rows], ["width", 1 / columns], ["height", 1 / rows]])
+    for (const [side, part] of [
+      ["left", column / columns],
+      ["top", line / rows],
+      ["width", 1 / columns],
+      ["height", 1 / rows],
+    ])
       cell.style.setProperty(/** @type {string} */ (side), `${100 * /** @type {number} */ (part)}%`);
     cell.id = `${id}-${at}`; // a new name for each place, so that it is spoken anew
     row.setAttribute("aria-rowindex", String(line + 1));

@@ -70,8 +70,21 @@ export function curvePen(pen, colours) {
     pen.globalAlpha = 1;
     pen.fillStyle = colour;
     pen.beginPath();
-    if (mark.kind === "change") for (const [dx, dy] of [[0, 0.5], [4, 4.5], [0, 8.5], [-4, 4.5]]) pen.lineTo(at + dx, dy);
-    else for (const [dx, dy] of [[-4.5, 1], [4.5, 1], [0, 9]]) pen.lineTo(at + dx, dy);
+    if (mark.kind === "change")
+      for (const [dx, dy] of [
+        [0, 0.5],
+        [4, 4.5],
+        [0, 8.5],
+        [-4, 4.5],
+      ])
+        pen.lineTo(at + dx, dy);
+    else
+      for (const [dx, dy] of [
+        [-4.5, 1],
+        [4.5, 1],
+        [0, 9],
+      ])
+        pen.lineTo(at + dx, dy);
     pen.fill();
   }
 
@@ -81,7 +94,8 @@ export function curvePen(pen, colours) {
     const columns = Math.max(1, Math.round(width - GUTTER.left - GUTTER.right));
     const { first, last } = line.points.between(...ends);
     const skip = Math.max(0, start - GUTTER.left - 2);
-    const broken = last - first > 3 * columns ? drawDense(line, view, columns, skip) : drawPath(line, view, skip / columns);
+    const broken =
+      last - first > 3 * columns ? drawDense(line, view, columns, skip) : drawPath(line, view, skip / columns);
     pen.strokeStyle = colours.of("var(--danger)");
     pen.lineWidth = 1.4;
     let before = -Infinity;
@@ -123,7 +137,8 @@ export function curvePen(pen, colours) {
     const spare = last - all < 60;
     for (let at = first; at <= last; at += 1) {
       const alone = !inside(at - 1) && !inside(at + 1);
-      if (inside(at) && ((dots && spare) || alone)) dot(placeOf(steps[at], ends, width), y(values[at]), 2.6, colours.of(colour));
+      if (inside(at) && ((dots && spare) || alone))
+        dot(placeOf(steps[at], ends, width), y(values[at]), 2.6, colours.of(colour));
     }
     return broken;
   }

@@ -74,9 +74,18 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   const tools = element("div", { class: "chm-curves-tools" });
   const spoken = element("span", { class: "chm-sr", role: "status" });
   const { canvas, pen, clear } = surface();
-  const plot = element("div", { class: "chm-curves-plot", tabindex: 0, role: "img", style: `height:${height}px` }, canvas);
-  const node = element("figure", { class: "chm-curves" },
-    element("figcaption", {}, heading, units, legend, tools), plot, spoken);
+  const plot = element(
+    "div",
+    { class: "chm-curves-plot", tabindex: 0, role: "img", style: `height:${height}px` },
+    canvas,
+  );
+  const node = element(
+    "figure",
+    { class: "chm-curves" },
+    element("figcaption", {}, heading, units, legend, tools),
+    plot,
+    spoken,
+  );
   const colours = palette(node);
   const { rule, dot, steps, mark: drawMark, line: drawLine } = curvePen(pen, colours);
   const frame = oncePerFrame(draw);
@@ -95,10 +104,12 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
 
   /** Values at the two ends. @param {[number, number]} ends @returns {[number, number] | null} */
   function along([from, to]) {
-    const extents = visible().map(({ points }) => points.extent(from, to, shown.log)).filter((each) => each !== null);
+    const extents = visible()
+      .map(({ points }) => points.extent(from, to, shown.log))
+      .filter((each) => each !== null);
     if (!extents.length) return null;
-    let low = Math.min(...extents.map(([each]) => each));
-    let high = Math.max(...extents.map(([, each]) => each));
+    const low = Math.min(...extents.map(([each]) => each));
+    const high = Math.max(...extents.map(([, each]) => each));
     if (shown.log) return [low / 1.15, high * 1.15];
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     if (low >= 0 && low < (high - low) * 0.25) return [0, high + room]; // near zero: then from zero
@@ -128,8 +139,22 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
    * @param {[number, number] | null} ends @param {[number, number] | null} values
    */
   function renewed(ends, values) {
-    const key = JSON.stringify([size.width, size.height, window.devicePixelRatio, drawn.theme, ends, values, shown.log, shown.rules,
-      shown.marks, shown.lines.map(({ name, colour, dashed, dots }) => [name, colour, dashed, dots, off.has(name)]), lit?.step, cursor, dragFrom, dragTo]);
+    const key = JSON.stringify([
+      size.width,
+      size.height,
+      window.devicePixelRatio,
+      drawn.theme,
+      ends,
+      values,
+      shown.log,
+      shown.rules,
+      shown.marks,
+      shown.lines.map(({ name, colour, dashed, dots }) => [name, colour, dashed, dots, off.has(name)]),
+      lit?.step,
+      cursor,
+      dragFrom,
+      dragTo,
+    ]);
     const before = drawn;
     drawn = { ...drawn, key, step: Math.max(...visible().map(({ points }) => points.steps[points.count - 1])) };
     if (key !== before.key || !ends || !(before.step <= drawn.step)) return 0;
@@ -148,14 +173,18 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     if (!ends || !values) {
       pen.fillStyle = soft;
       pen.textAlign = "center";
-      pen.fillText(shown.lines.some(({ points }) => points.count) ? "No values here to show" : "Nothing recorded yet",
-        (left + right) / 2, (top + bottom) / 2);
+      pen.fillText(
+        shown.lines.some(({ points }) => points.count) ? "No values here to show" : "Nothing recorded yet",
+        (left + right) / 2,
+        (top + bottom) / 2,
+      );
       if (ends) steps({ ends, width, bottom, log: shown.log });
       return;
     }
     const [low, high] = values;
     const y = shown.log
-      ? (/** @type {number} */ value) => bottom - ((Math.log(value) - Math.log(low)) / (Math.log(high) - Math.log(low))) * (bottom - top)
+      ? (/** @type {number} */ value) =>
+          bottom - ((Math.log(value) - Math.log(low)) / (Math.log(high) - Math.log(low))) * (bottom - top)
       : (/** @type {number} */ value) => bottom - ((value - low) / (high - low)) * (bottom - top);
     pen.textAlign = "right";
     pen.textBaseline = "middle";
@@ -185,7 +214,10 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     if (lit) {
       const at = Math.round(x(lit.step, ends, width)) + 0.5;
       pen.strokeStyle = colours.of(lit.colour);
-      for (const [wide, alpha] of [[5, 0.3], [1, 1]]) {
+      for (const [wide, alpha] of [
+        [5, 0.3],
+        [1, 1],
+      ]) {
         pen.lineWidth = wide;
         pen.globalAlpha = alpha;
         rule(at, 0, at, bottom);
@@ -236,10 +268,23 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     const key = JSON.stringify(shown.lines.map(({ name, colour, dashed }) => [name, colour, dashed, off.has(name)]));
     if (key === legendKey) return;
     legendKey = key;
-    legend.replaceChildren(...shown.lines.map(({ name, colour, dashed }) => element("button", {
-      type: "button", class: "chm-curves-key", "aria-pressed": String(!off.has(name)), title: `Show or hide ${name}`,
-      on: { click: () => toggle(name) },
-    }, element("i", { class: dashed ? "chm-curves-dashed" : "", style: `--key:${colour}` }), element("span", { text: name === shown.title ? "" : name }), element("span", { class: "chm-curves-value" }))));
+    legend.replaceChildren(
+      ...shown.lines.map(({ name, colour, dashed }) =>
+        element(
+          "button",
+          {
+            type: "button",
+            class: "chm-curves-key",
+            "aria-pressed": String(!off.has(name)),
+            title: `Show or hide ${name}`,
+            on: { click: () => toggle(name) },
+          },
+          element("i", { class: dashed ? "chm-curves-dashed" : "", style: `--key:${colour}` }),
+          element("span", { text: name === shown.title ? "" : name }),
+          element("span", { class: "chm-curves-value" }),
+        ),
+      ),
+    );
   }
 
   /** @param {string} name */
@@ -252,8 +297,12 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   }
 
   function describe() {
-    const words = shown.lines.filter(({ points }) => points.count).map(({ name, points }) =>
-      `${name} ${figure(points.values[points.count - 1])} at step ${stepText(points.steps[points.count - 1])}`);
+    const words = shown.lines
+      .filter(({ points }) => points.count)
+      .map(
+        ({ name, points }) =>
+          `${name} ${figure(points.values[points.count - 1])} at step ${stepText(points.steps[points.count - 1])}`,
+      );
     return `${shown.title}: ${words.join(", ") || "nothing recorded yet"}. Arrow keys read the values.`;
   }
 
@@ -271,8 +320,9 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     point(step);
     pointed?.(step);
     if (aloud && step !== null)
-      spoken.textContent = `Step ${stepText(step)}: ${visible().map(({ name, points }) =>
-        `${name} ${figure(points.values[points.nearest(step)])}`).join(", ")}`;
+      spoken.textContent = `Step ${stepText(step)}: ${visible()
+        .map(({ name, points }) => `${name} ${figure(points.values[points.nearest(step)])}`)
+        .join(", ")}`;
   }
 
   /** The recorded step nearest to a place on the page. @param {MouseEvent} event */
@@ -314,7 +364,8 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     dragFrom = null;
     frame.ask();
     if (from === null || !ends || Math.abs(dragTo - from) <= 4) return;
-    const step = (/** @type {number} */ place) => ends[0] + ((place - GUTTER.left) / (width - GUTTER.left - GUTTER.right)) * (ends[1] - ends[0]);
+    const step = (/** @type {number} */ place) =>
+      ends[0] + ((place - GUTTER.left) / (width - GUTTER.left - GUTTER.right)) * (ends[1] - ends[0]);
     const low = Math.max(ends[0], Math.floor(step(Math.min(from, dragTo))));
     zoomed?.([low, Math.max(low + 1, Math.min(ends[1], Math.ceil(step(Math.max(from, dragTo)))))]);
     event.preventDefault();
@@ -325,8 +376,11 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   });
   plot.addEventListener("dblclick", () => zoomed?.(null));
   plot.addEventListener("keydown", (event) => {
-    const points = visible().reduce((/** @type {import("./points.js").Points | null} */ most, each) =>
-      (each.points.count > (most?.count ?? 0) ? each.points : most), null);
+    const points = visible().reduce(
+      (/** @type {import("./points.js").Points | null} */ most, each) =>
+        each.points.count > (most?.count ?? 0) ? each.points : most,
+      null,
+    );
     const ends = across();
     if (!points || !ends) return;
     const [first, last] = [Math.max(0, points.place(ends[0])), Math.max(0, points.place(ends[1]))];

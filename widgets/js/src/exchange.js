@@ -109,24 +109,45 @@ export function exchangeView(acts) {
   const now = { key: 0, about: "", error: "", running: false };
   const userParts = element("div", { class: "chm-bubble" });
   const edit = button("Edit this message", "edit", startEdit);
-  const userRow = element("div", { class: "chm-user" }, element("span", { class: "chm-sr", text: "You: " }), userParts,
-    element("div", { class: "chm-actions" }, edit));
+  const userRow = element(
+    "div",
+    { class: "chm-user" },
+    element("span", { class: "chm-sr", text: "You: " }),
+    userParts,
+    element("div", { class: "chm-actions" }, edit),
+  );
   const replyParts = element("div", { class: "chm-reply" });
-  const waiting = element("div", { class: "chm-waiting", "aria-hidden": "true" }, element("i"), element("i"), element("i"));
+  const waiting = element(
+    "div",
+    { class: "chm-waiting", "aria-hidden": "true" },
+    element("i"),
+    element("i"),
+    element("i"),
+  );
   const about = element("span", { class: "chm-about" });
   const copy = button("Copy the text", "copy", () => copyText(replyText()));
   const again = button("Regenerate", "again", retry);
   const foot = element("div", { class: "chm-foot" }, about, element("div", { class: "chm-actions" }, copy, again));
   const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
-  const replyRow = element("div", { class: "chm-model" }, element("span", { class: "chm-sr", text: "Model: " }),
-    replyParts, waiting, alert, foot);
+  const replyRow = element(
+    "div",
+    { class: "chm-model" },
+    element("span", { class: "chm-sr", text: "Model: " }),
+    replyParts,
+    waiting,
+    alert,
+    foot,
+  );
   const node = element("div", { class: "chm-exchange" }, userRow, replyRow);
   /** @type {{user: any[], reply: any[]}} */
   const blocks = { user: [], reply: [] };
   let last = false;
 
   function replyText() {
-    return blocks.reply.map((block) => block.text ?? "").join("").trim();
+    return blocks.reply
+      .map((block) => block.text ?? "")
+      .join("")
+      .trim();
   }
 
   function retry() {
@@ -136,7 +157,8 @@ export function exchangeView(acts) {
 
   function startEdit() {
     const old = blocks.user.map((block, at) =>
-      block.img ? { url: block.img.src, keep: at, name: "Your picture" } : { text: block.text });
+      block.img ? { url: block.img.src, keep: at, name: "Your picture" } : { text: block.text },
+    );
     const finish = () => {
       form.remove();
       userParts.hidden = false;
@@ -151,12 +173,27 @@ export function exchangeView(acts) {
       if (await acts.request({ kind: "edit", key: now.key, parts: packed }, buffers)) finish();
       field.lock(false);
     };
-    const field = composer({ label: "Edit your message", placeholder: "Your message", submit: send, cancel: finish,
-      trouble: acts.trouble });
-    const form = element("div", { class: "chm-editor", role: "group", "aria-label": "Edit your message" }, field.box,
-      element("div", { class: "chm-row" }, field.attach, field.files, element("span", { class: "chm-hint",
-        text: "What comes after this message will be forgotten." }),
-        button("Cancel", null, finish), button("Send", null, send, { class: "chm-button chm-primary" })));
+    const field = composer({
+      label: "Edit your message",
+      placeholder: "Your message",
+      submit: send,
+      cancel: finish,
+      trouble: acts.trouble,
+    });
+    const form = element(
+      "div",
+      { class: "chm-editor", role: "group", "aria-label": "Edit your message" },
+      field.box,
+      element(
+        "div",
+        { class: "chm-row" },
+        field.attach,
+        field.files,
+        element("span", { class: "chm-hint", text: "What comes after this message will be forgotten." }),
+        button("Cancel", null, finish),
+        button("Send", null, send, { class: "chm-button chm-primary" }),
+      ),
+    );
     field.fill(old);
     userParts.hidden = true;
     node.classList.add("chm-editing");
@@ -177,12 +214,14 @@ export function exchangeView(acts) {
     };
     replyRow.classList.toggle("chm-empty-reply", empty);
     about.textContent = [empty ? notes[now.state?.name === "stopped" ? "stopped" : "done"] : "", now.about]
-      .filter(Boolean).join(" ");
+      .filter(Boolean)
+      .join(" ");
     if (alert.hidden !== !now.error || alert.dataset.text !== now.error) {
       alert.hidden = !now.error;
       alert.dataset.text = now.error;
       alert.replaceChildren(...(now.error ? [element("p", { text: now.error })] : []));
-      if (now.error && blocks.user.length) alert.append(button("Retry", "again", retry, { class: "chm-button chm-retry" }));
+      if (now.error && blocks.user.length)
+        alert.append(button("Retry", "again", retry, { class: "chm-button chm-retry" }));
     }
     foot.hidden = running || Boolean(now.error && !blocks.reply.length);
     copy.hidden = !replyText();
@@ -199,7 +238,8 @@ export function exchangeView(acts) {
       for (const side of /** @type {const} */ (["user", "reply"])) {
         const holder = side === "user" ? userParts : replyParts;
         for (const part of news[side] ?? []) {
-          blocks[side][part.at] ??= part.picture === undefined ? textBlock(holder) : pictureBlock(holder, side === "user");
+          blocks[side][part.at] ??=
+            part.picture === undefined ? textBlock(holder) : pictureBlock(holder, side === "user");
           if (part.picture === undefined) blocks[side][part.at].apply(part, Boolean(now.running));
           else blocks[side][part.at].apply(part, buffers);
         }

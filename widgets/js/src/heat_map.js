@@ -1,15 +1,26 @@
 // The heat map: a measure of each layer, or of each head, over the steps of training.
 
 import { figure, stepText } from "./axis.js";
-import { colourAt } from "./codebook_scale.js";
 import { oncePerFrame, palette, sized, surface } from "./canvas.js";
+import { colourAt } from "./codebook_scale.js";
 import { GUTTER } from "./curve_pen.js";
 import { element } from "./dom.js";
 import { BROKEN, FINE } from "./layers.js";
 import { watchTheme } from "./watch_theme.js";
 
 /** Colours from low to high. Lightness rises evenly along them, so that they read without hue, on white and on black. */
-export const HEAT = ["#440154", "#482777", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+export const HEAT = [
+  "#440154",
+  "#482777",
+  "#3e4989",
+  "#31688e",
+  "#26828e",
+  "#1f9e89",
+  "#35b779",
+  "#6ece58",
+  "#b5de2b",
+  "#fde725",
+];
 const TABLE = Array.from({ length: 256 }, (_, at) => (colourAt(HEAT, at / 255).match(/\d+/g) ?? []).map(Number));
 const BREAK = [211, 47, 47];
 
@@ -47,9 +58,14 @@ export function heatMap({ pointed }) {
   const readout = element("span", { class: "chm-heat-readout" });
   const spoken = element("span", { class: "chm-sr", role: "status" });
   const ends = [0, 1].map(() => element("span"));
-  const legend = element("div", { class: "chm-heat-legend" }, ends[0],
-    element("i", { style: `background:linear-gradient(to right,${HEAT.join(",")})` }), ends[1],
-    element("span", { class: "chm-heat-broken" }, element("i"), "not a number"));
+  const legend = element(
+    "div",
+    { class: "chm-heat-legend" },
+    ends[0],
+    element("i", { style: `background:linear-gradient(to right,${HEAT.join(",")})` }),
+    ends[1],
+    element("span", { class: "chm-heat-broken" }, element("i"), "not a number"),
+  );
   const feet = element("div", { class: "chm-heat-feet" }, legend, readout);
   const node = element("div", { class: "chm-heat" }, plot, feet, spoken);
   const colours = palette(node);
@@ -97,7 +113,8 @@ export function heatMap({ pointed }) {
   /** @param {{values: Float32Array, states: Uint8Array}} seen @param {number} columns */
   function paint({ values, states }, columns) {
     const cells = rows?.cells ?? 1;
-    if (picture.width !== columns || picture.height !== cells) Object.assign(picture, { width: columns, height: cells });
+    if (picture.width !== columns || picture.height !== cells)
+      Object.assign(picture, { width: columns, height: cells });
     const pixels = brush.createImageData(columns, cells);
     for (let column = 0; column < columns; column += 1)
       for (let row = 0; row < cells; row += 1) {
@@ -125,7 +142,8 @@ export function heatMap({ pointed }) {
     pen.textBaseline = "middle";
     for (let layer = 0; layer < layers; layer += 1) {
       pen.fillStyle = colours.of("var(--ink-soft)");
-      if (layer % every === 0) pen.fillText(layers > 9 ? String(layer) : `block ${layer}`, GUTTER.left - 7, Math.max(6, (layer + 0.5) * each));
+      if (layer % every === 0)
+        pen.fillText(layers > 9 ? String(layer) : `block ${layer}`, GUTTER.left - 7, Math.max(6, (layer + 0.5) * each));
       pen.fillStyle = colours.of("var(--paper)");
       if (layer && heads > 1) pen.fillRect(GUTTER.left, Math.round(layer * each) - 1, size.width, 2);
     }
@@ -182,7 +200,14 @@ export function heatMap({ pointed }) {
     if (!rows?.count || !range) return;
     const [first, last] = [Math.max(0, rows.place(range[0])), rows.place(range[1])];
     const at = cursor === null ? last + 1 : rows.place(cursor);
-    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: first, End: last, ArrowUp: Math.min(at, last), ArrowDown: Math.min(at, last) }[event.key];
+    const to = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      Home: first,
+      End: last,
+      ArrowUp: Math.min(at, last),
+      ArrowDown: Math.min(at, last),
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     if (cell < 0) cell = worst(rows.row(Math.min(last, at)));
@@ -216,9 +241,12 @@ export function heatMap({ pointed }) {
       count = rows?.count ?? 0;
       const height = `${Math.min(240, Math.max(56, (rows?.cells ?? 4) * 13))}px`;
       if (plot.style.height !== height) plot.style.height = height;
-      plot.setAttribute("aria-label", rows?.count
-        ? `Heat map of ${rows.name.replaceAll("_", " ")}, ${rows.cells} rows, up to step ${stepText(rows.steps[rows.count - 1])}. Arrow keys read the values.`
-        : "Heat map: nothing recorded yet");
+      plot.setAttribute(
+        "aria-label",
+        rows?.count
+          ? `Heat map of ${rows.name.replaceAll("_", " ")}, ${rows.cells} rows, up to step ${stepText(rows.steps[rows.count - 1])}. Arrow keys read the values.`
+          : "Heat map: nothing recorded yet",
+      );
       frame.ask();
     },
     dispose() {

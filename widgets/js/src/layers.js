@@ -56,7 +56,8 @@ export class Layers {
       let worst = this.low ? Infinity : -Infinity;
       for (let row = block * BLOCK; row < (block + 1) * BLOCK; row += 1) {
         const value = this.#values[row * cells + cell];
-        if (!Number.isFinite(value)) worst = NaN; // and no comparison changes that
+        if (!Number.isFinite(value))
+          worst = NaN; // and no comparison changes that
         else if (this.low ? value < worst : value > worst) worst = value;
       }
       this.#worst[at + cell] = worst;
@@ -95,7 +96,11 @@ export class Layers {
       for (let at = begin, stride = 1; at < stop; at += stride) {
         stride = at % BLOCK === 0 && at + BLOCK <= stop ? BLOCK : 1;
         const found = stride === 1 ? this.#values : this.#worst;
-        for (let cell = 0, source = (at / stride) * cells, target = column * cells; cell < cells; cell += 1, source += 1, target += 1) {
+        for (
+          let cell = 0, source = (at / stride) * cells, target = column * cells;
+          cell < cells;
+          cell += 1, source += 1, target += 1
+        ) {
           const value = found[source];
           if (states[target] === BROKEN) continue;
           if (!Number.isFinite(value)) states[target] = BROKEN;

@@ -12,7 +12,12 @@ const NARROWEST = 176; // of a column; where there is less room, some of them go
 /** @param {string} label @param {() => void} change */
 function choice(label, change) {
   const select = element("select", { class: "chm-select", "aria-label": label, on: { change } });
-  const node = element("label", { class: "chm-choice" }, element("span", { "aria-hidden": "true", text: label }), select);
+  const node = element(
+    "label",
+    { class: "chm-choice" },
+    element("span", { "aria-hidden": "true", text: label }),
+    select,
+  );
   return {
     node,
     select,
@@ -46,36 +51,66 @@ function render({ model, el }) {
   choose.prepend(icon("attach"));
   /** @param {string} label @param {"wipe" | "grid" | "heat"} glyph */
   const view = (label, glyph) => {
-    const node = button(label, glyph, () => {
-      node.setAttribute("aria-pressed", String(!pressed(node)));
-      refresh();
-    }, { "aria-pressed": "false" });
+    const node = button(
+      label,
+      glyph,
+      () => {
+        node.setAttribute("aria-pressed", String(!pressed(node)));
+        refresh();
+      },
+      { "aria-pressed": "false" },
+    );
     return node;
   };
   const wipeSwitch = view("Wipe between original and reconstruction", "wipe");
   const gridSwitch = view("Show the grid of codes", "grid");
   const heatSwitch = view("Show where the pictures differ", "heat");
   const [first, second, policy] = ["Tokenizer", "Compare with", "Preparation"].map((label) => choice(label, decide));
-  const choices = element("div", { class: "chm-choices", role: "group", "aria-label": "Choices" },
-    first.node, second.node, policy.node);
+  const choices = element(
+    "div",
+    { class: "chm-choices", role: "group", "aria-label": "Choices" },
+    first.node,
+    second.node,
+    policy.node,
+  );
   const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples" });
   const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const readout = element("div", { class: "chm-readout", role: "status" });
-  const views = [0, 1].map(() => roundTripView({
-    wipes,
-    reads: (words, trip) => (readout.textContent = words && shown.length > 1 ? `${trip.tokenizer}: ${words}` : words),
-    tell,
-    fileName: (trip) => [picture || "picture", ...(offers.tokenizers.length > 1 ? [trip.tokenizer] : [])].join(" "),
-  }));
+  const views = [0, 1].map(() =>
+    roundTripView({
+      wipes,
+      reads: (words, trip) => (readout.textContent = words && shown.length > 1 ? `${trip.tokenizer}: ${words}` : words),
+      tell,
+      fileName: (trip) => [picture || "picture", ...(offers.tokenizers.length > 1 ? [trip.tokenizer] : [])].join(" "),
+    }),
+  );
   const stage = element("div", { class: "chm-stage" });
   const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or choose a picture." });
   const feet = element("footer", { class: "chm-feet" }, readout);
 
-  box.append(stills,
-    element("header", { class: "chm-head" }, signal.node,
-      element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Views" },
-        wipeSwitch, gridSwitch, heatSwitch, choose, files)),
-    choices, samples, alert, empty, stage, feet);
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools", role: "toolbar", "aria-label": "Views" },
+        wipeSwitch,
+        gridSwitch,
+        heatSwitch,
+        choose,
+        files,
+      ),
+    ),
+    choices,
+    samples,
+    alert,
+    empty,
+    stage,
+    feet,
+  );
   el.replaceChildren(box);
   wipes(50);
 
@@ -107,7 +142,11 @@ function render({ model, el }) {
   /** Asks for the tokenizers and the policy that are chosen. */
   function decide() {
     const [one, other] = [first.select.value, second.select.value];
-    ask({ kind: "choose", tokenizers: other && other !== one ? [one, other] : [one], policy: policy.select.value || null });
+    ask({
+      kind: "choose",
+      tokenizers: other && other !== one ? [one, other] : [one],
+      policy: policy.select.value || null,
+    });
   }
 
   /** @param {any} content @param {ArrayBuffer[]} [buffers] */
@@ -167,7 +206,10 @@ function render({ model, el }) {
       else columns.push([figures.rebuilt.node], ...(hot ? [[figures.difference.node]] : []));
     }
     const wanted = columns.flat();
-    if (wanted.length !== stage.querySelectorAll(".chm-column > *").length || wanted.some((node) => !stage.contains(node)))
+    if (
+      wanted.length !== stage.querySelectorAll(".chm-column > *").length ||
+      wanted.some((node) => !stage.contains(node))
+    )
       stage.replaceChildren(...columns.map((nodes) => element("div", { class: "chm-column" }, ...nodes)));
     if (shown.length === 1) feet.prepend(shown[0].facts);
     fit();
@@ -206,19 +248,27 @@ function render({ model, el }) {
     let next = 0;
     if (message.samples) {
       offers = message;
-      samples.replaceChildren(...message.samples.map((/** @type {string} */ name) => {
-        const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
-        node.append(element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }),
-          element("span", { class: "chm-sample-name", text: name }));
-        return node;
-      }));
+      samples.replaceChildren(
+        ...message.samples.map((/** @type {string} */ name) => {
+          const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
+          node.append(
+            element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }),
+            element("span", { class: "chm-sample-name", text: name }),
+          );
+          return node;
+        }),
+      );
       samples.hidden = !message.samples.length;
     }
     if (message.trips) {
       whole = true;
       const [one, other] = message.chosen;
       first.offer(offers.tokenizers, one);
-      second.offer(offers.tokenizers.filter((each) => each !== one), other ?? "", "nothing");
+      second.offer(
+        offers.tokenizers.filter((each) => each !== one),
+        other ?? "",
+        "nothing",
+      );
       policy.offer(offers.policies, message.policy);
       show(message, buffers.slice(next));
       tell(message.error);
@@ -243,10 +293,13 @@ function render({ model, el }) {
       if (!trip || trip.error !== undefined) continue;
       const size = `${trip.width} × ${trip.height}`;
       const from = `from ${trip.codes.flat().length} codes`;
-      figures.original.words.textContent =
-        `${size}, ${trip.policy || `as ${compared ? trip.tokenizer : "the encoder"} sees it`}`;
+      figures.original.words.textContent = `${size}, ${trip.policy || `as ${compared ? trip.tokenizer : "the encoder"} sees it`}`;
       figures.rebuilt.name.textContent = compared ? trip.tokenizer : "Reconstruction";
-      figures.rebuilt.words.textContent = compared ? size : offers.tokenizers.length > 1 ? `${from} of ${trip.tokenizer}` : from;
+      figures.rebuilt.words.textContent = compared
+        ? size
+        : offers.tokenizers.length > 1
+          ? `${from} of ${trip.tokenizer}`
+          : from;
     }
   }
 

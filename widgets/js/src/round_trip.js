@@ -48,15 +48,25 @@ function pixels(img) {
  */
 export function roundTripView({ wipes, reads, tell, fileName }) {
   const copy = button("Copy the reconstruction", "copy", () => hand(copyPicture), { class: "chm-button chm-small" });
-  const save = button("Save the reconstruction as PNG", "save", () =>
-    hand((png) => download(`${(trip ? fileName(trip) : "").replace(/[^\p{L}\p{N}_-]+/gu, "-")}.png`, png)),
-    { class: "chm-button chm-small" });
+  const save = button(
+    "Save the reconstruction as PNG",
+    "save",
+    () => hand((png) => download(`${(trip ? fileName(trip) : "").replace(/[^\p{L}\p{N}_-]+/gu, "-")}.png`, png)),
+    { class: "chm-button chm-small" },
+  );
   const original = figure("Original", "The picture as the encoder sees it");
-  const rebuilt = figure("Reconstruction", "The picture rebuilt from its codes",
-    element("span", { class: "chm-own" }, copy, save));
+  const rebuilt = figure(
+    "Reconstruction",
+    "The picture rebuilt from its codes",
+    element("span", { class: "chm-own" }, copy, save),
+  );
   const difference = figure("Error", "Where original and reconstruction differ");
-  const slider = wipe({ frame: rebuilt.frame, label: "Wipe between original and reconstruction",
-    names: ["Original", "Reconstruction"], change: wipes });
+  const slider = wipe({
+    frame: rebuilt.frame,
+    label: "Wipe between original and reconstruction",
+    names: ["Original", "Reconstruction"],
+    change: wipes,
+  });
   const grids = [
     codeGrid({ label: "", main: false, point: mark }),
     codeGrid({ label: "Codes of the picture", main: true, point: mark }),
@@ -96,8 +106,11 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
     if (at === null) return reads("", trip);
     const columns = trip.codes[0].length;
     const times = codes.filter((code) => code === codes[at]).length;
-    reads(`Row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}: code ${codes[at]}` +
-      (times > 1 ? `, ${times} times in this picture` : ""), trip);
+    reads(
+      `Row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}: code ${codes[at]}` +
+        (times > 1 ? `, ${times} times in this picture` : ""),
+      trip,
+    );
   }
 
   return {
@@ -120,15 +133,21 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
         return;
       }
       for (const grid of grids) grid.show(next.codes);
-      facts.replaceChildren(...metrics(next).map(([value, words]) =>
-        element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`)));
+      facts.replaceChildren(
+        ...metrics(next).map(([value, words]) =>
+          element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`),
+        ),
+      );
       for (const { frame } of [original, rebuilt, difference])
         frame.style.setProperty("--ratio", `${next.width} / ${next.height}`);
       mark(null);
       const [before, after] = buffers.map(pngUrl);
       ready = Promise.all([swap(original.img, before), swap(slider.img, before), swap(rebuilt.img, after)])
         .then(() => Promise.all([original.img.decode(), rebuilt.img.decode()]))
-        .then(() => {}, () => {});
+        .then(
+          () => {},
+          () => {},
+        );
     },
     /** The largest error, of 255; waits until the pictures are there. */
     async largest() {
@@ -146,10 +165,16 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
       const canvas = document.createElement("canvas");
       [canvas.width, canvas.height] = [rebuilt.img.naturalWidth, rebuilt.img.naturalHeight];
       /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).putImageData(
-        new ImageData(/** @type {any} */ (rgba), canvas.width, canvas.height), 0, 0);
+        new ImageData(/** @type {any} */ (rgba), canvas.width, canvas.height),
+        0,
+        0,
+      );
       difference.img.src = canvas.toDataURL();
-      difference.words.replaceChildren("0 ", element("i", { class: "chm-scale" }),
-        ` ${Math.round(most)} of 255, mean ${errors.mean.toFixed(1)}`);
+      difference.words.replaceChildren(
+        "0 ",
+        element("i", { class: "chm-scale" }),
+        ` ${Math.round(most)} of 255, mean ${errors.mean.toFixed(1)}`,
+      );
     },
     /** @param {number} width of each picture, in CSS pixels */
     fit(width) {

@@ -13,8 +13,13 @@ import { words } from "./run_records.js";
 export function rowsOf(settings) {
   return Object.entries(settings).flatMap(([name, value]) =>
     value !== null && typeof value === "object"
-      ? Object.entries(value).map(([part, inner]) => ({ path: [name, part], label: `${words(name)}: ${words(part)}`, value: /** @type {Plain} */ (inner) }))
-      : [{ path: [name], label: words(name), value }]);
+      ? Object.entries(value).map(([part, inner]) => ({
+          path: [name, part],
+          label: `${words(name)}: ${words(part)}`,
+          value: /** @type {Plain} */ (inner),
+        }))
+      : [{ path: [name], label: words(name), value }],
+  );
 }
 
 /**
@@ -25,7 +30,10 @@ export function rowsOf(settings) {
 export function changesOf(settings, changed) {
   /** @type {Record<string, any>} */
   const asked = {};
-  for (const { path: [name, part], value } of changed) {
+  for (const {
+    path: [name, part],
+    value,
+  } of changed) {
     if (part === undefined) asked[name] = value;
     else asked[name] = { ...(asked[name] ?? settings[name]), [part]: value };
   }
@@ -49,19 +57,46 @@ export function runHands({ act }) {
   const fields = element("div", { class: "chm-hands-fields" });
   const reason = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the change" });
   const apply = element("button", { type: "submit", class: "chm-button chm-primary", text: "Apply", disabled: true });
-  const undo = element("button", { type: "button", class: "chm-button", text: "Undo", hidden: true, on: { click: reset } });
+  const undo = element("button", {
+    type: "button",
+    class: "chm-button",
+    text: "Undo",
+    hidden: true,
+    on: { click: reset },
+  });
   const told = element("span", { class: "chm-hands-told", role: "status" });
-  const form = element("form", { class: "chm-hands", "aria-label": "Settings of the run", novalidate: true, hidden: true, on: { submit } },
-    fields, element("div", { class: "chm-hands-foot" },
-      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), reason), undo, apply, told));
+  const form = element(
+    "form",
+    { class: "chm-hands", "aria-label": "Settings of the run", novalidate: true, hidden: true, on: { submit } },
+    fields,
+    element(
+      "div",
+      { class: "chm-hands-foot" },
+      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), reason),
+      undo,
+      apply,
+      told,
+    ),
+  );
 
   const fix = element("select", { class: "chm-select", "aria-label": "Fix of the fork" });
   const why = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the fork" });
   const start = element("button", { type: "submit", class: "chm-button chm-primary", text: "Fork" });
-  const fork = element("form", { class: "chm-hands", "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
-    element("p", { class: "chm-hands-words", text: "A fork goes on from the newest checkpoint with another architecture. This run stays as it is." }),
-    element("div", { class: "chm-hands-foot" }, element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "fix" }), fix),
-      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), why), start));
+  const fork = element(
+    "form",
+    { class: "chm-hands", "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
+    element("p", {
+      class: "chm-hands-words",
+      text: "A fork goes on from the newest checkpoint with another architecture. This run stays as it is.",
+    }),
+    element(
+      "div",
+      { class: "chm-hands-foot" },
+      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "fix" }), fix),
+      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), why),
+      start,
+    ),
+  );
 
   /** @param {{value: Plain, input: HTMLInputElement}} row @returns {Plain} */
   function read({ value, input }) {
@@ -77,7 +112,10 @@ export function runHands({ act }) {
   function refresh() {
     const changed = rows.filter(differs);
     for (const { node, input, value } of rows) {
-      node.classList.toggle("chm-field-changed", changed.some((each) => each.input === input));
+      node.classList.toggle(
+        "chm-field-changed",
+        changed.some((each) => each.input === input),
+      );
       input.toggleAttribute("aria-invalid", typeof value === "number" && wrong(input));
     }
     apply.disabled = !changed.length || changed.some(({ input, value }) => typeof value === "number" && wrong(input));
@@ -85,7 +123,8 @@ export function runHands({ act }) {
   }
 
   /** @param {HTMLInputElement} input */
-  const wrong = (input) => input.validity.badInput || input.value.trim() === "" || !Number.isFinite(Number(input.value));
+  const wrong = (input) =>
+    input.validity.badInput || input.value.trim() === "" || !Number.isFinite(Number(input.value));
 
   function reset() {
     for (const { input, value } of rows) {
@@ -115,9 +154,19 @@ export function runHands({ act }) {
   /** @param {ReturnType<typeof rowsOf>} wanted */
   function build(wanted) {
     rows = wanted.map(({ path, label, value }) => {
-      const kind = typeof value === "boolean" ? { type: "checkbox" } : typeof value === "string" ? { type: "text" } : { type: "number", step: "any" };
+      const kind =
+        typeof value === "boolean"
+          ? { type: "checkbox" }
+          : typeof value === "string"
+            ? { type: "text" }
+            : { type: "number", step: "any" };
       const input = element("input", { ...kind, on: { input: refresh } });
-      return { path, value, input, node: element("label", { class: "chm-field" }, element("span", { text: label }), input) };
+      return {
+        path,
+        value,
+        input,
+        node: element("label", { class: "chm-field" }, element("span", { text: label }), input),
+      };
     });
     fields.replaceChildren(...rows.map(({ node }) => node));
     reset();

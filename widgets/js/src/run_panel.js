@@ -16,9 +16,30 @@ import { isDark, watchTheme } from "./watch_theme.js";
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", LOGITS]; // charts that are open at the start
 const UNITS = { loss: "nats a token", log_partition: "log Z", seconds: "s" };
-const LAMPS = { waiting: "waiting", running: "working", paused: "reading", finished: "idle", stopped: "stopped", failed: "error", interrupted: "stopped" };
-const WORDS = { waiting: "Waiting to start", running: "Training", paused: "Paused", finished: "Finished", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted" };
-const RANGES = [["all", "whole run"], ["10000", "last 10,000 steps"], ["1000", "last 1,000 steps"], ["100", "last 100 steps"]];
+const LAMPS = {
+  waiting: "waiting",
+  running: "working",
+  paused: "reading",
+  finished: "idle",
+  stopped: "stopped",
+  failed: "error",
+  interrupted: "stopped",
+};
+const WORDS = {
+  waiting: "Waiting to start",
+  running: "Training",
+  paused: "Paused",
+  finished: "Finished",
+  stopped: "Stopped",
+  failed: "Failed",
+  interrupted: "Interrupted",
+};
+const RANGES = [
+  ["all", "whole run"],
+  ["10000", "last 10,000 steps"],
+  ["1000", "last 1,000 steps"],
+  ["100", "last 100 steps"],
+];
 
 /** @typedef {ReturnType<typeof curves>} Chart */
 
@@ -59,34 +80,77 @@ function render({ model, el }) {
   const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
   const stop = button("Stop", "stop", () => act("stop"));
   const save = button("Save a checkpoint now", "save", () => act("save"));
-  const settingsSwitch = button("Settings", "settings", () => unfold(settingsSwitch, hands.form), { "aria-expanded": "false" });
-  const forkSwitch = button("Fork", "fork", () => unfold(forkSwitch, hands.fork), { "aria-expanded": "false" });
-  const tools = element("div", { class: "chm-tools", role: "toolbar", "aria-label": "Controls" }, pause, stop, save, settingsSwitch, forkSwitch);
-  const bar = element("div", { class: "chm-run-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, element("i"));
+  const settingsSwitch = button("Settings", "settings", () => unfold(hands.form), {
+    "aria-expanded": "false",
+  });
+  const forkSwitch = button("Fork", "fork", () => unfold(hands.fork), { "aria-expanded": "false" });
+  const tools = element(
+    "div",
+    { class: "chm-tools", role: "toolbar", "aria-label": "Controls" },
+    pause,
+    stop,
+    save,
+    settingsSwitch,
+    forkSwitch,
+  );
+  const bar = element(
+    "div",
+    { class: "chm-run-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+    element("i"),
+  );
   const pace = element("div", { class: "chm-run-pace" });
   const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const hands = runHands({ act });
   const chips = element("div", { class: "chm-run-chips", role: "group", "aria-label": "Measures" });
-  const range = element("select", { class: "chm-select", "aria-label": "Steps shown", on: { change: choose } },
+  const range = element(
+    "select",
+    { class: "chm-select", "aria-label": "Steps shown", on: { change: choose } },
     ...RANGES.map(([value, text]) => element("option", { value, text })),
-    element("option", { value: "dragged", text: "as dragged", hidden: true }));
+    element("option", { value: "dragged", text: "as dragged", hidden: true }),
+  );
   const whole = button("Whole run", null, () => zoom(null), { hidden: true });
-  const bench = element("div", { class: "chm-run-bench" }, chips, element("div", { class: "chm-run-range" }, whole, range));
+  const bench = element(
+    "div",
+    { class: "chm-run-bench" },
+    chips,
+    element("div", { class: "chm-run-range" }, whole, range),
+  );
   const stack = element("div", { class: "chm-run-charts" });
   const empty = element("div", { class: "chm-lead chm-empty-stage" });
   const heat = heatMap({ pointed: point });
-  const layered = element("select", { class: "chm-select", "aria-label": "Measure of layers", on: { change: refreshSoon } });
+  const layered = element("select", {
+    class: "chm-select",
+    "aria-label": "Measure of layers",
+    on: { change: refreshSoon },
+  });
   const logHeat = logSwitch("Colours on a log scale", refreshSoon);
-  const heatBox = element("section", { class: "chm-run-layers", "aria-label": "Layers over time" },
-    element("div", { class: "chm-run-title" }, element("b", { text: "By layer" }), layered, logHeat), heat.node);
+  const heatBox = element(
+    "section",
+    { class: "chm-run-layers", "aria-label": "Layers over time" },
+    element("div", { class: "chm-run-title" }, element("b", { text: "By layer" }), layered, logHeat),
+    heat.node,
+  );
   const strip = headStrip();
   const events = runEvents({ light, pick });
   const below = element("div", { class: "chm-run-below" }, strip.node, events.node);
   const body = element("div", { class: "chm-run-body" }, bench, stack, heatBox, below);
 
-  box.append(stills,
-    element("header", { class: "chm-head" }, element("div", { class: "chm-run-who" }, signal.node, name, lineage), tools),
-    bar, pace, alert, hands.form, hands.fork, empty, body);
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      element("div", { class: "chm-run-who" }, signal.node, name, lineage),
+      tools,
+    ),
+    bar,
+    pace,
+    alert,
+    hands.form,
+    hands.fork,
+    empty,
+    body,
+  );
   el.replaceChildren(box);
 
   const link = connect(model, { receive, change: refreshSoon });
@@ -129,10 +193,13 @@ function render({ model, el }) {
 
   // What is looked at
 
-  /** @param {HTMLButtonElement} which @param {HTMLFormElement} form */
-  function unfold(which, form) {
+  /** @param {HTMLFormElement} form */
+  function unfold(form) {
     const opens = form.hidden;
-    for (const [each, its] of /** @type {const} */ ([[settingsSwitch, hands.form], [forkSwitch, hands.fork]])) {
+    for (const [each, its] of /** @type {const} */ ([
+      [settingsSwitch, hands.form],
+      [forkSwitch, hands.fork],
+    ])) {
       its.hidden = its !== form || !opens;
       each.setAttribute("aria-expanded", String(!its.hidden));
     }
@@ -187,10 +254,15 @@ function render({ model, el }) {
 
   /** @param {string} label @param {() => void} change */
   function logSwitch(label, change) {
-    const node = button(label, null, () => {
-      node.setAttribute("aria-pressed", String(node.getAttribute("aria-pressed") !== "true"));
-      change();
-    }, { "aria-pressed": "false", class: "chm-button chm-run-log", "aria-label": label, title: label });
+    const node = button(
+      label,
+      null,
+      () => {
+        node.setAttribute("aria-pressed", String(node.getAttribute("aria-pressed") !== "true"));
+        change();
+      },
+      { "aria-pressed": "false", class: "chm-button chm-run-log", "aria-label": label, title: label },
+    );
     node.textContent = "log";
     return node;
   }
@@ -207,13 +279,15 @@ function render({ model, el }) {
     else signal.show(LAMPS[status], WORDS[status]);
     const known = Boolean(facts) || Boolean(unreadable);
     box.classList.toggle("chm-orphan", state === "silent" && !known);
-    if (known !== Boolean(stills.firstChild)) stills.replaceChildren(...(known ? [hidesStill(model.get("still_name") ?? "")] : []));
+    if (known !== Boolean(stills.firstChild))
+      stills.replaceChildren(...(known ? [hidesStill(model.get("still_name") ?? "")] : []));
     body.hidden = !records.count;
     empty.hidden = Boolean(records.count) || !known;
     tell([facts?.error ?? "", facts?.told ?? "", unreadable, trouble]);
     if (!facts) return;
     head();
-    if (!records.count) empty.textContent = facts.over ? "This run ended before its first step." : "Waits for the first step.";
+    if (!records.count)
+      empty.textContent = facts.over ? "This run ended before its first step." : "Waits for the first step.";
     else pictures();
     events.show(records, facts.over);
     below.hidden = body.hidden;
@@ -229,8 +303,15 @@ function render({ model, el }) {
   function head() {
     const { status, over, acts, progress, step, steps, left, forks } = facts;
     set(name, facts.name);
-    const from = facts.parent ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}` : "";
-    set(lineage, [from, forks.length ? `forks: ${forks.join(", ")}` : "", acts ? "" : "from its folder"].filter(Boolean).join(" · "));
+    const from = facts.parent
+      ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}`
+      : "";
+    set(
+      lineage,
+      [from, forks.length ? `forks: ${forks.join(", ")}` : "", acts ? "" : "from its folder"]
+        .filter(Boolean)
+        .join(" · "),
+    );
     tools.hidden = !acts;
     const paused = status === "paused";
     if (pause.getAttribute("aria-label") !== (paused ? "Resume" : "Pause")) {
@@ -243,18 +324,26 @@ function render({ model, el }) {
     save.disabled = !["running", "paused"].includes(status);
     settingsSwitch.disabled = over || !Object.keys(facts.settings).length;
     forkSwitch.disabled = !facts.offers.length;
-    for (const [which, form] of /** @type {const} */ ([[settingsSwitch, hands.form], [forkSwitch, hands.fork]]))
-      if ((which.disabled || !acts) && !form.hidden) unfold(which, form);
+    for (const [which, form] of /** @type {const} */ ([
+      [settingsSwitch, hands.form],
+      [forkSwitch, hands.fork],
+    ]))
+      if ((which.disabled || !acts) && !form.hidden) unfold(form);
     const percent = Math.min(100, Math.max(0, 100 * progress));
     /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${percent}%`;
     bar.setAttribute("aria-valuenow", percent.toFixed(0));
     bar.dataset.state = status;
-    set(pace, [
-      step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
-      `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
-      !over && Number(facts.pace) > 0 ? `${figure(Math.round(facts.pace))} tokens/s` : "",
-      left !== null && status === "running" ? `${duration(left)} left` : "",
-    ].filter(Boolean).join(" · "));
+    set(
+      pace,
+      [
+        step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
+        `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
+        !over && Number(facts.pace) > 0 ? `${figure(Math.round(facts.pace))} tokens/s` : "",
+        left !== null && status === "running" ? `${duration(left)} left` : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
   }
 
   /** @param {HTMLElement} node @param {string} text */
@@ -287,14 +376,21 @@ function render({ model, el }) {
   function showChips(measures) {
     if (measures.join() === chipKey) return;
     chipKey = measures.join();
-    chips.replaceChildren(...measures.map((measure) => {
-      const chip = button(words(measure), null, () => {
-        if (!open.delete(measure)) open.add(measure);
-        chip.setAttribute("aria-pressed", String(open.has(measure)));
-        refreshSoon();
-      }, { class: "chm-button chm-chip", "aria-pressed": String(open.has(measure)) });
-      return chip;
-    }));
+    chips.replaceChildren(
+      ...measures.map((measure) => {
+        const chip = button(
+          words(measure),
+          null,
+          () => {
+            if (!open.delete(measure)) open.add(measure);
+            chip.setAttribute("aria-pressed", String(open.has(measure)));
+            refreshSoon();
+          },
+          { class: "chm-button chm-chip", "aria-pressed": String(open.has(measure)) },
+        );
+        return chip;
+      }),
+    );
   }
 
   /** @param {string} measure @param {{name: string, line: string}[]} members @param {[number, number] | null} seen */
@@ -302,7 +398,13 @@ function render({ model, el }) {
     if (!open.has(measure)) return;
     let kept = charts.get(measure);
     if (!kept) {
-      const chart = curves({ title: titled(measure), unit: /** @type {Record<string, string>} */ (UNITS)[measure] ?? "", height: measure === "loss" ? 190 : 128, pointed: point, zoomed: zoom });
+      const chart = curves({
+        title: titled(measure),
+        unit: /** @type {Record<string, string>} */ (UNITS)[measure] ?? "",
+        height: measure === "loss" ? 190 : 128,
+        pointed: point,
+        zoomed: zoom,
+      });
       const made = { chart, log: measure === LOGITS, key: "" };
       const log = logSwitch("Values on a log axis", () => {
         made.log = !made.log;
@@ -317,8 +419,12 @@ function render({ model, el }) {
     const range = seen;
     if (key !== kept.key) {
       kept.key = key;
-      const lines = members.map(({ name: whole, line }, at) => ({ ...styled(line, at), points: /** @type {import("./points.js").Points} */ (records.measures.get(whole)) }));
-      if (members.length === 1 && !members[0].line) Object.assign(lines[0], { name: titled(measure), colour: "var(--accent)" });
+      const lines = members.map(({ name: whole, line }, at) => ({
+        ...styled(line, at),
+        points: /** @type {import("./points.js").Points} */ (records.measures.get(whole)),
+      }));
+      if (members.length === 1 && !members[0].line)
+        Object.assign(lines[0], { name: titled(measure), colour: "var(--accent)" });
       kept.chart.show({ lines, marks, log: kept.log, range, rules: measure === LOGITS ? THRESHOLDS : [] });
     } else kept.chart.range(range);
   }
@@ -343,7 +449,11 @@ function render({ model, el }) {
         logHeat.setAttribute("aria-pressed", String(layered.value === LOGITS));
       }
     }
-    heat.show({ rows: records.layers.get(layered.value) ?? null, range: seen, log: logHeat.getAttribute("aria-pressed") === "true" });
+    heat.show({
+      rows: records.layers.get(layered.value) ?? null,
+      range: seen,
+      log: logHeat.getAttribute("aria-pressed") === "true",
+    });
   }
 
   const forgetTheme = watchTheme(() => {

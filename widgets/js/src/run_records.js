@@ -12,7 +12,9 @@ import { Points } from "./points.js";
  * @returns {InstanceType<T>}
  */
 const array = (kind, view) =>
-  /** @type {any} */ (new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength)));
+  /** @type {any} */ (
+    new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
+  );
 
 export class RunRecords {
   epoch = -1;
@@ -46,7 +48,11 @@ export class RunRecords {
     if (newer && (message.from || message.alarms.from || message.changes.from)) return false;
     if (newer) this.#clear();
     this.epoch = message.epoch;
-    if (message.from > this.count || message.alarms.from > this.alarms.length || message.changes.from > this.changes.length)
+    if (
+      message.from > this.count ||
+      message.alarms.from > this.alarms.length ||
+      message.changes.from > this.changes.length
+    )
       return false;
     this.alarms.push(...message.alarms.list.slice(this.alarms.length - message.alarms.from));
     this.changes.push(...message.changes.list.slice(this.changes.length - message.changes.from));
@@ -76,7 +82,10 @@ export class RunRecords {
       const [where, skip] = unknown(column);
       let rows = this.layers.get(column.name);
       if (!rows) this.layers.set(column.name, (rows = new Layers(column.name, column.shape)));
-      const cells = column.shape.reduce((/** @type {number} */ product, /** @type {number} */ each) => product * each, 1);
+      const cells = column.shape.reduce(
+        (/** @type {number} */ product, /** @type {number} */ each) => product * each,
+        1,
+      );
       if (String(rows.shape) === String(column.shape))
         rows.add(where, values.subarray(value + skip * cells, value + column.count * cells));
       value += column.count * cells;
@@ -117,15 +126,25 @@ export function grouped(names) {
     }
     return { name, measure, line: kinds.join(" ") };
   });
-  split.sort((one, other) => first(one.measure) - first(other.measure) || one.measure.localeCompare(other.measure) ||
-    one.line.localeCompare(other.line));
+  split.sort(
+    (one, other) =>
+      first(one.measure) - first(other.measure) ||
+      one.measure.localeCompare(other.measure) ||
+      one.line.localeCompare(other.line),
+  );
   for (const { name, measure, line } of split) groups.set(measure, [...(groups.get(measure) ?? []), { name, line }]);
   return groups;
 }
 
 /** How a line of a group is drawn. @param {string} line @param {number} at its place in the group */
 export function styled(line, at) {
-  const colours = { "": "var(--ink-soft)", text: "var(--curve-1)", image: "var(--curve-2)", "held out": "var(--curve-3)", special: "var(--curve-4)" };
+  const colours = {
+    "": "var(--ink-soft)",
+    text: "var(--curve-1)",
+    image: "var(--curve-2)",
+    "held out": "var(--curve-3)",
+    special: "var(--curve-4)",
+  };
   const colour = /** @type {Record<string, string>} */ (colours)[line] ?? `var(--curve-${4 + (at % 5)})`;
   return { name: line || "all", colour, dots: line.startsWith("held out") };
 }

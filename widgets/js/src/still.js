@@ -30,7 +30,9 @@ export function stillKeeper(model, link) {
     if (bundle) return replace(cells, name, bundle);
     clearTimeout(timer);
     timer = setTimeout(() => {
-      const shown = [...document.getElementsByClassName(name)].map((node) => Number(node.getAttribute("data-revision")));
+      const shown = [...document.getElementsByClassName(name)].map((node) =>
+        Number(node.getAttribute("data-revision")),
+      );
       if (shown.length && Math.min(...shown) < revision) link.request({ kind: "still" });
     }, 700);
   }
@@ -43,7 +45,8 @@ function replace(cells, name, bundle) {
     const outputs = cells.get(at).outputs;
     for (let index = 0; index < (outputs?.length ?? 0); index += 1) {
       const output = outputs.get(index).toJSON();
-      if (JSON.stringify(output.data?.["text/html"] ?? "").includes(name)) outputs.set(index, { ...output, data: bundle });
+      if (JSON.stringify(output.data?.["text/html"] ?? "").includes(name))
+        outputs.set(index, { ...output, data: bundle });
     }
   }
 }

@@ -44,8 +44,12 @@ export function connected(codes, at, { rows, columns }) {
   const found = new Set([at]);
   for (const cell of found) {
     const [row, column] = [Math.floor(cell / columns), cell % columns];
-    const beside = [row > 0 && cell - columns, row < rows - 1 && cell + columns, column > 0 && cell - 1,
-      column < columns - 1 && cell + 1];
+    const beside = [
+      row > 0 && cell - columns,
+      row < rows - 1 && cell + columns,
+      column > 0 && cell - 1,
+      column < columns - 1 && cell + 1,
+    ];
     for (const next of beside) if (next !== false && codes[next] === codes[at]) found.add(next);
   }
   return [...found].sort((one, other) => one - other);
@@ -61,9 +65,16 @@ export const cellsWhere = (count, holds) => Array.from({ length: count }, (_, ce
  * @param {Shape} shape
  */
 export function rectangle(one, other, { rows, columns }) {
-  const [rowsOf, columnsOf] = [[one, other].map((cell) => Math.floor(cell / columns)), [one, other].map((cell) => cell % columns)];
-  const inside = (/** @type {number} */ value, /** @type {number[]} */ ends) => value >= Math.min(...ends) && value <= Math.max(...ends);
-  return cellsWhere(rows * columns, (cell) => inside(Math.floor(cell / columns), rowsOf) && inside(cell % columns, columnsOf));
+  const [rowsOf, columnsOf] = [
+    [one, other].map((cell) => Math.floor(cell / columns)),
+    [one, other].map((cell) => cell % columns),
+  ];
+  const inside = (/** @type {number} */ value, /** @type {number[]} */ ends) =>
+    value >= Math.min(...ends) && value <= Math.max(...ends);
+  return cellsWhere(
+    rows * columns,
+    (cell) => inside(Math.floor(cell / columns), rowsOf) && inside(cell % columns, columnsOf),
+  );
 }
 
 /**
@@ -136,7 +147,10 @@ export const lines = ({ rows, columns }) =>
  * @param {number | null} codebook
  */
 export function codesFile(codes, { rows, columns }, codebook) {
-  const row = (/** @type {number} */ at) => `  [${Array.from(codes).slice(at * columns, (at + 1) * columns).join(", ")}]`;
+  const row = (/** @type {number} */ at) =>
+    `  [${Array.from(codes)
+      .slice(at * columns, (at + 1) * columns)
+      .join(", ")}]`;
   const body = Array.from({ length: rows }, (_, at) => row(at)).join(",\n");
   return `{"codes": [\n${body}\n], "codebook": ${codebook}}\n`;
 }

@@ -18,19 +18,50 @@ export function bench({ face, recent, chosen, say, sized, scatter }) {
   let [code, size, seed] = [0, 1, 1];
   /** @type {number | null} */
   let codebook = null;
-  const field = element("input", { type: "number", min: 0, step: 1, "aria-label": "Current code",
-    on: { input: typed, change: typed, blur: () => set(code) } });
-  const sizes = segments("Brush size", [1, 2, 3].map((each) => [each, element("i", { style: `--cells:${each}` }),
-    `${each} × ${each}`, `Brush of ${each} × ${each} cells (${each})`]), resize);
-  const seedField = element("input", { type: "number", min: 0, max: LARGEST_SEED, step: 1, "aria-label": "Seed",
-    on: { change: () => reseed(Number(seedField.value)) } });
+  const field = element("input", {
+    type: "number",
+    min: 0,
+    step: 1,
+    "aria-label": "Current code",
+    on: { input: typed, change: typed, blur: () => set(code) },
+  });
+  const sizes = segments(
+    "Brush size",
+    [1, 2, 3].map((each) => [
+      each,
+      element("i", { style: `--cells:${each}` }),
+      `${each} × ${each}`,
+      `Brush of ${each} × ${each} cells (${each})`,
+    ]),
+    resize,
+  );
+  const seedField = element("input", {
+    type: "number",
+    min: 0,
+    max: LARGEST_SEED,
+    step: 1,
+    "aria-label": "Seed",
+    on: { change: () => reseed(Number(seedField.value)) },
+  });
   const random = worded("Random", glyph(GLYPHS.random), scatter, "Random codes, in the selection or everywhere (R)");
-  const node = element("div", { class: "chm-bench" },
-    element("div", { class: "chm-current", role: "group", "aria-label": "Brush" }, face,
-      element("label", {}, element("span", { text: "Code" }), field), sizes.node),
+  const node = element(
+    "div",
+    { class: "chm-bench" },
+    element(
+      "div",
+      { class: "chm-current", role: "group", "aria-label": "Brush" },
+      face,
+      element("label", {}, element("span", { text: "Code" }), field),
+      sizes.node,
+    ),
     recent,
-    element("div", { class: "chm-random", role: "group", "aria-label": "Random codes" }, random,
-      element("label", {}, element("span", { text: "seed" }), seedField)));
+    element(
+      "div",
+      { class: "chm-random", role: "group", "aria-label": "Random codes" },
+      random,
+      element("label", {}, element("span", { text: "seed" }), seedField),
+    ),
+  );
 
   function typed() {
     const value = Number(field.value);

@@ -27,9 +27,13 @@ function drawn(tag, attributes = {}) {
 /** Lines and marks over a picture; it takes no part in pointing. */
 export function overlay() {
   const node = drawn("svg", { class: "chm-overlay", preserveAspectRatio: "none", "aria-hidden": "true" });
-  const [wet, same, numbers] = [drawn("g"), drawn("path", { class: "chm-layer-same" }), drawn("g", { class: "chm-codes" })];
-  const pair = (/** @type {string} */ name) => ["chm-halo", "chm-line"].map((each) =>
-    drawn("path", { class: `${each} chm-layer-${name}` }));
+  const [wet, same, numbers] = [
+    drawn("g"),
+    drawn("path", { class: "chm-layer-same" }),
+    drawn("g", { class: "chm-codes" }),
+  ];
+  const pair = (/** @type {string} */ name) =>
+    ["chm-halo", "chm-line"].map((each) => drawn("path", { class: `${each} chm-layer-${name}` }));
   /** @type {Record<string, Element[]>} */
   const paths = Object.fromEntries(["lines", ...OUTLINES].map((name) => [name, pair(name)]));
   node.append(wet, same, ...Object.values(paths).flat(), numbers);
@@ -53,18 +57,22 @@ export function overlay() {
         if (layers[name]) trace(name, outline(layers[name], shape));
       if (layers.same) same.setAttribute("d", squares(layers.same, shape));
       if (layers.wet)
-        wet.replaceChildren(...[...layers.wet].map(([fill, cells]) => drawn("path", { style: `fill:${fill}`, d: squares(cells, shape) })));
+        wet.replaceChildren(
+          ...[...layers.wet].map(([fill, cells]) => drawn("path", { style: `fill:${fill}`, d: squares(cells, shape) })),
+        );
     },
     /** @param {number} at */
     cursor: (at) => trace("cursor", outline([at], shape)),
     /** @param {ArrayLike<number> | null} codes */
     numbers(codes) {
-      numbers.replaceChildren(...Array.from(codes ?? [], (code, at) => {
-        const [x, y] = [(at % shape.columns) + 0.5, Math.floor(at / shape.columns) + 0.5];
-        const text = drawn("text", { x: 100 * x, y: 100 * y, transform: "scale(.01)" });
-        text.textContent = String(code);
-        return text;
-      }));
+      numbers.replaceChildren(
+        ...Array.from(codes ?? [], (code, at) => {
+          const [x, y] = [(at % shape.columns) + 0.5, Math.floor(at / shape.columns) + 0.5];
+          const text = drawn("text", { x: 100 * x, y: 100 * y, transform: "scale(.01)" });
+          text.textContent = String(code);
+          return text;
+        }),
+      );
     },
   };
 }
@@ -103,7 +111,8 @@ export function board({ label, describe, acts }) {
     const box = node.getBoundingClientRect();
     const row = (shape.rows * (event.clientY - box.top)) / box.height;
     const column = (shape.columns * (event.clientX - box.left)) / box.width;
-    const whole = (/** @type {number} */ value, /** @type {number} */ count) => Math.min(count - 1, Math.max(0, Math.floor(value)));
+    const whole = (/** @type {number} */ value, /** @type {number} */ count) =>
+      Math.min(count - 1, Math.max(0, Math.floor(value)));
     return { at: whole(row, shape.rows) * shape.columns + whole(column, shape.columns), row, column };
   }
 
@@ -127,7 +136,7 @@ export function board({ label, describe, acts }) {
     acts.down(held, event);
   });
   node.addEventListener("pointermove", (event) => {
-    for (const each of held ? event.getCoalescedEvents?.() ?? [] : []) {
+    for (const each of held ? (event.getCoalescedEvents?.() ?? []) : []) {
       const next = place(each);
       acts.drag(/** @type {Place} */ (held), next);
       held = next;

@@ -78,9 +78,17 @@ export function codesInHand(request, later) {
       if (!real.length) return false;
       const written = real.map((index) => cells[index]);
       const last = pending.at(-1);
-      if (last && !last.sent && last.stroke === stroke && typeof codes === "number" && last.codes === codes) last.cells.push(...written);
-      else pending.push({ key, number: (number += 1), stroke, cells: written,
-        codes: typeof codes === "number" ? codes : real.map(given), sent: false });
+      if (last && !last.sent && last.stroke === stroke && typeof codes === "number" && last.codes === codes)
+        last.cells.push(...written);
+      else
+        pending.push({
+          key,
+          number: (number += 1),
+          stroke,
+          cells: written,
+          codes: typeof codes === "number" ? codes : real.map(given),
+          sent: false,
+        });
       grid.codes = replay(now, [{ ...pending[pending.length - 1], cells: written }]);
       soon();
       return true;

@@ -28,15 +28,20 @@ export function palette({ choose, point, want }) {
   const node = element("div", { class: "chm-palette" }, rows.here.node);
 
   const sight = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) ask(Number(/** @type {HTMLElement} */ (entry.target).dataset.code));
+    for (const entry of entries)
+      if (entry.isIntersecting) ask(Number(/** @type {HTMLElement} */ (entry.target).dataset.code));
   });
 
   /** @param {string} title @param {string} label */
   function group(title, label) {
     const strip = element("div", { class: "chm-strip", role: "group", "aria-label": label });
     const count = element("span");
-    return { node: element("div", { class: "chm-shelf" }, element("h4", {}, title, count), strip), strip, count,
-      chips: /** @type {Map<number, HTMLButtonElement>} */ (new Map()) };
+    return {
+      node: element("div", { class: "chm-shelf" }, element("h4", {}, title, count), strip),
+      strip,
+      count,
+      chips: /** @type {Map<number, HTMLButtonElement>} */ (new Map()),
+    };
   }
 
   function swatch() {
@@ -66,9 +71,18 @@ export function palette({ choose, point, want }) {
   function chip(row, code) {
     let node = row.chips.get(code);
     if (!node) {
-      const over = { pointerenter: () => point(code), pointerleave: () => point(null), focus: () => point(code), blur: () => point(null) };
-      node = element("button", { type: "button", class: "chm-chip-code", "data-code": code,
-        on: { click: () => choose(code), ...over } }, swatch(), element("span", { text: code }));
+      const over = {
+        pointerenter: () => point(code),
+        pointerleave: () => point(null),
+        focus: () => point(code),
+        blur: () => point(null),
+      };
+      node = element(
+        "button",
+        { type: "button", class: "chm-chip-code", "data-code": code, on: { click: () => choose(code), ...over } },
+        swatch(),
+        element("span", { text: code }),
+      );
       colour(/** @type {HTMLElement} */ (node.firstChild), code);
       row.chips.set(code, node);
       row.strip.append(node);
@@ -142,7 +156,9 @@ export function palette({ choose, point, want }) {
     },
     /** @param {number} code @param {DataView} png empty where the decoder has none */
     receive(code, png) {
-      const url = png.byteLength ? URL.createObjectURL(new Blob([/** @type {any} */ (png)], { type: "image/png" })) : "";
+      const url = png.byteLength
+        ? URL.createObjectURL(new Blob([/** @type {any} */ (png)], { type: "image/png" }))
+        : "";
       swatches.set(code, { url, colour: "" });
       for (const row of Object.values(rows)) {
         const chip = row.chips.get(code);

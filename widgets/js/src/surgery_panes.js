@@ -42,8 +42,14 @@ export function panes(over, mirror) {
   edited.img.alt = "The picture decoded from the edited codes";
   other.img.alt = "The picture before surgery";
   let differing = false;
-  const which = segments("Compare with", [["before", "Before", "Before", "The picture before surgery (D)"],
-    ["difference", "Difference", "Difference", "Where the two pictures differ (D)"]], (value) => compare(value === "difference"));
+  const which = segments(
+    "Compare with",
+    [
+      ["before", "Before", "Before", "The picture before surgery (D)"],
+      ["difference", "Difference", "Difference", "Where the two pictures differ (D)"],
+    ],
+    (value) => compare(value === "difference"),
+  );
   other.caption.prepend(which.node);
 
   function refresh() {

@@ -3,16 +3,41 @@
 import { button, element } from "./dom.js";
 
 export const TOOLS = /** @type {const} */ ([
-  { name: "brush", label: "Brush", key: "B", hint: "paints the current code",
-    path: "M20 4 10.5 13.5M7.5 13.5c2 0 3.5 1.4 3.5 3.3 0 2.6-2.6 3.7-7 3.2 1.3-1 1-2 1.1-3.4.1-1.8 1-3.1 2.4-3.1z" },
-  { name: "fill", label: "Fill", key: "F", hint: "paints all connected cells of one code",
-    path: "M9.5 3.5 18 12l-6.3 6.3a1.7 1.7 0 0 1-2.4 0L3.7 12.7a1.7 1.7 0 0 1 0-2.4L10 4M4 12h14M20.5 16c.8 1.2 1.2 1.9 1.2 2.6a1.2 1.2 0 0 1-2.4 0c0-.7.4-1.4 1.2-2.6z" },
-  { name: "swap", label: "Swap", key: "S", hint: "replaces one code by the current one, everywhere",
-    path: "M4 8h14M14.5 4.5 18 8l-3.5 3.5M20 16H6M9.5 12.5 6 16l3.5 3.5" },
-  { name: "pick", label: "Pick", key: "I", hint: "takes the code of a cell; so does Alt+click with any tool",
-    path: "M13 7.5 5 15.5V19h3.5l8-8M11.5 6l6.5 6.5M15 8.5l2.3-2.3a1.9 1.9 0 0 1 2.7 0 1.9 1.9 0 0 1 0 2.7L17 11.5" },
-  { name: "select", label: "Select", key: "M", hint: "drag a rectangle; the other tools then stay inside it. Esc ends it",
-    path: "M4 8V4h4M11 4h2M16 4h4v4M20 11v2M20 16v4h-4M13 20h-2M8 20H4v-4M4 13v-2" },
+  {
+    name: "brush",
+    label: "Brush",
+    key: "B",
+    hint: "paints the current code",
+    path: "M20 4 10.5 13.5M7.5 13.5c2 0 3.5 1.4 3.5 3.3 0 2.6-2.6 3.7-7 3.2 1.3-1 1-2 1.1-3.4.1-1.8 1-3.1 2.4-3.1z",
+  },
+  {
+    name: "fill",
+    label: "Fill",
+    key: "F",
+    hint: "paints all connected cells of one code",
+    path: "M9.5 3.5 18 12l-6.3 6.3a1.7 1.7 0 0 1-2.4 0L3.7 12.7a1.7 1.7 0 0 1 0-2.4L10 4M4 12h14M20.5 16c.8 1.2 1.2 1.9 1.2 2.6a1.2 1.2 0 0 1-2.4 0c0-.7.4-1.4 1.2-2.6z",
+  },
+  {
+    name: "swap",
+    label: "Swap",
+    key: "S",
+    hint: "replaces one code by the current one, everywhere",
+    path: "M4 8h14M14.5 4.5 18 8l-3.5 3.5M20 16H6M9.5 12.5 6 16l3.5 3.5",
+  },
+  {
+    name: "pick",
+    label: "Pick",
+    key: "I",
+    hint: "takes the code of a cell; so does Alt+click with any tool",
+    path: "M13 7.5 5 15.5V19h3.5l8-8M11.5 6l6.5 6.5M15 8.5l2.3-2.3a1.9 1.9 0 0 1 2.7 0 1.9 1.9 0 0 1 0 2.7L17 11.5",
+  },
+  {
+    name: "select",
+    label: "Select",
+    key: "M",
+    hint: "drag a rectangle; the other tools then stay inside it. Esc ends it",
+    path: "M4 8V4h4M11 4h2M16 4h4v4M20 11v2M20 16v4h-4M13 20h-2M8 20H4v-4M4 13v-2",
+  },
 ]);
 
 export const GLYPHS = {
@@ -75,7 +100,12 @@ export function worded(word, pictogram, act, label) {
  */
 export function segments(label, options, choose) {
   const buttons = options.map(([value, face, name, title]) =>
-    element("button", { type: "button", "aria-label": name, title: title ?? name, on: { click: () => choose(value) } }, face));
+    element(
+      "button",
+      { type: "button", "aria-label": name, title: title ?? name, on: { click: () => choose(value) } },
+      face,
+    ),
+  );
   const node = element("div", { class: "chm-segments", role: "group", "aria-label": label }, ...buttons);
   return {
     node,

@@ -24,10 +24,14 @@ export function work({ hand, bench, changed, pointed }) {
     const { grid } = hand;
     if (!grid) return [];
     const { codes } = grid;
-    const cells = tool === "brush" ? brushed(row, column, bench.size, grid)
-      : tool === "fill" ? connected(codes, at, grid)
-        : tool === "swap" ? cellsWhere(codes.length, (each) => codes[each] === codes[at])
-          : [];
+    const cells =
+      tool === "brush"
+        ? brushed(row, column, bench.size, grid)
+        : tool === "fill"
+          ? connected(codes, at, grid)
+          : tool === "swap"
+            ? cellsWhere(codes.length, (each) => codes[each] === codes[at])
+            : [];
     return cells.filter(inside);
   }
 
@@ -109,7 +113,8 @@ export function work({ hand, bench, changed, pointed }) {
       },
       /** @param {Place} before @param {Place} where */
       drag(before, where) {
-        if (tool === "select" && hand.grid && (selection || where.at !== from)) select(rectangle(from, where.at, hand.grid));
+        if (tool === "select" && hand.grid && (selection || where.at !== from))
+          select(rectangle(from, where.at, hand.grid));
         if (tool !== "brush") return;
         for (const [row, column] of between([before.row, before.column], [where.row, where.column]))
           paint(reach({ at: where.at, row, column }), bench.code);

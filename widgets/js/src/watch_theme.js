@@ -26,6 +26,8 @@ export function watchTheme(repaint) {
 
 /** Whether the background of a node is dark. @param {Element} node */
 export function isDark(node) {
-  const [red, green, blue] = (getComputedStyle(node).backgroundColor.match(/[\d.]+/g) ?? ["255", "255", "255"]).map(Number);
+  const [red, green, blue] = (getComputedStyle(node).backgroundColor.match(/[\d.]+/g) ?? ["255", "255", "255"]).map(
+    Number,
+  );
   return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
 }

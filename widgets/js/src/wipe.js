@@ -11,8 +11,16 @@ import { element } from "./dom.js";
 export function wiped(key, at, far = false) {
   const step = far ? 10 : 1;
   /** @type {Record<string, number>} */
-  const steps = { ArrowLeft: -step, ArrowDown: -step, ArrowRight: step, ArrowUp: step, PageDown: -10, PageUp: 10,
-    Home: -100, End: 100 };
+  const steps = {
+    ArrowLeft: -step,
+    ArrowDown: -step,
+    ArrowRight: step,
+    ArrowUp: step,
+    PageDown: -10,
+    PageUp: 10,
+    Home: -100,
+    End: 100,
+  };
   return Math.min(100, Math.max(0, at + (steps[key] ?? 0)));
 }
 
@@ -25,11 +33,25 @@ export function wiped(key, at, far = false) {
  */
 export function wipe({ frame, label, names, change }) {
   const img = element("img", { alt: "", draggable: "false" });
-  const cover = element("div", { class: "chm-cover", "aria-hidden": "true" }, img,
-    element("span", { class: "chm-tag", text: names[0] }));
+  const cover = element(
+    "div",
+    { class: "chm-cover", "aria-hidden": "true" },
+    img,
+    element("span", { class: "chm-tag", text: names[0] }),
+  );
   const under = element("span", { class: "chm-tag chm-under", "aria-hidden": "true", text: names[1] });
-  const handle = element("div", { class: "chm-handle", role: "slider", tabindex: "0", "aria-label": label,
-    "aria-valuemin": 0, "aria-valuemax": 100 }, element("i"));
+  const handle = element(
+    "div",
+    {
+      class: "chm-handle",
+      role: "slider",
+      tabindex: "0",
+      "aria-label": label,
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+    },
+    element("i"),
+  );
   let on = false;
   let at = 50;
 

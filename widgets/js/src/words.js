@@ -43,7 +43,9 @@ export function lampWords(link, state) {
  * @param {number} step
  */
 export const settingWords = (value, step) =>
-  value === null ? "default" : value.toFixed(step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2);
+  value === null
+    ? "default"
+    : value.toFixed(step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2);
 
 /**
  * The facts below a reconstruction: a figure, and what it is.

@@ -7,13 +7,20 @@ import { marksOf, reach } from "../src/compare_panel.js";
 import { best, cell, colourOf, number, standing } from "../src/compare_tables.js";
 import { counted } from "../src/rate_plot.js";
 
-const close = (one, other) => assert.ok([...one].every((each, at) => Math.abs(each - other[at]) < 1e-6), `${[...one]} is not ${other}`);
+const close = (one, other) =>
+  assert.ok(
+    [...one].every((each, at) => Math.abs(each - other[at]) < 1e-6),
+    `${[...one]} is not ${other}`,
+  );
 
 test("smoothing is an unbiased mean that goes on as values come in, and leaves what is no number in its place", () => {
   const whole = new Averaged(0.5).add([0, 2, 4], [1, NaN, 3]).add([6], [5]);
   assert.deepEqual([...whole.recorded.values], [1, NaN, 3, 5]);
   assert.ok(Number.isNaN(whole.mean.values[1]));
-  close([0, 2, 3].map((at) => whole.mean.values[at]), [1, 3.5 / 1.5, (0.25 + 1.5 + 5) / 1.75]);
+  close(
+    [0, 2, 3].map((at) => whole.mean.values[at]),
+    [1, 3.5 / 1.5, (0.25 + 1.5 + 5) / 1.75],
+  );
   const later = new Averaged().add([0, 2, 4, 6], [1, NaN, 3, 5]);
   assert.equal(later.mean, later.recorded);
   later.smooth(0.5);
@@ -54,14 +61,36 @@ test("a run that goes on says how far it is", () => {
 });
 
 test("alarms, changes and forks are marks in the run's colour", () => {
-  const marks = marksOf({ row: { parent: "a", forked_at: 7 }, alarms: [[3, "WARN", "logit 60"]], changes: [[5, "rate 1 → 2"]] }, colourOf(9));
-  assert.deepEqual(marks.map(({ step, kind, told }) => [step, kind, told]),
-    [[7, "change", "forked from a"], [5, "change", "rate 1 → 2"], [3, "alarm", "WARN: logit 60"]]);
+  const marks = marksOf(
+    { row: { parent: "a", forked_at: 7 }, alarms: [[3, "WARN", "logit 60"]], changes: [[5, "rate 1 → 2"]] },
+    colourOf(9),
+  );
+  assert.deepEqual(
+    marks.map(({ step, kind, told }) => [step, kind, told]),
+    [
+      [7, "change", "forked from a"],
+      [5, "change", "rate 1 → 2"],
+      [3, "alarm", "WARN: logit 60"],
+    ],
+  );
   assert.ok(marks.every(({ colour }) => colour === "var(--curve-2)"));
 });
 
 test("losses count for at most the one at the start, and nan counts as it", () => {
-  const group = { name: "a", number: 0, losses: [[0.1, [1, 2]], [0.3, ["nan", 9]]] };
-  assert.deepEqual(counted(group, 5), [{ rate: 0.1, seeds: [1, 2], mean: 1.5 }, { rate: 0.3, seeds: [5, 5], mean: 5 }]);
-  assert.deepEqual(counted(group, Infinity).map(({ seeds }) => seeds), [[1, 2], [9]]);
+  const group = {
+    name: "a",
+    number: 0,
+    losses: [
+      [0.1, [1, 2]],
+      [0.3, ["nan", 9]],
+    ],
+  };
+  assert.deepEqual(counted(group, 5), [
+    { rate: 0.1, seeds: [1, 2], mean: 1.5 },
+    { rate: 0.3, seeds: [5, 5], mean: 5 },
+  ]);
+  assert.deepEqual(
+    counted(group, Infinity).map(({ seeds }) => seeds),
+    [[1, 2], [9]],
+  );
 });

@@ -9,7 +9,15 @@ import { errorMap, heat, sortFiles } from "../src/pictures.js";
 import { counts, lampWords, sentences, settingWords } from "../src/words.js";
 
 test("sentences end at punctuation before a space, and nothing is lost", () => {
-  for (const text of ["", "One. Two", "3.5 is a number. Yes!", "“Really?” he said", "no end", "a line\nanother", "Dr. No."]) {
+  for (const text of [
+    "",
+    "One. Two",
+    "3.5 is a number. Yes!",
+    "“Really?” he said",
+    "no end",
+    "a line\nanother",
+    "Dr. No.",
+  ]) {
     const [whole, rest] = sentences(text);
     assert.equal(whole + rest, text);
   }
@@ -68,16 +76,26 @@ test("arrow keys stay inside the grid", () => {
 test("bits and bytes of a reconstruction", () => {
   const codes = Array.from({ length: 8 }, () => Array(8).fill(3));
   const facts = counts({ codes, bits: 9, codebook: 512, psnr: 27.34, width: 64, height: 64 });
-  assert.deepEqual(facts, [["27.3", "dB PSNR"], ["64 × 9", "bits = 72 bytes"], ["171 ×", "smaller than the pixels"],
-    ["1", "of 512 codes used"]]);
+  assert.deepEqual(facts, [
+    ["27.3", "dB PSNR"],
+    ["64 × 9", "bits = 72 bytes"],
+    ["171 ×", "smaller than the pixels"],
+    ["1", "of 512 codes used"],
+  ]);
 });
 
 test("a request is settled by the kernel's answer, or found unanswered", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const sent = [];
   let listener;
-  const model = { get() {}, set() {}, save_changes() {}, on: (_, each) => (listener = each), off() {},
-    send: (content) => sent.push(content) };
+  const model = {
+    get() {},
+    set() {},
+    save_changes() {},
+    on: (_, each) => (listener = each),
+    off() {},
+    send: (content) => sent.push(content),
+  };
   const states = [];
   const link = connect(model, { receive() {}, change: (state) => states.push(state) });
   const first = link.request({ kind: "send" });
