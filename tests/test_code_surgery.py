@@ -15,9 +15,9 @@ import PIL.Image
 import pytest
 from test_widgets import RED, browser_says, eventually, recorded, recorder, updates
 
-from chameleon_widgets import code_surgery, edits
-from chameleon_widgets.code_surgery import CodeSurgery
-from chameleon_widgets.edits import Grid, History, grid_of
+from chameleon_widgets.images import code_surgery, edits
+from chameleon_widgets.images.code_surgery import CodeSurgery
+from chameleon_widgets.images.edits import Grid, History, grid_of
 from chameleon_widgets.pictures import png
 from chameleon_widgets.stills import WIDGET_VIEW
 

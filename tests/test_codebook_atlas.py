@@ -17,8 +17,9 @@ from test_widgets import Recorder, browser_says, recorder
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.records import CodebookUsage
-from chameleon_widgets import codebook_map, threads
-from chameleon_widgets.codebook_atlas import CodebookAtlas
+from chameleon_widgets import threads
+from chameleon_widgets.images import codebook_map
+from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 from chameleon_widgets.stills import WIDGET_VIEW
 
 SIDE = 4  # pixels of a cell
@@ -308,7 +309,7 @@ def test_a_click_sends_nothing_the_size_of_the_codebook():
 
 
 def test_colours_are_decoded_only_when_asked_for_and_a_choice_comes_in_between(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chameleon_widgets.codebook_study.SLICE", 0.0)
+    monkeypatch.setattr("chameleon_widgets.images.codebook_study.SLICE", 0.0)
     tokenizer = Levels()
     atlas = CodebookAtlas(tokenizer, pictures=TWO)
     atlas.wait()
@@ -329,7 +330,7 @@ def test_colours_are_decoded_only_when_asked_for_and_a_choice_comes_in_between(m
 
 
 def test_colours_no_longer_looked_at_are_not_decoded_until_they_are_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chameleon_widgets.codebook_study.SLICE", 0.0)
+    monkeypatch.setattr("chameleon_widgets.images.codebook_study.SLICE", 0.0)
     tokenizer = Levels()
     atlas = CodebookAtlas(tokenizer)
     tokenizer.gate.clear()

@@ -17,7 +17,7 @@ import traitlets
 
 from chameleon_lab.history import Alarm, Event, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import ComparePanel
-from chameleon_widgets.comparison import COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
+from chameleon_widgets.runs.comparison import COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
 from chameleon_widgets.stills import WIDGET_VIEW
 
 

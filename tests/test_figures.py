@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, lr_sensitivity
-from chameleon_widgets.comparison import COLOURS, Columns, smoothed
 from chameleon_widgets.figures import compare_figure, data_uri, run_figure, sensitivity_figure
+from chameleon_widgets.runs.comparison import COLOURS, Columns, smoothed
 
 
 def record(step: int, **values: float) -> StepRecord:

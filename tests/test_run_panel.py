@@ -20,8 +20,8 @@ from test_widgets import Recorder, browser_says, eventually, recorder, updates
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, event_line
 from chameleon_widgets import threads
-from chameleon_widgets.run_feed import CHUNK, ROWS, RunFeed, packed, told
-from chameleon_widgets.run_panel import RunPanel, summary
+from chameleon_widgets.runs.run_feed import CHUNK, ROWS, RunFeed, packed, told
+from chameleon_widgets.runs.run_panel import RunPanel, summary
 from chameleon_widgets.stills import WIDGET_VIEW
 
 nan = math.nan

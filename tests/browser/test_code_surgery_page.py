@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import sample_scene
-from chameleon_widgets.code_surgery import CodeSurgery
+from chameleon_widgets.images.code_surgery import CodeSurgery
 from chameleon_widgets.pictures import png
 
 CODEC = fakes.Codec()

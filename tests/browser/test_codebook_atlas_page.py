@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.records import CodebookUsage
-from chameleon_widgets.codebook_atlas import CodebookAtlas
-from chameleon_widgets.codebook_map import columns_of
+from chameleon_widgets.images.codebook_atlas import CodebookAtlas
+from chameleon_widgets.images.codebook_map import columns_of
 
 CELL = """([code, columns, order]) => {
   const canvas = document.querySelector('.chm-atlas-map canvas');

@@ -16,7 +16,7 @@ class Timed(GrowingRun):
         super().grow(*records)
         self.told[self.records[-1].step] = time.time()
 
-from chameleon_widgets.run_panel import RunPanel"""
+from chameleon_widgets.runs.run_panel import RunPanel"""
 
 LEFT = (
     "import threading\nsorted(thread.name for thread in threading.enumerate() if thread.name.startswith('run panel'))"

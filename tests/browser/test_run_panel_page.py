@@ -11,7 +11,7 @@ from fakes import GrowingRun, step_record
 from playwright.sync_api import expect
 
 from chameleon_lab.history import StepRecord
-from chameleon_widgets.run_panel import RunPanel
+from chameleon_widgets.runs.run_panel import RunPanel
 
 PIXELS = """([selector, x, y, width, height]) => {
   const canvas = document.querySelector(selector);

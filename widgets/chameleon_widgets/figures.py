@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
-from chameleon_widgets.comparison import (
+from chameleon_widgets.runs.comparison import (
     COLOURS,
     Columns,
     first_measures,

@@ -1,8 +1,9 @@
 // How counts of codes are shown. Run with `node --test test/codebook_scale.test.js`.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
-import { colourAt, grouped, percent, ranked, share, short, ticks, times } from "../src/codebook_scale.js";
+import { grouped, percent, short } from "../src/charts/axis.js";
+import { colourAt } from "../src/charts/canvas.js";
+import { ranked, share, ticks, times } from "../src/images/codebook_scale.js";
 
 test("each tenfold is as far on the scale, from one at the start to the most at the end", () => {
   assert.equal(share(1, 1000), 0);

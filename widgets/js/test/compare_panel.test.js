@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Averaged } from "../src/averaged.js";
-import { marksOf, reach } from "../src/compare_panel.js";
-import { best, cell, colourOf, number, standing } from "../src/compare_tables.js";
-import { counted } from "../src/rate_plot.js";
+import { Averaged } from "../src/charts/averaged.js";
+import { marksOf, reach } from "../src/runs/compare_panel.js";
+import { best, cell, colourOf, number, standing } from "../src/runs/compare_tables.js";
+import { counted } from "../src/runs/rate_plot.js";
 
 const close = (one, other) =>
   assert.ok(

@@ -1,12 +1,13 @@
 // The functions that need no browser. Run with `npm test`.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
-import { moved } from "../src/code_grid.js";
-import { pack, tidy } from "../src/composer.js";
-import { connect } from "../src/link.js";
-import { errorMap, heat, sortFiles } from "../src/pictures.js";
-import { counts, lampWords, sentences, settingWords } from "../src/words.js";
+import { pack, tidy } from "../src/chat/composer.js";
+import { lampWords, sentences, settingWords } from "../src/chat/words.js";
+import { connect } from "../src/frame/link.js";
+import { sortFiles } from "../src/frame/pictures.js";
+import { moved } from "../src/images/code_grid.js";
+import { errorMap, heat } from "../src/images/errors.js";
+import { counts } from "../src/images/round_trip.js";
 
 test("sentences end at punctuation before a space, and nothing is lost", () => {
   for (const text of [

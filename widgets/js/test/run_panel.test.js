@@ -2,13 +2,13 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { duration, figure, linearTicks, logTicks } from "../src/axis.js";
-import { levelOf } from "../src/head_strip.js";
-import { placed } from "../src/heat_map.js";
-import { BROKEN, FINE, Layers, MISSING } from "../src/layers.js";
-import { Points } from "../src/points.js";
-import { changesOf, rowsOf } from "../src/run_hands.js";
-import { grouped, RunRecords } from "../src/run_records.js";
+import { duration, figure, linearTicks, logTicks } from "../src/charts/axis.js";
+import { placed } from "../src/charts/heat_map.js";
+import { BROKEN, FINE, Layers, MISSING } from "../src/charts/layers.js";
+import { Points } from "../src/charts/points.js";
+import { levelOf } from "../src/runs/head_strip.js";
+import { changesOf, rowsOf } from "../src/runs/run_hands.js";
+import { grouped, RunRecords } from "../src/runs/run_records.js";
 
 let seed = 7;
 const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;

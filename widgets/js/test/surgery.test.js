@@ -14,8 +14,8 @@ import {
   replay,
   squares,
   tally,
-} from "../src/strokes.js";
-import { codesInHand } from "../src/surgery_codes.js";
+} from "../src/images/strokes.js";
+import { codesInHand } from "../src/images/surgery_codes.js";
 
 const shape = { rows: 4, columns: 7 };
 

@@ -1,0 +1,214 @@
+"""The runs that a comparison follows: what is known of them so far, as plain values, and what a screen has not seen."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chameleon_lab.history import History, RecordedRun, RunState, lr_sensitivity
+from chameleon_widgets.runs.comparison import (
+    Columns,
+    RunLike,
+    differences,
+    outcome,
+    outcomes_by_rate,
+    wide,
+    worded,
+    words,
+)
+from chameleon_widgets.chat.conversation import paragraph
+
+SHOWN_DIFFERENCES = 4  # in a caption
+
+
+@dataclass
+class ComparedRun:
+    """One of the runs as it was when it was looked at last."""
+
+    run: RunLike
+    state: RunState
+    config: Mapping[str, Any] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
+    sent: dict[str, int] = field(default_factory=dict)  # how many values of each measure the screen has
+    trouble: str = ""
+
+    def look(self) -> None:
+        """Reads how the run stands. What went wrong with that is kept for its row."""
+        era = self.columns.era
+        try:
+            self.state = self.run.state
+            self.columns.take(self.run.history)
+            self.config = self.config or getattr(self.run, "config", {})
+            self.trouble = ""
+        except Exception as error:  # a folder that is damaged must not blind the panel to the other runs
+            self.trouble = f"This run cannot be read: {paragraph(error)}"
+        if self.columns.era != era:
+            self.sent = {}
+
+    @property
+    def forked(self) -> str:
+        """What sets a fork apart, in words; empty where it is none."""
+        if not self.state.parent:
+            return ""
+        at = "" if self.state.forked_at is None else f" at step {self.state.forked_at:,}"
+        return f"forked from {self.state.parent}{at}" + (f": {self.state.difference}" if self.state.difference else "")
+
+
+class ComparedRuns:
+    """Runs by name, safe to ask from any thread. Everything asked is as of the last `look`."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, ComparedRun] = {}
+        self._lock = threading.RLock()
+
+    def add(self, run: RunLike | Path | str, name: str = "") -> None:
+        """One more, or the folder of one; called `name`, else what its state says, with a number where that is taken.
+
+        Raises FileNotFoundError for a folder without a run and TypeError for what is none.
+        """
+        run = RecordedRun(run) if isinstance(run, str | Path) else run
+        state = getattr(run, "state", None)
+        if not isinstance(state, RunState) or not isinstance(getattr(run, "history", None), History):
+            raise TypeError(
+                f"A panel compares runs, which have a state and a history, and folders of such; not a "
+                f"{type(run).__name__}."
+            )
+        name = name or state.name or "run"
+        with self._lock:
+            names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+            self._runs[next(each for each in names if each not in self._runs)] = ComparedRun(run, state)
+
+    def look(self) -> None:
+        with self._lock:
+            for each in self._runs.values():
+                each.look()
+
+    @property
+    def over(self) -> bool:
+        return all(each.state.over for each in self._runs.values())
+
+    @property
+    def measures(self) -> list[str]:
+        """What any of them recorded."""
+        with self._lock:
+            return sorted({name for each in self._runs.values() for name in each.columns.names})
+
+    @property
+    def histories(self) -> dict[str, History]:
+        with self._lock:
+            return {name: each.columns.history for name, each in self._runs.items()}
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """What each came to, a row each; None for what it did not record."""
+        with self._lock:
+            return [self._row(name, each) for name, each in self._runs.items()]
+
+    @property
+    def differences(self) -> dict[str, dict[str, Any]]:
+        with self._lock:
+            return differences({name: each.config for name, each in self._runs.items()})
+
+    def by_rate(self, hidden: Sequence[str] = ()) -> tuple[dict[str, dict[float, list[float]]], float]:
+        """`comparison.outcomes_by_rate` of all that are not hidden."""
+        with self._lock:
+            shown = {name: each for name, each in self._runs.items() if name not in hidden}
+            configs = {name: each.config for name, each in shown.items()}
+            return outcomes_by_rate(configs, {name: each.columns for name, each in shown.items()})
+
+    def note(self, hidden: Sequence[str] = ()) -> str:
+        """What a caption says of forks and of configs: the first few of the settings that differ."""
+        with self._lock:
+            shown = {name: each for name, each in self._runs.items() if name not in hidden}
+            apart = differences({name: each.config for name, each in shown.items()})
+            forks = [f"{name} {each.forked}." for name, each in shown.items() if each.forked]
+        told = [
+            f"{key} " + ", ".join(f"{worded(value)} ({name})" for name, value in of.items())
+            for key, of in itertools.islice(apart.items(), SHOWN_DIFFERENCES)
+        ]
+        more = len(apart) - len(told)
+        settings = f"They differ in {'; '.join(told)}{f'; and {more} more settings' if more else ''}." if told else ""
+        return " ".join([*forks, settings])
+
+    # What goes to the screen
+
+    def told(self, hidden: Sequence[str] = ()) -> dict[str, Any]:
+        """All but the curves, as JSON can hold it."""
+        with self._lock:
+            outcomes, start = self.by_rate(hidden)
+            groups = [
+                {
+                    "name": name,
+                    "number": plain(lr_sensitivity(losses, start)),
+                    "losses": [[rate, [plain(loss) for loss in of]] for rate, of in losses.items()],
+                }
+                for name, losses in outcomes.items()
+            ]
+            apart = [
+                {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
+                for key, of in self.differences.items()
+            ]
+            return {
+                "runs": [self._facts(name, each) for name, each in self._runs.items()],
+                "known": [{"name": name, "words": words(name), "log": wide(name)} for name in self.measures],
+                "differences": apart,
+                "rates": {"start": plain(start), "groups": groups},
+            }
+
+    def news(self, measures: Sequence[str], anew: bool = False) -> tuple[list[list[Any]], list[bytes]]:
+        """[run, measure, place of the first value], and a buffer each, of what the screen has not had: steps, then
+        values, float64. All of it when `anew`."""
+        parts, buffers = [], []
+        with self._lock:
+            for at, each in enumerate(self._runs.values()):
+                each.sent = {} if anew else each.sent
+                for measure in measures:
+                    since = each.sent.get(measure, 0)
+                    steps, values = each.columns.series(measure, since)
+                    if len(steps) or measure not in each.sent:
+                        parts.append([at, measure, since])
+                        buffers.append(steps.astype("<f8").tobytes() + values.astype("<f8").tobytes())
+                        each.sent[measure] = since + len(steps)
+        return parts, buffers
+
+    def _row(self, name: str, each: ComparedRun) -> dict[str, Any]:
+        state = each.state
+        row = {"run": name, **outcome(state, each.columns), "error": each.trouble or state.error}
+        forked = {"parent": state.parent, "forked_at": state.forked_at, "difference": state.difference}
+        return row | (forked if state.parent else {})
+
+    def _facts(self, name: str, each: ComparedRun) -> dict[str, Any]:
+        history = each.columns.history
+        return {
+            "row": {key: plain(value) for key, value in self._row(name, each).items()},
+            "progress": each.state.progress,
+            "over": each.state.over,
+            "configured": bool(each.config),
+            "forked": each.forked,
+            "alarms": [[alarm.step, alarm.level, alarm.told] for alarm in history.alarms],
+            "changes": [
+                [change.step, f"{change.name} {worded(change.before)} → {worded(change.after)}"]
+                for change in history.interventions
+            ],
+        }
+
+
+def summary(row: Mapping[str, Any]) -> str:
+    """A row of the table in a line of words."""
+    parts = [f"{row['run']}: {row['status']}, {row['steps']:,} steps"]
+    for key, told in (("held_out_loss", "held-out loss"), ("max_attention_logit", "max attention logit")):
+        if row[key] is not None:
+            parts.append(f"{told} {row[key]:.4g}")
+    if row["alarms"]:
+        parts.append(f"{row['alarms']} alarm{'s' if row['alarms'] > 1 else ''}")
+    return ", ".join(parts) + (f". {row['error']}" if row["error"] else "")
+
+
+def plain(value: Any) -> Any:
+    """JSON has no nan and no infinity: they go by name."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

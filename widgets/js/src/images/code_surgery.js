@@ -1,0 +1,398 @@
+// Code surgery: codes are painted over a picture's grid, and the kernel decodes the picture anew.
+
+import { button, download, element, icon, lamp, root } from "../frame/dom.js";
+import { connect } from "../frame/link.js";
+import { pngUrl } from "../frame/pictures.js";
+import { hidesStill, stillKeeper } from "../frame/still.js";
+import { cellsWhere, codesFile, tally } from "./strokes.js";
+import { bench as makeBench } from "./surgery_bench.js";
+import { board, overlay } from "./surgery_board.js";
+import { codesInHand } from "./surgery_codes.js";
+import { filesFor } from "./surgery_files.js";
+import { palette } from "./surgery_palette.js";
+import { panes } from "./surgery_panes.js";
+import { GLYPHS, TOOLS, toolButton, worded } from "./surgery_tools.js";
+import { work } from "./surgery_work.js";
+
+const NUMBERED = 12; // columns up to which numbers can be read
+const UNKNOWN = "color-mix(in srgb, var(--accent) 40%, transparent)"; // of what is painted with a code not seen yet
+const KEPT = "What you paint is kept here, and decoded as soon as the kernel answers.";
+const REST = 800; // milliseconds without an edit before the still is made
+
+/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
+function render({ model, el }) {
+  /** @type {number | null} */
+  let lit = null; // the code whose swatch is pointed at
+  let [known, drawing, resting] = [0, 0, 0];
+  let [whole, silent, opening] = [false, false, false];
+  let error = "";
+
+  const link = connect(model, { receive, change: refresh });
+  const keeper = stillKeeper(model, link);
+  const hand = codesInHand(link.request, requestAnimationFrame);
+
+  const box = root("Code surgery", "surgery");
+  box.tabIndex = -1;
+  const signal = lamp();
+  const stills = element("div", { hidden: true });
+  const undo = toolButton("Undo", "Ctrl+Z", GLYPHS.undo, () => move(-1));
+  const redo = toolButton("Redo", "Ctrl+Shift+Z", GLYPHS.redo, () => move(1));
+  const reset = toolButton("Reset", "", GLYPHS.reset, () => hands.restore(), {
+    hint: "the codes as they came, in the selection or everywhere",
+  });
+  const gridSwitch = toolButton("Grid", "G", GLYPHS.grid, () => toggle(gridSwitch), {
+    hint: "lines and marks",
+    pressed: true,
+  });
+  const numberSwitch = toolButton("Numbers", "N", GLYPHS.numbers, () => toggle(numberSwitch), {
+    hint: "codes in their cells",
+    pressed: false,
+  });
+  const savePicture = worded("PNG", icon("save"), exportPicture, "Save the picture as PNG");
+  const saveCodes = worded("JSON", icon("save"), exportCodes, "Save the codes as JSON");
+  const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples", hidden: true });
+  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
+  const empty = element("div", {
+    class: "chm-lead chm-empty-stage",
+    text: "Paste, drop or open a picture, or codes in a JSON file.",
+  });
+  const facts = element("div", { class: "chm-facts" });
+  const readout = element("div", { class: "chm-readout", role: "status" });
+  const swatches = palette({
+    choose: (code) => bench.set(code),
+    point: (code) => {
+      lit = code;
+      mark();
+    },
+    want: (codes) => link.request({ kind: "swatches", codes }),
+  });
+  const bench = makeBench({
+    face: swatches.face,
+    recent: swatches.recent,
+    chosen,
+    say,
+    sized: () => use("brush"),
+    scatter,
+  });
+  const hands = work({
+    hand,
+    bench,
+    pointed: mark,
+    changed: () => {
+      rest();
+      redraw();
+    },
+  });
+  const tools = TOOLS.map(({ name, label, key, path, hint }) => ({
+    name,
+    node: toolButton(label, key, path, () => use(name), { hint, pressed: false }),
+  }));
+  const rail = element(
+    "div",
+    { class: "chm-rail", role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" },
+    ...tools.map(({ node }) => node),
+  );
+  const plate = board({ label: "Codes of the picture", describe, acts: hands.board });
+  const mirror = overlay();
+  const views = panes(plate.node, mirror.node);
+  const stage = element(
+    "div",
+    { class: "chm-theatre" },
+    rail,
+    element("div", { class: "chm-panes" }, views.edited.node, views.other.node),
+  );
+  const gap = () => element("i", { class: "chm-gap" });
+
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      signal.node,
+      element(
+        "div",
+        { class: "chm-tools", role: "toolbar", "aria-label": "Surgery" },
+        undo,
+        redo,
+        reset,
+        gap(),
+        gridSwitch,
+        numberSwitch,
+        gap(),
+        savePicture,
+        saveCodes,
+        ...filesFor(box, { open, tell }),
+      ),
+    ),
+    samples,
+    empty,
+    stage,
+    alert,
+    bench.node,
+    swatches.node,
+    element("footer", { class: "chm-feet" }, facts, readout),
+  );
+  el.replaceChildren(box);
+  box.addEventListener("keydown", shortcut);
+
+  // What comes in
+
+  /** @param {any} content @param {ArrayBuffer[]} [buffers] */
+  async function open(content, buffers) {
+    hand.send();
+    tell("");
+    opening = true;
+    refresh();
+    if (await link.request(content, buffers)) return;
+    opening = false;
+    tell("Nothing was opened: the kernel is busy with another cell, or gone.");
+  }
+
+  /** @param {any} message @param {DataView[]} buffers */
+  function receive(message, buffers) {
+    if (message.kind === "still") return keeper.receive(message);
+    if (message.kind !== "update") return;
+    const rest = [...buffers];
+    const next = () => /** @type {DataView} */ (rest.shift());
+    if (message.samples) showSamples(message.samples, next);
+    if ("codebook" in message) bench.know(message.codebook);
+    hand.take(message, next);
+    if (message.error !== undefined) {
+      whole = true;
+      opening = false;
+      tell(message.error);
+    }
+    if (hand.grid && hand.grid.key !== known) begin(hand.grid);
+    if (message.picture) {
+      stage.style.setProperty("--w", message.picture.width);
+      stage.style.setProperty("--h", message.picture.height);
+      if (message.picture.fresh) hand.dried();
+      views.show(next(), message.picture.before ? next() : null);
+    }
+    for (const code of message.swatches ?? []) swatches.receive(code, next());
+    if (silent && link.state === "connected") {
+      silent = false;
+      hand.resend();
+      swatches.forget();
+    }
+    redraw();
+    refresh();
+  }
+
+  /** @param {string[]} names @param {() => DataView} next */
+  function showSamples(names, next) {
+    samples.replaceChildren(
+      ...names.map((name) => {
+        const node = button("", null, () => open({ kind: "sample", name }), { class: "chm-sample", title: name });
+        node.append(
+          element("img", { src: pngUrl(next()), alt: "", draggable: "false" }),
+          element("span", { class: "chm-sample-name", text: name }),
+        );
+        return node;
+      }),
+    );
+    samples.hidden = !names.length;
+  }
+
+  /** @param {import("./surgery_codes.js").Grid} grid that was opened */
+  function begin(grid) {
+    const often = [...tally(grid.original)].sort((one, other) => other[1] - one[1]).map(([code]) => code);
+    hands.begin();
+    plate.shape(grid);
+    mirror.shape(grid);
+    swatches.begin();
+    if (!known) bench.set(often[1] ?? often[0]); // the commonest is background, as a rule
+    known = grid.key;
+  }
+
+  // What is done
+
+  /** @param {number} steps */
+  function move(steps) {
+    hand.send();
+    link.request({ kind: "move", steps });
+    rest();
+  }
+
+  function rest() {
+    clearTimeout(resting);
+    resting = setTimeout(() => link.request({ kind: "rest" }), REST);
+  }
+
+  function scatter() {
+    say(hands.scatter());
+  }
+
+  /** @param {number} code */
+  function chosen(code) {
+    swatches.current(code);
+    mark();
+  }
+
+  /** @param {string} name */
+  function use(name) {
+    hands.use(name);
+    stage.dataset.tool = name;
+    for (const tool of tools) tool.node.setAttribute("aria-pressed", String(tool.name === name));
+  }
+
+  /** @param {HTMLElement} which */
+  function toggle(which) {
+    which.setAttribute("aria-pressed", String(!pressed(which)));
+    redraw();
+  }
+
+  /** @param {HTMLElement} which */
+  function pressed(which) {
+    return which.getAttribute("aria-pressed") === "true";
+  }
+
+  /** @param {KeyboardEvent} event */
+  function shortcut(event) {
+    if (event.target instanceof HTMLInputElement || event.altKey || !hand.grid) return;
+    const key = event.key.toLowerCase();
+    /** @type {Record<string, () => void>} */
+    const acts =
+      event.ctrlKey || event.metaKey
+        ? { z: () => move(event.shiftKey ? 1 : -1), y: () => move(1) }
+        : {
+            g: () => toggle(gridSwitch),
+            n: () => numberSwitch.click(),
+            d: views.flip,
+            r: scatter,
+            escape: () => hands.select(null),
+            ...Object.fromEntries(TOOLS.map((tool) => [tool.key.toLowerCase(), () => use(tool.name)])),
+            ...Object.fromEntries([1, 2, 3].map((size) => [String(size), () => bench.resize(size)])),
+          };
+    if (!Object.hasOwn(acts, key)) return;
+    event.preventDefault();
+    acts[key]();
+  }
+
+  async function exportPicture() {
+    download("picture.png", await views.file());
+  }
+
+  function exportCodes() {
+    const { grid } = hand;
+    if (grid)
+      download("codes.json", new Blob([codesFile(grid.codes, grid, bench.codebook)], { type: "application/json" }));
+  }
+
+  // What is seen
+
+  /** @param {number} at */
+  function describe(at) {
+    const { grid } = hand;
+    if (!grid) return "";
+    const [now, was] = [grid.codes[at], grid.original[at]];
+    return `Row ${Math.floor(at / grid.columns) + 1}, column ${(at % grid.columns) + 1}, code ${now}${now === was ? "" : `, was ${was}`}`;
+  }
+
+  /** What is pointed at, and what a click would do. */
+  function mark() {
+    const { grid } = hand;
+    if (!grid) return;
+    const { place, tool } = hands;
+    const preview = hands.preview();
+    const same = lit === null ? [] : cellsWhere(grid.codes.length, (at) => grid.codes[at] === lit);
+    plate.mark({ preview, same });
+    mirror.mark({ preview, same });
+    const paints = place && ["fill", "swap"].includes(tool) && grid.codes[place.at] !== bench.code;
+    say(
+      place
+        ? describe(place.at) +
+            (paints ? ` → ${bench.code} in ${preview.length} ${preview.length === 1 ? "cell" : "cells"}` : "")
+        : "",
+    );
+  }
+
+  /** @param {string} text */
+  function say(text) {
+    readout.textContent = text;
+  }
+
+  /** Shows everything that follows from the codes, once in a frame. */
+  function redraw() {
+    drawing ||= requestAnimationFrame(() => {
+      drawing = 0;
+      const { grid } = hand;
+      if (!grid) return;
+      const { codes, original, drawn } = grid;
+      const changed = cellsWhere(codes.length, (at) => codes[at] !== original[at]);
+      /** @type {Map<string, number[]>} */
+      const wet = new Map();
+      for (const at of cellsWhere(codes.length, (each) => codes[each] !== drawn[each])) {
+        const colour = swatches.colourOf(codes[at]) || UNKNOWN;
+        wet.set(colour, [...(wet.get(colour) ?? []), at]);
+      }
+      const selection = hands.selection ?? [];
+      plate.mark({ changed, selection, wet });
+      mirror.mark({ changed, selection });
+      plate.numbers(pressed(numberSwitch) && grid.columns <= NUMBERED ? codes : null);
+      plate.say();
+      const counts = tally(codes);
+      swatches.count(tally(original), counts);
+      views.edited.words.textContent = `from ${grid.rows} × ${grid.columns} codes`;
+      /** @type {[number, string][]} */
+      const shown = [
+        [changed.length, `of ${codes.length} cells changed`],
+        [counts.size, bench.codebook ? `of ${bench.codebook} codes used` : "different codes"],
+      ];
+      if (hands.selection) shown.push([hands.selection.size, "selected"]);
+      facts.replaceChildren(
+        ...shown.map(([value, words]) =>
+          element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`),
+        ),
+      );
+      box.classList.toggle("chm-bare", !pressed(gridSwitch));
+      if (hands.place) mark();
+      refresh();
+    });
+  }
+
+  /** @param {string} text */
+  function tell(text) {
+    error = text;
+    refresh();
+  }
+
+  function refresh() {
+    const { grid } = hand;
+    const { state } = link;
+    silent ||= state === "silent";
+    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
+    else if (state === "connecting") signal.show("connecting", "Connecting");
+    else if (opening || model.get("status") === "working") signal.show("working", opening ? "Opening" : "Decoding");
+    else if (error) signal.show("error", "Error");
+    else signal.show("idle", "Ready");
+    const trouble = state === "silent" && hand.waits ? KEPT : error;
+    alert.hidden = !trouble;
+    if (alert.textContent !== trouble) alert.textContent = trouble;
+    box.classList.toggle("chm-orphan", state === "silent" && !whole);
+    stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
+    stage.hidden = bench.node.hidden = swatches.node.hidden = !grid;
+    empty.hidden = Boolean(grid);
+    undo.disabled = !hand.undo;
+    redo.disabled = !grid?.redo;
+    numberSwitch.disabled = !grid || grid.columns > NUMBERED;
+    for (const each of [reset, gridSwitch, savePicture, saveCodes]) each.disabled = !grid;
+    for (const node of samples.children)
+      node.setAttribute("aria-pressed", String(node.getAttribute("title") === grid?.name));
+  }
+
+  model.on("change:status", refresh);
+  use("brush");
+  refresh();
+  link.request({ kind: "hello" });
+  return () => {
+    clearTimeout(resting);
+    cancelAnimationFrame(drawing);
+    model.off("change:status", refresh);
+    swatches.dispose();
+    keeper.dispose();
+    link.close();
+  };
+}
+
+export default { render };

@@ -1,0 +1,475 @@
+// The run panel: a training as it goes on, on one axis of steps: its curves, its layers, its heads, and what happened.
+
+import { duration, figure, stepText } from "../charts/axis.js";
+import { oncePerFrame } from "../charts/canvas.js";
+import { curves } from "../charts/curves.js";
+import { heatMap } from "../charts/heat_map.js";
+import { button, element, icon, lamp, root } from "../frame/dom.js";
+import { connect } from "../frame/link.js";
+import { hidesStill, stillKeeper } from "../frame/still.js";
+import { isDark, watchTheme } from "../frame/theme.js";
+import { headStrip, THRESHOLDS } from "./head_strip.js";
+import { alarmMark, changeMark, runEvents } from "./run_events.js";
+import { runHands } from "./run_hands.js";
+import { grouped, RunRecords, styled, words } from "./run_records.js";
+
+const LOGITS = "max_attention_logit";
+const FIRST = ["loss", LOGITS]; // charts that are open at the start
+const UNITS = { loss: "nats a token", log_partition: "log Z", seconds: "s" };
+const LAMPS = {
+  waiting: "waiting",
+  running: "working",
+  paused: "reading",
+  finished: "idle",
+  stopped: "stopped",
+  failed: "error",
+  interrupted: "stopped",
+};
+const WORDS = {
+  waiting: "Waiting to start",
+  running: "Training",
+  paused: "Paused",
+  finished: "Finished",
+  stopped: "Stopped",
+  failed: "Failed",
+  interrupted: "Interrupted",
+};
+const RANGES = [
+  ["all", "whole run"],
+  ["10000", "last 10,000 steps"],
+  ["1000", "last 1,000 steps"],
+  ["100", "last 100 steps"],
+];
+
+/** @typedef {ReturnType<typeof curves>} Chart */
+
+/** A measure as the title of its chart. @param {string} measure */
+const titled = (measure) => measure.charAt(0).toUpperCase() + words(measure).slice(1);
+
+/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
+function render({ model, el }) {
+  const records = new RunRecords();
+  /** @type {any} */
+  let facts = null;
+  let unreadable = "";
+  let trouble = ""; // what the page itself has to say
+  let asking = ""; // a command that has not been answered
+  let refusals = 0; // errors of commands seen so far
+  /** @type {[number, number] | null} */
+  let dragged = null;
+  let span = "all";
+  let askedAgain = 0;
+  /** @type {number | null} */
+  let cursor = null;
+  /** @type {number | null} */
+  let pinned = null;
+  /** @type {Map<string, {chart: Chart, log: boolean, key: string}>} */
+  const charts = new Map();
+  /** @type {Set<string>} */
+  const open = new Set(FIRST);
+  let chipKey = "";
+  let layerKey = "";
+  /** @type {import("../charts/curves.js").Mark[]} */
+  let marks = [];
+
+  const box = root("Run panel", "run");
+  const signal = lamp();
+  const stills = element("div", { hidden: true });
+  const name = element("b", { class: "chm-run-name" });
+  const lineage = element("span", { class: "chm-run-lineage" });
+  const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
+  const stop = button("Stop", "stop", () => act("stop"));
+  const save = button("Save a checkpoint now", "save", () => act("save"));
+  const settingsSwitch = button("Settings", "settings", () => unfold(hands.form), {
+    "aria-expanded": "false",
+  });
+  const forkSwitch = button("Fork", "fork", () => unfold(hands.fork), { "aria-expanded": "false" });
+  const tools = element(
+    "div",
+    { class: "chm-tools", role: "toolbar", "aria-label": "Controls" },
+    pause,
+    stop,
+    save,
+    settingsSwitch,
+    forkSwitch,
+  );
+  const bar = element(
+    "div",
+    { class: "chm-run-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+    element("i"),
+  );
+  const pace = element("div", { class: "chm-run-pace" });
+  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
+  const hands = runHands({ act });
+  const chips = element("div", { class: "chm-run-chips", role: "group", "aria-label": "Measures" });
+  const range = element(
+    "select",
+    { class: "chm-select", "aria-label": "Steps shown", on: { change: choose } },
+    ...RANGES.map(([value, text]) => element("option", { value, text })),
+    element("option", { value: "dragged", text: "as dragged", hidden: true }),
+  );
+  const whole = button("Whole run", null, () => zoom(null), { hidden: true });
+  const bench = element(
+    "div",
+    { class: "chm-run-bench" },
+    chips,
+    element("div", { class: "chm-run-range" }, whole, range),
+  );
+  const stack = element("div", { class: "chm-run-charts" });
+  const empty = element("div", { class: "chm-lead chm-empty-stage" });
+  const heat = heatMap({ pointed: point });
+  const layered = element("select", {
+    class: "chm-select",
+    "aria-label": "Measure of layers",
+    on: { change: refreshSoon },
+  });
+  const logHeat = logSwitch("Colours on a log scale", refreshSoon);
+  const heatBox = element(
+    "section",
+    { class: "chm-run-layers", "aria-label": "Layers over time" },
+    element("div", { class: "chm-run-title" }, element("b", { text: "By layer" }), layered, logHeat),
+    heat.node,
+  );
+  const strip = headStrip();
+  const events = runEvents({ light, pick });
+  const below = element("div", { class: "chm-run-below" }, strip.node, events.node);
+  const body = element("div", { class: "chm-run-body" }, bench, stack, heatBox, below);
+
+  box.append(
+    stills,
+    element(
+      "header",
+      { class: "chm-head" },
+      element("div", { class: "chm-run-who" }, signal.node, name, lineage),
+      tools,
+    ),
+    bar,
+    pace,
+    alert,
+    hands.form,
+    hands.fork,
+    empty,
+    body,
+  );
+  el.replaceChildren(box);
+
+  const link = connect(model, { receive, change: refreshSoon });
+  const keeper = stillKeeper(model, link);
+  const frame = oncePerFrame(refresh);
+  function refreshSoon() {
+    frame.ask();
+  }
+
+  // What is asked of the kernel
+
+  /** @param {string} command @param {Record<string, any>} [args] */
+  async function act(command, args = {}) {
+    trouble = "";
+    asking = command;
+    refreshSoon();
+    const arrived = await link.request({ kind: "act", command, arguments: args });
+    if (!arrived) trouble = "The kernel has not answered: it is busy with another cell, or gone.";
+    if (asking === command) asking = "";
+    refreshSoon();
+  }
+
+  /** @param {any} message @param {DataView[]} buffers */
+  function receive(message, buffers) {
+    if (message.kind === "still") return keeper.receive(message);
+    if (message.kind !== "update") return;
+    unreadable = message.unreadable ?? "";
+    if (message.state) {
+      facts = message.state;
+      if (facts.errors > refusals) hands.refused();
+      refusals = facts.errors;
+      hands.show(facts.settings, facts.offers);
+    }
+    if (message.records && !records.take(message, buffers) && performance.now() - askedAgain > 1000) {
+      askedAgain = performance.now();
+      link.request({ kind: "hello" });
+    }
+    refreshSoon();
+  }
+
+  // What is looked at
+
+  /** @param {HTMLFormElement} form */
+  function unfold(form) {
+    const opens = form.hidden;
+    for (const [each, its] of /** @type {const} */ ([
+      [settingsSwitch, hands.form],
+      [forkSwitch, hands.fork],
+    ])) {
+      its.hidden = its !== form || !opens;
+      each.setAttribute("aria-expanded", String(!its.hidden));
+    }
+    if (opens) /** @type {HTMLElement | null} */ (form.querySelector("input, select"))?.focus();
+  }
+
+  function choose() {
+    span = range.value;
+    if (span !== "dragged") dragged = null;
+    refreshSoon();
+  }
+
+  /** @param {[number, number] | null} ends */
+  function zoom(ends) {
+    dragged = ends;
+    span = ends ? "dragged" : "all";
+    range.value = span;
+    refreshSoon();
+  }
+
+  /** Steps at the two ends of every picture. @returns {[number, number] | null} */
+  function ends() {
+    if (!records.count) return null;
+    if (dragged) return dragged;
+    const { firstStep, lastStep } = records;
+    const stride = 2 ** Math.max(0, Math.floor(Math.log2((lastStep - firstStep) / 2048))); // below a pixel, so that pictures need not move at every step
+    const last = firstStep + stride * Math.max(1, Math.ceil((lastStep - firstStep) / stride));
+    return [Number(span) ? Math.max(records.firstStep, last - Number(span)) : records.firstStep, last];
+  }
+
+  /** The cursor stands at a step, on every picture. @param {number | null} step */
+  function point(step) {
+    cursor = step;
+    const at = step ?? pinned;
+    for (const { chart } of charts.values()) chart.point(at);
+    heat.point(at);
+    strip.show(records.layers.get(LOGITS), at);
+  }
+
+  /** @param {import("../charts/curves.js").Mark | null} mark */
+  function light(mark) {
+    for (const { chart } of charts.values()) chart.light(mark);
+  }
+
+  /** Keeps the cursor at what happened; a second time lets go. @param {import("../charts/curves.js").Mark} mark */
+  function pick(mark) {
+    pinned = pinned === mark.step ? null : mark.step;
+    const seen = ends();
+    if (pinned !== null && dragged && seen && (mark.step < seen[0] || mark.step > seen[1])) zoom(null);
+    point(null);
+  }
+
+  /** @param {string} label @param {() => void} change */
+  function logSwitch(label, change) {
+    const node = button(
+      label,
+      null,
+      () => {
+        node.setAttribute("aria-pressed", String(node.getAttribute("aria-pressed") !== "true"));
+        change();
+      },
+      { "aria-pressed": "false", class: "chm-button chm-run-log", "aria-label": label, title: label },
+    );
+    node.textContent = "log";
+    return node;
+  }
+
+  // The screen, once a frame
+
+  function refresh() {
+    const state = link.state;
+    const status = /** @type {keyof typeof WORDS} */ (facts?.status ?? "waiting");
+    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
+    else if (state === "connecting") signal.show("connecting", "Connecting");
+    else if (unreadable) signal.show("error", "Cannot be read");
+    else if (asking === "stop" && !facts?.over) signal.show("reading", "Stopping");
+    else signal.show(LAMPS[status], WORDS[status]);
+    const known = Boolean(facts) || Boolean(unreadable);
+    box.classList.toggle("chm-orphan", state === "silent" && !known);
+    if (known !== Boolean(stills.firstChild))
+      stills.replaceChildren(...(known ? [hidesStill(model.get("still_name") ?? "")] : []));
+    body.hidden = !records.count;
+    empty.hidden = Boolean(records.count) || !known;
+    tell([facts?.error ?? "", facts?.told ?? "", unreadable, trouble]);
+    if (!facts) return;
+    head();
+    if (!records.count)
+      empty.textContent = facts.over ? "This run ended before its first step." : "Waits for the first step.";
+    else pictures();
+    events.show(records, facts.over);
+    below.hidden = body.hidden;
+  }
+
+  /** @param {string[]} told */
+  function tell(told) {
+    const text = told.filter(Boolean).join("\n");
+    alert.hidden = !text;
+    if (alert.textContent !== text) alert.textContent = text;
+  }
+
+  function head() {
+    const { status, over, acts, progress, step, steps, left, forks } = facts;
+    set(name, facts.name);
+    const from = facts.parent
+      ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}`
+      : "";
+    set(
+      lineage,
+      [from, forks.length ? `forks: ${forks.join(", ")}` : "", acts ? "" : "from its folder"]
+        .filter(Boolean)
+        .join(" · "),
+    );
+    tools.hidden = !acts;
+    const paused = status === "paused";
+    if (pause.getAttribute("aria-label") !== (paused ? "Resume" : "Pause")) {
+      pause.replaceChildren(icon(paused ? "play" : "pause"));
+      pause.title = paused ? "Resume" : "Pause";
+      pause.setAttribute("aria-label", pause.title);
+    }
+    pause.disabled = !["running", "paused"].includes(status);
+    stop.disabled = over || asking === "stop";
+    save.disabled = !["running", "paused"].includes(status);
+    settingsSwitch.disabled = over || !Object.keys(facts.settings).length;
+    forkSwitch.disabled = !facts.offers.length;
+    for (const [which, form] of /** @type {const} */ ([
+      [settingsSwitch, hands.form],
+      [forkSwitch, hands.fork],
+    ]))
+      if ((which.disabled || !acts) && !form.hidden) unfold(form);
+    const percent = Math.min(100, Math.max(0, 100 * progress));
+    /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${percent}%`;
+    bar.setAttribute("aria-valuenow", percent.toFixed(0));
+    bar.dataset.state = status;
+    set(
+      pace,
+      [
+        step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
+        `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
+        !over && Number(facts.pace) > 0 ? `${figure(Math.round(facts.pace))} tokens/s` : "",
+        left !== null && status === "running" ? `${duration(left)} left` : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
+  }
+
+  /** @param {HTMLElement} node @param {string} text */
+  function set(node, text) {
+    if (node.textContent !== text) node.textContent = text;
+  }
+
+  function pictures() {
+    const groups = grouped(records.measures.keys());
+    if (![...open].some((each) => groups.has(each)) && groups.size) open.add([...groups.keys()][0]);
+    showChips([...groups.keys()]);
+    const seen = ends();
+    if (marks.length !== records.alarms.length + records.changes.length)
+      marks = [...records.changes.map(changeMark), ...records.alarms.map(alarmMark)];
+    for (const [measure, members] of groups) showChart(measure, members, seen);
+    for (const [measure, { chart }] of charts)
+      if (!open.has(measure) || !groups.has(measure)) {
+        chart.dispose();
+        chart.node.remove();
+        charts.delete(measure);
+      }
+    order([...groups.keys()]);
+    showLayers(seen);
+    strip.show(records.layers.get(LOGITS), cursor ?? pinned);
+    whole.hidden = !dragged;
+    /** @type {HTMLOptionElement} */ (range.lastElementChild).hidden = !dragged;
+  }
+
+  /** @param {string[]} measures */
+  function showChips(measures) {
+    if (measures.join() === chipKey) return;
+    chipKey = measures.join();
+    chips.replaceChildren(
+      ...measures.map((measure) => {
+        const chip = button(
+          words(measure),
+          null,
+          () => {
+            if (!open.delete(measure)) open.add(measure);
+            chip.setAttribute("aria-pressed", String(open.has(measure)));
+            refreshSoon();
+          },
+          { class: "chm-button chm-chip", "aria-pressed": String(open.has(measure)) },
+        );
+        return chip;
+      }),
+    );
+  }
+
+  /** @param {string} measure @param {{name: string, line: string}[]} members @param {[number, number] | null} seen */
+  function showChart(measure, members, seen) {
+    if (!open.has(measure)) return;
+    let kept = charts.get(measure);
+    if (!kept) {
+      const chart = curves({
+        title: titled(measure),
+        unit: /** @type {Record<string, string>} */ (UNITS)[measure] ?? "",
+        height: measure === "loss" ? 190 : 128,
+        pointed: point,
+        zoomed: zoom,
+      });
+      const made = { chart, log: measure === LOGITS, key: "" };
+      const log = logSwitch("Values on a log axis", () => {
+        made.log = !made.log;
+        chart.show({ log: made.log });
+      });
+      log.setAttribute("aria-pressed", String(made.log));
+      chart.tools.append(log);
+      charts.set(measure, (kept = made));
+      chart.point(cursor ?? pinned);
+    }
+    const key = JSON.stringify([members, marks.length, records.epoch]);
+    const range = seen;
+    if (key !== kept.key) {
+      kept.key = key;
+      const lines = members.map(({ name: whole, line }, at) => ({
+        ...styled(line, at),
+        points: /** @type {import("../charts/points.js").Points} */ (records.measures.get(whole)),
+      }));
+      if (members.length === 1 && !members[0].line)
+        Object.assign(lines[0], { name: titled(measure), colour: "var(--accent)" });
+      kept.chart.show({ lines, marks, log: kept.log, range, rules: measure === LOGITS ? THRESHOLDS : [] });
+    } else kept.chart.range(range);
+  }
+
+  /** Charts in the order of their measures. @param {string[]} measures */
+  function order(measures) {
+    const wanted = measures.flatMap((measure) => charts.get(measure)?.chart.node ?? []);
+    if (wanted.some((node, at) => stack.children[at] !== node)) stack.replaceChildren(...wanted);
+  }
+
+  /** @param {[number, number] | null} seen */
+  function showLayers(seen) {
+    const names = [...records.layers.keys()].sort();
+    heatBox.hidden = !names.length;
+    if (names.join() !== layerKey) {
+      layerKey = names.join();
+      const chosen = layered.value || (names.includes(LOGITS) ? LOGITS : names[0]);
+      layered.replaceChildren(...names.map((each) => element("option", { value: each, text: words(each) })));
+      layered.value = names.includes(chosen) ? chosen : names[0];
+      if (!logHeat.dataset.touched) {
+        logHeat.dataset.touched = "yes";
+        logHeat.setAttribute("aria-pressed", String(layered.value === LOGITS));
+      }
+    }
+    heat.show({
+      rows: records.layers.get(layered.value) ?? null,
+      range: seen,
+      log: logHeat.getAttribute("aria-pressed") === "true",
+    });
+  }
+
+  const forgetTheme = watchTheme(() => {
+    box.style.colorScheme = isDark(box) ? "dark" : "light";
+  });
+  refresh();
+  link.request({ kind: "hello" });
+  return () => {
+    frame.dispose();
+    forgetTheme();
+    for (const { chart } of charts.values()) chart.dispose();
+    heat.dispose();
+    strip.dispose();
+    keeper.dispose();
+    link.close();
+  };
+}
+
+export default { render };
