@@ -31,7 +31,8 @@ format: .venv/.dev ## put the code and the notebooks in the house's format
 	$(PY) -m ruff format .
 	if [ -d widgets/js/node_modules ]; then npm --prefix widgets/js run --silent format; fi
 
-bundles: ## build the widgets' JavaScript into widgets/chameleon_widgets/static (needs Node)
+bundles: .venv/.dev ## build the widgets' JavaScript into widgets/chameleon_widgets/static (needs Node)
+	$(PY) widgets/js/messages.py
 	.ci/bundles
 
 check-bundles: ## JavaScript: do the bundles match their sources? types, format, lint, tests

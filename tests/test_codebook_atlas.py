@@ -208,8 +208,8 @@ def test_nothing_seen_is_no_error_and_nothing_is_called_dead_by_its_still():
     atlas.selected = 3
     atlas.wait()
     assert sent(atlas, "usage")[-1][0]["perplexity"] == 0
-    assert sent(atlas, "code")[-1][0]["found"] == 0
-    assert atlas._repr_mimebundle_()["text/plain"] == "Codebook atlas. 16 codes, none seen yet."
+    assert sent(atlas, "code")[-1][0]["count"] == 0
+    assert atlas._line.mimebundle()["text/plain"] == "Codebook atlas. 16 codes, none seen yet."
 
 
 def test_two_codes_are_enough():
@@ -227,7 +227,7 @@ def test_the_detail_of_a_code_has_its_nearest_codes_real_patches_and_decoded_mid
     atlas.selected = np.int64(0)
     atlas.wait()
     detail, patches = sent(atlas, "code")[-1]
-    assert [code for code, _ in detail["near"]] == [1, 2, 3, 4, 5, 6, 7, 8] and detail["found"] == 4
+    assert [code for code, _ in detail["near"]] == [1, 2, 3, 4, 5, 6, 7, 8] and detail["count"] == 4
     assert detail["places"] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1)]
     for (picture, row, column), data in zip(detail["places"], patches, strict=True):
         box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
@@ -246,7 +246,7 @@ def test_of_many_places_a_dozen_from_all_the_pictures_are_shown():
     atlas.selected = 5
     atlas.wait()
     detail, patches = sent(atlas, "code")[-1]
-    assert len(patches) == 12 and detail["found"] == 300
+    assert len(patches) == 12 and detail["count"] == 300
     assert len({picture for picture, _, _ in detail["places"]}) == 12
 
 
@@ -261,7 +261,7 @@ def test_pictures_are_cut_as_the_tokenizer_prepares_them():
     content, (picture, codes) = sent(atlas, "picture")[-1]
     assert (content["rows"], content["columns"]) == (2, 2) and opened(picture).size == (8, 8)
     assert np.frombuffer(codes, "<u4").tolist() == [7] * 4
-    assert sent(atlas, "code")[-1][0]["found"] == 4
+    assert sent(atlas, "code")[-1][0]["count"] == 4
 
 
 @pytest.mark.parametrize(("value", "error"), [(16, ValueError), (-1, ValueError), ("3", TypeError), (2.5, TypeError)])
@@ -291,7 +291,7 @@ def test_a_choice_can_be_taken_back():
     atlas.selected = 3
     atlas.selected = None
     atlas.wait()
-    assert sent(atlas, "code")[-1][0] == {"kind": "code", "code": None, "near": []}
+    assert sent(atlas, "code")[-1][0] == {"kind": "code", "code": None, "near": [], "places": [], "count": 0}
 
 
 def test_a_click_sends_nothing_the_size_of_the_codebook():
@@ -304,7 +304,7 @@ def test_a_click_sends_nothing_the_size_of_the_codebook():
     recorder(atlas).custom.clear()
     browser_says(atlas, {"kind": "select", "value": 3, "mark": "me-2"})
     atlas.wait()
-    assert {content["kind"] for content, _ in recorder(atlas).custom} == {"state", "code", "patches"}
+    assert {content["kind"] for content, _ in recorder(atlas).custom} == {"code", "patches", "line"}
     assert sum(len(data) for _, buffers in recorder(atlas).custom for data in buffers) < 4000
 
 
@@ -351,9 +351,9 @@ def test_a_picture_that_cannot_be_encoded_is_named_and_the_others_count():
     with pytest.raises(RuntimeError, match="thirteen"):
         atlas.wait()
     assert atlas.usage.tokens == 10 and atlas.status == "error"
-    told = sent(atlas, "state")[-1][0]["trouble"]
-    assert told[0] == "“bad” could not be encoded: RuntimeError: thirteen pixels are <unlucky>"
-    assert told[1].startswith("“empty” could not be encoded: “empty” is empty")
+    trouble = sent(atlas, "state")[-1][0]["trouble"]
+    assert trouble[0] == "“bad” could not be encoded: RuntimeError: thirteen pixels are <unlucky>"
+    assert trouble[1].startswith("“empty” could not be encoded: “empty” is empty")
 
 
 @pytest.mark.parametrize("codes", [np.full((2, 2), 16), np.zeros(4, int), np.zeros((2, 2)), np.zeros((0, 3), int)])
@@ -375,7 +375,7 @@ def test_a_tokenizer_that_cannot_decode_says_so_and_the_rest_works_until_it_can(
     with pytest.raises(ValueError, match="no decoder"):
         atlas.wait()
     assert sent(atlas, "state")[-1][0]["trouble"] == ["A code could not be decoded: There is no decoder here."]
-    assert sent(atlas, "code")[-1][0]["found"] == 4 and not sent(atlas, "patches")
+    assert sent(atlas, "code")[-1][0]["count"] == 4 and not sent(atlas, "patches")
     tokenizer.broken = None
     browser_says(atlas, {"kind": "select", "value": 0})
     atlas.wait()
@@ -391,8 +391,8 @@ def test_a_view_that_comes_late_gets_everything():
     browser_says(atlas, {"kind": "hello", "mark": "me-1"})
     atlas.wait()
     kinds = [content["kind"] for content, _ in recorder(atlas).custom]
-    assert kinds == ["state", "map", "usage", "picture", "code", "patches", "colours"]
-    assert recorder(atlas).custom[0][0]["heard"] == "me-1"
+    assert kinds == ["state", "map", "usage", "picture", "code", "patches", "colours", "line"]
+    assert recorder(atlas).custom[-1][0]["heard"] == {"me": 1}
     order = np.frombuffer(sent(atlas, "map")[-1][1][0], "<u4")
     assert order.tolist() == codebook_map.arrange(np.asarray(Levels().codebook, np.float32)).tolist()
 
@@ -403,7 +403,7 @@ def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():
     atlas = CodebookAtlas(tokenizer, pictures=TWO)
     for kind in ("hello", "select", "colours", "picture", "still", "nonsense"):
         browser_says(atlas, {"kind": kind, "value": 1})  # would hang here
-    atlas._pump.drain()
+    atlas._line.settle()
     assert atlas.status == "working" and sent(atlas, "state")[-1][0]["doing"]
     with pytest.raises(TimeoutError, match="Encoding picture 1 of 2"):
         atlas.wait(1)  # the map is laid out by then, and the gate is shut
@@ -429,11 +429,11 @@ def test_running_a_notebook_cell_again_ends_what_its_last_run_began(monkeypatch:
 def test_the_still_is_the_map_with_its_facts_and_stands_alone():
     atlas = CodebookAtlas(Levels(), pictures=TWO)
     atlas.wait()
-    bundle = atlas._repr_mimebundle_()
+    bundle = atlas._line.mimebundle()
     assert bundle[WIDGET_VIEW]["model_id"] == atlas.model_id
     assert bundle["text/html"].count('<img src="data:image/png;base64,') == 1
     assert "4 of 16 codes used (25.0%), 12 dead, perplexity 4, over 10 tokens" in bundle["text/plain"]
-    assert sent(atlas, "still")[-1][0]["revision"] == atlas._still.revision > 0
+    assert sent(atlas, "line")[-1][0]["revision"] > 0
 
 
 def test_traits_hold_little():

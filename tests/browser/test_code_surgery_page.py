@@ -43,7 +43,7 @@ def settled(surgery):
     """Everything painted is decoded, and the page has heard of it."""
     widget = surgery.widget
     for _ in range(3):
-        surgery.until(lambda: not widget._worker.busy and widget._pump.drain() and widget.comm.sent.empty())
+        surgery.until(lambda: not widget._worker.busy and widget._line.settle() and widget.comm.sent.empty())
         surgery.page.wait_for_timeout(30)
 
 

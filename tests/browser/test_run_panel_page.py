@@ -354,7 +354,7 @@ def test_a_page_that_missed_messages_asks_again_and_has_every_record_once(panel)
     bridge.alive = False
     grown = len(run.records)
     run.grow()
-    bridge.widget._pump.drain()
+    bridge.widget._line.settle()
     time.sleep(0.2)
     bridge.deliver()  # into the void
     bridge.alive = True

@@ -3,6 +3,7 @@
 ```
 pictures       browser bytes -> PIL picture, PIL picture -> PNG, with errors a person can act on
 threads        Worker (does the long work), Pump (sends what changed, at most 30 times a second), claim (re-run cells)
+line           Line: the kernel's end of a widget, written once: hello, requests, what is due, still, display, close
 stills         the picture of a widget that stays in a saved notebook, where no kernel runs
 chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: what was said
 images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_study`, `codebook_map`, `sightings`),

@@ -33,7 +33,7 @@ class Still:
         self.name = "chameleon-still-" + re.sub(r"\W", "", key)
         self.revision = 0
         self._make = make
-        self._shown = False
+        self._displayed = False
 
     def bundle(self) -> dict[str, str]:
         """The still in the forms of a notebook output."""
@@ -50,14 +50,14 @@ class Still:
         """Displays the live view, and the still after it, in the notebook cell now running."""
         from IPython.display import display
 
-        display({WIDGET_VIEW: view, "text/plain": title}, raw=True)
+        display({**view, "text/plain": title}, raw=True)
         display(self.bundle(), raw=True, display_id=self.name)
-        self._shown = True
+        self._displayed = True
 
     def refresh(self) -> None:
         """Brings every displayed still up to date, from any thread."""
         self.revision += 1
-        if self._shown:
+        if self._displayed:
             from IPython.display import display
 
             display(self.bundle(), raw=True, display_id=self.name, update=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import secrets
 import threading
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -18,11 +16,10 @@ import traitlets
 from chameleon_lab.documents import Document, Image, Segment, Text
 from chameleon_lab.pictures import read_picture
 from chameleon_lab.records import Piece
-from chameleon_widgets.chat.conversation import Conversation, Exchange, Feed, message_of
-from chameleon_widgets.stills import WIDGET_VIEW, Still
-from chameleon_widgets.threads import Pump, Worker, claim
-
-STATIC = Path(__file__).parents[1] / "static"
+from chameleon_widgets.chat.conversation import Conversation, ConversationFeed, Exchange, message_of
+from chameleon_widgets.chat.messages import ConversationExport
+from chameleon_widgets.line import Line, Part, bundled
+from chameleon_widgets.threads import Worker
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "temperature": {"label": "Temperature", "min": 0.0, "max": 2.0, "step": 0.05, "hint": "0 takes the likeliest"},
@@ -42,14 +39,12 @@ class ChatCell(anywidget.AnyWidget):
     the callable takes are shown and passed; a default that it does not take raises ValueError.
     """
 
-    _esm = STATIC / "chat_cell.js"
-    _css = STATIC / "chat_cell.css"
+    _esm, _css = bundled("chat_cell")
 
     status = traitlets.Unicode("idle", help="idle, reading, writing, drawing, stopped or error.").tag(sync=True)
     settings = traitlets.Dict(help="What the next reply is made with; seed None draws a new one.").tag(sync=True)
     suggestions = traitlets.List(traitlets.Unicode(), help="Prompts offered while nothing is said.").tag(sync=True)
     ranges = traitlets.Dict(help="Label, limits and step of each setting that has a slider.").tag(sync=True)
-    still_name = traitlets.Unicode(help="Class of the still that the view hides while it is alive.").tag(sync=True)
 
     def __init__(
         self,
@@ -62,15 +57,20 @@ class ChatCell(anywidget.AnyWidget):
         settings, ranges, self._fixed = settings_of(stream, defaults or {})
         self._stream = stream
         self._conversation = Conversation(document)
-        self._still = Still(uuid.uuid4().hex, self._conversation.still)
         self._worker = Worker("chat cell worker")
-        self._pump = Pump(self._flush, "chat cell pump")
-        self._pending: list[threading.Event] = []
-        self._feed = Feed(self._conversation, self._pending)
-        self._still_due = self._asked_for_still = self._export_due = False
-        super().__init__(settings=settings, ranges=ranges, suggestions=list(suggestions), still_name=self._still.name)
-        self.on_msg(self._handle)
-        claim(self.stop)
+        self._pending: list[threading.Event] = []  # one for each message not yet replied to, set to give it up
+        self._feed = ConversationFeed(self._conversation, self._pending)
+        super().__init__(settings=settings, ranges=ranges, suggestions=list(suggestions))
+        handlers = {
+            "send": lambda content, buffers: self._submit(partial(read_message, content, buffers, None)),
+            "edit": self._edit,
+            "again": lambda content, _: self._again(self._conversation.find(content.get("key"))),
+            "stop": lambda *_: self.stop(),
+            "clear": lambda *_: self.clear(),
+            "export": lambda *_: self._line.tell("export"),
+        }
+        still = self._conversation.still
+        self._line = Line(self, "chat cell", flush=self._flush, still=still, handlers=handlers, end=self.stop)
 
     @property
     def document(self) -> Document:
@@ -86,7 +86,7 @@ class ChatCell(anywidget.AnyWidget):
         """Ends the reply in progress, and those waiting behind it; what was drawn and written stays."""
         for stopping in tuple(self._pending):
             stopping.set()
-        self._pump.ring()
+        self._line.ring()
 
     def regenerate(self) -> None:
         """Replaces the last reply by a new one; returns at once."""
@@ -106,7 +106,7 @@ class ChatCell(anywidget.AnyWidget):
         try:
             if not self._worker.wait(timeout):
                 raise TimeoutError(f"The reply was not done after {timeout:g} s. It goes on; stop() ends it.")
-            self._pump.drain()
+            self._line.settle()
         except KeyboardInterrupt:
             self.stop()
             raise
@@ -114,42 +114,12 @@ class ChatCell(anywidget.AnyWidget):
         if last is not None and last.error is not None:
             raise last.error
 
-    def close(self) -> None:
-        if self.comm is not None:
+    # What the browser asks
+
+    def _edit(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        if (old := self._conversation.find(content.get("key"))) is not None:
             self.stop()
-        super().close()
-
-    def _ipython_display_(self) -> None:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        self._still.show(view, f"ChatCell, {len(self._conversation.exchanges)} messages")
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {WIDGET_VIEW: view, **self._still.bundle()}
-
-    # Messages of the browser: flags and hand-overs only
-
-    def _handle(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        match content.get("kind"):
-            case "hello":
-                self._feed.whole = True
-            case "export":
-                self._export_due = True
-            case "still":
-                self._asked_for_still = True
-            case "stop":
-                self.stop()
-            case "clear":
-                self.clear()
-            case "again":
-                self._again(self._conversation.find(content.get("key")))
-            case "send":
-                self._submit(lambda: read_message(content, buffers, None))
-            case "edit" if (old := self._conversation.find(content.get("key"))) is not None:
-                self.stop()
-                self._submit(lambda: read_message(content, buffers, old), replaces=old)
-        self._feed.heard = str(content.get("mark", ""))
-        self._pump.ring()
+            self._submit(partial(read_message, content, buffers, old), replaces=old)
 
     def _again(self, old: Exchange | None) -> None:
         if old is not None and old.user:
@@ -169,7 +139,7 @@ class ChatCell(anywidget.AnyWidget):
             exchange.user, trouble = message()
             exchange.begin(self._settings_now())
             self._conversation.put(exchange, replaces)
-            self._pump.ring()
+            self._line.ring()
             if trouble is not None:
                 raise trouble
             if not stopping.is_set():
@@ -177,15 +147,15 @@ class ChatCell(anywidget.AnyWidget):
                 for piece in until_stopped(stream, stopping):
                     with self._conversation.lock:
                         exchange.take(piece)
-                    self._pump.ring()
+                    self._line.ring()
         except Exception as error:  # whatever the model's code raises is shown in the cell, and raised by wait()
             failure = error
         finally:
             with self._conversation.lock:
                 exchange.finish(failure)
                 self._pending.remove(stopping)
-            self._still_due = True
-            self._pump.ring()
+            self._line.renew_still()
+            self._line.ring()
 
     def _settings_now(self) -> dict[str, Any]:
         chosen = {name: value for name, value in self.settings.items() if value is not None}
@@ -195,25 +165,17 @@ class ChatCell(anywidget.AnyWidget):
 
     def _forget(self) -> None:
         self._conversation.clear()
-        self._still_due = True
-        self._pump.ring()
+        self._line.renew_still()
+        self._line.ring()
 
     # The pump's thread
 
-    def _flush(self) -> None:
-        if (update := self._feed.update()) is not None:
-            super().send(*update)
+    def _flush(self, due: frozenset[Part]) -> None:
+        if (update := self._feed.update("hello" in due)) is not None:
+            self._line.send(*update)
         self.status = self._conversation.state
-        if self._export_due:
-            self._export_due = False
-            super().send({"kind": "export", "text": self.document.to_json()})
-        if self._still_due:
-            self._still_due = False
-            self._still.refresh()
-            super().send({"kind": "still", "revision": self._still.revision})
-        if self._asked_for_still:
-            self._asked_for_still = False
-            super().send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
+        if "export" in due:
+            self._line.send(ConversationExport(kind="export", text=self.document.to_json()))
 
 
 def settings_of(

@@ -14,6 +14,8 @@ import PIL.Image
 from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
 from chameleon_widgets import stills
+from chameleon_widgets.chat.messages import ConversationUpdate, ExchangeNews, PartNews, ReplyState
+from chameleon_widgets.line import paragraph
 from chameleon_widgets.pictures import data_uri, png
 
 Part = Text | Image | ImagePiece
@@ -70,7 +72,7 @@ class Exchange:
             self.reason = self.reason or "stopped"
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ReplyState:
         """What is going on: `name` is one of reading, writing, drawing (with row and rows), done, stopped, error."""
         if self.error is not None:
             return {"name": "error"}
@@ -165,8 +167,8 @@ class Conversation:
         return "".join(body), "\n".join(lines)
 
 
-class Feed:
-    """What a view has been sent, so that each message holds only what is new."""
+class ConversationFeed:
+    """What the views have been sent, so that each message holds only what is new."""
 
     def __init__(self, conversation: Conversation, pending: list[threading.Event]) -> None:
         self._conversation = conversation
@@ -174,31 +176,29 @@ class Feed:
         self._sent: dict[int, tuple[list[Any], list[Any], dict[str, Any]]] = {}
         self._order: list[int] | None = None
         self._number = 0
-        self.whole = False  # set when a view asks for everything
-        self.heard = ""  # mark of the last request that arrived from a view
-        self._told = ("", False)
+        self._busy = False
 
-    def update(self) -> tuple[dict[str, Any], list[bytes]] | None:
-        """The next message and its buffers; None when there is nothing new. Called by the pump only."""
+    def update(self, whole: bool = False) -> tuple[ConversationUpdate, list[bytes]] | None:
+        """The next message and its buffers, with everything where it is `whole`; None when there is nothing new."""
         with self._conversation.lock:
-            whole, self.whole = self.whole, False
             if whole:
                 self._sent, self._order = {}, None
             pictures: list[PIL.Image.Image] = []
             changed = [news for each in self._conversation.exchanges if (news := self._news(each, pictures))]
             order = [each.key for each in self._conversation.exchanges]
-            heard, busy = self.heard, not all(each.is_set() for each in self._pending)
-        if not (whole or changed or order != self._order or (heard, busy) != self._told):
+            busy = not all(each.is_set() for each in tuple(self._pending))
+        if not (whole or changed or order != self._order or busy != self._busy):
             return None
-        self._order, self._number, self._told = order, self._number + 1, (heard, busy)
+        self._order, self._number, self._busy = order, self._number + 1, busy
         self._sent = {key: sent for key, sent in self._sent.items() if key in order}
-        message = {"kind": "update", "number": self._number, "heard": heard, "busy": busy}
-        message |= {"whole": whole, "order": order, "changed": changed}
+        message = ConversationUpdate(
+            kind="update", number=self._number, busy=busy, whole=whole, order=order, changed=changed
+        )
         return message, [png(picture, SHOWN_SIDE) for picture in pictures]
 
-    def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> dict[str, Any]:
+    def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> ExchangeNews | None:
         user, reply, meta = self._sent.setdefault(exchange.key, ([], [], {}))
-        news: dict[str, Any] = {}
+        news: ExchangeNews = {"key": exchange.key}
         now = {
             "state": exchange.state,
             "running": exchange.running,
@@ -207,28 +207,30 @@ class Feed:
             "error": paragraph(exchange.error) if exchange.error is not None else "",
         }
         if now != meta:
-            news |= now
+            news |= now  # type: ignore[assignment]
             meta.update(now)
         for name, parts, sent in (("user", exchange.user, user), ("reply", exchange.reply, reply)):
             if fresh := _fresh(parts, sent, pictures):
                 news[name] = fresh
-        return {"key": exchange.key, **news} if news else {}
+        return news if len(news) > 1 else None
 
 
-def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Image]) -> list[dict[str, Any]]:
+def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Image]) -> list[PartNews]:
     """What of `parts` is not in `sent` yet (text by length, pictures by identity); `sent` is brought up to date."""
-    fresh: list[dict[str, Any]] = []
+    fresh: list[PartNews] = []
     for at, part in enumerate(parts):
-        known = sent[at] if at < len(sent) else None
+        before = sent[at] if at < len(sent) else None
         if isinstance(part, Text):
-            start = known or 0
-            if known is None or len(part.text) > start:
-                fresh.append({"at": at, "from": start, "text": part.text[start:]})
+            start = before or 0
+            if before is None or len(part.text) > start:
+                fresh.append({"at": at, "start": start, "text": part.text[start:]})
             now: Any = len(part.text)
         else:
-            if known is not part and isinstance(part, Image | ImagePiece):
-                drawn = {"row": len(part.codes), "rows": part.rows} if isinstance(part, ImagePiece) else {}
-                fresh.append({"at": at, "picture": len(pictures), **drawn})
+            if before is not part and isinstance(part, Image | ImagePiece):
+                news: PartNews = {"at": at, "picture": len(pictures)}
+                if isinstance(part, ImagePiece):
+                    news["row"], news["rows"] = len(part.codes), part.rows
+                fresh.append(news)
                 pictures.append(part.picture)
             now = part
         sent[at : at + 1] = [now]
@@ -251,14 +253,6 @@ def describe(exchange: Exchange) -> str:
     if exchange.reason in ends:
         facts.append(ends[exchange.reason])
     return " · ".join(facts)
-
-
-def paragraph(error: BaseException) -> str:
-    """An error as one paragraph. A ValueError is written for users and stands alone; others say what they are."""
-    text = " ".join(str(error).split())
-    if isinstance(error, ValueError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def message_of(parts: Iterable[object]) -> tuple[Segment, ...]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import operator
-import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -20,12 +17,21 @@ from chameleon_lab.records import CodebookUsage
 from chameleon_widgets import stills
 from chameleon_widgets.images import codebook_map
 from chameleon_widgets.images.codebook_study import BLOCK, CodebookStudy, CodebookTokenizer, facts
+from chameleon_widgets.images.messages import (
+    AtlasCode,
+    AtlasColours,
+    AtlasMap,
+    AtlasPatches,
+    AtlasPicture,
+    AtlasState,
+    AtlasUsage,
+)
+from chameleon_widgets.line import Line, Part, bundled
 from chameleon_widgets.pictures import data_uri, png
-from chameleon_widgets.stills import WIDGET_VIEW, Still
-from chameleon_widgets.threads import Pump, Worker, claim
+from chameleon_widgets.threads import Worker
 
-STATIC = Path(__file__).parents[1] / "static"
 SHOWN_SIDE = 512
+NO_CODE = AtlasCode(kind="code", code=None, near=[], places=[], count=0)
 
 
 class CodebookAtlas(anywidget.AnyWidget):
@@ -36,11 +42,9 @@ class CodebookAtlas(anywidget.AnyWidget):
     ValueError for a codebook that is missing, misshapen or not finite, and for a usage of another size.
     """
 
-    _esm = STATIC / "codebook_atlas.js"
-    _css = STATIC / "codebook_atlas.css"
+    _esm, _css = bundled("codebook_atlas")
 
     status = traitlets.Unicode("working", help="idle, working or error.").tag(sync=True)
-    still_name = traitlets.Unicode(help="Class of the still that the view hides while it is alive.").tag(sync=True)
     selected: Any = traitlets.Any(None, help="The code chosen in the cell or from Python; None while there is none.")
 
     def __init__(
@@ -51,21 +55,17 @@ class CodebookAtlas(anywidget.AnyWidget):
         usage: CodebookUsage | None = None,
     ) -> None:
         self._study = CodebookStudy(tokenizer, pictures, usage)
-        self._detail: tuple[dict[str, Any], list[bytes]] = {"code": None, "near": []}, []
+        self._detail: tuple[AtlasCode, list[bytes]] = NO_CODE, []
         self._wanted: deque[int] = deque()  # codes whose decoded patches the detail waits for
         self._picture = 0
-        self._colours_wanted = self._colouring = self._ended = False
-        self._heard, self._told = "", 0.0
-        self._state: dict[str, Any] = {}
-        self._lock = threading.Lock()
-        self._due: set[str] = set()
-        self._patches_due: list[int] = []
-        self._still = Still(uuid.uuid4().hex, self._still_body)
+        self._colours_wanted = self._colouring = False
+        self._counted = 0.0  # when the usage was sent last
+        self._state: AtlasState | None = None
         self._worker = Worker("codebook atlas worker")
-        self._pump = Pump(self._flush, "codebook atlas pump", rate=60.0)  # few messages: a click should not wait
-        super().__init__(still_name=self._still.name)
-        self.on_msg(self._handle)
-        claim(self._end)
+        super().__init__()
+        handlers = {"colours": self._want_colours, "picture": self._turn, "select": self._select}
+        # A click should not wait, and there are few messages
+        self._line = Line(self, "codebook atlas", flush=self._flush, still=self._still, handlers=handlers, rate=60.0)
         self._worker.submit(self._arrange)
 
     @property
@@ -80,25 +80,9 @@ class CodebookAtlas(anywidget.AnyWidget):
         """
         if not self._worker.wait(timeout):
             raise TimeoutError(f"The atlas was not done after {timeout:g} s: {self._study.doing}. It goes on.")
-        self._pump.drain()
+        self._line.settle()
         for error in tuple(self._study.trouble.values()):
             raise error
-
-    def close(self) -> None:
-        self._end()
-        super().close()
-
-    def _end(self) -> None:
-        """Lets the worker run out of work."""
-        self._ended = True
-
-    def _ipython_display_(self) -> None:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        self._still.show(view, f"CodebookAtlas, {self._study.size} codes")
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {WIDGET_VIEW: view, **self._still.bundle()}
 
     @traitlets.validate("selected")
     def _valid(self, proposal: Any) -> int | None:
@@ -112,124 +96,116 @@ class CodebookAtlas(anywidget.AnyWidget):
     def _chosen(self, _: object) -> None:
         self._worker.submit(partial(self._look_up, self.selected))
 
-    # Messages of the browser: flags and hand-overs only
+    # What the browser asks
 
-    def _handle(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._heard = str(content.get("mark", ""))
-        value = content.get("value")
-        match content.get("kind"):
-            case "hello":
-                self._tell("map", "usage", "picture", "code", "colours")
-            case "still":
-                self._tell("still asked for")
-            case "colours":
-                self._colours_wanted = value is True
-                self._worker.submit(self._colour)
-            case "picture" if isinstance(value, int) and 0 <= value < len(self._study.sightings.seen):
-                self._picture = value
-                self._tell("picture")
-            case "select" if isinstance(value, int) and 0 <= value < self._study.size:
-                idle = not self._worker.busy
-                if value == self.selected:
-                    self._worker.submit(partial(self._look_up, value))
-                self.selected = value
-                if idle:
-                    return  # the answer comes at once, and tells that this was heard
-        self._pump.ring()
+    def _want_colours(self, content: dict[str, Any], _: object) -> None:
+        self._colours_wanted = content.get("value") is True
+        self._worker.submit(self._colour)
 
-    def _tell(self, *parts: str, patches: Sequence[int] = ()) -> None:
-        with self._lock:
-            self._due.update(parts)
-            self._patches_due.extend(patches)
-        self._pump.ring()
+    def _turn(self, content: dict[str, Any], _: object) -> None:
+        at = content.get("value")
+        if isinstance(at, int) and 0 <= at < len(self._study.sightings.pictures):
+            self._picture = at
+            self._line.tell("picture")
+
+    def _select(self, content: dict[str, Any], _: object) -> bool:
+        code = content.get("value")
+        if not isinstance(code, int) or not 0 <= code < self._study.size:
+            return False
+        idle = not self._worker.busy
+        if code == self.selected:
+            self._worker.submit(partial(self._look_up, code))
+        self.selected = code
+        return idle  # then the answer comes at once
 
     # The worker's thread: each step does a little and submits the next, so that what is asked for comes in between
 
     def _arrange(self) -> None:
         self._study.arrange()
-        self._tell("map", "usage", "still")
+        self._line.tell("map", "usage")
+        self._line.renew_still()
         self._worker.submit(self._encode)
 
     def _encode(self) -> None:
-        more = self._study.encode_next() and not self._ended
-        if len(self._study.sightings.seen) == 1:
-            self._tell("picture")
-        if not more or time.monotonic() - self._told > 0.25:
-            self._told = time.monotonic()
-            self._tell("usage")
+        more = self._study.encode_next() and not self._line.ended
+        if len(self._study.sightings.pictures) == 1:
+            self._line.tell("picture")
+        if not more or time.monotonic() - self._counted > 0.25:
+            self._counted = time.monotonic()
+            self._line.tell("usage")
         if more:
             self._worker.submit(self._encode)
         else:
-            self._tell("still")
+            self._line.renew_still()
             self._look_up(self.selected)
 
     def _look_up(self, code: int | None) -> None:
         if code != self.selected:
             return  # a newer choice stands behind this one
         if code is None:
-            self._detail = {"code": None, "near": []}, []
-            return self._tell("code")
+            self._detail = NO_CODE, []
+            return self._line.tell("code")
         content, patches = self._study.detail(code)
         self._detail = content, [png(patch) for patch in patches]
-        self._tell("code")
+        self._line.tell("code")
         idle = not self._wanted
         self._wanted = deque([code, *(each for each, _ in content["near"])])
         if idle:
             self._decode()
 
     def _decode(self) -> None:
-        self._tell(patches=self._study.decode(self._wanted))
-        if self._wanted and not self._ended:
+        self._line.tell(*self._study.decode(self._wanted))
+        if self._wanted and not self._line.ended:
             self._worker.submit(self._decode)
 
     def _colour(self, again: bool = False) -> None:
         if again or not self._colouring:
-            self._colouring = self._colours_wanted and not self._ended and self._study.colour_next()
-            self._tell("colours")
+            self._colouring = self._colours_wanted and not self._line.ended and self._study.colour_next()
+            self._line.tell("colours")
             if self._colouring:
                 self._worker.submit(partial(self._colour, True))
 
     # The pump's thread
 
-    def _flush(self) -> None:
-        with self._lock:
-            due, self._due = self._due, set()
-            patches, self._patches_due = self._patches_due, []
-        study, usage, seen = self._study, self._study.usage, self._study.sightings.seen
-        known = int((study.colours_N4[:, 3] > 0).sum())
-        colouring = f"Decoding colours, {100 * known // study.size} %" if self._colouring else ""
-        doing = "" if self._ended else study.doing or colouring
+    def _flush(self, due: frozenset[Part]) -> None:
+        """Sends what is due: parts by name, and decoded patches by the number of their code."""
+        study, usage, pictures = self._study, self._study.usage, self._study.sightings.pictures
+        if "hello" in due:
+            due |= {"map", "usage", "picture", "code", "colours"}
+        count = int((study.colours_N4[:, 3] > 0).sum())
+        colouring = f"Decoding colours, {100 * count // study.size} %" if self._colouring else ""
+        doing = "" if self._line.ended else study.doing or colouring
         self.status = "working" if doing else "error" if study.trouble else "idle"
-        state = {"kind": "state", "heard": self._heard, "doing": doing, "trouble": study.told()}
-        if state != self._state:
+        state = AtlasState(kind="state", doing=doing, trouble=study.complaints())
+        if state != self._state or "hello" in due:
             self._state = state
-            self.send(state)
+            self._line.send(state)
         if "map" in due and study.order_N is not None:
-            content = {"columns": codebook_map.columns_of(study.size), "scale": codebook_map.SCALE, "block": BLOCK}
-            self.send({"kind": "map", **content}, [study.order_N.astype("<u4").tobytes()])
+            columns = codebook_map.columns_of(study.size)
+            layout = AtlasMap(kind="map", columns=columns, scale=[*codebook_map.SCALE], block=BLOCK)
+            self._line.send(layout, [study.order_N.astype("<u4").tobytes()])
         if "usage" in due:
-            content = {"names": [each.name for each in seen], "given": study.given is not None, **facts(usage)}
-            self.send({"kind": "usage", **content}, [usage.counts_N.astype("<f8").tobytes()])
-        if "picture" in due and seen:
-            picture, codes = seen[self._picture].picture, seen[self._picture].codes
-            content = {"at": self._picture, "rows": codes.shape[0], "columns": codes.shape[1]}
-            content |= {"width": picture.width, "height": picture.height}
-            self.send({"kind": "picture", **content}, [png(picture, SHOWN_SIDE), codes.astype("<u4").tobytes()])
-        content, pictures = self._detail
-        if "code" in due and content["code"] == self.selected:
-            self.send({"kind": "code", **content}, pictures)
-            patches = [content["code"], *(code for code, _ in content["near"]), *patches]
+            names = [each.name for each in pictures]
+            use = AtlasUsage(kind="usage", names=names, given=study.given is not None, **facts(usage))
+            self._line.send(use, [usage.counts_N.astype("<f8").tobytes()])
+        if "picture" in due and pictures:
+            picture, codes = pictures[self._picture].picture, pictures[self._picture].codes
+            (rows, columns), (width, height) = codes.shape, picture.size
+            place = AtlasPicture(
+                kind="picture", at=self._picture, rows=rows, columns=columns, width=width, height=height
+            )
+            self._line.send(place, [png(picture, SHOWN_SIDE), codes.astype("<u4").tobytes()])
+        detail, places = self._detail
+        patches = [part for part in due if isinstance(part, int)]
+        if "code" in due and detail["code"] == self.selected:
+            self._line.send(detail, places)
+            patches += [code for code in (detail["code"], *(code for code, _ in detail["near"])) if code is not None]
         if decoded := {code: patch for code in patches if (patch := study.decoded(code)) is not None}:
-            self.send({"kind": "patches", "codes": list(decoded)}, [png(patch) for patch in decoded.values()])
-        if "colours" in due and known:
-            self.send({"kind": "colours"}, [study.colours_N4.tobytes()])
-        if "still" in due:
-            self._still.refresh()
-            self.send({"kind": "still", "revision": self._still.revision})
-        if "still asked for" in due:
-            self.send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
+            self._line.send(AtlasPatches(kind="patches", codes=[*decoded]), map(png, decoded.values()))
+        if "colours" in due and count:
+            self._line.send(AtlasColours(kind="colours"), [study.colours_N4.tobytes()])
 
-    def _still_body(self) -> tuple[str, str]:
+    def _still(self) -> tuple[str, str]:
         text = self._study.summary()
         if (order_N := self._study.order_N) is None:
             return f"<p>{text}</p>", f"Codebook atlas. {text}"

@@ -15,9 +15,10 @@ import PIL.Image
 
 from chameleon_lab.pictures import rgb
 from chameleon_lab.records import CodebookUsage
-from chameleon_widgets.chat.conversation import paragraph
 from chameleon_widgets.images import codebook_map
+from chameleon_widgets.images.messages import AtlasCode
 from chameleon_widgets.images.sightings import Sightings, cell, named
+from chameleon_widgets.line import paragraph
 
 BLOCK = 3  # a code is decoded as the middle of so many by so many of it, away from the decoder's edges
 NEAR, PATCHES = 8, 12  # nearest codes and real patches shown of a code
@@ -128,14 +129,16 @@ class CodebookStudy:
         unknown = self._spread_N[self.colours_N4[self._spread_N, 3] == 0].tolist()
         return 0 < len(self.decode(deque(unknown))) < len(unknown)
 
-    def detail(self, code: int) -> tuple[dict[str, Any], list[PIL.Image.Image]]:
+    def detail(self, code: int) -> tuple[AtlasCode, list[PIL.Image.Image]]:
         """The nearest codes with their distances, places in the pictures and how many there are; patches of those."""
-        places, found = self.sightings.places(code, PATCHES)
+        places, count = self.sightings.places(code, PATCHES)
         near = codebook_map.nearest(self.book_NC, code, NEAR)
-        content = {"code": code, "near": near, "places": places, "found": found}
-        return content, [self.sightings.patch(place) for place in places]
+        message = AtlasCode(
+            kind="code", code=code, near=near, places=[(at, row, column) for at, row, column in places], count=count
+        )
+        return message, [self.sightings.patch(place) for place in places]
 
-    def told(self) -> list[str]:
+    def complaints(self) -> list[str]:
         """The trouble, a paragraph each."""
         return [what + paragraph(error) for what, error in tuple(self.trouble.items())]
 

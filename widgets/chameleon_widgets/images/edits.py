@@ -96,7 +96,7 @@ class Surgery:
         size = getattr(tokenizer, "codes", None) if codebook is None else codebook
         self.codebook = int(size) if isinstance(size, int | np.integer) else None
         self.history = History()
-        self.shown: Decoded | None = None
+        self.decoded: Decoded | None = None
         self.lock = threading.RLock()
         self._tokenizer = tokenizer
 
@@ -120,15 +120,15 @@ class Surgery:
 
     def open(self, grid: Grid) -> None:
         """Puts a grid on the table once it is decoded: what cannot be decoded is not opened."""
-        decoded = self._decoded(grid)
+        decoded = self._made(grid)
         with self.lock:
             self.history.put(grid)
-            self.shown = decoded
+            self.decoded = decoded
 
     def redraw(self) -> None:
         """Decodes the newest codes."""
         if (grid := self.history.now) is not None:
-            self.shown = self._decoded(grid)
+            self.decoded = self._made(grid)
 
     def of_picture(self, picture: PIL.Image.Image, name: str) -> Grid:
         codes = grid_of(self._tokenizer.encode(picture), self.codebook, "The tokenizer's codes")
@@ -162,21 +162,21 @@ class Surgery:
 
     def still(self) -> tuple[str, str]:
         """(HTML body, plain text) of both pictures, safe to put into a page."""
-        if self.shown is None:
+        if self.decoded is None:
             empty = "Code surgery without a picture. Run the cell to use it."
             return f"<p>{empty}</p>", empty
-        grid, *pictures = self.shown
+        grid, *pictures = self.decoded
         facts = f"{grid.changed} of {grid.codes.size} cells changed"
         facts = f"{grid.name}: {facts}" if grid.name else facts
         body = ""
         for when, picture in zip(("Before", "After"), pictures, strict=True):
-            shown = stills.image(data_uri(picture, STILL_SIDE), when, max(picture.width, min(256, 4 * picture.width)))
-            body += f'<span class="side"><b>{when}</b>{shown}</span>'
+            image = stills.image(data_uri(picture, STILL_SIDE), when, max(picture.width, min(256, 4 * picture.width)))
+            body += f'<span class="side"><b>{when}</b>{image}</span>'
         return f'{body}<p class="note">{stills.escape(facts)}</p>', f"Code surgery. {facts}"
 
-    def _decoded(self, grid: Grid) -> Decoded:
-        known = self.shown
-        before = known.before if known and known.grid.original is grid.original else self._decode(grid.original)
+    def _made(self, grid: Grid) -> Decoded:
+        last = self.decoded
+        before = last.before if last and last.grid.original is grid.original else self._decode(grid.original)
         return Decoded(grid, before, self._decode(grid.codes) if grid.changed else before)
 
     def _decode(self, codes: np.ndarray) -> PIL.Image.Image:

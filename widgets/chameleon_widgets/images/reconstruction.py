@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import anywidget
@@ -17,13 +14,12 @@ import traitlets
 
 from chameleon_lab.pictures import read_picture, rgb
 from chameleon_lab.records import Reconstruction
-from chameleon_widgets.chat.conversation import paragraph
+from chameleon_widgets.images.messages import ViewerOffers, ViewerResult
 from chameleon_widgets.images.round_trips import RoundTrip, refusal, still
+from chameleon_widgets.line import Line, Part, bundled, paragraph
 from chameleon_widgets.pictures import png
-from chameleon_widgets.stills import WIDGET_VIEW, Still
-from chameleon_widgets.threads import Pump, Worker
+from chameleon_widgets.threads import Worker
 
-STATIC = Path(__file__).parents[1] / "static"
 SHOWN_SIDE = 2048  # pixels: pictures up to here reach the screen, and the file saved there, as they are
 SAMPLE_SIDE = 112
 
@@ -47,11 +43,9 @@ class ReconstructionViewer(anywidget.AnyWidget):
     codes there are, for the count of bits; left out, it is each tokenizer's `codes`, where that is a number.
     """
 
-    _esm = STATIC / "reconstruction_viewer.js"
-    _css = STATIC / "reconstruction_viewer.css"
+    _esm, _css = bundled("reconstruction_viewer")
 
     status = traitlets.Unicode("idle", help="idle, working or error.").tag(sync=True)
-    still_name = traitlets.Unicode(help="Class of the still that the view hides while it is alive.").tag(sync=True)
 
     def __init__(
         self,
@@ -69,19 +63,20 @@ class ReconstructionViewer(anywidget.AnyWidget):
         self._codebook = codebook
         self._chosen = (next(iter(self._images)),)
         self._policy = next(iter(self._policies), "")
-        self._asked: tuple[str, PIL.Image.Image] | None = None  # the last picture that could be read
-        self._shown: tuple[str, tuple[RoundTrip, ...]] = ("", ())
+        self._picture: tuple[str, PIL.Image.Image] | None = None  # the last one that could be read, and its name
+        self._result: tuple[str, tuple[RoundTrip, ...]] = ("", ())
         self._error: Exception | None = None
-        self._told = ""  # the error, in words for the screen
-        self._due = {"offers", "result"}
-        self._heard = ""
-        self._numbers, self._newest, self._done = itertools.count(1), 0, 0  # of requests
-        self._still_due = self._asked_for_still = False
-        self._still = Still(uuid.uuid4().hex, lambda: still(*self._shown))
+        self._words = ""  # of the error, for the screen
+        self._newest = self._done = 0  # requests, by number
         self._worker = Worker("reconstruction worker")
-        self._pump = Pump(self._flush, "reconstruction pump")
-        super().__init__(still_name=self._still.name)
-        self.on_msg(self._handle)
+        super().__init__()
+        handlers = {
+            "sample": lambda content, _: self._submit_sample(str(content.get("name", ""))),
+            "picture": self._submit_file,
+            "choose": self._choose,
+        }
+        self._line = Line(self, "reconstruction", flush=self._flush, still=self._still, handlers=handlers)
+        self._line.tell("hello")
         if self._samples:
             self._submit_sample(next(iter(self._samples)))
 
@@ -106,13 +101,13 @@ class ReconstructionViewer(anywidget.AnyWidget):
         if len(tokenizers) > 2 or len(set(tokenizers)) < len(tokenizers):
             raise ValueError(f"One tokenizer is shown, or two different ones; got {', '.join(tokenizers)}.")
         self._chosen, self._policy = tokenizers or self._chosen, policy or self._policy
-        self._submit(lambda: self._asked)
+        self._submit(lambda: self._picture)
 
     @property
     def reconstruction(self) -> Reconstruction | None:
         """What is shown, of the first tokenizer, once it is ready; None while nothing was. Raises the error shown."""
-        shown = self._ready()
-        result = shown[0].result if shown else None
+        trips = self._ready()
+        result = trips[0].result if trips else None
         if isinstance(result, Exception):
             raise result
         return result
@@ -124,64 +119,48 @@ class ReconstructionViewer(anywidget.AnyWidget):
 
     def _ready(self) -> tuple[RoundTrip, ...]:
         self._worker.wait()
-        self._pump.drain()
+        self._line.settle()
         if self._error is not None:
             raise self._error
-        return self._shown[1]
+        return self._result[1]
 
-    def _ipython_display_(self) -> None:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        self._worker.wait(5)
-        self._still.show(view, "ReconstructionViewer")
+    # What the browser asks
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {WIDGET_VIEW: view, **self._still.bundle()}
-
-    # Messages of the browser: flags and hand-overs only
-
-    def _handle(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._heard = str(content.get("mark", ""))
+    def _submit_file(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         name = str(content.get("name", ""))
-        match content.get("kind"):
-            case "hello":
-                self._due |= {"offers", "result"}
-            case "still":
-                self._asked_for_still = True
-            case "sample" if name in self._samples:
-                self._submit_sample(name)
-            case "picture" if buffers:
-                self._submit(lambda: (name, read_picture(buffers[0], f"“{name}”" if name else "The picture")))
-            case "choose":
-                with suppress(ValueError):  # a view of an earlier run may offer what is no longer there
-                    self.choose(*content.get("tokenizers", ()), policy=content.get("policy"))
-        self._pump.ring()
+        if buffers:
+            self._submit(lambda: (name, read_picture(buffers[0], f"“{name}”" if name else "The picture")))
+
+    def _choose(self, content: dict[str, Any], _: object) -> None:
+        with suppress(ValueError):  # a view of an earlier run may offer what is no longer there
+            self.choose(*content.get("tokenizers", ()), policy=content.get("policy"))
 
     def _submit_sample(self, name: str) -> None:
-        self._submit(lambda: (name, self._samples[name]))
+        if name in self._samples:
+            self._submit(lambda: (name, self._samples[name]))
 
     def _submit(self, read: Callable[[], tuple[str, PIL.Image.Image] | None]) -> None:
-        self._newest = next(self._numbers)
+        self._newest += 1
         self._worker.submit(partial(self._reconstruct, read, self._newest))
-        self._pump.ring()
+        self._line.ring()
 
     # The worker's thread
 
     def _reconstruct(self, read: Callable[[], tuple[str, PIL.Image.Image] | None], number: int) -> None:
         try:
-            self._asked = read()
-            if self._asked is not None and number >= self._newest:  # else a later request is waiting
-                name, picture = self._asked
+            self._picture = read()
+            if self._picture is not None and number >= self._newest:  # else a later request is waiting
+                name, picture = self._picture
                 trips = tuple(self._round_trip(each, self._policy, picture) for each in self._chosen)
                 if isinstance(trips[0].result, Exception) and not any(trip.pictures for trip in trips):
-                    self._error, self._told = trips[0].result, refusal(trips, named=len(self._images) > 1)
+                    self._error, self._words = trips[0].result, refusal(trips, named=len(self._images) > 1)
                 else:
-                    self._shown, self._error, self._still_due = (name, trips), None, True
+                    self._result, self._error = (name, trips), None
+                    self._line.renew_still()
         except Exception as error:  # shown in the widget, raised by `reconstruction`
-            self._error, self._told = error, paragraph(error)
+            self._error, self._words = error, paragraph(error)
         self._done = number
-        self._due.add("result")
-        self._pump.ring()
+        self._line.tell("result")
 
     def _round_trip(self, tokenizer: str, policy: str, picture: PIL.Image.Image) -> RoundTrip:
         images = self._images[tokenizer]
@@ -198,25 +177,25 @@ class ReconstructionViewer(anywidget.AnyWidget):
 
     # The pump's thread
 
-    def _flush(self) -> None:
-        due = {self._due.pop() for _ in range(len(self._due))}  # what is added meanwhile waits for the next flush
+    def _flush(self, due: frozenset[Part]) -> None:
         error = self._error
         self.status = "working" if self._done < self._newest else "error" if error is not None else "idle"
-        message: dict[str, Any] = {"kind": "update", "heard": self._heard}
-        pictures: list[bytes] = []
-        if "offers" in due:
-            message |= {"tokenizers": [*self._images], "policies": [*self._policies], "samples": [*self._samples]}
-            pictures += [png(picture, SAMPLE_SIDE) for picture in self._samples.values()]
-        if "result" in due:
-            name, trips = self._shown
-            message |= {"error": self._told if error is not None else "", "name": name}
-            message |= {"chosen": self._chosen, "policy": self._policy, "trips": [trip.facts() for trip in trips]}
-            pictures += [png(picture, SHOWN_SIDE) for trip in trips for picture in trip.pictures]
-        self.send(message, pictures)
-        if self._still_due:
-            self._still_due = False
-            self._still.refresh()
-            self.send({"kind": "still", "revision": self._still.revision})
-        if self._asked_for_still:
-            self._asked_for_still = False
-            self.send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
+        if "hello" in due:
+            offers = {"tokenizers": [*self._images], "policies": [*self._policies], "samples": [*self._samples]}
+            pictures = [png(picture, SAMPLE_SIDE) for picture in self._samples.values()]
+            self._line.send(ViewerOffers(kind="offers", **offers), pictures)
+        if due & {"hello", "result"}:
+            name, trips = self._result
+            result = ViewerResult(
+                kind="result",
+                error=self._words if error is not None else "",
+                name=name,
+                chosen=[*self._chosen],
+                policy=self._policy,
+                trips=[trip.facts() for trip in trips],
+            )
+            self._line.send(result, [png(picture, SHOWN_SIDE) for trip in trips for picture in trip.pictures])
+
+    def _still(self) -> tuple[str, str]:
+        self._worker.wait(5)  # for the picture that is on its way
+        return still(*self._result)

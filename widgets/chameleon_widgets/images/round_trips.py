@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import PIL.Image
 
 from chameleon_lab.records import Reconstruction
 from chameleon_widgets import stills
-from chameleon_widgets.chat.conversation import paragraph
+from chameleon_widgets.images.messages import TripFacts
+from chameleon_widgets.line import paragraph
 from chameleon_widgets.pictures import data_uri
 
 STILL_SIDE = 512  # pixels: larger pictures are kept in the notebook made smaller
@@ -43,21 +43,27 @@ class RoundTrip:
         """Bits of one code."""
         return None if self.codebook is None else max(1, math.ceil(math.log2(self.codebook)))
 
-    def facts(self) -> dict[str, Any]:
-        """What the screen is told: plain values only; None for an infinite PSNR or an SSIM that there is not."""
-        who = {"tokenizer": self.tokenizer, "policy": self.policy}
+    def facts(self) -> TripFacts:
+        """What the screen shows of it: plain values."""
+        facts = TripFacts(
+            tokenizer=self.tokenizer,
+            policy=self.policy,
+            error="",
+            codes=[],
+            codebook=self.codebook,
+            bits=self.bits,
+            psnr=None,
+            ssim=None,
+            width=0,
+            height=0,
+        )
         if not isinstance(made := self.result, Reconstruction):
-            return {**who, "error": paragraph(made)}
-        return {
-            **who,
-            "codes": made.codes.tolist(),
-            "codebook": self.codebook,
-            "bits": self.bits,
-            "psnr": None if math.isinf(made.psnr) else made.psnr,
-            "ssim": None if math.isnan(made.ssim) else made.ssim,
-            "width": made.original.width,
-            "height": made.original.height,
-        }
+            facts["error"] = paragraph(made)
+            return facts
+        facts["codes"], (facts["width"], facts["height"]) = made.codes.tolist(), made.original.size
+        facts["psnr"] = None if math.isinf(made.psnr) else made.psnr
+        facts["ssim"] = None if math.isnan(made.ssim) else made.ssim
+        return facts
 
     def summary(self) -> str:
         """One line: how many codes, of how many bits, and how close the picture came back."""

@@ -33,7 +33,7 @@ class Sightings:
     """Pictures and their codes as they come in; `usage` counts them all, a point of its curve each picture."""
 
     def __init__(self, size: int) -> None:
-        self.seen: tuple[Sighting, ...] = ()
+        self.pictures: tuple[Sighting, ...] = ()
         self.usage = CodebookUsage(np.zeros(size, np.int64))
 
     def add(self, name: str, picture: PIL.Image.Image, codes: np.ndarray) -> None:
@@ -46,12 +46,12 @@ class Sightings:
         before = self.usage
         counts_N = before.counts_N + CodebookUsage.of([codes], len(before.counts_N)).counts_N
         point = (int(counts_N.sum()), int((counts_N > 0).sum()))
-        self.seen = (*self.seen, Sighting(name, picture, codes))
+        self.pictures = (*self.pictures, Sighting(name, picture, codes))
         self.usage = CodebookUsage(counts_N, (*before.curve, point))
 
     def places(self, code: int, most: int) -> tuple[list[Place], int]:
         """Up to `most` places of a code, spread evenly over all there are, and how many there are."""
-        cells = [np.argwhere(sighting.codes == code) for sighting in self.seen]
+        cells = [np.argwhere(sighting.codes == code) for sighting in self.pictures]
         pictures = np.repeat(np.arange(len(cells)), [len(each) for each in cells])
         found = np.concatenate(cells) if cells else np.empty((0, 2), int)
         picks = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
@@ -59,7 +59,7 @@ class Sightings:
 
     def patch(self, place: Place) -> PIL.Image.Image:
         """The pixels of a place."""
-        sighting = self.seen[place.picture]
+        sighting = self.pictures[place.picture]
         rows, columns = sighting.codes.shape
         return cell(sighting.picture, rows, columns, place.row, place.column)
 

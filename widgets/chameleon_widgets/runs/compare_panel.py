@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import io
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anywidget
 import traitlets
 
 from chameleon_lab.history import lr_sensitivity
 from chameleon_widgets import stills
-from chameleon_widgets.runs.compared_runs import ComparedRuns, summary
+from chameleon_widgets.runs.compared_runs import ComparedRuns, outcome_words
 from chameleon_widgets.runs.comparison import COLOURS, RunLike, first_measures
-from chameleon_widgets.chat.conversation import paragraph
-from chameleon_widgets.stills import WIDGET_VIEW, Still
-from chameleon_widgets.threads import Pump, Worker, claim
+from chameleon_widgets.runs.messages import ComparisonFigure, ComparisonState, ComparisonTrouble
+from chameleon_widgets.line import Line, Part, bundled, paragraph
+from chameleon_widgets.threads import Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STATIC = Path(__file__).parents[1] / "static"
 RATE = 5.0  # updates a second while a run goes on
 STILL_SECONDS = 60.0  # between two stills while a run goes on
 FORMATS = ("png", "svg")
@@ -42,14 +39,12 @@ class ComparePanel(anywidget.AnyWidget):
     FileNotFoundError for a folder without a run and TypeError for what is none.
     """
 
-    _esm = STATIC / "compare_panel.js"
-    _css = STATIC / "compare_panel.css"
+    _esm, _css = bundled("compare_panel")
 
     measures: Any = traitlets.List(traitlets.Unicode(), help="What is charted, in order.").tag(sync=True)
     smoothing: Any = traitlets.Float(0.0, min=0.0, max=0.99, help="Weight of the exponential mean.").tag(sync=True)
     hidden: Any = traitlets.List(traitlets.Unicode(), help="Names of runs that are not shown.").tag(sync=True)
     view: Any = traitlets.Enum(VIEWS, "curves", help="Curves, or the loss against learning rates.").tag(sync=True)
-    still_name = traitlets.Unicode(help="Class of the still that the view hides while it is alive.").tag(sync=True)
 
     def __init__(self, runs: Runs = (), *, measures: Sequence[str] | None = None, smoothing: float = 0.0) -> None:
         self._runs = ComparedRuns()
@@ -58,24 +53,21 @@ class ComparePanel(anywidget.AnyWidget):
         self._runs.look()
         chosen = first_measures(self._runs.measures) if measures is None else list(measures)
         self._undecided = measures is None and not chosen
-        self._heard, self._ended = "", False
-        self._due: set[str] = set()
-        self._state: dict[str, Any] = {}
-        self._pictured: object = None  # what the still was made of, and when
-        self._pictured_at = time.monotonic()
-        self._still = Still(uuid.uuid4().hex, self._still_body)
+        self._state: ComparisonState | None = None
+        self._pictured: object = None  # what the still was made of
         self._worker = Worker("compare panel worker")
-        self._pump = Pump(self._flush, "compare panel pump", rate=RATE, linger=0.5)
-        super().__init__(still_name=self._still.name, measures=chosen, smoothing=smoothing)
-        self.observe(self._changed, ["measures", "smoothing", "hidden", "view"])
-        self.on_msg(self._handle)
-        claim(self._end)
-        self._pump.ring()
+        super().__init__(measures=chosen, smoothing=smoothing)
+        handlers = {"export": self._ask_figure}
+        self._line = Line(
+            self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=RATE
+        )
+        self.observe(lambda _: self._line.ring(), ["measures", "smoothing", "hidden", "view"])
+        self._line.ring()
 
     def add(self, run: RunLike | Path | str, name: str = "") -> None:
         """Takes one more run, fork or folder into the comparison."""
         self._runs.add(run, name)
-        self._pump.ring()
+        self._line.ring()
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -106,98 +98,57 @@ class ComparePanel(anywidget.AnyWidget):
             return sensitivity_figure(outcomes, start=start)
         histories = self._runs.histories
         colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(histories)}
-        shown = {name: history for name, history in histories.items() if name not in self.hidden}
+        visible = {name: history for name, history in histories.items() if name not in self.hidden}
         note = self._runs.note(self.hidden)
-        return compare_figure(shown, self._charted, smoothing=self.smoothing, colours=colours, note=note)
-
-    def close(self) -> None:
-        self._end()
-        super().close()
+        return compare_figure(visible, self._charted, smoothing=self.smoothing, colours=colours, note=note)
 
     @property
     def _charted(self) -> list[str]:
-        known = self._runs.measures
-        return [name for name in self.measures if name in known]
+        recorded = self._runs.measures
+        return [name for name in self.measures if name in recorded]
 
-    def _end(self) -> None:
-        """Follows the runs no longer."""
-        self._ended = True
+    # What the browser asks
 
-    def _ipython_display_(self) -> None:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        self._still.show(view, "ComparePanel")
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {WIDGET_VIEW: view, **self._still.bundle()}
-
-    def _changed(self, _: object) -> None:
-        self._pump.ring()
-
-    # Messages of the browser: flags and hand-overs only
-
-    def _handle(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._heard = str(content.get("mark", ""))
-        match content.get("kind"):
-            case "hello":
-                self._due.add("all")
-            case "still":
-                self._due.add("still")
-            case "export" if content.get("format") in FORMATS:
-                self._worker.submit(partial(self._export, content["format"]))
-        self._pump.ring()
+    def _ask_figure(self, content: dict[str, Any], _: object) -> None:
+        if content.get("format") in FORMATS:
+            self._worker.submit(partial(self._export, content["format"]))
 
     # The worker's thread
 
-    def _export(self, kind: str) -> None:
+    def _export(self, kind: Literal["png", "svg"]) -> None:
         out = io.BytesIO()
         try:
             self.figure().savefig(out, format=kind, dpi=200)
-            self.send({"kind": "figure", "format": kind, "view": self.view}, [out.getvalue()])
-        except Exception as error:  # told in the panel
-            self.send({"kind": "trouble", "told": f"The figure could not be drawn: {paragraph(error)}"})
-
-    def _picture(self, seen: object) -> None:
-        if seen is self._pictured:  # else a newer one stands behind this
-            self._still.refresh()
-            self.send({"kind": "still", "revision": self._still.revision})
-
-    def _send_still(self) -> None:
-        self.send({"kind": "still", "revision": self._still.revision, "bundle": self._still.bundle()})
+            self._line.send(ComparisonFigure(kind="figure", format=kind, view=self.view), [out.getvalue()])
+        except Exception as error:  # shown in the panel
+            words = f"The figure could not be drawn: {paragraph(error)}"
+            self._line.send(ComparisonTrouble(kind="trouble", error=words))
 
     # The pump's thread
 
-    def _flush(self) -> None:
-        due = {self._due.pop() for _ in range(len(self._due))}  # what is added meanwhile waits for the next flush
+    def _flush(self, due: frozenset[Part]) -> bool:
         self._runs.look()
-        if self._undecided and (known := self._runs.measures):
-            self._undecided, self.measures = False, self.measures or first_measures(known)
-        told = self._runs.told(self.hidden)
-        state = {"kind": "state", "heard": self._heard, **told}
-        if state != self._state or "all" in due:
+        if self._undecided and (names := self._runs.measures):
+            self._undecided, self.measures = False, self.measures or first_measures(names)
+        state = self._runs.facts(self.hidden)
+        if state != self._state or "hello" in due:
             self._state = state
-            self.send(state)
-        parts, buffers = self._runs.news(self.measures, "all" in due)
-        if parts:
-            self.send({"kind": "values", "parts": parts}, buffers)
-        seen = (told, list(self.measures), self.smoothing, list(self.hidden), self.view)
-        rested = time.monotonic() - self._pictured_at > STILL_SECONDS
-        if seen != self._pictured and (self._runs.over or rested):
-            self._pictured, self._pictured_at = seen, time.monotonic()
-            self._worker.submit(partial(self._picture, seen))
-        if "still" in due:
-            self._worker.submit(self._send_still)
-        if not self._runs.over and not self._ended:
-            self._pump.ring()
+            self._line.send(state)
+        for message, buffers in self._runs.news(self.measures, "hello" in due):
+            self._line.send(message, buffers)
+        pictured = (state, list(self.measures), self.smoothing, list(self.hidden), self.view)
+        if pictured != self._pictured and self._line.renew_still(0 if self._runs.over else STILL_SECONDS):
+            self._pictured = pictured
+        return not self._runs.over
 
-    def _still_body(self) -> tuple[str, str]:
+    def _still(self) -> tuple[str, str]:
         rows = self.table
         if not rows:
             empty = "A comparison without runs."
             return f"<p>{empty}</p>", empty
         from chameleon_widgets.figures import data_uri
 
-        shown = stills.image(data_uri(self.figure()), "The runs by step", 720)
-        lines = [summary(row) for row in rows]
+        figure = stills.image(data_uri(self.figure()), "The runs by step", 720)
+        lines = [outcome_words(row) for row in rows]
         notes = "".join(f'<p class="note">{stills.escape(line)}</p>' for line in lines)
-        return shown + notes, "Comparison. " + "; ".join(lines)
+        return figure + notes, "Comparison. " + "; ".join(lines)

@@ -1,11 +1,10 @@
-"""The runs that a comparison follows: what is known of them so far, as plain values, and what a screen has not seen."""
+"""The runs that a comparison follows: how they stand, as plain values, and what of them is new for the screen."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from chameleon_widgets.runs.comparison import (
     worded,
     words,
 )
-from chameleon_widgets.chat.conversation import paragraph
+from chameleon_widgets.line import paragraph
+from chameleon_widgets.runs.messages import ComparedFacts, ComparisonState, RateGroup, RunNews
+from chameleon_widgets.runs.run_feed import RunFeed, plain
 
 SHOWN_DIFFERENCES = 4  # in a caption
 
@@ -34,12 +35,11 @@ class ComparedRun:
     state: RunState
     config: Mapping[str, Any] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
-    sent: dict[str, int] = field(default_factory=dict)  # how many values of each measure the screen has
+    feed: RunFeed = field(default_factory=RunFeed)
     trouble: str = ""
 
     def look(self) -> None:
         """Reads how the run stands. What went wrong with that is kept for its row."""
-        era = self.columns.era
         try:
             self.state = self.run.state
             self.columns.take(self.run.history)
@@ -47,8 +47,6 @@ class ComparedRun:
             self.trouble = ""
         except Exception as error:  # a folder that is damaged must not blind the panel to the other runs
             self.trouble = f"This run cannot be read: {paragraph(error)}"
-        if self.columns.era != era:
-            self.sent = {}
 
     @property
     def forked(self) -> str:
@@ -117,64 +115,56 @@ class ComparedRuns:
     def by_rate(self, hidden: Sequence[str] = ()) -> tuple[dict[str, dict[float, list[float]]], float]:
         """`comparison.outcomes_by_rate` of all that are not hidden."""
         with self._lock:
-            shown = {name: each for name, each in self._runs.items() if name not in hidden}
-            configs = {name: each.config for name, each in shown.items()}
-            return outcomes_by_rate(configs, {name: each.columns for name, each in shown.items()})
+            visible = {name: each for name, each in self._runs.items() if name not in hidden}
+            configs = {name: each.config for name, each in visible.items()}
+            return outcomes_by_rate(configs, {name: each.columns for name, each in visible.items()})
 
     def note(self, hidden: Sequence[str] = ()) -> str:
         """What a caption says of forks and of configs: the first few of the settings that differ."""
         with self._lock:
-            shown = {name: each for name, each in self._runs.items() if name not in hidden}
-            apart = differences({name: each.config for name, each in shown.items()})
-            forks = [f"{name} {each.forked}." for name, each in shown.items() if each.forked]
-        told = [
+            visible = {name: each for name, each in self._runs.items() if name not in hidden}
+            apart = differences({name: each.config for name, each in visible.items()})
+            forks = [f"{name} {each.forked}." for name, each in visible.items() if each.forked]
+        parts = [
             f"{key} " + ", ".join(f"{worded(value)} ({name})" for name, value in of.items())
             for key, of in itertools.islice(apart.items(), SHOWN_DIFFERENCES)
         ]
-        more = len(apart) - len(told)
-        settings = f"They differ in {'; '.join(told)}{f'; and {more} more settings' if more else ''}." if told else ""
+        more = len(apart) - len(parts)
+        settings = f"They differ in {'; '.join(parts)}{f'; and {more} more settings' if more else ''}." if parts else ""
         return " ".join([*forks, settings])
 
     # What goes to the screen
 
-    def told(self, hidden: Sequence[str] = ()) -> dict[str, Any]:
+    def facts(self, hidden: Sequence[str] = ()) -> ComparisonState:
         """All but the curves, as JSON can hold it."""
         with self._lock:
             outcomes, start = self.by_rate(hidden)
             groups = [
-                {
-                    "name": name,
-                    "number": plain(lr_sensitivity(losses, start)),
-                    "losses": [[rate, [plain(loss) for loss in of]] for rate, of in losses.items()],
-                }
+                RateGroup(
+                    name=name,
+                    number=plain(lr_sensitivity(losses, start)),
+                    losses=[(rate, [plain(loss) for loss in of]) for rate, of in losses.items()],
+                )
                 for name, losses in outcomes.items()
             ]
-            apart = [
-                {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
-                for key, of in self.differences.items()
-            ]
-            return {
-                "runs": [self._facts(name, each) for name, each in self._runs.items()],
-                "known": [{"name": name, "words": words(name), "log": wide(name)} for name in self.measures],
-                "differences": apart,
-                "rates": {"start": plain(start), "groups": groups},
-            }
+            return ComparisonState(
+                kind="state",
+                runs=[self._facts(name, each) for name, each in self._runs.items()],
+                measures=[{"name": name, "words": words(name), "log": wide(name)} for name in self.measures],
+                differences=[
+                    {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
+                    for key, of in self.differences.items()
+                ],
+                rates={"start": plain(start), "groups": groups},
+            )
 
-    def news(self, measures: Sequence[str], anew: bool = False) -> tuple[list[list[Any]], list[bytes]]:
-        """[run, measure, place of the first value], and a buffer each, of what the screen has not had: steps, then
-        values, float64. All of it when `anew`."""
-        parts, buffers = [], []
+    def news(self, measures: Sequence[str], anew: bool = False) -> Iterator[tuple[RunNews, list[bytes]]]:
+        """Messages with what is new of these measures, run by run; with all of it when `anew`."""
         with self._lock:
             for at, each in enumerate(self._runs.values()):
-                each.sent = {} if anew else each.sent
-                for measure in measures:
-                    since = each.sent.get(measure, 0)
-                    steps, values = each.columns.series(measure, since)
-                    if len(steps) or measure not in each.sent:
-                        parts.append([at, measure, since])
-                        buffers.append(steps.astype("<f8").tobytes() + values.astype("<f8").tobytes())
-                        each.sent[measure] = since + len(steps)
-        return parts, buffers
+                if anew:
+                    each.feed.rewind()
+                yield from each.feed.news(each.columns.history, measures, at)
 
     def _row(self, name: str, each: ComparedRun) -> dict[str, Any]:
         state = each.state
@@ -182,33 +172,22 @@ class ComparedRuns:
         forked = {"parent": state.parent, "forked_at": state.forked_at, "difference": state.difference}
         return row | (forked if state.parent else {})
 
-    def _facts(self, name: str, each: ComparedRun) -> dict[str, Any]:
-        history = each.columns.history
-        return {
-            "row": {key: plain(value) for key, value in self._row(name, each).items()},
-            "progress": each.state.progress,
-            "over": each.state.over,
-            "configured": bool(each.config),
-            "forked": each.forked,
-            "alarms": [[alarm.step, alarm.level, alarm.told] for alarm in history.alarms],
-            "changes": [
-                [change.step, f"{change.name} {worded(change.before)} → {worded(change.after)}"]
-                for change in history.interventions
-            ],
-        }
+    def _facts(self, name: str, each: ComparedRun) -> ComparedFacts:
+        return ComparedFacts(
+            row={key: plain(value) for key, value in self._row(name, each).items()},
+            progress=each.state.progress,
+            over=each.state.over,
+            configured=bool(each.config),
+            forked=each.forked,
+        )
 
 
-def summary(row: Mapping[str, Any]) -> str:
+def outcome_words(row: Mapping[str, Any]) -> str:
     """A row of the table in a line of words."""
     parts = [f"{row['run']}: {row['status']}, {row['steps']:,} steps"]
-    for key, told in (("held_out_loss", "held-out loss"), ("max_attention_logit", "max attention logit")):
+    for key, name in (("held_out_loss", "held-out loss"), ("max_attention_logit", "max attention logit")):
         if row[key] is not None:
-            parts.append(f"{told} {row[key]:.4g}")
+            parts.append(f"{name} {row[key]:.4g}")
     if row["alarms"]:
         parts.append(f"{row['alarms']} alarm{'s' if row['alarms'] > 1 else ''}")
     return ", ".join(parts) + (f". {row['error']}" if row["error"] else "")
-
-
-def plain(value: Any) -> Any:
-    """JSON has no nan and no infinity: they go by name."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -31,7 +31,7 @@ Config = Mapping[str, Any]
 
 
 class RunLike(Protocol):
-    """What is asked of a run: how it stands, and what it told. Where it has a `config`, that is compared too."""
+    """What is asked of a run: how it stands, and what it recorded. Where it has a `config`, that is compared too."""
 
     @property
     def state(self) -> RunState: ...
@@ -43,11 +43,11 @@ class RunLike(Protocol):
 class Columns:
     """A history by measure. `take` reads on where the last call ended, so that a run can be followed as it grows.
 
-    `era` counts how often all was read anew, since a run that goes back to a checkpoint tells another story.
+    A history that was written anew, as by a run that went back to a checkpoint, is read anew.
     """
 
     def __init__(self, history: History = History()) -> None:  # noqa: B008 (frozen)
-        self.history, self.era = history, 0
+        self.history = history
         self._columns: dict[str, tuple[array[float], array[float]]] = {}
         self._read, self._last = 0, StepRecord(-1, 0.0)
         self.take(history)
@@ -55,14 +55,9 @@ class Columns:
     def take(self, history: History) -> None:
         records = history.records
         if self._read and (len(records) < self._read or not _same(records[self._read - 1], self._last)):
-            self._columns, self._read, self.era = {}, 0, self.era + 1
+            self._columns, self._read = {}, 0
         for record in records[self._read :]:
-            worst = {
-                name: _worst(name, values)
-                for name, values in record.layers.items()
-                if values and name not in record.values
-            }
-            for name, value in (record.values | worst).items():
+            for name, value in with_worst(record).items():
                 steps, values = self._columns.setdefault(name, (array("d"), array("d")))
                 steps.append(record.step)
                 values.append(value)
@@ -84,8 +79,13 @@ def _same(one: StepRecord, other: StepRecord) -> bool:
     return (one.step, one.seconds) == (other.step, other.seconds)
 
 
-def _worst(name: str, values: list[Any]) -> float:
-    return float((np.min if name.endswith("entropy") else np.max)(np.asarray(values, np.float64)))
+def with_worst(record: StepRecord) -> dict[str, float]:
+    """The values of a record, and of each measure that it has only by layer or head the worst of them."""
+    return record.values | {
+        name: float((np.min if name.endswith("entropy") else np.max)(np.asarray(values, np.float64)))
+        for name, values in record.layers.items()
+        if values and name not in record.values
+    }
 
 
 def first_measures(names: Sequence[str], count: int = 4) -> list[str]:
@@ -183,8 +183,8 @@ def outcome(state: RunState, columns: Columns) -> dict[str, Any]:
 
 
 def _lowest(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.min()) if len(known) else None
+    finite = values[np.isfinite(values)]
+    return float(finite.min()) if len(finite) else None
 
 
 def outcomes_by_rate(
@@ -211,7 +211,7 @@ def outcomes_by_rate(
             "; ".join(f"{key}: {worded(of[members[0]])}" for key, of in apart.items() if members[0] in of) or "all runs"
             for members in groups.values()
         ]
-    found: dict[str, dict[float, list[float]]] = {}
+    outcomes: dict[str, dict[float, list[float]]] = {}
     starts = []
     for label, members in zip(labels, groups.values(), strict=True):
         by_rate: dict[float, list[float]] = {}
@@ -221,8 +221,8 @@ def outcomes_by_rate(
                 by_rate.setdefault(float(flat[name][RATE]), []).append(float(held_out[-1]))
             starts += [value for value in loss[:1].tolist() if math.isfinite(value)]
         if by_rate:
-            found[label] = dict(sorted(by_rate.items()))
-    return found, float(np.mean(starts)) if starts else math.inf
+            outcomes[label] = dict(sorted(by_rate.items()))
+    return outcomes, float(np.mean(starts)) if starts else math.inf
 
 
 def _free(key: str) -> bool:

@@ -8,7 +8,7 @@ import { BROKEN, FINE, Layers, MISSING } from "../src/charts/layers.js";
 import { Points } from "../src/charts/points.js";
 import { levelOf } from "../src/runs/head_strip.js";
 import { changesOf, rowsOf } from "../src/runs/run_hands.js";
-import { grouped, RunRecords } from "../src/runs/run_records.js";
+import { chartsOf, RunRecords } from "../src/runs/run_records.js";
 
 let seed = 7;
 const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
@@ -127,8 +127,8 @@ test("between two records a picture holds what was seen, before the first and lo
 });
 
 /** A message of the kernel with the loss of some steps, and with a layers' measure at even ones. */
-function message(epoch, from, count, more = {}) {
-  const steps = Array.from({ length: count }, (_, at) => from + at);
+function message(epoch, start, count, more = {}) {
+  const steps = Array.from({ length: count }, (_, at) => start + at);
   const even = steps.map((step, at) => [step, at]).filter(([step]) => step % 2 === 0);
   const layers = even.length ? [{ name: "norm", count: even.length, shape: [2] }] : [];
   const buffers = [
@@ -138,12 +138,12 @@ function message(epoch, from, count, more = {}) {
   ];
   const records = { count, measures: [{ name: "loss", count, whole: true }], layers };
   return [
-    { epoch, from, records, alarms: { from: 0, list: [] }, changes: { from: 0, list: [] }, ...more },
+    { epoch, start, records, alarms: { start: 0, list: [] }, changes: { start: 0, list: [] }, ...more },
     buffers.map((each) => new DataView(each.buffer)),
   ];
 }
 
-test("records are taken once, however messages overlap, and a missing one is told", () => {
+test("records are taken once, however messages overlap, and a missing one is noticed", () => {
   const records = new RunRecords();
   assert.equal(records.take(...message(0, 3, 2)), false, "the first three are missing");
   assert.equal(records.take(...message(0, 0, 5)), true);
@@ -158,8 +158,8 @@ test("records are taken once, however messages overlap, and a missing one is tol
 
 test("another epoch begins afresh, and only from its start", () => {
   const records = new RunRecords();
-  const alarm = { step: 1, level: "WARN", rule: "r", told: "t" };
-  records.take(...message(0, 0, 5, { alarms: { from: 0, list: [alarm] } }));
+  const alarm = { step: 1, level: "WARN", rule: "r", message: "t" };
+  records.take(...message(0, 0, 5, { alarms: { start: 0, list: [alarm] } }));
   assert.equal(records.take(...message(1, 2, 2)), false);
   assert.equal(records.count, 5, "nothing is thrown away for a message that cannot be used");
   assert.equal(records.take(...message(1, 0, 3)), true);
@@ -169,15 +169,15 @@ test("another epoch begins afresh, and only from its start", () => {
 
 test("events are taken once", () => {
   const records = new RunRecords();
-  const alarms = ["a", "b", "c"].map((told) => ({ step: 1, level: "WARN", rule: "r", told }));
-  records.take(...message(0, 0, 1, { alarms: { from: 0, list: alarms.slice(0, 2) } }));
-  records.take(...message(0, 1, 0, { alarms: { from: 1, list: alarms.slice(1) } }));
+  const alarms = ["a", "b", "c"].map((message) => ({ step: 1, level: "WARN", rule: "r", message }));
+  records.take(...message(0, 0, 1, { alarms: { start: 0, list: alarms.slice(0, 2) } }));
+  records.take(...message(0, 1, 0, { alarms: { start: 1, list: alarms.slice(1) } }));
   assert.deepEqual(records.alarms, alarms);
-  assert.equal(records.take(...message(0, 1, 0, { alarms: { from: 5, list: [] } })), false);
+  assert.equal(records.take(...message(0, 1, 0, { alarms: { start: 5, list: [] } })), false);
 });
 
 test("measures that differ by modality share a chart, the loss first", () => {
-  const groups = grouped([
+  const groups = chartsOf([
     "rate",
     "text_loss",
     "image_log_partition",

@@ -1,6 +1,6 @@
 // Curves: several named series over the steps of training, on one canvas, with marks, a cursor and a legend that toggles.
 //
-// A chart is made once, told what to show, and asked for a frame when its points have grown:
+// A chart is made once, given what to show, and asked for a frame when its points have grown:
 //
 //   const points = new Points();                                    // points.js; grows with points.add(steps, values)
 //   const chart = curves({ title: "Loss", unit: "nats a token", height: 180 });
@@ -30,7 +30,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  * @typedef {object} Mark something that happened at a step
  * @property {number} step
  * @property {string} colour
- * @property {string} told
+ * @property {string} words
  * @property {"alarm" | "change"} kind a triangle, or a diamond
  */
 /**

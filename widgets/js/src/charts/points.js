@@ -88,7 +88,7 @@ export class Points {
   }
 
   /**
-   * Smallest and largest finite value between two steps, null where there is none; above zero only, where told so.
+   * Smallest and largest finite value between two steps, null where there is none; above zero only, where `positive`.
    * @param {number} from @param {number} to @param {boolean} [positive] @returns {[number, number] | null}
    */
   extent(from, to, positive = false) {

@@ -1,8 +1,7 @@
 // The chat cell: a transcript that grows, a box to write in, settings, and a lamp that says what is going on.
 
-import { button, copyText, download, element, icon, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
+import { button, copyText, download, element, icon } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { composer, pack } from "./composer.js";
 import { exchangeView } from "./exchange.js";
 import { settingsPanel } from "./settings.js";
@@ -10,8 +9,9 @@ import { lampWords } from "./words.js";
 
 const BUSY = ["reading", "writing", "drawing"];
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
+  const { model } = context;
   /** @type {Map<number, ReturnType<typeof exchangeView>>} */
   const views = new Map();
   /** @type {number[]} */
@@ -23,9 +23,16 @@ function render({ model, el }) {
   /** @type {"copy" | "save" | null} */
   let exporting = null;
 
-  const box = root("Chat with the model", "chat");
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ChatMessage>} */
+  const receive = { update, export: finishExport };
+  const page = frame(context, {
+    label: "Chat with the model",
+    kind: "chat",
+    receive,
+    refresh,
+    ready: () => whole,
+    state: () => lampWords(state()),
+  });
   const log = element("div", {
     class: "chm-log",
     role: "log",
@@ -38,17 +45,13 @@ function render({ model, el }) {
     class: "chm-button chm-latest",
     hidden: true,
   });
-  const notice = element("div", { class: "chm-notice", role: "alert", hidden: true });
   const field = composer({
     label: "Message to the model",
     placeholder: "Write, paste or drop a picture …",
     submit: send,
     cancel,
-    trouble: tell,
-    change: () => {
-      tell("");
-      refresh();
-    },
+    trouble: page.tell,
+    change: () => page.tell(""),
   });
   const go = button("Send", "send", () => (busy() ? stop() : send()), { class: "chm-button chm-go" });
   const panel = settingsPanel(model, {
@@ -65,32 +68,7 @@ function render({ model, el }) {
   const clear = button("Clear the conversation", "clear", sureClear);
   let sure = 0;
 
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      signal.node,
-      element(
-        "div",
-        { class: "chm-tools", role: "toolbar", "aria-label": "Conversation" },
-        copy,
-        save,
-        clear,
-        settings,
-      ),
-    ),
-    panel.node,
-    element("div", { class: "chm-body" }, log, latest),
-    notice,
-    element("div", { class: "chm-composer" }, field.attach, field.files, field.box, go),
-  );
-  el.replaceChildren(box);
-  field.takeDropsOn(box);
-
-  const link = connect(model, { receive, change: refresh });
-  const keeper = stillKeeper(model, link);
-
+  /** @returns {import("./messages.js").ReplyState | undefined} */
   function state() {
     const key = order.at(-1);
     const last = key === undefined ? undefined : views.get(key)?.now.state;
@@ -98,25 +76,20 @@ function render({ model, el }) {
   }
 
   function busy() {
-    return BUSY.includes(state()?.name ?? "") && link.state !== "silent";
+    return BUSY.includes(state()?.name ?? "") && !page.silent;
   }
 
   function refresh() {
-    const [name, words] = lampWords(link?.state ?? "connecting", state());
-    signal.show(name, words);
-    const going = link && busy();
+    const going = busy();
     if (go.dataset.glyph !== (going ? "stop" : "send")) {
       go.dataset.glyph = going ? "stop" : "send";
       go.replaceChildren(icon(going ? "stop" : "send"));
       go.title = going ? "Stop (Esc)" : "Send (Enter)";
       go.setAttribute("aria-label", going ? "Stop" : "Send");
     }
-    go.classList.toggle("chm-stop", Boolean(going));
+    go.classList.toggle("chm-stop", going);
     go.disabled = !going && (sending || !field.parts().length);
-    const silent = link?.state === "silent";
-    box.classList.toggle("chm-orphan", silent && !whole);
-    stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
-    for (const tool of [copy, save, clear]) tool.disabled = !order.length || silent;
+    for (const tool of [copy, save, clear]) tool.disabled = !order.length || page.silent;
     if (!order.length && whole && !start.isConnected) showStart();
     if (order.length && start.isConnected) start.remove();
   }
@@ -144,13 +117,10 @@ function render({ model, el }) {
     log.append(start);
   }
 
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    if (message.kind === "export") return finishExport(message.text);
-    if (message.kind === "still") return keeper.receive(message);
-    if (message.kind !== "update") return;
+  /** @param {import("./messages.js").ConversationUpdate} message @param {DataView[]} buffers */
+  function update(message, buffers) {
     if (!message.whole && (!whole || message.number !== number + 1)) {
-      if (whole) link.request({ kind: "hello" });
+      if (whole) page.request({ kind: "hello" });
       whole = false;
       return;
     }
@@ -168,7 +138,7 @@ function render({ model, el }) {
     for (const news of message.changed) {
       let view = views.get(news.key);
       if (!view) {
-        view = exchangeView({ request: link.request, focusComposer: field.focus, trouble: tell });
+        view = exchangeView({ request: page.request, focusComposer: field.focus, trouble: page.tell });
         views.set(news.key, view);
         log.append(view.node);
       }
@@ -176,7 +146,7 @@ function render({ model, el }) {
     }
     order.forEach((key, at) => views.get(key)?.mark(at === order.length - 1));
     log.setAttribute("aria-busy", String(busy()));
-    refresh();
+    page.refresh();
     if (stay) toEnd();
   }
 
@@ -189,31 +159,25 @@ function render({ model, el }) {
     if (focus) field.focus();
   }
 
-  /** @param {string} text */
-  function tell(text) {
-    if (notice.textContent === text) return;
-    notice.hidden = !text;
-    notice.textContent = text;
-  }
-
   async function send() {
     const parts = field.parts();
     if (!parts.length || sending) return;
-    if (busy()) return tell("The model is still replying. Esc stops it; your message stays here.");
+    if (busy()) return page.tell("The model is still replying. Esc stops it; your message stays here.");
     const packed = pack(parts);
     sending = true;
     field.lock(true);
-    const arrived = await link.request({ kind: "send", parts: packed.parts }, packed.buffers);
+    const lost = "The message has not arrived: the kernel";
+    const arrived = await page.ask({ kind: "send", parts: packed.parts }, { buffers: packed.buffers, lost });
     sending = false;
     field.lock(false);
     if (arrived) field.clear();
-    else tell("The message has not arrived: the kernel is busy with another cell, or gone. It stays here.");
+    else page.tell(`${page.said} It stays here.`);
     toEnd(true);
-    refresh();
+    page.refresh();
   }
 
   function stop() {
-    link.request({ kind: "stop" });
+    page.request({ kind: "stop" });
     field.focus();
   }
 
@@ -240,7 +204,7 @@ function render({ model, el }) {
       return;
     }
     unsure();
-    link.request({ kind: "clear" });
+    page.request({ kind: "clear" });
     field.focus();
   }
 
@@ -255,11 +219,11 @@ function render({ model, el }) {
   /** @param {"copy" | "save"} how */
   function ask(how) {
     exporting = how;
-    link.request({ kind: "export" });
+    page.request({ kind: "export" });
   }
 
-  /** @param {string} text */
-  async function finishExport(text) {
+  /** @param {import("./messages.js").ConversationExport} message */
+  async function finishExport({ text }) {
     if (exporting === "save") download("conversation.json", new Blob([text], { type: "application/json" }));
     if (exporting === "copy") {
       await copyText(text);
@@ -272,22 +236,23 @@ function render({ model, el }) {
   log.addEventListener("scroll", () => {
     latest.hidden = Boolean(atEnd());
   });
-  box.addEventListener("keydown", (event) => {
+  page.box.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.defaultPrevented) cancel();
   });
   const watch = setInterval(() => {
-    if (busy() && link.quiet() > 5000) link.request({ kind: "ping" });
+    if (busy() && page.quiet() > 5000) page.request({ kind: "ping" });
   }, 2500);
-  refresh();
-  link.request({ kind: "hello" });
-
-  return () => {
-    clearInterval(watch);
-    unsure();
-    panel.dispose();
-    keeper.dispose();
-    link.close();
-  };
+  field.takeDropsOn(page.box);
+  return page.open(
+    [
+      page.header("Conversation", [copy, save, clear, settings]),
+      panel.node,
+      element("div", { class: "chm-body" }, log, latest),
+      page.alert,
+      element("div", { class: "chm-composer" }, field.attach, field.files, field.box, go),
+    ],
+    [() => clearInterval(watch), unsure, panel.dispose],
+  );
 }
 
 export default { render };

@@ -6,24 +6,8 @@ import { composer, pack } from "./composer.js";
 import { sentences } from "./words.js";
 
 /**
- * @typedef {object} Part
- * @property {number} at its place
- * @property {string} [text] new text ...
- * @property {number} [from] ... to be put after this many characters
- * @property {number} [picture] number of a buffer
- * @property {number} [row] rows drawn, of a picture the model draws
- * @property {number} [rows]
- *
- * @typedef {object} News what is new of an exchange
- * @property {number} key
- * @property {{name: string, row?: number, rows?: number}} [state]
- * @property {boolean} [running]
- * @property {string} [about]
- * @property {string} [error]
- * @property {number | null} [seed]
- * @property {Part[]} [user]
- * @property {Part[]} [reply]
- *
+ * @typedef {import("./messages.js").PartNews} Part
+ * @typedef {import("./messages.js").ExchangeNews} News
  * @typedef {object} Acts what an exchange asks of the chat
  * @property {(content: any, buffers?: ArrayBuffer[]) => Promise<boolean>} request
  * @property {() => void} focusComposer
@@ -47,7 +31,7 @@ function textBlock(holder) {
     },
     /** @param {Part} part @param {boolean} running */
     apply(part, running) {
-      text = text.slice(0, part.from ?? 0) + (part.text ?? "");
+      text = text.slice(0, part.start ?? 0) + (part.text ?? "");
       this.settle(running);
     },
     /** @param {boolean} running */

@@ -4,7 +4,7 @@ import { button, element } from "../frame/dom.js";
 import { settingWords } from "./words.js";
 
 /**
- * @param {import("../frame/link.js").Model} model
+ * @param {import("../frame/line.js").Model} model
  * @param {{lastSeed: () => number | null, close: () => void}} hooks
  */
 export function settingsPanel(model, { lastSeed, close }) {

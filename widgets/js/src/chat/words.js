@@ -13,14 +13,11 @@ export function sentences(text) {
 }
 
 /**
- * What the lamp shows: a name for its colour, and words.
- * @param {string} link connecting, connected or silent
- * @param {{name: string, row?: number, rows?: number} | undefined} state of the last exchange
+ * What the lamp shows while the kernel answers: a name for its colour, and words.
+ * @param {import("./messages.js").ReplyState | undefined} state of the last exchange
  * @returns {[string, string]}
  */
-export function lampWords(link, state) {
-  if (link === "silent") return ["disconnected", "Disconnected: the kernel does not answer"];
-  if (link === "connecting") return ["connecting", "Connecting"];
+export function lampWords(state) {
   switch (state?.name) {
     case "reading":
       return ["reading", "Reading"];

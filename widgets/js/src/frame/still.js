@@ -16,24 +16,27 @@ export function hidesStill(name) {
 /**
  * Sees to it that the still in the notebook is the newest. The kernel updates it as a display, which reaches only the
  * page that ran the cell. After a reload, the view asks for it and puts it into JupyterLab's model of the notebook.
- * @param {import("./link.js").Model} model
+ * @param {import("./line.js").Model} model
  * @param {{request: (content: any) => Promise<boolean>}} link
  */
 export function stillKeeper(model, link) {
   /** @type {any} */
   let timer = null;
-  /** @param {{revision: number, bundle?: Record<string, string>}} message */
-  function receive({ revision, bundle }) {
-    const name = String(model.get("still_name"));
+  let newest = 0; // revision that this page has asked for
+  /** @param {import("./messages.js").LineMessage} message */
+  function receive({ still, revision, bundle }) {
     const cells = model.widget_manager?.context?.model?.cells;
-    if (!name || !cells) return;
-    if (bundle) return replace(cells, name, bundle);
+    if (!cells) return;
+    if (bundle) return replace(cells, still, bundle);
+    if (revision <= newest) return;
     clearTimeout(timer);
     timer = setTimeout(() => {
-      const shown = [...document.getElementsByClassName(name)].map((node) =>
+      const revisions = [...document.getElementsByClassName(still)].map((node) =>
         Number(node.getAttribute("data-revision")),
       );
-      if (shown.length && Math.min(...shown) < revision) link.request({ kind: "still" });
+      if (!revisions.length || Math.min(...revisions) >= revision) return;
+      newest = revision;
+      link.request({ kind: "still" });
     }, 700);
   }
   return { receive, dispose: () => clearTimeout(timer) };

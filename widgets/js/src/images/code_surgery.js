@@ -1,9 +1,8 @@
 // Code surgery: codes are painted over a picture's grid, and the kernel decodes the picture anew.
 
-import { button, download, element, icon, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
+import { button, download, element, icon } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { pngUrl } from "../frame/pictures.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
 import { cellsWhere, codesFile, tally } from "./strokes.js";
 import { bench as makeBench } from "./surgery_bench.js";
 import { board, overlay } from "./surgery_board.js";
@@ -19,22 +18,33 @@ const UNKNOWN = "color-mix(in srgb, var(--accent) 40%, transparent)"; // of what
 const KEPT = "What you paint is kept here, and decoded as soon as the kernel answers.";
 const REST = 800; // milliseconds without an edit before the still is made
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
+  const { model } = context;
   /** @type {number | null} */
   let lit = null; // the code whose swatch is pointed at
   let [known, drawing, resting] = [0, 0, 0];
   let [whole, silent, opening] = [false, false, false];
   let error = "";
 
-  const link = connect(model, { receive, change: refresh });
-  const keeper = stillKeeper(model, link);
-  const hand = codesInHand(link.request, requestAnimationFrame);
-
-  const box = root("Code surgery", "surgery");
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").SurgeryUpdate>} */
+  const receive = { update };
+  const page = frame(context, {
+    label: "Code surgery",
+    kind: "surgery",
+    receive,
+    refresh,
+    ready: () => whole,
+    state() {
+      if (opening || model.get("status") === "working") return ["working", opening ? "Opening" : "Decoding"];
+      return error || page.said ? ["error", "Error"] : ["idle", "Ready"];
+    },
+    trouble: () => [page.silent && hand.waits ? KEPT : error],
+    traits: ["status"],
+  });
+  const { box, tell } = page;
+  const hand = codesInHand(page.request, requestAnimationFrame);
   box.tabIndex = -1;
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
   const undo = toolButton("Undo", "Ctrl+Z", GLYPHS.undo, () => move(-1));
   const redo = toolButton("Redo", "Ctrl+Shift+Z", GLYPHS.redo, () => move(1));
   const reset = toolButton("Reset", "", GLYPHS.reset, () => hands.restore(), {
@@ -51,7 +61,6 @@ function render({ model, el }) {
   const savePicture = worded("PNG", icon("save"), exportPicture, "Save the picture as PNG");
   const saveCodes = worded("JSON", icon("save"), exportCodes, "Save the codes as JSON");
   const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples", hidden: true });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const empty = element("div", {
     class: "chm-lead chm-empty-stage",
     text: "Paste, drop or open a picture, or codes in a JSON file.",
@@ -64,7 +73,7 @@ function render({ model, el }) {
       lit = code;
       mark();
     },
-    want: (codes) => link.request({ kind: "swatches", codes }),
+    want: (codes) => page.request({ kind: "swatches", codes }),
   });
   const bench = makeBench({
     face: swatches.face,
@@ -101,82 +110,50 @@ function render({ model, el }) {
     rail,
     element("div", { class: "chm-panes" }, views.edited.node, views.other.node),
   );
-  const gap = () => element("i", { class: "chm-gap" });
 
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      signal.node,
-      element(
-        "div",
-        { class: "chm-tools", role: "toolbar", "aria-label": "Surgery" },
-        undo,
-        redo,
-        reset,
-        gap(),
-        gridSwitch,
-        numberSwitch,
-        gap(),
-        savePicture,
-        saveCodes,
-        ...filesFor(box, { open, tell }),
-      ),
-    ),
-    samples,
-    empty,
-    stage,
-    alert,
-    bench.node,
-    swatches.node,
-    element("footer", { class: "chm-feet" }, facts, readout),
-  );
-  el.replaceChildren(box);
   box.addEventListener("keydown", shortcut);
 
   // What comes in
 
-  /** @param {any} content @param {ArrayBuffer[]} [buffers] */
+  /** @param {{kind: string, [field: string]: any}} content @param {ArrayBuffer[]} [buffers] */
   async function open(content, buffers) {
     hand.send();
-    tell("");
+    error = "";
     opening = true;
-    refresh();
-    if (await link.request(content, buffers)) return;
-    opening = false;
-    tell("Nothing was opened: the kernel is busy with another cell, or gone.");
+    const lost = "Nothing was opened: the kernel";
+    const asked = page.ask(content, { buffers, lost });
+    page.refresh();
+    if (!(await asked)) opening = false;
+    page.refresh();
   }
 
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    if (message.kind === "still") return keeper.receive(message);
-    if (message.kind !== "update") return;
+  /** @param {import("./messages.js").SurgeryUpdate} message @param {DataView[]} buffers */
+  function update(message, buffers) {
     const rest = [...buffers];
     const next = () => /** @type {DataView} */ (rest.shift());
     if (message.samples) showSamples(message.samples, next);
-    if ("codebook" in message) bench.know(message.codebook);
+    if (message.codebook !== undefined) bench.know(message.codebook);
     hand.take(message, next);
     if (message.error !== undefined) {
       whole = true;
       opening = false;
-      tell(message.error);
+      error = message.error;
+      page.tell("");
     }
     if (hand.grid && hand.grid.key !== known) begin(hand.grid);
     if (message.picture) {
-      stage.style.setProperty("--w", message.picture.width);
-      stage.style.setProperty("--h", message.picture.height);
+      stage.style.setProperty("--w", String(message.picture.width));
+      stage.style.setProperty("--h", String(message.picture.height));
       if (message.picture.fresh) hand.dried();
       views.show(next(), message.picture.before ? next() : null);
     }
     for (const code of message.swatches ?? []) swatches.receive(code, next());
-    if (silent && link.state === "connected") {
+    if (silent && !page.silent) {
       silent = false;
       hand.resend();
       swatches.forget();
     }
     redraw();
-    refresh();
   }
 
   /** @param {string[]} names @param {() => DataView} next */
@@ -210,13 +187,13 @@ function render({ model, el }) {
   /** @param {number} steps */
   function move(steps) {
     hand.send();
-    link.request({ kind: "move", steps });
+    page.request({ kind: "move", steps });
     rest();
   }
 
   function rest() {
     clearTimeout(resting);
-    resting = setTimeout(() => link.request({ kind: "rest" }), REST);
+    resting = setTimeout(() => page.request({ kind: "rest" }), REST);
   }
 
   function scatter() {
@@ -347,30 +324,13 @@ function render({ model, el }) {
       );
       box.classList.toggle("chm-bare", !pressed(gridSwitch));
       if (hands.place) mark();
-      refresh();
+      page.refresh();
     });
-  }
-
-  /** @param {string} text */
-  function tell(text) {
-    error = text;
-    refresh();
   }
 
   function refresh() {
     const { grid } = hand;
-    const { state } = link;
-    silent ||= state === "silent";
-    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
-    else if (state === "connecting") signal.show("connecting", "Connecting");
-    else if (opening || model.get("status") === "working") signal.show("working", opening ? "Opening" : "Decoding");
-    else if (error) signal.show("error", "Error");
-    else signal.show("idle", "Ready");
-    const trouble = state === "silent" && hand.waits ? KEPT : error;
-    alert.hidden = !trouble;
-    if (alert.textContent !== trouble) alert.textContent = trouble;
-    box.classList.toggle("chm-orphan", state === "silent" && !whole);
-    stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
+    silent ||= page.silent;
     stage.hidden = bench.node.hidden = swatches.node.hidden = !grid;
     empty.hidden = Boolean(grid);
     undo.disabled = !hand.undo;
@@ -381,18 +341,24 @@ function render({ model, el }) {
       node.setAttribute("aria-pressed", String(node.getAttribute("title") === grid?.name));
   }
 
-  model.on("change:status", refresh);
   use("brush");
-  refresh();
-  link.request({ kind: "hello" });
-  return () => {
-    clearTimeout(resting);
-    cancelAnimationFrame(drawing);
-    model.off("change:status", refresh);
-    swatches.dispose();
-    keeper.dispose();
-    link.close();
-  };
+  const rule = () => element("i", { class: "chm-gap" });
+  return page.open(
+    [
+      page.header("Surgery", [
+        ...[undo, redo, reset, rule(), gridSwitch, numberSwitch, rule(), savePicture, saveCodes],
+        ...filesFor(box, { open, tell }),
+      ]),
+      samples,
+      empty,
+      stage,
+      page.alert,
+      bench.node,
+      swatches.node,
+      element("footer", { class: "chm-feet" }, facts, readout),
+    ],
+    [() => clearTimeout(resting), () => cancelAnimationFrame(drawing), swatches.dispose],
+  );
 }
 
 export default { render };

@@ -1,10 +1,8 @@
 // The codebook atlas: all codes on one map, how evenly they are used, and everything about the one that is chosen.
 
 import { grouped, percent, short } from "../charts/axis.js";
-import { element, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
-import { isDark, watchTheme } from "../frame/theme.js";
+import { element } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { codebookDetail } from "./codebook_detail.js";
 import { codebookMap } from "./codebook_map.js";
 import { growthPlot, sortedPlot } from "./codebook_plots.js";
@@ -24,8 +22,8 @@ const numbers = (kind, view) =>
     new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
   );
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
   /** @type {import("./codebook_map.js").Book} */
   const book = {
     order: new Uint32Array(),
@@ -39,11 +37,10 @@ function render({ model, el }) {
     view: "usage",
   };
   let { byCount, ranks } = ranked([]);
-  /** @type {any} */
+  /** @type {import("./messages.js").AtlasUsage | null} */
   let facts = null;
-  /** @type {any} */
+  /** @type {Omit<import("./messages.js").AtlasState, "kind">} */
   let state = { doing: "", trouble: [] };
-  let said = ""; // what the page itself has to say
   let side = 3; // of the block that is decoded for one code
   /** @type {number | null} */
   let selected = null;
@@ -55,9 +52,33 @@ function render({ model, el }) {
   /** @param {number} code */
   const name = (code) => `Code ${code}, ${book.tokens ? times(book.counts[code]) : "nothing seen yet"}`;
 
-  const box = root("Codebook atlas", "atlas");
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").AtlasMessage>} */
+  const receive = {
+    state: (message) => (state = message),
+    map: arrange,
+    usage: count,
+    picture: (message, buffers) => detail.show(message, buffers[0], numbers(Uint32Array, buffers[1])),
+    code: describe,
+    patches: (message, buffers) => detail.patches(message.codes, buffers),
+    colours(_, buffers) {
+      book.colours = numbers(Uint8Array, buffers[0]);
+      if (book.view === "colour") map.repaint();
+    },
+  };
+  const page = frame(context, {
+    label: "Codebook atlas",
+    kind: "atlas",
+    receive,
+    refresh,
+    ready: () => book.columns > 0,
+    state() {
+      if (state.doing) return ["working", state.doing];
+      return page.said || state.trouble.length ? ["error", "Error"] : ["idle", "Ready"];
+    },
+    trouble: () => state.trouble,
+    repaint: () => map.repaint(),
+    traits: ["status"],
+  });
   const group = `chm-show-${Math.random().toString(36).slice(2, 8)}`;
   const views = /** @type {const} */ (["usage", "colour"]).map((view) => {
     const input = element("input", { type: "radio", name: group, value: view, on: { change: () => look(view) } });
@@ -65,7 +86,6 @@ function render({ model, el }) {
     return element("label", {}, input, element("span", { text: view === "usage" ? "usage" : "decoded colour" }));
   });
   const go = element("input", { type: "number", min: 0, step: 1, placeholder: "0", on: { change: goTo } });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const map = codebookMap({ book, name, choose, painted: drawLegend });
   const legend = element("div", { class: "chm-atlas-legend" });
   const detail = codebookDetail({ choose, turn, point: (code) => map.mark(selected, near, code) });
@@ -84,42 +104,11 @@ function render({ model, el }) {
   );
   const feet = element("footer", { class: "chm-atlas-feet", hidden: true }, figures, sorted.node, growth.node);
 
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      signal.node,
-      element(
-        "div",
-        { class: "chm-tools chm-atlas-tools" },
-        element("fieldset", { class: "chm-atlas-views" }, element("legend", { text: "Show" }), ...views),
-        element("label", { class: "chm-atlas-go" }, "Go to code", go),
-      ),
-    ),
-    alert,
-    body,
-    feet,
-  );
-  el.replaceChildren(box);
-
-  const link = connect(model, { receive, change: refresh });
-  const keeper = stillKeeper(model, link);
-
-  /** @param {any} content */
-  async function ask(content) {
-    said = "";
-    const arrived = await link.request(content);
-    if (!arrived) said = "The kernel has not answered: it is busy with another cell, or gone.";
-    refresh();
-    return arrived;
-  }
-
   /** @param {number} code */
   function choose(code) {
     asked = code;
     select(code);
-    ask({ kind: "select", value: code }).then(() => {
+    page.ask({ kind: "select", value: code }).then(() => {
       if (asked === code) asked = null;
     });
   }
@@ -146,39 +135,27 @@ function render({ model, el }) {
     if (go.value === "" && !go.validity.badInput) return;
     const code = Number(go.value);
     if (go.value !== "" && Number.isInteger(code) && code >= 0 && code < book.order.length) return choose(code);
-    said = `There is no code ${go.value || "of that name"}: they go from 0 to ${book.order.length - 1}.`;
-    refresh();
+    page.tell(`There is no code ${go.value || "of that name"}: they go from 0 to ${book.order.length - 1}.`);
   }
 
   /** @param {"usage" | "colour"} view */
   function look(view) {
     book.view = view;
-    ask({ kind: "colours", value: view === "colour" });
+    page.ask({ kind: "colours", value: view === "colour" });
     map.repaint();
   }
 
   /** @param {number} at */
   function turn(at) {
-    ask({ kind: "picture", value: at });
+    page.ask({ kind: "picture", value: at });
   }
 
   function refresh() {
-    const now = link?.state ?? "connecting";
-    const words = [said, ...state.trouble].filter(Boolean);
-    if (now === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
-    else if (now === "connecting") signal.show("connecting", "Connecting");
-    else if (state.doing) signal.show("working", state.doing);
-    else if (words.length) signal.show("error", "Error");
-    else signal.show("idle", "Ready");
-    alert.hidden = !words.length;
-    if (alert.textContent !== words.join("\n")) alert.textContent = words.join("\n");
-    box.classList.toggle("chm-orphan", now === "silent" && !book.columns);
-    stills.replaceChildren(...(book.columns ? [hidesStill(model.get("still_name") ?? "")] : []));
     body.hidden = feet.hidden = !book.columns || !facts;
   }
 
   function layout() {
-    const width = box.clientWidth;
+    const width = page.box.clientWidth;
     if (!width || body.hidden) return;
     const wide = width >= WIDE;
     body.classList.toggle("chm-atlas-wide", wide);
@@ -220,6 +197,7 @@ function render({ model, el }) {
   }
 
   function drawFacts() {
+    if (!facts) return;
     const size = book.counts.length;
     /** @type {[string, string, string][]} */
     const rows = [
@@ -245,79 +223,56 @@ function render({ model, el }) {
     );
   }
 
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    switch (message.kind) {
-      case "still":
-        return keeper.receive(message);
-      case "state":
-        state = message;
-        break;
-      case "map":
-        Object.assign(book, {
-          order: numbers(Uint32Array, buffers[0]),
-          columns: message.columns,
-          scale: message.scale,
-        });
-        book.cells = new Uint32Array(book.order.length);
-        book.order.forEach((code, at) => (book.cells[code] = at));
-        go.max = String(book.order.length - 1);
-        side = message.block;
-        break;
-      case "usage":
-        facts = message;
-        book.counts = numbers(Float64Array, buffers[0]);
-        book.most = book.counts.reduce((most, count) => Math.max(most, count), 0);
-        book.tokens = message.tokens;
-        ({ byCount, ranks } = ranked(book.counts));
-        detail.named(message.names);
-        drawFacts();
-        tellDetail();
-        map.repaint();
-        break;
-      case "picture":
-        detail.show(message, buffers[0], numbers(Uint32Array, buffers[1]));
-        break;
-      case "code":
-        if (asked !== null && message.code !== asked) return;
-        if (message.code !== selected) select(message.code);
-        near = message.near.map((/** @type {[number, number]} */ [code]) => code);
-        if (selected === null) break;
-        map.mark(selected, near, null);
-        detail.receive(message, buffers, name);
-        break;
-      case "patches":
-        detail.patches(message.codes, buffers);
-        break;
-      case "colours":
-        book.colours = numbers(Uint8Array, buffers[0]);
-        if (book.view === "colour") map.repaint();
-        break;
-      default:
-        return;
-    }
-    refresh();
-    if (message.kind === "map" || message.kind === "usage") layout();
+  /** @param {import("./messages.js").AtlasMap} message @param {DataView[]} buffers */
+  function arrange(message, [order]) {
+    Object.assign(book, { order: numbers(Uint32Array, order), columns: message.columns, scale: message.scale });
+    book.cells = new Uint32Array(book.order.length);
+    book.order.forEach((code, at) => (book.cells[code] = at));
+    go.max = String(book.order.length - 1);
+    side = message.block;
+    page.refresh();
+    layout();
+  }
+
+  /** @param {import("./messages.js").AtlasUsage} message @param {DataView[]} buffers */
+  function count(message, [counts]) {
+    facts = message;
+    book.counts = numbers(Float64Array, counts);
+    book.most = book.counts.reduce((most, each) => Math.max(most, each), 0);
+    book.tokens = message.tokens;
+    ({ byCount, ranks } = ranked(book.counts));
+    detail.named(message.names);
+    drawFacts();
+    tellDetail();
+    map.repaint();
+    page.refresh();
+    layout();
+  }
+
+  /** @param {import("./messages.js").AtlasCode} message @param {DataView[]} buffers */
+  function describe(message, buffers) {
+    if (asked !== null && message.code !== asked) return;
+    if (message.code !== selected) select(message.code);
+    near = message.near.map(([code]) => code);
+    if (selected === null) return;
+    map.mark(selected, near, null);
+    detail.receive(message, buffers, name);
   }
 
   const sizes = new ResizeObserver(() => layout());
-  sizes.observe(box);
-  const forgetTheme = watchTheme(() => {
-    box.style.colorScheme = isDark(box) ? "dark" : "light";
-    map.repaint();
-  });
-  model.on("change:status", refresh);
-  refresh();
-  link.request({ kind: "hello" });
-  return () => {
-    model.off("change:status", refresh);
-    sizes.disconnect();
-    forgetTheme();
-    detail.dispose();
-    map.dispose();
-    keeper.dispose();
-    link.close();
-  };
+  sizes.observe(page.box);
+  return page.open(
+    [
+      page.header("Views", [
+        element("fieldset", { class: "chm-atlas-views" }, element("legend", { text: "Show" }), ...views),
+        element("label", { class: "chm-atlas-go" }, "Go to code", go),
+      ]),
+      page.alert,
+      body,
+      feet,
+    ],
+    [() => sizes.disconnect(), detail.dispose, map.dispose],
+  );
 }
 
 export default { render };

@@ -34,7 +34,7 @@ export function codebookDetail({ choose, point, turn }) {
   const frame = element("div", { class: "chm-atlas-frame" }, large);
   const chips = element("div", { class: "chm-atlas-chips", role: "group", "aria-label": "Nearest codes" });
   const block = element("span");
-  const found = element("div", { class: "chm-atlas-note" });
+  const amount = element("div", { class: "chm-atlas-note" });
   const patches = element("div", {
     class: "chm-atlas-patches",
     role: "group",
@@ -72,7 +72,7 @@ export function codebookDetail({ choose, point, turn }) {
     "div",
     { class: "chm-atlas-sightings" },
     element("div", { class: "chm-atlas-place" }, heading("In", which), stage, occurs),
-    element("div", { class: "chm-atlas-real" }, heading("Real patches"), patches, found),
+    element("div", { class: "chm-atlas-real" }, heading("Real patches"), patches, amount),
   );
   const node = element(
     "aside",
@@ -101,7 +101,7 @@ export function codebookDetail({ choose, point, turn }) {
       ),
     );
     fill(Array.from({ length: 12 }, () => element("span", { class: "chm-atlas-patch" })));
-    found.textContent = "";
+    amount.textContent = "";
   }
 
   function mark() {
@@ -158,10 +158,10 @@ export function codebookDetail({ choose, point, turn }) {
       block.title = `A grid of ${side} × ${side} of this code is decoded, and its middle shown`;
       refresh();
     },
-    /** @param {any} message @param {DataView[]} buffers @param {(code: number) => string} name */
+    /** @param {import("./messages.js").AtlasCode} message @param {DataView[]} buffers @param {(code: number) => string} name */
     receive(message, buffers, name) {
       chips.replaceChildren(
-        ...message.near.map((/** @type {[number, number]} */ [near, distance]) => {
+        ...message.near.map(([near, distance]) => {
           const chip = button("", null, () => choose(near), {
             class: "chm-atlas-chip",
             "data-code": near,
@@ -183,7 +183,7 @@ export function codebookDetail({ choose, point, turn }) {
         }),
       );
       fill(
-        message.places.map((/** @type {[number, number, number]} */ [at, row, column], /** @type {number} */ index) => {
+        message.places.map(([at, row, column], index) => {
           const words = `${names[at]}, row ${row + 1}, column ${column + 1}`;
           const each = button("", null, () => turn(at), {
             class: "chm-atlas-patch",
@@ -194,15 +194,15 @@ export function codebookDetail({ choose, point, turn }) {
           return each;
         }),
       );
-      const all = message.found <= message.places.length;
-      found.textContent =
-        message.found === 0
+      const all = message.count <= message.places.length;
+      amount.textContent =
+        message.count === 0
           ? "none in these pictures"
-          : message.found === 1
+          : message.count === 1
             ? "the only one"
             : all
-              ? `all ${message.found} there are`
-              : `${message.places.length} of ${grouped(message.found)}`;
+              ? `all ${message.count} there are`
+              : `${message.places.length} of ${grouped(message.count)}`;
       refresh();
     },
     /** Decoded patches have come. @param {number[]} codes @param {DataView[]} buffers */
@@ -220,7 +220,7 @@ export function codebookDetail({ choose, point, turn }) {
       caption();
       refresh();
     },
-    /** @param {any} message @param {DataView} bytes @param {Uint32Array} codes */
+    /** @param {import("./messages.js").AtlasPicture} message @param {DataView} bytes @param {Uint32Array} codes */
     show(message, bytes, codes) {
       picture = { at: message.at, rows: message.rows, columns: message.columns, codes };
       caption();

@@ -1,9 +1,8 @@
 // The reconstruction viewer: a picture through one image tokenizer, or through two that are compared.
 
-import { button, element, icon, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
+import { button, element, icon } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { chooser, dropTarget, notPicture, pngUrl, readPicture, sortFiles } from "../frame/pictures.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
 import { shownWidth } from "./errors.js";
 import { roundTripView } from "./round_trip.js";
 
@@ -34,19 +33,33 @@ function choice(label, change) {
 /** @param {HTMLElement} which */
 const pressed = (which) => which.getAttribute("aria-pressed") === "true";
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
-  let whole = false;
-  let error = "";
-  let picture = ""; // name of the one that is shown
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
+  const { model } = context;
+  let error = ""; // the kernel's
+  let [whole, asking] = [false, false];
+  let picture = ""; // name of the one that is visible
   let offers = { tokenizers: /** @type {string[]} */ ([]), policies: /** @type {string[]} */ ([]) };
   /** @type {ReturnType<typeof roundTripView>[]} those in use */
-  let shown = [];
+  let visible = [];
 
-  const box = root("Reconstruction viewer", "reconstruction");
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ViewerMessage>} */
+  const receive = { offers: offer, result: show };
+  const page = frame(context, {
+    label: "Reconstruction viewer",
+    kind: "reconstruction",
+    receive,
+    refresh,
+    ready: () => whole,
+    state() {
+      if (asking || model.get("status") === "working") return ["working", "Encoding"];
+      return error || page.said ? ["error", "Error"] : ["idle", "Ready"];
+    },
+    trouble: () => [error],
+    traits: ["status"],
+  });
+  const { box, tell } = page;
   box.tabIndex = -1;
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
   const files = chooser((chosen) => take(chosen), false);
   const choose = button("Choose a picture", null, () => files.click(), { class: "chm-button chm-choose" });
   choose.prepend(icon("attach"));
@@ -57,7 +70,7 @@ function render({ model, el }) {
       glyph,
       () => {
         node.setAttribute("aria-pressed", String(!pressed(node)));
-        refresh();
+        page.refresh();
       },
       { "aria-pressed": "false" },
     );
@@ -75,12 +88,12 @@ function render({ model, el }) {
     policy.node,
   );
   const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples" });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const readout = element("div", { class: "chm-readout", role: "status" });
   const views = [0, 1].map(() =>
     roundTripView({
       wipes,
-      reads: (words, trip) => (readout.textContent = words && shown.length > 1 ? `${trip.tokenizer}: ${words}` : words),
+      reads: (words, trip) =>
+        (readout.textContent = words && visible.length > 1 ? `${trip.tokenizer}: ${words}` : words),
       tell,
       fileName: (trip) => [picture || "picture", ...(offers.tokenizers.length > 1 ? [trip.tokenizer] : [])].join(" "),
     }),
@@ -89,34 +102,8 @@ function render({ model, el }) {
   const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or choose a picture." });
   const feet = element("footer", { class: "chm-feet" }, readout);
 
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      signal.node,
-      element(
-        "div",
-        { class: "chm-tools", role: "toolbar", "aria-label": "Views" },
-        wipeSwitch,
-        gridSwitch,
-        heatSwitch,
-        choose,
-        files,
-      ),
-    ),
-    choices,
-    samples,
-    alert,
-    empty,
-    stage,
-    feet,
-  );
-  el.replaceChildren(box);
   wipes(50);
 
-  const link = connect(model, { receive, change: refresh });
-  const keeper = stillKeeper(model, link);
   const room = new ResizeObserver(fit);
   room.observe(stage);
   dropTarget(box, (dropped) => take(dropped));
@@ -150,21 +137,15 @@ function render({ model, el }) {
     });
   }
 
-  /** @param {any} content @param {ArrayBuffer[]} [buffers] */
+  /** @param {{kind: string, [field: string]: any}} content @param {ArrayBuffer[]} [buffers] */
   async function ask(content, buffers) {
-    tell("");
-    signal.show("working", "Encoding");
-    const arrived = await link.request(content, buffers);
-    if (!arrived) tell("The picture has not arrived: the kernel is busy with another cell, or gone.");
-    refresh();
-  }
-
-  /** @param {string} text */
-  function tell(text) {
-    error = text;
-    alert.hidden = !text;
-    alert.textContent = text;
-    refresh();
+    error = "";
+    asking = true;
+    const asked = page.ask(content, { buffers, lost: "The picture has not arrived: the kernel" });
+    page.refresh();
+    await asked;
+    asking = false;
+    page.refresh();
   }
 
   /** @param {number} percent */
@@ -173,18 +154,9 @@ function render({ model, el }) {
   }
 
   function refresh() {
-    const state = link?.state ?? "connecting";
-    const status = model.get("status");
-    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
-    else if (state === "connecting") signal.show("connecting", "Connecting");
-    else if (status === "working") signal.show("working", "Encoding");
-    else if (error) signal.show("error", "Error");
-    else signal.show("idle", "Ready");
-    box.classList.toggle("chm-orphan", state === "silent" && !whole);
-    stills.replaceChildren(...(whole ? [hidesStill(model.get("still_name") ?? "")] : []));
-    stage.hidden = !shown.length;
-    empty.hidden = Boolean(shown.length);
-    for (const tool of [wipeSwitch, gridSwitch, heatSwitch]) tool.disabled = !shown.length;
+    stage.hidden = !visible.length;
+    empty.hidden = Boolean(visible.length);
+    for (const tool of [wipeSwitch, gridSwitch, heatSwitch]) tool.disabled = !visible.length;
     first.node.hidden = second.node.hidden = offers.tokenizers.length < 2;
     policy.node.hidden = offers.policies.length < 2;
     choices.hidden = first.node.hidden && policy.node.hidden;
@@ -194,15 +166,15 @@ function render({ model, el }) {
   /** Puts the figures into columns: under the wipe one for each tokenizer, else one more for the original. */
   function arrange() {
     const [wiping, hot] = [pressed(wipeSwitch), pressed(heatSwitch)];
-    const compared = shown.length > 1;
+    const compared = visible.length > 1;
     for (const { slider, grids } of views) {
       slider.turn(wiping);
       for (const grid of grids) grid.node.hidden = !pressed(gridSwitch);
     }
     /** @type {Node[][]} */
-    const columns = wiping || !shown.length ? [] : [[source().figures.original.node]];
-    for (const { trip, figures, facts, refusal } of shown) {
-      if (trip?.error !== undefined) columns.push([refusal]);
+    const columns = wiping || !visible.length ? [] : [[source().figures.original.node]];
+    for (const { trip, figures, facts, refusal } of visible) {
+      if (trip?.error) columns.push([refusal]);
       else if (compared) columns.push([figures.rebuilt.node, facts, ...(hot ? [figures.difference.node] : [])]);
       else columns.push([figures.rebuilt.node], ...(hot ? [[figures.difference.node]] : []));
     }
@@ -212,19 +184,19 @@ function render({ model, el }) {
       wanted.some((node) => !stage.contains(node))
     )
       stage.replaceChildren(...columns.map((nodes) => element("div", { class: "chm-column" }, ...nodes)));
-    if (shown.length === 1) feet.prepend(shown[0].facts);
+    if (visible.length === 1) feet.prepend(visible[0].facts);
     fit();
     paint();
   }
 
-  /** The one whose original is shown where there is room for one: that with most pixels. */
+  /** The one whose original is visible where there is room for one: that with most pixels. */
   function source() {
-    const pixels = (/** @type {typeof shown[0]} */ { trip }) => (trip && !trip.error ? trip.width * trip.height : 0);
-    return shown.reduce((best, each) => (pixels(each) > pixels(best) ? each : best));
+    const pixels = (/** @type {typeof visible[0]} */ { trip }) => (trip && !trip.error ? trip.width * trip.height : 0);
+    return visible.reduce((best, each) => (pixels(each) > pixels(best) ? each : best));
   }
 
   function fit() {
-    const trips = shown.flatMap(({ trip }) => (trip && !trip.error ? [trip] : []));
+    const trips = visible.flatMap(({ trip }) => (trip && !trip.error ? [trip] : []));
     const columns = stage.children.length;
     const width = stage.clientWidth - 2 * GAP;
     if (!trips.length || width <= 0) return;
@@ -232,66 +204,57 @@ function render({ model, el }) {
     const cell = Math.floor((width + GAP) / beside) - GAP;
     stage.style.setProperty("--cell", `${cell}px`);
     const shownAt = shownWidth(trips, cell, columns === 1 ? 512 : 400);
-    for (const each of shown) each.fit(shownAt);
+    for (const each of visible) each.fit(shownAt);
   }
 
   /** Paints the errors, if they are looked at; those that are compared on one scale. */
   async function paint() {
     if (!pressed(heatSwitch)) return;
-    const most = Math.max(...(await Promise.all(shown.map((each) => each.largest()))));
-    for (const each of shown) each.paint(most);
+    const most = Math.max(...(await Promise.all(visible.map((each) => each.largest()))));
+    for (const each of visible) each.paint(most);
   }
 
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    if (message.kind === "still") return keeper.receive(message);
-    if (message.kind !== "update") return;
-    let next = 0;
-    if (message.samples) {
-      offers = message;
-      samples.replaceChildren(
-        ...message.samples.map((/** @type {string} */ name) => {
-          const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
-          node.append(
-            element("img", { src: pngUrl(buffers[next++]), alt: "", draggable: "false" }),
-            element("span", { class: "chm-sample-name", text: name }),
-          );
-          return node;
-        }),
-      );
-      samples.hidden = !message.samples.length;
-    }
-    if (message.trips) {
-      whole = true;
-      const [one, other] = message.chosen;
-      first.offer(offers.tokenizers, one);
-      second.offer(
-        offers.tokenizers.filter((each) => each !== one),
-        other ?? "",
-        "nothing",
-      );
-      policy.offer(offers.policies, message.policy);
-      show(message, buffers.slice(next));
-      tell(message.error);
-    }
-    refresh();
+  /** @param {import("./messages.js").ViewerOffers} message @param {DataView[]} buffers */
+  function offer(message, buffers) {
+    offers = message;
+    samples.replaceChildren(
+      ...message.samples.map((name, at) => {
+        const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
+        node.append(
+          element("img", { src: pngUrl(buffers[at]), alt: "", draggable: "false" }),
+          element("span", { class: "chm-sample-name", text: name }),
+        );
+        return node;
+      }),
+    );
+    samples.hidden = !message.samples.length;
   }
 
-  /** @param {{name: string, trips: import("./round_trip.js").Trip[]}} message @param {DataView[]} buffers */
-  function show({ name, trips }, buffers) {
+  /** @param {import("./messages.js").ViewerResult} message @param {DataView[]} buffers */
+  function show({ name, trips, chosen: [one, other], policy: prepared, error: words }, buffers) {
+    whole = true;
+    error = words;
+    page.tell("");
+    first.offer(offers.tokenizers, one);
+    second.offer(
+      offers.tokenizers.filter((each) => each !== one),
+      other ?? "",
+      "nothing",
+    );
+    policy.offer(offers.policies, prepared);
     picture = name;
     for (const node of samples.querySelectorAll("button"))
       node.setAttribute("aria-pressed", String(trips.length > 0 && node.title === name));
     let next = 0;
-    shown = trips.map((trip, at) => {
-      const count = trip.error === undefined ? 2 : 0;
+    visible = trips.map((trip, at) => {
+      const count = !trip.error ? 2 : 0;
       views[at].show(trip, buffers.slice(next, next + count));
       next += count;
       return views[at];
     });
-    const compared = shown.length > 1;
-    for (const { trip, figures } of shown) {
-      if (!trip || trip.error !== undefined) continue;
+    const compared = visible.length > 1;
+    for (const { trip, figures } of visible) {
+      if (!trip || trip.error) continue;
       const size = `${trip.width} × ${trip.height}`;
       const from = `from ${trip.codes.flat().length} codes`;
       figures.original.words.textContent = `${size}, ${trip.policy || `as ${compared ? trip.tokenizer : "the encoder"} sees it`}`;
@@ -304,15 +267,18 @@ function render({ model, el }) {
     }
   }
 
-  model.on("change:status", refresh);
-  refresh();
-  link.request({ kind: "hello" });
-  return () => {
-    model.off("change:status", refresh);
-    room.disconnect();
-    keeper.dispose();
-    link.close();
-  };
+  return page.open(
+    [
+      page.header("Views", [wipeSwitch, gridSwitch, heatSwitch, choose, files]),
+      choices,
+      samples,
+      page.alert,
+      empty,
+      stage,
+      feet,
+    ],
+    [() => room.disconnect()],
+  );
 }
 
 export default { render };

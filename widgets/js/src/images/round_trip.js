@@ -6,19 +6,7 @@ import { codeGrid } from "./code_grid.js";
 import { errorMap } from "./errors.js";
 import { wipe } from "./wipe.js";
 
-/**
- * @typedef {object} Trip what the kernel tells of a round trip
- * @property {string} tokenizer
- * @property {string} policy
- * @property {string} [error] in place of all the rest
- * @property {number[][]} codes
- * @property {number | null} codebook
- * @property {number | null} bits
- * @property {number | null} psnr
- * @property {number | null} ssim
- * @property {number} width
- * @property {number} height
- */
+/** @typedef {import("./messages.js").TripFacts} Trip */
 
 /** @param {string} title @param {string} alt @param {...Node} tools */
 function figure(title, alt, ...tools) {
@@ -127,7 +115,7 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
       trip = next;
       errors = null;
       painted = -1;
-      if (next.error !== undefined) {
+      if (next.error) {
         refused.textContent = next.tokenizer;
         reason.textContent = next.error;
         return;

@@ -101,17 +101,18 @@ export function codesInHand(request, later) {
     },
     /**
      * Takes in an update of the kernel.
-     * @param {any} message
+     * @param {import("./messages.js").SurgeryUpdate} message
      * @param {() => DataView} next buffer
      */
     take(message, next) {
       const done = message.applied?.[view] ?? 0;
       pending = pending.filter((edit) => edit.number > done);
-      if (!message.grid) return;
+      const facts = message.grid;
+      if (!facts) return;
       const [base, original] = [integers(next()), integers(next())];
-      const mine = pending.filter((edit) => edit.key === message.grid.key);
-      const drawn = grid && grid.key === message.grid.key ? grid.drawn : base;
-      grid = { ...message.grid, base, original, drawn, codes: replay(base, mine) };
+      const mine = pending.filter((edit) => edit.key === facts.key);
+      const drawn = grid && grid.key === facts.key ? grid.drawn : base;
+      grid = { ...facts, base, original, drawn, codes: replay(base, mine) };
     },
     /** The picture that came with the last update is of its codes. */
     dried() {

@@ -3,35 +3,74 @@
 import { Averaged } from "../charts/averaged.js";
 import { figure } from "../charts/axis.js";
 import { curves } from "../charts/curves.js";
-import { button, download, element, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
+import { button, download, element } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { colourOf, dashedAt, differenceTable, outcomeTable, swatch } from "./compare_tables.js";
 import { ratePlot } from "./rate_plot.js";
+import { alarmMark, changeMark } from "./run_events.js";
+import { RunRecords } from "./run_records.js";
 
 const FEW = 24; // values: these are shown as dots
 
-/** @typedef {import("./compare_tables.js").Run} Run */
-/** @typedef {{name: string, words: string, log: boolean}} Measure */
+/** @typedef {import("./messages.js").ComparedFacts} Run */
+/** @typedef {import("./messages.js").MeasureFacts} Measure */
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
-  /** @type {{runs: Run[], known: Measure[], differences: any[], rates: {start: any, groups: any[]}}} */
-  let told = { runs: [], known: [], differences: [], rates: { start: "inf", groups: [] } };
-  let heard = false;
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
+  const { model } = context;
+  /** @type {Omit<import("./messages.js").ComparisonState, "kind">} */
+  let facts = { runs: [], measures: [], differences: [], rates: { start: "inf", groups: [] } };
+  let ready = false;
+  let askedAgain = 0;
   /** @type {[number, number] | null} */
   let zoom = null;
   /** @type {number | null} the step under the cursor */
   let cursor = null;
-  /** @type {Map<string, Map<number, Averaged>>} by measure and run */
-  const values = new Map();
+  /** @type {RunRecords[]} */
+  const records = [];
+  /** @type {WeakMap<import("../charts/points.js").Points, Averaged>} */
+  const averages = new WeakMap();
   /** @type {Map<string, ReturnType<typeof chartOf>>} */
   const charts = new Map();
 
-  const box = root("Comparison of runs", "compare");
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ComparisonMessage>} */
+  const receive = {
+    state(message) {
+      facts = message;
+      ready = true;
+    },
+    records(message, buffers) {
+      records[message.run] ??= new RunRecords();
+      if (records[message.run].take(message, buffers) || performance.now() - askedAgain < 1000) return;
+      askedAgain = performance.now();
+      page.request({ kind: "hello" });
+    },
+    figure({ format, view }, [bytes]) {
+      const type = format === "svg" ? "image/svg+xml" : "image/png";
+      download(
+        `${view === "rates" ? "learning rates" : "runs"}.${format}`,
+        new Blob([/** @type {any} */ (bytes)], { type }),
+      );
+    },
+    trouble: (message) => page.tell(message.error),
+  };
+  const page = frame(context, {
+    label: "Comparison of runs",
+    kind: "compare",
+    receive,
+    refresh,
+    ready: () => ready,
+    state() {
+      const { runs } = facts;
+      const going = runs.filter(({ over }) => !over).length;
+      const count = `${runs.length || "No"} ${runs.length === 1 ? "run" : "runs"}`;
+      if (!ready) return ["connecting", "Connecting"];
+      if (going) return ["working", `${count}, ${runs.length > 1 ? `${going} ` : ""}going on`];
+      return ["idle", runs.length ? `${count}, over` : count];
+    },
+    traits: ["measures", "smoothing", "hidden", "view"],
+  });
+  const { set } = page;
   const table = outcomeTable((name) => {
     const hidden = /** @type {string[]} */ (model.get("hidden"));
     set("hidden", hidden.includes(name) ? hidden.filter((each) => each !== name) : [...hidden, name]);
@@ -90,11 +129,7 @@ function render({ model, el }) {
     const node = button(
       format.toUpperCase(),
       null,
-      async () => {
-        tell("");
-        if (!(await link.request({ kind: "export", format })))
-          tell("The figure was not drawn: the kernel is busy or gone.");
-      },
+      () => page.ask({ kind: "export", format }, { lost: "The figure was not drawn: the kernel" }),
       {
         title: `Save as ${format.toUpperCase()}, drawn by matplotlib with a caption`,
         "aria-label": `Save as ${format.toUpperCase()}`,
@@ -102,81 +137,6 @@ function render({ model, el }) {
     );
     return node;
   });
-
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      signal.node,
-      element(
-        "div",
-        { class: "chm-tools chm-compare-tools", role: "toolbar", "aria-label": "Views" },
-        views,
-        smoothing,
-        choose,
-        ...saves,
-      ),
-    ),
-    list,
-    alert,
-    element(
-      "div",
-      { class: "chm-compare-scroll chm-compare-top", tabindex: 0, role: "group", "aria-label": "Outcomes" },
-      table.node,
-    ),
-    empty,
-    grid,
-    rates.node,
-    differ.node,
-  );
-  el.replaceChildren(box);
-
-  const link = connect(model, { receive, change: refresh });
-  const keeper = stillKeeper(model, link);
-
-  /** @param {string} name @param {any} value */
-  function set(name, value) {
-    model.set(name, value);
-    model.save_changes();
-  }
-
-  /** @param {string} text */
-  function tell(text) {
-    alert.hidden = !text;
-    alert.textContent = text;
-  }
-
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    if (message.kind === "still") return keeper.receive(message);
-    if (message.kind === "trouble") return tell(message.told);
-    if (message.kind === "figure") {
-      const type = message.format === "svg" ? "image/svg+xml" : "image/png";
-      return download(
-        `${message.view === "rates" ? "learning rates" : "runs"}.${message.format}`,
-        new Blob([/** @type {any} */ (buffers[0])], { type }),
-      );
-    }
-    if (message.kind === "state") {
-      told = message;
-      heard = true;
-    }
-    if (message.kind === "values")
-      message.parts.forEach((/** @type {any} */ part, /** @type {number} */ at) => take(part, buffers[at]));
-    refresh();
-  }
-
-  /** @param {[number, string, number]} part @param {DataView} data */
-  function take([run, measure, since], data) {
-    const both = new Float64Array(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength));
-    const half = both.length / 2;
-    const byRun = values.get(measure) ?? new Map();
-    values.set(measure, byRun);
-    if (!since || !byRun.has(run)) byRun.set(run, new Averaged(weightOf(measure)));
-    const series = byRun.get(run);
-    if (series.recorded.count === since) series.add(both.subarray(0, half), both.subarray(half));
-  }
 
   /** How much a measure is smoothed: what is measured on held-out documents is not. @param {string} [measure] */
   const weightOf = (measure = "") => (measure.startsWith("held_out") ? 0 : Number(model.get("smoothing")));
@@ -196,14 +156,15 @@ function render({ model, el }) {
       },
       zoomed(range) {
         zoom = range;
-        refresh();
+        page.refresh();
       },
     });
     chart.tools.append(readout);
     /** @type {{at: number, series: Averaged}[]} */
-    let shown = [];
+    let charted = [];
     function read() {
-      shown.forEach(({ series: { mean: points } }, index) => {
+      charted.forEach(({ series }, index) => {
+        const points = series.mean(weightOf(measure));
         const near = cursor === null ? points.count - 1 : points.nearest(cursor);
         const text = near < 0 ? "" : figure(points.values[near]);
         const output = readout.children[index]?.lastElementChild;
@@ -216,14 +177,23 @@ function render({ model, el }) {
       /** @param {Measure} about @param {{at: number, series: Averaged}[]} series @param {import("../charts/curves.js").Mark[]} marks @param {[number, number] | null} range */
       show(about, series, marks, range) {
         const weight = weightOf(about.name);
-        if (readout.children.length !== series.length || series.some(({ at }, index) => at !== shown[index]?.at))
+        if (readout.children.length !== series.length || series.some(({ at }, index) => at !== charted[index]?.at))
           readout.replaceChildren(
-            ...series.map(({ at }) => element("span", { title: told.runs[at].row.run }, swatch(at), element("output"))),
+            ...series.map(({ at }) =>
+              element("span", { title: facts.runs[at].row.run }, swatch(at), element("output")),
+            ),
           );
-        shown = series;
-        const lines = series.flatMap(({ at, series: { recorded, mean } }) => {
-          const [name, colour] = [String(told.runs[at].row.run), colourOf(at)];
-          const line = { name, colour, points: mean, dots: recorded.count <= FEW, dashed: dashedAt(at) };
+        charted = series;
+        const lines = series.flatMap(({ at, series: averaged }) => {
+          const { recorded } = averaged;
+          const [name, colour] = [String(facts.runs[at].row.run), colourOf(at)];
+          const line = {
+            name,
+            colour,
+            points: averaged.mean(weight),
+            dots: recorded.count <= FEW,
+            dashed: dashedAt(at),
+          };
           return weight
             ? [
                 {
@@ -251,51 +221,41 @@ function render({ model, el }) {
   }
 
   function refresh() {
-    const state = link?.state ?? "connecting";
-    const runs = told.runs;
-    const going = runs.filter(({ over }) => !over).length;
-    const count = `${runs.length || "No"} ${runs.length === 1 ? "run" : "runs"}`;
-    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
-    else if (state === "connecting" || !heard) signal.show("connecting", "Connecting");
-    else if (going) signal.show("working", `${count}, ${runs.length > 1 ? `${going} ` : ""}going on`);
-    else signal.show("idle", runs.length ? `${count}, over` : count);
-    box.classList.toggle("chm-orphan", state === "silent" && !heard);
-    stills.replaceChildren(...(heard ? [hidesStill(model.get("still_name") ?? "")] : []));
-    arrange();
-  }
-
-  function arrange() {
-    const { runs, known } = told;
+    const { runs, measures } = facts;
     const hidden = /** @type {string[]} */ (model.get("hidden"));
     const weight = weightOf();
-    const several = told.rates.groups.length > 0;
+    const several = facts.rates.groups.length > 0;
     const view = several ? model.get("view") : "curves";
     const chosen = /** @type {string[]} */ (model.get("measures")).filter((name) =>
-      known.some((each) => each.name === name),
+      measures.some((each) => each.name === name),
     );
-    table.show(runs, hidden);
+    table.show(
+      runs,
+      hidden,
+      records.map(({ alarms }) => alarms),
+    );
     table.node.hidden = !runs.length;
-    box.classList.toggle("chm-compare-by-rate", view === "rates");
-    differ.show(runs, told.differences);
+    page.box.classList.toggle("chm-compare-by-rate", view === "rates");
+    differ.show(runs, facts.differences);
     views.hidden = !several;
     curvesView.input.checked = view === "curves";
     ratesView.input.checked = view === "rates";
     slider.value = String(weight);
     amount.textContent = weight ? weight.toFixed(2) : "none";
-    smoothing.hidden = choose.hidden = view === "rates" || !known.length;
+    smoothing.hidden = choose.hidden = view === "rates" || !measures.length;
     if (choose.hidden) {
       list.hidden = true;
       choose.setAttribute("aria-expanded", "false");
     }
     for (const node of saves) node.disabled = !runs.length;
-    offer(known, chosen);
+    offer(measures, chosen);
     rates.node.hidden = view !== "rates";
-    if (view === "rates") rates.show(told.rates);
+    if (view === "rates") rates.show(facts.rates);
     grid.hidden = view === "rates" || !chosen.length;
-    empty.hidden = view === "rates" || !heard || chosen.length > 0;
+    empty.hidden = view === "rates" || !ready || chosen.length > 0;
     empty.textContent = !runs.length
       ? "No runs to compare. Pass runs, or folders of runs, by name."
-      : known.length
+      : measures.length
         ? "No measure is chosen."
         : "Nothing recorded yet.";
     for (const [measure, { chart }] of charts) {
@@ -308,30 +268,32 @@ function render({ model, el }) {
     if (wanted.length !== grid.children.length || wanted.some((node, at) => grid.children[at] !== node))
       grid.replaceChildren(...wanted);
 
-    const shown = runs.flatMap(({ row }, at) => (hidden.includes(row.run) ? [] : [at]));
-    const marks = shown.flatMap((at) => marksOf(runs[at], colourOf(at)));
+    const visible = runs.flatMap(({ row }, at) => (hidden.includes(String(row.run)) ? [] : [at]));
+    const marks = visible.flatMap((at) => marksOf(runs[at], records[at], colourOf(at)));
     const byMeasure = chosen.map((measure) =>
-      shown.flatMap((at) => {
-        const series = values.get(measure)?.get(at);
-        series?.smooth(weightOf(measure));
-        return series?.recorded.count ? [{ at, series }] : [];
+      visible.flatMap((at) => {
+        const points = records[at]?.measures.get(measure);
+        if (!points?.count) return [];
+        const series = averages.get(points) ?? new Averaged(points);
+        averages.set(points, series);
+        return [{ at, series }];
       }),
     );
     const range = zoom ?? reach(byMeasure.flat().map(({ series }) => series));
     chosen.forEach((measure, at) =>
       charts
         .get(measure)
-        ?.show(/** @type {Measure} */ (known.find(({ name }) => name === measure)), byMeasure[at], marks, range),
+        ?.show(/** @type {Measure} */ (measures.find(({ name }) => name === measure)), byMeasure[at], marks, range),
     );
   }
 
-  /** The measures to choose from. @param {Measure[]} known @param {string[]} chosen */
-  function offer(known, chosen) {
-    const names = known.map(({ name }) => name).join("\n");
+  /** The measures to choose from. @param {Measure[]} measures @param {string[]} chosen */
+  function offer(measures, chosen) {
+    const names = measures.map(({ name }) => name).join("\n");
     if (list.dataset.names !== names) {
       list.dataset.names = names;
       list.replaceChildren(
-        ...known.map(({ name, words }) => {
+        ...measures.map(({ name, words }) => {
           const input = element("input", { type: "checkbox", value: name, on: { change: pick } });
           return element("label", {}, input, element("span", { text: words }));
         }),
@@ -349,38 +311,41 @@ function render({ model, el }) {
     ]);
   }
 
-  const traits = ["measures", "smoothing", "hidden", "view", "still_name"].map((name) => `change:${name}`);
-  for (const name of traits) model.on(name, refresh);
-  refresh();
-  link.request({ kind: "hello" });
-  return () => {
-    for (const name of traits) model.off(name, refresh);
-    for (const { chart } of charts.values()) chart.dispose();
-    rates.dispose();
-    keeper.dispose();
-    link.close();
-  };
+  return page.open(
+    [
+      page.header("Views", [views, smoothing, choose, ...saves]),
+      list,
+      page.alert,
+      element(
+        "div",
+        { class: "chm-compare-scroll chm-compare-top", tabindex: 0, role: "group", "aria-label": "Outcomes" },
+        table.node,
+      ),
+      empty,
+      grid,
+      rates.node,
+      differ.node,
+    ],
+    [() => charts.forEach(({ chart }) => chart.dispose()), rates.dispose],
+  );
 }
 
 /**
  * Alarms as triangles, and what was changed on the way as diamonds, in the run's colour.
- * @param {Run} run @param {string} colour
+ * @param {Run} run @param {RunRecords | undefined} records @param {string} colour
  * @returns {import("../charts/curves.js").Mark[]}
  */
-export function marksOf({ row, alarms, changes }, colour) {
-  const fork =
-    row.parent && row.forked_at
-      ? [{ step: row.forked_at, colour, told: `forked from ${row.parent}`, kind: /** @type {const} */ ("change") }]
-      : [];
+export function marksOf({ row }, records, colour) {
+  const fork = row.parent && row.forked_at ? [Number(row.forked_at)] : [];
   return [
-    ...fork,
-    ...changes.map(([step, words]) => ({ step, colour, told: words, kind: /** @type {const} */ ("change") })),
-    ...alarms.map(([step, level, words]) => ({
+    ...fork.map((step) => ({
       step,
       colour,
-      told: `${level}: ${words}`,
-      kind: /** @type {const} */ ("alarm"),
+      words: `forked from ${row.parent}`,
+      kind: /** @type {const} */ ("change"),
     })),
+    ...(records?.changes ?? []).map((each) => changeMark(each, colour)),
+    ...(records?.alarms ?? []).map((each) => alarmMark(each, colour)),
   ];
 }
 

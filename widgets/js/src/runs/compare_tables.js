@@ -4,14 +4,8 @@ import { figure, grouped } from "../charts/axis.js";
 import { element } from "../frame/dom.js";
 
 /**
- * @typedef {object} Run as the kernel tells of it
- * @property {Record<string, any>} row
- * @property {number} progress
- * @property {boolean} over
- * @property {boolean} configured
- * @property {[number, string, string][]} alarms step, level, what was seen
- * @property {[number, string][]} changes step, what was changed
- * @property {string} forked
+ * @typedef {import("./messages.js").ComparedFacts} Run
+ * @typedef {import("./messages.js").AlarmFacts} Alarm
  */
 
 /** The colour of the run at a place. @param {number} at */
@@ -24,9 +18,9 @@ export const dashedAt = (at) => at % 16 >= 8;
 export const swatch = (at) =>
   element("i", { style: `--key:${colourOf(at)}`, class: dashedAt(at) ? "chm-compare-dashed" : null });
 
-/** A number as it came over: JSON has no nan and no infinity. @param {number | string} value */
+/** A number as it came over: JSON has no nan and no infinity. @param {number | string | boolean} value */
 export const number = (value) =>
-  typeof value === "number" ? value : ({ nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? NaN);
+  typeof value === "number" ? value : ({ nan: NaN, inf: Infinity, "-inf": -Infinity }[String(value)] ?? NaN);
 
 /** @type {[string, string, string][]} key, heading, what it is */
 const COLUMNS = [
@@ -89,13 +83,13 @@ export function outcomeTable(toggle) {
   );
   return {
     node,
-    /** @param {Run[]} runs @param {string[]} hidden */
-    show(runs, hidden) {
+    /** @param {Run[]} runs @param {string[]} hidden @param {Alarm[][]} alarms of each run */
+    show(runs, hidden, alarms) {
       const winners = best(runs);
       const focused = body.contains(document.activeElement) ? document.activeElement?.getAttribute("data-run") : null;
       body.replaceChildren(
         ...runs.flatMap((run, at) => {
-          const { row, alarms, forked } = run;
+          const { row, forked } = run;
           const name = String(row.run);
           const on = !hidden.includes(name);
           const key = element(
@@ -116,7 +110,11 @@ export function outcomeTable(toggle) {
               text: cell(each, row[each]),
               class: winners[each] === row[each] ? "chm-compare-best" : null,
               title:
-                winners[each] === row[each] ? "The lowest" : each === "alarms" && alarms.length ? told(alarms) : null,
+                winners[each] === row[each]
+                  ? "The lowest"
+                  : each === "alarms" && alarms[at]?.length
+                    ? alarmWords(alarms[at])
+                    : null,
             }),
           );
           const rows = [
@@ -140,9 +138,9 @@ export function outcomeTable(toggle) {
   };
 }
 
-/** @param {[number, string, string][]} alarms */
-function told(alarms) {
-  const lines = alarms.slice(0, 6).map(([step, level, words]) => `step ${grouped(step)}, ${level}: ${words}`);
+/** @param {Alarm[]} alarms */
+function alarmWords(alarms) {
+  const lines = alarms.slice(0, 6).map(({ step, level, message }) => `step ${grouped(step)}, ${level}: ${message}`);
   return [...lines, ...(alarms.length > 6 ? [`and ${alarms.length - 6} more`] : [])].join("\n");
 }
 

@@ -7,7 +7,7 @@ import { colourOf, number } from "./compare_tables.js";
 const SVG = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM] = [54, 16, 12, 34];
 
-/** @typedef {{name: string, number: number | string, losses: [number, (number | string)[]][]}} Group */
+/** @typedef {import("./messages.js").RateGroup} Group */
 
 /** @param {string} tag @param {Record<string, any>} props @param {...(Node | string)} children */
 function shape(tag, props, ...children) {

@@ -13,19 +13,27 @@ export const LEVEL_COLOURS = {
   CRITICAL: "var(--danger)",
 };
 
-/** @param {import("./run_records.js").Alarm} alarm @returns {Mark} */
-export const alarmMark = ({ step, level, told }) => ({
+/**
+ * @param {import("./messages.js").AlarmFacts} alarm
+ * @param {string} [colour]
+ * @returns {Mark}
+ */
+export const alarmMark = ({ step, level, message }, colour = LEVEL_COLOURS[level]) => ({
   step,
-  colour: LEVEL_COLOURS[level] ?? "var(--danger)",
-  told: `${level}: ${told}`,
+  colour,
+  words: `${level}: ${message}`,
   kind: "alarm",
 });
 
-/** @param {import("./run_records.js").Change} change @returns {Mark} */
-export const changeMark = ({ step, name, before, after, reason }) => ({
+/**
+ * @param {import("./messages.js").ChangeFacts} change
+ * @param {string} [colour]
+ * @returns {Mark}
+ */
+export const changeMark = ({ step, name, before, after, reason }, colour = "var(--accent)") => ({
   step,
-  colour: "var(--accent)",
-  told: `${name} from ${before} to ${after}${reason ? `: ${reason}` : ""}`,
+  colour,
+  words: `${name} from ${before} to ${after}${reason ? `: ${reason}` : ""}`,
   kind: "change",
 });
 
@@ -69,7 +77,7 @@ export function runEvents({ light, pick }) {
         { type: "button", class: `chm-event chm-event-${kind}`, on: look },
         element("span", { class: "chm-event-step", text: `step ${stepText(mark.step)}` }),
         element("span", { class: "chm-event-level", style: `--level:${mark.colour}`, text: label }),
-        element("span", { class: "chm-event-told", text }),
+        element("span", { class: "chm-event-words", text }),
       ),
     );
   }
@@ -85,7 +93,7 @@ export function runEvents({ light, pick }) {
       const fresh = [
         ...alarms.slice(alarmsShown).map((each) => ({
           step: each.step,
-          node: entry(alarmMark(each), each.level, each.told, each.level.toLowerCase()),
+          node: entry(alarmMark(each), each.level, each.message, each.level.toLowerCase()),
         })),
         ...changes.slice(changesShown).map((each) => ({
           step: each.step,

@@ -64,7 +64,7 @@ export function runHands({ act }) {
     hidden: true,
     on: { click: reset },
   });
-  const told = element("span", { class: "chm-hands-told", role: "status" });
+  const answer = element("span", { class: "chm-hands-answer", role: "status" });
   const form = element(
     "form",
     { class: "chm-hands", "aria-label": "Settings of the run", novalidate: true, hidden: true, on: { submit } },
@@ -75,7 +75,7 @@ export function runHands({ act }) {
       element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), reason),
       undo,
       apply,
-      told,
+      answer,
     ),
   );
 
@@ -141,7 +141,7 @@ export function runHands({ act }) {
     if (apply.disabled) return;
     const changed = rows.filter(differs).map((row) => ({ path: row.path, value: read(row) }));
     act("change", { ...changesOf(settings, changed), reason: reason.value.trim() });
-    told.textContent = "Asked for; it holds from the next step on.";
+    answer.textContent = "Asked for; it holds from the next step on.";
     apply.disabled = true;
   }
 
@@ -196,7 +196,7 @@ export function runHands({ act }) {
         } else if (before === value) landed = true;
       });
       if (landed) {
-        told.textContent = "Applied.";
+        answer.textContent = "Applied.";
         reason.value = "";
       }
       if (landed || !apply.disabled || !rows.some(differs)) refresh();
@@ -205,7 +205,7 @@ export function runHands({ act }) {
     },
     /** A command was refused: it can be asked for again. */
     refused() {
-      told.textContent = "";
+      answer.textContent = "";
       refresh();
     },
   };

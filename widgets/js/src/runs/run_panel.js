@@ -4,14 +4,12 @@ import { duration, figure, stepText } from "../charts/axis.js";
 import { oncePerFrame } from "../charts/canvas.js";
 import { curves } from "../charts/curves.js";
 import { heatMap } from "../charts/heat_map.js";
-import { button, element, icon, lamp, root } from "../frame/dom.js";
-import { connect } from "../frame/link.js";
-import { hidesStill, stillKeeper } from "../frame/still.js";
-import { isDark, watchTheme } from "../frame/theme.js";
+import { button, element, icon } from "../frame/dom.js";
+import { frame } from "../frame/frame.js";
 import { headStrip, THRESHOLDS } from "./head_strip.js";
 import { alarmMark, changeMark, runEvents } from "./run_events.js";
 import { runHands } from "./run_hands.js";
-import { grouped, RunRecords, styled, words } from "./run_records.js";
+import { chartsOf, RunRecords, styled, words } from "./run_records.js";
 
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", LOGITS]; // charts that are open at the start
@@ -46,13 +44,12 @@ const RANGES = [
 /** A measure as the title of its chart. @param {string} measure */
 const titled = (measure) => measure.charAt(0).toUpperCase() + words(measure).slice(1);
 
-/** @param {{model: import("../frame/link.js").Model, el: HTMLElement}} context */
-function render({ model, el }) {
+/** @param {import("../frame/frame.js").Context} context */
+function render(context) {
   const records = new RunRecords();
-  /** @type {any} */
+  /** @type {import("./messages.js").PanelState | null} */
   let facts = null;
   let unreadable = "";
-  let trouble = ""; // what the page itself has to say
   let asking = ""; // a command that has not been answered
   let refusals = 0; // errors of commands seen so far
   /** @type {[number, number] | null} */
@@ -72,9 +69,36 @@ function render({ model, el }) {
   /** @type {import("../charts/curves.js").Mark[]} */
   let marks = [];
 
-  const box = root("Run panel", "run");
-  const signal = lamp();
-  const stills = element("div", { hidden: true });
+  /** @type {import("../frame/frame.js").Receivers<import("./messages.js").PanelMessage>} */
+  const receive = {
+    state(message) {
+      unreadable = "";
+      if (message.refusals > refusals) hands.refused();
+      refusals = message.refusals;
+      hands.show(message.settings, message.offers);
+      facts = message;
+    },
+    records(message, buffers) {
+      if (records.take(message, buffers) || performance.now() - askedAgain < 1000) return;
+      askedAgain = performance.now();
+      page.request({ kind: "hello" });
+    },
+    unreadable: (message) => (unreadable = message.error),
+  };
+  const page = frame(context, {
+    label: "Run panel",
+    kind: "run",
+    receive,
+    refresh: refreshSoon,
+    ready: () => Boolean(facts) || Boolean(unreadable),
+    state() {
+      if (unreadable) return ["error", "Cannot be read"];
+      if (asking === "stop" && !facts?.over) return ["reading", "Stopping"];
+      const status = facts?.status ?? "waiting";
+      return [LAMPS[status], WORDS[status]];
+    },
+    trouble: () => [facts?.error ?? "", facts?.refusal ?? "", unreadable],
+  });
   const name = element("b", { class: "chm-run-name" });
   const lineage = element("span", { class: "chm-run-lineage" });
   const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
@@ -84,22 +108,12 @@ function render({ model, el }) {
     "aria-expanded": "false",
   });
   const forkSwitch = button("Fork", "fork", () => unfold(hands.fork), { "aria-expanded": "false" });
-  const tools = element(
-    "div",
-    { class: "chm-tools", role: "toolbar", "aria-label": "Controls" },
-    pause,
-    stop,
-    save,
-    settingsSwitch,
-    forkSwitch,
-  );
   const bar = element(
     "div",
     { class: "chm-run-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
     element("i"),
   );
   const pace = element("div", { class: "chm-run-pace" });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
   const hands = runHands({ act });
   const chips = element("div", { class: "chm-run-chips", role: "group", "aria-label": "Measures" });
   const range = element(
@@ -135,60 +149,21 @@ function render({ model, el }) {
   const below = element("div", { class: "chm-run-below" }, strip.node, events.node);
   const body = element("div", { class: "chm-run-body" }, bench, stack, heatBox, below);
 
-  box.append(
-    stills,
-    element(
-      "header",
-      { class: "chm-head" },
-      element("div", { class: "chm-run-who" }, signal.node, name, lineage),
-      tools,
-    ),
-    bar,
-    pace,
-    alert,
-    hands.form,
-    hands.fork,
-    empty,
-    body,
-  );
-  el.replaceChildren(box);
-
-  const link = connect(model, { receive, change: refreshSoon });
-  const keeper = stillKeeper(model, link);
-  const frame = oncePerFrame(refresh);
+  const redraw = oncePerFrame(refresh);
   function refreshSoon() {
-    frame.ask();
+    redraw.ask();
   }
 
   // What is asked of the kernel
 
   /** @param {string} command @param {Record<string, any>} [args] */
   async function act(command, args = {}) {
-    trouble = "";
     asking = command;
-    refreshSoon();
-    const arrived = await link.request({ kind: "act", command, arguments: args });
-    if (!arrived) trouble = "The kernel has not answered: it is busy with another cell, or gone.";
+    const answer = page.ask({ kind: "act", command, arguments: args });
+    page.refresh();
+    await answer;
     if (asking === command) asking = "";
-    refreshSoon();
-  }
-
-  /** @param {any} message @param {DataView[]} buffers */
-  function receive(message, buffers) {
-    if (message.kind === "still") return keeper.receive(message);
-    if (message.kind !== "update") return;
-    unreadable = message.unreadable ?? "";
-    if (message.state) {
-      facts = message.state;
-      if (facts.errors > refusals) hands.refused();
-      refusals = facts.errors;
-      hands.show(facts.settings, facts.offers);
-    }
-    if (message.records && !records.take(message, buffers) && performance.now() - askedAgain > 1000) {
-      askedAgain = performance.now();
-      link.request({ kind: "hello" });
-    }
-    refreshSoon();
+    page.refresh();
   }
 
   // What is looked at
@@ -270,22 +245,10 @@ function render({ model, el }) {
   // The screen, once a frame
 
   function refresh() {
-    const state = link.state;
-    const status = /** @type {keyof typeof WORDS} */ (facts?.status ?? "waiting");
-    if (state === "silent") signal.show("disconnected", "Disconnected: the kernel does not answer");
-    else if (state === "connecting") signal.show("connecting", "Connecting");
-    else if (unreadable) signal.show("error", "Cannot be read");
-    else if (asking === "stop" && !facts?.over) signal.show("reading", "Stopping");
-    else signal.show(LAMPS[status], WORDS[status]);
-    const known = Boolean(facts) || Boolean(unreadable);
-    box.classList.toggle("chm-orphan", state === "silent" && !known);
-    if (known !== Boolean(stills.firstChild))
-      stills.replaceChildren(...(known ? [hidesStill(model.get("still_name") ?? "")] : []));
     body.hidden = !records.count;
-    empty.hidden = Boolean(records.count) || !known;
-    tell([facts?.error ?? "", facts?.told ?? "", unreadable, trouble]);
+    empty.hidden = Boolean(records.count) || !(facts || unreadable);
     if (!facts) return;
-    head();
+    head(facts);
     if (!records.count)
       empty.textContent = facts.over ? "This run ended before its first step." : "Waits for the first step.";
     else pictures();
@@ -293,26 +256,20 @@ function render({ model, el }) {
     below.hidden = body.hidden;
   }
 
-  /** @param {string[]} told */
-  function tell(told) {
-    const text = told.filter(Boolean).join("\n");
-    alert.hidden = !text;
-    if (alert.textContent !== text) alert.textContent = text;
-  }
-
-  function head() {
-    const { status, over, acts, progress, step, steps, left, forks } = facts;
+  /** @param {import("./messages.js").PanelState} facts */
+  function head(facts) {
+    const { status, over, acts, folder, progress, step, steps, left, forks } = facts;
     set(name, facts.name);
     const from = facts.parent
       ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}`
       : "";
     set(
       lineage,
-      [from, forks.length ? `forks: ${forks.join(", ")}` : "", acts ? "" : "from its folder"]
+      [from, forks.length ? `forks: ${forks.join(", ")}` : "", folder ? "from its folder" : ""]
         .filter(Boolean)
         .join(" · "),
     );
-    tools.hidden = !acts;
+    toolbar.hidden = !acts;
     const paused = status === "paused";
     if (pause.getAttribute("aria-label") !== (paused ? "Resume" : "Pause")) {
       pause.replaceChildren(icon(paused ? "play" : "pause"));
@@ -338,7 +295,7 @@ function render({ model, el }) {
       [
         step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
         `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
-        !over && Number(facts.pace) > 0 ? `${figure(Math.round(facts.pace))} tokens/s` : "",
+        !over && Number(facts.pace) > 0 ? `${figure(Math.round(Number(facts.pace)))} tokens/s` : "",
         left !== null && status === "running" ? `${duration(left)} left` : "",
       ]
         .filter(Boolean)
@@ -352,12 +309,12 @@ function render({ model, el }) {
   }
 
   function pictures() {
-    const groups = grouped(records.measures.keys());
+    const groups = chartsOf(records.measures.keys());
     if (![...open].some((each) => groups.has(each)) && groups.size) open.add([...groups.keys()][0]);
     showChips([...groups.keys()]);
     const seen = ends();
     if (marks.length !== records.alarms.length + records.changes.length)
-      marks = [...records.changes.map(changeMark), ...records.alarms.map(alarmMark)];
+      marks = [...records.changes.map((each) => changeMark(each)), ...records.alarms.map((each) => alarmMark(each))];
     for (const [measure, members] of groups) showChart(measure, members, seen);
     for (const [measure, { chart }] of charts)
       if (!open.has(measure) || !groups.has(measure)) {
@@ -456,20 +413,12 @@ function render({ model, el }) {
     });
   }
 
-  const forgetTheme = watchTheme(() => {
-    box.style.colorScheme = isDark(box) ? "dark" : "light";
-  });
-  refresh();
-  link.request({ kind: "hello" });
-  return () => {
-    frame.dispose();
-    forgetTheme();
-    for (const { chart } of charts.values()) chart.dispose();
-    heat.dispose();
-    strip.dispose();
-    keeper.dispose();
-    link.close();
-  };
+  const header = page.header("Controls", [pause, stop, save, settingsSwitch, forkSwitch], [name, lineage]);
+  const toolbar = /** @type {HTMLElement} */ (header.lastElementChild);
+  return page.open(
+    [header, bar, pace, page.alert, hands.form, hands.fork, empty, body],
+    [redraw.dispose, () => charts.forEach(({ chart }) => chart.dispose()), heat.dispose, strip.dispose],
+  );
 }
 
 export default { render };

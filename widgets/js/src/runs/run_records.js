@@ -3,8 +3,8 @@
 import { Layers } from "../charts/layers.js";
 import { Points } from "../charts/points.js";
 
-/** @typedef {{step: number, level: "WARN" | "ALARM" | "CRITICAL", rule: string, told: string}} Alarm */
-/** @typedef {{step: number, name: string, before: string, after: string, reason: string}} Change */
+/** @typedef {import("./messages.js").AlarmFacts} Alarm */
+/** @typedef {import("./messages.js").ChangeFacts} Change */
 
 /**
  * @template {Float64ArrayConstructor | Uint32ArrayConstructor | Float32ArrayConstructor} T
@@ -41,51 +41,48 @@ export class RunRecords {
 
   /**
    * Takes a message in. What was taken before is passed over; false where something is missing between.
-   * @param {any} message @param {DataView[]} buffers
+   * @param {import("./messages.js").RunNews} message @param {DataView[]} buffers
    */
   take(message, buffers) {
     const newer = message.epoch !== this.epoch;
-    if (newer && (message.from || message.alarms.from || message.changes.from)) return false;
+    if (newer && (message.start || message.alarms.start || message.changes.start)) return false;
     if (newer) this.#clear();
     this.epoch = message.epoch;
     if (
-      message.from > this.count ||
-      message.alarms.from > this.alarms.length ||
-      message.changes.from > this.changes.length
+      message.start > this.count ||
+      message.alarms.start > this.alarms.length ||
+      message.changes.start > this.changes.length
     )
       return false;
-    this.alarms.push(...message.alarms.list.slice(this.alarms.length - message.alarms.from));
-    this.changes.push(...message.changes.list.slice(this.changes.length - message.changes.from));
+    this.alarms.push(...message.alarms.list.slice(this.alarms.length - message.alarms.start));
+    this.changes.push(...message.changes.list.slice(this.changes.length - message.changes.start));
     const { count, measures, layers } = message.records;
-    const known = this.count - message.from; // of these records, from the first on
-    if (known >= count) return true;
+    const before = this.count - message.start; // of these records, from the first on
+    if (before >= count) return true;
     const steps = array(Float64Array, buffers[0]);
     const places = array(Uint32Array, buffers[1]);
     const values = array(Float32Array, buffers[2]);
     let [place, value] = [0, 0];
-    /** Steps of the unknown ones, and how many of them are known. @param {{count: number, whole?: boolean}} column @returns {[Float64Array, number]} */
-    const unknown = ({ count: rows, whole }) => {
-      if (whole) return [steps.subarray(known), known];
+    /** Steps of the new ones, and how many stand before them. @param {{count: number, whole?: boolean}} column @returns {[Float64Array, number]} */
+    const fresh = ({ count: rows, whole }) => {
+      if (whole) return [steps.subarray(before), before];
       const mine = places.subarray(place, (place += rows));
-      const first = mine.findIndex((each) => each >= known);
+      const first = mine.findIndex((each) => each >= before);
       const skip = first < 0 ? rows : first;
       return [Float64Array.from(mine.subarray(skip), (each) => steps[each]), skip];
     };
     for (const column of measures) {
-      const [where, skip] = unknown(column);
+      const [where, skip] = fresh(column);
       let points = this.measures.get(column.name);
       if (!points) this.measures.set(column.name, (points = new Points()));
       points.add(where, values.subarray(value + skip, value + column.count));
       value += column.count;
     }
     for (const column of layers) {
-      const [where, skip] = unknown(column);
+      const [where, skip] = fresh(column);
       let rows = this.layers.get(column.name);
       if (!rows) this.layers.set(column.name, (rows = new Layers(column.name, column.shape)));
-      const cells = column.shape.reduce(
-        (/** @type {number} */ product, /** @type {number} */ each) => product * each,
-        1,
-      );
+      const cells = column.shape.reduce((product, each) => product * each, 1);
       if (String(rows.shape) === String(column.shape))
         rows.add(where, values.subarray(value + skip * cells, value + column.count * cells));
       value += column.count * cells;
@@ -95,7 +92,7 @@ export class RunRecords {
         value += size;
       }
     }
-    this.count = message.from + count;
+    this.count = message.start + count;
     if (Number.isNaN(this.firstStep)) this.firstStep = steps[0];
     this.lastStep = steps[count - 1];
     return true;
@@ -113,7 +110,7 @@ export const words = (name) => name.replaceAll("_", " ");
  * @param {Iterable<string>} names
  * @returns {Map<string, {name: string, line: string}[]>}
  */
-export function grouped(names) {
+export function chartsOf(names) {
   /** @type {Map<string, {name: string, line: string}[]>} */
   const groups = new Map();
   const first = (/** @type {string} */ measure) => Number(measure !== "loss");

@@ -55,8 +55,8 @@ export function connect(model, { receive, change }) {
   function listen(message, buffers) {
     last = performance.now();
     become("connected");
-    const [who, number] = String(message.heard ?? "").split("-");
-    for (const [mark, request] of open) if (who === me && mark <= Number(number)) request.settle(true);
+    const arrived = message.kind === "line" ? (message.heard[me] ?? 0) : 0;
+    for (const [mark, request] of open) if (mark <= arrived) request.settle(true);
     receive(message, buffers ?? []);
   }
   model.on("msg:custom", listen);
