@@ -12,7 +12,7 @@
 // Several charts share an axis when each gets the same `range`, and hands its cursor on (`pointed` to the others'
 // `point`). Styles are in curves.css, colours from `--curve-1` to `--curve-8` among them.
 
-import { element } from "../frame/dom.js";
+import { element, group } from "../frame/dom.js";
 import { watchTheme } from "../frame/theme.js";
 import { figure, linearTicks, logTicks, stepText } from "./axis.js";
 import { oncePerFrame, palette, sized, surface } from "./canvas.js";
@@ -69,23 +69,13 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   let drawn = { key: "", step: NaN, theme: 0 }; // what the picture shows, and up to where
 
   const heading = element("b");
-  const units = element("span", { class: "chm-curves-unit" });
-  const legend = element("div", { class: "chm-curves-legend", role: "group", "aria-label": "Curves" });
-  const tools = element("div", { class: "chm-curves-tools" });
-  const spoken = element("span", { class: "chm-sr", role: "status" });
+  const units = element("span.chm-curves-unit");
+  const legend = group("chm-curves-legend", "Curves");
+  const tools = element("div.chm-curves-tools");
+  const spoken = element("span.chm-sr", { role: "status" });
   const { canvas, pen, clear } = surface();
-  const plot = element(
-    "div",
-    { class: "chm-curves-plot", tabindex: 0, role: "img", style: `height:${height}px` },
-    canvas,
-  );
-  const node = element(
-    "figure",
-    { class: "chm-curves" },
-    element("figcaption", {}, heading, units, legend, tools),
-    plot,
-    spoken,
-  );
+  const plot = element("div.chm-curves-plot", { tabindex: 0, role: "img", style: `height:${height}px` }, canvas);
+  const node = element("figure.chm-curves", element("figcaption", heading, units, legend, tools), plot, spoken);
   const colours = palette(node);
   const { rule, dot, steps, mark: drawMark, line: drawLine } = curvePen(pen, colours);
   const frame = oncePerFrame(draw);
@@ -281,7 +271,7 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
           },
           element("i", { class: dashed ? "chm-curves-dashed" : "", style: `--key:${colour}` }),
           element("span", { text: name === shown.title ? "" : name }),
-          element("span", { class: "chm-curves-value" }),
+          element("span.chm-curves-value"),
         ),
       ),
     );

@@ -53,20 +53,19 @@ export function heatMap({ pointed }) {
   const { canvas, pen, clear } = surface();
   const picture = document.createElement("canvas");
   const brush = /** @type {CanvasRenderingContext2D} */ (picture.getContext("2d"));
-  const plot = element("div", { class: "chm-heat-plot", role: "img", tabindex: 0 }, canvas);
-  const readout = element("span", { class: "chm-heat-readout" });
-  const spoken = element("span", { class: "chm-sr", role: "status" });
+  const plot = element("div.chm-heat-plot", { role: "img", tabindex: 0 }, canvas);
+  const readout = element("span.chm-heat-readout");
+  const spoken = element("span.chm-sr", { role: "status" });
   const ends = [0, 1].map(() => element("span"));
   const legend = element(
-    "div",
-    { class: "chm-heat-legend" },
+    "div.chm-heat-legend",
     ends[0],
     element("i", { style: `background:linear-gradient(to right,${HEAT.join(",")})` }),
     ends[1],
-    element("span", { class: "chm-heat-broken" }, element("i"), "not a number"),
+    element("span.chm-heat-broken", element("i"), "not a number"),
   );
-  const feet = element("div", { class: "chm-heat-feet" }, legend, readout);
-  const node = element("div", { class: "chm-heat" }, plot, feet, spoken);
+  const feet = element("div.chm-heat-feet", legend, readout);
+  const node = element("div.chm-heat", plot, feet, spoken);
   const colours = palette(node);
   const frame = oncePerFrame(draw);
 

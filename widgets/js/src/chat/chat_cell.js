@@ -33,14 +33,13 @@ function render(context) {
     ready: () => whole,
     state: () => lampWords(state()),
   });
-  const log = element("div", {
-    class: "chm-log",
+  const log = element("div.chm-log", {
     role: "log",
     "aria-live": "polite",
     "aria-label": "Conversation",
     tabindex: "0",
   });
-  const start = element("div", { class: "chm-start" });
+  const start = element("div.chm-start");
   const latest = button("Go to the latest", "down", () => toEnd(true), {
     class: "chm-button chm-latest",
     hidden: true,
@@ -97,10 +96,9 @@ function render(context) {
   function showStart() {
     const offers = /** @type {string[]} */ (model.get("suggestions") ?? []);
     start.replaceChildren(
-      element("p", { class: "chm-lead", text: "Ask for a picture, or show one." }),
+      element("p.chm-lead", { text: "Ask for a picture, or show one." }),
       element(
-        "div",
-        { class: "chm-offers" },
+        "div.chm-offers",
         ...offers.map((text) =>
           button(
             text,
@@ -247,9 +245,9 @@ function render(context) {
     [
       page.header("Conversation", [copy, save, clear, settings]),
       panel.node,
-      element("div", { class: "chm-body" }, log, latest),
+      element("div.chm-body", log, latest),
       page.alert,
-      element("div", { class: "chm-composer" }, field.attach, field.files, field.box, go),
+      element("div.chm-composer", field.attach, field.files, field.box, go),
     ],
     [() => clearInterval(watch), unsure, panel.dispose],
   );

@@ -57,8 +57,7 @@ export function tidy(parts) {
 export function composer({ label, placeholder, submit, cancel, trouble, change }) {
   /** @type {Map<string, PicturePart>} */
   const pictures = new Map();
-  const box = element("div", {
-    class: "chm-input",
+  const box = element("div.chm-input", {
     contenteditable: "true",
     role: "textbox",
     "aria-multiline": "true",
@@ -110,8 +109,8 @@ export function composer({ label, placeholder, submit, cancel, trouble, change }
     const id = String((chips += 1));
     pictures.set(id, picture);
     const chip = element(
-      "span",
-      { class: "chm-chip", contenteditable: "false", "data-chip": id },
+      "span.chm-chip",
+      { contenteditable: "false", "data-chip": id },
       element("img", { src: picture.url, alt: picture.name || "Attached picture", draggable: "false" }),
       button(
         "×",

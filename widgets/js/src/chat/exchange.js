@@ -1,6 +1,6 @@
 // One exchange on the screen: the user's message, the reply as it grows, and what can be done with either.
 
-import { button, copyText, download, element } from "../frame/dom.js";
+import { button, copyText, download, element, group } from "../frame/dom.js";
 import { pngUrl, swap } from "../frame/pictures.js";
 import { composer, pack } from "./composer.js";
 import { sentences } from "./words.js";
@@ -21,7 +21,7 @@ const USER_SIDE = 144;
 function textBlock(holder) {
   const said = element("span"); // whole sentences: read aloud when they are added
   const tail = element("span", { "aria-hidden": "true" });
-  const node = element("p", { class: "chm-text" }, said, tail);
+  const node = element("p.chm-text", said, tail);
   holder.append(node);
   let text = "";
   return {
@@ -47,13 +47,13 @@ function textBlock(holder) {
 /** @param {HTMLElement} holder @param {boolean} mine */
 function pictureBlock(holder, mine) {
   const img = element("img", { draggable: "false" });
-  const veil = element("div", { class: "chm-veil" });
-  const progress = element("span", { class: "chm-progress", "aria-hidden": "true" });
+  const veil = element("div.chm-veil");
+  const progress = element("span.chm-progress", { "aria-hidden": "true" });
   const save = button("Save this picture", "save", async () => {
     download("picture.png", await (await fetch(img.src)).blob());
   });
-  const frame = element("div", { class: "chm-frame" }, img, veil, progress, mine ? null : save);
-  const node = element("figure", { class: "chm-picture" }, frame);
+  const frame = element("div.chm-frame", img, veil, progress, mine ? null : save);
+  const node = element("figure.chm-picture", frame);
   holder.append(node);
   img.addEventListener("load", () => {
     const side = mine ? USER_SIDE : SIDE;
@@ -91,38 +91,30 @@ function pictureBlock(holder, mine) {
 export function exchangeView(acts) {
   /** @type {News} */
   const now = { key: 0, about: "", error: "", running: false };
-  const userParts = element("div", { class: "chm-bubble" });
+  const userParts = element("div.chm-bubble");
   const edit = button("Edit this message", "edit", startEdit);
   const userRow = element(
-    "div",
-    { class: "chm-user" },
-    element("span", { class: "chm-sr", text: "You: " }),
+    "div.chm-user",
+    element("span.chm-sr", { text: "You: " }),
     userParts,
-    element("div", { class: "chm-actions" }, edit),
+    element("div.chm-actions", edit),
   );
-  const replyParts = element("div", { class: "chm-reply" });
-  const waiting = element(
-    "div",
-    { class: "chm-waiting", "aria-hidden": "true" },
-    element("i"),
-    element("i"),
-    element("i"),
-  );
-  const about = element("span", { class: "chm-about" });
+  const replyParts = element("div.chm-reply");
+  const waiting = element("div.chm-waiting", { "aria-hidden": "true" }, element("i"), element("i"), element("i"));
+  const about = element("span.chm-about");
   const copy = button("Copy the text", "copy", () => copyText(replyText()));
   const again = button("Regenerate", "again", retry);
-  const foot = element("div", { class: "chm-foot" }, about, element("div", { class: "chm-actions" }, copy, again));
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
+  const foot = element("div.chm-foot", about, element("div.chm-actions", copy, again));
+  const alert = element("div.chm-alert", { role: "alert", hidden: true });
   const replyRow = element(
-    "div",
-    { class: "chm-model" },
-    element("span", { class: "chm-sr", text: "Model: " }),
+    "div.chm-model",
+    element("span.chm-sr", { text: "Model: " }),
     replyParts,
     waiting,
     alert,
     foot,
   );
-  const node = element("div", { class: "chm-exchange" }, userRow, replyRow);
+  const node = element("div.chm-exchange", userRow, replyRow);
   /** @type {{user: any[], reply: any[]}} */
   const blocks = { user: [], reply: [] };
   let last = false;
@@ -164,16 +156,15 @@ export function exchangeView(acts) {
       cancel: finish,
       trouble: acts.trouble,
     });
-    const form = element(
-      "div",
-      { class: "chm-editor", role: "group", "aria-label": "Edit your message" },
+    const form = group(
+      "chm-editor",
+      "Edit your message",
       field.box,
       element(
-        "div",
-        { class: "chm-row" },
+        "div.chm-row",
         field.attach,
         field.files,
-        element("span", { class: "chm-hint", text: "What comes after this message will be forgotten." }),
+        element("span.chm-hint", { text: "What comes after this message will be forgotten." }),
         button("Cancel", null, finish),
         button("Send", null, send, { class: "chm-button chm-primary" }),
       ),

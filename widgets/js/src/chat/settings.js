@@ -9,8 +9,7 @@ import { settingWords } from "./words.js";
  */
 export function settingsPanel(model, { lastSeed, close }) {
   const initial = { ...model.get("settings") };
-  const node = element("div", {
-    class: "chm-settings",
+  const node = element("div.chm-settings", {
     role: "group",
     "aria-label": "Settings of the next reply",
     hidden: true,
@@ -42,12 +41,11 @@ export function settingsPanel(model, { lastSeed, close }) {
     });
     node.append(
       element(
-        "div",
-        { class: "chm-setting" },
+        "div.chm-setting",
         element("label", { for: id, text: range.label, title: range.hint }),
         output,
         slider,
-        element("span", { class: "chm-hint", text: range.hint }),
+        element("span.chm-hint", { text: range.hint }),
       ),
     );
     refreshers.push(() => {
@@ -75,11 +73,10 @@ export function settingsPanel(model, { lastSeed, close }) {
     });
     node.append(
       element(
-        "div",
-        { class: "chm-setting" },
+        "div.chm-setting",
         element("label", { for: id, text: "Seed" }),
         seed,
-        element("label", { class: "chm-check" }, fresh, "new seed each time"),
+        element("label.chm-check", fresh, "new seed each time"),
       ),
     );
     refreshers.push(() => {
@@ -92,8 +89,7 @@ export function settingsPanel(model, { lastSeed, close }) {
   }
   node.append(
     element(
-      "div",
-      { class: "chm-setting chm-last" },
+      "div.chm-setting.chm-last",
       button("Reset", null, () => set(initial)),
       button("Done", null, close),
     ),

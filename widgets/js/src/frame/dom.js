@@ -1,25 +1,56 @@
-// Elements, icons and small pieces of screen that both widgets use. Text from outside only ever becomes text nodes.
+// Elements, icons and small pieces of screen that the widgets use. Text from outside only ever becomes text nodes.
 
 /**
- * @template {keyof HTMLElementTagNameMap} K
- * @param {K} tag
- * @param {Record<string, any>} [props] attributes; `class` and `text` as themselves, `on` an object of listeners
- * @param {...(Node | string | null)} children
- * @returns {HTMLElementTagNameMap[K]}
+ * @template {string} Name
+ * @typedef {Name extends `${infer Tag}.${string}` ? Tag : Name} TagOf
  */
-export function element(tag, props = {}, ...children) {
+
+/** @param {any} part @returns {part is Record<string, any>} whether these are attributes, and no child */
+const isProps = (part) => part !== null && typeof part === "object" && !(part instanceof Node);
+
+/**
+ * An element: `element("div.chm-body.chm-wide", { role: "group" }, child, "text")`.
+ * @template {string} Name
+ * @param {Name} name tag and classes
+ * @param {...(Record<string, any> | Node | string | null)} parts attributes first, where there are any: `text` and
+ *   `class` as themselves, `on` an object of listeners; then children
+ * @returns {TagOf<Name> extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[TagOf<Name>] : never}
+ */
+export function element(name, ...parts) {
+  const [tag, ...classes] = name.split(".");
   const node = document.createElement(tag);
+  if (classes.length) node.className = classes.join(" ");
+  const { on = {}, text, ...props } = isProps(parts[0]) ? /** @type {Record<string, any>} */ (parts.shift()) : {};
+  for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
+  if (text !== undefined) node.textContent = text;
+  set(node, props);
+  node.append(.../** @type {(Node | string)[]} */ (parts.filter((part) => part !== null)));
+  return /** @type {any} */ (node);
+}
+
+/** @param {Element} node @param {Record<string, any>} props attributes: true is one without value, false and null none */
+function set(node, props) {
   for (const [name, value] of Object.entries(props)) {
-    if (name === "on") {
-      for (const [event, listener] of Object.entries(value))
-        node.addEventListener(event, /** @type {any} */ (listener));
-    } else if (name === "text") node.textContent = value;
-    else if (value === true) node.setAttribute(name, "");
+    if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, String(value));
   }
-  node.append(...children.filter((child) => child !== null));
+}
+
+/**
+ * A shape of SVG.
+ * @param {string} tag @param {Record<string, any>} [props] attributes
+ * @param {...(Node | string)} children
+ */
+export function shape(tag, props = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  set(node, props);
+  node.append(...children);
   return node;
 }
+
+/** What is shown and named together. @param {string} name tag and classes @param {string} label @param {...Node} children */
+export const group = (name, label, ...children) =>
+  element(`div.${name}`, { role: "group", "aria-label": label }, ...children);
 
 const ICONS = {
   send: "M12 19V5M5.5 11.5 12 5l6.5 6.5",
@@ -40,17 +71,16 @@ const ICONS = {
   heat: "M12 3c1 4 6 6.5 6 11.5a6 6 0 0 1-12 0C6 12 7.5 10 9 8.5c.3 1.5 1 2.3 2 2.8C10.8 8 11.200 5 12 3z",
 };
 
+/** A pictogram of a path. @param {string} path */
+export const glyph = (path) =>
+  shape(
+    "svg",
+    { class: "chm-icon", viewBox: "0 0 24 24", width: 16, height: 16, "aria-hidden": "true" },
+    shape("path", { d: path }),
+  );
+
 /** @param {keyof typeof ICONS} name */
-export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", width: 16, height: 16, "aria-hidden": "true" }))
-    svg.setAttribute(key, String(value));
-  svg.setAttribute("class", "chm-icon");
-  path.setAttribute("d", ICONS[name]);
-  svg.append(path);
-  return svg;
-}
+export const icon = (name) => glyph(ICONS[name]);
 
 /**
  * A real button, its name spoken and shown as a tooltip.
@@ -66,6 +96,32 @@ export function button(label, glyph, act, props = {}) {
     node.title = label;
     node.setAttribute("aria-label", label);
   } else node.textContent = label;
+  return node;
+}
+
+/** Whether a switch is on. @param {Element} node */
+export const pressed = (node) => node.getAttribute("aria-pressed") === "true";
+
+/** @param {Element} node @param {unknown} on */
+export const press = (node, on) => node.setAttribute("aria-pressed", String(Boolean(on)));
+
+/**
+ * A button that is on or off.
+ * @param {string} label
+ * @param {keyof typeof ICONS | null} glyph
+ * @param {(on: boolean) => void} change
+ * @param {Record<string, any>} [props]
+ */
+export function toggle(label, glyph, change, props = {}) {
+  const node = button(
+    label,
+    glyph,
+    () => {
+      press(node, !pressed(node));
+      change(pressed(node));
+    },
+    { "aria-pressed": "false", ...props },
+  );
   return node;
 }
 
@@ -85,7 +141,7 @@ export function root(label, kind) {
 /** The lamp: what the widget is doing, as a dot and in words. */
 export function lamp() {
   const words = element("span");
-  const node = element("div", { class: "chm-lamp", role: "status", "aria-live": "off" }, element("i"), words);
+  const node = element("div.chm-lamp", { role: "status", "aria-live": "off" }, element("i"), words);
   return {
     node,
     /** @param {string} name @param {string} text */

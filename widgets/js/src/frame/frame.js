@@ -32,7 +32,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
   const box = root(label, kind);
   const signal = lamp();
   const stills = element("div", { hidden: true });
-  const alert = element("div", { class: "chm-alert", role: "alert", hidden: true });
+  const alert = element("div.chm-alert", { role: "alert", hidden: true });
   let said = ""; // what the page itself has to say
   let still = ""; // class of the still
 
@@ -78,10 +78,9 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
      */
     header(label, tools, beside = []) {
       return element(
-        "header",
-        { class: "chm-head" },
-        beside.length ? element("div", { class: "chm-who" }, signal.node, ...beside) : signal.node,
-        element("div", { class: "chm-tools", role: "toolbar", "aria-label": label }, ...tools),
+        "header.chm-head",
+        beside.length ? element("div.chm-who", signal.node, ...beside) : signal.node,
+        element("div.chm-tools", { role: "toolbar", "aria-label": label }, ...tools),
       );
     },
     refresh: show,

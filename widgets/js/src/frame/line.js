@@ -11,6 +11,17 @@
  * @property {(content: any, callbacks?: any, buffers?: ArrayBuffer[]) => void} send
  */
 
+/**
+ * A buffer of the kernel as numbers.
+ * @template {Uint8ArrayConstructor | Int32ArrayConstructor | Uint32ArrayConstructor | Float32ArrayConstructor | Float64ArrayConstructor} T
+ * @param {T} kind @param {DataView} view
+ * @returns {InstanceType<T>}
+ */
+export const numbers = (kind, view) =>
+  /** @type {any} */ (
+    new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
+  );
+
 export const PATIENCE = 2000; // milliseconds without an answer before the kernel is called silent
 
 /**

@@ -40,8 +40,7 @@ export function moved(key, at, rows, columns) {
  * @param {(at: number | null) => void} options.point
  */
 export function codeGrid({ label, main, point }) {
-  const node = element("div", {
-    class: "chm-grid",
+  const node = element("div.chm-grid", {
     ...(main ? { role: "grid", "aria-label": label } : { "aria-hidden": "true" }),
   });
   /** @type {HTMLElement[]} */

@@ -1,8 +1,8 @@
 // Code surgery: codes are painted over a picture's grid, and the kernel decodes the picture anew.
 
-import { button, download, element, icon } from "../frame/dom.js";
+import { download, element, icon, press, pressed } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
-import { pngUrl } from "../frame/pictures.js";
+import { facts as factSpans, sampleButtons } from "./samples.js";
 import { cellsWhere, codesFile, tally } from "./strokes.js";
 import { bench as makeBench } from "./surgery_bench.js";
 import { board, overlay } from "./surgery_board.js";
@@ -50,23 +50,22 @@ function render(context) {
   const reset = toolButton("Reset", "", GLYPHS.reset, () => hands.restore(), {
     hint: "the codes as they came, in the selection or everywhere",
   });
-  const gridSwitch = toolButton("Grid", "G", GLYPHS.grid, () => toggle(gridSwitch), {
+  const gridSwitch = toolButton("Grid", "G", GLYPHS.grid, () => flip(gridSwitch), {
     hint: "lines and marks",
     pressed: true,
   });
-  const numberSwitch = toolButton("Numbers", "N", GLYPHS.numbers, () => toggle(numberSwitch), {
+  const numberSwitch = toolButton("Numbers", "N", GLYPHS.numbers, () => flip(numberSwitch), {
     hint: "codes in their cells",
     pressed: false,
   });
   const savePicture = worded("PNG", icon("save"), exportPicture, "Save the picture as PNG");
   const saveCodes = worded("JSON", icon("save"), exportCodes, "Save the codes as JSON");
-  const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples", hidden: true });
-  const empty = element("div", {
-    class: "chm-lead chm-empty-stage",
+  const samples = sampleButtons((name) => open({ kind: "sample", name }));
+  const empty = element("div.chm-lead.chm-empty-stage", {
     text: "Paste, drop or open a picture, or codes in a JSON file.",
   });
-  const facts = element("div", { class: "chm-facts" });
-  const readout = element("div", { class: "chm-readout", role: "status" });
+  const facts = element("div.chm-facts");
+  const readout = element("div.chm-readout", { role: "status" });
   const swatches = palette({
     choose: (code) => bench.set(code),
     point: (code) => {
@@ -97,19 +96,14 @@ function render(context) {
     node: toolButton(label, key, path, () => use(name), { hint, pressed: false }),
   }));
   const rail = element(
-    "div",
-    { class: "chm-rail", role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" },
+    "div.chm-rail",
+    { role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" },
     ...tools.map(({ node }) => node),
   );
   const plate = board({ label: "Codes of the picture", describe, acts: hands.board });
   const mirror = overlay();
   const views = panes(plate.node, mirror.node);
-  const stage = element(
-    "div",
-    { class: "chm-theatre" },
-    rail,
-    element("div", { class: "chm-panes" }, views.edited.node, views.other.node),
-  );
+  const stage = element("div.chm-theatre", rail, element("div.chm-panes", views.edited.node, views.other.node));
 
   box.addEventListener("keydown", shortcut);
 
@@ -131,7 +125,7 @@ function render(context) {
   function update(message, buffers) {
     const rest = [...buffers];
     const next = () => /** @type {DataView} */ (rest.shift());
-    if (message.samples) showSamples(message.samples, next);
+    if (message.samples) samples.offer(message.samples, message.samples.map(next));
     if (message.codebook !== undefined) bench.know(message.codebook);
     hand.take(message, next);
     if (message.error !== undefined) {
@@ -154,21 +148,6 @@ function render(context) {
       swatches.forget();
     }
     redraw();
-  }
-
-  /** @param {string[]} names @param {() => DataView} next */
-  function showSamples(names, next) {
-    samples.replaceChildren(
-      ...names.map((name) => {
-        const node = button("", null, () => open({ kind: "sample", name }), { class: "chm-sample", title: name });
-        node.append(
-          element("img", { src: pngUrl(next()), alt: "", draggable: "false" }),
-          element("span", { class: "chm-sample-name", text: name }),
-        );
-        return node;
-      }),
-    );
-    samples.hidden = !names.length;
   }
 
   /** @param {import("./surgery_codes.js").Grid} grid that was opened */
@@ -210,18 +189,13 @@ function render(context) {
   function use(name) {
     hands.use(name);
     stage.dataset.tool = name;
-    for (const tool of tools) tool.node.setAttribute("aria-pressed", String(tool.name === name));
+    for (const tool of tools) press(tool.node, tool.name === name);
   }
 
   /** @param {HTMLElement} which */
-  function toggle(which) {
-    which.setAttribute("aria-pressed", String(!pressed(which)));
+  function flip(which) {
+    press(which, !pressed(which));
     redraw();
-  }
-
-  /** @param {HTMLElement} which */
-  function pressed(which) {
-    return which.getAttribute("aria-pressed") === "true";
   }
 
   /** @param {KeyboardEvent} event */
@@ -233,7 +207,7 @@ function render(context) {
       event.ctrlKey || event.metaKey
         ? { z: () => move(event.shiftKey ? 1 : -1), y: () => move(1) }
         : {
-            g: () => toggle(gridSwitch),
+            g: () => flip(gridSwitch),
             n: () => numberSwitch.click(),
             d: views.flip,
             r: scatter,
@@ -317,11 +291,7 @@ function render(context) {
         [counts.size, bench.codebook ? `of ${bench.codebook} codes used` : "different codes"],
       ];
       if (hands.selection) shown.push([hands.selection.size, "selected"]);
-      facts.replaceChildren(
-        ...shown.map(([value, words]) =>
-          element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`),
-        ),
-      );
+      facts.replaceChildren(...factSpans(shown));
       box.classList.toggle("chm-bare", !pressed(gridSwitch));
       if (hands.place) mark();
       page.refresh();
@@ -337,25 +307,24 @@ function render(context) {
     redo.disabled = !grid?.redo;
     numberSwitch.disabled = !grid || grid.columns > NUMBERED;
     for (const each of [reset, gridSwitch, savePicture, saveCodes]) each.disabled = !grid;
-    for (const node of samples.children)
-      node.setAttribute("aria-pressed", String(node.getAttribute("title") === grid?.name));
+    samples.mark(grid?.name);
   }
 
   use("brush");
-  const rule = () => element("i", { class: "chm-gap" });
+  const rule = () => element("i.chm-gap");
   return page.open(
     [
       page.header("Surgery", [
         ...[undo, redo, reset, rule(), gridSwitch, numberSwitch, rule(), savePicture, saveCodes],
         ...filesFor(box, { open, tell }),
       ]),
-      samples,
+      samples.node,
       empty,
       stage,
       page.alert,
       bench.node,
       swatches.node,
-      element("footer", { class: "chm-feet" }, facts, readout),
+      element("footer.chm-feet", facts, readout),
     ],
     [() => clearTimeout(resting), () => cancelAnimationFrame(drawing), swatches.dispose],
   );

@@ -3,6 +3,7 @@
 import { grouped, percent, short } from "../charts/axis.js";
 import { element } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
+import { numbers } from "../frame/line.js";
 import { codebookDetail } from "./codebook_detail.js";
 import { codebookMap } from "./codebook_map.js";
 import { growthPlot, sortedPlot } from "./codebook_plots.js";
@@ -10,17 +11,6 @@ import { ranked, share, ticks, times } from "./codebook_scale.js";
 
 const WIDE = 700; // pixels from which on the detail stands beside the map
 const FINE = 60; // columns from which on each pixel of a cell counts
-
-/**
- * @template {Uint32ArrayConstructor | Float64ArrayConstructor | Uint8ArrayConstructor} T
- * @param {T} kind
- * @param {DataView} view
- * @returns {InstanceType<T>}
- */
-const numbers = (kind, view) =>
-  /** @type {any} */ (
-    new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
-  );
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
@@ -83,26 +73,25 @@ function render(context) {
   const views = /** @type {const} */ (["usage", "colour"]).map((view) => {
     const input = element("input", { type: "radio", name: group, value: view, on: { change: () => look(view) } });
     input.checked = view === book.view;
-    return element("label", {}, input, element("span", { text: view === "usage" ? "usage" : "decoded colour" }));
+    return element("label", input, element("span", { text: view === "usage" ? "usage" : "decoded colour" }));
   });
   const go = element("input", { type: "number", min: 0, step: 1, placeholder: "0", on: { change: goTo } });
   const map = codebookMap({ book, name, choose, painted: drawLegend });
-  const legend = element("div", { class: "chm-atlas-legend" });
+  const legend = element("div.chm-atlas-legend");
   const detail = codebookDetail({ choose, turn, point: (code) => map.mark(selected, near, code) });
-  const figures = element("div", {
-    class: "chm-atlas-facts",
+  const figures = element("div.chm-atlas-facts", {
     role: "list",
     "aria-label": "Use of the codebook",
     title: "Few tokens make usage and perplexity low: compare with what drawing as many codes evenly would show.",
   });
   const [sorted, growth] = [sortedPlot(), growthPlot()];
   const body = element(
-    "div",
-    { class: "chm-atlas-body", hidden: true },
-    element("div", { class: "chm-atlas-left" }, map.node, legend),
+    "div.chm-atlas-body",
+    { hidden: true },
+    element("div.chm-atlas-left", map.node, legend),
     detail.node,
   );
-  const feet = element("footer", { class: "chm-atlas-feet", hidden: true }, figures, sorted.node, growth.node);
+  const feet = element("footer.chm-atlas-feet", { hidden: true }, figures, sorted.node, growth.node);
 
   /** @param {number} code */
   function choose(code) {
@@ -172,8 +161,7 @@ function render(context) {
   /** @param {string[]} stops */
   function drawLegend(stops) {
     const dead = element(
-      "span",
-      { class: "chm-atlas-never" },
+      "span.chm-atlas-never",
       element("i", { text: "×", "aria-hidden": "true" }),
       `${grouped(facts?.dead ?? 0)} never seen`,
     );
@@ -186,8 +174,7 @@ function render(context) {
         dead,
         "times seen",
         element(
-          "span",
-          { class: "chm-atlas-bar" },
+          "span.chm-atlas-bar",
           element("i", { style: `background:linear-gradient(to right,${stops.join(",")})` }),
           ...ticks(book.most).map((count) =>
             element("span", { text: short(count), style: `left:${(100 * share(count, book.most)).toFixed(1)}%` }),
@@ -217,7 +204,7 @@ function render(context) {
           "div",
           { role: "listitem" },
           element("b", { text: value }),
-          element("span", {}, words, more ? element("i", { text: more }) : null),
+          element("span", words, more ? element("i", { text: more }) : null),
         ),
       ),
     );
@@ -264,8 +251,8 @@ function render(context) {
   return page.open(
     [
       page.header("Views", [
-        element("fieldset", { class: "chm-atlas-views" }, element("legend", { text: "Show" }), ...views),
-        element("label", { class: "chm-atlas-go" }, "Go to code", go),
+        element("fieldset.chm-atlas-views", element("legend", { text: "Show" }), ...views),
+        element("label.chm-atlas-go", "Go to code", go),
       ]),
       page.alert,
       body,

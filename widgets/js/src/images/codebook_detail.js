@@ -1,17 +1,15 @@
 // The chosen code: what it decodes to, its nearest codes, real patches that became it, and where it is in a picture.
 
 import { grouped } from "../charts/axis.js";
-import { button, element } from "../frame/dom.js";
+import { button, element, group, shape } from "../frame/dom.js";
 import { pngUrl, swap } from "../frame/pictures.js";
 import { times } from "./codebook_scale.js";
 import { cursorGrid } from "./cursor_grid.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const PICTURE = 168; // pixels of its longer side
 
 /** @param {string} title @param {...(Node | string)} beside */
-const heading = (title, ...beside) =>
-  element("div", { class: "chm-atlas-title" }, element("b", { text: title }), ...beside);
+const heading = (title, ...beside) => element("div.chm-atlas-title", element("b", { text: title }), ...beside);
 
 /**
  * @param {object} hooks
@@ -29,30 +27,20 @@ export function codebookDetail({ choose, point, turn }) {
   /** @type {{at: number, rows: number, columns: number, codes: Uint32Array} | null} */
   let picture = null;
 
-  const title = element("div", { class: "chm-atlas-code", role: "status" });
-  const large = element("img", { class: "chm-atlas-large", alt: "", hidden: true, draggable: "false" });
-  const frame = element("div", { class: "chm-atlas-frame" }, large);
-  const chips = element("div", { class: "chm-atlas-chips", role: "group", "aria-label": "Nearest codes" });
+  const title = element("div.chm-atlas-code", { role: "status" });
+  const large = element("img.chm-atlas-large", { alt: "", hidden: true, draggable: "false" });
+  const frame = element("div.chm-atlas-frame", large);
+  const chips = group("chm-atlas-chips", "Nearest codes");
   const block = element("span");
-  const amount = element("div", { class: "chm-atlas-note" });
-  const patches = element("div", {
-    class: "chm-atlas-patches",
-    role: "group",
-    "aria-label": "Real patches of this code",
-  });
+  const amount = element("div.chm-atlas-note");
+  const patches = group("chm-atlas-patches", "Real patches of this code");
   const which = element("select", { "aria-label": "Picture", on: { change: () => turn(which.selectedIndex) } });
-  const occurs = element("div", { class: "chm-atlas-note", role: "status" });
+  const occurs = element("div.chm-atlas-note", { role: "status" });
   const img = element("img", { alt: "", draggable: "false" });
-  const veil = document.createElementNS(SVG, "svg");
-  veil.setAttribute("preserveAspectRatio", "none");
-  veil.setAttribute("aria-hidden", "true");
-  const lines = ["chm-atlas-shade", "chm-atlas-halo", "chm-atlas-outline"].map((kind) => {
-    const path = document.createElementNS(SVG, "path");
-    path.setAttribute("class", kind);
-    path.setAttribute("fill-rule", "evenodd");
-    return path;
-  });
-  veil.append(...lines);
+  const lines = ["chm-atlas-shade", "chm-atlas-halo", "chm-atlas-outline"].map((kind) =>
+    shape("path", { class: kind, "fill-rule": "evenodd" }),
+  );
+  const veil = shape("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }, ...lines);
   const grid = cursorGrid({
     label: "Codes of the picture. Arrow keys move, Enter chooses.",
     name: (at) =>
@@ -61,26 +49,18 @@ export function codebookDetail({ choose, point, turn }) {
         : "",
     choose: (at) => picture && choose(picture.codes[at]),
   });
-  const stage = element("div", { class: "chm-atlas-picture" }, img, veil, grid.node);
+  const stage = element("div.chm-atlas-picture", img, veil, grid.node);
   const about = element(
-    "div",
-    { class: "chm-atlas-about" },
-    element("div", {}, heading("Decoded", block), frame),
-    element("div", {}, heading("Nearest codes"), chips),
+    "div.chm-atlas-about",
+    element("div", heading("Decoded", block), frame),
+    element("div", heading("Nearest codes"), chips),
   );
   const sightings = element(
-    "div",
-    { class: "chm-atlas-sightings" },
-    element("div", { class: "chm-atlas-place" }, heading("In", which), stage, occurs),
-    element("div", { class: "chm-atlas-real" }, heading("Real patches"), patches, amount),
+    "div.chm-atlas-sightings",
+    element("div.chm-atlas-place", heading("In", which), stage, occurs),
+    element("div.chm-atlas-real", heading("Real patches"), patches, amount),
   );
-  const node = element(
-    "aside",
-    { class: "chm-atlas-detail", "aria-label": "The chosen code" },
-    title,
-    about,
-    sightings,
-  );
+  const node = element("aside.chm-atlas-detail", { "aria-label": "The chosen code" }, title, about, sightings);
 
   /** @param {HTMLElement[]} next */
   function fill(next) {
@@ -92,15 +72,10 @@ export function codebookDetail({ choose, point, turn }) {
   function clear() {
     chips.replaceChildren(
       ...Array.from({ length: 8 }, () =>
-        element(
-          "div",
-          { class: "chm-atlas-chip" },
-          element("span", { class: "chm-atlas-frame" }),
-          element("b", { text: "\u00a0" }),
-        ),
+        element("div.chm-atlas-chip", element("span.chm-atlas-frame"), element("b", { text: "\u00a0" })),
       ),
     );
-    fill(Array.from({ length: 12 }, () => element("span", { class: "chm-atlas-patch" })));
+    fill(Array.from({ length: 12 }, () => element("span.chm-atlas-patch")));
     amount.textContent = "";
   }
 
@@ -168,11 +143,7 @@ export function codebookDetail({ choose, point, turn }) {
             "aria-label": `${name(near)}, at distance ${distance.toPrecision(3)}`,
           });
           chip.append(
-            element(
-              "span",
-              { class: "chm-atlas-frame" },
-              element("img", { alt: "", hidden: true, draggable: "false" }),
-            ),
+            element("span.chm-atlas-frame", element("img", { alt: "", hidden: true, draggable: "false" })),
             element("b", { text: near }),
             element("span", { text: distance.toPrecision(2) }),
           );

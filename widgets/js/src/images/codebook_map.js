@@ -31,13 +31,13 @@ const LARGEST_CELL = 40; // pixels
  */
 export function codebookMap({ book, name, choose, painted }) {
   const canvas = element("canvas", { "aria-hidden": "true" });
-  const marks = element("div", { class: "chm-atlas-marks", "aria-hidden": "true" });
+  const marks = element("div.chm-atlas-marks", { "aria-hidden": "true" });
   const grid = cursorGrid({
     label: "Map of the codebook, like codes side by side. Arrow keys move, Enter chooses.",
     name: (at) => name(book.order[at]),
     choose: (at) => choose(book.order[at]),
   });
-  const node = element("div", { class: "chm-atlas-map" }, canvas, marks, grid.node);
+  const node = element("div.chm-atlas-map", canvas, marks, grid.node);
   let side = 0; // of a cell, in pixels of the canvas
 
   /** @param {Path2D} path @param {number} at @param {number} inner */

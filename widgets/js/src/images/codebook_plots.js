@@ -1,36 +1,18 @@
 // Two plots of a codebook's use: the counts sorted, on a log axis, and the share of the book used as tokens come in.
 
 import { grouped, percent, short } from "../charts/axis.js";
-import { element } from "../frame/dom.js";
+import { element, shape } from "../frame/dom.js";
 import { share, ticks } from "./codebook_scale.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM] = [40, 10, 8, 20];
 const STEPS = 400; // points of a drawn curve at most
 let patterns = 0;
-
-/**
- * @param {string} tag
- * @param {Record<string, any>} props
- * @param {...(Node | string)} children
- */
-function shape(tag, props, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(props)) node.setAttribute(name, String(value));
-  node.append(...children);
-  return node;
-}
 
 /** @param {string} title */
 function frame(title) {
   const words = element("span");
   const plot = shape("svg", { role: "img", class: "chm-atlas-plot" });
-  const node = element(
-    "figure",
-    { class: "chm-atlas-figure" },
-    element("figcaption", {}, element("b", { text: title }), words),
-    plot,
-  );
+  const node = element("figure.chm-atlas-figure", element("figcaption", element("b", { text: title }), words), plot);
 
   /** The empty axes. @param {string} label @param {[number, string][]} across @param {[number, string][]} up */
   function axes(label, across, up) {

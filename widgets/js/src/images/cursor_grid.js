@@ -11,10 +11,10 @@ import { moved } from "./code_grid.js";
  */
 export function cursorGrid({ label, name, choose }) {
   const id = `chm-cell-${Math.random().toString(36).slice(2, 8)}`;
-  const cell = element("div", { class: "chm-cursor", role: "gridcell", hidden: true });
-  const tip = element("div", { class: "chm-cursor-tip", "aria-hidden": "true", hidden: true });
-  const row = element("div", { class: "chm-cursor-row", role: "row" }, cell);
-  const node = element("div", { class: "chm-cursor-grid", role: "grid", tabindex: 0, "aria-label": label }, row, tip);
+  const cell = element("div.chm-cursor", { role: "gridcell", hidden: true });
+  const tip = element("div.chm-cursor-tip", { "aria-hidden": "true", hidden: true });
+  const row = element("div.chm-cursor-row", { role: "row" }, cell);
+  const node = element("div.chm-cursor-grid", { role: "grid", tabindex: 0, "aria-label": label }, row, tip);
   let [rows, columns, count, home] = [0, 0, 0, 0];
 
   /** @param {number | null} at */

@@ -1,23 +1,19 @@
 // The reconstruction viewer: a picture through one image tokenizer, or through two that are compared.
 
-import { button, element, icon } from "../frame/dom.js";
+import { button, element, group, icon, pressed, toggle } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
-import { chooser, dropTarget, notPicture, pngUrl, readPicture, sortFiles } from "../frame/pictures.js";
+import { chooser, dropTarget, notPicture, readPicture, sortFiles } from "../frame/pictures.js";
 import { shownWidth } from "./errors.js";
 import { roundTripView } from "./round_trip.js";
+import { sampleButtons } from "./samples.js";
 
 const GAP = 16; // CSS pixels around the pictures
 const NARROWEST = 176; // of a column; where there is less room, some of them go below
 
 /** @param {string} label @param {() => void} change */
 function choice(label, change) {
-  const select = element("select", { class: "chm-select", "aria-label": label, on: { change } });
-  const node = element(
-    "label",
-    { class: "chm-choice" },
-    element("span", { "aria-hidden": "true", text: label }),
-    select,
-  );
+  const select = element("select.chm-select", { "aria-label": label, on: { change } });
+  const node = element("label.chm-choice", element("span", { "aria-hidden": "true", text: label }), select);
   return {
     node,
     select,
@@ -29,9 +25,6 @@ function choice(label, change) {
     },
   };
 }
-
-/** @param {HTMLElement} which */
-const pressed = (which) => which.getAttribute("aria-pressed") === "true";
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
@@ -63,32 +56,13 @@ function render(context) {
   const files = chooser((chosen) => take(chosen), false);
   const choose = button("Choose a picture", null, () => files.click(), { class: "chm-button chm-choose" });
   choose.prepend(icon("attach"));
-  /** @param {string} label @param {"wipe" | "grid" | "heat"} glyph */
-  const view = (label, glyph) => {
-    const node = button(
-      label,
-      glyph,
-      () => {
-        node.setAttribute("aria-pressed", String(!pressed(node)));
-        page.refresh();
-      },
-      { "aria-pressed": "false" },
-    );
-    return node;
-  };
-  const wipeSwitch = view("Wipe between original and reconstruction", "wipe");
-  const gridSwitch = view("Show the grid of codes", "grid");
-  const heatSwitch = view("Show where the pictures differ", "heat");
+  const wipeSwitch = toggle("Wipe between original and reconstruction", "wipe", page.refresh);
+  const gridSwitch = toggle("Show the grid of codes", "grid", page.refresh);
+  const heatSwitch = toggle("Show where the pictures differ", "heat", page.refresh);
   const [first, second, policy] = ["Tokenizer", "Compare with", "Preparation"].map((label) => choice(label, decide));
-  const choices = element(
-    "div",
-    { class: "chm-choices", role: "group", "aria-label": "Choices" },
-    first.node,
-    second.node,
-    policy.node,
-  );
-  const samples = element("div", { class: "chm-samples", role: "group", "aria-label": "Samples" });
-  const readout = element("div", { class: "chm-readout", role: "status" });
+  const choices = group("chm-choices", "Choices", first.node, second.node, policy.node);
+  const samples = sampleButtons((name) => ask({ kind: "sample", name }));
+  const readout = element("div.chm-readout", { role: "status" });
   const views = [0, 1].map(() =>
     roundTripView({
       wipes,
@@ -98,9 +72,9 @@ function render(context) {
       fileName: (trip) => [picture || "picture", ...(offers.tokenizers.length > 1 ? [trip.tokenizer] : [])].join(" "),
     }),
   );
-  const stage = element("div", { class: "chm-stage" });
-  const empty = element("div", { class: "chm-lead chm-empty-stage", text: "Paste, drop or choose a picture." });
-  const feet = element("footer", { class: "chm-feet" }, readout);
+  const stage = element("div.chm-stage");
+  const empty = element("div.chm-lead.chm-empty-stage", { text: "Paste, drop or choose a picture." });
+  const feet = element("footer.chm-feet", readout);
 
   wipes(50);
 
@@ -183,7 +157,7 @@ function render(context) {
       wanted.length !== stage.querySelectorAll(".chm-column > *").length ||
       wanted.some((node) => !stage.contains(node))
     )
-      stage.replaceChildren(...columns.map((nodes) => element("div", { class: "chm-column" }, ...nodes)));
+      stage.replaceChildren(...columns.map((nodes) => element("div.chm-column", ...nodes)));
     if (visible.length === 1) feet.prepend(visible[0].facts);
     fit();
     paint();
@@ -217,17 +191,7 @@ function render(context) {
   /** @param {import("./messages.js").ViewerOffers} message @param {DataView[]} buffers */
   function offer(message, buffers) {
     offers = message;
-    samples.replaceChildren(
-      ...message.samples.map((name, at) => {
-        const node = button("", null, () => ask({ kind: "sample", name }), { class: "chm-sample", title: name });
-        node.append(
-          element("img", { src: pngUrl(buffers[at]), alt: "", draggable: "false" }),
-          element("span", { class: "chm-sample-name", text: name }),
-        );
-        return node;
-      }),
-    );
-    samples.hidden = !message.samples.length;
+    samples.offer(message.samples, buffers);
   }
 
   /** @param {import("./messages.js").ViewerResult} message @param {DataView[]} buffers */
@@ -243,8 +207,7 @@ function render(context) {
     );
     policy.offer(offers.policies, prepared);
     picture = name;
-    for (const node of samples.querySelectorAll("button"))
-      node.setAttribute("aria-pressed", String(trips.length > 0 && node.title === name));
+    samples.mark(trips.length ? name : undefined);
     let next = 0;
     visible = trips.map((trip, at) => {
       const count = !trip.error ? 2 : 0;
@@ -271,7 +234,7 @@ function render(context) {
     [
       page.header("Views", [wipeSwitch, gridSwitch, heatSwitch, choose, files]),
       choices,
-      samples,
+      samples.node,
       page.alert,
       empty,
       stage,

@@ -4,6 +4,7 @@ import { button, copyPicture, download, element } from "../frame/dom.js";
 import { pngUrl, swap } from "../frame/pictures.js";
 import { codeGrid } from "./code_grid.js";
 import { errorMap } from "./errors.js";
+import { facts as factSpans } from "./samples.js";
 import { wipe } from "./wipe.js";
 
 /** @typedef {import("./messages.js").TripFacts} Trip */
@@ -13,8 +14,8 @@ function figure(title, alt, ...tools) {
   const img = element("img", { alt, draggable: "false" });
   const name = element("b", { text: title });
   const words = element("span");
-  const frame = element("div", { class: "chm-trip-frame" }, img);
-  const node = element("figure", { class: "chm-side" }, element("figcaption", {}, name, words, ...tools), frame);
+  const frame = element("div.chm-trip-frame", img);
+  const node = element("figure.chm-side", element("figcaption", name, words, ...tools), frame);
   return { node, frame, img, name, words };
 }
 
@@ -43,11 +44,7 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
     { class: "chm-button chm-small" },
   );
   const original = figure("Original", "The picture as the encoder sees it");
-  const rebuilt = figure(
-    "Reconstruction",
-    "The picture rebuilt from its codes",
-    element("span", { class: "chm-own" }, copy, save),
-  );
+  const rebuilt = figure("Reconstruction", "The picture rebuilt from its codes", element("span.chm-own", copy, save));
   const difference = figure("Error", "Where original and reconstruction differ");
   const slider = wipe({
     frame: rebuilt.frame,
@@ -61,10 +58,10 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
   ];
   original.frame.append(grids[0].node);
   rebuilt.frame.append(slider.under, slider.cover, grids[1].node, slider.handle);
-  const facts = element("div", { class: "chm-facts" });
+  const facts = element("div.chm-facts");
   const refused = element("b");
-  const reason = element("div", { class: "chm-alert", role: "alert" });
-  const refusal = element("div", { class: "chm-side" }, element("figcaption", {}, refused), reason);
+  const reason = element("div.chm-alert", { role: "alert" });
+  const refusal = element("div.chm-side", element("figcaption", refused), reason);
 
   /** @type {Trip | null} */
   let trip = null;
@@ -121,11 +118,7 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
         return;
       }
       for (const grid of grids) grid.show(next.codes);
-      facts.replaceChildren(
-        ...metrics(next).map(([value, words]) =>
-          element("span", { class: "chm-fact" }, element("b", { text: value }), ` ${words}`),
-        ),
-      );
+      facts.replaceChildren(...factSpans(metrics(next)));
       for (const { frame } of [original, rebuilt, difference])
         frame.style.setProperty("--ratio", `${next.width} / ${next.height}`);
       mark(null);
@@ -160,7 +153,7 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
       difference.img.src = canvas.toDataURL();
       difference.words.replaceChildren(
         "0 ",
-        element("i", { class: "chm-scale" }),
+        element("i.chm-scale"),
         ` ${Math.round(most)} of 255, mean ${errors.mean.toFixed(1)}`,
       );
     },

@@ -1,7 +1,7 @@
 // The bench: the current code, the brush's size, the codes used last, and random ones.
 
-import { element } from "../frame/dom.js";
-import { GLYPHS, glyph, segments, worded } from "./surgery_tools.js";
+import { element, glyph, group } from "../frame/dom.js";
+import { GLYPHS, segments, worded } from "./surgery_tools.js";
 
 const LARGEST_SEED = 2 ** 31 - 1;
 
@@ -45,22 +45,10 @@ export function bench({ face, recent, chosen, say, sized, scatter }) {
   });
   const random = worded("Random", glyph(GLYPHS.random), scatter, "Random codes, in the selection or everywhere (R)");
   const node = element(
-    "div",
-    { class: "chm-bench" },
-    element(
-      "div",
-      { class: "chm-current", role: "group", "aria-label": "Brush" },
-      face,
-      element("label", {}, element("span", { text: "Code" }), field),
-      sizes.node,
-    ),
+    "div.chm-bench",
+    group("chm-current", "Brush", face, element("label", element("span", { text: "Code" }), field), sizes.node),
     recent,
-    element(
-      "div",
-      { class: "chm-random", role: "group", "aria-label": "Random codes" },
-      random,
-      element("label", {}, element("span", { text: "seed" }), seedField),
-    ),
+    group("chm-random", "Random codes", random, element("label", element("span", { text: "seed" }), seedField)),
   );
 
   function typed() {

@@ -1,6 +1,6 @@
 // The board: a grid of cells drawn over a picture, where one points, drags, and walks with the arrow keys.
 
-import { element } from "../frame/dom.js";
+import { element, shape } from "../frame/dom.js";
 import { moved } from "./code_grid.js";
 import { lines, outline, squares } from "./strokes.js";
 
@@ -14,30 +14,22 @@ import { lines, outline, squares } from "./strokes.js";
  * @property {Map<string, number[]>} [wet] cells painted but not decoded yet, by the colour to show meanwhile
  */
 
-const SPACE = "http://www.w3.org/2000/svg";
 const OUTLINES = /** @type {const} */ (["changed", "selection", "preview", "cursor"]);
-
-/** @param {string} tag @param {Record<string, string | number>} attributes */
-function drawn(tag, attributes = {}) {
-  const node = document.createElementNS(SPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
-  return node;
-}
 
 /** Lines and marks over a picture; it takes no part in pointing. */
 export function overlay() {
-  const node = drawn("svg", { class: "chm-overlay", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const node = shape("svg", { class: "chm-overlay", preserveAspectRatio: "none", "aria-hidden": "true" });
   const [wet, same, numbers] = [
-    drawn("g"),
-    drawn("path", { class: "chm-layer-same" }),
-    drawn("g", { class: "chm-codes" }),
+    shape("g"),
+    shape("path", { class: "chm-layer-same" }),
+    shape("g", { class: "chm-codes" }),
   ];
   const pair = (/** @type {string} */ name) =>
-    ["chm-halo", "chm-line"].map((each) => drawn("path", { class: `${each} chm-layer-${name}` }));
+    ["chm-halo", "chm-line"].map((each) => shape("path", { class: `${each} chm-layer-${name}` }));
   /** @type {Record<string, Element[]>} */
   const paths = Object.fromEntries(["lines", ...OUTLINES].map((name) => [name, pair(name)]));
   node.append(wet, same, ...Object.values(paths).flat(), numbers);
-  let shape = { rows: 0, columns: 0 };
+  let size = { rows: 0, columns: 0 };
 
   /** @param {string} name @param {string} data */
   const trace = (name, data) => paths[name].forEach((path) => path.setAttribute("d", data));
@@ -46,29 +38,29 @@ export function overlay() {
     node,
     /** @param {import("./strokes.js").Shape} given */
     shape(given) {
-      shape = given;
-      node.setAttribute("viewBox", `0 0 ${shape.columns} ${shape.rows}`);
-      node.classList.toggle("chm-fine", Math.max(shape.rows, shape.columns) > 16);
-      trace("lines", lines(shape));
+      size = given;
+      node.setAttribute("viewBox", `0 0 ${size.columns} ${size.rows}`);
+      node.classList.toggle("chm-fine", Math.max(size.rows, size.columns) > 16);
+      trace("lines", lines(size));
     },
     /** @param {Layers} layers those left out stay as they are */
     mark(layers) {
       for (const name of /** @type {const} */ (["changed", "selection", "preview"]))
-        if (layers[name]) trace(name, outline(layers[name], shape));
-      if (layers.same) same.setAttribute("d", squares(layers.same, shape));
+        if (layers[name]) trace(name, outline(layers[name], size));
+      if (layers.same) same.setAttribute("d", squares(layers.same, size));
       if (layers.wet)
         wet.replaceChildren(
-          ...[...layers.wet].map(([fill, cells]) => drawn("path", { style: `fill:${fill}`, d: squares(cells, shape) })),
+          ...[...layers.wet].map(([fill, cells]) => shape("path", { style: `fill:${fill}`, d: squares(cells, size) })),
         );
     },
     /** @param {number} at */
-    cursor: (at) => trace("cursor", outline([at], shape)),
+    cursor: (at) => trace("cursor", outline([at], size)),
     /** @param {ArrayLike<number> | null} codes */
     numbers(codes) {
       numbers.replaceChildren(
         ...Array.from(codes ?? [], (code, at) => {
-          const [x, y] = [(at % shape.columns) + 0.5, Math.floor(at / shape.columns) + 0.5];
-          const text = drawn("text", { x: 100 * x, y: 100 * y, transform: "scale(.01)" });
+          const [x, y] = [(at % size.columns) + 0.5, Math.floor(at / size.columns) + 0.5];
+          const text = shape("text", { x: 100 * x, y: 100 * y, transform: "scale(.01)" });
           text.textContent = String(code);
           return text;
         }),
@@ -96,32 +88,32 @@ export function board({ label, describe, acts }) {
   const cell = element("div", { role: "gridcell" });
   const row = element("div", { role: "row", class: "chm-sr" }, cell);
   const over = overlay();
-  const node = element("div", { class: "chm-board", role: "grid", tabindex: "0", "aria-label": label }, row);
+  const node = element("div.chm-board", { role: "grid", tabindex: "0", "aria-label": label }, row);
   node.append(over.node);
-  let shape = { rows: 0, columns: 0 };
+  let size = { rows: 0, columns: 0 };
   let [home, anchor] = [0, 0];
   /** @type {Place | null} */
   let held = null; // where a drag has come to
 
   /** @param {number} at @returns {Place} */
-  const middle = (at) => ({ at, row: Math.floor(at / shape.columns) + 0.5, column: (at % shape.columns) + 0.5 });
+  const middle = (at) => ({ at, row: Math.floor(at / size.columns) + 0.5, column: (at % size.columns) + 0.5 });
 
   /** @param {{clientX: number, clientY: number}} event @returns {Place} outside, `at` is the nearest cell */
   function place(event) {
     const box = node.getBoundingClientRect();
-    const row = (shape.rows * (event.clientY - box.top)) / box.height;
-    const column = (shape.columns * (event.clientX - box.left)) / box.width;
+    const row = (size.rows * (event.clientY - box.top)) / box.height;
+    const column = (size.columns * (event.clientX - box.left)) / box.width;
     const whole = (/** @type {number} */ value, /** @type {number} */ count) =>
       Math.min(count - 1, Math.max(0, Math.floor(value)));
-    return { at: whole(row, shape.rows) * shape.columns + whole(column, shape.columns), row, column };
+    return { at: whole(row, size.rows) * size.columns + whole(column, size.columns), row, column };
   }
 
   /** @param {number} at */
   function goTo(at) {
     home = at;
     over.cursor(at);
-    row.setAttribute("aria-rowindex", String(Math.floor(at / shape.columns) + 1));
-    cell.setAttribute("aria-colindex", String((at % shape.columns) + 1));
+    row.setAttribute("aria-rowindex", String(Math.floor(at / size.columns) + 1));
+    cell.setAttribute("aria-colindex", String((at % size.columns) + 1));
     cell.setAttribute("aria-label", describe(at));
     cell.id = `${id}-${at}`; // a new name for each place, so that it is spoken anew
     node.setAttribute("aria-activedescendant", cell.id);
@@ -164,7 +156,7 @@ export function board({ label, describe, acts }) {
       goTo(home);
       return;
     }
-    const next = moved(event.key, home, shape.rows, shape.columns);
+    const next = moved(event.key, home, size.rows, size.columns);
     if (next === home && !event.key.startsWith("Arrow")) return;
     event.preventDefault();
     goTo(next);
@@ -179,10 +171,10 @@ export function board({ label, describe, acts }) {
     numbers: over.numbers,
     /** @param {import("./strokes.js").Shape} given */
     shape(given) {
-      shape = given;
+      size = given;
       over.shape(given);
-      node.setAttribute("aria-rowcount", String(shape.rows));
-      node.setAttribute("aria-colcount", String(shape.columns));
+      node.setAttribute("aria-rowcount", String(size.rows));
+      node.setAttribute("aria-colcount", String(size.columns));
       anchor = 0;
       goTo(0);
     },

@@ -1,5 +1,6 @@
 // The codes in hand: those of the kernel, with what was painted here and has not arrived there yet.
 
+import { numbers } from "../frame/line.js";
 import { replay } from "./strokes.js";
 
 /**
@@ -15,9 +16,6 @@ import { replay } from "./strokes.js";
  * @property {Int32Array} codes as they are here
  * @property {Int32Array} drawn those of the picture shown
  */
-
-/** @param {DataView} view */
-const integers = (view) => new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 
 /**
  * @param {(content: any) => Promise<boolean>} request to the kernel
@@ -109,7 +107,7 @@ export function codesInHand(request, later) {
       pending = pending.filter((edit) => edit.number > done);
       const facts = message.grid;
       if (!facts) return;
-      const [base, original] = [integers(next()), integers(next())];
+      const [base, original] = [numbers(Int32Array, next()), numbers(Int32Array, next())];
       const mine = pending.filter((edit) => edit.key === facts.key);
       const drawn = grid && grid.key === facts.key ? grid.drawn : base;
       grid = { ...facts, base, original, drawn, codes: replay(base, mine) };

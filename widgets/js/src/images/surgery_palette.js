@@ -1,6 +1,6 @@
 // The palette: swatches of codes, decoded when they come into sight.
 
-import { element } from "../frame/dom.js";
+import { element, press } from "../frame/dom.js";
 
 const RECENT = 8;
 
@@ -25,7 +25,7 @@ export function palette({ choose, point, want }) {
   let current = null;
   const rows = { recent: group("Recent", "Codes used last"), here: group("In the picture", "Codes in the picture") };
   const face = swatch();
-  const node = element("div", { class: "chm-palette" }, rows.here.node);
+  const node = element("div.chm-palette", rows.here.node);
 
   const sight = new IntersectionObserver((entries) => {
     for (const entry of entries)
@@ -34,10 +34,10 @@ export function palette({ choose, point, want }) {
 
   /** @param {string} title @param {string} label */
   function group(title, label) {
-    const strip = element("div", { class: "chm-strip", role: "group", "aria-label": label });
+    const strip = element("div.chm-strip", { role: "group", "aria-label": label });
     const count = element("span");
     return {
-      node: element("div", { class: "chm-shelf" }, element("h4", {}, title, count), strip),
+      node: element("div.chm-shelf", element("h4", title, count), strip),
       strip,
       count,
       chips: /** @type {Map<number, HTMLButtonElement>} */ (new Map()),
@@ -45,7 +45,7 @@ export function palette({ choose, point, want }) {
   }
 
   function swatch() {
-    return element("i", { class: "chm-swatch", "aria-hidden": "true" });
+    return element("i.chm-swatch", { "aria-hidden": "true" });
   }
 
   /** @param {HTMLElement} node @param {number} code */
@@ -88,7 +88,7 @@ export function palette({ choose, point, want }) {
       row.strip.append(node);
       sight.observe(node);
     }
-    node.setAttribute("aria-pressed", String(code === current));
+    press(node, code === current);
     return node;
   }
 
@@ -134,7 +134,7 @@ export function palette({ choose, point, want }) {
       current = code;
       if (!recent.includes(code)) recent = [code, ...recent].slice(0, RECENT);
       showRecent();
-      rows.here.chips.forEach((node, each) => node.setAttribute("aria-pressed", String(each === code)));
+      rows.here.chips.forEach((node, each) => press(node, each === code));
       colour(face, code);
       ask(code);
     },

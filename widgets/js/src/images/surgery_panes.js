@@ -10,8 +10,8 @@ function pane(title, ...over) {
   const img = element("img", { draggable: "false", decoding: "sync" });
   const name = element("b", { text: title });
   const words = element("span");
-  const caption = element("figcaption", {}, name, words);
-  const node = element("figure", { class: "chm-pane" }, caption, element("div", { class: "chm-plate" }, img, ...over));
+  const caption = element("figcaption", name, words);
+  const node = element("figure.chm-pane", caption, element("div.chm-plate", img, ...over));
   return { node, img, words, caption };
 }
 

@@ -1,6 +1,6 @@
 // The tools of code surgery: their names, keys, pictograms and buttons.
 
-import { button, element } from "../frame/dom.js";
+import { button, element, glyph, press } from "../frame/dom.js";
 
 export const TOOLS = /** @type {const} */ ([
   {
@@ -49,18 +49,6 @@ export const GLYPHS = {
   random: "M4.5 4.5h15v15h-15zM8.5 8.5h.01M15.5 8.5h.01M12 12h.01M8.5 15.5h.01M15.5 15.5h.01",
 };
 
-/** @param {string} path */
-export function glyph(path) {
-  const space = "http://www.w3.org/2000/svg";
-  const [svg, line] = [document.createElementNS(space, "svg"), document.createElementNS(space, "path")];
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("class", "chm-icon");
-  svg.setAttribute("aria-hidden", "true");
-  line.setAttribute("d", path);
-  svg.append(line);
-  return svg;
-}
-
 /**
  * A button of a pictogram, with its name, its key and what it does in the tooltip.
  * @param {string} label
@@ -106,10 +94,10 @@ export function segments(label, options, choose) {
       face,
     ),
   );
-  const node = element("div", { class: "chm-segments", role: "group", "aria-label": label }, ...buttons);
+  const node = element("div.chm-segments", { role: "group", "aria-label": label }, ...buttons);
   return {
     node,
     /** @param {T} value */
-    show: (value) => options.forEach(([each], at) => buttons[at].setAttribute("aria-pressed", String(each === value))),
+    show: (value) => options.forEach(([each], at) => press(buttons[at], each === value)),
   };
 }

@@ -33,17 +33,11 @@ export function wiped(key, at, far = false) {
  */
 export function wipe({ frame, label, names, change }) {
   const img = element("img", { alt: "", draggable: "false" });
-  const cover = element(
-    "div",
-    { class: "chm-cover", "aria-hidden": "true" },
-    img,
-    element("span", { class: "chm-tag", text: names[0] }),
-  );
-  const under = element("span", { class: "chm-tag chm-under", "aria-hidden": "true", text: names[1] });
+  const cover = element("div.chm-cover", { "aria-hidden": "true" }, img, element("span.chm-tag", { text: names[0] }));
+  const under = element("span.chm-tag.chm-under", { "aria-hidden": "true", text: names[1] });
   const handle = element(
-    "div",
+    "div.chm-handle",
     {
-      class: "chm-handle",
       role: "slider",
       tabindex: "0",
       "aria-label": label,

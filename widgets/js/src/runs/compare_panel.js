@@ -77,8 +77,8 @@ function render(context) {
   });
   const differ = differenceTable();
   const rates = ratePlot();
-  const grid = element("div", { class: "chm-compare-charts" });
-  const empty = element("p", { class: "chm-compare-empty" });
+  const grid = element("div.chm-compare-charts");
+  const empty = element("p.chm-compare-empty");
 
   const [curvesView, ratesView] = [
     ["curves", "Curves"],
@@ -90,15 +90,10 @@ function render(context) {
       value,
       on: { change: () => set("view", value) },
     });
-    return { input, label: element("label", {}, input, element("span", { text })) };
+    return { input, label: element("label", input, element("span", { text })) };
   });
   ratesView.input.name = curvesView.input.name;
-  const views = element(
-    "fieldset",
-    { class: "chm-compare-views", "aria-label": "View" },
-    curvesView.label,
-    ratesView.label,
-  );
+  const views = element("fieldset.chm-compare-views", { "aria-label": "View" }, curvesView.label, ratesView.label);
   const amount = element("output");
   const slider = element("input", {
     type: "range",
@@ -109,13 +104,13 @@ function render(context) {
     on: { input: () => set("smoothing", Number(slider.value)) },
   });
   const smoothing = element(
-    "label",
-    { class: "chm-compare-smoothing", title: "Weight of the exponential mean; what was recorded stays behind it" },
+    "label.chm-compare-smoothing",
+    { title: "Weight of the exponential mean; what was recorded stays behind it" },
     element("span", { text: "Smoothing", "aria-hidden": "true" }),
     slider,
     amount,
   );
-  const list = element("div", { class: "chm-compare-measures", role: "group", "aria-label": "Measures", hidden: true });
+  const list = element("div.chm-compare-measures", { role: "group", "aria-label": "Measures", hidden: true });
   const choose = button(
     "Measures",
     null,
@@ -143,7 +138,7 @@ function render(context) {
 
   /** A chart of a measure, with the values at the cursor beside its name. @param {string} measure */
   function chartOf(measure) {
-    const readout = element("div", { class: "chm-compare-readout", "aria-hidden": "true" });
+    const readout = element("div.chm-compare-readout", { "aria-hidden": "true" });
     const chart = curves({
       title: measure,
       height: 168,
@@ -295,7 +290,7 @@ function render(context) {
       list.replaceChildren(
         ...measures.map(({ name, words }) => {
           const input = element("input", { type: "checkbox", value: name, on: { change: pick } });
-          return element("label", {}, input, element("span", { text: words }));
+          return element("label", input, element("span", { text: words }));
         }),
       );
     }
@@ -317,8 +312,8 @@ function render(context) {
       list,
       page.alert,
       element(
-        "div",
-        { class: "chm-compare-scroll chm-compare-top", tabindex: 0, role: "group", "aria-label": "Outcomes" },
+        "div.chm-compare-scroll.chm-compare-top",
+        { tabindex: 0, role: "group", "aria-label": "Outcomes" },
         table.node,
       ),
       empty,

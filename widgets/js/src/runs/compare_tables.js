@@ -66,14 +66,11 @@ export function best(runs) {
 export function outcomeTable(toggle) {
   const body = element("tbody");
   const node = element(
-    "table",
-    { class: "chm-compare-runs" },
+    "table.chm-compare-runs",
     element(
       "thead",
-      {},
       element(
         "tr",
-        {},
         element("th", { scope: "col", text: "Run" }),
         element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
         ...COLUMNS.map(([, text, title]) => element("th", { scope: "col", text, title })),
@@ -127,9 +124,9 @@ export function outcomeTable(toggle) {
             ),
           ];
           const below = (/** @type {Node} */ node) =>
-            rows.push(element("tr", {}, element("td", { colspan: COLUMNS.length + 2 }, node)));
-          if (forked) below(element("div", { class: "chm-compare-note chm-compare-forked", text: forked }));
-          if (row.error) below(element("div", { class: "chm-alert", role: "alert", text: row.error }));
+            rows.push(element("tr", element("td", { colspan: COLUMNS.length + 2 }, node)));
+          if (forked) below(element("div.chm-compare-note.chm-compare-forked", { text: forked }));
+          if (row.error) below(element("div.chm-alert", { role: "alert", text: row.error }));
           return rows;
         }),
       );
@@ -146,13 +143,13 @@ function alarmWords(alarms) {
 
 /** Settings as rows and runs as columns; the other way round where the runs are many. */
 export function differenceTable() {
-  const words = element("span", { class: "chm-compare-note" });
-  const table = element("table", { class: "chm-compare-settings" });
+  const words = element("span.chm-compare-note");
+  const table = element("table.chm-compare-settings");
   const node = element(
-    "section",
-    { class: "chm-compare-differences", "aria-label": "Settings that differ" },
-    element("div", { class: "chm-compare-title" }, element("b", { text: "Settings that differ" }), words),
-    element("div", { class: "chm-compare-scroll", tabindex: 0, role: "group", "aria-label": "Settings by run" }, table),
+    "section.chm-compare-differences",
+    { "aria-label": "Settings that differ" },
+    element("div.chm-compare-title", element("b", { text: "Settings that differ" }), words),
+    element("div.chm-compare-scroll", { tabindex: 0, role: "group", "aria-label": "Settings by run" }, table),
   );
   return {
     node,
@@ -170,12 +167,7 @@ export function differenceTable() {
             element(
               "th",
               { scope },
-              element(
-                "span",
-                { class: "chm-compare-run" },
-                swatch(at),
-                element("span", { text: row.run, title: row.run }),
-              ),
+              element("span.chm-compare-run", swatch(at), element("span", { text: row.run, title: row.run })),
             ),
       );
       const settings = differences.map(
@@ -194,24 +186,16 @@ export function differenceTable() {
       table.replaceChildren(
         element(
           "thead",
-          {},
           element(
             "tr",
-            {},
             element("th", { scope: "col", text: many ? "Run" : "Setting" }),
             ...across.map((head) => head("col")),
           ),
         ),
         element(
           "tbody",
-          {},
           ...down.map((head, row) =>
-            element(
-              "tr",
-              {},
-              head("row"),
-              ...across.map((_, column) => (many ? value(column, row) : value(row, column))),
-            ),
+            element("tr", head("row"), ...across.map((_, column) => (many ? value(column, row) : value(row, column)))),
           ),
         ),
       );

@@ -31,25 +31,24 @@ export function headStrip() {
 
   const { canvas, pen, clear } = surface();
   const when = element("span");
-  const plot = element("div", { class: "chm-heads-plot", role: "img" }, canvas);
+  const plot = element("div.chm-heads-plot", { role: "img" }, canvas);
   const key = (/** @type {number} */ level, /** @type {string} */ text) =>
-    element("span", {}, element("i", { style: `background:${colourOf(level, 30)}` }), text);
+    element("span", element("i", { style: `background:${colourOf(level, 30)}` }), text);
   const legend = element(
-    "div",
-    { class: "chm-heads-legend" },
+    "div.chm-heads-legend",
     key(0, `up to ${THRESHOLDS[0]}`),
     key(1, `above ${THRESHOLDS[0]}`),
     key(2, `above ${THRESHOLDS[1]}`),
   );
-  const readout = element("span", { class: "chm-heat-readout" });
-  const empty = element("p", { class: "chm-run-await", text: "Waits for the first reading of the attention logits." });
+  const readout = element("span.chm-heat-readout");
+  const empty = element("p.chm-run-await", { text: "Waits for the first reading of the attention logits." });
   const node = element(
-    "section",
-    { class: "chm-heads", "aria-label": "Attention logits by head" },
-    element("div", { class: "chm-run-title" }, element("b", { text: "Largest attention logit by head" }), when),
+    "section.chm-heads",
+    { "aria-label": "Attention logits by head" },
+    element("div.chm-run-title", element("b", { text: "Largest attention logit by head" }), when),
     empty,
     plot,
-    element("div", { class: "chm-heat-feet" }, legend, readout),
+    element("div.chm-heat-feet", legend, readout),
   );
   const colours = palette(node);
   const frame = oncePerFrame(draw);

@@ -1,21 +1,12 @@
 // The held-out loss against the learning rate, a line for each configuration: how much a choice of rate matters.
 
 import { figure, linearTicks } from "../charts/axis.js";
-import { element } from "../frame/dom.js";
+import { element, shape } from "../frame/dom.js";
 import { colourOf, number } from "./compare_tables.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM] = [54, 16, 12, 34];
 
 /** @typedef {import("./messages.js").RateGroup} Group */
-
-/** @param {string} tag @param {Record<string, any>} props @param {...(Node | string)} children */
-function shape(tag, props, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(props)) node.setAttribute(name, String(value));
-  node.append(...children);
-  return node;
-}
 
 /**
  * Losses as they count: at most the one at the start, which is also what one that is no number counts as.
@@ -35,12 +26,11 @@ export function counted({ losses }, start) {
 
 export function ratePlot() {
   const plot = shape("svg", { role: "img", class: "chm-rates-plot" });
-  const legend = element("ul", { class: "chm-rates-legend" });
-  const words = element("p", { class: "chm-compare-note" });
+  const legend = element("ul.chm-rates-legend");
+  const words = element("p.chm-compare-note");
   const node = element(
-    "figure",
-    { class: "chm-rates" },
-    element("figcaption", {}, element("b", { text: "Held-out loss" }), " against learning rate, nats a token"),
+    "figure.chm-rates",
+    element("figcaption", element("b", { text: "Held-out loss" }), " against learning rate, nats a token"),
     plot,
     legend,
     words,
@@ -136,7 +126,6 @@ export function ratePlot() {
         ...rates.groups.map((group, at) =>
           element(
             "li",
-            {},
             element("i", { style: `--key:${colourOf(at)}` }),
             element("span", { text: group.name }),
             element("output", { text: `sensitivity ${figure(number(group.number))}` }),

@@ -44,17 +44,16 @@ export const changeMark = ({ step, name, before, after, reason }, colour = "var(
  */
 export function runEvents({ light, pick }) {
   const heading = element("span");
-  const list = element("ol", {
-    class: "chm-events-list",
+  const list = element("ol.chm-events-list", {
     role: "log",
     "aria-label": "Alarms and changes",
     tabindex: 0,
   });
-  const empty = element("p", { class: "chm-run-await" });
+  const empty = element("p.chm-run-await");
   const node = element(
-    "section",
-    { class: "chm-events", "aria-label": "What happened" },
-    element("div", { class: "chm-run-title" }, element("b", { text: "Alarms and changes" }), heading),
+    "section.chm-events",
+    { "aria-label": "What happened" },
+    element("div.chm-run-title", element("b", { text: "Alarms and changes" }), heading),
     empty,
     list,
   );
@@ -71,13 +70,12 @@ export function runEvents({ light, pick }) {
     };
     return element(
       "li",
-      {},
       element(
         "button",
         { type: "button", class: `chm-event chm-event-${kind}`, on: look },
-        element("span", { class: "chm-event-step", text: `step ${stepText(mark.step)}` }),
-        element("span", { class: "chm-event-level", style: `--level:${mark.colour}`, text: label }),
-        element("span", { class: "chm-event-words", text }),
+        element("span.chm-event-step", { text: `step ${stepText(mark.step)}` }),
+        element("span.chm-event-level", { style: `--level:${mark.colour}`, text: label }),
+        element("span.chm-event-words", { text }),
       ),
     );
   }

@@ -54,7 +54,7 @@ export function runHands({ act }) {
   /** @type {{path: string[], value: Plain, input: HTMLInputElement, node: HTMLElement}[]} */
   let rows = [];
 
-  const fields = element("div", { class: "chm-hands-fields" });
+  const fields = element("div.chm-hands-fields");
   const reason = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the change" });
   const apply = element("button", { type: "submit", class: "chm-button chm-primary", text: "Apply", disabled: true });
   const undo = element("button", {
@@ -64,36 +64,33 @@ export function runHands({ act }) {
     hidden: true,
     on: { click: reset },
   });
-  const answer = element("span", { class: "chm-hands-answer", role: "status" });
+  const answer = element("span.chm-hands-answer", { role: "status" });
   const form = element(
-    "form",
-    { class: "chm-hands", "aria-label": "Settings of the run", novalidate: true, hidden: true, on: { submit } },
+    "form.chm-hands",
+    { "aria-label": "Settings of the run", novalidate: true, hidden: true, on: { submit } },
     fields,
     element(
-      "div",
-      { class: "chm-hands-foot" },
-      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), reason),
+      "div.chm-hands-foot",
+      element("label.chm-field.chm-field-wide", element("span", { text: "reason" }), reason),
       undo,
       apply,
       answer,
     ),
   );
 
-  const fix = element("select", { class: "chm-select", "aria-label": "Fix of the fork" });
+  const fix = element("select.chm-select", { "aria-label": "Fix of the fork" });
   const why = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the fork" });
   const start = element("button", { type: "submit", class: "chm-button chm-primary", text: "Fork" });
   const fork = element(
-    "form",
-    { class: "chm-hands", "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
-    element("p", {
-      class: "chm-hands-words",
+    "form.chm-hands",
+    { "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
+    element("p.chm-hands-words", {
       text: "A fork goes on from the newest checkpoint with another architecture. This run stays as it is.",
     }),
     element(
-      "div",
-      { class: "chm-hands-foot" },
-      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "fix" }), fix),
-      element("label", { class: "chm-field chm-field-wide" }, element("span", { text: "reason" }), why),
+      "div.chm-hands-foot",
+      element("label.chm-field.chm-field-wide", element("span", { text: "fix" }), fix),
+      element("label.chm-field.chm-field-wide", element("span", { text: "reason" }), why),
       start,
     ),
   );
@@ -165,7 +162,7 @@ export function runHands({ act }) {
         path,
         value,
         input,
-        node: element("label", { class: "chm-field" }, element("span", { text: label }), input),
+        node: element("label.chm-field", element("span", { text: label }), input),
       };
     });
     fields.replaceChildren(...rows.map(({ node }) => node));

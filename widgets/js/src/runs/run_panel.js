@@ -4,7 +4,7 @@ import { duration, figure, stepText } from "../charts/axis.js";
 import { oncePerFrame } from "../charts/canvas.js";
 import { curves } from "../charts/curves.js";
 import { heatMap } from "../charts/heat_map.js";
-import { button, element, icon } from "../frame/dom.js";
+import { button, element, group, icon, press, pressed, toggle } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { headStrip, THRESHOLDS } from "./head_strip.js";
 import { alarmMark, changeMark, runEvents } from "./run_events.js";
@@ -99,8 +99,8 @@ function render(context) {
     },
     trouble: () => [facts?.error ?? "", facts?.refusal ?? "", unreadable],
   });
-  const name = element("b", { class: "chm-run-name" });
-  const lineage = element("span", { class: "chm-run-lineage" });
+  const name = element("b.chm-run-name");
+  const lineage = element("span.chm-run-lineage");
   const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
   const stop = button("Stop", "stop", () => act("stop"));
   const save = button("Save a checkpoint now", "save", () => act("save"));
@@ -109,45 +109,39 @@ function render(context) {
   });
   const forkSwitch = button("Fork", "fork", () => unfold(hands.fork), { "aria-expanded": "false" });
   const bar = element(
-    "div",
-    { class: "chm-run-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+    "div.chm-run-bar",
+    { role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
     element("i"),
   );
-  const pace = element("div", { class: "chm-run-pace" });
+  const pace = element("div.chm-run-pace");
   const hands = runHands({ act });
-  const chips = element("div", { class: "chm-run-chips", role: "group", "aria-label": "Measures" });
+  const chips = group("chm-run-chips", "Measures");
   const range = element(
-    "select",
-    { class: "chm-select", "aria-label": "Steps shown", on: { change: choose } },
+    "select.chm-select",
+    { "aria-label": "Steps shown", on: { change: choose } },
     ...RANGES.map(([value, text]) => element("option", { value, text })),
     element("option", { value: "dragged", text: "as dragged", hidden: true }),
   );
   const whole = button("Whole run", null, () => zoom(null), { hidden: true });
-  const bench = element(
-    "div",
-    { class: "chm-run-bench" },
-    chips,
-    element("div", { class: "chm-run-range" }, whole, range),
-  );
-  const stack = element("div", { class: "chm-run-charts" });
-  const empty = element("div", { class: "chm-lead chm-empty-stage" });
+  const bench = element("div.chm-run-bench", chips, element("div.chm-run-range", whole, range));
+  const stack = element("div.chm-run-charts");
+  const empty = element("div.chm-lead.chm-empty-stage");
   const heat = heatMap({ pointed: point });
-  const layered = element("select", {
-    class: "chm-select",
+  const layered = element("select.chm-select", {
     "aria-label": "Measure of layers",
     on: { change: refreshSoon },
   });
   const logHeat = logSwitch("Colours on a log scale", refreshSoon);
   const heatBox = element(
-    "section",
-    { class: "chm-run-layers", "aria-label": "Layers over time" },
-    element("div", { class: "chm-run-title" }, element("b", { text: "By layer" }), layered, logHeat),
+    "section.chm-run-layers",
+    { "aria-label": "Layers over time" },
+    element("div.chm-run-title", element("b", { text: "By layer" }), layered, logHeat),
     heat.node,
   );
   const strip = headStrip();
   const events = runEvents({ light, pick });
-  const below = element("div", { class: "chm-run-below" }, strip.node, events.node);
-  const body = element("div", { class: "chm-run-body" }, bench, stack, heatBox, below);
+  const below = element("div.chm-run-below", strip.node, events.node);
+  const body = element("div.chm-run-body", bench, stack, heatBox, below);
 
   const redraw = oncePerFrame(refresh);
   function refreshSoon() {
@@ -229,15 +223,7 @@ function render(context) {
 
   /** @param {string} label @param {() => void} change */
   function logSwitch(label, change) {
-    const node = button(
-      label,
-      null,
-      () => {
-        node.setAttribute("aria-pressed", String(node.getAttribute("aria-pressed") !== "true"));
-        change();
-      },
-      { "aria-pressed": "false", class: "chm-button chm-run-log", "aria-label": label, title: label },
-    );
+    const node = toggle(label, null, change, { class: "chm-button chm-run-log", "aria-label": label, title: label });
     node.textContent = "log";
     return node;
   }
@@ -340,7 +326,7 @@ function render(context) {
           null,
           () => {
             if (!open.delete(measure)) open.add(measure);
-            chip.setAttribute("aria-pressed", String(open.has(measure)));
+            press(chip, open.has(measure));
             refreshSoon();
           },
           { class: "chm-button chm-chip", "aria-pressed": String(open.has(measure)) },
@@ -367,7 +353,7 @@ function render(context) {
         made.log = !made.log;
         chart.show({ log: made.log });
       });
-      log.setAttribute("aria-pressed", String(made.log));
+      press(log, made.log);
       chart.tools.append(log);
       charts.set(measure, (kept = made));
       chart.point(cursor ?? pinned);
@@ -403,13 +389,13 @@ function render(context) {
       layered.value = names.includes(chosen) ? chosen : names[0];
       if (!logHeat.dataset.touched) {
         logHeat.dataset.touched = "yes";
-        logHeat.setAttribute("aria-pressed", String(layered.value === LOGITS));
+        press(logHeat, layered.value === LOGITS);
       }
     }
     heat.show({
       rows: records.layers.get(layered.value) ?? null,
       range: seen,
-      log: logHeat.getAttribute("aria-pressed") === "true",
+      log: pressed(logHeat),
     });
   }
 

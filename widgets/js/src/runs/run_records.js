@@ -2,19 +2,10 @@
 
 import { Layers } from "../charts/layers.js";
 import { Points } from "../charts/points.js";
+import { numbers } from "../frame/line.js";
 
 /** @typedef {import("./messages.js").AlarmFacts} Alarm */
 /** @typedef {import("./messages.js").ChangeFacts} Change */
-
-/**
- * @template {Float64ArrayConstructor | Uint32ArrayConstructor | Float32ArrayConstructor} T
- * @param {T} kind @param {DataView} view
- * @returns {InstanceType<T>}
- */
-const array = (kind, view) =>
-  /** @type {any} */ (
-    new kind(/** @type {ArrayBuffer} */ (view.buffer).slice(view.byteOffset, view.byteOffset + view.byteLength))
-  );
 
 export class RunRecords {
   epoch = -1;
@@ -59,9 +50,9 @@ export class RunRecords {
     const { count, measures, layers } = message.records;
     const before = this.count - message.start; // of these records, from the first on
     if (before >= count) return true;
-    const steps = array(Float64Array, buffers[0]);
-    const places = array(Uint32Array, buffers[1]);
-    const values = array(Float32Array, buffers[2]);
+    const steps = numbers(Float64Array, buffers[0]);
+    const places = numbers(Uint32Array, buffers[1]);
+    const values = numbers(Float32Array, buffers[2]);
     let [place, value] = [0, 0];
     /** Steps of the new ones, and how many stand before them. @param {{count: number, whole?: boolean}} column @returns {[Float64Array, number]} */
     const fresh = ({ count: rows, whole }) => {
