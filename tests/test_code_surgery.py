@@ -17,7 +17,7 @@ from test_widgets import RED, browser_says, eventually, recorded, recorder, upda
 
 from chameleon_widgets.images import code_surgery, edits
 from chameleon_widgets.images.code_surgery import CodeSurgery
-from chameleon_widgets.images.edits import Grid, History, grid_of
+from chameleon_widgets.images.edits import Grid, GridHistory, grid_of
 from chameleon_widgets.pictures import png
 from chameleon_widgets.stills import WIDGET_VIEW
 
@@ -398,7 +398,7 @@ def test_a_view_that_comes_late_gets_everything_in_one_message(surgery: CodeSurg
     surgery._line.settle()
     (update, buffers), *_ = updates(surgery)
     assert (update["samples"], update["codebook"]) == ([], 64)
-    assert recorder(surgery).custom[-1][0]["heard"] == {"me": 1}
+    assert recorder(surgery).custom[-1][0]["requests"] == {"me": 1}
     now = {key: update["grid"][key] for key in ("rows", "columns", "undo", "redo")}
     assert now == {"rows": 3, "columns": 4, "undo": 1, "redo": 0}
     codes, original = (np.frombuffer(each, "<i4").reshape(3, 4) for each in buffers[:2])
@@ -520,7 +520,7 @@ def test_traits_hold_little(surgery: CodeSurgery):
 
 
 def test_the_history_forgets_its_oldest_steps_and_holds_its_place():
-    history = History()
+    history = GridHistory()
     assert history.now is None and history.ways == (0, 0)
     history.move(-1)
     codes = grid_of([[1]], None)

@@ -85,7 +85,7 @@ def sheet(size: int, width: int, seed: int = 0) -> np.ndarray:
 
 def nearness(book_NC: np.ndarray) -> float:
     """The mean distance of neighbours on the map, as a share of that of random pairs."""
-    order_N, columns = codebook_map.arrange(book_NC), codebook_map.columns_of(len(book_NC))
+    order_N, columns = codebook_map.layout(book_NC), codebook_map.columns_of(len(book_NC))
     at = np.arange(len(book_NC))
     right, below = at[(at + 1) % columns > 0][:-1], at[: len(at) - columns]
     pairs = np.concatenate([np.stack([right, right + 1]), np.stack([below, below + columns])], 1)
@@ -107,7 +107,7 @@ def test_neighbours_on_the_map_are_much_nearer_in_the_codebook_than_random_pairs
 @pytest.mark.parametrize("size", [2, 3, 5, 12, 97, 1000])
 @pytest.mark.parametrize("width", [1, 2, 40])
 def test_every_code_has_one_cell_of_a_map_wider_than_high(size: int, width: int):
-    order_N = codebook_map.arrange(np.random.default_rng(0).normal(size=(size, width)).astype(np.float32))
+    order_N = codebook_map.layout(np.random.default_rng(0).normal(size=(size, width)).astype(np.float32))
     assert sorted(order_N) == list(range(size))
     columns = codebook_map.columns_of(size)
     rows = -(-size // columns)
@@ -115,7 +115,7 @@ def test_every_code_has_one_cell_of_a_map_wider_than_high(size: int, width: int)
 
 
 def test_a_line_of_codes_is_laid_out_in_its_order():
-    order_N = codebook_map.arrange(np.arange(100.0)[:, None] ** 2)
+    order_N = codebook_map.layout(np.arange(100.0)[:, None] ** 2)
     columns = codebook_map.columns_of(100)
     means = [order_N[np.arange(100) % columns == column].mean() for column in range(columns)]
     assert means == sorted(means) or means == sorted(means, reverse=True)
@@ -124,17 +124,17 @@ def test_a_line_of_codes_is_laid_out_in_its_order():
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e37])
 def test_codes_that_are_equal_tiny_or_huge_still_get_their_cells(scale: float):
     book_NC = (np.random.default_rng(0).normal(size=(50, 8)) * scale).astype(np.float32)
-    assert sorted(codebook_map.arrange(book_NC)) == list(range(50))
+    assert sorted(codebook_map.layout(book_NC)) == list(range(50))
 
 
 def test_the_nearest_codes_are_those_of_least_distance_without_the_code_itself():
     book_NC = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     book_NC[7] = book_NC[3]
-    near = codebook_map.nearest(book_NC, 3, 8)
+    near = codebook_map.nearest_codes(book_NC, 3, 8)
     assert near[0] == (7, 0.0) and 3 not in [code for code, _ in near]
     distances = sorted(float(np.linalg.norm(each - book_NC[3])) for code, each in enumerate(book_NC) if code != 3)
     assert [distance for _, distance in near] == pytest.approx(distances[:8])
-    assert len(codebook_map.nearest(book_NC[:3], 0, 8)) == 2
+    assert len(codebook_map.nearest_codes(book_NC[:3], 0, 8)) == 2
 
 
 @pytest.mark.parametrize(
@@ -392,9 +392,9 @@ def test_a_view_that_comes_late_gets_everything():
     atlas.wait()
     kinds = [content["kind"] for content, _ in recorder(atlas).custom]
     assert kinds == ["state", "map", "usage", "picture", "code", "patches", "colours", "line"]
-    assert recorder(atlas).custom[-1][0]["heard"] == {"me": 1}
+    assert recorder(atlas).custom[-1][0]["requests"] == {"me": 1}
     order = np.frombuffer(sent(atlas, "map")[-1][1][0], "<u4")
-    assert order.tolist() == codebook_map.arrange(np.asarray(Levels().codebook, np.float32)).tolist()
+    assert order.tolist() == codebook_map.layout(np.asarray(Levels().codebook, np.float32)).tolist()
 
 
 def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():

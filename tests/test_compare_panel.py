@@ -17,7 +17,7 @@ from test_run_panel import unpacked
 
 from chameleon_lab.history import Alarm, Event, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import ComparePanel
-from chameleon_widgets.runs.comparison import COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
+from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
 from chameleon_widgets.stills import WIDGET_VIEW
 
 
@@ -214,7 +214,7 @@ def test_a_second_page_gets_everything_from_the_start():
     eventually(lambda: sent(panel, "line"))
     assert [content["kind"] for content, _ in recorder(panel).custom] == ["state", "records", "line"]
     assert received(panel)[0, "loss"][0] == [0, 1, 2, 3]
-    assert sent(panel, "line")[-1][0]["heard"] == {"other": 1}
+    assert sent(panel, "line")[-1][0]["requests"] == {"other": 1}
 
 
 def test_a_run_that_cannot_be_read_is_told_in_its_row_and_the_others_go_on():
@@ -291,7 +291,7 @@ def test_a_figure_is_what_the_panel_shows():
     panel.hidden = ["a"]
     (axis,) = panel.figure().axes
     assert {line.get_gid() for line in axis.lines} == {"b", "recorded"}
-    assert {line.get_color() for line in axis.lines} == {COLOURS[1]}, "as on screen"
+    assert {line.get_color() for line in axis.lines} == {CURVE_COLOURS[1]}, "as on screen"
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])

@@ -88,11 +88,11 @@ def test_every_view_learns_that_its_last_request_has_arrived(seed: int):
     for each in views:
         each.join()
     assert counter._line.settle()
-    heard: dict[str, int] = {}
+    arrived: dict[str, int] = {}
     for line in lines(counter):
-        assert all(number > heard.get(name, 0) for name, number in line["heard"].items())
-        heard |= line["heard"]
-    assert heard == {"a": 40, "b": 40, "c": 40}
+        assert all(number > arrived.get(name, 0) for name, number in line["requests"].items())
+        arrived |= line["requests"]
+    assert arrived == {"a": 40, "b": 40, "c": 40}
     kinds = [content["kind"] for content, _ in recorder(counter).custom]
     assert kinds[-1] == "line", "what a request did is sent before the word that it has arrived"
 
@@ -101,10 +101,10 @@ def test_a_request_whose_handler_fails_has_arrived_all_the_same_and_says_so():
     counter = Counter()
     browser_says(counter, {"kind": "add", "mark": "me-1"})
     counter._line.settle()
-    assert lines(counter)[-1]["heard"] == {"me": 1} and lines(counter)[-1]["trouble"] == "KeyError: 'amount'"
+    assert lines(counter)[-1]["requests"] == {"me": 1} and lines(counter)[-1]["trouble"] == "KeyError: 'amount'"
     browser_says(counter, {"kind": "nonsense", "mark": "me-2"})
     counter._line.settle()
-    assert lines(counter)[-1]["heard"] == {"me": 2} and "trouble" not in lines(counter)[-1]
+    assert lines(counter)[-1]["requests"] == {"me": 2} and "trouble" not in lines(counter)[-1]
 
 
 def test_a_failure_to_send_says_so_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch):
@@ -167,7 +167,7 @@ def test_a_widget_that_is_closed_or_whose_cell_is_run_again_ends_once(monkeypatc
     assert ends == ["closed", "rerun"]
     browser_says(rerun, {"kind": "hello", "mark": "me-1"})
     rerun._line.settle()
-    assert lines(rerun)[-1]["heard"] == {"me": 1}, "a view that is still there is answered"
+    assert lines(rerun)[-1]["requests"] == {"me": 1}, "a view that is still there is answered"
 
 
 def test_a_flush_that_follows_something_is_called_until_the_line_ends(monkeypatch: pytest.MonkeyPatch):

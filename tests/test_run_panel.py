@@ -20,7 +20,7 @@ from test_widgets import Recorder, browser_says, eventually, recorder
 
 from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import threads
-from chameleon_widgets.runs.run_feed import CHUNK, ROWS, RunFeed, packed, setting_words
+from chameleon_widgets.runs.run_feed import LAYER_ROWS, RECORDS_A_MESSAGE, RunFeed, record_columns, setting_words
 from chameleon_widgets.runs.run_panel import RunPanel, summary
 from chameleon_widgets.stills import WIDGET_VIEW
 
@@ -74,7 +74,7 @@ def unpacked(messages: list[tuple[dict[str, Any], list[bytes]]]) -> dict[str, li
 
 
 def message(records: list[StepRecord]) -> tuple[dict[str, Any], list[bytes]]:
-    header, buffers = packed(records)
+    header, buffers = record_columns(records)
     return {"records": header}, buffers
 
 
@@ -171,10 +171,10 @@ def test_chosen_measures_are_sent_alone_and_a_new_choice_begins_another_epoch():
 
 
 def test_a_long_history_comes_in_chunks_and_its_layers_keep_the_worst():
-    count = 2 * CHUNK + 10
+    count = 2 * RECORDS_A_MESSAGE + 10
     rng = np.random.default_rng(0)
     logits, entropies = rng.random((count, 2, 3)), 0.5 + rng.random((count, 2))
-    logits[CHUNK + 77, 1, 2] = 1e4
+    logits[RECORDS_A_MESSAGE + 77, 1, 2] = 1e4
     entropies[501, 0] = 1e-3
     logits[40, 0, 0] = nan
     history = History(
@@ -184,18 +184,18 @@ def test_a_long_history_comes_in_chunks_and_its_layers_keep_the_worst():
         )
     )
     messages = news(RunFeed(), history)
-    assert [each["start"] for each, _ in messages] == [0, CHUNK, 2 * CHUNK]
+    assert [each["start"] for each, _ in messages] == [0, RECORDS_A_MESSAGE, 2 * RECORDS_A_MESSAGE]
     seen = unpacked(messages)
     assert seen["loss"] == [(at, at) for at in range(count)]
     rows = np.array([row for _, row in seen["logit"]])
-    assert len(rows) <= 3 * ROWS and rows.shape[1:] == (2, 3)
+    assert len(rows) <= 3 * LAYER_ROWS and rows.shape[1:] == (2, 3)
     assert np.nanmax(rows) == 1e4 and np.isnan(rows[:, 0, 0]).sum() == 1
     assert np.array([row for _, row in seen["entropy"]]).min() == pytest.approx(1e-3)
 
 
 def test_many_heads_are_folded_to_the_worst_of_each_layer_and_the_newest_are_sent_whole():
     rows = np.arange(2 * 32 * 32, dtype=float).reshape(2, 32, 32)
-    header, (_, _, values) = packed([StepRecord(at, at, {}, {"logit": rows[at].tolist()}) for at in range(2)])
+    header, (_, _, values) = record_columns([StepRecord(at, at, {}, {"logit": rows[at].tolist()}) for at in range(2)])
     (column,) = header["layers"]
     assert (column["shape"], column.get("heads"), column["count"]) == ([32], [32, 32], 2)
     sent = np.frombuffer(values, "<f4")
@@ -206,7 +206,7 @@ def test_many_heads_are_folded_to_the_worst_of_each_layer_and_the_newest_are_sen
 def test_rows_that_are_neither_layers_nor_heads_are_left_out(row: Any):
     records = [StepRecord(0, 0, {"loss": 1.0}, {"odd": row}), StepRecord(1, 0, {"loss": 2.0}, {"odd": [1.0, 2.0]})]
     assert unpacked([message(records)]) == {"loss": [(0, 1.0), (1, 2.0)], "odd": [(1, [1.0, 2.0])]}
-    assert packed(records[:1])[0]["layers"] == []
+    assert record_columns(records[:1])[0]["layers"] == []
 
 
 def test_a_hello_is_answered_with_everything_so_far(shown):
@@ -217,7 +217,7 @@ def test_a_hello_is_answered_with_everything_so_far(shown):
     browser_says(panel, {"kind": "hello", "mark": "other-1"})
     eventually(lambda: sent(panel, "line"))
     state, records, answer = (content for content, _ in recorder(panel).custom)
-    assert (records["start"], records["epoch"], answer["heard"]) == (0, 0, {"other": 1})
+    assert (records["start"], records["epoch"], answer["requests"]) == (0, 0, {"other": 1})
     assert state["name"] == "baseline" and state["settings"]["weights"] == {"pairs": 0.8, "text": 0.2}
 
 

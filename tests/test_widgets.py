@@ -258,7 +258,7 @@ def test_a_view_that_comes_late_gets_everything_in_one_message():
     cell._line.settle()
     (update, buffers), *_ = updates(cell)
     assert update["whole"]
-    assert recorder(cell).custom[-1][0]["heard"] == {"me": 1}, "after what was asked for"
+    assert recorder(cell).custom[-1][0]["requests"] == {"me": 1}, "after what was asked for"
     (news,) = update["changed"]
     assert news["user"] == [{"at": 0, "start": 0, "text": "draw"}]
     assert news["reply"][1] == {"at": 1, "picture": 0, "row": 4, "rows": 4}

@@ -25,7 +25,9 @@ from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
 from chameleon_widgets.runs.comparison import (
-    COLOURS,
+    CURVE_COLOURS as COLOURS,
+)
+from chameleon_widgets.runs.comparison import (
     Columns,
     first_measures,
     smoothed,
@@ -161,7 +163,7 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
     return figure
 
 
-def data_uri(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     """The figure as a small PNG inside a `data:` address, for a still."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=100)

@@ -11,7 +11,6 @@ place where another way in would join.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -22,9 +21,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 import anywidget
 
 from chameleon_widgets.stills import WIDGET_VIEW, Still
-from chameleon_widgets.threads import Pump, Worker, claim
+from chameleon_widgets.threads import Pump, Worker, claim, log
 
-log = logging.getLogger("chameleon_widgets")
+STILL_SECONDS = 60.0  # between two stills of what goes on
 
 Part = str | int
 Handler = Callable[[dict[str, Any], Sequence[memoryview]], object]
@@ -34,7 +33,7 @@ class LineMessage(TypedDict):
     """What the line itself says, for every widget: the views' last requests, the still, a handler's error."""
 
     kind: Literal["line"]
-    heard: dict[str, int]
+    requests: dict[str, int]
     still: str
     revision: int
     bundle: NotRequired[dict[str, str]]
@@ -156,7 +155,7 @@ class Line:
             log.exception("%s could not send what is new", type(self._widget).__name__)
             trouble = paragraph(error)
         if marks or trouble or bundle or due & {"hello", "revision"}:
-            message = LineMessage(kind="line", heard=marks, still=self._still.name, revision=self._still.revision)
+            message = LineMessage(kind="line", requests=marks, still=self._still.name, revision=self._still.revision)
             if bundle:
                 message["bundle"] = bundle
             if trouble:

@@ -3,7 +3,7 @@
 JupyterLab prefers the widget to any other form of the same output, and shows "model not found" for a widget whose
 kernel is gone. So a widget is displayed as two outputs: the live view, and after it the still, which the view hides
 while it is connected, and which hides the view's error when the view is dead. The still is an ordinary display with an
-id, brought up to date after each result, so that what is saved is what was last seen.
+id, brought up to date after each result, so that what is saved is the last state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+
+STILL_SIDE = 512  # pixels: larger pictures are kept in the notebook made smaller
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -158,10 +158,10 @@ class ChatCell(anywidget.AnyWidget):
             self._line.ring()
 
     def _settings_now(self) -> dict[str, Any]:
-        chosen = {name: value for name, value in self.settings.items() if value is not None}
+        settings = {name: value for name, value in self.settings.items() if value is not None}
         if "seed" in self.settings:
-            chosen["seed"] = int(chosen.get("seed", secrets.randbelow(2**31)))
-        return chosen
+            settings["seed"] = int(settings.get("seed", secrets.randbelow(2**31)))
+        return settings
 
     def _forget(self) -> None:
         self._conversation.clear()
@@ -189,17 +189,17 @@ def settings_of(
     takes, open_ended = _arguments(stream)
     strange = [name for name in defaults if name not in takes and not open_ended]
     if strange:
-        known = ", ".join(takes) or "no settings"
-        raise ValueError(f"The stream does not take {', '.join(strange)}; it takes {known}.")
+        names = ", ".join(takes) or "no settings"
+        raise ValueError(f"The stream does not take {', '.join(strange)}; it takes {names}.")
     settings: dict[str, Any] = {}
     for name in (*SETTINGS, "seed"):
         value = defaults.get(name, None if name == "seed" else takes.get(name))
         if (name in takes or open_ended) and (value is None or _is_number(value)):
             settings[name] = value
     ranges = {name: dict(SETTINGS[name]) for name in settings if name in SETTINGS}
-    for name, shown in ranges.items():
+    for name, limits in ranges.items():
         if settings[name] is not None:
-            shown["min"], shown["max"] = min(shown["min"], settings[name]), max(shown["max"], settings[name])
+            limits["min"], limits["max"] = min(limits["min"], settings[name]), max(limits["max"], settings[name])
     return settings, ranges, {name: value for name, value in defaults.items() if name not in settings}
 
 

@@ -1,4 +1,4 @@
-"""What was said in a chat cell, and what of it the browser has not seen yet."""
+"""What was said in a chat cell, and what of it the views do not have yet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from chameleon_widgets.chat.messages import ConversationUpdate, ExchangeNews, Pa
 from chameleon_widgets.line import paragraph
 from chameleon_widgets.pictures import data_uri, png
 
-Part = Text | Image | ImagePiece
+ReplyPart = Text | Image | ImagePiece
 
-SHOWN_SIDE = 512  # pixels: larger pictures are sent to the screen and to the still made smaller
+CHAT_SIDE = 512  # pixels: larger pictures are sent to the screen and to the still made smaller
 
-_keys = itertools.count(1)
+_exchange_keys = itertools.count(1)
 
 
 @dataclass(eq=False)
@@ -34,14 +34,14 @@ class Exchange:
 
     stopping: threading.Event = field(default_factory=threading.Event)
     user: tuple[Segment, ...] = ()
-    reply: list[Part] = field(default_factory=list)
+    reply: list[ReplyPart] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     error: BaseException | None = None
     started: float = 0.0
     seconds: float = 0.0
     running: bool = False
-    key: int = field(default_factory=lambda: next(_keys))
+    key: int = field(default_factory=lambda: next(_exchange_keys))
 
     def begin(self, settings: dict[str, Any]) -> None:
         self.settings, self.running, self.started = settings, True, time.monotonic()
@@ -114,8 +114,8 @@ class Conversation:
         """The conversation up to `last`. A message that got no reply is left out unless it is the last one."""
         with self.lock:
             end = len(self.exchanges) if last is None else self.exchanges.index(last) + 1
-            shown = [each for index, each in enumerate(self.exchanges[:end]) if each.reply or index == end - 1]
-            return Document(tuple(segment for each in shown for segment in each.segments))
+            exchanges = [each for index, each in enumerate(self.exchanges[:end]) if each.reply or index == end - 1]
+            return Document(tuple(segment for each in exchanges for segment in each.segments))
 
     def put(self, exchange: Exchange, replaces: Exchange | None = None) -> None:
         """Adds an exchange at the end, or in the place of an earlier one, after which everything is forgotten."""
@@ -131,8 +131,8 @@ class Conversation:
     def find(self, key: object) -> Exchange | None:
         """The exchange with this key; the last one for None; None where there is no such exchange."""
         with self.lock:
-            found = [each for each in self.exchanges if key is None or each.key == key]
-        return found[-1] if found else None
+            matches = [each for each in self.exchanges if key is None or each.key == key]
+        return matches[-1] if matches else None
 
     @property
     def state(self) -> str:
@@ -194,7 +194,7 @@ class ConversationFeed:
         message = ConversationUpdate(
             kind="update", number=self._number, busy=busy, whole=whole, order=order, changed=changed
         )
-        return message, [png(picture, SHOWN_SIDE) for picture in pictures]
+        return message, [png(picture, CHAT_SIDE) for picture in pictures]
 
     def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> ExchangeNews | None:
         user, reply, meta = self._sent.setdefault(exchange.key, ([], [], {}))
@@ -277,4 +277,4 @@ def _still_picture(part: Image | ImagePiece, who: str) -> str:
         faint = PIL.Image.new("L", picture.size, 60)  # the decoder's guess at what was not drawn
         faint.paste(255, (0, 0, picture.width, round(picture.height * len(part.codes) / part.rows)))
         picture.putalpha(faint)
-    return stills.image(data_uri(picture, SHOWN_SIDE), alt, width)
+    return stills.image(data_uri(picture, CHAT_SIDE), alt, width)

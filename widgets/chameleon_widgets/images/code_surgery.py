@@ -19,7 +19,7 @@ from chameleon_widgets.line import Handler, Line, Part, bundled, paragraph
 from chameleon_widgets.pictures import png
 from chameleon_widgets.threads import Worker
 
-SAMPLE_SIDE = 64  # pixels
+THUMBNAIL_SIDE = 64  # pixels
 QUICK = 0.2  # seconds: work of less is not announced
 SWATCH_SECONDS = 0.03  # then strokes have the worker first
 
@@ -227,7 +227,7 @@ class CodeSurgery(anywidget.AnyWidget):
         buffers: list[bytes] = []
         if "samples" in due:
             message |= {"samples": list(self._samples), "codebook": self._surgery.codebook}
-            buffers += [png(picture, SAMPLE_SIDE) for picture in self._samples.values()]
+            buffers += [png(picture, THUMBNAIL_SIDE) for picture in self._samples.values()]
         if "grid" in due and grid is not None:
             (rows, columns), key, name = grid.codes.shape, grid.key, grid.name
             message["grid"] = GridFacts(key=key, name=name, rows=rows, columns=columns, undo=undo, redo=redo)

@@ -16,7 +16,7 @@ import traitlets
 from chameleon_lab.records import CodebookUsage
 from chameleon_widgets import stills
 from chameleon_widgets.images import codebook_map
-from chameleon_widgets.images.codebook_study import BLOCK, CodebookStudy, CodebookTokenizer, facts
+from chameleon_widgets.images.codebook_study import DECODED_BLOCK, CodebookStudy, CodebookTokenizer, facts
 from chameleon_widgets.images.messages import (
     AtlasCode,
     AtlasColours,
@@ -30,7 +30,7 @@ from chameleon_widgets.line import Line, Part, bundled
 from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.threads import Worker
 
-SHOWN_SIDE = 512
+ATLAS_SIDE = 512
 NO_CODE = AtlasCode(kind="code", code=None, near=[], places=[], count=0)
 
 
@@ -182,7 +182,7 @@ class CodebookAtlas(anywidget.AnyWidget):
             self._line.send(state)
         if "map" in due and study.order_N is not None:
             columns = codebook_map.columns_of(study.size)
-            layout = AtlasMap(kind="map", columns=columns, scale=[*codebook_map.SCALE], block=BLOCK)
+            layout = AtlasMap(kind="map", columns=columns, scale=[*codebook_map.USAGE_SCALE], block=DECODED_BLOCK)
             self._line.send(layout, [study.order_N.astype("<u4").tobytes()])
         if "usage" in due:
             names = [each.name for each in pictures]
@@ -194,7 +194,7 @@ class CodebookAtlas(anywidget.AnyWidget):
             place = AtlasPicture(
                 kind="picture", at=self._picture, rows=rows, columns=columns, width=width, height=height
             )
-            self._line.send(place, [png(picture, SHOWN_SIDE), codes.astype("<u4").tobytes()])
+            self._line.send(place, [png(picture, ATLAS_SIDE), codes.astype("<u4").tobytes()])
         detail, places = self._detail
         patches = [part for part in due if isinstance(part, int)]
         if "code" in due and detail["code"] == self.selected:
@@ -210,5 +210,5 @@ class CodebookAtlas(anywidget.AnyWidget):
         if (order_N := self._study.order_N) is None:
             return f"<p>{text}</p>", f"Codebook atlas. {text}"
         picture = codebook_map.draw(order_N, self._study.usage.counts_N)
-        shown = stills.image(data_uri(picture), "Map of the codebook, coloured by usage", picture.width // 2)
-        return f'{shown}<p class="note">{stills.escape(text)}</p>', f"Codebook atlas. {text}"
+        image = stills.image(data_uri(picture), "Map of the codebook, coloured by usage", picture.width // 2)
+        return f'{image}<p class="note">{stills.escape(text)}</p>', f"Codebook atlas. {text}"

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 COMPONENTS = 12
-SCALE = ("#ccf0f2", "#9ad9e3", "#6dc0d7", "#49a4c8", "#3788b3", "#326b98", "#315177", "#2c3952")
+USAGE_SCALE = ("#ccf0f2", "#9ad9e3", "#6dc0d7", "#49a4c8", "#3788b3", "#326b98", "#315177", "#2c3952")
 """Colours from seen once to seen most. Lightness alone falls evenly along it, so that it reads without hue."""
 DEAD = "#c8501e"
 PAPER = "#ffffff"
@@ -43,7 +43,7 @@ def columns_of(size: int) -> int:
     return min(range(math.ceil(0.96 * ideal), math.ceil(1.08 * ideal) + 1), key=lambda columns: -size % columns)
 
 
-def arrange(book_NC: np.ndarray) -> np.ndarray:
+def layout(book_NC: np.ndarray) -> np.ndarray:
     """The codes in the order of the map, order_N: neighbours on the map are near each other in the codebook.
 
     The map is halved across its longer side, again and again, and the codes at the median along a direction. The first
@@ -52,7 +52,7 @@ def arrange(book_NC: np.ndarray) -> np.ndarray:
     """
     size, columns = len(book_NC), columns_of(len(book_NC))
     rows = math.ceil(size / columns)
-    x_NK = _components(book_NC)
+    x_NK = _principal_components(book_NC)
     filled_RQ = np.arange(rows * columns).reshape(rows, columns) < size
     order_N = np.empty(size, np.int64)
 
@@ -85,7 +85,7 @@ def arrange(book_NC: np.ndarray) -> np.ndarray:
     return order_N
 
 
-def _components(book_NC: np.ndarray) -> np.ndarray:
+def _principal_components(book_NC: np.ndarray) -> np.ndarray:
     """The codes in the book's main components, strongest first: x_NK, of no particular scale."""
     x_NC = book_NC / (np.abs(book_NC).max() or 1.0)
     x_NC -= x_NC.mean(0)
@@ -93,7 +93,7 @@ def _components(book_NC: np.ndarray) -> np.ndarray:
     return x_NC.astype(np.float64) @ vectors_CC[:, ::-1][:, :COMPONENTS]
 
 
-def nearest(book_NC: np.ndarray, code: int, count: int) -> list[tuple[int, float]]:
+def nearest_codes(book_NC: np.ndarray, code: int, count: int) -> list[tuple[int, float]]:
     """The `count` codes nearest to a code, with their Euclidean distances, nearest first; not the code itself."""
     distances_N = np.linalg.norm(book_NC - book_NC[code], axis=1)
     distances_N[code] = np.inf
@@ -124,7 +124,7 @@ def shades(counts_N: np.ndarray) -> np.ndarray:
     """The colour of each count on the log scale, bytes rgb_NC; of a code never seen, that of the lowest."""
     most = max(1, int(counts_N.max()))
     share_N = np.log(np.maximum(1, counts_N)) / np.log(most) if most > 1 else np.ones(len(counts_N))
-    stops_SC = np.array([_rgb(colour) for colour in SCALE], np.float64)
+    stops_SC = np.array([_rgb(colour) for colour in USAGE_SCALE], np.float64)
     place_N, at_S = share_N * (len(stops_SC) - 1), np.arange(len(stops_SC))
     return np.stack([np.interp(place_N, at_S, stop_S) for stop_S in stops_SC.T], 1).round().astype(np.uint8)
 

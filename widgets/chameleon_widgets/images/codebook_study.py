@@ -20,7 +20,7 @@ from chameleon_widgets.images.messages import AtlasCode
 from chameleon_widgets.images.sightings import Sightings, cell, named
 from chameleon_widgets.line import paragraph
 
-BLOCK = 3  # a code is decoded as the middle of so many by so many of it, away from the decoder's edges
+DECODED_BLOCK = 3  # a code is decoded as the middle of so many by so many of it, away from the decoder's edges
 NEAR, PATCHES = 8, 12  # nearest codes and real patches shown of a code
 SLICE = 0.05  # seconds of decoding at a stretch
 POINTS = 200  # of each drawn curve
@@ -81,7 +81,7 @@ class CodebookStudy:
         return ""
 
     def arrange(self) -> None:
-        self.order_N = codebook_map.arrange(self.book_NC)
+        self.order_N = codebook_map.layout(self.book_NC)
 
     def encode_next(self) -> bool:
         """Encodes the next picture; whether there are more."""
@@ -116,8 +116,10 @@ class CodebookStudy:
 
     def _decode(self, code: int) -> None:
         if code not in self._patches:
-            block = rgb(self._tokenizer.decode(np.full((BLOCK, BLOCK), code, np.int64)))
-            self._patches[code] = patch = cell(block, BLOCK, BLOCK, BLOCK // 2, BLOCK // 2)
+            block = rgb(self._tokenizer.decode(np.full((DECODED_BLOCK, DECODED_BLOCK), code, np.int64)))
+            self._patches[code] = patch = cell(
+                block, DECODED_BLOCK, DECODED_BLOCK, DECODED_BLOCK // 2, DECODED_BLOCK // 2
+            )
             self.colours_N4[code] = (*np.asarray(patch).mean((0, 1)).round(), 255)
 
     def decoded(self, code: int) -> PIL.Image.Image | None:
@@ -132,7 +134,7 @@ class CodebookStudy:
     def detail(self, code: int) -> tuple[AtlasCode, list[PIL.Image.Image]]:
         """The nearest codes with their distances, places in the pictures and how many there are; patches of those."""
         places, count = self.sightings.places(code, PATCHES)
-        near = codebook_map.nearest(self.book_NC, code, NEAR)
+        near = codebook_map.nearest_codes(self.book_NC, code, NEAR)
         message = AtlasCode(
             kind="code", code=code, near=near, places=[(at, row, column) for at, row, column in places], count=count
         )

@@ -18,10 +18,9 @@ from chameleon_widgets.pictures import data_uri, png
 
 LARGEST_GRID = 128  # rows or columns
 STEPS = 500  # that can be undone
-STILL_SIDE = 512  # pixels
 SWATCH_GRID, SWATCH_SIDE = (2, 2), 32  # cells of one code, enough to show what it paints and cheap; pixels
 
-_keys = itertools.count(1)
+_grid_keys = itertools.count(1)
 
 
 class Codec(Protocol):
@@ -39,7 +38,7 @@ class Grid:
     codes: np.ndarray
     original: np.ndarray
     name: str = ""
-    key: int = field(default_factory=lambda: next(_keys))
+    key: int = field(default_factory=lambda: next(_grid_keys))
 
     @property
     def changed(self) -> int:
@@ -55,7 +54,7 @@ class Decoded(NamedTuple):
     after: PIL.Image.Image
 
 
-class History:
+class GridHistory:
     """Grids in the order in which they came about, and where among them one stands."""
 
     def __init__(self) -> None:
@@ -95,7 +94,7 @@ class Surgery:
     def __init__(self, tokenizer: Codec, codebook: int | None = None) -> None:
         size = getattr(tokenizer, "codes", None) if codebook is None else codebook
         self.codebook = int(size) if isinstance(size, int | np.integer) else None
-        self.history = History()
+        self.history = GridHistory()
         self.decoded: Decoded | None = None
         self.lock = threading.RLock()
         self._tokenizer = tokenizer
@@ -120,7 +119,7 @@ class Surgery:
 
     def open(self, grid: Grid) -> None:
         """Puts a grid on the table once it is decoded: what cannot be decoded is not opened."""
-        decoded = self._made(grid)
+        decoded = self._decode_both(grid)
         with self.lock:
             self.history.put(grid)
             self.decoded = decoded
@@ -128,7 +127,7 @@ class Surgery:
     def redraw(self) -> None:
         """Decodes the newest codes."""
         if (grid := self.history.now) is not None:
-            self.decoded = self._made(grid)
+            self.decoded = self._decode_both(grid)
 
     def of_picture(self, picture: PIL.Image.Image, name: str) -> Grid:
         codes = grid_of(self._tokenizer.encode(picture), self.codebook, "The tokenizer's codes")
@@ -170,11 +169,13 @@ class Surgery:
         facts = f"{grid.name}: {facts}" if grid.name else facts
         body = ""
         for when, picture in zip(("Before", "After"), pictures, strict=True):
-            image = stills.image(data_uri(picture, STILL_SIDE), when, max(picture.width, min(256, 4 * picture.width)))
+            image = stills.image(
+                data_uri(picture, stills.STILL_SIDE), when, max(picture.width, min(256, 4 * picture.width))
+            )
             body += f'<span class="side"><b>{when}</b>{image}</span>'
         return f'{body}<p class="note">{stills.escape(facts)}</p>', f"Code surgery. {facts}"
 
-    def _made(self, grid: Grid) -> Decoded:
+    def _decode_both(self, grid: Grid) -> Decoded:
         last = self.decoded
         before = last.before if last and last.grid.original is grid.original else self._decode(grid.original)
         return Decoded(grid, before, self._decode(grid.codes) if grid.changed else before)

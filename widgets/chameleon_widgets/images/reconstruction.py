@@ -15,12 +15,12 @@ import traitlets
 from chameleon_lab.pictures import read_picture, rgb
 from chameleon_lab.records import Reconstruction
 from chameleon_widgets.images.messages import ViewerOffers, ViewerResult
-from chameleon_widgets.images.round_trips import RoundTrip, refusal, still
+from chameleon_widgets.images.round_trips import RoundTrip, refusal_words, still
 from chameleon_widgets.line import Line, Part, bundled, paragraph
 from chameleon_widgets.pictures import png
 from chameleon_widgets.threads import Worker
 
-SHOWN_SIDE = 2048  # pixels: pictures up to here reach the screen, and the file saved there, as they are
+VIEWER_SIDE = 2048  # pixels: pictures up to here reach the screen, and the file saved there, as they are
 SAMPLE_SIDE = 112
 
 
@@ -94,10 +94,10 @@ class ReconstructionViewer(anywidget.AnyWidget):
 
         What is left out stays as it is. Returns at once. Raises ValueError for a name that there is not.
         """
-        for names, known in ((tokenizers, self._images), ([policy] if policy else [], self._policies)):
+        for names, offers in ((tokenizers, self._images), ([policy] if policy else [], self._policies)):
             for name in names:
-                if name not in known:
-                    raise ValueError(f"Nothing is called {name!r} here; there is {', '.join(known) or 'no choice'}.")
+                if name not in offers:
+                    raise ValueError(f"Nothing is called {name!r} here; there is {', '.join(offers) or 'no choice'}.")
         if len(tokenizers) > 2 or len(set(tokenizers)) < len(tokenizers):
             raise ValueError(f"One tokenizer is shown, or two different ones; got {', '.join(tokenizers)}.")
         self._chosen, self._policy = tokenizers or self._chosen, policy or self._policy
@@ -153,7 +153,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
                 name, picture = self._picture
                 trips = tuple(self._round_trip(each, self._policy, picture) for each in self._chosen)
                 if isinstance(trips[0].result, Exception) and not any(trip.pictures for trip in trips):
-                    self._error, self._words = trips[0].result, refusal(trips, named=len(self._images) > 1)
+                    self._error, self._words = trips[0].result, refusal_words(trips, named=len(self._images) > 1)
                 else:
                     self._result, self._error = (name, trips), None
                     self._line.renew_still()
@@ -194,7 +194,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
                 policy=self._policy,
                 trips=[trip.facts() for trip in trips],
             )
-            self._line.send(result, [png(picture, SHOWN_SIDE) for trip in trips for picture in trip.pictures])
+            self._line.send(result, [png(picture, VIEWER_SIDE) for trip in trips for picture in trip.pictures])
 
     def _still(self) -> tuple[str, str]:
         self._worker.wait(5)  # for the picture that is on its way

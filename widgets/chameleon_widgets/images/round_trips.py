@@ -14,8 +14,6 @@ from chameleon_widgets.images.messages import TripFacts
 from chameleon_widgets.line import paragraph
 from chameleon_widgets.pictures import data_uri
 
-STILL_SIDE = 512  # pixels: larger pictures are kept in the notebook made smaller
-
 ZOOM = "<style>.chameleon-still .zoomed img{image-rendering:pixelated}</style>"
 
 
@@ -76,8 +74,8 @@ class RoundTrip:
         return f"{count} codes{size}, {psnr_text}{ssim_text}"
 
 
-def refusal(trips: Sequence[RoundTrip], *, named: bool) -> str:
-    """What is told where no tokenizer took the picture: each reason once, with the tokenizer's name where `named`."""
+def refusal_words(trips: Sequence[RoundTrip], *, named: bool) -> str:
+    """The words where no tokenizer took the picture: each reason once, with the tokenizer's name where `named`."""
     reasons = {trip.tokenizer: paragraph(trip.result) for trip in trips if isinstance(trip.result, Exception)}
     if len(set(reasons.values())) == 1 and (len(reasons) > 1 or not named):
         return next(iter(reasons.values()))
@@ -112,5 +110,5 @@ def _side(who: str, picture: PIL.Image.Image, side: int) -> str:
     """A picture with its name, `side` pixels long in the page, or the whole multiple of its own length below that."""
     longest = max(picture.size)
     times = side // longest or side / longest
-    image = stills.image(data_uri(picture, STILL_SIDE), who, max(1, round(times * picture.width)))
+    image = stills.image(data_uri(picture, stills.STILL_SIDE), who, max(1, round(times * picture.width)))
     return f'<span class="side{" zoomed" if times > 1 else ""}"><b>{stills.escape(who)}</b>{image}</span>'

@@ -53,9 +53,9 @@ class Sightings:
         """Up to `most` places of a code, spread evenly over all there are, and how many there are."""
         cells = [np.argwhere(sighting.codes == code) for sighting in self.pictures]
         pictures = np.repeat(np.arange(len(cells)), [len(each) for each in cells])
-        found = np.concatenate(cells) if cells else np.empty((0, 2), int)
-        picks = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-        return [Place(int(pictures[pick]), *found[pick].tolist()) for pick in picks], len(found)
+        places = np.concatenate(cells) if cells else np.empty((0, 2), int)
+        picks = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
+        return [Place(int(pictures[pick]), *places[pick].tolist()) for pick in picks], len(places)
 
     def patch(self, place: Place) -> PIL.Image.Image:
         """The pixels of a place."""

@@ -14,17 +14,15 @@ import traitlets
 from chameleon_lab.history import lr_sensitivity
 from chameleon_widgets import stills
 from chameleon_widgets.runs.compared_runs import ComparedRuns, outcome_words
-from chameleon_widgets.runs.comparison import COLOURS, RunLike, first_measures
+from chameleon_widgets.runs.comparison import CURVE_COLOURS, RunLike, first_measures
 from chameleon_widgets.runs.messages import ComparisonFigure, ComparisonState, ComparisonTrouble
-from chameleon_widgets.line import Line, Part, bundled, paragraph
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
 from chameleon_widgets.threads import Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATE = 5.0  # updates a second while a run goes on
-STILL_SECONDS = 60.0  # between two stills while a run goes on
-FORMATS = ("png", "svg")
+FIGURE_FORMATS = ("png", "svg")
 VIEWS = ("curves", "rates")
 
 Runs = Mapping[str, RunLike | Path | str] | Sequence[RunLike | Path | str]
@@ -59,7 +57,7 @@ class ComparePanel(anywidget.AnyWidget):
         super().__init__(measures=chosen, smoothing=smoothing)
         handlers = {"export": self._ask_figure}
         self._line = Line(
-            self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=RATE
+            self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=5.0
         )
         self.observe(lambda _: self._line.ring(), ["measures", "smoothing", "hidden", "view"])
         self._line.ring()
@@ -97,7 +95,7 @@ class ComparePanel(anywidget.AnyWidget):
         if (view or self.view) == "rates" and (outcomes or view):
             return sensitivity_figure(outcomes, start=start)
         histories = self._runs.histories
-        colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(histories)}
+        colours = {name: CURVE_COLOURS[at % len(CURVE_COLOURS)] for at, name in enumerate(histories)}
         visible = {name: history for name, history in histories.items() if name not in self.hidden}
         note = self._runs.note(self.hidden)
         return compare_figure(visible, self._charted, smoothing=self.smoothing, colours=colours, note=note)
@@ -110,7 +108,7 @@ class ComparePanel(anywidget.AnyWidget):
     # What the browser asks
 
     def _ask_figure(self, content: dict[str, Any], _: object) -> None:
-        if content.get("format") in FORMATS:
+        if content.get("format") in FIGURE_FORMATS:
             self._worker.submit(partial(self._export, content["format"]))
 
     # The worker's thread
@@ -146,9 +144,9 @@ class ComparePanel(anywidget.AnyWidget):
         if not rows:
             empty = "A comparison without runs."
             return f"<p>{empty}</p>", empty
-        from chameleon_widgets.figures import data_uri
+        from chameleon_widgets.figures import figure_uri
 
-        figure = stills.image(data_uri(self.figure()), "The runs by step", 720)
+        figure = stills.image(figure_uri(self.figure()), "The runs by step", 720)
         lines = [outcome_words(row) for row in rows]
         notes = "".join(f'<p class="note">{stills.escape(line)}</p>' for line in lines)
         return figure + notes, "Comparison. " + "; ".join(lines)

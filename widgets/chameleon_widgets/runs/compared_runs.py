@@ -14,7 +14,7 @@ from chameleon_widgets.runs.comparison import (
     Columns,
     RunLike,
     differences,
-    outcome,
+    outcome_row,
     outcomes_by_rate,
     wide,
     worded,
@@ -22,7 +22,7 @@ from chameleon_widgets.runs.comparison import (
 )
 from chameleon_widgets.line import paragraph
 from chameleon_widgets.runs.messages import ComparedFacts, ComparisonState, RateGroup, RunNews
-from chameleon_widgets.runs.run_feed import RunFeed, plain
+from chameleon_widgets.runs.run_feed import RunFeed, json_value
 
 SHOWN_DIFFERENCES = 4  # in a caption
 
@@ -142,8 +142,8 @@ class ComparedRuns:
             groups = [
                 RateGroup(
                     name=name,
-                    number=plain(lr_sensitivity(losses, start)),
-                    losses=[(rate, [plain(loss) for loss in of]) for rate, of in losses.items()],
+                    number=json_value(lr_sensitivity(losses, start)),
+                    losses=[(rate, [json_value(loss) for loss in of]) for rate, of in losses.items()],
                 )
                 for name, losses in outcomes.items()
             ]
@@ -155,7 +155,7 @@ class ComparedRuns:
                     {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
                     for key, of in self.differences.items()
                 ],
-                rates={"start": plain(start), "groups": groups},
+                rates={"start": json_value(start), "groups": groups},
             )
 
     def news(self, measures: Sequence[str], anew: bool = False) -> Iterator[tuple[RunNews, list[bytes]]]:
@@ -168,13 +168,13 @@ class ComparedRuns:
 
     def _row(self, name: str, each: ComparedRun) -> dict[str, Any]:
         state = each.state
-        row = {"run": name, **outcome(state, each.columns), "error": each.trouble or state.error}
+        row = {"run": name, **outcome_row(state, each.columns), "error": each.trouble or state.error}
         forked = {"parent": state.parent, "forked_at": state.forked_at, "difference": state.difference}
         return row | (forked if state.parent else {})
 
     def _facts(self, name: str, each: ComparedRun) -> ComparedFacts:
         return ComparedFacts(
-            row={key: plain(value) for key, value in self._row(name, each).items()},
+            row={key: json_value(value) for key, value in self._row(name, each).items()},
             progress=each.state.progress,
             over=each.state.over,
             configured=bool(each.config),

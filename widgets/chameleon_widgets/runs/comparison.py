@@ -15,7 +15,7 @@ import numpy as np
 
 from chameleon_lab.history import History, RunState, StepRecord
 
-COLOURS = ("#3b82d6", "#d9731a", "#2a9d6f", "#b05bc4", "#b08a00", "#1498a6", "#d6558a", "#8a7a6a")
+CURVE_COLOURS = ("#3b82d6", "#d9731a", "#2a9d6f", "#b05bc4", "#b08a00", "#1498a6", "#d6558a", "#8a7a6a")
 """Of runs in order: what `--curve-1` to `--curve-8` are on screen."""
 
 FIRST = ("loss", "max_attention_logit", "residual_norm", "image_log_partition", "gradient_norm", "held_out_loss")
@@ -25,7 +25,7 @@ WIDE = ("norm", "max_attention_logit", "logit_bound", "rate", "share")
 """Ends of the names of measures that go over orders of magnitude: a log axis shows them."""
 
 NAMED = {"loss": "loss", "held_out_loss": "held-out loss", "image_log_partition": "log-partition, image tokens"}
-RATE = "recipe.rate"
+RATE_KEY = "recipe.rate"
 
 Config = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ class Columns:
 
     def take(self, history: History) -> None:
         records = history.records
-        if self._read and (len(records) < self._read or not _same(records[self._read - 1], self._last)):
+        if self._read and (len(records) < self._read or mark_of(records[self._read - 1]) != mark_of(self._last)):
             self._columns, self._read = {}, 0
         for record in records[self._read :]:
             for name, value in with_worst(record).items():
@@ -75,8 +75,9 @@ class Columns:
         return np.array(steps[since:], np.float64), np.array(values[since:], np.float64)
 
 
-def _same(one: StepRecord, other: StepRecord) -> bool:
-    return (one.step, one.seconds) == (other.step, other.seconds)
+def mark_of(record: StepRecord) -> tuple[int, float]:
+    """What tells a record from one that was written anew in its place."""
+    return record.step, record.seconds
 
 
 def with_worst(record: StepRecord) -> dict[str, float]:
@@ -166,7 +167,7 @@ def _key(value: Any) -> str:
 # Outcomes
 
 
-def outcome(state: RunState, columns: Columns) -> dict[str, Any]:
+def outcome_row(state: RunState, columns: Columns) -> dict[str, Any]:
     """What a run came to, as a row of a table; None for what it did not record."""
     held_out, loss, logit = (columns.series(name)[1] for name in ("held_out_loss", "loss", "max_attention_logit"))
     history = columns.history
@@ -199,10 +200,10 @@ def outcomes_by_rate(
     groups: dict[str, list[str]] = {}
     flat = {name: flattened(config) for name, config in configs.items() if config}
     for name, config in flat.items():
-        if isinstance(config.get(RATE), int | float):
+        if isinstance(config.get(RATE_KEY), int | float):
             rest = {key: value for key, value in config.items() if not _free(key)}
             groups.setdefault(_key(rest), []).append(name)
-    if len({flat[name][RATE] for members in groups.values() for name in members}) < 2:
+    if len({flat[name][RATE_KEY] for members in groups.values() for name in members}) < 2:
         return {}, math.inf
     apart = {key: of for key, of in differences({name: configs[name] for name in flat}).items() if not _free(key)}
     labels = [_common(members) for members in groups.values()]
@@ -218,7 +219,7 @@ def outcomes_by_rate(
         for name in members:
             held_out, loss = (runs[name].series(each)[1] for each in ("held_out_loss", "loss"))
             if len(held_out):
-                by_rate.setdefault(float(flat[name][RATE]), []).append(float(held_out[-1]))
+                by_rate.setdefault(float(flat[name][RATE_KEY]), []).append(float(held_out[-1]))
             starts += [value for value in loss[:1].tolist() if math.isfinite(value)]
         if by_rate:
             outcomes[label] = dict(sorted(by_rate.items()))
@@ -227,7 +228,7 @@ def outcomes_by_rate(
 
 def _free(key: str) -> bool:
     """Whether a setting may differ within a configuration."""
-    return key in (RATE, "name") or key.split(".")[-1] == "seed"
+    return key in (RATE_KEY, "name") or key.split(".")[-1] == "seed"
 
 
 def _common(names: Sequence[str]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from chameleon_lab.history import Alarm, History, Intervention, StepRecord
-from chameleon_widgets.runs.comparison import with_worst
+from chameleon_widgets.runs.comparison import mark_of, with_worst
 from chameleon_widgets.runs.messages import AlarmFacts, ChangeFacts, LayersColumn, RecordColumns, RunNews
 
-CHUNK = 4096  # records in one message
-ROWS = 512  # rows of a layers' measure in one message; what is new at 30 messages a second are a few
+RECORDS_A_MESSAGE = 4096  # records in one message
+LAYER_ROWS = 512  # rows of a layers' measure in one message; what is new at 30 messages a second are a few
 CELLS = 256  # values in such a row up to which every head is sent, and not only the worst of each layer
 
 
@@ -39,7 +39,7 @@ class RunFeed:
     def news(
         self, history: History, measures: Iterable[str] | None = None, run: int = 0
     ) -> Iterator[tuple[RunNews, list[bytes]]]:
-        """Messages with what is new, up to `CHUNK` records each, and their buffers; none when all was sent.
+        """Messages with what is new, up to `RECORDS_A_MESSAGE` records each, and their buffers; none when all was sent.
 
         `measures`: only these are sent, those of layers as the worst of them; left out, all, and layers as they are.
         """
@@ -50,11 +50,11 @@ class RunFeed:
             self.rewind()
         self._measures = wanted
         while True:
-            records = history.records[self._records : self._records + CHUNK]
+            records = history.records[self._records : self._records + RECORDS_A_MESSAGE]
             alarms, changes = history.alarms[self._alarms :], history.interventions[self._changes :]
             if not records and not alarms and not changes:
                 return
-            columns, buffers = packed(records, wanted)
+            columns, buffers = record_columns(records, wanted)
             message = RunNews(
                 kind="records",
                 run=run,
@@ -67,7 +67,7 @@ class RunFeed:
             self._records += len(records)
             self._alarms, self._changes = len(history.alarms), len(history.interventions)
             if records:
-                self._last = _mark(records[-1])
+                self._last = mark_of(records[-1])
             yield message, buffers
 
     def _rewritten(self, history: History) -> bool:
@@ -75,14 +75,10 @@ class RunFeed:
         fewer = len(records) < self._records or len(history.alarms) < self._alarms
         if fewer or len(history.interventions) < self._changes:
             return True
-        return self._last is not None and _mark(records[self._records - 1]) != self._last
+        return self._last is not None and mark_of(records[self._records - 1]) != self._last
 
 
-def _mark(record: StepRecord) -> tuple[int, float]:
-    return record.step, record.seconds
-
-
-def packed(
+def record_columns(
     records: Sequence[StepRecord], measures: frozenset[str] | None = None
 ) -> tuple[RecordColumns, list[bytes]]:
     """Records as columns: a header, and buffers of steps (float64), places (uint32) and values (float32).
@@ -110,7 +106,7 @@ def packed(
             places.append(np.array(where, "<u4"))
         values.append(_single(what))
     for name, rows in sorted(layered.items()):
-        where, what, newest = _rows(name, rows)
+        where, what, newest = _layer_rows(name, rows)
         if not len(where):
             continue
         column = LayersColumn(name=name, count=len(where), shape=list(what.shape[1:]))
@@ -128,7 +124,7 @@ def packed(
     ]
 
 
-def _rows(name: str, rows: list[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _layer_rows(name: str, rows: list[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(places, rows, the newest row by head where heads were folded): thinned so that the worst of them stays."""
     matrices = [(at, matrix) for at, row in rows if (matrix := _matrix(row)) is not None]
     matrices = [(at, matrix) for at, matrix in matrices if matrix.shape == matrices[-1][1].shape]
@@ -139,7 +135,7 @@ def _rows(name: str, rows: list[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarra
     newest = None
     if stacked[0].ndim == 2 and stacked[0].size > CELLS:
         newest, stacked = stacked[-1], worst.reduce(stacked, axis=2)
-    if (every := math.ceil(len(where) / ROWS)) > 1:
+    if (every := math.ceil(len(where) / LAYER_ROWS)) > 1:
         starts = np.arange(0, len(where), every)
         where, stacked = where[starts], worst.reduceat(stacked, starts, axis=0)
     return where, stacked, newest
@@ -188,7 +184,7 @@ def setting_words(value: Any) -> str:
     return str(value)
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value as JSON can hold it: numbers, words, yes or no, and mappings of them; others as text, nan too."""
     match value:
         case None | bool() | int() | str():
@@ -196,7 +192,7 @@ def plain(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else str(value)
         case Mapping():
-            return {str(key): plain(part) for key, part in value.items()}
+            return {str(key): json_value(part) for key, part in value.items()}
     return str(value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from base64 import b64encode
 from collections import deque
 from collections.abc import Sequence
@@ -15,19 +14,16 @@ import anywidget
 import traitlets
 
 from chameleon_lab.history import History, RecordedRun, RunState
-from chameleon_widgets.line import Line, Part, bundled, paragraph
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
 from chameleon_widgets.runs.messages import PanelState, PanelUnreadable
-from chameleon_widgets.runs.run_feed import RunFeed, plain, worst_alarm
+from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
 from chameleon_widgets.stills import escape, image
-from chameleon_widgets.threads import Worker
+from chameleon_widgets.threads import Worker, log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-log = logging.getLogger("chameleon_widgets")
-
 ETA_SECONDS = 30.0  # of training over which its pace is taken
-STILL_SECONDS = 60.0  # between two stills of a run that goes on
 COMMANDS = ("pause", "resume", "stop", "save")
 
 
@@ -159,12 +155,12 @@ class RunPanel(anywidget.AnyWidget):
             progress=state.progress,
             step=last.step if last else None,
             steps=state.steps,
-            pace=plain(state.tokens_per_second),
+            pace=json_value(state.tokens_per_second),
             left=None if state.over or last is None else self._left(last.seconds, state.progress),
             error=state.error,
             refusal=self._refusal,
             refusals=self._refusals,
-            settings=plain(state.settings),
+            settings=json_value(state.settings),
             offers=list(state.offers),
             parent=state.parent,
             forked_at=state.forked_at,

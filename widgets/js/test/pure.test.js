@@ -100,7 +100,7 @@ test("a request is settled by the kernel's answer, or found unanswered", async (
   const link = connect(model, { receive() {}, change: (state) => states.push(state) });
   const first = link.request({ kind: "send" });
   const [view, number] = sent[0].mark.split("-");
-  listener({ kind: "line", heard: { [view]: Number(number) } }, []);
+  listener({ kind: "line", requests: { [view]: Number(number) } }, []);
   assert.equal(await first, true);
   const second = link.request({ kind: "send" });
   context.mock.timers.tick(2100);

@@ -27,10 +27,10 @@ export function logTicks(low, high, count) {
   const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   const every = Math.max(1, Math.ceil((to - from) / count));
   for (const parts of to - from <= Math.max(1, count / 3) ? [[1, 2, 5]] : [[1], [1, 3], [1, 2, 5]]) {
-    const found = [];
+    const values = [];
     for (let power = Math.ceil(from / every) * every; power <= to; power += every)
-      for (const part of parts) found.push(Number(`${part}e${power}`));
-    const inside = found.filter((each) => each >= low * (1 - 1e-9) && each <= high * (1 + 1e-9));
+      for (const part of parts) values.push(Number(`${part}e${power}`));
+    const inside = values.filter((each) => each >= low * (1 - 1e-9) && each <= high * (1 + 1e-9));
     if (inside.length >= 2) return inside;
   }
   return linearTicks(low, high, count).filter((each) => each > 0);

@@ -39,22 +39,21 @@ export function sized(node, changed) {
 export function palette(place) {
   const probe = element("i", { hidden: true, "aria-hidden": "true" });
   place.append(probe);
-  /** @type {Map<string, string>} */
-  const known = new Map();
+  const cache = /** @type {Map<string, string>} */ (new Map());
   return {
-    forget: () => known.clear(),
+    forget: () => cache.clear(),
     /** The font of what stands beside the axes. */
     font() {
-      if (!known.has("font")) known.set("font", `10.5px ${getComputedStyle(place).fontFamily}`);
-      return known.get("font") ?? "";
+      if (!cache.has("font")) cache.set("font", `10.5px ${getComputedStyle(place).fontFamily}`);
+      return cache.get("font") ?? "";
     },
     /** @param {string} colour */
     of(colour) {
-      const found = known.get(colour);
-      if (found) return found;
+      const before = cache.get(colour);
+      if (before) return before;
       probe.style.color = colour;
       const computed = getComputedStyle(probe).color;
-      known.set(colour, computed);
+      cache.set(colour, computed);
       return computed;
     },
   };

@@ -14,16 +14,11 @@ export const GUTTER = { left: 54, right: 14, top: 12, bottom: 20 };
  * @property {(value: number) => number} y
  */
 
-/**
- * @param {number} step @param {[number, number]} ends @param {number} width
- */
+/** @param {number} step @param {[number, number]} ends @param {number} width */
 export const placeOf = (step, [from, to], width) =>
   GUTTER.left + ((step - from) / (to - from)) * (width - GUTTER.left - GUTTER.right);
 
-/**
- * @param {CanvasRenderingContext2D} pen
- * @param {ReturnType<typeof import("./canvas.js").palette>} colours
- */
+/** @param {CanvasRenderingContext2D} pen @param {ReturnType<typeof import("./canvas.js").palette>} colours */
 export function curvePen(pen, colours) {
   /** @param {number} x1 @param {number} y1 @param {number} x2 @param {number} y2 */
   function rule(x1, y1, x2, y2) {

@@ -55,18 +55,15 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  */
 export function curves({ title, unit = "", height = 180, pointed, zoomed, toggled }) {
   /** @type {Shown} */
-  const shown = { lines: [], marks: [], log: false, range: null, title, unit, rules: [] };
-  /** @type {Set<string>} */
-  const off = new Set();
-  /** @type {number | null} */
-  let cursor = null;
-  /** @type {Mark | null} */
-  let lit = null;
+  const content = { lines: [], marks: [], log: false, range: null, title, unit, rules: [] };
+  const off = /** @type {Set<string>} */ (new Set());
+  let cursor = /** @type {number | null} */ (null);
+  let highlight = /** @type {Mark | null} */ (null);
   /** @type {number | null} where a drag began, CSS pixels */
   let dragFrom = null;
   let dragTo = 0;
   let legendKey = "";
-  let drawn = { key: "", step: NaN, theme: 0 }; // what the picture shows, and up to where
+  let picture = { key: "", step: NaN, theme: 0 }; // what the picture shows, and up to where
 
   const heading = element("b");
   const units = element("span.chm-curves-unit");
@@ -80,12 +77,12 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   const { rule, dot, steps, mark: drawMark, line: drawLine } = curvePen(pen, colours);
   const frame = oncePerFrame(draw);
 
-  const visible = () => shown.lines.filter((line) => !off.has(line.name) && line.points.count);
+  const visible = () => content.lines.filter((line) => !off.has(line.name) && line.points.count);
 
   /** Steps at the two ends of the axis. @returns {[number, number] | null} */
   function across() {
-    if (shown.range) return shown.range;
-    const lines = shown.lines.filter((line) => line.points.count);
+    if (content.range) return content.range;
+    const lines = content.lines.filter((line) => line.points.count);
     if (!lines.length) return null;
     const low = Math.min(...lines.map(({ points }) => points.steps[0]));
     const high = Math.max(...lines.map(({ points }) => points.steps[points.count - 1]));
@@ -95,12 +92,12 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   /** Values at the two ends. @param {[number, number]} ends @returns {[number, number] | null} */
   function along([from, to]) {
     const extents = visible()
-      .map(({ points }) => points.extent(from, to, shown.log))
+      .map(({ points }) => points.extent(from, to, content.log))
       .filter((each) => each !== null);
     if (!extents.length) return null;
     const low = Math.min(...extents.map(([each]) => each));
     const high = Math.max(...extents.map(([, each]) => each));
-    if (shown.log) return [low / 1.15, high * 1.15];
+    if (content.log) return [low / 1.15, high * 1.15];
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     if (low >= 0 && low < (high - low) * 0.25) return [0, high + room]; // near zero: then from zero
     return [low - room, high + room];
@@ -133,21 +130,21 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
       size.width,
       size.height,
       window.devicePixelRatio,
-      drawn.theme,
+      picture.theme,
       ends,
       values,
-      shown.log,
-      shown.rules,
-      shown.marks,
-      shown.lines.map(({ name, colour, dashed, dots }) => [name, colour, dashed, dots, off.has(name)]),
-      lit?.step,
+      content.log,
+      content.rules,
+      content.marks,
+      content.lines.map(({ name, colour, dashed, dots }) => [name, colour, dashed, dots, off.has(name)]),
+      highlight?.step,
       cursor,
       dragFrom,
       dragTo,
     ]);
-    const before = drawn;
-    drawn = { ...drawn, key, step: Math.max(...visible().map(({ points }) => points.steps[points.count - 1])) };
-    if (key !== before.key || !ends || !(before.step <= drawn.step)) return 0;
+    const before = picture;
+    picture = { ...picture, key, step: Math.max(...visible().map(({ points }) => points.steps[points.count - 1])) };
+    if (key !== before.key || !ends || !(before.step <= picture.step)) return 0;
     return Math.max(0, Math.floor(x(before.step, ends, size.width)) - 8);
   }
 
@@ -164,46 +161,46 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
       pen.fillStyle = soft;
       pen.textAlign = "center";
       pen.fillText(
-        shown.lines.some(({ points }) => points.count) ? "No values here to show" : "Nothing recorded yet",
+        content.lines.some(({ points }) => points.count) ? "No values here to show" : "Nothing recorded yet",
         (left + right) / 2,
         (top + bottom) / 2,
       );
-      if (ends) steps({ ends, width, bottom, log: shown.log });
+      if (ends) steps({ ends, width, bottom, log: content.log });
       return;
     }
     const [low, high] = values;
-    const y = shown.log
+    const y = content.log
       ? (/** @type {number} */ value) =>
           bottom - ((Math.log(value) - Math.log(low)) / (Math.log(high) - Math.log(low))) * (bottom - top)
       : (/** @type {number} */ value) => bottom - ((value - low) / (high - low)) * (bottom - top);
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     const count = Math.max(2, Math.floor((bottom - top) / 30));
-    for (const value of (shown.log ? logTicks : linearTicks)(low, high, count)) {
+    for (const value of (content.log ? logTicks : linearTicks)(low, high, count)) {
       pen.strokeStyle = line;
       rule(left, Math.round(y(value)) + 0.5, right, Math.round(y(value)) + 0.5);
       pen.fillStyle = soft;
       pen.fillText(figure(value), left - 7, y(value));
     }
     pen.textBaseline = "alphabetic";
-    const view = { ends, width, bottom, log: shown.log, y };
+    const view = { ends, width, bottom, log: content.log, y };
     steps(view);
     pen.save();
     pen.beginPath();
     pen.rect(left - 3, 0, right - left + 6, bottom + 1); // room for half a dot at either end
     pen.clip();
-    for (const value of shown.rules) {
+    for (const value of content.rules) {
       if (value <= low || value >= high) continue;
       pen.strokeStyle = colours.of("color-mix(in srgb, var(--warn) 60%, transparent)");
       pen.setLineDash([2, 4]);
       rule(left, Math.round(y(value)) + 0.5, right, Math.round(y(value)) + 0.5);
       pen.setLineDash([]);
     }
-    for (const mark of shown.marks) drawMark(mark, view);
+    for (const mark of content.marks) drawMark(mark, view);
     for (const each of visible()) drawLine(each, view, start);
-    if (lit) {
-      const at = Math.round(x(lit.step, ends, width)) + 0.5;
-      pen.strokeStyle = colours.of(lit.colour);
+    if (highlight) {
+      const at = Math.round(x(highlight.step, ends, width)) + 0.5;
+      pen.strokeStyle = colours.of(highlight.colour);
       for (const [wide, alpha] of [
         [5, 0.3],
         [1, 1],
@@ -225,7 +222,7 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
       for (const { points, colour } of visible()) {
         const index = points.nearest(cursor);
         const value = points.values[index];
-        if (!Number.isFinite(value) || (shown.log && value <= 0)) continue;
+        if (!Number.isFinite(value) || (content.log && value <= 0)) continue;
         dot(x(points.steps[index], ends, width), y(value), 3.2, colours.of(colour));
       }
     }
@@ -246,7 +243,7 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
 
   /** The values beside the names: those at the cursor, else the last. */
   function readLegend() {
-    shown.lines.forEach(({ points }, at) => {
+    content.lines.forEach(({ points }, at) => {
       const index = cursor === null ? points.count - 1 : points.nearest(cursor);
       const text = index < 0 ? "" : figure(points.values[index]);
       const cell = legend.children[at]?.lastElementChild;
@@ -255,11 +252,11 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   }
 
   function makeLegend() {
-    const key = JSON.stringify(shown.lines.map(({ name, colour, dashed }) => [name, colour, dashed, off.has(name)]));
+    const key = JSON.stringify(content.lines.map(({ name, colour, dashed }) => [name, colour, dashed, off.has(name)]));
     if (key === legendKey) return;
     legendKey = key;
     legend.replaceChildren(
-      ...shown.lines.map(({ name, colour, dashed }) =>
+      ...content.lines.map(({ name, colour, dashed }) =>
         element(
           "button",
           {
@@ -270,7 +267,7 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
             on: { click: () => toggle(name) },
           },
           element("i", { class: dashed ? "chm-curves-dashed" : "", style: `--key:${colour}` }),
-          element("span", { text: name === shown.title ? "" : name }),
+          element("span", { text: name === content.title ? "" : name }),
           element("span.chm-curves-value"),
         ),
       ),
@@ -280,20 +277,20 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   /** @param {string} name */
   function toggle(name) {
     if (!off.delete(name)) off.add(name);
-    const at = shown.lines.findIndex((line) => line.name === name);
+    const at = content.lines.findIndex((line) => line.name === name);
     legend.children[at]?.setAttribute("aria-pressed", String(!off.has(name)));
     toggled?.(name, !off.has(name));
     frame.ask();
   }
 
   function describe() {
-    const words = shown.lines
+    const words = content.lines
       .filter(({ points }) => points.count)
       .map(
         ({ name, points }) =>
           `${name} ${figure(points.values[points.count - 1])} at step ${stepText(points.steps[points.count - 1])}`,
       );
-    return `${shown.title}: ${words.join(", ") || "nothing recorded yet"}. Arrow keys read the values.`;
+    return `${content.title}: ${words.join(", ") || "nothing recorded yet"}. Arrow keys read the values.`;
   }
 
   // The cursor: by pointer or by keys
@@ -390,16 +387,16 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   const size = sized(plot, frame.ask);
   const forgetTheme = watchTheme(() => {
     colours.forget();
-    drawn.theme += 1;
+    picture.theme += 1;
     frame.ask();
   });
 
   /** @param {Partial<Shown>} change what is left out stays as it is */
   function show(change) {
-    Object.assign(shown, change);
-    drawn.key = ""; // points may be others
-    heading.textContent = shown.title;
-    units.textContent = shown.unit;
+    Object.assign(content, change);
+    picture.key = ""; // points may be others
+    heading.textContent = content.title;
+    units.textContent = content.unit;
     makeLegend();
     plot.setAttribute("aria-label", describe());
     frame.ask();
@@ -415,13 +412,13 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     paint: frame.ask,
     /** Other steps at the two ends, for one who asks often. @param {[number, number] | null} range */
     range(range) {
-      shown.range = range;
+      content.range = range;
       frame.ask();
     },
     point,
     /** Makes a mark stand out; null: none. @param {Mark | null} mark */
     light(mark) {
-      lit = mark;
+      highlight = mark;
       frame.ask();
     },
     dispose() {

@@ -33,19 +33,13 @@ export function placed(value, [low, high], log) {
   return value <= low ? 0 : Math.min(1, Math.log(value / low) / Math.log(high / low));
 }
 
-/**
- * @param {object} hooks
- * @param {(step: number | null) => void} hooks.pointed
- */
+/** @param {object} hooks @param {(step: number | null) => void} hooks.pointed */
 export function heatMap({ pointed }) {
-  /** @type {import("./layers.js").Layers | null} */
-  let rows = null;
-  /** @type {[number, number] | null} */
-  let range = null;
+  let rows = /** @type {import("./layers.js").Layers | null} */ (null);
+  let range = /** @type {[number, number] | null} */ (null);
   let log = false;
   let count = 0; // rows when it was drawn
-  /** @type {number | null} */
-  let cursor = null;
+  let cursor = /** @type {number | null} */ (null);
   let cell = -1; // the one under the pointer
   /** @type {[number, number]} values at the ends of the colours */
   let scale = [0, 1];
@@ -79,17 +73,17 @@ export function heatMap({ pointed }) {
     clear(size.width, tall);
     if (!rows || !range || !rows.count) return;
     const columns = Math.round(wide);
-    const seen = rows.picture(range[0], range[1], columns);
+    const cells = rows.picture(range[0], range[1], columns);
     let [low, high, broken] = [Infinity, -Infinity, false];
-    for (let at = 0; at < seen.values.length; at += 1) {
-      if (seen.states[at] === BROKEN) broken = true;
-      if (seen.states[at] !== FINE || (log && seen.values[at] <= 0)) continue;
-      low = Math.min(low, seen.values[at]);
-      high = Math.max(high, seen.values[at]);
+    for (let at = 0; at < cells.values.length; at += 1) {
+      if (cells.states[at] === BROKEN) broken = true;
+      if (cells.states[at] !== FINE || (log && cells.values[at] <= 0)) continue;
+      low = Math.min(low, cells.values[at]);
+      high = Math.max(high, cells.values[at]);
     }
     if (low > high) [low, high] = [0, 1];
     scale = [low, high];
-    paint(seen, columns);
+    paint(cells, columns);
     pen.imageSmoothingEnabled = false;
     pen.drawImage(picture, left, 0, wide, tall);
     label(tall);
@@ -108,7 +102,7 @@ export function heatMap({ pointed }) {
     read();
   }
 
-  /** @param {{values: Float32Array, states: Uint8Array}} seen @param {number} columns */
+  /** @param {{values: Float32Array, states: Uint8Array}} cells @param {number} columns */
   function paint({ values, states }, columns) {
     const cells = rows?.cells ?? 1;
     if (picture.width !== columns || picture.height !== cells)

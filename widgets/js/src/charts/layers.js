@@ -95,13 +95,13 @@ export class Layers {
       const stop = Math.max(next, begin + 1);
       for (let at = begin, stride = 1; at < stop; at += stride) {
         stride = at % BLOCK === 0 && at + BLOCK <= stop ? BLOCK : 1;
-        const found = stride === 1 ? this.#values : this.#worst;
+        const store = stride === 1 ? this.#values : this.#worst;
         for (
           let cell = 0, source = (at / stride) * cells, target = column * cells;
           cell < cells;
           cell += 1, source += 1, target += 1
         ) {
-          const value = found[source];
+          const value = store[source];
           if (states[target] === BROKEN) continue;
           if (!Number.isFinite(value)) states[target] = BROKEN;
           else if (states[target] === MISSING || (low ? value < values[target] : value > values[target])) {

@@ -114,10 +114,10 @@ export class Points {
     let first = this.place(from + skip * width - 1e-9) + 1;
     for (let column = skip; column < count; column += 1) {
       const end = this.place(column === count - 1 ? to : from + (column + 1) * width - 1e-9) + 1;
-      const seen = this.#reach(first, end, positive ? 0 : -Infinity);
-      low[column] = seen.low;
-      high[column] = seen.high;
-      broken[column] = Number(seen.broken);
+      const extremes = this.#reach(first, end, positive ? 0 : -Infinity);
+      low[column] = extremes.low;
+      high[column] = extremes.high;
+      broken[column] = Number(extremes.broken);
       first = Math.max(first, end);
     }
     return { low, high, broken };

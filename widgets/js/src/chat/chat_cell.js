@@ -12,16 +12,13 @@ const BUSY = ["reading", "writing", "drawing"];
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
   const { model } = context;
-  /** @type {Map<number, ReturnType<typeof exchangeView>>} */
-  const views = new Map();
-  /** @type {number[]} */
-  let order = [];
+  const views = /** @type {Map<number, ReturnType<typeof exchangeView>>} */ (new Map());
+  let order = /** @type {number[]} */ ([]);
   let number = 0;
   let whole = false; // whether everything said so far has arrived
   let working = false; // whether the kernel has a message to reply to
   let sending = false;
-  /** @type {"copy" | "save" | null} */
-  let exporting = null;
+  let exporting = /** @type {"copy" | "save" | null} */ (null);
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ChatMessage>} */
   const receive = { update, export: finishExport };

@@ -17,8 +17,7 @@ let chips = 0;
  * @returns {{parts: any[], buffers: ArrayBuffer[]}}
  */
 export function pack(parts) {
-  /** @type {ArrayBuffer[]} */
-  const buffers = [];
+  const buffers = /** @type {ArrayBuffer[]} */ ([]);
   const packed = parts.map((part) => {
     if ("text" in part) return { text: part.text };
     if (part.bytes) return { picture: buffers.push(part.bytes) - 1 };
@@ -33,8 +32,7 @@ export function pack(parts) {
  * @returns {ComposerPart[]}
  */
 export function tidy(parts) {
-  /** @type {ComposerPart[]} */
-  const joined = [];
+  const joined = /** @type {ComposerPart[]} */ ([]);
   for (const part of parts) {
     const last = joined.at(-1);
     if ("text" in part && last && "text" in last) last.text += part.text;
@@ -55,8 +53,7 @@ export function tidy(parts) {
  * @param {() => void} [options.change]
  */
 export function composer({ label, placeholder, submit, cancel, trouble, change }) {
-  /** @type {Map<string, PicturePart>} */
-  const pictures = new Map();
+  const pictures = /** @type {Map<string, PicturePart>} */ (new Map());
   const box = element("div.chm-input", {
     contenteditable: "true",
     role: "textbox",
@@ -77,22 +74,21 @@ export function composer({ label, placeholder, submit, cancel, trouble, change }
 
   /** @returns {ComposerPart[]} */
   function parts() {
-    /** @type {ComposerPart[]} */
-    const found = [];
+    const out = /** @type {ComposerPart[]} */ ([]);
     /** @param {Node} node */
     const walk = (node) => {
       if (node instanceof HTMLElement && node.dataset.chip) {
         const picture = pictures.get(node.dataset.chip);
-        if (picture) found.push(picture);
-      } else if (node.nodeName === "BR") found.push({ text: "\n" });
-      else if (node instanceof Text) found.push({ text: node.data });
+        if (picture) out.push(picture);
+      } else if (node.nodeName === "BR") out.push({ text: "\n" });
+      else if (node instanceof Text) out.push({ text: node.data });
       else {
-        if (node !== box && node.nodeName === "DIV") found.push({ text: "\n" });
+        if (node !== box && node.nodeName === "DIV") out.push({ text: "\n" });
         node.childNodes.forEach(walk);
       }
     };
     walk(box);
-    return tidy(found);
+    return tidy(out);
   }
 
   function atCaret() {

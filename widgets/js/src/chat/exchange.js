@@ -19,9 +19,9 @@ const USER_SIDE = 144;
 
 /** @param {HTMLElement} holder */
 function textBlock(holder) {
-  const said = element("span"); // whole sentences: read aloud when they are added
+  const sentencesNode = element("span"); // whole sentences: read aloud when they are added
   const tail = element("span", { "aria-hidden": "true" });
-  const node = element("p.chm-text", said, tail);
+  const node = element("p.chm-text", sentencesNode, tail);
   holder.append(node);
   let text = "";
   return {
@@ -36,9 +36,9 @@ function textBlock(holder) {
     },
     /** @param {boolean} running */
     settle(running) {
-      const shown = text.replace(/^\s+/, "");
-      const [whole, rest] = running ? sentences(shown) : [shown.trimEnd(), ""];
-      if (said.textContent !== whole) said.textContent = whole;
+      const visible = text.replace(/^\s+/, "");
+      const [whole, rest] = running ? sentences(visible) : [visible.trimEnd(), ""];
+      if (sentencesNode.textContent !== whole) sentencesNode.textContent = whole;
       if (tail.textContent !== rest) tail.textContent = rest;
     },
   };

@@ -3,10 +3,7 @@
 import { button, element } from "../frame/dom.js";
 import { settingWords } from "./words.js";
 
-/**
- * @param {import("../frame/line.js").Model} model
- * @param {{lastSeed: () => number | null, close: () => void}} hooks
- */
+/** @param {import("../frame/line.js").Model} model @param {{lastSeed: () => number | null, close: () => void}} hooks */
 export function settingsPanel(model, { lastSeed, close }) {
   const initial = { ...model.get("settings") };
   const node = element("div.chm-settings", {
@@ -14,8 +11,7 @@ export function settingsPanel(model, { lastSeed, close }) {
     "aria-label": "Settings of the next reply",
     hidden: true,
   });
-  /** @type {(() => void)[]} */
-  const refreshers = [];
+  const refreshers = /** @type {(() => void)[]} */ ([]);
 
   /** @param {Record<string, any>} change */
   function set(change) {

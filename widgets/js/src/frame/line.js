@@ -32,15 +32,12 @@ export const PATIENCE = 2000; // milliseconds without an answer before the kerne
  */
 export function connect(model, { receive, change }) {
   const me = Math.random().toString(36).slice(2, 8);
-  /** @type {"connecting" | "connected" | "silent"} */
-  let state = "connecting";
+  let state = /** @type {"connecting" | "connected" | "silent"} */ ("connecting");
   let count = 0;
-  let last = 0; // when the kernel was heard last
+  let last = 0; // when the kernel answered last
   let closed = false;
-  /** @type {Map<number, {settle: (arrived: boolean) => void, timer: any}>} */
-  const open = new Map();
-  /** @type {any} */
-  let retry = null;
+  const open = /** @type {Map<number, {settle: (arrived: boolean) => void, timer: any}>} */ (new Map());
+  let retry = /** @type {any} */ (null);
 
   /** @param {typeof state} next */
   function become(next) {
@@ -66,7 +63,7 @@ export function connect(model, { receive, change }) {
   function listen(message, buffers) {
     last = performance.now();
     become("connected");
-    const arrived = message.kind === "line" ? (message.heard[me] ?? 0) : 0;
+    const arrived = message.kind === "line" ? (message.requests[me] ?? 0) : 0;
     for (const [mark, request] of open) if (mark <= arrived) request.settle(true);
     receive(message, buffers ?? []);
   }
@@ -97,7 +94,7 @@ export function connect(model, { receive, change }) {
         open.set(mark, { settle, timer });
       });
     },
-    /** Milliseconds since the kernel was heard. */
+    /** Milliseconds since the kernel said something. */
     quiet: () => performance.now() - last,
     close() {
       closed = true;

@@ -3,7 +3,7 @@
 /** What the line itself says, for every widget: the views' last requests, the still, a handler's error. */
 export interface LineMessage {
   kind: "line";
-  heard: Record<string, number>;
+  requests: Record<string, number>;
   still: string;
   revision: number;
   bundle?: Record<string, string>;

@@ -39,8 +39,7 @@ export async function readPicture(file) {
     throw new Error(notPicture(file.name));
   }
   const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-  /** @type {Blob} */
-  let blob = file;
+  let blob = /** @type {Blob} */ (file);
   if (scale < 1 || !KEPT_AS_THEY_ARE.includes(file.type)) {
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(bitmap.width * scale));

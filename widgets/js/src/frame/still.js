@@ -20,8 +20,7 @@ export function hidesStill(name) {
  * @param {{request: (content: any) => Promise<boolean>}} link
  */
 export function stillKeeper(model, link) {
-  /** @type {any} */
-  let timer = null;
+  let timer = /** @type {any} */ (null);
   let newest = 0; // revision that this page has asked for
   /** @param {import("./messages.js").LineMessage} message */
   function receive({ still, revision, bundle }) {

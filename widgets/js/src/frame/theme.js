@@ -5,8 +5,7 @@
  * @param {() => void} repaint
  */
 export function watchTheme(repaint) {
-  /** @type {any} */
-  let later = null;
+  let later = /** @type {any} */ (null);
   function changed() {
     repaint();
     clearTimeout(later);

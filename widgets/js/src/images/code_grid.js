@@ -43,8 +43,7 @@ export function codeGrid({ label, main, point }) {
   const node = element("div.chm-grid", {
     ...(main ? { role: "grid", "aria-label": label } : { "aria-hidden": "true" }),
   });
-  /** @type {HTMLElement[]} */
-  let cells = [];
+  let cells = /** @type {HTMLElement[]} */ ([]);
   let [rows, columns, home] = [0, 0, 0];
 
   /** @param {number} at */

@@ -22,8 +22,8 @@ const REST = 800; // milliseconds without an edit before the still is made
 function render(context) {
   const { model } = context;
   /** @type {number | null} */
-  let lit = null; // the code whose swatch is pointed at
-  let [known, drawing, resting] = [0, 0, 0];
+  let pointed = null; // the code whose swatch is pointed at
+  let [current, drawing, resting] = [0, 0, 0];
   let [whole, silent, opening] = [false, false, false];
   let error = "";
 
@@ -69,7 +69,7 @@ function render(context) {
   const swatches = palette({
     choose: (code) => bench.set(code),
     point: (code) => {
-      lit = code;
+      pointed = code;
       mark();
     },
     want: (codes) => page.request({ kind: "swatches", codes }),
@@ -115,9 +115,9 @@ function render(context) {
     error = "";
     opening = true;
     const lost = "Nothing was opened: the kernel";
-    const asked = page.ask(content, { buffers, lost });
+    const answer = page.ask(content, { buffers, lost });
     page.refresh();
-    if (!(await asked)) opening = false;
+    if (!(await answer)) opening = false;
     page.refresh();
   }
 
@@ -134,7 +134,7 @@ function render(context) {
       error = message.error;
       page.tell("");
     }
-    if (hand.grid && hand.grid.key !== known) begin(hand.grid);
+    if (hand.grid && hand.grid.key !== current) begin(hand.grid);
     if (message.picture) {
       stage.style.setProperty("--w", String(message.picture.width));
       stage.style.setProperty("--h", String(message.picture.height));
@@ -157,8 +157,8 @@ function render(context) {
     plate.shape(grid);
     mirror.shape(grid);
     swatches.begin();
-    if (!known) bench.set(often[1] ?? often[0]); // the commonest is background, as a rule
-    known = grid.key;
+    if (!current) bench.set(often[1] ?? often[0]); // the commonest is background, as a rule
+    current = grid.key;
   }
 
   // What is done
@@ -246,7 +246,7 @@ function render(context) {
     if (!grid) return;
     const { place, tool } = hands;
     const preview = hands.preview();
-    const same = lit === null ? [] : cellsWhere(grid.codes.length, (at) => grid.codes[at] === lit);
+    const same = pointed === null ? [] : cellsWhere(grid.codes.length, (at) => grid.codes[at] === pointed);
     plate.mark({ preview, same });
     mirror.mark({ preview, same });
     const paints = place && ["fill", "swap"].includes(tool) && grid.codes[place.at] !== bench.code;
@@ -271,8 +271,7 @@ function render(context) {
       if (!grid) return;
       const { codes, original, drawn } = grid;
       const changed = cellsWhere(codes.length, (at) => codes[at] !== original[at]);
-      /** @type {Map<string, number[]>} */
-      const wet = new Map();
+      const wet = /** @type {Map<string, number[]>} */ (new Map());
       for (const at of cellsWhere(codes.length, (each) => codes[each] !== drawn[each])) {
         const colour = swatches.colourOf(codes[at]) || UNKNOWN;
         wet.set(colour, [...(wet.get(colour) ?? []), at]);
@@ -286,12 +285,12 @@ function render(context) {
       swatches.count(tally(original), counts);
       views.edited.words.textContent = `from ${grid.rows} × ${grid.columns} codes`;
       /** @type {[number, string][]} */
-      const shown = [
+      const rows = [
         [changed.length, `of ${codes.length} cells changed`],
         [counts.size, bench.codebook ? `of ${bench.codebook} codes used` : "different codes"],
       ];
-      if (hands.selection) shown.push([hands.selection.size, "selected"]);
-      facts.replaceChildren(...factSpans(shown));
+      if (hands.selection) rows.push([hands.selection.size, "selected"]);
+      facts.replaceChildren(...factSpans(rows));
       box.classList.toggle("chm-bare", !pressed(gridSwitch));
       if (hands.place) mark();
       page.refresh();

@@ -27,17 +27,14 @@ function render(context) {
     view: "usage",
   };
   let { byCount, ranks } = ranked([]);
-  /** @type {import("./messages.js").AtlasUsage | null} */
-  let facts = null;
+  let facts = /** @type {import("./messages.js").AtlasUsage | null} */ (null);
   /** @type {Omit<import("./messages.js").AtlasState, "kind">} */
   let state = { doing: "", trouble: [] };
   let side = 3; // of the block that is decoded for one code
+  let selected = /** @type {number | null} */ (null);
   /** @type {number | null} */
-  let selected = null;
-  /** @type {number | null} */
-  let asked = null; // chosen here, and not yet known to have arrived
-  /** @type {number[]} */
-  let near = [];
+  let choice = null; // chosen here, and not yet known to have arrived
+  let near = /** @type {number[]} */ ([]);
 
   /** @param {number} code */
   const name = (code) => `Code ${code}, ${book.tokens ? times(book.counts[code]) : "nothing seen yet"}`;
@@ -95,10 +92,10 @@ function render(context) {
 
   /** @param {number} code */
   function choose(code) {
-    asked = code;
+    choice = code;
     select(code);
     page.ask({ kind: "select", value: code }).then(() => {
-      if (asked === code) asked = null;
+      if (choice === code) choice = null;
     });
   }
 
@@ -238,7 +235,7 @@ function render(context) {
 
   /** @param {import("./messages.js").AtlasCode} message @param {DataView[]} buffers */
   function describe(message, buffers) {
-    if (asked !== null && message.code !== asked) return;
+    if (choice !== null && message.code !== choice) return;
     if (message.code !== selected) select(message.code);
     near = message.near.map(([code]) => code);
     if (selected === null) return;

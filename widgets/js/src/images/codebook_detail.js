@@ -18,14 +18,10 @@ const heading = (title, ...beside) => element("div.chm-atlas-title", element("b"
  * @param {(at: number) => void} hooks.turn to another picture
  */
 export function codebookDetail({ choose, point, turn }) {
-  /** @type {Map<number, string>} */
-  const decoded = new Map();
-  /** @type {number | null} */
-  let code = null;
-  /** @type {string[]} */
-  let names = [];
-  /** @type {{at: number, rows: number, columns: number, codes: Uint32Array} | null} */
-  let picture = null;
+  const decoded = /** @type {Map<number, string>} */ (new Map());
+  let code = /** @type {number | null} */ (null);
+  let names = /** @type {string[]} */ ([]);
+  let picture = /** @type {{at: number, rows: number, columns: number, codes: Uint32Array} | null} */ (null);
 
   const title = element("div.chm-atlas-code", { role: "status" });
   const large = element("img.chm-atlas-large", { alt: "", hidden: true, draggable: "false" });
@@ -105,9 +101,9 @@ export function codebookDetail({ choose, point, turn }) {
     if (url) large.src = url;
     for (const chip of chips.querySelectorAll("button")) {
       const patch = decoded.get(Number(chip.dataset.code));
-      const shown = /** @type {HTMLImageElement} */ (chip.querySelector("img"));
-      shown.hidden = !patch;
-      if (patch && shown.src !== patch) shown.src = patch;
+      const image = /** @type {HTMLImageElement} */ (chip.querySelector("img"));
+      image.hidden = !patch;
+      if (patch && image.src !== patch) image.src = patch;
     }
     mark();
   }

@@ -55,11 +55,7 @@ export function sortedPlot() {
   const hatch = `chm-hatch-${(patterns += 1)}`;
   return {
     node,
-    /**
-     * @param {import("./codebook_map.js").Book} book
-     * @param {Uint32Array} byCount
-     * @param {number | null} selected
-     */
+    /** @param {import("./codebook_map.js").Book} book @param {Uint32Array} byCount @param {number | null} selected */
     draw(book, byCount, selected) {
       const size = byCount.length;
       const used = book.counts.reduce((sum, count) => sum + (count > 0 ? 1 : 0), 0);
@@ -77,8 +73,7 @@ export function sortedPlot() {
       );
       if (!book.tokens) return;
       const step = Math.max(1, Math.floor(used / STEPS));
-      /** @type {[number, number][]} */
-      const points = [];
+      const points = /** @type {[number, number][]} */ ([]);
       for (let rank = 0; rank < used; rank += step)
         points.push([x(rank / size), y(share(book.counts[byCount[rank]], book.most))]);
       points.push([x(used / size), y(share(book.counts[byCount[used - 1]], book.most))]);
@@ -154,8 +149,7 @@ export function growthPlot() {
       const top = Math.max(0.02, usage, even);
       const unit = [0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5].find((each) => top / each <= 4.01) ?? 0.25;
       const most = Math.min(1, Math.ceil(top / unit) * unit);
-      /** @type {[number, string][]} */
-      const up = [];
+      const up = /** @type {[number, string][]} */ ([]);
       for (let tick = 0; tick <= most + 1e-9; tick += unit) up.push([tick / most, `${Math.round(100 * tick)} %`]);
       const { plot, x, y } = axes(
         `Share of the codebook used: ${percent(usage)} after ${grouped(tokens)} tokens; ` +

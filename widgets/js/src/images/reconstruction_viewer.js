@@ -93,9 +93,9 @@ function render(context) {
     const { pictures, others } = sortFiles(list);
     if (!pictures.length) return tell(notPicture(others[0] ?? ""));
     try {
-      const read = await readPicture(pictures[0]);
-      URL.revokeObjectURL(read.url);
-      ask({ kind: "picture", name: read.name }, [read.bytes]);
+      const file = await readPicture(pictures[0]);
+      URL.revokeObjectURL(file.url);
+      ask({ kind: "picture", name: file.name }, [file.bytes]);
     } catch (problem) {
       tell(/** @type {Error} */ (problem).message);
     }
@@ -115,9 +115,9 @@ function render(context) {
   async function ask(content, buffers) {
     error = "";
     asking = true;
-    const asked = page.ask(content, { buffers, lost: "The picture has not arrived: the kernel" });
+    const answer = page.ask(content, { buffers, lost: "The picture has not arrived: the kernel" });
     page.refresh();
-    await asked;
+    await answer;
     asking = false;
     page.refresh();
   }
@@ -145,17 +145,16 @@ function render(context) {
       slider.turn(wiping);
       for (const grid of grids) grid.node.hidden = !pressed(gridSwitch);
     }
-    /** @type {Node[][]} */
-    const columns = wiping || !visible.length ? [] : [[source().figures.original.node]];
+    const columns = /** @type {Node[][]} */ (wiping || !visible.length ? [] : [[source().figures.original.node]]);
     for (const { trip, figures, facts, refusal } of visible) {
       if (trip?.error) columns.push([refusal]);
       else if (compared) columns.push([figures.rebuilt.node, facts, ...(hot ? [figures.difference.node] : [])]);
       else columns.push([figures.rebuilt.node], ...(hot ? [[figures.difference.node]] : []));
     }
-    const wanted = columns.flat();
+    const nodes = columns.flat();
     if (
-      wanted.length !== stage.querySelectorAll(".chm-column > *").length ||
-      wanted.some((node) => !stage.contains(node))
+      nodes.length !== stage.querySelectorAll(".chm-column > *").length ||
+      nodes.some((node) => !stage.contains(node))
     )
       stage.replaceChildren(...columns.map((nodes) => element("div.chm-column", ...nodes)));
     if (visible.length === 1) feet.prepend(visible[0].facts);

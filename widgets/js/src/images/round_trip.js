@@ -63,12 +63,9 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
   const reason = element("div.chm-alert", { role: "alert" });
   const refusal = element("div.chm-side", element("figcaption", refused), reason);
 
-  /** @type {Trip | null} */
-  let trip = null;
-  /** @type {Promise<void>} */
-  let ready = Promise.resolve();
-  /** @type {ReturnType<typeof errorMap> | null} */
-  let errors = null;
+  let trip = /** @type {Trip | null} */ (null);
+  let ready = /** @type {Promise<void>} */ (Promise.resolve());
+  let errors = /** @type {ReturnType<typeof errorMap> | null} */ (null);
   let painted = -1;
 
   /** @param {(png: Blob) => void | Promise<void>} act */
@@ -174,8 +171,7 @@ export function roundTripView({ wipes, reads, tell, fileName }) {
  */
 export function counts({ codes, bits, codebook, psnr, width, height }) {
   const all = codes.flat();
-  /** @type {[string, string][]} */
-  const facts = [[psnr === null ? "∞" : psnr.toFixed(1), "dB PSNR"]];
+  const facts = /** @type {[string, string][]} */ ([[psnr === null ? "∞" : psnr.toFixed(1), "dB PSNR"]]);
   if (bits === null) facts.push([String(all.length), "codes"]);
   else {
     const size = all.length * bits;

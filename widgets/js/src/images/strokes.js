@@ -41,8 +41,8 @@ export function between(from, to) {
  * @param {Shape} shape
  */
 export function connected(codes, at, { rows, columns }) {
-  const found = new Set([at]);
-  for (const cell of found) {
+  const reached = new Set([at]);
+  for (const cell of reached) {
     const [row, column] = [Math.floor(cell / columns), cell % columns];
     const beside = [
       row > 0 && cell - columns,
@@ -50,9 +50,9 @@ export function connected(codes, at, { rows, columns }) {
       column > 0 && cell - 1,
       column < columns - 1 && cell + 1,
     ];
-    for (const next of beside) if (next !== false && codes[next] === codes[at]) found.add(next);
+    for (const next of beside) if (next !== false && codes[next] === codes[at]) reached.add(next);
   }
-  return [...found].sort((one, other) => one - other);
+  return [...reached].sort((one, other) => one - other);
 }
 
 /** @param {number} count @param {(cell: number) => boolean} holds */
@@ -91,8 +91,7 @@ export function replay(codes, edits) {
 
 /** @param {ArrayLike<number>} codes */
 export function tally(codes) {
-  /** @type {Map<number, number>} */
-  const counts = new Map();
+  const counts = /** @type {Map<number, number>} */ (new Map());
   for (let cell = 0; cell < codes.length; cell += 1) counts.set(codes[cell], (counts.get(codes[cell]) ?? 0) + 1);
   return counts;
 }

@@ -16,8 +16,7 @@ const LARGEST_SEED = 2 ** 31 - 1;
  */
 export function bench({ face, recent, chosen, say, sized, scatter }) {
   let [code, size, seed] = [0, 1, 1];
-  /** @type {number | null} */
-  let codebook = null;
+  let codebook = /** @type {number | null} */ (null);
   const field = element("input", {
     type: "number",
     min: 0,

@@ -23,10 +23,8 @@ import { replay } from "./strokes.js";
  */
 export function codesInHand(request, later) {
   const view = Math.random().toString(36).slice(2, 10);
-  /** @type {Grid | null} */
-  let grid = null;
-  /** @type {(import("./strokes.js").Edit & {sent: boolean})[]} */
-  let pending = [];
+  let grid = /** @type {Grid | null} */ (null);
+  let pending = /** @type {(import("./strokes.js").Edit & {sent: boolean})[]} */ ([]);
   let number = 0;
   let waiting = false;
 

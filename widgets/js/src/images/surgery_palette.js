@@ -11,18 +11,13 @@ const RECENT = 8;
  * @param {(codes: number[]) => void} hooks.want asks for swatches
  */
 export function palette({ choose, point, want }) {
-  /** @type {Map<number, {url: string, colour: string}>} */
-  const swatches = new Map();
+  const swatches = /** @type {Map<number, {url: string, colour: string}>} */ (new Map());
+  const requests = /** @type {Set<number>} */ (new Set());
   /** @type {Set<number>} */
-  const asked = new Set();
-  /** @type {Set<number>} */
-  const seen = new Set(); // codes in sight that are to be asked for
-  /** @type {any} */
-  let timer = null;
-  /** @type {number[]} */
-  let recent = [];
-  /** @type {number | null} */
-  let current = null;
+  const visible = new Set(); // codes in sight that are to be asked for
+  let timer = /** @type {any} */ (null);
+  let recent = /** @type {number[]} */ ([]);
+  let current = /** @type {number | null} */ (null);
   const rows = { recent: group("Recent", "Codes used last"), here: group("In the picture", "Codes in the picture") };
   const face = swatch();
   const node = element("div.chm-palette", rows.here.node);
@@ -50,20 +45,20 @@ export function palette({ choose, point, want }) {
 
   /** @param {HTMLElement} node @param {number} code */
   function colour(node, code) {
-    const known = swatches.get(code);
-    node.style.backgroundImage = known?.url ? `url("${known.url}")` : "";
-    node.classList.toggle("chm-unknown", !known?.url);
+    const swatch = swatches.get(code);
+    node.style.backgroundImage = swatch?.url ? `url("${swatch.url}")` : "";
+    node.classList.toggle("chm-unknown", !swatch?.url);
   }
 
   /** @param {number} code */
   function ask(code) {
-    if (asked.has(code)) return;
-    asked.add(code);
-    seen.add(code);
+    if (requests.has(code)) return;
+    requests.add(code);
+    visible.add(code);
     timer ??= setTimeout(() => {
       timer = null;
-      want([...seen]);
-      seen.clear();
+      want([...visible]);
+      visible.clear();
     }, 40);
   }
 
@@ -94,9 +89,9 @@ export function palette({ choose, point, want }) {
 
   /** @param {typeof rows.here} row @param {number[]} codes */
   function show(row, codes) {
-    const wanted = new Set(codes);
+    const left = new Set(codes);
     for (const [code, node] of row.chips) {
-      if (wanted.has(code)) continue;
+      if (left.has(code)) continue;
       sight.unobserve(node);
       node.remove();
       row.chips.delete(code);
@@ -128,7 +123,7 @@ export function palette({ choose, point, want }) {
     /** @param {number} code */
     colourOf: (code) => swatches.get(code)?.colour ?? "",
     /** Asks for a swatch that was not answered, once the kernel is there again. */
-    forget: () => asked.forEach((code) => swatches.has(code) || asked.delete(code)),
+    forget: () => requests.forEach((code) => swatches.has(code) || requests.delete(code)),
     /** @param {number} code */
     current(code) {
       current = code;

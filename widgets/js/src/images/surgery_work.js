@@ -14,8 +14,7 @@ export function work({ hand, bench, changed, pointed }) {
   let tool = "brush";
   let strokes = 0;
   let from = 0; // the cell at which a selection began
-  /** @type {Set<number> | null} */
-  let selection = null;
+  let selection = /** @type {Set<number> | null} */ (null);
   /** @type {Place | null} */
   let place = null; // pointed at
 

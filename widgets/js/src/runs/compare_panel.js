@@ -22,16 +22,12 @@ function render(context) {
   let facts = { runs: [], measures: [], differences: [], rates: { start: "inf", groups: [] } };
   let ready = false;
   let askedAgain = 0;
-  /** @type {[number, number] | null} */
-  let zoom = null;
+  let zoom = /** @type {[number, number] | null} */ (null);
   /** @type {number | null} the step under the cursor */
   let cursor = null;
-  /** @type {RunRecords[]} */
-  const records = [];
-  /** @type {WeakMap<import("../charts/points.js").Points, Averaged>} */
-  const averages = new WeakMap();
-  /** @type {Map<string, ReturnType<typeof chartOf>>} */
-  const charts = new Map();
+  const records = /** @type {RunRecords[]} */ ([]);
+  const averages = /** @type {WeakMap<import("../charts/points.js").Points, Averaged>} */ (new WeakMap());
+  const charts = /** @type {Map<string, ReturnType<typeof chartOf>>} */ (new Map());
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ComparisonMessage>} */
   const receive = {
@@ -155,8 +151,7 @@ function render(context) {
       },
     });
     chart.tools.append(readout);
-    /** @type {{at: number, series: Averaged}[]} */
-    let charted = [];
+    let charted = /** @type {{at: number, series: Averaged}[]} */ ([]);
     function read() {
       charted.forEach(({ series }, index) => {
         const points = series.mean(weightOf(measure));
@@ -221,7 +216,7 @@ function render(context) {
     const weight = weightOf();
     const several = facts.rates.groups.length > 0;
     const view = several ? model.get("view") : "curves";
-    const chosen = /** @type {string[]} */ (model.get("measures")).filter((name) =>
+    const choice = /** @type {string[]} */ (model.get("measures")).filter((name) =>
       measures.some((each) => each.name === name),
     );
     table.show(
@@ -243,29 +238,29 @@ function render(context) {
       choose.setAttribute("aria-expanded", "false");
     }
     for (const node of saves) node.disabled = !runs.length;
-    offer(measures, chosen);
+    offer(measures, choice);
     rates.node.hidden = view !== "rates";
     if (view === "rates") rates.show(facts.rates);
-    grid.hidden = view === "rates" || !chosen.length;
-    empty.hidden = view === "rates" || !ready || chosen.length > 0;
+    grid.hidden = view === "rates" || !choice.length;
+    empty.hidden = view === "rates" || !ready || choice.length > 0;
     empty.textContent = !runs.length
       ? "No runs to compare. Pass runs, or folders of runs, by name."
       : measures.length
         ? "No measure is chosen."
         : "Nothing recorded yet.";
     for (const [measure, { chart }] of charts) {
-      if (chosen.includes(measure)) continue;
+      if (choice.includes(measure)) continue;
       chart.dispose();
       charts.delete(measure);
     }
-    for (const measure of chosen) if (!charts.has(measure)) charts.set(measure, chartOf(measure));
-    const wanted = chosen.map((measure) => /** @type {any} */ (charts.get(measure)).chart.node);
-    if (wanted.length !== grid.children.length || wanted.some((node, at) => grid.children[at] !== node))
-      grid.replaceChildren(...wanted);
+    for (const measure of choice) if (!charts.has(measure)) charts.set(measure, chartOf(measure));
+    const nodes = choice.map((measure) => /** @type {any} */ (charts.get(measure)).chart.node);
+    if (nodes.length !== grid.children.length || nodes.some((node, at) => grid.children[at] !== node))
+      grid.replaceChildren(...nodes);
 
     const visible = runs.flatMap(({ row }, at) => (hidden.includes(String(row.run)) ? [] : [at]));
     const marks = visible.flatMap((at) => marksOf(runs[at], records[at], colourOf(at)));
-    const byMeasure = chosen.map((measure) =>
+    const byMeasure = choice.map((measure) =>
       visible.flatMap((at) => {
         const points = records[at]?.measures.get(measure);
         if (!points?.count) return [];
@@ -275,15 +270,15 @@ function render(context) {
       }),
     );
     const range = zoom ?? reach(byMeasure.flat().map(({ series }) => series));
-    chosen.forEach((measure, at) =>
+    choice.forEach((measure, at) =>
       charts
         .get(measure)
         ?.show(/** @type {Measure} */ (measures.find(({ name }) => name === measure)), byMeasure[at], marks, range),
     );
   }
 
-  /** The measures to choose from. @param {Measure[]} measures @param {string[]} chosen */
-  function offer(measures, chosen) {
+  /** The measures to choose from. @param {Measure[]} measures @param {string[]} choice */
+  function offer(measures, choice) {
     const names = measures.map(({ name }) => name).join("\n");
     if (list.dataset.names !== names) {
       list.dataset.names = names;
@@ -294,7 +289,7 @@ function render(context) {
         }),
       );
     }
-    for (const input of list.querySelectorAll("input")) input.checked = chosen.includes(input.value);
+    for (const input of list.querySelectorAll("input")) input.checked = choice.includes(input.value);
   }
 
   function pick() {

@@ -54,12 +54,12 @@ export function standing({ row, progress, over }) {
  */
 export function best(runs) {
   /** @type {Record<string, number>} */
-  const found = {};
+  const lowest = {};
   for (const key of ["held_out_loss", "lowest_loss"]) {
-    const known = runs.map(({ row }) => (row[key] === null ? NaN : number(row[key]))).filter(Number.isFinite);
-    if (known.length > 1) found[key] = Math.min(...known);
+    const finite = runs.map(({ row }) => (row[key] === null ? NaN : number(row[key]))).filter(Number.isFinite);
+    if (finite.length > 1) lowest[key] = Math.min(...finite);
   }
-  return found;
+  return lowest;
 }
 
 /** Runs as rows. @param {(name: string) => void} toggle shows or hides one */

@@ -22,8 +22,7 @@ const colourOf = (level, value) =>
       : "color-mix(in srgb, var(--danger) 80%, transparent)";
 
 export function headStrip() {
-  /** @type {{shape: number[], values: Float32Array, step: number} | null} */
-  let seen = null;
+  let reading = /** @type {{shape: number[], values: Float32Array, step: number} | null} */ (null);
   /** @type {import("../charts/layers.js").Layers | undefined} */
   let shownOf;
   let shownAt = -1;
@@ -55,11 +54,11 @@ export function headStrip() {
 
   function draw() {
     const { width } = size;
-    if (!seen || !width) return;
+    if (!reading || !width) return;
     const {
       shape: [layers, heads],
       values,
-    } = seen;
+    } = reading;
     const across = Math.min(64, (width - LEFT) / heads);
     const down = Math.max(7, Math.min(22, Math.round(220 / layers)));
     const height = `${layers * down + 16}px`;
@@ -110,11 +109,11 @@ export function headStrip() {
     value >= 1000 ? value.toLocaleString("en-GB", { notation: "compact", maximumFractionDigits: 0 }) : value.toFixed(0);
 
   plot.addEventListener("pointermove", (event) => {
-    if (!seen) return;
+    if (!reading) return;
     const box = plot.getBoundingClientRect();
     const {
       shape: [layers, heads],
-    } = seen;
+    } = reading;
     const [head, layer] = [
       Math.floor((event.clientX - box.left - LEFT) / Math.min(64, (box.width - LEFT) / heads)),
       Math.floor(((event.clientY - box.top) / (box.height - 16)) * layers),
@@ -137,21 +136,21 @@ export function headStrip() {
     /** The heads at a step; null: the newest. @param {import("../charts/layers.js").Layers | undefined} rows @param {number | null} step */
     show(rows, step) {
       const at = !rows ? -1 : step === null || rows.heads ? rows.count - 1 : rows.place(step);
-      if (rows && seen && shownOf === rows && shownAt === at) return;
-      [seen, shownOf, shownAt] = [null, rows, at];
+      if (rows && reading && shownOf === rows && shownAt === at) return;
+      [reading, shownOf, shownAt] = [null, rows, at];
       if (rows && at >= 0 && (rows.shape.length === 2 || rows.heads)) {
         const { shape, values } = rows.heads ?? { shape: rows.shape, values: rows.row(at) };
-        seen = { shape, values, step: rows.steps[at] };
+        reading = { shape, values, step: rows.steps[at] };
       }
-      empty.hidden = Boolean(seen);
-      plot.hidden = legend.hidden = !seen;
-      const text = seen ? `step ${stepText(seen.step)}` : "";
+      empty.hidden = Boolean(reading);
+      plot.hidden = legend.hidden = !reading;
+      const text = reading ? `step ${stepText(reading.step)}` : "";
       if (when.textContent !== text) when.textContent = text;
-      if (seen) {
+      if (reading) {
         const {
           shape: [, heads],
           values,
-        } = seen;
+        } = reading;
         const many = values.reduce((sum, value) => sum + (levelOf(value) ? 1 : 0), 0);
         const most = values.reduce(
           (best, value, index) => (value > values[best] || Number.isNaN(value) ? index : best),

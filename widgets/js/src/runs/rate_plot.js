@@ -36,13 +36,13 @@ export function ratePlot() {
     words,
   );
   /** @type {{start: number | string, groups: Group[]}} */
-  let shown = { start: "inf", groups: [] };
+  let facts = { start: "inf", groups: [] };
   const room = new ResizeObserver(draw);
   room.observe(plot);
 
   function draw() {
-    const start = number(shown.start);
-    const lines = shown.groups.map((group) => counted(group, start));
+    const start = number(facts.start);
+    const lines = facts.groups.map((group) => counted(group, start));
     const points = lines.flat();
     const [width, height] = [plot.clientWidth, plot.clientHeight];
     if (!width || !points.length) return void plot.replaceChildren();
@@ -61,7 +61,7 @@ export function ratePlot() {
     plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
     plot.setAttribute(
       "aria-label",
-      `Held-out loss against learning rate. ${shown.groups
+      `Held-out loss against learning rate. ${facts.groups
         .map(
           (group, at) =>
             `${group.name}: ${lines[at].map(({ rate, mean }) => `${figure(mean)} at ${figure(rate)}`).join(", ")}`,
@@ -108,7 +108,7 @@ export function ratePlot() {
               shape(
                 "title",
                 {},
-                `${shown.groups[at].name}: ${figure(mean)} at ${figure(rate)}, ${seeds.length} ${seeds.length > 1 ? "seeds" : "seed"}`,
+                `${facts.groups[at].name}: ${figure(mean)} at ${figure(rate)}, ${seeds.length} ${seeds.length > 1 ? "seeds" : "seed"}`,
               ),
             ),
           ),
@@ -119,9 +119,9 @@ export function ratePlot() {
 
   return {
     node,
-    /** @param {typeof shown} rates */
+    /** @param {typeof facts} rates */
     show(rates) {
-      shown = rates;
+      facts = rates;
       legend.replaceChildren(
         ...rates.groups.map((group, at) =>
           element(

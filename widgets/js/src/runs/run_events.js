@@ -13,11 +13,7 @@ export const LEVEL_COLOURS = {
   CRITICAL: "var(--danger)",
 };
 
-/**
- * @param {import("./messages.js").AlarmFacts} alarm
- * @param {string} [colour]
- * @returns {Mark}
- */
+/** @param {import("./messages.js").AlarmFacts} alarm @param {string} [colour] @returns {Mark} */
 export const alarmMark = ({ step, level, message }, colour = LEVEL_COLOURS[level]) => ({
   step,
   colour,
@@ -25,11 +21,7 @@ export const alarmMark = ({ step, level, message }, colour = LEVEL_COLOURS[level
   kind: "alarm",
 });
 
-/**
- * @param {import("./messages.js").ChangeFacts} change
- * @param {string} [colour]
- * @returns {Mark}
- */
+/** @param {import("./messages.js").ChangeFacts} change @param {string} [colour] @returns {Mark} */
 export const changeMark = ({ step, name, before, after, reason }, colour = "var(--accent)") => ({
   step,
   colour,

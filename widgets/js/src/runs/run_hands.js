@@ -29,30 +29,26 @@ export function rowsOf(settings) {
  */
 export function changesOf(settings, changed) {
   /** @type {Record<string, any>} */
-  const asked = {};
+  const request = {};
   for (const {
     path: [name, part],
     value,
   } of changed) {
-    if (part === undefined) asked[name] = value;
-    else asked[name] = { ...(asked[name] ?? settings[name]), [part]: value };
+    if (part === undefined) request[name] = value;
+    else request[name] = { ...(request[name] ?? settings[name]), [part]: value };
   }
-  return asked;
+  return request;
 }
 
 /** @param {Plain} value */
 const typed = (value) => (value === null ? "" : String(value));
 
-/**
- * @param {object} hooks
- * @param {(command: string, args: Record<string, any>) => void} hooks.act
- */
+/** @param {object} hooks @param {(command: string, args: Record<string, any>) => void} hooks.act */
 export function runHands({ act }) {
   /** @type {Record<string, any>} */
   let settings = {};
   let shape = "";
-  /** @type {{path: string[], value: Plain, input: HTMLInputElement, node: HTMLElement}[]} */
-  let rows = [];
+  let rows = /** @type {{path: string[], value: Plain, input: HTMLInputElement, node: HTMLElement}[]} */ ([]);
 
   const fields = element("div.chm-hands-fields");
   const reason = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the change" });
@@ -148,9 +144,9 @@ export function runHands({ act }) {
     if (fix.value) act("fork", { fix: fix.value, reason: why.value.trim() });
   }
 
-  /** @param {ReturnType<typeof rowsOf>} wanted */
-  function build(wanted) {
-    rows = wanted.map(({ path, label, value }) => {
+  /** @param {ReturnType<typeof rowsOf>} target */
+  function build(target) {
+    rows = target.map(({ path, label, value }) => {
       const kind =
         typeof value === "boolean"
           ? { type: "checkbox" }
@@ -175,14 +171,14 @@ export function runHands({ act }) {
     /** The settings as they are; what is being typed stays. @param {Record<string, any>} now @param {string[]} offers */
     show(now, offers) {
       settings = now;
-      const wanted = rowsOf(now);
-      const next = JSON.stringify(wanted.map(({ path, value }) => [path, typeof value]));
+      const target = rowsOf(now);
+      const next = JSON.stringify(target.map(({ path, value }) => [path, typeof value]));
       if (next !== shape) {
         shape = next;
-        build(wanted);
+        build(target);
       }
       let landed = false;
-      wanted.forEach(({ value }, at) => {
+      target.forEach(({ value }, at) => {
         const row = rows[at];
         if (row.value === value) return;
         const [before, touched] = [read(row), differs(row)];

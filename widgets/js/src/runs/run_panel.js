@@ -47,27 +47,20 @@ const titled = (measure) => measure.charAt(0).toUpperCase() + words(measure).sli
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
   const records = new RunRecords();
-  /** @type {import("./messages.js").PanelState | null} */
-  let facts = null;
+  let facts = /** @type {import("./messages.js").PanelState | null} */ (null);
   let unreadable = "";
   let asking = ""; // a command that has not been answered
   let refusals = 0; // errors of commands seen so far
-  /** @type {[number, number] | null} */
-  let dragged = null;
+  let dragged = /** @type {[number, number] | null} */ (null);
   let span = "all";
   let askedAgain = 0;
-  /** @type {number | null} */
-  let cursor = null;
-  /** @type {number | null} */
-  let pinned = null;
-  /** @type {Map<string, {chart: Chart, log: boolean, key: string}>} */
-  const charts = new Map();
-  /** @type {Set<string>} */
-  const open = new Set(FIRST);
+  let cursor = /** @type {number | null} */ (null);
+  let pinned = /** @type {number | null} */ (null);
+  const charts = /** @type {Map<string, {chart: Chart, log: boolean, key: string}>} */ (new Map());
+  const open = /** @type {Set<string>} */ (new Set(FIRST));
   let chipKey = "";
   let layerKey = "";
-  /** @type {import("../charts/curves.js").Mark[]} */
-  let marks = [];
+  let marks = /** @type {import("../charts/curves.js").Mark[]} */ ([]);
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").PanelMessage>} */
   const receive = {
@@ -216,8 +209,8 @@ function render(context) {
   /** Keeps the cursor at what happened; a second time lets go. @param {import("../charts/curves.js").Mark} mark */
   function pick(mark) {
     pinned = pinned === mark.step ? null : mark.step;
-    const seen = ends();
-    if (pinned !== null && dragged && seen && (mark.step < seen[0] || mark.step > seen[1])) zoom(null);
+    const reach = ends();
+    if (pinned !== null && dragged && reach && (mark.step < reach[0] || mark.step > reach[1])) zoom(null);
     point(null);
   }
 
@@ -298,10 +291,10 @@ function render(context) {
     const groups = chartsOf(records.measures.keys());
     if (![...open].some((each) => groups.has(each)) && groups.size) open.add([...groups.keys()][0]);
     showChips([...groups.keys()]);
-    const seen = ends();
+    const reach = ends();
     if (marks.length !== records.alarms.length + records.changes.length)
       marks = [...records.changes.map((each) => changeMark(each)), ...records.alarms.map((each) => alarmMark(each))];
-    for (const [measure, members] of groups) showChart(measure, members, seen);
+    for (const [measure, members] of groups) showChart(measure, members, reach);
     for (const [measure, { chart }] of charts)
       if (!open.has(measure) || !groups.has(measure)) {
         chart.dispose();
@@ -309,7 +302,7 @@ function render(context) {
         charts.delete(measure);
       }
     order([...groups.keys()]);
-    showLayers(seen);
+    showLayers(reach);
     strip.show(records.layers.get(LOGITS), cursor ?? pinned);
     whole.hidden = !dragged;
     /** @type {HTMLOptionElement} */ (range.lastElementChild).hidden = !dragged;
@@ -336,11 +329,11 @@ function render(context) {
     );
   }
 
-  /** @param {string} measure @param {{name: string, line: string}[]} members @param {[number, number] | null} seen */
-  function showChart(measure, members, seen) {
+  /** @param {string} measure @param {{name: string, line: string}[]} members @param {[number, number] | null} reach */
+  function showChart(measure, members, reach) {
     if (!open.has(measure)) return;
-    let kept = charts.get(measure);
-    if (!kept) {
+    let entry = charts.get(measure);
+    if (!entry) {
       const chart = curves({
         title: titled(measure),
         unit: /** @type {Record<string, string>} */ (UNITS)[measure] ?? "",
@@ -348,38 +341,38 @@ function render(context) {
         pointed: point,
         zoomed: zoom,
       });
-      const made = { chart, log: measure === LOGITS, key: "" };
+      const fresh = { chart, log: measure === LOGITS, key: "" };
       const log = logSwitch("Values on a log axis", () => {
-        made.log = !made.log;
-        chart.show({ log: made.log });
+        fresh.log = !fresh.log;
+        chart.show({ log: fresh.log });
       });
-      press(log, made.log);
+      press(log, fresh.log);
       chart.tools.append(log);
-      charts.set(measure, (kept = made));
+      charts.set(measure, (entry = fresh));
       chart.point(cursor ?? pinned);
     }
     const key = JSON.stringify([members, marks.length, records.epoch]);
-    const range = seen;
-    if (key !== kept.key) {
-      kept.key = key;
+    const range = reach;
+    if (key !== entry.key) {
+      entry.key = key;
       const lines = members.map(({ name: whole, line }, at) => ({
         ...styled(line, at),
         points: /** @type {import("../charts/points.js").Points} */ (records.measures.get(whole)),
       }));
       if (members.length === 1 && !members[0].line)
         Object.assign(lines[0], { name: titled(measure), colour: "var(--accent)" });
-      kept.chart.show({ lines, marks, log: kept.log, range, rules: measure === LOGITS ? THRESHOLDS : [] });
-    } else kept.chart.range(range);
+      entry.chart.show({ lines, marks, log: entry.log, range, rules: measure === LOGITS ? THRESHOLDS : [] });
+    } else entry.chart.range(range);
   }
 
   /** Charts in the order of their measures. @param {string[]} measures */
   function order(measures) {
-    const wanted = measures.flatMap((measure) => charts.get(measure)?.chart.node ?? []);
-    if (wanted.some((node, at) => stack.children[at] !== node)) stack.replaceChildren(...wanted);
+    const nodes = measures.flatMap((measure) => charts.get(measure)?.chart.node ?? []);
+    if (nodes.some((node, at) => stack.children[at] !== node)) stack.replaceChildren(...nodes);
   }
 
-  /** @param {[number, number] | null} seen */
-  function showLayers(seen) {
+  /** @param {[number, number] | null} reach */
+  function showLayers(reach) {
     const names = [...records.layers.keys()].sort();
     heatBox.hidden = !names.length;
     if (names.join() !== layerKey) {
@@ -394,7 +387,7 @@ function render(context) {
     }
     heat.show({
       rows: records.layers.get(layered.value) ?? null,
-      range: seen,
+      range: reach,
       log: pressed(logHeat),
     });
   }

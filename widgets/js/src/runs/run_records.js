@@ -102,8 +102,7 @@ export const words = (name) => name.replaceAll("_", " ");
  * @returns {Map<string, {name: string, line: string}[]>}
  */
 export function chartsOf(names) {
-  /** @type {Map<string, {name: string, line: string}[]>} */
-  const groups = new Map();
+  const groups = /** @type {Map<string, {name: string, line: string}[]>} */ (new Map());
   const first = (/** @type {string} */ measure) => Number(measure !== "loss");
   const split = [...names].map((name) => {
     const kinds = [];
