@@ -56,9 +56,7 @@ class ComparePanel(anywidget.AnyWidget):
         self._worker = Worker("compare panel worker")
         super().__init__(measures=chosen, smoothing=smoothing)
         handlers = {"export": self._ask_figure}
-        self._line = Line(
-            self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=5.0
-        )
+        self._line = Line(self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=5.0)
         self.observe(lambda _: self._line.ring(), ["measures", "smoothing", "hidden", "view"])
         self._line.ring()
 

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from chameleon_lab.history import History, RecordedRun, RunState, lr_sensitivity
+from chameleon_lab.measures import measure_of
 from chameleon_widgets.runs.comparison import (
     Columns,
     RunLike,
     differences,
     outcome_row,
     outcomes_by_rate,
-    wide,
     worded,
-    words,
 )
 from chameleon_widgets.line import paragraph
 from chameleon_widgets.runs.messages import ComparedFacts, ComparisonState, RateGroup, RunNews
-from chameleon_widgets.runs.run_feed import RunFeed, json_value
+from chameleon_widgets.runs.run_feed import RunFeed, json_value, measure_facts
 
 SHOWN_DIFFERENCES = 4  # in a caption
 
@@ -150,7 +149,7 @@ class ComparedRuns:
             return ComparisonState(
                 kind="state",
                 runs=[self._facts(name, each) for name, each in self._runs.items()],
-                measures=[{"name": name, "words": words(name), "log": wide(name)} for name in self.measures],
+                measures=measure_facts(self.measures),
                 differences=[
                     {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
                     for key, of in self.differences.items()
@@ -185,9 +184,9 @@ class ComparedRuns:
 def outcome_words(row: Mapping[str, Any]) -> str:
     """A row of the table in a line of words."""
     parts = [f"{row['run']}: {row['status']}, {row['steps']:,} steps"]
-    for key, name in (("held_out_loss", "held-out loss"), ("max_attention_logit", "max attention logit")):
+    for key in ("held_out_loss", "max_attention_logit"):
         if row[key] is not None:
-            parts.append(f"{name} {row[key]:.4g}")
+            parts.append(f"{measure_of(key).words} {row[key]:.4g}")
     if row["alarms"]:
         parts.append(f"{row['alarms']} alarm{'s' if row['alarms'] > 1 else ''}")
     return ", ".join(parts) + (f". {row['error']}" if row["error"] else "")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from chameleon_lab.history import History, RunState, StepRecord
+from chameleon_lab.measures import measure_of
 
 CURVE_COLOURS = ("#3b82d6", "#d9731a", "#2a9d6f", "#b05bc4", "#b08a00", "#1498a6", "#d6558a", "#8a7a6a")
 """Of runs in order: what `--curve-1` to `--curve-8` are on screen."""
@@ -21,10 +22,6 @@ CURVE_COLOURS = ("#3b82d6", "#d9731a", "#2a9d6f", "#b05bc4", "#b08a00", "#1498a6
 FIRST = ("loss", "max_attention_logit", "residual_norm", "image_log_partition", "gradient_norm", "held_out_loss")
 """Measures that are looked at first, where a run has them."""
 
-WIDE = ("norm", "max_attention_logit", "logit_bound", "rate", "share")
-"""Ends of the names of measures that go over orders of magnitude: a log axis shows them."""
-
-NAMED = {"loss": "loss", "held_out_loss": "held-out loss", "image_log_partition": "log-partition, image tokens"}
 RATE_KEY = "recipe.rate"
 
 Config = Mapping[str, Any]
@@ -69,8 +66,8 @@ class Columns:
         return sorted(self._columns)
 
     def series(self, name: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a measure from the `since`-th on, float64: of one recorded by layer or head the largest,
-        of an entropy the smallest. Empty where it was not recorded; what is no number stays so."""
+        """(steps, values) of a measure from the `since`-th on, float64: of one recorded by layer or head the worst.
+        Empty where it was not recorded; what is no number stays so."""
         steps, values = self._columns.get(name, (array("d"), array("d")))
         return np.array(steps[since:], np.float64), np.array(values[since:], np.float64)
 
@@ -83,7 +80,7 @@ def mark_of(record: StepRecord) -> tuple[int, float]:
 def with_worst(record: StepRecord) -> dict[str, float]:
     """The values of a record, and of each measure that it has only by layer or head the worst of them."""
     return record.values | {
-        name: float((np.min if name.endswith("entropy") else np.max)(np.asarray(values, np.float64)))
+        name: float(measure_of(name).worst(values))
         for name, values in record.layers.items()
         if values and name not in record.values
     }
@@ -92,16 +89,6 @@ def with_worst(record: StepRecord) -> dict[str, float]:
 def first_measures(names: Sequence[str], count: int = 4) -> list[str]:
     """Those of the names that are worth a look first."""
     return [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)][:count]
-
-
-def wide(name: str) -> bool:
-    """Whether a measure is shown on a log axis."""
-    return name.endswith(WIDE)
-
-
-def words(name: str) -> str:
-    """A measure as a person reads it."""
-    return NAMED.get(name, name.replace("_", " "))
 
 
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:

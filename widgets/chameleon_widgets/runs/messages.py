@@ -29,6 +29,21 @@ class LayersColumn(TypedDict):
     heads: NotRequired[list[int]]
 
 
+class MeasureFacts(TypedDict):
+    """The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each
+    as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first."""
+
+    name: str
+    base: str
+    part: str
+    words: str
+    title: str
+    unit: str
+    log: bool
+    worse: Literal["higher", "lower", "neither"]
+    thresholds: list[tuple[float, str]]
+
+
 class RecordColumns(TypedDict):
     """Records as columns. Buffers: steps (float64), places (uint32), values (float32), columns in this order."""
 
@@ -71,12 +86,16 @@ class ChangeNews(TypedDict):
 
 
 class RunNews(TypedDict):
-    """What is new of a history, from the `start`-th record on. A greater `epoch` begins anew. `run`: its place."""
+    """What is new of a history, from the `start`-th record on. A greater `epoch` begins anew. `run`: its place.
+
+    `about`: the measures that no message had before.
+    """
 
     kind: Literal["records"]
     run: int
     epoch: int
     start: int
+    about: list[MeasureFacts]
     records: RecordColumns
     alarms: AlarmNews
     changes: ChangeNews
@@ -125,14 +144,6 @@ class ComparedFacts(TypedDict):
     over: bool
     configured: bool
     forked: str
-
-
-class MeasureFacts(TypedDict):
-    """A measure that can be charted."""
-
-    name: str
-    words: str
-    log: bool
 
 
 class DifferenceFacts(TypedDict):

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from chameleon_lab.history import Alarm, History, Intervention, StepRecord
+from chameleon_lab.measures import measure_of, measures_of
 from chameleon_widgets.runs.comparison import mark_of, with_worst
-from chameleon_widgets.runs.messages import AlarmFacts, ChangeFacts, LayersColumn, RecordColumns, RunNews
+from chameleon_widgets.runs.messages import AlarmFacts, ChangeFacts, LayersColumn, MeasureFacts, RecordColumns, RunNews
 
 RECORDS_A_MESSAGE = 4096  # records in one message
 LAYER_ROWS = 512  # rows of a layers' measure in one message; what is new at 30 messages a second are a few
@@ -34,14 +35,20 @@ class RunFeed:
     def rewind(self) -> None:
         """Everything is to be sent again."""
         self._records = self._alarms = self._changes = 0
+        self._described = set[str]()
         self._last: tuple[int, float] | None = None
 
     def news(
-        self, history: History, measures: Iterable[str] | None = None, run: int = 0
+        self,
+        history: History,
+        measures: Iterable[str] | None = None,
+        run: int = 0,
+        thresholds: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Iterator[tuple[RunNews, list[bytes]]]:
         """Messages with what is new, up to `RECORDS_A_MESSAGE` records each, and their buffers; none when all was sent.
 
         `measures`: only these are sent, those of layers as the worst of them; left out, all, and layers as they are.
+        `thresholds`: of the run's rules, by measure and level; left out, those of the default rules.
         """
         wanted = None if measures is None else frozenset(measures)
         more = wanted is not None and self._measures is not None and not wanted <= self._measures
@@ -55,15 +62,19 @@ class RunFeed:
             if not records and not alarms and not changes:
                 return
             columns, buffers = record_columns(records, wanted)
+            names = [column["name"] for column in (*columns["measures"], *columns["layers"])]
+            facts = measure_facts(names, thresholds)
             message = RunNews(
                 kind="records",
                 run=run,
                 epoch=self.epoch,
                 start=self._records,
+                about=[each for each in facts if each["name"] not in self._described],
                 records=columns,
                 alarms={"start": self._alarms, "list": [alarm_facts(each) for each in alarms]},
                 changes={"start": self._changes, "list": [change_facts(each) for each in changes]},
             )
+            self._described |= set(names)
             self._records += len(records)
             self._alarms, self._changes = len(history.alarms), len(history.interventions)
             if records:
@@ -131,13 +142,13 @@ def _layer_rows(name: str, rows: list[tuple[int, Any]]) -> tuple[np.ndarray, np.
     if not matrices:
         return np.zeros(0), np.zeros(0, "<f4"), None
     where, stacked = np.array([at for at, _ in matrices]), np.stack([matrix for _, matrix in matrices])
-    worst = np.minimum if "entropy" in name else np.maximum  # both keep what is not a number
-    newest = None
+    measure, newest = measure_of(name), None
     if stacked[0].ndim == 2 and stacked[0].size > CELLS:
-        newest, stacked = stacked[-1], worst.reduce(stacked, axis=2)
+        newest, stacked = stacked[-1], measure.worst(stacked, axis=2)
     if (every := math.ceil(len(where) / LAYER_ROWS)) > 1:
         starts = np.arange(0, len(where), every)
-        where, stacked = where[starts], worst.reduceat(stacked, starts, axis=0)
+        where = where[starts]
+        stacked = np.stack([measure.worst(stacked[start : start + every], axis=0) for start in starts])
     return where, stacked, newest
 
 
@@ -153,6 +164,14 @@ def _matrix(row: Any) -> np.ndarray | None:
 def _single(values: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is infinite on the screen
         return np.asarray(values, np.float64).astype("<f4")
+
+
+def measure_facts(
+    names: Iterable[str], thresholds: Mapping[str, Mapping[str, float]] | None = None
+) -> list[MeasureFacts]:
+    """The facts about a run's measures, with the thresholds of its own rules, or of the default ones."""
+    own = dict[str, Any]() if thresholds is None else {name: thresholds.get(name, {}) for name in names}
+    return [MeasureFacts(**each.to_plain(own.get(name))) for name, each in measures_of(names).items()]
 
 
 def alarm_facts(alarm: Alarm) -> AlarmFacts:

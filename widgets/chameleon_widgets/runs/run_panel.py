@@ -133,7 +133,7 @@ class RunPanel(anywidget.AnyWidget):
             self._sent = facts
             self.status = state.status
             self._line.send(facts)
-        for message, buffers in self._feed.news(history):
+        for message, buffers in self._feed.news(history, thresholds=state.thresholds):
             self._line.send(message, buffers)
         if not state.over:
             self._line.renew_still(STILL_SECONDS)

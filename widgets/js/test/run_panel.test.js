@@ -90,8 +90,8 @@ test("a step is found before, at and after every point", () => {
 });
 
 test("a picture of layers takes the worst of each column, as rows one by one would give it", () => {
-  for (const name of ["max_attention_logit", "attention_entropy"]) {
-    const layers = new Layers(name, [2, 2]);
+  for (const worse of /** @type {const} */ (["higher", "lower", "neither"])) {
+    const layers = new Layers("norm", [2, 2], worse);
     const rows = Array.from({ length: 700 }, () =>
       Array.from({ length: 4 }, () => (random() < 0.003 ? NaN : Math.fround(random()))),
     );
@@ -107,10 +107,7 @@ test("a picture of layers takes the worst of each column, as rows one by one wou
         const broken = column_rows.some((value) => !Number.isFinite(value));
         assert.equal(seen.states[4 * column + cell], broken ? BROKEN : FINE);
         if (!broken)
-          assert.equal(
-            seen.values[4 * column + cell],
-            (name.includes("entropy") ? Math.min : Math.max)(...column_rows),
-          );
+          assert.equal(seen.values[4 * column + cell], (worse === "lower" ? Math.min : Math.max)(...column_rows));
       }
   }
 });
@@ -138,7 +135,7 @@ function message(epoch, start, count, more = {}) {
   ];
   const records = { count, measures: [{ name: "loss", count, whole: true }], layers };
   return [
-    { epoch, start, records, alarms: { start: 0, list: [] }, changes: { start: 0, list: [] }, ...more },
+    { epoch, start, about: [], records, alarms: { start: 0, list: [] }, changes: { start: 0, list: [] }, ...more },
     buffers.map((each) => new DataView(each.buffer)),
   ];
 }
@@ -176,20 +173,52 @@ test("events are taken once", () => {
   assert.equal(records.take(...message(0, 1, 0, { alarms: { start: 5, list: [] } })), false);
 });
 
-test("measures that differ by modality share a chart, the loss first", () => {
-  const groups = chartsOf([
-    "rate",
-    "text_loss",
-    "image_log_partition",
-    "loss",
-    "held_out_image_loss",
-    "held_out_loss",
-    "texture",
-  ]);
+/** @param {string} base @param {string} part */
+const about = (base, part = "", more = {}) => ({ name: `${part} ${base}`, base, part, thresholds: [], ...more });
+
+test("measures of one base share a chart, the loss first", () => {
+  const measures = [
+    about("rate"),
+    about("loss", "text"),
+    about("log_partition", "image"),
+    about("loss"),
+    about("loss", "held out image"),
+    about("loss", "held out"),
+    about("texture"),
+  ];
+  const groups = chartsOf(measures);
   assert.deepEqual([...groups.keys()], ["loss", "log_partition", "rate", "texture"]);
   assert.deepEqual(
-    groups.get("loss").map(({ line }) => line),
+    groups.get("loss").map(({ part }) => part),
     ["", "held out", "held out image", "text"],
+  );
+});
+
+test("what the kernel says of a measure is kept until another epoch, and layers take the side that is worse", () => {
+  const records = new RunRecords();
+  const norm = { ...about("norm"), name: "norm", worse: "lower" };
+  records.take(...message(0, 0, 3, { about: [norm] }));
+  assert.equal(records.about.get("norm"), norm);
+  assert.equal(records.layers.get("norm").low, true);
+  records.take(...message(0, 3, 2));
+  assert.equal(records.about.size, 1);
+  records.take(...message(1, 0, 3));
+  assert.deepEqual([records.about.size, records.layers.get("norm").low], [0, false]);
+});
+
+test("a head's level is that of the highest threshold below it, whatever the rules say", () => {
+  /** @type {[number, string][]} */
+  const thresholds = [
+    [20, "WARN"],
+    [80, "CRITICAL"],
+  ];
+  assert.deepEqual(
+    [-1, 20, 20.5, 80, 81, NaN, Infinity].map((value) => levelOf(value, thresholds)),
+    ["", "", "WARN", "WARN", "CRITICAL", "BROKEN", "BROKEN"],
+  );
+  assert.deepEqual(
+    [1e9, NaN].map((value) => levelOf(value, [])),
+    ["", "BROKEN"],
   );
 });
 
@@ -251,12 +280,11 @@ test("numbers and times read as a person writes them", () => {
   assert.equal(duration(NaN), "");
 });
 
-test("colours stand between the ends on either scale, and heads by their thresholds", () => {
+test("colours stand between the ends on either scale", () => {
   assert.deepEqual(
     [1, 10, 100, 1000].map((value) => placed(value, [1, 100], true).toFixed(2)),
     ["0.00", "0.50", "1.00", "1.00"],
   );
   assert.equal(placed(0, [1, 100], true), 0);
   assert.equal(placed(3, [3, 3], false), 0.5);
-  assert.deepEqual([3, 50, 51, 101, NaN].map(levelOf), [0, 0, 1, 2, 3]);
 });

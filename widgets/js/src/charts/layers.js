@@ -12,12 +12,15 @@ export class Layers {
   #worst = new Float32Array(64); // of each whole block, cell by cell; NaN where one is not finite
   #places = new Points(); // steps of the rows
 
-  /** @param {string} name @param {number[]} shape layers, or layers and heads */
-  constructor(name, shape) {
+  /**
+   * @param {string} name @param {number[]} shape layers, or layers and heads
+   * @param {"higher" | "lower" | "neither"} worse of several values, which one stands for them
+   */
+  constructor(name, shape, worse = "higher") {
     this.name = name;
     this.shape = shape;
     this.cells = shape.reduce((product, each) => product * each, 1);
-    this.low = name.includes("entropy"); // the worst is the lowest
+    this.low = worse === "lower";
     /** @type {{shape: number[], values: Float32Array} | null} the newest row by head, where the rows have layers only */
     this.heads = null;
   }

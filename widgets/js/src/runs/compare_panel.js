@@ -195,11 +195,10 @@ function render(context) {
               ]
             : [line];
         });
-        const unit = about.name.endsWith("loss") ? "nats a token" : "";
         const how = weight ? `smoothed ${weight.toFixed(2)}` : "";
         chart.show({
           title: about.words,
-          unit: [unit, how].filter(Boolean).join(", "),
+          unit: [about.unit, how].filter(Boolean).join(", "),
           log: about.log,
           lines,
           marks,

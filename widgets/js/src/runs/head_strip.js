@@ -5,19 +5,21 @@ import { oncePerFrame, palette, sized, surface } from "../charts/canvas.js";
 import { element } from "../frame/dom.js";
 import { watchTheme } from "../frame/theme.js";
 
-/** Above the first a head is watched, above the second it saturates. */
-export const THRESHOLDS = [50, 100];
 const LEFT = 44;
+const BROKEN = "BROKEN"; // the level of what is no number
+const CALM = 50; // up to where heads are shaded where nothing sounds
 
-/** @param {number} value */
-export const levelOf = (value) =>
-  !Number.isFinite(value) ? 3 : value > THRESHOLDS[1] ? 2 : value > THRESHOLDS[0] ? 1 : 0;
+/** @typedef {[number, string][]} Thresholds values beyond which rules sound, and the level; mildest first */
 
-/** Colours of the levels. @param {number} level @param {number} value */
-const colourOf = (level, value) =>
-  level === 0
-    ? `color-mix(in srgb, var(--ink) ${(4 + (14 * Math.max(0, value)) / THRESHOLDS[0]).toFixed(0)}%, transparent)`
-    : level === 1
+/** The level beyond whose threshold a value lies, "" below them all. @param {number} value @param {Thresholds} thresholds */
+export const levelOf = (value, thresholds) =>
+  Number.isFinite(value) ? (thresholds.filter(([limit]) => value > limit).at(-1)?.[1] ?? "") : BROKEN;
+
+/** Colours of the levels. @param {string} level @param {number} value @param {Thresholds} thresholds */
+const colourOf = (level, value, thresholds) =>
+  level === ""
+    ? `color-mix(in srgb, var(--ink) ${(4 + (14 * Math.max(0, value)) / (thresholds[0]?.[0] ?? CALM)).toFixed(0)}%, transparent)`
+    : level === "WARN"
       ? "color-mix(in srgb, var(--warn) 55%, transparent)"
       : "color-mix(in srgb, var(--danger) 80%, transparent)";
 
@@ -27,18 +29,15 @@ export function headStrip() {
   let shownOf;
   let shownAt = -1;
   let under = -1;
+  /** @type {Thresholds} */
+  let thresholds = [];
 
   const { canvas, pen, clear } = surface();
   const when = element("span");
   const plot = element("div.chm-heads-plot", { role: "img" }, canvas);
-  const key = (/** @type {number} */ level, /** @type {string} */ text) =>
-    element("span", element("i", { style: `background:${colourOf(level, 30)}` }), text);
-  const legend = element(
-    "div.chm-heads-legend",
-    key(0, `up to ${THRESHOLDS[0]}`),
-    key(1, `above ${THRESHOLDS[0]}`),
-    key(2, `above ${THRESHOLDS[1]}`),
-  );
+  const key = (/** @type {string} */ level, /** @type {string} */ text) =>
+    element("span", element("i", { style: `background:${colourOf(level, 30, thresholds)}` }), text);
+  const legend = element("div.chm-heads-legend");
   const readout = element("span.chm-heat-readout");
   const empty = element("p.chm-run-await", { text: "Waits for the first reading of the attention logits." });
   const node = element(
@@ -76,9 +75,9 @@ export function headStrip() {
       pen.textAlign = "center";
       for (let head = 0; head < heads; head += 1) {
         const value = values[layer * heads + head];
-        const level = levelOf(value);
+        const level = levelOf(value, thresholds);
         const [x, y] = [LEFT + head * across, layer * down];
-        pen.fillStyle = colours.of(colourOf(level, value));
+        pen.fillStyle = colours.of(colourOf(level, value, thresholds));
         pen.beginPath();
         pen.roundRect(x, y, across - gap, down - gap, Math.min(3, down / 5));
         pen.fill();
@@ -86,8 +85,8 @@ export function headStrip() {
           pen.strokeStyle = colours.of("var(--ink)");
           pen.stroke();
         }
-        pen.fillStyle = colours.of(level >= 2 ? "#fff" : "var(--ink)");
-        const text = level === 3 ? "×" : across >= 30 && down >= 14 ? short(value) : "";
+        pen.fillStyle = colours.of(level === "" || level === "WARN" ? "var(--ink)" : "#fff");
+        const text = level === BROKEN ? "×" : across >= 30 && down >= 14 ? short(value) : "";
         if (text) pen.fillText(text, x + (across - gap) / 2, y + (down - gap) / 2 + 0.5);
       }
     }
@@ -133,8 +132,16 @@ export function headStrip() {
 
   return {
     node,
-    /** The heads at a step; null: the newest. @param {import("../charts/layers.js").Layers | undefined} rows @param {number | null} step */
-    show(rows, step) {
+    /**
+     * The heads at a step; null: the newest.
+     * @param {import("../charts/layers.js").Layers | undefined} rows @param {number | null} step @param {Thresholds} limits
+     */
+    show(rows, step, limits = []) {
+      if (JSON.stringify(limits) !== JSON.stringify(thresholds)) {
+        [thresholds, shownAt] = [limits, -1];
+        const begin = thresholds.length ? [key("", `up to ${thresholds[0][0]}`)] : [];
+        legend.replaceChildren(...begin, ...thresholds.map(([limit, level]) => key(level, `above ${limit}`)));
+      }
       const at = !rows ? -1 : step === null || rows.heads ? rows.count - 1 : rows.place(step);
       if (rows && reading && shownOf === rows && shownAt === at) return;
       [reading, shownOf, shownAt] = [null, rows, at];
@@ -151,14 +158,14 @@ export function headStrip() {
           shape: [, heads],
           values,
         } = reading;
-        const many = values.reduce((sum, value) => sum + (levelOf(value) ? 1 : 0), 0);
+        const many = values.reduce((sum, value) => sum + (levelOf(value, thresholds) ? 1 : 0), 0);
         const most = values.reduce(
           (best, value, index) => (value > values[best] || Number.isNaN(value) ? index : best),
           0,
         );
         plot.setAttribute(
           "aria-label",
-          `${text}: ${many} of ${values.length} heads above ${THRESHOLDS[0]}; largest ` +
+          `${text}: ${thresholds.length ? `${many} of ${values.length} heads above ${thresholds[0][0]}; ` : ""}largest ` +
             `${figure(values[most])}, head ${most % heads} of block ${Math.floor(most / heads)}`,
         );
       }

@@ -15,6 +15,19 @@ export interface LayersColumn {
   heads?: number[];
 }
 
+/** The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first. */
+export interface MeasureFacts {
+  name: string;
+  base: string;
+  part: string;
+  words: string;
+  title: string;
+  unit: string;
+  log: boolean;
+  worse: "higher" | "lower" | "neither";
+  thresholds: [number, string][];
+}
+
 /** Records as columns. Buffers: steps (float64), places (uint32), values (float32), columns in this order. */
 export interface RecordColumns {
   count: number;
@@ -51,12 +64,13 @@ export interface ChangeNews {
   list: ChangeFacts[];
 }
 
-/** What is new of a history, from the `start`-th record on. A greater `epoch` begins anew. `run`: its place. */
+/** What is new of a history, from the `start`-th record on. A greater `epoch` begins anew. `run`: its place. `about`: the measures that no message had before. */
 export interface RunNews {
   kind: "records";
   run: number;
   epoch: number;
   start: number;
+  about: MeasureFacts[];
   records: RecordColumns;
   alarms: AlarmNews;
   changes: ChangeNews;
@@ -101,13 +115,6 @@ export interface ComparedFacts {
   over: boolean;
   configured: boolean;
   forked: string;
-}
-
-/** A measure that can be charted. */
-export interface MeasureFacts {
-  name: string;
-  words: string;
-  log: boolean;
 }
 
 /** A setting in which configs differ: a value in words for each run, None where it has none. */

@@ -6,14 +6,13 @@ import { curves } from "../charts/curves.js";
 import { heatMap } from "../charts/heat_map.js";
 import { button, element, group, icon, press, pressed, toggle } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
-import { headStrip, THRESHOLDS } from "./head_strip.js";
+import { headStrip } from "./head_strip.js";
 import { alarmMark, changeMark, runEvents } from "./run_events.js";
 import { runHands } from "./run_hands.js";
-import { chartsOf, RunRecords, styled, words } from "./run_records.js";
+import { chartsOf, RunRecords, styled } from "./run_records.js";
 
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", LOGITS]; // charts that are open at the start
-const UNITS = { loss: "nats a token", log_partition: "log Z", seconds: "s" };
 const LAMPS = {
   waiting: "waiting",
   running: "working",
@@ -40,9 +39,10 @@ const RANGES = [
 ];
 
 /** @typedef {ReturnType<typeof curves>} Chart */
+/** @typedef {import("./messages.js").MeasureFacts} Measure */
 
-/** A measure as the title of its chart. @param {string} measure */
-const titled = (measure) => measure.charAt(0).toUpperCase() + words(measure).slice(1);
+/** A measure's words as the title of its chart. @param {string} title */
+const capital = (title) => title.charAt(0).toUpperCase() + title.slice(1);
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
@@ -198,7 +198,12 @@ function render(context) {
     const at = step ?? pinned;
     for (const { chart } of charts.values()) chart.point(at);
     heat.point(at);
-    strip.show(records.layers.get(LOGITS), at);
+    showHeads(at);
+  }
+
+  /** @param {number | null} at */
+  function showHeads(at) {
+    strip.show(records.layers.get(LOGITS), at, records.about.get(LOGITS)?.thresholds);
   }
 
   /** @param {import("../charts/curves.js").Mark | null} mark */
@@ -288,9 +293,9 @@ function render(context) {
   }
 
   function pictures() {
-    const groups = chartsOf(records.measures.keys());
+    const groups = chartsOf([...records.measures.keys()].flatMap((each) => records.about.get(each) ?? []));
     if (![...open].some((each) => groups.has(each)) && groups.size) open.add([...groups.keys()][0]);
-    showChips([...groups.keys()]);
+    showChips([...groups.values()].map(([member]) => member));
     const reach = ends();
     if (marks.length !== records.alarms.length + records.changes.length)
       marks = [...records.changes.map((each) => changeMark(each)), ...records.alarms.map((each) => alarmMark(each))];
@@ -303,19 +308,20 @@ function render(context) {
       }
     order([...groups.keys()]);
     showLayers(reach);
-    strip.show(records.layers.get(LOGITS), cursor ?? pinned);
+    showHeads(cursor ?? pinned);
     whole.hidden = !dragged;
     /** @type {HTMLOptionElement} */ (range.lastElementChild).hidden = !dragged;
   }
 
-  /** @param {string[]} measures */
+  /** @param {Measure[]} measures one of each chart */
   function showChips(measures) {
-    if (measures.join() === chipKey) return;
-    chipKey = measures.join();
+    const key = measures.map(({ base }) => base).join();
+    if (key === chipKey) return;
+    chipKey = key;
     chips.replaceChildren(
-      ...measures.map((measure) => {
+      ...measures.map(({ base: measure, title }) => {
         const chip = button(
-          words(measure),
+          title,
           null,
           () => {
             if (!open.delete(measure)) open.add(measure);
@@ -329,19 +335,19 @@ function render(context) {
     );
   }
 
-  /** @param {string} measure @param {{name: string, line: string}[]} members @param {[number, number] | null} reach */
+  /** @param {string} measure @param {Measure[]} members @param {[number, number] | null} reach */
   function showChart(measure, members, reach) {
     if (!open.has(measure)) return;
     let entry = charts.get(measure);
     if (!entry) {
       const chart = curves({
-        title: titled(measure),
-        unit: /** @type {Record<string, string>} */ (UNITS)[measure] ?? "",
+        title: capital(members[0].title),
+        unit: members[0].unit,
         height: measure === "loss" ? 190 : 128,
         pointed: point,
         zoomed: zoom,
       });
-      const fresh = { chart, log: measure === LOGITS, key: "" };
+      const fresh = { chart, log: members[0].log, key: "" };
       const log = logSwitch("Values on a log axis", () => {
         fresh.log = !fresh.log;
         chart.show({ log: fresh.log });
@@ -355,13 +361,19 @@ function render(context) {
     const range = reach;
     if (key !== entry.key) {
       entry.key = key;
-      const lines = members.map(({ name: whole, line }, at) => ({
-        ...styled(line, at),
+      const lines = members.map(({ name: whole, part }, at) => ({
+        ...styled(part, at),
         points: /** @type {import("../charts/points.js").Points} */ (records.measures.get(whole)),
       }));
-      if (members.length === 1 && !members[0].line)
-        Object.assign(lines[0], { name: titled(measure), colour: "var(--accent)" });
-      entry.chart.show({ lines, marks, log: entry.log, range, rules: measure === LOGITS ? THRESHOLDS : [] });
+      if (members.length === 1 && !members[0].part)
+        Object.assign(lines[0], { name: capital(members[0].title), colour: "var(--accent)" });
+      entry.chart.show({
+        lines,
+        marks,
+        log: entry.log,
+        range,
+        rules: members.flatMap(({ thresholds }) => thresholds.map(([limit]) => limit)),
+      });
     } else entry.chart.range(range);
   }
 
@@ -378,11 +390,13 @@ function render(context) {
     if (names.join() !== layerKey) {
       layerKey = names.join();
       const chosen = layered.value || (names.includes(LOGITS) ? LOGITS : names[0]);
-      layered.replaceChildren(...names.map((each) => element("option", { value: each, text: words(each) })));
+      layered.replaceChildren(
+        ...names.map((each) => element("option", { value: each, text: records.about.get(each)?.words ?? each })),
+      );
       layered.value = names.includes(chosen) ? chosen : names[0];
       if (!logHeat.dataset.touched) {
         logHeat.dataset.touched = "yes";
-        press(logHeat, layered.value === LOGITS);
+        press(logHeat, records.about.get(layered.value)?.log ?? false);
       }
     }
     heat.show({

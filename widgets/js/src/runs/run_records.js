@@ -4,6 +4,7 @@ import { Layers } from "../charts/layers.js";
 import { Points } from "../charts/points.js";
 import { numbers } from "../frame/line.js";
 
+/** @typedef {import("./messages.js").MeasureFacts} Measure */
 /** @typedef {import("./messages.js").AlarmFacts} Alarm */
 /** @typedef {import("./messages.js").ChangeFacts} Change */
 
@@ -12,6 +13,8 @@ export class RunRecords {
   count = 0;
   lastStep = NaN;
   firstStep = NaN;
+  /** @type {Map<string, Measure>} what the kernel says of each measure, by name */
+  about = new Map();
   /** @type {Map<string, Points>} */
   measures = new Map();
   /** @type {Map<string, Layers>} */
@@ -24,6 +27,7 @@ export class RunRecords {
   #clear() {
     this.count = 0;
     this.lastStep = this.firstStep = NaN;
+    this.about.clear();
     this.measures.clear();
     this.layers.clear();
     this.alarms = [];
@@ -45,6 +49,7 @@ export class RunRecords {
       message.changes.start > this.changes.length
     )
       return false;
+    for (const each of message.about) this.about.set(each.name, each);
     this.alarms.push(...message.alarms.list.slice(this.alarms.length - message.alarms.start));
     this.changes.push(...message.changes.list.slice(this.changes.length - message.changes.start));
     const { count, measures, layers } = message.records;
@@ -72,7 +77,11 @@ export class RunRecords {
     for (const column of layers) {
       const [where, skip] = fresh(column);
       let rows = this.layers.get(column.name);
-      if (!rows) this.layers.set(column.name, (rows = new Layers(column.name, column.shape)));
+      if (!rows)
+        this.layers.set(
+          column.name,
+          (rows = new Layers(column.name, column.shape, this.about.get(column.name)?.worse)),
+        );
       const cells = column.shape.reduce((product, each) => product * each, 1);
       if (String(rows.shape) === String(column.shape))
         rows.add(where, values.subarray(value + skip * cells, value + column.count * cells));
@@ -90,36 +99,24 @@ export class RunRecords {
   }
 }
 
-const KINDS = ["held_out", "text", "image", "special"];
-
 /** A name of the run's as words. @param {string} name */
 export const words = (name) => name.replaceAll("_", " ");
 
 /**
- * Measures that belong on one chart: those whose names differ by what stands before, such as the modality. The loss
- * comes first, the others by name.
- * @param {Iterable<string>} names
- * @returns {Map<string, {name: string, line: string}[]>}
+ * Measures that belong on one chart, by their base. The loss comes first, the others by name; of each, the whole comes
+ * first, then its parts.
+ * @param {Iterable<Measure>} measures
+ * @returns {Map<string, Measure[]>}
  */
-export function chartsOf(names) {
-  const groups = /** @type {Map<string, {name: string, line: string}[]>} */ (new Map());
-  const first = (/** @type {string} */ measure) => Number(measure !== "loss");
-  const split = [...names].map((name) => {
-    const kinds = [];
-    let measure = name;
-    for (let kind; (kind = KINDS.find((each) => measure.startsWith(`${each}_`))); ) {
-      kinds.push(words(kind));
-      measure = measure.slice(kind.length + 1);
-    }
-    return { name, measure, line: kinds.join(" ") };
-  });
-  split.sort(
+export function chartsOf(measures) {
+  /** @type {Map<string, Measure[]>} */
+  const groups = new Map();
+  const first = (/** @type {Measure} */ { base }) => Number(base !== "loss");
+  const sorted = [...measures].sort(
     (one, other) =>
-      first(one.measure) - first(other.measure) ||
-      one.measure.localeCompare(other.measure) ||
-      one.line.localeCompare(other.line),
+      first(one) - first(other) || one.base.localeCompare(other.base) || one.part.localeCompare(other.part),
   );
-  for (const { name, measure, line } of split) groups.set(measure, [...(groups.get(measure) ?? []), { name, line }]);
+  for (const each of sorted) groups.set(each.base, [...(groups.get(each.base) ?? []), each]);
   return groups;
 }
 
