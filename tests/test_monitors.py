@@ -3,18 +3,20 @@
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.measures import MEASURES, measure_of
 from chameleon_lab.monitors.attention import AttentionBound, AttentionRows
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.gradients import GradientBalance, UpdateRatio
 from chameleon_lab.monitors.outputs import OutputLogits, ResidualNorm
 from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
-from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, SigmaReparam, ZLoss
+from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QKClip, QueryKeyNorm, SigmaReparam, ZLoss
 from chameleon_lab.taps import record
 from chameleon_lab.training.experiments import LAB
 from chameleon_lab.training.modules import Budget
@@ -526,3 +528,16 @@ def ending_with(value):
 def test_a_watch_that_is_none_is_named(watch_of, message):
     with pytest.raises(ValueError, match=message):
         watch(make(), batch_of(), Hasty(watch_of))
+
+
+def test_what_is_said_of_each_measure_is_what_its_monitor_reads():
+    """All that the default monitors read has a row in the table, with the right grain, and by modality or not."""
+    readout = watch(make(), batch_of(), *EVERY_STEP, QKClip(every=1))
+    for name in readout.values.keys() | readout.layers.keys():
+        measure = measure_of(name)
+        assert measure.base in MEASURES, name
+        assert measure.by_modality == (measure.part in ("text", "image", "special")), name
+        grain = np.ndim(readout.layers.get(name, 0.0))
+        assert measure.per == ("step", "layer", "head")[grain], name
+    by_modality = {measure_of(name).base for name in readout.values if measure_of(name).part}
+    assert by_modality == {"logit_norm", "log_partition", "entropy", "gradient_share"}

@@ -270,11 +270,11 @@ MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forw
 def test_of_every_fix_muon_has_the_blocks_matrices_adamw_decays_the_tables_and_gains_are_left_alone(fix):
     fixes = (fix,) if kind(fix) == "model" else ()
     model = Transformer(replace(CONFIG, heads=4, kv_heads=4, fixes=fixes))
-    found = roles(model)
-    assert found.keys() == dict(model.named_parameters()).keys()
+    kinds = roles(model)
+    assert kinds.keys() == dict(model.named_parameters()).keys()
     matrices = {f"blocks.{layer}.{name}.weight" for layer in range(2) for name in MATRICES}
-    assert {name for name, role in found.items() if role == "muon"} == matrices
-    assert {name for name, role in found.items() if role == "decayed"} == {"embedding.weight", "head.weight"}
+    assert {name for name, role in kinds.items() if role == "muon"} == matrices
+    assert {name for name, role in kinds.items() if role == "decayed"} == {"embedding.weight", "head.weight"}
     without = roles(model, Recipe())
     assert {name for name, role in without.items() if role == "decayed"} == matrices | {
         "embedding.weight",

@@ -25,12 +25,8 @@ from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
 from chameleon_lab.measures import default_thresholds, measure_of, measures_of, threshold_lines
-from chameleon_widgets.comparison import (
-    COLOURS,
-    Columns,
-    first_measures,
-    smoothed,
-)
+from chameleon_widgets.runs.comparison import CURVE_COLOURS as COLOURS
+from chameleon_widgets.runs.comparison import Columns, first_measures, smoothed
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 FONT = "DejaVu Sans"  # comes with matplotlib
@@ -161,7 +157,7 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
     return figure
 
 
-def data_uri(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     """The figure as a small PNG inside a `data:` address, for a still."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=100)
