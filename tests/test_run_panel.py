@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from browser.fakes import GrowingRun, step_record
-from widget_support import Recorder, browser_says, eventually, recorder, updates
+from widget_support import browser_says, eventually, recorder
 
 from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import threads
