@@ -7,18 +7,14 @@ import threading
 import time
 from typing import Any
 
-import comm
 import pytest
 from browser.counter import Counter
-from test_widgets import Recorder, browser_says, eventually, recorder
+from widget_support import browser_says, eventually, recorder
 
 from chameleon_widgets import line, threads
 from chameleon_widgets.line import Part
 
-
-@pytest.fixture(autouse=True)
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
+pytestmark = pytest.mark.usefixtures("comms")
 
 
 def lines(widget: Any) -> list[dict[str, Any]]:
