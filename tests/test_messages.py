@@ -72,3 +72,17 @@ def test_what_json_does_not_know_is_no_type_of_a_message():
     with pytest.raises(TypeError, match="no type of a message"):
         messages.typescript(set[int])
     assert messages.typescript(dict[str, list[int | None]]) == "Record<string, (number | null)[]>"
+
+
+@pytest.mark.parametrize("family", ["chat", "images", "runs"])
+def test_what_a_page_asks_for_is_handled_and_nothing_else_is(family: str):
+    scripts = "".join(path.read_text() for path in sorted((WIDGETS / "js/src" / family).glob("*.js")))
+    requests = set(re.findall(r'(?:ask|request|open)\(\s*\{\s*kind: "(\w+)"', scripts)) - {"hello", "ping"}
+    handlers = set()
+    for path in (WIDGETS / "chameleon_widgets" / family).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            local = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "handlers"
+            if isinstance(node, ast.Assign | ast.keyword) and (local or getattr(node, "arg", "") == "handlers"):
+                keys = node.value.keys if isinstance(node.value, ast.Dict) else []
+                handlers |= {key.value for key in keys if isinstance(key, ast.Constant)}
+    assert requests == handlers and requests

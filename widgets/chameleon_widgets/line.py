@@ -124,7 +124,7 @@ class Line:
             self._end()
 
     def _receive(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        kind, trouble, awaited = content.get("kind", ""), "", False
+        kind, trouble, awaited = str(content.get("kind", "")), "", False
         if (handler := self._handlers.get(kind)) is not None:
             try:
                 awaited = handler(content, buffers) is True

@@ -65,11 +65,11 @@ class Columns:
     def names(self) -> list[str]:
         return sorted(self._columns)
 
-    def series(self, name: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a measure from the `since`-th on, float64: of one recorded by layer or head the worst.
-        Empty where it was not recorded; what is no number stays so."""
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of a measure, float64: of one recorded by layer or head the worst. Empty where it was not
+        recorded; what is no number stays so."""
         steps, values = self._columns.get(name, (array("d"), array("d")))
-        return np.array(steps[since:], np.float64), np.array(values[since:], np.float64)
+        return np.array(steps, np.float64), np.array(values, np.float64)
 
 
 def mark_of(record: StepRecord) -> tuple[int, float]:

@@ -1,6 +1,6 @@
 // The heat map: a measure of each layer, or of each head, over the steps of training.
 
-import { element } from "../frame/dom.js";
+import { element, write } from "../frame/dom.js";
 import { watchTheme } from "../frame/theme.js";
 import { figure, stepText } from "./axis.js";
 import { colourAt, oncePerFrame, palette, sized, surface } from "./canvas.js";
@@ -167,7 +167,7 @@ export function heatMap({ pointed }) {
 
   function read() {
     const text = words();
-    if (readout.textContent !== text) readout.textContent = text;
+    write(readout, text);
   }
 
   plot.addEventListener("pointermove", (event) => {

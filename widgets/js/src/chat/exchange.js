@@ -1,6 +1,6 @@
 // One exchange on the screen: the user's message, the reply as it grows, and what can be done with either.
 
-import { button, copyText, download, element, group } from "../frame/dom.js";
+import { button, copyText, download, element, group, write } from "../frame/dom.js";
 import { pngUrl, swap } from "../frame/pictures.js";
 import { composer, pack } from "./composer.js";
 import { sentences } from "./words.js";
@@ -38,8 +38,8 @@ function textBlock(holder) {
     settle(running) {
       const visible = text.replace(/^\s+/, "");
       const [whole, rest] = running ? sentences(visible) : [visible.trimEnd(), ""];
-      if (sentencesNode.textContent !== whole) sentencesNode.textContent = whole;
-      if (tail.textContent !== rest) tail.textContent = rest;
+      write(sentencesNode, whole);
+      write(tail, rest);
     },
   };
 }
@@ -183,10 +183,7 @@ export function exchangeView(acts) {
     node.dataset.state = now.state?.name ?? "done";
     waiting.hidden = !(running && now.state?.name === "reading");
     const empty = !running && !blocks.reply.length && !now.error;
-    const notes = {
-      stopped: "Stopped before the first word.",
-      done: "No reply.",
-    };
+    const notes = { stopped: "Stopped before the first word.", done: "No reply." };
     replyRow.classList.toggle("chm-empty-reply", empty);
     about.textContent = [empty ? notes[now.state?.name === "stopped" ? "stopped" : "done"] : "", now.about]
       .filter(Boolean)

@@ -6,11 +6,7 @@ import { settingWords } from "./words.js";
 /** @param {import("../frame/line.js").Model} model @param {{lastSeed: () => number | null, close: () => void}} hooks */
 export function settingsPanel(model, { lastSeed, close }) {
   const initial = { ...model.get("settings") };
-  const node = element("div.chm-settings", {
-    role: "group",
-    "aria-label": "Settings of the next reply",
-    hidden: true,
-  });
+  const node = element("div.chm-settings", { role: "group", "aria-label": "Settings of the next reply", hidden: true });
   const refreshers = /** @type {(() => void)[]} */ ([]);
 
   /** @param {Record<string, any>} change */

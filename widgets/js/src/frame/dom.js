@@ -48,6 +48,11 @@ export function shape(tag, props = {}, ...children) {
   return node;
 }
 
+/** Writes a text, where it is another: what reads pages aloud is not told twice. @param {Node} node @param {string} text */
+export const write = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
+
 /** What is shown and named together. @param {string} name tag and classes @param {string} label @param {...Node} children */
 export const group = (name, label, ...children) =>
   element(`div.${name}`, { role: "group", "aria-label": label }, ...children);

@@ -1,6 +1,6 @@
 // The page's end of a widget: its root, its lamp, what it says when the kernel is silent, its still, and its colours.
 
-import { element, lamp, root } from "./dom.js";
+import { element, lamp, root, write } from "./dom.js";
 import { connect } from "./line.js";
 import { hidesStill, stillKeeper } from "./still.js";
 import { isDark, watchTheme } from "./theme.js";
@@ -57,7 +57,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     if (stills.dataset.of !== covered) stills.replaceChildren(hidesStill((stills.dataset.of = covered)));
     const text = [said, ...(trouble?.() ?? [])].filter(Boolean).join("\n");
     alert.hidden = !text;
-    if (alert.textContent !== text) alert.textContent = text;
+    write(alert, text);
     refresh();
   }
 
@@ -100,7 +100,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
      * @param {{buffers?: ArrayBuffer[], lost?: string}} [options]
      */
     async ask(content, { buffers, lost = "The kernel has not answered: it" } = {}) {
-      said = "";
+      tell("");
       const arrived = await link.request(content, buffers);
       if (!arrived) said = `${lost} is busy with another cell, or gone.`;
       show();

@@ -114,10 +114,8 @@ function render(context) {
     hand.send();
     error = "";
     opening = true;
-    const lost = "Nothing was opened: the kernel";
-    const answer = page.ask(content, { buffers, lost });
-    page.refresh();
-    if (!(await answer)) opening = false;
+    if (await page.ask(content, { buffers, lost: "Nothing was opened: the kernel" })) return;
+    opening = false;
     page.refresh();
   }
 

@@ -115,9 +115,7 @@ function render(context) {
   async function ask(content, buffers) {
     error = "";
     asking = true;
-    const answer = page.ask(content, { buffers, lost: "The picture has not arrived: the kernel" });
-    page.refresh();
-    await answer;
+    await page.ask(content, { buffers, lost: "The picture has not arrived: the kernel" });
     asking = false;
     page.refresh();
   }

@@ -37,13 +37,7 @@ export function wipe({ frame, label, names, change }) {
   const under = element("span.chm-tag.chm-under", { "aria-hidden": "true", text: names[1] });
   const handle = element(
     "div.chm-handle",
-    {
-      role: "slider",
-      tabindex: "0",
-      "aria-label": label,
-      "aria-valuemin": 0,
-      "aria-valuemax": 100,
-    },
+    { role: "slider", tabindex: "0", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 },
     element("i"),
   );
   let on = false;

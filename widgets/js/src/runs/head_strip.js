@@ -2,7 +2,7 @@
 
 import { figure, stepText } from "../charts/axis.js";
 import { oncePerFrame, palette, sized, surface } from "../charts/canvas.js";
-import { element } from "../frame/dom.js";
+import { element, write } from "../frame/dom.js";
 import { watchTheme } from "../frame/theme.js";
 
 const LEFT = 44;
@@ -152,7 +152,7 @@ export function headStrip() {
       empty.hidden = Boolean(reading);
       plot.hidden = legend.hidden = !reading;
       const text = reading ? `step ${stepText(reading.step)}` : "";
-      if (when.textContent !== text) when.textContent = text;
+      write(when, text);
       if (reading) {
         const {
           shape: [, heads],

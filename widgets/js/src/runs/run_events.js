@@ -1,7 +1,7 @@
 // The list of what happened: alarms, and settings that were changed, the newest first.
 
 import { stepText } from "../charts/axis.js";
-import { element } from "../frame/dom.js";
+import { element, write } from "../frame/dom.js";
 
 const MOST = 300; // entries in the page
 
@@ -36,11 +36,7 @@ export const changeMark = ({ step, name, before, after, reason }, colour = "var(
  */
 export function runEvents({ light, pick }) {
   const heading = element("span");
-  const list = element("ol.chm-events-list", {
-    role: "log",
-    "aria-label": "Alarms and changes",
-    tabindex: 0,
-  });
+  const list = element("ol.chm-events-list", { role: "log", "aria-label": "Alarms and changes", tabindex: 0 });
   const empty = element("p.chm-run-await");
   const node = element(
     "section.chm-events",
@@ -81,19 +77,23 @@ export function runEvents({ light, pick }) {
         list.replaceChildren();
       }
       const fresh = [
-        ...alarms.slice(alarmsShown).map((each) => ({
-          step: each.step,
-          node: entry(alarmMark(each), each.level, each.message, each.level.toLowerCase()),
-        })),
-        ...changes.slice(changesShown).map((each) => ({
-          step: each.step,
-          node: entry(
-            changeMark(each),
-            "CHANGE",
-            `${each.name} ${each.before} → ${each.after}${each.reason ? ` (${each.reason})` : ""}`,
-            "change",
-          ),
-        })),
+        ...alarms
+          .slice(alarmsShown)
+          .map((each) => ({
+            step: each.step,
+            node: entry(alarmMark(each), each.level, each.message, each.level.toLowerCase()),
+          })),
+        ...changes
+          .slice(changesShown)
+          .map((each) => ({
+            step: each.step,
+            node: entry(
+              changeMark(each),
+              "CHANGE",
+              `${each.name} ${each.before} → ${each.after}${each.reason ? ` (${each.reason})` : ""}`,
+              "change",
+            ),
+          })),
       ].sort((one, other) => other.step - one.step);
       [alarmsShown, changesShown] = [alarms.length, changes.length];
       if (fresh.length) list.prepend(...fresh.map((each) => each.node));
@@ -103,11 +103,11 @@ export function runEvents({ light, pick }) {
         [changes.length, "change"],
       ].flatMap(([count, what]) => (count ? [`${count} ${what}${count === 1 ? "" : "s"}`] : []));
       const text = counts.join(", ") + (alarms.length + changes.length > MOST ? `, the newest ${MOST} below` : "");
-      if (heading.textContent !== text) heading.textContent = text;
+      write(heading, text);
       list.hidden = !list.children.length;
       empty.hidden = !list.hidden;
       const words = over ? "No alarm sounded, and nothing was changed." : "No alarm so far.";
-      if (empty.textContent !== words) empty.textContent = words;
+      write(empty, words);
     },
   };
 }

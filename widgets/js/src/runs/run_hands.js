@@ -154,12 +154,7 @@ export function runHands({ act }) {
             ? { type: "text" }
             : { type: "number", step: "any" };
       const input = element("input", { ...kind, on: { input: refresh } });
-      return {
-        path,
-        value,
-        input,
-        node: element("label.chm-field", element("span", { text: label }), input),
-      };
+      return { path, value, input, node: element("label.chm-field", element("span", { text: label }), input) };
     });
     fields.replaceChildren(...rows.map(({ node }) => node));
     reset();

@@ -4,7 +4,7 @@ import { duration, figure, stepText } from "../charts/axis.js";
 import { oncePerFrame } from "../charts/canvas.js";
 import { curves } from "../charts/curves.js";
 import { heatMap } from "../charts/heat_map.js";
-import { button, element, group, icon, press, pressed, toggle } from "../frame/dom.js";
+import { button, element, group, icon, press, pressed, toggle, write } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { headStrip } from "./head_strip.js";
 import { alarmMark, changeMark, runEvents } from "./run_events.js";
@@ -91,20 +91,22 @@ function render(context) {
   });
   const name = element("b.chm-run-name");
   const lineage = element("span.chm-run-lineage");
+  const hands = runHands({ act });
   const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
   const stop = button("Stop", "stop", () => act("stop"));
   const save = button("Save a checkpoint now", "save", () => act("save"));
-  const settingsSwitch = button("Settings", "settings", () => unfold(hands.form), {
-    "aria-expanded": "false",
-  });
+  const settingsSwitch = button("Settings", "settings", () => unfold(hands.form), { "aria-expanded": "false" });
   const forkSwitch = button("Fork", "fork", () => unfold(hands.fork), { "aria-expanded": "false" });
+  const forms = /** @type {const} */ ([
+    [settingsSwitch, hands.form],
+    [forkSwitch, hands.fork],
+  ]);
   const bar = element(
     "div.chm-run-bar",
     { role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
     element("i"),
   );
   const pace = element("div.chm-run-pace");
-  const hands = runHands({ act });
   const chips = group("chm-run-chips", "Measures");
   const range = element(
     "select.chm-select",
@@ -117,10 +119,7 @@ function render(context) {
   const stack = element("div.chm-run-charts");
   const empty = element("div.chm-lead.chm-empty-stage");
   const heat = heatMap({ pointed: point });
-  const layered = element("select.chm-select", {
-    "aria-label": "Measure of layers",
-    on: { change: refreshSoon },
-  });
+  const layered = element("select.chm-select", { "aria-label": "Measure of layers", on: { change: refreshSoon } });
   const logHeat = logSwitch("Colours on a log scale", refreshSoon);
   const heatBox = element(
     "section.chm-run-layers",
@@ -143,9 +142,7 @@ function render(context) {
   /** @param {string} command @param {Record<string, any>} [args] */
   async function act(command, args = {}) {
     asking = command;
-    const answer = page.ask({ kind: "act", command, arguments: args });
-    page.refresh();
-    await answer;
+    await page.ask({ kind: "act", command, arguments: args });
     if (asking === command) asking = "";
     page.refresh();
   }
@@ -155,10 +152,7 @@ function render(context) {
   /** @param {HTMLFormElement} form */
   function unfold(form) {
     const opens = form.hidden;
-    for (const [each, its] of /** @type {const} */ ([
-      [settingsSwitch, hands.form],
-      [forkSwitch, hands.fork],
-    ])) {
+    for (const [each, its] of forms) {
       its.hidden = its !== form || !opens;
       each.setAttribute("aria-expanded", String(!its.hidden));
     }
@@ -240,11 +234,11 @@ function render(context) {
   /** @param {import("./messages.js").PanelState} facts */
   function head(facts) {
     const { status, over, acts, folder, progress, step, steps, left, forks } = facts;
-    set(name, facts.name);
+    write(name, facts.name);
     const from = facts.parent
       ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}`
       : "";
-    set(
+    write(
       lineage,
       [from, forks.length ? `forks: ${forks.join(", ")}` : "", folder ? "from its folder" : ""]
         .filter(Boolean)
@@ -262,16 +256,12 @@ function render(context) {
     save.disabled = !["running", "paused"].includes(status);
     settingsSwitch.disabled = over || !Object.keys(facts.settings).length;
     forkSwitch.disabled = !facts.offers.length;
-    for (const [which, form] of /** @type {const} */ ([
-      [settingsSwitch, hands.form],
-      [forkSwitch, hands.fork],
-    ]))
-      if ((which.disabled || !acts) && !form.hidden) unfold(form);
+    for (const [which, form] of forms) if ((which.disabled || !acts) && !form.hidden) unfold(form);
     const percent = Math.min(100, Math.max(0, 100 * progress));
     /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${percent}%`;
     bar.setAttribute("aria-valuenow", percent.toFixed(0));
     bar.dataset.state = status;
-    set(
+    write(
       pace,
       [
         step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
@@ -282,11 +272,6 @@ function render(context) {
         .filter(Boolean)
         .join(" · "),
     );
-  }
-
-  /** @param {HTMLElement} node @param {string} text */
-  function set(node, text) {
-    if (node.textContent !== text) node.textContent = text;
   }
 
   function pictures() {
@@ -396,11 +381,7 @@ function render(context) {
         press(logHeat, records.about.get(layered.value)?.log ?? false);
       }
     }
-    heat.show({
-      rows: records.layers.get(layered.value) ?? null,
-      range: reach,
-      log: pressed(logHeat),
-    });
+    heat.show({ rows: records.layers.get(layered.value) ?? null, range: reach, log: pressed(logHeat) });
   }
 
   const header = page.header("Controls", [pause, stop, save, settingsSwitch, forkSwitch], [name, lineage]);
