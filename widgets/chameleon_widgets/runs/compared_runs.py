@@ -20,7 +20,7 @@ from chameleon_widgets.runs.comparison import (
     worded,
 )
 from chameleon_widgets.line import paragraph
-from chameleon_widgets.runs.messages import ComparedFacts, ComparisonState, RateGroup, RunNews
+from chameleon_widgets.runs.messages import ComparedFacts, ComparisonState, OutcomeColumn, RateGroup, RunNews
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, measure_facts
 
 SHOWN_DIFFERENCES = 4  # in a caption
@@ -136,6 +136,7 @@ class ComparedRuns:
 
     def facts(self, hidden: Sequence[str] = ()) -> ComparisonState:
         """All but the curves, as JSON can hold it."""
+        held_out = measure_of("held_out_loss")
         with self._lock:
             outcomes, start = self.by_rate(hidden)
             groups = [
@@ -148,13 +149,14 @@ class ComparedRuns:
             ]
             return ComparisonState(
                 kind="state",
+                columns=outcome_columns(),
                 runs=[self._facts(name, each) for name, each in self._runs.items()],
                 measures=measure_facts(self.measures),
                 differences=[
                     {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
                     for key, of in self.differences.items()
                 ],
-                rates={"start": json_value(start), "groups": groups},
+                rates={"words": held_out.words, "unit": held_out.unit, "start": json_value(start), "groups": groups},
             )
 
     def news(self, measures: Sequence[str], anew: bool = False) -> Iterator[tuple[RunNews, list[bytes]]]:
@@ -179,6 +181,21 @@ class ComparedRuns:
             configured=bool(each.config),
             forked=each.forked,
         )
+
+
+def outcome_columns() -> list[OutcomeColumn]:
+    """The columns of the table on the screen."""
+    loss, held_out, logit = (measure_of(name) for name in ("loss", "held_out_loss", "max_attention_logit"))
+    columns = (
+        ("steps", "steps", "Optimizer steps so far"),
+        ("held_out_loss", held_out.words, f"On held-out documents, {held_out.unit}, as measured last"),
+        ("loss", f"last {loss.words}", f"Training {loss.words} at the last step, {loss.unit}"),
+        ("lowest_loss", f"lowest {loss.words}", f"Lowest training {loss.words} of any step, {loss.unit}"),
+        ("max_attention_logit", logit.words, "The largest over all steps"),
+        ("alarms", "alarms", "How often an alarm sounded"),
+        ("tokens_per_second", "tokens/s", "Of the last steps"),
+    )
+    return [OutcomeColumn(key=key, heading=words[0].upper() + words[1:], hint=hint) for key, words, hint in columns]
 
 
 def outcome_words(row: Mapping[str, Any]) -> str:

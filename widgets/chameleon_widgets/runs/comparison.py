@@ -66,8 +66,8 @@ class Columns:
         return sorted(self._columns)
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a measure, float64: of one recorded by layer or head the worst.
-        Empty where it was not recorded; what is no number stays so."""
+        """(steps, values) of a measure, float64: of one recorded by layer or head the worst. Empty where it was not
+        recorded; what is no number stays so."""
         steps, values = self._columns.get(name, (array("d"), array("d")))
         return np.array(steps, np.float64), np.array(values, np.float64)
 

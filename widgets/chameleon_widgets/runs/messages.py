@@ -162,16 +162,27 @@ class RateGroup(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """Losses against learning rates, and the loss at the start."""
+    """Losses against learning rates, and the loss at the start; the loss's words and unit."""
 
+    words: str
+    unit: str
     start: float | str
     groups: list[RateGroup]
+
+
+class OutcomeColumn(TypedDict):
+    """A column of the table of outcomes: its key in a row, its heading, and what it is."""
+
+    key: str
+    heading: str
+    hint: str
 
 
 class ComparisonState(TypedDict):
     """All of a comparison but the curves."""
 
     kind: Literal["state"]
+    columns: list[OutcomeColumn]
     runs: list[ComparedFacts]
     measures: list[MeasureFacts]
     differences: list[DifferenceFacts]

@@ -19,7 +19,13 @@ const FEW = 24; // values: these are shown as dots
 function render(context) {
   const { model } = context;
   /** @type {Omit<import("./messages.js").ComparisonState, "kind">} */
-  let facts = { runs: [], measures: [], differences: [], rates: { start: "inf", groups: [] } };
+  let facts = {
+    columns: [],
+    runs: [],
+    measures: [],
+    differences: [],
+    rates: { words: "", unit: "", start: "inf", groups: [] },
+  };
   let ready = false;
   let askedAgain = 0;
   let zoom = /** @type {[number, number] | null} */ (null);
@@ -222,6 +228,7 @@ function render(context) {
       runs,
       hidden,
       records.map(({ alarms }) => alarms),
+      facts.columns,
     );
     table.node.hidden = !runs.length;
     page.box.classList.toggle("chm-compare-by-rate", view === "rates");

@@ -6,6 +6,7 @@ import { element } from "../frame/dom.js";
 /**
  * @typedef {import("./messages.js").ComparedFacts} Run
  * @typedef {import("./messages.js").AlarmFacts} Alarm
+ * @typedef {import("./messages.js").OutcomeColumn} Column
  */
 
 /** The colour of the run at a place. @param {number} at */
@@ -21,17 +22,6 @@ export const swatch = (at) =>
 /** A number as it came over: JSON has no nan and no infinity. @param {number | string | boolean} value */
 export const number = (value) =>
   typeof value === "number" ? value : ({ nan: NaN, inf: Infinity, "-inf": -Infinity }[String(value)] ?? NaN);
-
-/** @type {[string, string, string][]} key, heading, what it is */
-const COLUMNS = [
-  ["steps", "Steps", "Optimizer steps so far"],
-  ["held_out_loss", "Held-out loss", "On held-out documents, nats a token, as measured last"],
-  ["loss", "Last loss", "Training loss at the last step, nats a token"],
-  ["lowest_loss", "Lowest loss", "Lowest training loss of any step, nats a token"],
-  ["max_attention_logit", "Max attention logit", "The largest over all steps"],
-  ["alarms", "Alarms", "How often an alarm sounded"],
-  ["tokens_per_second", "Tokens/s", "Of the last steps"],
-];
 
 /** @param {string} key @param {any} value */
 export function cell(key, value) {
@@ -64,24 +54,18 @@ export function best(runs) {
 
 /** Runs as rows. @param {(name: string) => void} toggle shows or hides one */
 export function outcomeTable(toggle) {
+  const headings = element("tr");
   const body = element("tbody");
-  const node = element(
-    "table.chm-compare-runs",
-    element(
-      "thead",
-      element(
-        "tr",
-        element("th", { scope: "col", text: "Run" }),
-        element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
-        ...COLUMNS.map(([, text, title]) => element("th", { scope: "col", text, title })),
-      ),
-    ),
-    body,
-  );
+  const node = element("table.chm-compare-runs", element("thead", headings), body);
   return {
     node,
-    /** @param {Run[]} runs @param {string[]} hidden @param {Alarm[][]} alarms of each run */
-    show(runs, hidden, alarms) {
+    /** @param {Run[]} runs @param {string[]} hidden @param {Alarm[][]} alarms of each run @param {Column[]} columns */
+    show(runs, hidden, alarms, columns) {
+      headings.replaceChildren(
+        element("th", { scope: "col", text: "Run" }),
+        element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
+        ...columns.map(({ heading: text, hint: title }) => element("th", { scope: "col", text, title })),
+      );
       const winners = best(runs);
       const focused = body.contains(document.activeElement) ? document.activeElement?.getAttribute("data-run") : null;
       body.replaceChildren(
@@ -102,7 +86,7 @@ export function outcomeTable(toggle) {
             swatch(at),
             element("span", { text: name }),
           );
-          const cells = COLUMNS.map(([each]) =>
+          const cells = columns.map(({ key: each }) =>
             element("td", {
               text: cell(each, row[each]),
               class: winners[each] === row[each] ? "chm-compare-best" : null,
@@ -124,7 +108,7 @@ export function outcomeTable(toggle) {
             ),
           ];
           const below = (/** @type {Node} */ node) =>
-            rows.push(element("tr", element("td", { colspan: COLUMNS.length + 2 }, node)));
+            rows.push(element("tr", element("td", { colspan: columns.length + 2 }, node)));
           if (forked) below(element("div.chm-compare-note.chm-compare-forked", { text: forked }));
           if (row.error) below(element("div.chm-alert", { role: "alert", text: row.error }));
           return rows;

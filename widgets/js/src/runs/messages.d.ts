@@ -130,15 +130,25 @@ export interface RateGroup {
   losses: [number, (number | string)[]][];
 }
 
-/** Losses against learning rates, and the loss at the start. */
+/** Losses against learning rates, and the loss at the start; the loss's words and unit. */
 export interface RateFacts {
+  words: string;
+  unit: string;
   start: number | string;
   groups: RateGroup[];
+}
+
+/** A column of the table of outcomes: its key in a row, its heading, and what it is. */
+export interface OutcomeColumn {
+  key: string;
+  heading: string;
+  hint: string;
 }
 
 /** All of a comparison but the curves. */
 export interface ComparisonState {
   kind: "state";
+  columns: OutcomeColumn[];
   runs: ComparedFacts[];
   measures: MeasureFacts[];
   differences: DifferenceFacts[];

@@ -3,6 +3,7 @@
 import { figure, linearTicks } from "../charts/axis.js";
 import { element, shape } from "../frame/dom.js";
 import { colourOf, number } from "./compare_tables.js";
+import { capital } from "./run_records.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [54, 16, 12, 34];
 
@@ -28,15 +29,9 @@ export function ratePlot() {
   const plot = shape("svg", { role: "img", class: "chm-rates-plot" });
   const legend = element("ul.chm-rates-legend");
   const words = element("p.chm-compare-note");
-  const node = element(
-    "figure.chm-rates",
-    element("figcaption", element("b", { text: "Held-out loss" }), " against learning rate, nats a token"),
-    plot,
-    legend,
-    words,
-  );
-  /** @type {{start: number | string, groups: Group[]}} */
-  let facts = { start: "inf", groups: [] };
+  const [subject, axes] = [element("b"), element("span")];
+  const node = element("figure.chm-rates", element("figcaption", subject, axes), plot, legend, words);
+  let facts = /** @type {import("./messages.js").RateFacts} */ ({ words: "", unit: "", start: "inf", groups: [] });
   const room = new ResizeObserver(draw);
   room.observe(plot);
 
@@ -61,7 +56,7 @@ export function ratePlot() {
     plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
     plot.setAttribute(
       "aria-label",
-      `Held-out loss against learning rate. ${facts.groups
+      `${capital(facts.words)} against learning rate. ${facts.groups
         .map(
           (group, at) =>
             `${group.name}: ${lines[at].map(({ rate, mean }) => `${figure(mean)} at ${figure(rate)}`).join(", ")}`,
@@ -122,6 +117,8 @@ export function ratePlot() {
     /** @param {typeof facts} rates */
     show(rates) {
       facts = rates;
+      subject.textContent = capital(rates.words);
+      axes.textContent = ` against learning rate, ${rates.unit}`;
       legend.replaceChildren(
         ...rates.groups.map((group, at) =>
           element(

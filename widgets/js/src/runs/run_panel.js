@@ -9,7 +9,7 @@ import { frame } from "../frame/frame.js";
 import { headStrip } from "./head_strip.js";
 import { alarmMark, changeMark, runEvents } from "./run_events.js";
 import { runHands } from "./run_hands.js";
-import { chartsOf, RunRecords, styled } from "./run_records.js";
+import { capital, chartsOf, RunRecords, styled } from "./run_records.js";
 
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", LOGITS]; // charts that are open at the start
@@ -40,9 +40,6 @@ const RANGES = [
 
 /** @typedef {ReturnType<typeof curves>} Chart */
 /** @typedef {import("./messages.js").MeasureFacts} Measure */
-
-/** A measure's words as the title of its chart. @param {string} title */
-const capital = (title) => title.charAt(0).toUpperCase() + title.slice(1);
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {

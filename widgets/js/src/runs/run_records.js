@@ -99,6 +99,9 @@ export class RunRecords {
   }
 }
 
+/** Words as they begin a title. @param {string} words */
+export const capital = (words) => words.charAt(0).toUpperCase() + words.slice(1);
+
 /** A name of the run's as words. @param {string} name */
 export const words = (name) => name.replaceAll("_", " ");
 
