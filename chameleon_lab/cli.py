@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args, get_type_hints
 
 import torch
 
@@ -31,6 +32,7 @@ from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.comparison import compare
 from chameleon_lab.evaluation.scenes import KINDS, evaluate
+from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.pictures import open_picture
@@ -169,15 +171,29 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
-    parser.add_argument("--top-p", type=float, help="keep the likeliest tokens that sum to this share")
-    parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words; 1 is not at all guided")
+    _settings_options(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--weights", choices=tuple(BITS), help="pack the weights in 8 or 4 bits when they are read")
     parser.add_argument("--licence", help="of the weights, where it is not what their layout suggests")
     parser.add_argument(
         "--acknowledge-licence", action="store_true", help="let weights draw that Meta's licence does not allow to"
     )
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of `Settings`: what is not given stays as the model has it."""
+    group = parser.add_argument_group(
+        "settings", "instead of the model's own; temperature, top-p, top-k and min-p are for text and images"
+    )
+    for name, hint in get_type_hints(Settings, include_extras=True).items():
+        kind, about = get_args(hint)
+        number = int if int in (kind, *get_args(kind)) else float
+        group.add_argument(f"--{name.replace('_', '-')}", type=number, metavar="N", help=about)
+
+
+def _settings_of(options: argparse.Namespace) -> Changes:
+    given = {name: getattr(options, name) for name in SETTING_NAMES if getattr(options, name) is not None}
+    return cast(Changes, given)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -194,8 +210,7 @@ def _generate(options: argparse.Namespace) -> None:
     document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
     drawn = 0
-    sampling = {"temperature": options.temperature, "top_p": options.top_p, "guidance": options.guidance}
-    for piece in lab.stream(document, seed=options.seed, **sampling):
+    for piece in lab.stream(document, seed=options.seed, **_settings_of(options)):
         if isinstance(piece, TextPiece):
             sys.stdout.write(piece.text)
             sys.stdout.flush()
@@ -241,8 +256,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=tuple(KINDS), action="append", help="only this kind; repeatable (default: all)"
     )
-    parser.add_argument("--guidance", type=float, help="instead of the model's own setting")
-    parser.add_argument("--temperature", type=float, help="instead of the model's own setting, for text and images")
+    _settings_options(parser)
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
 
 
@@ -250,12 +264,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     """Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels."""
     if options.n < 1:
         raise ValueError(f"-n must be 1 or more, not {options.n}.")
-    if options.write and (options.kind or options.guidance is not None or options.temperature is not None):
+    changes = _settings_of(options)
+    if options.write and (options.kind or changes):
         raise ValueError(
             "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
         )
     lab = Chameleon.load(options.model)
-    lab.settings = lab.settings.changed(guidance=options.guidance, temperature=options.temperature)
+    lab.settings = lab.settings.changed(**changes)
     scores: dict[str, dict[str, float]] = {}
     for measure, score in evaluate(lab, options.kind or tuple(KINDS), options.n, options.seed):
         log.info("%-48s %s", measure, score)
