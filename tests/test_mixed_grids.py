@@ -58,7 +58,7 @@ def test_an_image_tells_its_grid_and_ends_its_rows(grids, picture):
     first, second = words.tokens_of_codes(codes).tolist()
     told = [words.token_of_side(2), words.token_of_side(4)]
     assert tokens == [words.begin_image, *told, *first, words.new_line, *second, words.new_line, words.end_image]
-    assert len(tokens) == words.image_length(2, 4) == grids.length(Image(picture, codes))
+    assert len(tokens) == grids.form.length(2, 4) == grids.length(Image(picture, codes))
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3), (0, 2), (10, 2), (2, 10)])
@@ -79,7 +79,7 @@ def test_a_picture_keeps_its_shape_and_its_length_is_known_before(grids, size):
     shown = PIL.Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
     tokens = grids.tokens_of_picture(shown)
     rows, columns = AreaGrid(8, 4).grid(*size)
-    assert len(tokens) == grids.length(Image(shown)) == grids.vocabulary.image_length(2 * rows, 2 * columns)
+    assert len(tokens) == grids.length(Image(shown)) == grids.form.length(2 * rows, 2 * columns)
     again = grids.picture_of_tokens(tokens)
     assert again.size == (8 * columns, 8 * rows)
     assert again.tobytes() == grids.image.decode(grids.image.encode(shown, AreaGrid(8, 4))).tobytes()

@@ -254,12 +254,12 @@ def _with_grids(vocabulary: Vocabulary, found: Layout) -> Vocabulary:
     grids = found.grids
     if grids is None and found.name == "lumina":
         classes = huggingface.read_config(found.model).get("architectures") or []
-        grids = vocabulary.any_grid or any("XLLMX" in each for each in classes)
+        grids = bool(vocabulary.largest_side) or any("XLLMX" in each for each in classes)
     if grids is None:
         return vocabulary
     if not grids:
         return replace(vocabulary, new_line=None, first_grid=None)
-    if vocabulary.any_grid or vocabulary.size != CHAMELEON.size:
+    if vocabulary.largest_side or vocabulary.size != CHAMELEON.size:
         return vocabulary
     return replace(vocabulary, new_line=LUMINA.new_line, first_grid=LUMINA.first_grid)
 

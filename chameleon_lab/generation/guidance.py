@@ -55,11 +55,8 @@ def without_words(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndar
     It only grows as the document grows, so that twins never begin anew.
     """
     vocabulary = tokenizer.vocabulary
-    kept = vocabulary.modality[tokens] == Modality.IMAGE
-    kept |= np.isin(tokens, (vocabulary.begin_document, vocabulary.begin_image, vocabulary.end_image))
-    if vocabulary.first_grid is not None and vocabulary.new_line is not None:
-        kept |= (tokens == vocabulary.new_line) | ((vocabulary.first_grid < tokens) & (tokens < vocabulary.first_text))
-    return tokens[kept]
+    delimiters = vocabulary.begin_document, vocabulary.begin_image, vocabulary.end_image
+    return tokens[vocabulary.within_images[tokens] | np.isin(tokens, delimiters)]
 
 
 def image_alone(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarray:
@@ -68,7 +65,7 @@ def image_alone(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarra
 
 
 def from_begin_image(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarray:
-    """The image being drawn and not even a begin: Lumina-mGPT's, whose image tells its grid first."""
+    """The image being drawn and not even a begin: Lumina-mGPT's, whose image gives its grid first."""
     return tokens[np.flatnonzero(tokens == tokenizer.vocabulary.begin_image)[-1] :]
 
 
@@ -111,7 +108,7 @@ class TwoWay:
     twins = 1
 
     def __post_init__(self) -> None:
-        _checked("guidance", self.scale)
+        _check_scale("guidance", self.scale)
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [self.without(tokens, tokenizer)]
@@ -136,8 +133,8 @@ class ThreeWay:
     twins = 2
 
     def __post_init__(self) -> None:
-        _checked("text guidance", self.text)
-        _checked("image guidance", self.image)
+        _check_scale("text guidance", self.text)
+        _check_scale("image guidance", self.image)
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [without_words(tokens, tokenizer), self.without(tokens, tokenizer)]
@@ -171,7 +168,7 @@ class Between:
         return self.strength if self.start <= share < self.stop else 1.0
 
 
-def _checked(name: str, scale: float | Schedule) -> None:
+def _check_scale(name: str, scale: float | Schedule) -> None:
     if isinstance(scale, int | float) and not scale >= 0:
         raise ValueError(f"{name} must be 0 or more (1 is none), not {scale}.")
 
