@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
-from chameleon_lab.checkpoints.opened import Parts
+from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Rules
@@ -66,7 +66,7 @@ class Chameleon:
         licence: str | None = None,
         acknowledge_licence: bool = False,
         fixes: Iterable[type] = (),
-        quantizers: Iterable[native.QuantizerClass] = (),
+        quantizers: Iterable[QuantizerClass] = (),
     ) -> Chameleon:
         """A model from a folder in any of the family's layouts, or a shipped one by name ("tiny").
 
@@ -222,21 +222,20 @@ def load_image_tokenizer(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
-    quantizers: Iterable[native.QuantizerClass] = (),
+    quantizers: Iterable[QuantizerClass] = (),
 ) -> ImageTokenizer:
     """An image tokenizer alone: a shipped model's by name, the lab's own folders', Meta's, or Hugging Face's.
 
     `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
     """
-    path, target = find(folder), _device(device)
+    path, options = find(folder), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
     if native.is_native(path):
-        return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=target)
-    if formats.holds_meta_images(path):
-        return formats.read_meta_images(path, dtype=dtype, device=target)
+        return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=options.device)
+    if (image := formats.read_image_tokenizer([path], options)) is not None:
+        return image
     if (path / "config.json").is_file():
-        return huggingface.load_image_tokenizer(path, dtype=dtype, device=target)
-    places = formats.detect(path).tokenizers
-    if (image := formats.read_image_tokenizer(places, quantizers, dtype=dtype, device=target)) is None:
+        return huggingface.load_image_tokenizer(path, dtype=dtype, device=options.device)
+    if (image := formats.read_image_tokenizer(formats.detect(path).tokenizers, options)) is None:
         raise ValueError(f"{path} holds no image tokenizer: vqgan.ckpt and vqgan.yaml lie neither there nor beside it.")
     return image
 

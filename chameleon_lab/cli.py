@@ -39,7 +39,7 @@ from chameleon_lab.pictures import open_picture
 from chameleon_lab.planner import GUIDANCE, PRECISIONS, PUBLISHED, WEIGHTS, plan, verdicts
 from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
-from chameleon_lab.tokenizers.image import CHAMELEON, NoImageTokenizer
+from chameleon_lab.tokenizers.image import CHAMELEON
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.folder import Report, write_text
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
@@ -438,9 +438,7 @@ def _plan(options: argparse.Namespace) -> None:
         config, image = PUBLISHED[published], CHAMELEON
     else:
         opened = formats.open_folder(find(options.model))
-        config, image = opened.config, opened.tokenizer.image.config
-        if isinstance(opened.tokenizer.image, NoImageTokenizer):
-            image = None
+        config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None
     recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
     found = plan(
         config,

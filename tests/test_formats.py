@@ -17,13 +17,13 @@ from torch import nn
 
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, meta, names
-from chameleon_lab.checkpoints.text_files import BESIDE
+from chameleon_lab.checkpoints.beside import BESIDE
 from chameleon_lab.documents import Document, Image
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.stability import Dropout, QueryKeyNorm, QueryKeyRMSNorm
-from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig, NoDecoder, NoImageTokenizer
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.text import ByteTokenizer, JsonTokenizer, NoTextTokenizer, TextTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer, JsonTokenizer, TextTokenizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -86,7 +86,8 @@ def assert_same(lab: Chameleon, other: Chameleon) -> None:
     assert lab.vocabulary == other.vocabulary
     assert lab.tokenizer.image.config == other.tokenizer.image.config
     assert (lab.settings, lab.card) == (other.settings, other.card)
-    assert type(lab.tokenizer.text) is type(other.tokenizer.text)
+    assert lab.tokenizer.missing == other.tokenizer.missing
+    assert not lab.tokenizer.can_spell or type(lab.tokenizer.text) is type(other.tokenizer.text)
 
 
 @pytest.mark.parametrize(("kind", "first", "second"), PAIRS)
@@ -207,8 +208,7 @@ def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
     (tmp_path / "whole" / BESIDE).unlink()  # so that text is the family's JSON
     tokenizers = tmp_path / "whole" / "tokenizer"
     parts = formats.read(tmp_path / "whole")
-    image, vocabulary = NoImageTokenizer(lab.tokenizer.image.codes, lab.tokenizer.grid, "there"), lab.vocabulary
-    parts.tokenizer = MixedModalTokenizer(NoTextTokenizer(vocabulary.pieces, "there"), image, vocabulary)
+    parts.tokenizer = lab.tokenizer.having(None, None)
     formats.write(parts, tmp_path / "native")
     document = Document.of("a word", lab.tokenizer.image.decode(np.zeros(lab.tokenizer.grid, np.int64)))
     expected = Chameleon.load(tmp_path / "whole").encode(document)
@@ -224,9 +224,7 @@ def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
 
 def test_a_native_folder_does_not_take_the_text_tokenizer_of_another_vocabulary(tmp_path):
     lab = make_lab()
-    lab.tokenizer = MixedModalTokenizer(
-        NoTextTokenizer(lab.vocabulary.pieces, "there"), lab.tokenizer.image, lab.vocabulary
-    )
+    lab.tokenizer = lab.tokenizer.having(None, lab.tokenizer.image)
     lab.save(tmp_path / "native")
     make_lab(vocabulary=Vocabulary.layout(12, 256, sentinels=4)).save(tmp_path / "other", format="meta")
     with pytest.raises(ValueError, match="do not belong together"):
@@ -238,7 +236,7 @@ def test_a_native_folder_without_picture_decoder_gets_one(tmp_path):
     lab.save(tmp_path / "whole", format="meta")
     codes = np.zeros(lab.tokenizer.grid, np.int64)
     expected = np.asarray(lab.tokenizer.image.decode(codes))
-    lab.tokenizer.image.decoder = NoDecoder("there")
+    lab.tokenizer.image.decoder = None
     lab.save(tmp_path / "native")
     with pytest.raises(ValueError, match="holds no picture decoder"):
         Chameleon.load(tmp_path / "native").tokenizer.image.decode(codes)
@@ -364,8 +362,7 @@ def test_luminas_grids_are_there_where_it_is_said_or_the_class_says_so(tmp_path)
     from chameleon_lab.vocabulary import CHAMELEON, LUMINA
 
     torch.manual_seed(0)
-    image = NoImageTokenizer(CHAMELEON.codes, (32, 32), "nowhere")
-    tokenizer = MixedModalTokenizer(NoTextTokenizer(CHAMELEON.pieces, "nowhere"), image, CHAMELEON)
+    tokenizer = MixedModalTokenizer(None, None, CHAMELEON, grid=(32, 32))
     model = Transformer(ModelConfig(CHAMELEON.size, 8, 1, 2, 2, 4, 8, 96, fixes=(QueryKeyNorm(),)))
     Chameleon(model, tokenizer).save(tmp_path / "there", format="huggingface-4.43")
     (tmp_path / "there" / BESIDE).unlink()
@@ -393,9 +390,7 @@ def tree(tmp_path) -> Path:
 @pytest.mark.parametrize("place", ["", "models", "models/7b", "tokenizer"])
 def test_the_download_tree_is_found_from_any_of_its_folders(place, tree):
     lab = Chameleon.load(tree / place)
-    assert not isinstance(lab.tokenizer.text, NoTextTokenizer) and not isinstance(
-        lab.tokenizer.image.decoder, NoDecoder
-    )
+    assert lab.tokenizer.can_spell and lab.tokenizer.can_draw and not lab.tokenizer.missing
     assert torch.equal(lab.model.head.weight, make_lab().model.head.weight)
 
 
@@ -413,7 +408,7 @@ def test_a_tokenizer_elsewhere_is_named(tree, tmp_path):
     lab = Chameleon.load(tree, tokenizer=tmp_path / "elsewhere")
     assert lab.tokenizer.text.decode(lab.tokenizer.text.encode("hé")) == "hé"
     only_text = Chameleon.load(tree, tokenizer=tmp_path / "elsewhere" / "text_tokenizer.json")
-    assert isinstance(only_text.tokenizer.image, NoImageTokenizer)
+    assert only_text.tokenizer.can_spell and not only_text.tokenizer.can_read
     images = load_image_tokenizer(tmp_path / "elsewhere")
     assert torch.equal(images.get_parameter("decoder.conv_out.weight"), make_lab().tokenizer.image.last_layer)
 
@@ -541,20 +536,21 @@ def test_without_an_image_tokenizer_a_model_still_reads_and_writes_tokens(format
     lab = make_lab()
     lab.save(tmp_path / "there", format=format, pictures=False)
     read = Chameleon.load(tmp_path / "there")
-    assert isinstance(read.tokenizer.image, NoImageTokenizer) and read.tokenizer.grid == (8, 8)
+    assert not read.tokenizer.can_read and not read.tokenizer.can_draw and read.tokenizer.grid == (8, 8)
+    assert read.tokenizer.missing == ("no image tokenizer: pictures can neither be read nor written",)
     tokens = read.encode(Document.of("text"))
     assert torch.equal(read.model(torch.from_numpy(tokens)[None]), lab.model(torch.from_numpy(tokens)[None]))
     with pytest.raises(ValueError, match="holds no image tokenizer"):
         read.encode(Document.of(Image(picture)))
     read.save(tmp_path / "again", format=format)
-    assert isinstance(Chameleon.load(tmp_path / "again").tokenizer.image, NoImageTokenizer)
+    assert not Chameleon.load(tmp_path / "again").tokenizer.can_read
 
 
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_without_a_picture_decoder_pictures_are_still_read(format, tmp_path, picture):
     lab = make_lab()
     codes = lab.tokenizer.image.encode(picture)
-    lab.tokenizer.image.decoder = NoDecoder("a folder")
+    lab.tokenizer.image.decoder = None
     lab.save(tmp_path / "there", format=format)
     read = Chameleon.load(tmp_path / "there")
     assert np.array_equal(read.tokenizer.image.encode(picture), codes)
@@ -564,7 +560,8 @@ def test_without_a_picture_decoder_pictures_are_still_read(format, tmp_path, pic
 
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_without_a_text_tokenizer_ids_still_become_logits(format, tmp_path, caplog):
-    lab = make_lab(text=NoTextTokenizer(256, "a folder"))
+    lab = make_lab()
+    lab.tokenizer = lab.tokenizer.having(None, lab.tokenizer.image)
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
         read = Chameleon.load(tmp_path / "there")

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ import torch
 import yaml
 
 from chameleon_lab.checkpoints import names
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy, tensors_of
+from chameleon_lab.checkpoints.beside import read_beside, write_foreign
+from chameleon_lab.checkpoints.opened import Opened, ReadOptions
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
+from chameleon_lab.checkpoints.text_files import read_text, write_text
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -33,6 +36,67 @@ TOKENIZER_FILES = ("text_tokenizer.json", "vqgan.yaml", "vqgan.ckpt")
 CONTEXT = 4096
 
 _FILE = re.compile(r"consolidated(?:\.(\d\d))?\.pth")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Meta's `Format`: see `formats.Format`."""
+
+    name: str = "meta"
+
+    def claims(self, folder: Path) -> tuple[Path, ...]:
+        """The folder itself, or the one model that its place in the download tree leads to.
+
+        Raises ValueError where it leads to several.
+        """
+        models = [folder] if _holds_model(folder) else []
+        if not models and not (folder / "config.json").is_file():
+            roots = [folder, folder / "models"]
+            if any((folder / name).is_file() for name in TOKENIZER_FILES):
+                roots += [folder.parent / "models", folder.parent]
+            places = {place for root in roots if root.is_dir() for place in (root, *root.iterdir())}
+            models = sorted(filter(_holds_model, places))
+        if len(models) > 1:
+            raise ValueError(
+                f"{folder} leads to several models: {', '.join(map(str, models))}. Give the folder of the one you mean."
+            )
+        roots = [root for model in models for root in (model, model.parent, model.parent.parent)]
+        return (*models, *(root / "tokenizer" for root in roots))
+
+    def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        beside = read_beside(place)
+        config, tensors = read_model(place, beside.groups)
+        text = read_text(tokenizers, config.vocabulary, beside, place)
+        return beside.opened(config, tensors, text, (place, self.name), options)
+
+    def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
+        if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):
+            return None
+        config, tensors = read_image_config(folder / "vqgan.yaml"), read_image_tensors(folder / "vqgan.ckpt")
+        with torch.device("meta"):
+            image = ImageTokenizer(config, str(folder))
+        if not any(name.startswith("decoder.") for name in tensors):
+            image.decoder = None
+        fill(image, tensors, folder / "vqgan.ckpt", dtype=options.dtype, device=options.device, config="vqgan.yaml")
+        return image.eval()
+
+    def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
+        def write_files(whole: Path) -> None:
+            tokenizer, inside = opened.tokenizer, whole / "tokenizer"
+            inside.mkdir()
+            write_model(opened.tensors, opened.config, whole, shards or names.norm_groups(opened.config) or 1)
+            if tokenizer.can_spell:
+                write_text(tokenizer.text, tokenizer.vocabulary, inside, "text_tokenizer.json")
+            if tokenizer.can_read:
+                write_image_tokenizer(tokenizer.image, inside)
+            for each in (whole, inside):
+                write_checklist(each)
+
+        write_foreign(opened, folder, self.name, write_files)
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / PARAMS).is_file() or any(folder.glob("consolidated*.pth"))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -93,7 +157,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
     size = params.get("vocab_size", -1)
-    if size == -1:  # not told: the head knows
+    if size == -1:  # the head knows
         size = sum(_rows(file, "output.weight") for file in weight_files(folder))
     try:
         width, heads, theta = params["dim"], params["n_heads"], float(params.get("rope_theta", 10_000.0))
@@ -135,17 +199,17 @@ def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyT
         "attention.wqkv.weight": (("wq", "wk", "wv"), (heads, keys, keys)),
         "feed_forward.w13.weight": (("w1", "w3"), (config.ffn_width // count,) * 2),
     }
-    found: dict[str, LazyTensor] = {}
+    parts: dict[str, LazyTensor] = {}
     for name, tensor in shard.items():
         fused = next((fused for fused in rows if name.endswith(fused)), None)
         if fused is None:
-            found[name] = tensor
+            parts[name] = tensor
         else:
             leaves, sizes = rows[fused]
             owner = name.rsplit(".", 2)[0]
             pieces = names.split(tensor, sizes, 0)
-            found |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
-    return found
+            parts |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
+    return parts
 
 
 # The image tokenizer
@@ -174,9 +238,9 @@ def read_image_config(path: Path) -> ImageTokenizerConfig:
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
-    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
-    if told:
-        raise ValueError(f"{path} sets {told}: no Chameleon image tokenizer has that, and the lab cannot build it.")
+    settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if settings:
+        raise ValueError(f"{path} sets {settings}: no Chameleon image tokenizer has that, and the lab cannot build it.")
     return config
 
 
@@ -219,7 +283,7 @@ def _image_yaml(config: ImageTokenizerConfig) -> str:
 def write_model(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
     """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.sharded`."""
     cut = names.sharded(names.parts_of(tensors, config), config, shards)
-    (folder / PARAMS).write_text(json.dumps(_plain(config), indent=2) + "\n")
+    (folder / PARAMS).write_text(json.dumps(_plain_params(config), indent=2) + "\n")
     (folder / SHARDS).write_text(json.dumps({"model_parallel_size": shards}) + "\n")
     pairs = torch.arange(0, config.head_width, 2).float()
     freqs = config.rope_theta ** (-pairs / config.head_width)  # loaders insist that it is there, and do not use it
@@ -228,7 +292,7 @@ def write_model(tensors: Tensors, config: ModelConfig, folder: Path, shards: int
         write_torch(names.renamed(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
 
 
-def _plain(config: ModelConfig) -> dict[str, Any]:
+def _plain_params(config: ModelConfig) -> dict[str, Any]:
     multiple_of, multiplier = _ffn_rule(config)
     model = {
         "dim": config.width,
@@ -257,33 +321,10 @@ def _ffn_rule(config: ModelConfig) -> tuple[int, float | None]:
 def write_image_tokenizer(image: ImageTokenizer, folder: Path) -> None:
     """Writes `vqgan.yaml` and `vqgan.ckpt`, whole."""
     (folder / "vqgan.yaml").write_text(_image_yaml(image.config))
-    weights = {name: tensor.read().contiguous() for name, tensor in names.image_to_theirs(image_weights(image)).items()}
-    torch.save({"state_dict": weights}, folder / "vqgan.ckpt")
-
-
-def image_weights(image: ImageTokenizer) -> dict[str, LazyTensor]:
-    """What an image tokenizer computes with: its state without what only its training kept."""
-    return {
-        name: tensor
-        for name, tensor in tensors_of(image).items()
-        if not name.startswith("quantize.") or name == "quantize.embedding.weight"
+    weights = {
+        name: tensor.read().contiguous() for name, tensor in names.image_to_theirs(names.image_weights(image)).items()
     }
-
-
-def check_image(config: ImageTokenizerConfig, format: str) -> None:
-    """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
-    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
-    told = [
-        f"{name}={getattr(config, name)!r}"
-        for name in ("groups", "patch", "middle", "quantizer")
-        if getattr(config, name) != getattr(plain, name)
-        and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
-    ]
-    if told:
-        raise ValueError(
-            f"The format {format!r} cannot express an image tokenizer with {', '.join(told)}. Save it as 'native', or "
-            f"take the transformer alone: lab.save(folder, format={format!r}, pictures=False)."
-        )
+    torch.save({"state_dict": weights}, folder / "vqgan.ckpt")
 
 
 def write_checklist(folder: Path) -> None:

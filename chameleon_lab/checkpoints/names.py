@@ -24,8 +24,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy, tensors_of
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 
 ALL, OWN = "in every shard", "its own in each shard"
@@ -322,6 +323,22 @@ def check_expressible(config: ModelConfig, format: str) -> None:
         )
 
 
+def check_image(config: ImageTokenizerConfig, format: str) -> None:
+    """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
+    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
+    strange = [
+        f"{name}={getattr(config, name)!r}"
+        for name in ("groups", "patch", "middle", "quantizer")
+        if getattr(config, name) != getattr(plain, name)
+        and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
+    ]
+    if strange:
+        raise ValueError(
+            f"The format {format!r} cannot express an image tokenizer with {', '.join(strange)}. Save it as 'native', "
+            f"or take the transformer alone: lab.save(folder, format={format!r}, pictures=False)."
+        )
+
+
 # Lazy tensors made of others
 
 
@@ -388,4 +405,13 @@ def image_to_ours(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
         match[1].replace(".downsample.", ".resample.").replace(".upsample.", ".resample."): tensors[name]
         for name, match in found.items()
         if match
+    }
+
+
+def image_weights(image: ImageTokenizer) -> dict[str, LazyTensor]:
+    """What an image tokenizer computes with: its state without what only its training kept."""
+    return {
+        name: tensor
+        for name, tensor in tensors_of(image).items()
+        if not name.startswith("quantize.") or name == "quantize.embedding.weight"
     }

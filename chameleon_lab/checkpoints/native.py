@@ -12,14 +12,13 @@ A model that came without image tokenizer, picture decoder or text tokenizer is 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,15 @@ from typing import Any
 import torch
 
 from chameleon_lab import stability
-from chameleon_lab.checkpoints.opened import Opened, Parts
+from chameleon_lab.checkpoints import provenance
+from chameleon_lab.checkpoints.opened import Opened, Parts, QuantizerClass, ReadOptions
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
-from chameleon_lab.generation.engine import Settings
-from chameleon_lab.tokenizers.image import (
-    QUANTIZERS,
-    ImageTokenizer,
-    ImageTokenizerConfig,
-    NoDecoder,
-    NoImageTokenizer,
-)
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
-    NoTextTokenizer,
     SentencePieceTokenizer,
     TextTokenizer,
 )
@@ -51,7 +43,28 @@ from chameleon_lab.vocabulary import Vocabulary
 
 FORMAT, VERSION = "chameleon-lab", 1
 
-QuantizerClass = Callable[[int, int], Quantizer]
+
+@dataclass(frozen=True)
+class Native:
+    """The lab's own `Format`: see `formats.Format`."""
+
+    name: str = "native"
+
+    def claims(self, folder: Path) -> tuple[Path, ...]:
+        """A folder with any `config.json` but the port's: that of another model is refused later, by what it lacks."""
+        return (folder,) if (folder / "config.json").is_file() and not holds_port(folder) else ()
+
+    def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        opened = open_folder(place, options.fixes, options.quantizers, dtype=options.dtype, device=options.device)
+        return replace(opened, card=provenance.stated(opened.card, options.licence))
+
+    def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
+        if not (is_native(folder) and (folder / "image_tokenizer.safetensors").is_file()):
+            return None
+        return read_image_tokenizer(folder, options.quantizers, dtype=options.dtype, device=options.device)
+
+    def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
+        write_opened(opened, folder)
 
 
 def write(parts: Parts, folder: Path | str) -> None:
@@ -114,45 +127,50 @@ def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
         raise ValueError(
             f"The quantizer {config.quantizer!r} has no name to be saved under: make it a function or a class."
         )
-    return asdict(dataclasses.replace(config, quantizer="vector")) | {"quantizer": quantizer}
+    return asdict(replace(config, quantizer="vector")) | {"quantizer": quantizer}
 
 
 def is_native(folder: Path) -> bool:
     """Whether a folder's config is the lab's own."""
+    return _plain_config(folder).get("format") == FORMAT
+
+
+def holds_port(folder: Path) -> bool:
+    """Whether a folder's config is Hugging Face's; that of another model is refused later, by what it lacks."""
+    return bool({"num_attention_heads", "num_embeddings", "vq_config"} & _plain_config(folder).keys())
+
+
+def _plain_config(folder: Path) -> dict[str, Any]:
+    """A folder's `config.json`; empty where there is none that can be read."""
     try:
         plain = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return False
-    return isinstance(plain, dict) and plain.get("format") == FORMAT
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def _write_files(opened: Opened, folder: Path) -> None:
-    text, image = opened.tokenizer.text, opened.tokenizer.image
-    kinds = {
-        ByteTokenizer: "bytes",
-        SentencePieceTokenizer: "sentencepiece",
-        JsonTokenizer: "json",
-        NoTextTokenizer: "none",
-    }
+    tokenizer = opened.tokenizer
+    text, image = tokenizer.text if tokenizer.can_spell else None, tokenizer.image if tokenizer.can_read else None
+    kinds = {ByteTokenizer: "bytes", SentencePieceTokenizer: "sentencepiece", JsonTokenizer: "json", type(None): "none"}
     if type(text) not in kinds:
         raise ValueError(f"A {type(text).__name__} cannot be saved: the format knows sentencepiece, JSON and bytes.")
-    plain_model = asdict(dataclasses.replace(opened.config, fixes=()))
+    plain_model = asdict(replace(opened.config, fixes=()))
     plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in opened.config.fixes]  # pyright: ignore[reportArgumentType]
-    missing = isinstance(image, NoImageTokenizer)
     config = {
         "format": FORMAT,
         "version": VERSION,
         "model": plain_model,
-        "image_tokenizer": {"missing": image.grid} if missing else plain_image_config(image.config),
-        "picture_decoder": not missing and not isinstance(image.decoder, NoDecoder),
+        "image_tokenizer": plain_image_config(image.config) if image else {"missing": tokenizer.grid},
+        "picture_decoder": tokenizer.can_draw,
         "text_tokenizer": kinds[type(text)],
-        "vocabulary": asdict(opened.tokenizer.vocabulary),
+        "vocabulary": asdict(tokenizer.vocabulary),
         "generation": opened.settings.to_plain(),
         "card": opened.card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_safetensors(opened.tensors, folder)
-    if not missing:
+    if image:
         write_safetensors(tensors_of(image), folder, "image_tokenizer")
     if isinstance(text, SentencePieceTokenizer):
         (folder / "text_tokenizer.model").write_bytes(text.model)
@@ -207,9 +225,10 @@ def open_folder(
         settings = Settings.from_plain(config["generation"])
         with torch.device("meta"):
             Transformer(model_config)  # what it cannot be built of is damage, too
-        text = _text_tokenizer(config["text_tokenizer"], folder, vocabulary)
-    image = read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
-    tokenizer = MixedModalTokenizer(text, image, vocabulary)
+        text = _text_tokenizer(config["text_tokenizer"], folder)
+        grid = config["image_tokenizer"].get("missing")
+        image = None if grid else read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
+    tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(folder))
     tensors = open_safetensors(folder, "model")
     return Opened(model_config, tensors, tokenizer, settings, config.get("card", {}), folder / "model.safetensors")
 
@@ -225,15 +244,14 @@ def read_image_tokenizer(
     folder = Path(folder)
     config = _read_config(folder)
     with _damage(folder):
-        if grid := config["image_tokenizer"].get("missing"):
-            rows, columns = grid
-            return NoImageTokenizer(config["vocabulary"]["codes"], (rows, columns), str(folder))
+        if config["image_tokenizer"].get("missing"):
+            raise ValueError(f"{folder} holds no image tokenizer: the model was saved without one.")
         image_config = _image_config(config["image_tokenizer"], quantizers)
         with torch.device("meta"):
-            image = ImageTokenizer(image_config)
+            image = ImageTokenizer(image_config, str(folder))
     tensors = open_safetensors(folder, "image_tokenizer")
     if not config.get("picture_decoder", True):
-        image.decoder = NoDecoder(str(folder))
+        image.decoder = None
     fill(image, tensors, folder / "image_tokenizer.safetensors", dtype=dtype, device=device)
     return image.eval()
 
@@ -287,7 +305,7 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
     for entry in plain["fixes"]:
         arguments = {key: value for key, value in entry.items() if key != "fix"}
         found = known.get(entry["fix"])
-        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        if not (isinstance(found, type) and is_dataclass(found)):
             raise ValueError(
                 f"This model was trained with a fix {entry['fix']!r} that the lab does not know: "
                 f"pass its class, Chameleon.load(folder, fixes=[{entry['fix']}])."
@@ -296,11 +314,11 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 
-def _text_tokenizer(kind: str, folder: Path, vocabulary: Vocabulary) -> TextTokenizer:
+def _text_tokenizer(kind: str, folder: Path) -> TextTokenizer | None:
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "none":
-        return NoTextTokenizer(vocabulary.pieces, str(folder))
+        return None
     if kind not in ("sentencepiece", "json"):
         raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes, sentencepiece and json.")
     path = folder / ("text_tokenizer.model" if kind == "sentencepiece" else "text_tokenizer.json")

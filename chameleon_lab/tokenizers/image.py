@@ -12,7 +12,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -103,16 +103,20 @@ TINY = ImageTokenizerConfig(
 
 
 class ImageTokenizer(nn.Module):
-    """Pictures to codes and back, on any grid whose sides are multiples of `config.factor`."""
+    """Pictures to codes and back, on any grid whose sides are multiples of `config.factor`.
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    One whose files hold no picture decoder has None for `decoder`: it reads pictures and cannot draw them. `source` is
+    where it comes from, for the error that says so.
+    """
+
+    def __init__(self, config: ImageTokenizerConfig, source: str = "This image tokenizer") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.source = config, source
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
         self.quantize = config.build_quantizer()
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
-        self.decoder: nn.Module = Decoder(config)
+        self.decoder: nn.Module | None = Decoder(config)
 
     @property
     def codes(self) -> int:
@@ -138,7 +142,7 @@ class ImageTokenizer(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
         """What training needs: reconstructed pixels_BCHW (straight-through), and what the quantizer made."""
         quantized = self.quantize(self.quant_conv(self.encoder(pixels_BCHW)))
-        return self.decoder(self.post_quant_conv(quantized.latents_BCHW)), quantized
+        return self.require_decoder()(self.post_quant_conv(quantized.latents_BCHW)), quantized
 
     @property
     def last_layer(self) -> Tensor:
@@ -160,12 +164,17 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
             )
-        return self.decoder(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        return self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
 
-    def require_decoder(self) -> None:
-        """Raises ValueError, which says what to add, where codes cannot become pictures."""
-        if isinstance(self.decoder, NoDecoder):
-            self.decoder()
+    def require_decoder(self) -> nn.Module:
+        """The decoder. Raises ValueError, which says what to add, where there is none."""
+        if self.decoder is None:
+            raise ValueError(
+                f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. "
+                "Meta's vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there, or name the folder "
+                "that has it, Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self.decoder
 
     @property
     def preparations(self) -> dict[str, Preparation]:
@@ -257,67 +266,6 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x_BCHW = level(x_BCHW)
         return self.unfold(self.conv_out(F.silu(self.norm_out(x_BCHW))))
-
-
-class NoDecoder(nn.Module):
-    """Stands where a checkpoint without a picture decoder leaves a gap: codes can be had of pictures, not pictures of
-    codes."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-
-    def forward(self, latents_BCHW: Tensor | None = None) -> Tensor:
-        raise ValueError(
-            f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. Meta's "
-            "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there, or name the folder that has "
-            "it, Chameleon.load(folder, tokenizer='data/tokenizer')."
-        )
-
-
-class NoImageTokenizer(ImageTokenizer):
-    """Stands where a folder without an image tokenizer leaves a gap: codes can be read and written, pictures cannot.
-
-    `grid`: (rows, columns) of an image's codes. What else `config` says are the published settings.
-    """
-
-    def __init__(self, codes: int, grid: tuple[int, int], source: str) -> None:
-        nn.Module.__init__(self)
-        self.config = replace(CHAMELEON, codes=codes, side=grid[0] * CHAMELEON.factor)
-        self.source, self._grid = source, grid
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self._grid
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def codebook(self) -> np.ndarray:
-        raise self._missing("there is no codebook")
-
-    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
-        raise self._missing("there is nothing to train")
-
-    def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
-        raise self._missing("pictures cannot become codes")
-
-    def encode_batch(self, pictures: list[PIL.Image.Image], preparation: Preparation | None = None) -> np.ndarray:
-        raise self._missing("pictures cannot become codes")
-
-    def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
-        raise self._missing("codes cannot become pictures")
-
-    def require_decoder(self) -> None:
-        raise self._missing("codes cannot become pictures")
-
-    def _missing(self, consequence: str) -> ValueError:
-        return ValueError(
-            f"{self.source} holds no image tokenizer, so {consequence}. Put the same model's vqgan.ckpt and vqgan.yaml "
-            "into the folder, or name the folder they are in: Chameleon.load(folder, tokenizer='data/tokenizer')."
-        )
 
 
 class Level(nn.Module):

@@ -27,33 +27,90 @@ class MixedModalTokenizer:
     `tokenizers.grids`). `preparation` is what pictures without codes go through: the image tokenizer's own policy, or,
     for images of any grid, `AreaGrid` of the same area.
 
-    Raises ValueError when the parts disagree about how many codes or pieces there are.
+    A checkpoint may lack a part, which is None here: then `grid` says what the image tokenizer's would be, and `source`
+    where the checkpoint is. `missing` says what is lacking in words, and asking for `text` or `image` raises ValueError
+    with what to add. Raises ValueError when the parts disagree about how many codes or pieces there are.
     """
 
     def __init__(
         self,
-        text: TextTokenizer,
-        image: ImageTokenizer,
+        text: TextTokenizer | None,
+        image: ImageTokenizer | None,
         vocabulary: Vocabulary,
         *,
         preparation: Preparation | None = None,
+        grid: tuple[int, int] | None = None,
+        source: str = "This model",
     ) -> None:
-        if image.codes != vocabulary.codes or text.size != vocabulary.pieces:
+        codes, pieces = image.codes if image else vocabulary.codes, text.size if text else vocabulary.pieces
+        if (codes, pieces) != (vocabulary.codes, vocabulary.pieces):
             raise ValueError(
                 f"The vocabulary has room for {vocabulary.codes} codes and {vocabulary.pieces} pieces, but the image "
-                f"tokenizer has {image.codes} codes and the text tokenizer {text.size} pieces."
+                f"tokenizer has {codes} codes and the text tokenizer {pieces} pieces."
             )
-        self.text, self.image, self.vocabulary = text, image, vocabulary
-        rows, columns = image.grid
-        self.form = image_form(vocabulary, rows, columns)
-        if not self.form.sides and preparation is None:
+        if image is None and grid is None:
+            raise ValueError("Without an image tokenizer, say how many (rows, columns) of codes an image has: grid=.")
+        self._text, self._image, self.vocabulary, self.source = text, image, vocabulary, source
+        self._grid = grid
+        self.form = image_form(vocabulary, *self.grid)
+        if image and not self.form.sides and preparation is None:
+            rows, columns = self.grid
             preparation = AreaGrid(2 * image.config.factor, max(1, rows * columns // 4))
         self.preparation = preparation
 
     @property
+    def text(self) -> TextTokenizer:
+        if self._text is None:
+            raise ValueError(
+                f"{self.source} holds no text tokenizer, so text cannot become tokens, nor tokens text. Put Meta's "
+                "text_tokenizer.json or Hugging Face's tokenizer.json of the same model into the folder, or name the "
+                "folder it is in: Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self._text
+
+    @property
+    def image(self) -> ImageTokenizer:
+        if self._image is None:
+            raise ValueError(
+                f"{self.source} holds no image tokenizer, so pictures cannot become codes, and codes cannot become "
+                "pictures. Put the same model's vqgan.ckpt and vqgan.yaml into the folder, or name the folder they are "
+                "in: Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self._image
+
+    @property
+    def can_spell(self) -> bool:
+        """Whether text can become tokens, and tokens text."""
+        return self._text is not None
+
+    @property
+    def can_read(self) -> bool:
+        """Whether pictures can become tokens."""
+        return self._image is not None
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether tokens can become pictures."""
+        return self._image is not None and self._image.decoder is not None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is lacking, in words."""
+        gaps = {
+            "no text tokenizer: text can neither be read nor written": not self.can_spell,
+            "no image tokenizer: pictures can neither be read nor written": not self.can_read,
+            "no picture decoder: pictures can be read, not written": self.can_read and not self.can_draw,
+        }
+        return tuple(words for words, lacking in gaps.items() if lacking)
+
+    def having(self, text: TextTokenizer | None, image: ImageTokenizer | None) -> MixedModalTokenizer:
+        """The same vocabulary and grid with these parts, None for one that is to be lacking."""
+        return MixedModalTokenizer(text, image, self.vocabulary, grid=self.grid, source=self.source)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of every image, or of the square one where images have any grid."""
-        return self.image.grid
+        return self._image.grid if self._image else self._grid or (0, 0)
 
     @property
     def image_tokens(self) -> int:
@@ -71,7 +128,7 @@ class MixedModalTokenizer:
         vocabulary = self.vocabulary
         if isinstance(segment, Text):
             try:
-                pieces = self.text.encode(segment.text)
+                pieces = self.text.encode(segment.text) if segment.text else []
             except UnicodeEncodeError as error:
                 raise ValueError(
                     f"The text holds half a character, {error.object[error.start]!r}: take it out."
@@ -248,14 +305,18 @@ class PieceReader:
         yield from self._close_text()
 
     def document(self) -> Document:
-        pending = self._tokenizer.text.decode(self._pieces)
+        pending = self._spelled()
         return Document((*self._segments, *([Text(pending)] if pending else [])))
+
+    def _spelled(self, start: int = 0) -> str:
+        pieces = self._pieces[start:]
+        return self._tokenizer.text.decode(pieces) if pieces else ""
 
     def _grown_text(self) -> Iterator[Piece]:
         """The text that the last piece added. Only pieces from `_start` on are decoded, `_shown` characters of which
         are told, so that a long text costs no more a piece than a short one; `_whole` is where a character last ended.
         """
-        text = self._tokenizer.text.decode(self._pieces[self._start :])
+        text = self._spelled(self._start)
         ready = text.rstrip("\ufffd")  # an unfinished character waits for its other bytes
         if len(ready) > self._shown:
             yield TextPiece(ready[self._shown :])
@@ -263,14 +324,14 @@ class PieceReader:
         if ready == text:
             if len(self._pieces) - self._start > WINDOW and self._whole > self._start:
                 self._start = self._whole
-                self._shown = len(self._tokenizer.text.decode(self._pieces[self._start :]))
+                self._shown = len(self._spelled(self._start))
             self._whole = len(self._pieces)
 
     def _close_text(self) -> Iterator[Piece]:
-        rest = self._tokenizer.text.decode(self._pieces[self._start :])
+        rest = self._spelled(self._start)
         if len(rest) > self._shown:
             yield TextPiece(rest[self._shown :])
-        if text := self._tokenizer.text.decode(self._pieces):
+        if text := self._spelled():
             self._segments.append(Text(text))
         self._pieces, self._start, self._shown, self._whole = [], 0, 0, 0
 
