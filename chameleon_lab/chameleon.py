@@ -78,7 +78,7 @@ class Chameleon:
         trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
         or a device that is not there.
         """
-        parts = formats.read(
+        parts = formats.read_parts(
             find(folder),
             layout,
             tokenizer,
@@ -100,7 +100,7 @@ class Chameleon:
         `pictures=False` leaves the image tokenizer out. Raises ValueError for what the format cannot express.
         """
         parts = Parts(self.model, self.tokenizer, self.settings, self.card)
-        formats.write(parts, folder, format, shards=shards, pictures=pictures)
+        formats.write_parts(parts, folder, format, shards=shards, pictures=pictures)
 
     @property
     def engine(self) -> Engine:
@@ -113,7 +113,7 @@ class Chameleon:
             raise ValueError(
                 f"The model knows {in_model} tokens and the tokenizer {in_tokenizer}: they do not belong together."
             )
-        images = self.acknowledge_licence or not provenance.restricted(self.card)
+        images = self.acknowledge_licence or not provenance.forbids_drawing(self.card)
         return Engine(self.model, self.tokenizer, images)
 
     @property
@@ -193,12 +193,12 @@ class Chameleon:
         """
         settings = (settings or self.settings).changed(**changes)
         document = self.recent(document, settings)
-        if provenance.restricted(self.card) and (grammar is None or grammar.images):
+        if provenance.forbids_drawing(self.card) and (grammar is None or grammar.images):
             if grammar is not None and not self.acknowledge_licence:
-                raise provenance.refusal(self.card)
+                raise provenance.licence_refusal(self.card)
             if not self._warned:
                 self._warned = True
-                provenance.tell(self.card, self.acknowledge_licence)
+                provenance.warn(self.card, self.acknowledge_licence)
         return document, settings, seed, grammar
 
     def recent(self, document: Document, settings: Settings | None = None) -> Document:
@@ -230,11 +230,11 @@ def load_image_tokenizer(
     """
     path, options = find(folder), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
     if native.is_native(path):
-        return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=options.device)
+        return native.read_native_images(path, quantizers, dtype=dtype, device=options.device)
     if (image := formats.read_image_tokenizer([path], options)) is not None:
         return image
     if (path / "config.json").is_file():
-        return huggingface.load_image_tokenizer(path, dtype=dtype, device=options.device)
+        return huggingface.read_port_images(path, dtype=dtype, device=options.device)
     if (image := formats.read_image_tokenizer(formats.detect(path).tokenizers, options)) is None:
         raise ValueError(f"{path} holds no image tokenizer: vqgan.ckpt and vqgan.yaml lie neither there nor beside it.")
     return image

@@ -23,7 +23,7 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon, find, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, native
-from chameleon_lab.checkpoints.tensors import check_room, in_words
+from chameleon_lab.checkpoints.tensors import check_room, size_in_words
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.readers import READERS, PictureFolder, Reader, half_picture_first
@@ -36,10 +36,11 @@ from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.pictures import open_picture
-from chameleon_lab.planner import GUIDANCE, PRECISIONS, PUBLISHED, WEIGHTS, plan, verdicts
+from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS, plan, verdicts
+from chameleon_lab.published import PUBLISHED
 from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
-from chameleon_lab.tokenizers.image import CHAMELEON
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.folder import Report, write_text
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
@@ -365,7 +366,7 @@ def _convert(options: argparse.Namespace) -> None:
     tensors, dtype = opened.tensors.values(), options.dtype and DTYPES[options.dtype]
     numbers = [math.prod(tensor.shape) for tensor in tensors]
     held = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
-    taken = in_words(sum(tensor.nbytes for tensor in tensors))
+    taken = size_in_words(sum(tensor.nbytes for tensor in tensors))
     log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", held, taken)
     sizes = ((dtype or tensor.dtype).itemsize for tensor in tensors)
     check_room(target, sum(map(operator.mul, numbers, sizes)))
@@ -373,7 +374,9 @@ def _convert(options: argparse.Namespace) -> None:
     formats.write_opened(opened, target, options.format, dtype=dtype, shards=options.shards, pictures=pictures)
     files = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
     seconds = time.monotonic() - started
-    log.info("%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), in_words(sum(files)), seconds)
+    log.info(
+        "%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), size_in_words(sum(files)), seconds
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
@@ -435,7 +438,7 @@ def _plan(options: argparse.Namespace) -> None:
     if options.context is not None and options.context < 1:
         raise ValueError(f"--context must be 1 or more, not {options.context}.")
     if (published := options.model.lower()) in PUBLISHED:
-        config, image = PUBLISHED[published], CHAMELEON
+        config, image = PUBLISHED[published], CHAMELEON_IMAGES
     else:
         opened = formats.open_folder(find(options.model))
         config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None

@@ -28,7 +28,6 @@ from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
-from chameleon_lab.stability import NormReordering, QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import Causal, ModelConfig, Transformer
 
@@ -53,29 +52,6 @@ WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.b
 """Kinds of weights, and the dtype of what stands beside them: embedding, norms, cache, activations."""
 
 PRECISIONS = ("32-true", "bf16-mixed")
-
-CHAMELEON_7B = ModelConfig(
-    vocabulary=65_536,
-    width=4096,
-    layers=32,
-    heads=32,
-    kv_heads=32,
-    head_width=128,
-    ffn_width=11_008,
-    context=4096,
-    fixes=(QueryKeyNorm(),),
-)
-CHAMELEON_34B = replace(
-    CHAMELEON_7B,
-    width=8192,
-    layers=48,
-    heads=64,
-    kv_heads=8,
-    ffn_width=22_016,
-    fixes=(QueryKeyNorm(), NormReordering()),
-)
-PUBLISHED = {"7b": CHAMELEON_7B, "34b": CHAMELEON_34B}
-"""The published shapes (arXiv 2405.09818, table 1), 34B's query and key norms counted once, as Hugging Face does."""
 
 
 @dataclass(frozen=True)

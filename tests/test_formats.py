@@ -117,7 +117,7 @@ def test_the_dtype_of_the_weights_is_kept(dtype, tmp_path):
     lab.model.to(dtype)
     for format in FILES:
         lab.save(tmp_path / format, format=format)
-        parts = formats.read(tmp_path / format)
+        parts = formats.read_parts(tmp_path / format)
         assert {tensor.dtype for tensor in parts.model.state_dict().values()} == {dtype}
         assert torch.equal(parts.model.head.weight, lab.model.head.weight)
         assert parts.tokenizer.image.quant_conv.weight.dtype == torch.float32
@@ -194,9 +194,9 @@ def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
     lab.save(tmp_path / "whole", format="meta")
     (tmp_path / "whole" / BESIDE).unlink()  # so that text is the family's JSON
     tokenizers = tmp_path / "whole" / "tokenizer"
-    parts = formats.read(tmp_path / "whole")
+    parts = formats.read_parts(tmp_path / "whole")
     parts.tokenizer = lab.tokenizer.having(None, None)
-    formats.write(parts, tmp_path / "native")
+    formats.write_parts(parts, tmp_path / "native")
     document = Document.of("a word", lab.tokenizer.image.decode(np.zeros(lab.tokenizer.grid, np.int64)))
     expected = Chameleon.load(tmp_path / "whole").encode(document)
     with pytest.raises(ValueError, match=r"native holds no text tokenizer.*Chameleon\.load\(folder, tokenizer="):

@@ -15,7 +15,7 @@ from chameleon_lab.checkpoints import names, native, provenance
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import Tensors
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.tokenizers.image import CHAMELEON
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
 from chameleon_lab.transformer import ModelConfig
@@ -46,12 +46,12 @@ class Beside:
         """The checkpoint of a foreign folder that this stands beside: its place and the name of its layout are
         `source`. No image tokenizer is looked for."""
         (text, vocabulary), (folder, layout) = tokenizer, source
-        grid = self.grid or CHAMELEON.grid
+        grid = self.grid or CHAMELEON_IMAGES.grid
         mixed = MixedModalTokenizer(text, None, vocabulary, grid=grid, source=str(folder))
         if self.vocabulary is None:  # not written by this lab
             card = provenance.card_of(folder, layout, options.licence)
         else:
-            card = provenance.stated(self.card, options.licence)
+            card = provenance.with_licence(self.card, options.licence)
         return Opened(config, tensors, mixed, self.settings, card, folder, layout)
 
 

@@ -2,8 +2,8 @@
 
 ```python
 formats.detect("data/models/7b").name  # "meta"
-parts = formats.read("data/models/7b")
-formats.write(parts, "chameleon-7b-hf", format="huggingface")
+parts = formats.read_parts("data/models/7b")
+formats.write_parts(parts, "chameleon-7b-hf", format="huggingface")
 ```
 
 `native` is the lab's own, `meta` that of the release, and `huggingface`, `lumina` and `anole` are the three dialects of
@@ -153,13 +153,13 @@ def open_folder(
     """
     options = ReadOptions(tuple(fixes), tuple(quantizers), licence, dtype, device)
     match = detect(folder, layout, tokenizer)
-    opened = _completed(match.format.open(match.model, match.tokenizers, options), match.tokenizers, options)
+    opened = _fill_gaps(match.format.open(match.model, match.tokenizers, options), match.tokenizers, options)
     for gap in opened.tokenizer.missing:
         log.info("%s has %s.", opened.source, gap)
     return opened
 
 
-def _completed(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -> Opened:
+def _fill_gaps(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -> Opened:
     """The checkpoint with what its tokenizer lacks from the places where that may lie by now."""
     mixed = opened.tokenizer
     text, image = mixed.text if mixed.can_spell else None, mixed.image if mixed.can_read else None
@@ -177,7 +177,7 @@ def _completed(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -
     return replace(opened, tokenizer=mixed.having(text, image))
 
 
-def read(
+def read_parts(
     folder: Path | str,
     layout: str | None = None,
     tokenizer: Path | str | None = None,
@@ -208,7 +208,7 @@ def read_image_tokenizer(folders: Iterable[Path], options: ReadOptions) -> Image
 # Writing
 
 
-def write(
+def write_parts(
     parts: Parts, folder: Path | str, format: str = "native", *, shards: int | None = None, pictures: bool = True
 ) -> None:
     """Writes a model in a format, all of it or nothing. Arguments, errors: see `write_opened`."""

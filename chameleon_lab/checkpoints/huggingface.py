@@ -27,8 +27,15 @@ from chameleon_lab.checkpoints.beside import read_beside, write_foreign
 from chameleon_lab.checkpoints.native import holds_port
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
-from chameleon_lab.checkpoints.text_files import IMAGE, TABLES, image_placeholder, names_of, read_text, write_text
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.checkpoints.text_files import (
+    IMAGE,
+    TABLES,
+    image_placeholder,
+    names_of,
+    read_text,
+    write_text_tokenizer,
+)
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 from chameleon_lab.vocabulary import LUMINA, Vocabulary
 
@@ -57,7 +64,7 @@ class HuggingFace:
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
         beside, plain = read_beside(place), read_config(place)
-        config, tensors = read_model(place, self.name)
+        config, tensors = read_port(place, self.name)
         text, vocabulary = read_text(tokenizers, config.vocabulary, beside, place, plain.get("vocabulary_map"))
         grids = self.grids
         if grids is None and self.name == "lumina":
@@ -71,7 +78,7 @@ class HuggingFace:
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not (holds_port(folder) and names.image_to_ours(open_safetensors(folder))):
             return None
-        return load_image_tokenizer(folder, dtype=options.dtype, device=options.device)
+        return read_port_images(folder, dtype=options.dtype, device=options.device)
 
     def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
         def write_files(whole: Path) -> None:
@@ -83,11 +90,11 @@ class HuggingFace:
                 image, images = smallest_image_config(vocabulary.codes, tokenizer.grid), {}
             text = tokenizer.text if tokenizer.can_spell else None
             about = {
-                "vq_config": plain_image_config(image),
+                "vq_config": port_image_config(image),
                 "vocabulary_map": names_of(vocabulary, text, placeholder=True),
             }
-            write_model(opened.tensors, opened.config, images, whole, self.name, about)
-            written = text is not None and write_text(text, vocabulary, whole, TABLES[1])
+            write_port(opened.tensors, opened.config, images, whole, self.name, about)
+            written = text is not None and write_text_tokenizer(text, vocabulary, whole, TABLES[1])
             write_settings(vocabulary, image, written, whole)
 
         write_foreign(opened, folder, self.name, write_files)
@@ -109,7 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
-def read_model(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+def read_port(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     """The config of a folder and, under our names, its transformer's tensors. Raises ValueError for settings that no
     Chameleon has."""
     plain = read_config(folder)
@@ -117,13 +124,13 @@ def read_model(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyT
     theirs = _transformer(folder)
     if config.tied:
         theirs.pop("lm_head.weight", None)
-    parts = names.renamed(theirs, "theirs", "ours")
+    parts = names.rename(theirs, "theirs", "ours")
     if dialect != "anole":
         parts = names.to_pairs(parts, config.head_width)
     likely = 1 if dialect == "anole" else plain.get("model_parallel_size") or 1
     groups = names.fewest_groups(parts, config, likely)
     config = names.with_fixes(config, groups, bool(plain.get("swin_norm", False)))
-    return config, names.fused(parts, config)
+    return config, names.fuse(parts, config)
 
 
 def _transformer(folder: Path) -> dict[str, LazyTensor]:
@@ -200,7 +207,7 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
         raise ValueError(f"{where} does not describe a Chameleon: {error!r}. Get or save the folder anew.") from error
 
 
-def load_image_tokenizer(
+def read_port_images(
     folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> ImageTokenizer:
     """The image tokenizer of a folder, by default on the CPU in the dtypes of its files.
@@ -225,7 +232,7 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
     plain = plain.get("vq_config") or plain
     if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
-        plain = plain_image_config(CHAMELEON) | plain
+        plain = port_image_config(CHAMELEON_IMAGES) | plain
     try:
         base = plain["base_channels"]
         config = ImageTokenizerConfig(
@@ -259,7 +266,7 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
 # Writing
 
 
-def write_model(
+def write_port(
     tensors: Tensors, config: ModelConfig, images: Tensors, folder: Path, dialect: str, about: dict[str, Any]
 ) -> None:
     """Writes `config.json` and the weights of the transformer and, under `model.vqmodel.`, of the image tokenizer.
@@ -276,10 +283,10 @@ def write_model(
     for name, tensor in parts.items():
         if "_norm." in name and ".attention." in name:
             heads, rows = (config.heads, groups[0]) if ".query_norm." in name else (config.kv_heads, groups[1])
-            grouped = names.regrouped(tensor, rows, heads, name)
+            grouped = names.regroup(tensor, rows, heads, name)
             flat = dialect == "anole"
-            parts[name] = names.mapped(grouped, lambda x_GK: x_GK[0], grouped.shape[1:]) if flat else grouped
-    theirs = names.renamed(parts, "ours", "theirs")
+            parts[name] = names.map_tensor(grouped, lambda x_GK: x_GK[0], grouped.shape[1:]) if flat else grouped
+    theirs = names.rename(parts, "ours", "theirs")
     plain = (
         _plain_port(config, dialect, shards=names.norm_groups(config) if dialect == "huggingface" else groups[0])
         | about
@@ -319,7 +326,7 @@ def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[s
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "model_parallel_size": shards,
-        "swin_norm": names.reordered(config),
+        "swin_norm": names.has_swin_norms(config),
         "tie_word_embeddings": config.tied,
         "bos_token_id": Vocabulary.begin_document,
         "eos_token_id": Vocabulary.end_document,
@@ -327,7 +334,7 @@ def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[s
     }
 
 
-def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
+def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
     """Their config of an image tokenizer that their layout can express (see `meta.check_image`)."""
     base = math.gcd(*config.widths)
     return {

@@ -26,7 +26,7 @@ from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.beside import read_beside, write_foreign
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
-from chameleon_lab.checkpoints.text_files import read_text, write_text
+from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -65,7 +65,7 @@ class Meta:
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
         beside = read_beside(place)
-        config, tensors = read_model(place, beside.groups)
+        config, tensors = read_meta(place, beside.groups)
         text = read_text(tokenizers, config.vocabulary, beside, place)
         return beside.opened(config, tensors, text, (place, self.name), options)
 
@@ -84,11 +84,11 @@ class Meta:
         def write_files(whole: Path) -> None:
             tokenizer, inside = opened.tokenizer, whole / "tokenizer"
             inside.mkdir()
-            write_model(opened.tensors, opened.config, whole, shards or names.norm_groups(opened.config) or 1)
+            write_meta(opened.tensors, opened.config, whole, shards or names.norm_groups(opened.config) or 1)
             if tokenizer.can_spell:
-                write_text(tokenizer.text, tokenizer.vocabulary, inside, "text_tokenizer.json")
+                write_text_tokenizer(tokenizer.text, tokenizer.vocabulary, inside, "text_tokenizer.json")
             if tokenizer.can_read:
-                write_image_tokenizer(tokenizer.image, inside)
+                write_vqgan(tokenizer.image, inside)
             for each in (whole, inside):
                 write_checklist(each)
 
@@ -113,7 +113,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_model(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+def read_meta(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     """The config of a folder and, under our names, its tensors.
 
     `groups` of heads with a norm of their own are as few as the shards' norms allow, or so many, if they allow it.
@@ -125,13 +125,13 @@ def read_model(folder: Path, groups: int | None = None) -> tuple[ModelConfig, di
     if stated != len(files):
         raise ValueError(f"{folder} holds {len(files)} shards, and its {SHARDS} speaks of {stated}. Get all of them.")
     names.check_shards(config, len(files))
-    shards = [names.renamed(_unfused(open_torch(file), config, len(files)), "meta", "ours") for file in files]
+    shards = [names.rename(_without_fusion(open_torch(file), config, len(files)), "meta", "ours") for file in files]
     for shard in shards:
         shard.pop("rope.freqs", None)
-    parts = names.merged(shards)
+    parts = names.merge(shards)
     groups = names.fewest_groups(parts, config, groups or 1) if params.get("qk_normalization", False) else None
     config = names.with_fixes(config, groups, bool(params.get("swin_norm", False)))
-    return config, names.fused(parts, config)
+    return config, names.fuse(parts, config)
 
 
 def _params(folder: Path) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
     size = params.get("vocab_size", -1)
     if size == -1:  # the head knows
-        size = sum(_rows(file, "output.weight") for file in weight_files(folder))
+        size = sum(_head_rows(file, "output.weight") for file in weight_files(folder))
     try:
         width, heads, theta = params["dim"], params["n_heads"], float(params.get("rope_theta", 10_000.0))
         return ModelConfig(
@@ -177,7 +177,7 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
         raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {error!r}.") from error
 
 
-def _rows(file: Path, name: str) -> int:
+def _head_rows(file: Path, name: str) -> int:
     tensors = open_torch(file)
     if name not in tensors:
         raise ValueError(f"{file} holds no {name}: it is no language model of Meta's layout.")
@@ -192,7 +192,7 @@ def ffn_width(width: int, multiple_of: int = 256, multiplier: float | None = Non
     return multiple_of * math.ceil(hidden / multiple_of)
 
 
-def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyTensor]:
+def _without_fusion(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyTensor]:
     """A shard in which q, k, v and gate, up stand by themselves, whichever way its file has them."""
     heads, keys = config.heads * config.head_width // count, config.kv_heads * config.head_width // count
     rows = {
@@ -207,7 +207,7 @@ def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyT
         else:
             leaves, sizes = rows[fused]
             owner = name.rsplit(".", 2)[0]
-            pieces = names.split(tensor, sizes, 0)
+            pieces = names.split_tensor(tensor, sizes, 0)
             parts |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
     return parts
 
@@ -280,16 +280,16 @@ def _image_yaml(config: ImageTokenizerConfig) -> str:
 # Writing
 
 
-def write_model(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
-    """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.sharded`."""
-    cut = names.sharded(names.parts_of(tensors, config), config, shards)
+def write_meta(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
+    """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.shard`."""
+    cut = names.shard(names.parts_of(tensors, config), config, shards)
     (folder / PARAMS).write_text(json.dumps(_plain_params(config), indent=2) + "\n")
     (folder / SHARDS).write_text(json.dumps({"model_parallel_size": shards}) + "\n")
     pairs = torch.arange(0, config.head_width, 2).float()
     freqs = config.rope_theta ** (-pairs / config.head_width)  # loaders insist that it is there, and do not use it
     for place, shard in enumerate(cut):
         name = "consolidated.pth" if shards == 1 else f"consolidated.{place:02d}.pth"
-        write_torch(names.renamed(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
+        write_torch(names.rename(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
 
 
 def _plain_params(config: ModelConfig) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def _plain_params(config: ModelConfig) -> dict[str, Any]:
         "norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "qk_normalization": names.norm_groups(config) is not None,
-        "swin_norm": names.reordered(config),
+        "swin_norm": names.has_swin_norms(config),
     }
     return {"max_seq_len": config.context, "model": model}
 
@@ -318,7 +318,7 @@ def _ffn_rule(config: ModelConfig) -> tuple[int, float | None]:
     return 1, (config.ffn_width + 0.5) / hidden
 
 
-def write_image_tokenizer(image: ImageTokenizer, folder: Path) -> None:
+def write_vqgan(image: ImageTokenizer, folder: Path) -> None:
     """Writes `vqgan.yaml` and `vqgan.ckpt`, whole."""
     (folder / "vqgan.yaml").write_text(_image_yaml(image.config))
     weights = {

@@ -27,7 +27,7 @@ import torch
 
 from chameleon_lab import stability
 from chameleon_lab.checkpoints import provenance
-from chameleon_lab.checkpoints.opened import Opened, Parts, QuantizerClass, ReadOptions
+from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
@@ -41,7 +41,7 @@ from chameleon_lab.tokenizers.text import (
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
-FORMAT, VERSION = "chameleon-lab", 1
+NATIVE_FORMAT, NATIVE_VERSION = "chameleon-lab", 1
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,35 @@ class Native:
         return (folder,) if (folder / "config.json").is_file() and not holds_port(folder) else ()
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
-        opened = open_folder(place, options.fixes, options.quantizers, dtype=options.dtype, device=options.device)
-        return replace(opened, card=provenance.stated(opened.card, options.licence))
+        config = _read_config(place)
+        if not {"model", "vocabulary"} & config.keys():
+            raise ValueError(
+                f"{place} holds an image tokenizer alone and no model: `load_image_tokenizer` of "
+                "chameleon_lab.chameleon reads it."
+            )
+        with _damage(place):
+            model_config = _model_config(config["model"], options.fixes)
+            vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
+            settings = Settings.from_plain(config["generation"])
+            with torch.device("meta"):
+                Transformer(model_config)  # what it cannot be built of is damage, too
+            text = _text_tokenizer(config["text_tokenizer"], place)
+            grid = config["image_tokenizer"].get("missing")
+        image = None
+        if not grid:
+            image = read_native_images(place, options.quantizers, dtype=options.dtype, device=options.device)
+        tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(place))
+        card = provenance.with_licence(config.get("card", {}), options.licence)
+        weights = place / "model.safetensors"
+        return Opened(model_config, open_safetensors(place, "model"), tokenizer, settings, card, weights)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not (is_native(folder) and (folder / "image_tokenizer.safetensors").is_file()):
             return None
-        return read_image_tokenizer(folder, options.quantizers, dtype=options.dtype, device=options.device)
+        return read_native_images(folder, options.quantizers, dtype=options.dtype, device=options.device)
 
     def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
-        write_opened(opened, folder)
-
-
-def write(parts: Parts, folder: Path | str) -> None:
-    """Writes a checkpoint: all of it or nothing. A native checkpoint already there is replaced.
-
-    Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
-    """
-    write_opened(Opened.of(parts, Path(folder)), folder)
-
-
-def write_opened(opened: Opened, folder: Path | str) -> None:
-    """Writes a checkpoint, its transformer a tensor at a time. Errors: see `write`."""
-    write_whole(Path(folder), partial(_write_files, opened))
+        write_whole(folder, partial(_write_files, opened))
 
 
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: dict[str, Any] | None = None) -> None:
@@ -85,7 +91,7 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: d
 
     def write_files(folder: Path) -> None:
         plain = plain_image_config(tokenizer.config)
-        config = {"format": FORMAT, "version": VERSION, "image_tokenizer": plain, "card": card or {}}
+        config = {"format": NATIVE_FORMAT, "version": NATIVE_VERSION, "image_tokenizer": plain, "card": card or {}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_safetensors(tensors_of(tokenizer), folder, "image_tokenizer")
 
@@ -132,7 +138,7 @@ def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
 
 def is_native(folder: Path) -> bool:
     """Whether a folder's config is the lab's own."""
-    return _plain_config(folder).get("format") == FORMAT
+    return _plain_config(folder).get("format") == NATIVE_FORMAT
 
 
 def holds_port(folder: Path) -> bool:
@@ -158,8 +164,8 @@ def _write_files(opened: Opened, folder: Path) -> None:
     plain_model = asdict(replace(opened.config, fixes=()))
     plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in opened.config.fixes]  # pyright: ignore[reportArgumentType]
     config = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": NATIVE_FORMAT,
+        "version": NATIVE_VERSION,
         "model": plain_model,
         "image_tokenizer": plain_image_config(image.config) if image else {"missing": tokenizer.grid},
         "picture_decoder": tokenizer.can_draw,
@@ -187,60 +193,18 @@ def write_card(folder: Path | str, card: dict[str, Any]) -> None:
     os.replace(partial, folder / "config.json")
 
 
-def read(
-    folder: Path | str,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Parts:
-    """The checkpoint of a folder, read tensor by tensor to where it is wanted, by default in the dtypes of the file.
-
-    `fixes` and `quantizers` are classes of your own that the checkpoint was trained with. Raises FileNotFoundError for
-    a folder that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
-    """
-    return open_folder(folder, fixes, quantizers, dtype=dtype, device=device).read(dtype=dtype, device=device)
-
-
-def open_folder(
-    folder: Path | str,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Opened:
-    """The checkpoint of a folder, its tokenizer read and its transformer not yet. Arguments, errors: see `read`."""
-    folder = Path(folder)
-    config = _read_config(folder)
-    if not {"model", "vocabulary"} & config.keys():
-        raise ValueError(
-            f"{folder} holds an image tokenizer alone and no model: `load_image_tokenizer` of chameleon_lab.chameleon "
-            "reads it."
-        )
-    with _damage(folder):
-        model_config = _model_config(config["model"], fixes)
-        vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
-        settings = Settings.from_plain(config["generation"])
-        with torch.device("meta"):
-            Transformer(model_config)  # what it cannot be built of is damage, too
-        text = _text_tokenizer(config["text_tokenizer"], folder)
-        grid = config["image_tokenizer"].get("missing")
-        image = None if grid else read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
-    tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(folder))
-    tensors = open_safetensors(folder, "model")
-    return Opened(model_config, tensors, tokenizer, settings, config.get("card", {}), folder / "model.safetensors")
-
-
-def read_image_tokenizer(
+def read_native_images(
     folder: Path | str,
     quantizers: Iterable[QuantizerClass] = (),
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageTokenizer:
-    """The image tokenizer of a folder that holds one alone, or with a model. What is taken and raised: see `read`."""
+    """The image tokenizer of a folder that holds one alone, or with a model.
+
+    `quantizers` are classes of your own that it was trained with. Raises FileNotFoundError for a folder without a
+    config, ValueError for one that is damaged, of another version, or at odds with itself.
+    """
     folder = Path(folder)
     config = _read_config(folder)
     with _damage(folder):
@@ -289,11 +253,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}. The checkpoint is damaged; get or save it anew.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {FORMAT!r}.")
-    if config.get("version") != VERSION:
+    if not isinstance(config, dict) or config.get("format") != NATIVE_FORMAT:
+        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {NATIVE_FORMAT!r}.")
+    if config.get("version") != NATIVE_VERSION:
         raise ValueError(
-            f"{folder} is of format version {config.get('version')}, and this lab reads version {VERSION}: "
+            f"{folder} is of format version {config.get('version')}, and this lab reads version {NATIVE_VERSION}: "
             "use the lab's release that wrote it, or save it anew from there."
         )
     return config

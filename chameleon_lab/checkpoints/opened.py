@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import Tensors, fill, tensors_of
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.quantization import BITS, quantize, require_plain
@@ -86,7 +86,7 @@ class Opened:
             if weights not in BITS:
                 raise ValueError(f"No weights are called {weights!r}; there are {', '.join(BITS)}.")
             quantize(model, BITS[weights], device)
-            tensors = packed(tensors, model, str(device))
+            tensors = pack_tensors(tensors, model, str(device))
         config = "params.json" if self.layout == "meta" else "config.json"
         fill(model, tensors, self.source, dtype=dtype, device=device, config=config)
         return Parts(model.eval(), self.tokenizer, self.settings, self.card)

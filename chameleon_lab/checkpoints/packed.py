@@ -11,7 +11,7 @@ from chameleon_lab.quantization import QuantizedLinear
 from chameleon_lab.transformer import Transformer
 
 
-def packed(tensors: Mapping[str, LazyTensor], model: Transformer, device: str = "cpu") -> dict[str, LazyTensor]:
+def pack_tensors(tensors: Mapping[str, LazyTensor], model: Transformer, device: str = "cpu") -> dict[str, LazyTensor]:
     """The tensors of a plain model as those of the quantised `model`, which was prepared on the meta device.
 
     They are packed on `device`, whose kind must be the one that the model was prepared for. What is missing is left

@@ -5,7 +5,7 @@ A card is a dict of plain values that stays with the weights through every save 
 ```
 origin    layout, folder's name, files and their bytes
 licence   as stated when they were loaded, otherwise Meta's, under which all weights in these layouts were released
-hashes    SHA-256 of the files, None for those too large to read for it at every load: `hashed` fills them in
+hashes    SHA-256 of the files, None for those too large to read for it at every load: `with_hashes` fills them in
 ```
 
 The rule of the gate. Meta's Chameleon Research License covers its weights and what derives from them, Anole's and
@@ -44,10 +44,10 @@ def card_of(folder: Path | str, layout: str, licence: str | None = None) -> Card
     files = dict(_files(folder))
     hashes = {name: _sha256(folder / name) if size <= HASHED_AT_ONCE else None for name, size in files.items()}
     origin = {"layout": layout, "folder": folder.resolve().name, "files": files}
-    return stated({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
+    return with_licence({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
 
 
-def stated(card: Mapping[str, Any], licence: str | None) -> Card:
+def with_licence(card: Mapping[str, Any], licence: str | None) -> Card:
     """The card with the licence that the user states, and what it said before; without one, the card as it is.
 
     Raises ValueError for an empty one, and for what is no string.
@@ -64,7 +64,7 @@ def stated(card: Mapping[str, Any], licence: str | None) -> Card:
     return {**card, **told, "licence_before": before}
 
 
-def hashed(card: Mapping[str, Any], folder: Path | str) -> Card:
+def with_hashes(card: Mapping[str, Any], folder: Path | str) -> Card:
     """The card with the hashes that were left out for size, read from the folder the weights came from.
 
     Raises ValueError for a folder whose files are not those of the card.
@@ -78,14 +78,14 @@ def hashed(card: Mapping[str, Any], folder: Path | str) -> Card:
     return {**card, "hashes": found}
 
 
-def differing(card: Mapping[str, Any], folder: Path | str) -> list[str]:
+def changed_files(card: Mapping[str, Any], folder: Path | str) -> list[str]:
     """Which files of a folder are not, or no longer, those whose hashes the card has."""
     folder = Path(folder)
     known = {name: value for name, value in card.get("hashes", {}).items() if value}
     return [name for name in known if not (folder / name).is_file() or _sha256(folder / name) != known[name]]
 
 
-def restricted(card: Mapping[str, Any]) -> bool:
+def forbids_drawing(card: Mapping[str, Any]) -> bool:
     """Whether the licence forbids to have these weights draw; see the rule above."""
     licence = card.get("licence")
     if licence is None:
@@ -94,7 +94,7 @@ def restricted(card: Mapping[str, Any]) -> bool:
     return "chameleon" in words and "research" in words
 
 
-def refusal(card: Mapping[str, Any]) -> LicenceError:
+def licence_refusal(card: Mapping[str, Any]) -> LicenceError:
     """The error for an image that was asked for and may not be drawn."""
     licence = card.get("licence") or RESEARCH_LICENCE
     return LicenceError(
@@ -105,7 +105,7 @@ def refusal(card: Mapping[str, Any]) -> LicenceError:
     )
 
 
-def tell(card: Mapping[str, Any], acknowledged: bool) -> None:
+def warn(card: Mapping[str, Any], acknowledged: bool) -> None:
     """Says in one sentence, to the log, what the licence means for what is being done."""
     if acknowledged:
         log.warning(

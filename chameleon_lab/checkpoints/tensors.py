@@ -359,12 +359,12 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + 2**20 > free:  # names and settings take a little too
         raise ValueError(
-            f"{folder} needs {in_words(needed)}, and its disk has {in_words(free)} free: make room, or write somewhere "
-            "else."
+            f"{folder} needs {size_in_words(needed)}, and its disk has {size_in_words(free)} free: make room, or write "
+            "somewhere else."
         )
 
 
-def in_words(count: int) -> str:
+def size_in_words(count: int) -> str:
     """A number of bytes as it is told."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 

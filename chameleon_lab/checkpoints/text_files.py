@@ -98,7 +98,7 @@ def image_placeholder(vocabulary: Vocabulary) -> int | None:
     return None if token in ends else token
 
 
-def write_text(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
+def write_text_tokenizer(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
     """Writes the text tokenizer under a name, or as what it is where the family has no word for it.
 
     Whether a JSON was written, which is what other programs read.
@@ -108,11 +108,13 @@ def write_text(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: 
     if isinstance(text, ByteTokenizer):
         text = JsonTokenizer(_json_of_bytes(vocabulary))
     if isinstance(text, JsonTokenizer):
-        (folder / name).write_text(_called(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8")
+        (folder / name).write_text(
+            _renamed_placeholder(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
+        )
     return isinstance(text, JsonTokenizer)
 
 
-def _called(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
+def _renamed_placeholder(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
     """The JSON as Hugging Face's port wants it, or Meta's: what begins a text, and what the picture's token is called.
 
     All else stays as it was, letter by letter, so that the way there and back changes nothing.

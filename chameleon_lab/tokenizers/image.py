@@ -1,6 +1,6 @@
 """The image tokenizer: pixels to codes and back.
 
-Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has it; `CHAMELEON` is that one):
+Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has it; `CHAMELEON_IMAGES` is that one):
 
 - encoder: a convolution, then levels of residual blocks, each but the last ending in a stride-2 convolution
 - residual block: GroupNorm, swish, 3x3 convolution, twice; a 1x1 convolution on the shortcut where the width changes
@@ -82,12 +82,12 @@ class ImageTokenizerConfig:
         return self.side // self.factor, self.side // self.factor
 
 
-CHAMELEON = ImageTokenizerConfig(
+CHAMELEON_IMAGES = ImageTokenizerConfig(
     side=512, codes=8192, code_width=256, widths=(128, 128, 256, 256, 512), latent_width=256
 )
 """The published settings: 68,718,467 parameters, 512x512 pixels to 32x32 codes of 8192."""
 
-TINY = ImageTokenizerConfig(
+TINY_IMAGES = ImageTokenizerConfig(
     side=64,
     codes=512,
     code_width=16,
@@ -228,7 +228,7 @@ class Encoder(nn.Module):
         for level, width in enumerate(widths):
             last = level == len(widths) - 1
             self.down.append(
-                Level(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
+                ResolutionLevel(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
             )
             incoming = width
         self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
@@ -254,7 +254,7 @@ class Decoder(nn.Module):
         up: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             resample = Upsample(widths[level]) if level else nn.Identity()
-            up.insert(0, Level(incoming, widths[level], config.blocks + 1, groups, resample))
+            up.insert(0, ResolutionLevel(incoming, widths[level], config.blocks + 1, groups, resample))
             incoming = widths[level]
         self.up = nn.ModuleList(up)  # finest level first, as in the released keys; run from last to first
         self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
@@ -268,7 +268,7 @@ class Decoder(nn.Module):
         return self.unfold(self.conv_out(F.silu(self.norm_out(x_BCHW))))
 
 
-class Level(nn.Module):
+class ResolutionLevel(nn.Module):
     """Residual blocks at one resolution, then the way to the next."""
 
     def __init__(self, incoming: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:

@@ -16,7 +16,7 @@ from chameleon_lab.tokenizers.preparation import Preparation
 from chameleon_lab.tokenizers.text import TextTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
-WINDOW = 32
+LOOKBACK = 32
 """Pieces of a text that a `PieceReader` looks back on, at least, to tell what one more adds."""
 
 
@@ -322,7 +322,7 @@ class PieceReader:
             yield TextPiece(ready[self._shown :])
             self._shown = len(ready)
         if ready == text:
-            if len(self._pieces) - self._start > WINDOW and self._whole > self._start:
+            if len(self._pieces) - self._start > LOOKBACK and self._whole > self._start:
                 self._start = self._whole
                 self._shown = len(self._spelled(self._start))
             self._whole = len(self._pieces)

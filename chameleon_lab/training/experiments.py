@@ -16,7 +16,7 @@ from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
-from chameleon_lab.planner import PUBLISHED
+from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.modules import Budget, LanguageModule
