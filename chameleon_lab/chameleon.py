@@ -249,20 +249,20 @@ def find(folder: Path | str) -> Path:
     return Path(folder)
 
 
-def _document(given: Document) -> Document:
-    """What was given, if it is a document. Raises TypeError, showing how to make one, if not."""
-    if not isinstance(given, Document):
-        raise TypeError(f"A prompt is a Document, not a {type(given).__name__}: Document.of('hello', EndTurn()).")
-    return given
+def _document(document: Document) -> Document:
+    """The document, if it is one. Raises TypeError, showing how to make one, if not."""
+    if not isinstance(document, Document):
+        raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn()).")
+    return document
 
 
-def _device(wanted: torch.device | str | None) -> torch.device:
-    if wanted is None:
+def _device(name: torch.device | str | None) -> torch.device:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = "cuda and cpu" if torch.cuda.is_available() else "cpu"
-        raise ValueError(f"There is no device {str(wanted)!r} on this machine; use {there}.") from error
+        raise ValueError(f"There is no device {str(name)!r} on this machine; use {there}.") from error
     return device

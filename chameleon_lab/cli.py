@@ -64,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     _evaluate_options(
         commands.add_parser("evaluate", help="score a model on held-out scenes", description=_evaluate.__doc__)
     )
-    _tokenize_options(commands.add_parser("tokenize", help="write a corpus into shards", description=_tokenize.__doc__))
+    _tokenize_options(
+        commands.add_parser("tokenize", help="write a corpus into shards", description=_tokenize_corpus.__doc__)
+    )
     _stability_options(
         commands.add_parser("stability", help="train and judge the stability presets", description=_stability.__doc__)
     )
@@ -210,14 +212,14 @@ def _generate(options: argparse.Namespace) -> None:
     )
     document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
-    drawn = 0
+    pictures = 0
     for piece in lab.stream(document, seed=options.seed, **_settings_of(options)):
         if isinstance(piece, TextPiece):
             sys.stdout.write(piece.text)
             sys.stdout.flush()
         elif isinstance(piece, ImagePiece) and piece.complete:
-            drawn += 1
-            path = options.out / f"picture-{options.seed}-{drawn}.png"
+            pictures += 1
+            path = options.out / f"picture-{options.seed}-{pictures}.png"
             piece.picture.save(path)
             sys.stdout.write(f"[{path}]")
     sys.stdout.write("\n")
@@ -241,12 +243,12 @@ def _reconstruct(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
     tokenizer = load_image_tokenizer(options.model)
     policy = tokenizer.preparations[options.policy]
-    seen = tokenizer.reconstruct(open_picture(options.picture), policy)
+    trip = tokenizer.reconstruct(open_picture(options.picture), policy)
     out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
-    seen.picture.save(out)
-    for row in seen.codes:
+    trip.picture.save(out)
+    for row in trip.codes:
         sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
-    sys.stdout.write(f"{seen.codes.size} codes, PSNR {seen.psnr:.1f} dB, written to {out}\n")
+    sys.stdout.write(f"{trip.codes.size} codes, PSNR {trip.psnr:.1f} dB, written to {out}\n")
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -283,7 +285,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_tokenize)
+    parser.set_defaults(run=_tokenize_corpus)
     parser.add_argument("kind", choices=("scenes", *READERS), help="what the documents are read as")
     parser.add_argument("path", type=Path, nargs="?", help="the file or folder to read; scenes are drawn instead")
     parser.add_argument("--out", type=Path, required=True, help="where to write: a new or empty folder")
@@ -295,7 +297,7 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=int, default=0, help="scenes of arrangements held out, besides (default: 0)")
 
 
-def _tokenize(options: argparse.Namespace) -> None:
+def _tokenize_corpus(options: argparse.Namespace) -> None:
     """Tokenizes documents once, into shards that training maps into memory; half of the pairs come picture first.
 
     Scenes are written into OUT/train and OUT/held_out, anything else into OUT.
@@ -325,9 +327,9 @@ def _tokenize(options: argparse.Namespace) -> None:
         if not options.as_written:
             documents = half_picture_first(documents, options.seed)
         about |= {"source": options.kind, "model": str(options.model), "seed": options.seed}
-        made = shards.write(folder, counted(documents), tokenizer, about=about)
-        told = ", ".join(f"{kind} {count:,}" for kind, count in made.card["kinds"].items())
-        counts = f"{len(made):,} documents ({told}), {made.tokens:,} tokens, {made.card['skipped']:,} skipped"
+        corpus = shards.write(folder, counted(documents), tokenizer, about=about)
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in corpus.card["kinds"].items())
+        counts = f"{len(corpus):,} documents ({kinds}), {corpus.tokens:,} tokens, {corpus.card['skipped']:,} skipped"
         log.info("%s: %s.", folder, counts)
 
     if options.kind != "scenes":
@@ -341,7 +343,7 @@ def _tokenize(options: argparse.Namespace) -> None:
             write(options.out / name, scene_pairs(count, options.seed, side), side=side)
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
@@ -351,7 +353,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=formats.FORMATS, required=True, help="what to write")
     parser.add_argument("--layout", choices=formats.FORMATS, help="what SOURCE is, where that cannot be told from it")
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer that SOURCE lacks")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights (default: as they are)")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of the transformer's weights (default: as they are)")
     parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
     parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
 
@@ -363,11 +365,11 @@ def _convert(options: argparse.Namespace) -> None:
         raise ValueError(f"{target} is there already: convert into a new or empty folder.")
     source = find(options.source)
     opened = formats.open_folder(source, options.layout, options.tokenizer)
-    tensors, dtype = opened.tensors.values(), options.dtype and DTYPES[options.dtype]
+    tensors, dtype = opened.tensors.values(), options.dtype and WEIGHT_DTYPES[options.dtype]
     numbers = [math.prod(tensor.shape) for tensor in tensors]
-    held = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
-    taken = size_in_words(sum(tensor.nbytes for tensor in tensors))
-    log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", held, taken)
+    dtypes = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    total = size_in_words(sum(tensor.nbytes for tensor in tensors))
+    log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", dtypes, total)
     sizes = ((dtype or tensor.dtype).itemsize for tensor in tensors)
     check_room(target, sum(map(operator.mul, numbers, sizes)))
     started, pictures = time.monotonic(), not options.without_pictures
@@ -391,8 +393,8 @@ def _compare(options: argparse.Namespace) -> None:
     if min(options.steps, options.seeds) < 1:
         raise ValueError(f"--steps and --seeds must be 1 or more, not {options.steps} and {options.seeds}.")
     for outcome in compare(options.folder, steps=options.steps, seeds=range(options.seeds)):
-        told = ", ".join(value.told for value in outcome.values.values())
-        log.info("%-22s seed %d: %s", outcome.name, outcome.seed, told)
+        figures = ", ".join(value.told for value in outcome.values.values())
+        log.info("%-22s seed %d: %s", outcome.name, outcome.seed, figures)
     log.info("The outcomes are in %s.", options.folder / "outcomes.jsonl")
 
 
@@ -443,7 +445,7 @@ def _plan(options: argparse.Namespace) -> None:
         opened = formats.open_folder(find(options.model))
         config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None
     recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
-    found = plan(
+    answer = plan(
         config,
         options.device_memory,
         weights=options.weights,
@@ -454,9 +456,9 @@ def _plan(options: argparse.Namespace) -> None:
         precision=options.precision,
         image_tokenizer=image,
     )
-    sys.stdout.write(f"{found}\n")
+    sys.stdout.write(f"{answer}\n")
     if options.device_memory is None:
-        sys.stdout.write(f"{verdicts(found)}\n")
+        sys.stdout.write(f"{verdicts(answer)}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import nn
 
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, meta, names
-from chameleon_lab.checkpoints.beside import BESIDE
+from chameleon_lab.checkpoints.companion import COMPANION
 from chameleon_lab.documents import Document, Image
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.stability import Dropout, QueryKeyNorm, QueryKeyRMSNorm
@@ -101,7 +101,7 @@ def test_without_the_labs_own_file_the_weights_are_the_same(format, tmp_path):
     """Other programs do not write `chameleon_lab.json`: what it adds are settings, card and grid tokens."""
     lab = make_lab()
     lab.save(tmp_path / "there", format=format)
-    (tmp_path / "there" / BESIDE).unlink()
+    (tmp_path / "there" / COMPANION).unlink()
     read = Chameleon.load(tmp_path / "there")
     assert all(torch.equal(tensor, weights(read)[name]) for name, tensor in weights(lab).items())
     assert replace(read.model.config, context=96) == lab.model.config
@@ -173,7 +173,7 @@ def test_a_json_tokenizer_comes_back_letter_by_letter(tmp_path):
     roomy = Vocabulary.layout(12, 256, sentinels=5)
     roomy = replace(roomy, first_text=roomy.first_text + 3, size=roomy.size + 3)
     make_lab(vocabulary=roomy).save(tmp_path / "meta", format="meta")
-    (tmp_path / "meta" / BESIDE).unlink()
+    (tmp_path / "meta" / COMPANION).unlink()
     text = (tmp_path / "meta" / "tokenizer" / "text_tokenizer.json").read_text()
     lab = Chameleon.load(tmp_path / "meta")
     assert isinstance(lab.tokenizer.text, JsonTokenizer) and lab.tokenizer.text.json == text
@@ -192,7 +192,7 @@ def test_a_json_tokenizer_comes_back_letter_by_letter(tmp_path):
 def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
     lab = make_lab()
     lab.save(tmp_path / "whole", format="meta")
-    (tmp_path / "whole" / BESIDE).unlink()  # so that text is the family's JSON
+    (tmp_path / "whole" / COMPANION).unlink()  # so that text is the family's JSON
     tokenizers = tmp_path / "whole" / "tokenizer"
     parts = formats.read_parts(tmp_path / "whole")
     parts.tokenizer = lab.tokenizer.having(None, None)
@@ -352,7 +352,7 @@ def test_luminas_grids_are_there_where_it_is_said_or_the_class_says_so(tmp_path)
     tokenizer = MixedModalTokenizer(None, None, CHAMELEON, grid=(32, 32))
     model = Transformer(ModelConfig(CHAMELEON.size, 8, 1, 2, 2, 4, 8, 96, fixes=(QueryKeyNorm(),)))
     Chameleon(model, tokenizer).save(tmp_path / "there", format="huggingface-4.43")
-    (tmp_path / "there" / BESIDE).unlink()
+    (tmp_path / "there" / COMPANION).unlink()
     edit(tmp_path / "there", vocabulary_map=None)
     assert Chameleon.load(tmp_path / "there").vocabulary == CHAMELEON
     assert Chameleon.load(tmp_path / "there", layout="lumina").vocabulary == LUMINA
@@ -369,7 +369,7 @@ def tree(tmp_path) -> Path:
     """data/models/7b and data/tokenizer, as they are downloaded."""
     lab = make_lab()
     lab.save(tmp_path / "data" / "models" / "7b", format="meta")
-    (tmp_path / "data" / "models" / "7b" / BESIDE).unlink()
+    (tmp_path / "data" / "models" / "7b" / COMPANION).unlink()
     shutil.move(tmp_path / "data" / "models" / "7b" / "tokenizer", tmp_path / "data" / "tokenizer")
     return tmp_path / "data"
 
@@ -430,7 +430,7 @@ def test_sums_of_all_files_are_listed(tmp_path):
     for folder in (tmp_path / "there", tmp_path / "there" / "tokenizer"):
         lines = [line.split("  ") for line in (folder / "checklist.chk").read_text().splitlines()]
         listed = {name: value for value, name in lines}
-        beside = {file.name for file in folder.iterdir() if file.is_file()} - {"checklist.chk", BESIDE}
+        beside = {file.name for file in folder.iterdir() if file.is_file()} - {"checklist.chk", COMPANION}
         assert listed.keys() == beside
         assert all(hashlib.md5((folder / name).read_bytes()).hexdigest() == value for name, value in listed.items())
 
@@ -654,6 +654,6 @@ def test_another_models_tokenizer_is_refused(tmp_path):
 
 def test_a_damaged_file_beside_is_told(tmp_path):
     make_lab().save(tmp_path / "there", format="meta")
-    (tmp_path / "there" / BESIDE).write_text('{"vocabulary": 3}')
-    with pytest.raises(ValueError, match=rf"{BESIDE} is damaged"):
+    (tmp_path / "there" / COMPANION).write_text('{"vocabulary": 3}')
+    with pytest.raises(ValueError, match=rf"{COMPANION} is damaged"):
         Chameleon.load(tmp_path / "there")

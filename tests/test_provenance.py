@@ -163,7 +163,7 @@ def test_a_foreign_folder_without_a_card_is_gated_until_its_licence_is_stated(fo
 
 
 def test_large_files_are_hashed_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(provenance, "HASHED_AT_ONCE", 10)
+    monkeypatch.setattr(provenance, "LARGEST_HASHED", 10)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "text_tokenizer.json").write_bytes(b"{}")
     (tmp_path / "consolidated.pth").write_bytes(b"x" * 11)

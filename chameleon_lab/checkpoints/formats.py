@@ -20,7 +20,7 @@ from typing import Protocol
 
 import torch
 
-from chameleon_lab.checkpoints.beside import Beside
+from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.checkpoints.huggingface import DIALECTS, HuggingFace
 from chameleon_lab.checkpoints.meta import TOKENIZER_FILES, Meta
 from chameleon_lab.checkpoints.native import Native, QuantizerClass
@@ -73,7 +73,7 @@ FORMATS = ("native", "meta", *DIALECTS)
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """How a folder holds a model: its format, the folder of the weights, and those where a tokenizer may lie."""
 
     format: Format
@@ -85,7 +85,7 @@ class Layout:
         return self.format.name
 
 
-def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str | None = None) -> Layout:
+def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str | None = None) -> FolderLayout:
     """The layout of a folder, by its files and the shapes in them.
 
     `layout` is taken at its word; `tokenizer` is a folder, or a `text_tokenizer.json`, looked at first. Raises
@@ -114,7 +114,7 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
         )
     ((format, places),) = matches
     log.info("%s has the layout %r%s.", places[0], format.name, "" if layout is None else ", as was said")
-    return Layout(format, places[0], (*chosen, *places))
+    return FolderLayout(format, places[0], (*chosen, *places))
 
 
 def _tokenizer_at(place: Path) -> Path:
@@ -164,7 +164,7 @@ def _fill_gaps(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -
     mixed = opened.tokenizer
     text, image = mixed.text if mixed.can_spell else None, mixed.image if mixed.can_read else None
     if text is None:
-        text, vocabulary = read_text(places, mixed.vocabulary.size, Beside(mixed.vocabulary), opened.source)
+        text, vocabulary = read_text(places, mixed.vocabulary.size, Companion(mixed.vocabulary), opened.source)
         if vocabulary != mixed.vocabulary:
             raise ValueError(
                 f"The text tokenizer beside {opened.source} is of another vocabulary: they do not belong together. "

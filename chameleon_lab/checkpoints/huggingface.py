@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from chameleon_lab.checkpoints import names
-from chameleon_lab.checkpoints.beside import read_beside, write_foreign
+from chameleon_lab.checkpoints.companion import read_companion, write_foreign
 from chameleon_lab.checkpoints.native import holds_port
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
@@ -63,9 +63,9 @@ class HuggingFace:
         return (folder,) if mine else ()
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
-        beside, plain = read_beside(place), read_config(place)
+        companion, plain = read_companion(place), read_config(place)
         config, tensors = read_port(place, self.name)
-        text, vocabulary = read_text(tokenizers, config.vocabulary, beside, place, plain.get("vocabulary_map"))
+        text, vocabulary = read_text(tokenizers, config.vocabulary, companion, place, plain.get("vocabulary_map"))
         grids = self.grids
         if grids is None and self.name == "lumina":
             grids = vocabulary.largest_side or any("XLLMX" in each for each in plain.get("architectures") or [])
@@ -73,7 +73,7 @@ class HuggingFace:
             vocabulary = replace(vocabulary, new_line=None, first_grid=None)
         elif grids and not vocabulary.largest_side and vocabulary.size == LUMINA.size:
             vocabulary = replace(vocabulary, new_line=LUMINA.new_line, first_grid=LUMINA.first_grid)
-        return beside.opened(config, tensors, (text, vocabulary), (place, self.name), options)
+        return companion.opened(config, tensors, (text, vocabulary), (place, self.name), options)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not (holds_port(folder) and names.image_to_ours(open_safetensors(folder))):

@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from chameleon_lab.checkpoints import names
-from chameleon_lab.checkpoints.beside import read_beside, write_foreign
+from chameleon_lab.checkpoints.companion import read_companion, write_foreign
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
@@ -64,10 +64,10 @@ class Meta:
         return (*models, *(root / "tokenizer" for root in roots))
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
-        beside = read_beside(place)
-        config, tensors = read_meta(place, beside.groups)
-        text = read_text(tokenizers, config.vocabulary, beside, place)
-        return beside.opened(config, tensors, text, (place, self.name), options)
+        companion = read_companion(place)
+        config, tensors = read_meta(place, companion.groups)
+        text = read_text(tokenizers, config.vocabulary, companion, place)
+        return companion.opened(config, tensors, text, (place, self.name), options)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):

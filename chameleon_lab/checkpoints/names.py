@@ -309,8 +309,8 @@ def with_fixes(config: ModelConfig, groups: int | None, swin: bool) -> ModelConf
 
 def check_expressible(config: ModelConfig, format: str) -> None:
     """Raises ValueError naming what of a model a foreign format has no word for."""
-    known = (QueryKeyNorm, NormReordering, Dropout)
-    strange = [repr(fix) for fix in config.fixes if not isinstance(fix, known)]
+    expressible = (QueryKeyNorm, NormReordering, Dropout)
+    strange = [repr(fix) for fix in config.fixes if not isinstance(fix, expressible)]
     norm_eps = [fix.eps for fix in config.fixes if isinstance(fix, QueryKeyNorm) and fix.eps != 1e-5]
     if norm_eps:
         strange.append(f"QueryKeyNorm(eps={norm_eps[0]}) instead of 1e-05")
@@ -404,10 +404,10 @@ _IMAGE_TENSOR = re.compile(r"(?:(?:model\.)?vqmodel\.)?((?:encoder|decoder|quant
 
 def image_to_ours(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The image tokenizer's tensors among others, under our names: what only its training needed is left out."""
-    found = {name: _IMAGE_TENSOR.fullmatch(name) for name in tensors}
+    matches = {name: _IMAGE_TENSOR.fullmatch(name) for name in tensors}
     return {
         match[1].replace(".downsample.", ".resample.").replace(".upsample.", ".resample."): tensors[name]
-        for name, match in found.items()
+        for name, match in matches.items()
         if match
     }
 

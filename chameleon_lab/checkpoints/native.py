@@ -110,8 +110,8 @@ def write_whole(
     if folder.exists() and any(folder.iterdir()) and not (replaces or is_native)(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        whole = Path(made) / "whole"
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole = Path(scratch) / "whole"
         whole.mkdir()
         write_files(whole)
         if folder.exists():
@@ -233,12 +233,12 @@ def _damage(folder: Path) -> Iterator[None]:
 
 def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> ImageTokenizerConfig:
     name = plain.get("quantizer")
-    found = {quantizer.__name__: quantizer for quantizer in own}.get(str(name), name)
-    if isinstance(found, str) and found not in QUANTIZERS and found.isidentifier():
+    quantizer = {each.__name__: each for each in own}.get(str(name), name)
+    if isinstance(quantizer, str) and quantizer not in QUANTIZERS and quantizer.isidentifier():
         raise ValueError(
-            f"No quantizer is called {found!r}; if it is a class of your own, pass it: quantizers=[{found}]."
+            f"No quantizer is called {quantizer!r}; if it is a class of your own, pass it: quantizers=[{quantizer}]."
         )
-    return ImageTokenizerConfig(**_tuples(plain | {"quantizer": found}))
+    return ImageTokenizerConfig(**_tuples(plain | {"quantizer": quantizer}))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -264,17 +264,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
-    known = {**vars(stability), **{fix.__name__: fix for fix in own}}
+    classes = {**vars(stability), **{fix.__name__: fix for fix in own}}
     fixes: list[Fix] = []
     for entry in plain["fixes"]:
         arguments = {key: value for key, value in entry.items() if key != "fix"}
-        found = known.get(entry["fix"])
-        if not (isinstance(found, type) and is_dataclass(found)):
+        kind = classes.get(entry["fix"])
+        if not (isinstance(kind, type) and is_dataclass(kind)):
             raise ValueError(
                 f"This model was trained with a fix {entry['fix']!r} that the lab does not know: "
                 f"pass its class, Chameleon.load(folder, fixes=[{entry['fix']}])."
             )
-        fixes.append(found(**arguments))  # pyright: ignore[reportArgumentType]
+        fixes.append(kind(**arguments))  # pyright: ignore[reportArgumentType]
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 

@@ -28,10 +28,10 @@ Card = dict[str, Any]
 
 RESEARCH_LICENCE = "Chameleon Research License"
 
-HASHED_AT_ONCE = 2**28
+LARGEST_HASHED = 2**28
 """Bytes: larger files are hashed on request only (14 GB take tens of seconds)."""
 
-KEPT = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
+SUFFIXES = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
 class LicenceError(PermissionError, ValueError):
@@ -42,7 +42,7 @@ def card_of(folder: Path | str, layout: str, licence: str | None = None) -> Card
     """The card of weights that come from elsewhere, in a folder of a foreign layout and its `tokenizer` folder."""
     folder = Path(folder)
     files = dict(_files(folder))
-    hashes = {name: _sha256(folder / name) if size <= HASHED_AT_ONCE else None for name, size in files.items()}
+    hashes = {name: _sha256(folder / name) if size <= LARGEST_HASHED else None for name, size in files.items()}
     origin = {"layout": layout, "folder": folder.resolve().name, "files": files}
     return with_licence({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
 
@@ -55,13 +55,13 @@ def with_licence(card: Mapping[str, Any], licence: str | None) -> Card:
     if licence is None:
         return dict(card)
     if not isinstance(licence, str) or not licence.strip():
-        told = "an empty string" if isinstance(licence, str) else repr(licence)
-        raise ValueError(f"A licence is named by words, such as 'Apache-2.0', not by {told}.")
+        wrong = "an empty string" if isinstance(licence, str) else repr(licence)
+        raise ValueError(f"A licence is named by words, such as 'Apache-2.0', not by {wrong}.")
     before = card.get("licence")
-    told = {"licence": licence.strip(), "licence_stated_by": "user"}
-    if before is None or before == told["licence"]:
-        return {**card, **told}
-    return {**card, **told, "licence_before": before}
+    claim = {"licence": licence.strip(), "licence_stated_by": "user"}
+    if before is None or before == claim["licence"]:
+        return {**card, **claim}
+    return {**card, **claim, "licence_before": before}
 
 
 def with_hashes(card: Mapping[str, Any], folder: Path | str) -> Card:
@@ -69,20 +69,20 @@ def with_hashes(card: Mapping[str, Any], folder: Path | str) -> Card:
 
     Raises ValueError for a folder whose files are not those of the card.
     """
-    folder, known = Path(folder), dict(card.get("hashes", {}))
+    folder, hashes = Path(folder), dict(card.get("hashes", {}))
     sizes = card.get("origin", {}).get("files", {})
-    for name in known:
+    for name in hashes:
         if not (folder / name).is_file() or (folder / name).stat().st_size != sizes.get(name):
             raise ValueError(f"{folder} is not where these weights come from: {name} is missing or of another size.")
-    found = {name: known[name] or _sha256(folder / name) for name in known}
-    return {**card, "hashes": found}
+    hashes = {name: hashes[name] or _sha256(folder / name) for name in hashes}
+    return {**card, "hashes": hashes}
 
 
 def changed_files(card: Mapping[str, Any], folder: Path | str) -> list[str]:
     """Which files of a folder are not, or no longer, those whose hashes the card has."""
     folder = Path(folder)
-    known = {name: value for name, value in card.get("hashes", {}).items() if value}
-    return [name for name in known if not (folder / name).is_file() or _sha256(folder / name) != known[name]]
+    hashes = {name: value for name, value in card.get("hashes", {}).items() if value}
+    return [name for name in hashes if not (folder / name).is_file() or _sha256(folder / name) != hashes[name]]
 
 
 def forbids_drawing(card: Mapping[str, Any]) -> bool:
@@ -98,7 +98,7 @@ def licence_refusal(card: Mapping[str, Any]) -> LicenceError:
     """The error for an image that was asked for and may not be drawn."""
     licence = card.get("licence") or RESEARCH_LICENCE
     return LicenceError(
-        f"{_named(card)} may not be made to draw: their licence ({licence}, section 3.2) forbids enabling "
+        f"{_subject(card)} may not be made to draw: their licence ({licence}, section 3.2) forbids enabling "
         "what Meta disabled. Ask for text; or, where you have the right to, Chameleon.load(folder, "
         "acknowledge_licence=True). If the weights are under another licence, say which: "
         "Chameleon.load(folder, licence='Apache-2.0')."
@@ -111,19 +111,19 @@ def warn(card: Mapping[str, Any], acknowledged: bool) -> None:
         log.warning(
             "%s draw because acknowledge_licence=True was given; their licence (%s, section 3.2) forbids enabling what "
             "Meta disabled, and it is yours to keep.",
-            _named(card),
+            _subject(card),
             card.get("licence") or RESEARCH_LICENCE,
         )
     else:
         log.warning(
             "%s answer in text only, since their licence (%s, section 3.2) forbids enabling image output, which Meta "
             "disabled: see Chameleon.load's acknowledge_licence and licence.",
-            _named(card),
+            _subject(card),
             card.get("licence") or RESEARCH_LICENCE,
         )
 
 
-def _named(card: Mapping[str, Any]) -> str:
+def _subject(card: Mapping[str, Any]) -> str:
     origin = card.get("origin", {})
     return f"The weights of {origin.get('folder', 'this model')} (layout {origin.get('layout', 'native')})"
 
@@ -132,7 +132,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """The files of weights and tokenizers, by their names from the folder, and how large they are."""
     for place in (folder, folder / "tokenizer"):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if file.suffix in KEPT and file.is_file():
+            if file.suffix in SUFFIXES and file.is_file():
                 yield file.relative_to(folder).as_posix(), file.stat().st_size
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from chameleon_lab.checkpoints.beside import Beside
+from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
@@ -31,7 +31,7 @@ IMAGE = "<image>"
 
 
 def read_text(
-    folders: Iterable[Path], size: int, beside: Beside, source: Path, table: Mapping[str, int] | None = None
+    folders: Iterable[Path], size: int, companion: Companion, source: Path, table: Mapping[str, int] | None = None
 ) -> tuple[TextTokenizer | None, Vocabulary]:
     """The text tokenizer of the first folder (or file) that holds one, and the vocabulary of `size` tokens around it.
 
@@ -42,7 +42,7 @@ def read_text(
     vocabulary = text.vocabulary if isinstance(text, JsonTokenizer) else None
     if vocabulary is None and table:
         vocabulary = Vocabulary.from_pieces(table)
-    saved = beside.vocabulary
+    saved = companion.vocabulary
     if saved is not None and (vocabulary is None or replace(saved, new_line=None, first_grid=None) == vocabulary):
         vocabulary = saved
     if vocabulary is None and size == CHAMELEON.size:
@@ -57,7 +57,7 @@ def read_text(
             f"{source} holds a model of {size} tokens, and its table names {vocabulary.size}: they do not belong "
             "together. Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
         )
-    if beside.text == "bytes" and vocabulary == saved and vocabulary.pieces == ByteTokenizer.size:
+    if companion.text == "bytes" and vocabulary == saved and vocabulary.pieces == ByteTokenizer.size:
         text = ByteTokenizer()
     return text, vocabulary
 

@@ -34,7 +34,7 @@ class Mask:
     def __init__(self, allowed_V: np.ndarray) -> None:
         self.allowed_V = allowed_V
         self._usual: int | None = None
-        self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._by_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def ids(self, device: torch.device) -> Tensor:
         """The tokens that may come, rising, as a tensor that stays on its device."""
@@ -52,10 +52,10 @@ class Mask:
         return self._usual
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._kept:
+        if device not in self._by_device:
             ids, hidden_V = np.flatnonzero(self.allowed_V), ~self.allowed_V
-            self._kept[device] = torch.from_numpy(ids).to(device), torch.from_numpy(hidden_V).to(device)
-        return self._kept[device]
+            self._by_device[device] = torch.from_numpy(ids).to(device), torch.from_numpy(hidden_V).to(device)
+        return self._by_device[device]
 
 
 class Rules(Protocol):

@@ -196,12 +196,12 @@ class AreaGrid:
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of squares for a picture of so many pixels."""
 
-        def kept(grid: tuple[int, int]) -> float:
+        def coverage(grid: tuple[int, int]) -> float:
             """The share of the picture that is not cropped."""
             rows, columns = grid
             return min(columns * height, rows * width) / max(columns * height, rows * width)
 
-        return max(self.grids, key=kept)
+        return max(self.grids, key=coverage)
 
     def picture(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         picture = rgb(picture)

@@ -262,7 +262,7 @@ class PieceReader:
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
         self._segments: list[Segment] = []
         self._pieces: list[int] = []
-        self._start = self._shown = self._whole = 0
+        self._start = self._yielded = self._whole = 0
         self._image: _OpenImage | None = None
 
     @property
@@ -313,31 +313,32 @@ class PieceReader:
         return self._tokenizer.text.decode(pieces) if pieces else ""
 
     def _grown_text(self) -> Iterator[Piece]:
-        """The text that the last piece added. Only pieces from `_start` on are decoded, `_shown` characters of which
-        are told, so that a long text costs no more a piece than a short one; `_whole` is where a character last ended.
+        """The text that the last piece added. Only pieces from `_start` on are decoded, `_yielded` characters of which
+        were yielded, so that a long text costs no more a piece than a short one; `_whole` is where a character last
+        ended.
         """
         text = self._spelled(self._start)
         ready = text.rstrip("\ufffd")  # an unfinished character waits for its other bytes
-        if len(ready) > self._shown:
-            yield TextPiece(ready[self._shown :])
-            self._shown = len(ready)
+        if len(ready) > self._yielded:
+            yield TextPiece(ready[self._yielded :])
+            self._yielded = len(ready)
         if ready == text:
             if len(self._pieces) - self._start > LOOKBACK and self._whole > self._start:
                 self._start = self._whole
-                self._shown = len(self._spelled(self._start))
+                self._yielded = len(self._spelled(self._start))
             self._whole = len(self._pieces)
 
     def _close_text(self) -> Iterator[Piece]:
         rest = self._spelled(self._start)
-        if len(rest) > self._shown:
-            yield TextPiece(rest[self._shown :])
+        if len(rest) > self._yielded:
+            yield TextPiece(rest[self._yielded :])
         if text := self._spelled():
             self._segments.append(Text(text))
-        self._pieces, self._start, self._shown, self._whole = [], 0, 0, 0
+        self._pieces, self._start, self._yielded, self._whole = [], 0, 0, 0
 
     def _piece(self, image: _OpenImage) -> ImagePiece:
         """The picture so far, rows not yet drawn filled with the code of the last cell above them."""
-        rows, drawn = image.sides[0], image.codes
-        filled = np.concatenate([drawn, np.repeat(drawn[-1:], rows - len(drawn), axis=0)])
+        rows, codes = image.sides[0], image.codes
+        filled = np.concatenate([codes, np.repeat(codes[-1:], rows - len(codes), axis=0)])
         image.picture = self._tokenizer.image.decode(filled)
-        return ImagePiece(image.picture, drawn, rows)
+        return ImagePiece(image.picture, codes, rows)

@@ -1,4 +1,4 @@
-"""`chameleon_lab.json`: what a foreign format has no word for, beside its files. Other programs pass over it.
+"""`chameleon_lab.json`: what a foreign format has no word for, in a file of its own. Other programs pass over it.
 
 It holds blocks of the vocabulary, groups of norms, the grid, generation defaults and the card.
 """
@@ -21,11 +21,11 @@ from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer,
 from chameleon_lab.transformer import ModelConfig
 from chameleon_lab.vocabulary import Vocabulary
 
-BESIDE = "chameleon_lab.json"
+COMPANION = "chameleon_lab.json"
 
 
 @dataclass(frozen=True)
-class Beside:
+class Companion:
     """What `chameleon_lab.json` holds; all of it may be missing."""
 
     vocabulary: Vocabulary | None = None
@@ -43,8 +43,8 @@ class Beside:
         source: tuple[Path, str],
         options: ReadOptions,
     ) -> Opened:
-        """The checkpoint of a foreign folder that this stands beside: its place and the name of its layout are
-        `source`. No image tokenizer is looked for."""
+        """The checkpoint of the foreign folder in which this file lies: `source` is its place and its layout's name.
+        No image tokenizer is looked for."""
         (text, vocabulary), (folder, layout) = tokenizer, source
         grid = self.grid or CHAMELEON_IMAGES.grid
         mixed = MixedModalTokenizer(text, None, vocabulary, grid=grid, source=str(folder))
@@ -55,24 +55,24 @@ class Beside:
         return Opened(config, tensors, mixed, self.settings, card, folder, layout)
 
 
-def read_beside(folder: Path) -> Beside:
+def read_companion(folder: Path) -> Companion:
     """Raises ValueError for a file that is damaged."""
-    path = folder / BESIDE
+    path = folder / COMPANION
     if not path.is_file():
-        return Beside()
+        return Companion()
     try:
         plain = json.loads(path.read_text())
         fields: dict[str, Any] = plain["vocabulary"]
         fields["permutation"] = tuple(fields["permutation"])
         rows, columns = plain["grid"]
         settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
-        return Beside(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
+        return Companion(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}. Save the model anew, or take the file away.") from error
 
 
 def write_foreign(opened: Opened, folder: Path, format: str, write_files: Callable[[Path], None]) -> None:
-    """Has a foreign format's files written into a new or empty folder, and this one beside them.
+    """Has a foreign format's files written into a new or empty folder, and `chameleon_lab.json` beside them.
 
     Raises ValueError, naming what it is, for a model that the format cannot express.
     """
@@ -92,6 +92,6 @@ def write_foreign(opened: Opened, folder: Path, format: str, write_files: Callab
             "generation": opened.settings.to_plain(),
             "card": opened.card,
         }
-        (whole / BESIDE).write_text(json.dumps(plain, indent=2) + "\n")
+        (whole / COMPANION).write_text(json.dumps(plain, indent=2) + "\n")
 
     native.write_whole(folder, write_all, replaces=lambda folder: False)
