@@ -78,17 +78,9 @@ class Chameleon:
         trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
         or a device that is not there.
         """
-        parts = formats.read_parts(
-            find(folder),
-            layout,
-            tokenizer,
-            fixes=fixes,
-            quantizers=quantizers,
-            licence=licence,
-            dtype=dtype or (torch.float32 if weights is None else torch.bfloat16),
-            device=_device(device),
-            weights=weights,
-        )
+        dtype = dtype or (torch.float32 if weights is None else torch.bfloat16)
+        options = ReadOptions(tuple(fixes), tuple(quantizers), licence, dtype, _device(device))
+        parts = formats.read_parts(find(folder), layout, tokenizer, options, weights)
         return cls(parts.model, parts.tokenizer, parts.settings, parts.card, acknowledge_licence=acknowledge_licence)
 
     def save(

@@ -23,7 +23,7 @@ import torch
 from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.checkpoints.huggingface import DIALECTS, HuggingFace
 from chameleon_lab.checkpoints.meta import TOKENIZER_FILES, Meta
-from chameleon_lab.checkpoints.native import Native, QuantizerClass
+from chameleon_lab.checkpoints.native import Native
 from chameleon_lab.checkpoints.opened import Opened, Parts, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
@@ -137,21 +137,14 @@ def open_folder(
     folder: Path | str,
     layout: str | None = None,
     tokenizer: Path | str | None = None,
-    *,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    licence: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    options: ReadOptions = ReadOptions(),  # noqa: B008, a frozen value
 ) -> Opened:
     """The checkpoint of a folder in any layout, its transformer not yet read.
 
     What is missing beside the transformer (picture decoder, image tokenizer, text tokenizer) is taken from where a
-    tokenizer may lie, or leaves a gap that says so when it is needed. `licence` is of the weights, where the folder
-    does not tell. `layout`, `tokenizer`, errors: see `detect`; besides, ValueError for files that are damaged or at
-    odds with each other.
+    tokenizer may lie, or leaves a gap that says so when it is needed. `layout`, `tokenizer`, errors: see `detect`;
+    besides, ValueError for files that are damaged or at odds with each other.
     """
-    options = ReadOptions(tuple(fixes), tuple(quantizers), licence, dtype, device)
     match = detect(folder, layout, tokenizer)
     opened = _fill_gaps(match.format.open(match.model, match.tokenizers, options), match.tokenizers, options)
     for gap in opened.tokenizer.missing:
@@ -181,22 +174,15 @@ def read_parts(
     folder: Path | str,
     layout: str | None = None,
     tokenizer: Path | str | None = None,
-    *,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    licence: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    options: ReadOptions = ReadOptions(),  # noqa: B008
     weights: str | None = None,
 ) -> Parts:
     """The checkpoint of a folder in any layout, read a tensor at a time, by default in the dtypes of its files.
 
     `weights` "int8" or "int4" are packed as they are read. The rest: see `open_folder`.
     """
-    opened = open_folder(
-        folder, layout, tokenizer, fixes=fixes, quantizers=quantizers, licence=licence, dtype=dtype, device=device
-    )
-    return opened.read(dtype=dtype, device=device, weights=weights)
+    opened = open_folder(folder, layout, tokenizer, options)
+    return opened.read(dtype=options.dtype, device=options.device, weights=weights)
 
 
 def read_image_tokenizer(folders: Iterable[Path], options: ReadOptions) -> ImageTokenizer | None:

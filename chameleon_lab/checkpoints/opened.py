@@ -36,7 +36,7 @@ class ReadOptions:
     """How a checkpoint is to be read.
 
     `fixes` and `quantizers` are classes of the user's own that it was trained with, `licence` that of the weights where
-    the folder does not tell; `dtype` (None: as in the files) and `device` are for its image tokenizer.
+    the folder does not tell, `dtype` (None: as in the files) and `device` those that its tensors are to have.
     """
 
     fixes: tuple[type, ...] = ()

@@ -52,6 +52,7 @@ import sys
 import torch
 from pathlib import Path
 from chameleon_lab.checkpoints import formats
+from chameleon_lab.checkpoints.opened import ReadOptions
 
 torch.zeros(2**20).bfloat16()
 here = Path(sys.argv[1])
@@ -65,7 +66,7 @@ sys.stdin.readline()
 CONVERT = "formats.write_opened(formats.open_folder(here / '{}'), here / '{}', '{}', shards={}, pictures=False)"
 TASKS = {
     "load as bfloat16": ("parts = formats.read_parts(here / 'native')", 2),
-    "load as float32": ("parts = formats.read_parts(here / 'native', dtype=torch.float32)", 4),
+    "load as float32": ("parts = formats.read_parts(here / 'native', options=ReadOptions(dtype=torch.float32))", 4),
     "native to Meta's, 4 shards": (CONVERT.format("native", "meta", "meta", 4), 0),
     "load Meta's": ("parts = formats.read_parts(here / 'meta')", 2),
     "Meta's to Hugging Face's": (CONVERT.format("meta", "port", "huggingface", None), 0),
