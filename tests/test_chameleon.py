@@ -16,6 +16,7 @@ from chameleon_lab.generation.guidance import Negative, ThreeWay, without_words
 from chameleon_lab.generation.settings import SETTING_NAMES, Settings
 from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
 from chameleon_lab.transformer import Transformer
+from chameleon_widgets.chat_cell import settings_of
 
 PROMPT = Document.of("draw a red circle", EndTurn())
 
@@ -71,6 +72,14 @@ def test_what_takes_settings_shows_them_and_refuses_other_names(lab):
         assert shown == ["document", "seed", "settings", "grammar", *SETTING_NAMES]
         with pytest.raises(TypeError, match="No setting is called topk; there are temperature"):
             use(PROMPT, topk=3)
+
+
+def test_a_chat_cell_offers_the_settings_of_a_form_and_refuses_other_names(lab):
+    offered, _, rest = settings_of(lab.stream, {"temperature": 0.5, "image_top_k": 7})
+    assert offered == {"temperature": 0.5, **dict.fromkeys(("top_p", "guidance", "seed"))}
+    assert rest == {"image_top_k": 7}  # passed on as it is
+    with pytest.raises(ValueError, match="does not take topk; it takes seed, settings, grammar, temperature"):
+        settings_of(lab.stream, {"topk": 7})
 
 
 def test_another_model_or_tokenizer_changes_what_is_said_as_well_as_what_is_saved(lab, mixed, tmp_path):

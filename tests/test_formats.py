@@ -195,7 +195,7 @@ def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
     (tmp_path / "whole" / COMPANION).unlink()  # so that text is the family's JSON
     tokenizers = tmp_path / "whole" / "tokenizer"
     parts = formats.read_parts(tmp_path / "whole")
-    parts.tokenizer = lab.tokenizer.having(None, None)
+    parts.tokenizer = lab.tokenizer.with_parts(None, None)
     formats.write_parts(parts, tmp_path / "native")
     document = Document.of("a word", lab.tokenizer.image.decode(np.zeros(lab.tokenizer.grid, np.int64)))
     expected = Chameleon.load(tmp_path / "whole").encode(document)
@@ -211,7 +211,7 @@ def test_a_native_folder_takes_what_it_lacks_from_where_it_is_told(tmp_path):
 
 def test_a_native_folder_does_not_take_the_text_tokenizer_of_another_vocabulary(tmp_path):
     lab = make_lab()
-    lab.tokenizer = lab.tokenizer.having(None, lab.tokenizer.image)
+    lab.tokenizer = lab.tokenizer.with_parts(None, lab.tokenizer.image)
     lab.save(tmp_path / "native")
     make_lab(vocabulary=Vocabulary.layout(12, 256, sentinels=4)).save(tmp_path / "other", format="meta")
     with pytest.raises(ValueError, match="do not belong together"):
@@ -279,6 +279,7 @@ def test_the_layout_is_detected_and_named_in_the_log(format, tmp_path, caplog):
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
         assert formats.detect(tmp_path / "there").name == format
+    assert [each.name for each in formats.CLAIMANTS if each.claims(tmp_path / "there")] == [format]
     assert f"has the layout '{format}'" in caplog.text
 
 
@@ -548,7 +549,7 @@ def test_without_a_picture_decoder_pictures_are_still_read(format, tmp_path, pic
 @pytest.mark.parametrize("format", FILES)
 def test_without_a_text_tokenizer_ids_still_become_logits(format, tmp_path, caplog):
     lab = make_lab()
-    lab.tokenizer = lab.tokenizer.having(None, lab.tokenizer.image)
+    lab.tokenizer = lab.tokenizer.with_parts(None, lab.tokenizer.image)
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
         read = Chameleon.load(tmp_path / "there")

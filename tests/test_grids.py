@@ -44,6 +44,11 @@ def test_a_side_that_is_not_given_is_the_smallest():
     assert image_form(CHAMELEON, 32, 32).length() == 1026 and image_form(LUMINA, 32, 32).length(32, 32) == 1060
 
 
+def test_the_largest_grid_costs_no_more_than_a_small_one():
+    sides = (LUMINA.largest_side,) * 2
+    assert GridInTokens(LUMINA).slot(2, sides) == (SlotKind.CODE, 0, sides[0] ** 2)  # 230 million codes, none written
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(), (15,), (1, 3, 5), (3, 4), (0, 0)])
 def test_codes_of_another_shape_are_not_written(form, shape):

@@ -122,7 +122,7 @@ def test_what_is_not_one_image_is_no_picture(grids, mixed, picture):
     tokens = grids.tokens_of_picture(picture).tolist()
     lines, words = tokens[3:-1], grids.vocabulary
     cases = {
-        "ends before its grid is told": [],
+        "ends before its grid is given": [],
         "stands inside an image, after 15": [*tokens[:20], *tokens[21:]],
         "begins with two tokens that tell its grid": [words.first_text],
         "tokens of 2 segments": [*tokens, *tokens],
@@ -171,7 +171,7 @@ def test_each_error_says_what_was_wrong(grids, picture):
         f"goes on after its 16 codes, with token {code}": [*tokens[:-1], code],
         "ends after 15 codes instead of 16": [*tokens[:-3], tokens[-1]],
         "ends after 3 new lines instead of 4": [*tokens[:-2], tokens[-1]],
-        "ends before its grid is told": [tokens[0], side, tokens[-1]],
+        "ends before its grid is given": [tokens[0], side, tokens[-1]],
         f"Token {line}, part of an image, stands outside": [line],
         f"Token {side}, part of an image, stands outside": [side],
         "The tokens end inside an image, after 3 of its codes": tokens[:6],
@@ -278,7 +278,7 @@ def test_what_is_lacking_is_a_question_and_only_what_needs_it_is_refused(image_t
     whole = MixedModalTokenizer(ByteTokenizer(), image_tokenizer, Vocabulary.layout(12, 256))
     if images == "no picture decoder":
         image.decoder = None
-    tokenizer = whole.having(whole.text if text else None, None if images == "no image tokenizer" else image)
+    tokenizer = whole.with_parts(whole.text if text else None, None if images == "no image tokenizer" else image)
     lacking = [gap for gap in GAPS if (gap == images or (gap == GAPS[0] and not text))]
     assert [words.split(":")[0] for words in tokenizer.missing] == lacking
     able = {"can_spell": text, "can_read": images != "no image tokenizer", "can_draw": images == "whole"}

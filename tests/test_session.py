@@ -145,7 +145,7 @@ def test_a_picture_that_cannot_be_shown_is_refused_when_it_starts_and_what_was_t
     image = copy.deepcopy(lettered.image)
     image.decoder, image.source = None, "a folder"
     engine = make_lab(
-        lettered.having(lettered.text, image)
+        lettered.with_parts(lettered.text, image)
         if gap == "picture decoder"
         else MixedModalTokenizer(lettered.text, None, lettered.vocabulary, grid=(4, 4), source="a folder")
     ).engine

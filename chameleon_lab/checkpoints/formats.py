@@ -167,7 +167,7 @@ def _fill_gaps(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -
         image = read_image_tokenizer(places, options)
     elif image.decoder is None:
         image = read_image_tokenizer([place for place in places if place != opened.folder], options) or image
-    return replace(opened, tokenizer=mixed.having(text, image))
+    return replace(opened, tokenizer=mixed.with_parts(text, image))
 
 
 def read_parts(
@@ -227,7 +227,7 @@ def write_opened(
         check(Transformer(opened.config), opened.tensors, opened.source)
     if not pictures:
         text = opened.tokenizer.text if opened.tokenizer.can_spell else None
-        opened = replace(opened, tokenizer=opened.tokenizer.having(text, None))
+        opened = replace(opened, tokenizer=opened.tokenizer.with_parts(text, None))
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in opened.tensors.items()}
         opened = replace(opened, tensors=tensors)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -92,13 +92,13 @@ class FixedGrid:
         if rows * columns < 1:
             raise ValueError(f"An image has at least 1 code, not {rows * columns}.")
         self.vocabulary, self.ids, self.sides = vocabulary, _ids(vocabulary), (rows, columns)
-        self._codes = rows * columns
 
     def length(self, *sides: int) -> int:
-        return self._codes + 2
+        return self.sides[0] * self.sides[1] + 2
 
     def slot(self, place: int, sides: tuple[int, ...]) -> Slot:
-        return Slot(SlotKind.CODE if place < self._codes else SlotKind.END, place, self._codes)
+        rows, columns = self.sides
+        return _slot(place, rows, columns, columns)
 
     def advance(self, place: int, sides: tuple[int, ...], token: int) -> tuple[int, ...]:
         return sides
@@ -127,9 +127,7 @@ class GridInTokens:
         if place < 2:
             return Slot(SlotKind.SIDE, 0, 0)
         rows, columns = sides
-        row, column = divmod(place - 2, columns + 1)
-        kind = SlotKind.END if row == rows else SlotKind.NEW_LINE if column == columns else SlotKind.CODE
-        return Slot(kind, row * columns + column, rows * columns)
+        return _slot(place - 2, rows, columns, columns + 1)
 
     def advance(self, place: int, sides: tuple[int, ...], token: int) -> tuple[int, ...]:
         return (*sides, self.vocabulary.side_of_token(token)) if place < 2 else sides
@@ -153,12 +151,22 @@ def image_form(vocabulary: Vocabulary, rows: int, columns: int) -> ImageForm:
     return FixedGrid(vocabulary, rows, columns) if vocabulary.first_grid is None else GridInTokens(vocabulary)
 
 
+@lru_cache(maxsize=2**14)  # a grammar asks twice a token, and most images have one of a few grids
+def _slot(place: int, rows: int, columns: int, line: int) -> Slot:
+    """What stands at a place, counted from the first code, where each row has `line` tokens."""
+    row, column = divmod(place, line)
+    kind = SlotKind.END if row == rows else SlotKind.NEW_LINE if column == columns else SlotKind.CODE
+    return Slot(kind, row * columns + column, rows * columns)
+
+
 def _ids(vocabulary: Vocabulary) -> dict[SlotKind, np.ndarray]:
-    tokens = np.arange(vocabulary.size)
-    codes = vocabulary.modality == Modality.IMAGE
-    ends, lines = tokens == vocabulary.end_image, tokens == vocabulary.new_line
-    sides = vocabulary.within_images & ~codes & ~lines
-    return {SlotKind.SIDE: sides, SlotKind.CODE: codes, SlotKind.NEW_LINE: lines, SlotKind.END: ends}
+    ids = {SlotKind.CODE: vocabulary.modality == Modality.IMAGE, SlotKind.END: np.zeros(vocabulary.size, bool)}
+    ids[SlotKind.END][vocabulary.end_image] = True
+    if vocabulary.first_grid is not None:
+        ids |= {kind: np.zeros(vocabulary.size, bool) for kind in (SlotKind.SIDE, SlotKind.NEW_LINE)}
+        ids[SlotKind.SIDE][vocabulary.first_grid + 1 : vocabulary.first_text] = True
+        ids[SlotKind.NEW_LINE][vocabulary.new_line] = True
+    return ids
 
 
 def _rows_of(codes: np.ndarray, columns: int) -> np.ndarray:

@@ -60,6 +60,7 @@ class MixedModalTokenizer:
 
     @property
     def text(self) -> TextTokenizer:
+        """What turns text into pieces. Raises ValueError, which says what to add, where it is lacking."""
         if self._text is None:
             raise ValueError(
                 f"{self.source} holds no text tokenizer, so text cannot become tokens, nor tokens text. Put Meta's "
@@ -70,6 +71,7 @@ class MixedModalTokenizer:
 
     @property
     def image(self) -> ImageTokenizer:
+        """What turns pictures into codes. Raises ValueError, which says what to add, where it is lacking."""
         if self._image is None:
             raise ValueError(
                 f"{self.source} holds no image tokenizer, so pictures cannot become codes, and codes cannot become "
@@ -103,7 +105,7 @@ class MixedModalTokenizer:
         }
         return tuple(words for words, lacking in gaps.items() if lacking)
 
-    def having(self, text: TextTokenizer | None, image: ImageTokenizer | None) -> MixedModalTokenizer:
+    def with_parts(self, text: TextTokenizer | None, image: ImageTokenizer | None) -> MixedModalTokenizer:
         """The same vocabulary and grid with these parts, None for one that is to be lacking."""
         return MixedModalTokenizer(text, image, self.vocabulary, grid=self.grid, source=self.source)
 
@@ -231,7 +233,7 @@ class _OpenImage:
         vocabulary, (_, codes, total) = self.form.vocabulary, slot
         if token == vocabulary.end_image:
             if slot.kind is SlotKind.SIDE:
-                return "An image ends before its grid is told."
+                return "An image ends before its grid is given."
             if codes < total:
                 return f"An image ends after {codes} codes instead of {total}."
             return f"An image ends after {self.sides[0] - 1} new lines instead of {self.sides[0]}."
