@@ -83,7 +83,7 @@ class Vocabulary:
             taken.append(self.new_line)
             end, told = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
         in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < end <= self.first_text <= self.size
-        if not in_order or len(set(taken)) < len(taken) or (self.any_grid and self.largest_side < 2):
+        if not in_order or len(set(taken)) < len(taken) or (self.first_grid is not None and self.largest_side < 2):
             raise ValueError(
                 f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
                 f"sentinels {sentinels.start}..{sentinels.stop - 1}, {told}text starts at {self.first_text} of "
@@ -212,11 +212,6 @@ class Vocabulary:
         return self._token_to_code[offsets]
 
     @property
-    def any_grid(self) -> bool:
-        """Whether images have grids of their own, told by tokens, instead of one that all share."""
-        return self.first_grid is not None
-
-    @property
     def largest_side(self) -> int:
         """The most codes along a side that grid tokens can tell; 0 where there are none."""
         return 0 if self.first_grid is None else 2 * (self.first_text - 1 - self.first_grid)
@@ -225,9 +220,9 @@ class Vocabulary:
         """The token for so many codes along a side. Raises ValueError on what no token tells."""
         if self.first_grid is None or codes % 2 or not 2 <= codes <= self.largest_side:
             raise ValueError(
-                f"A side of {codes} codes has no token: sides are even and at most {self.largest_side} codes."
-                if self.any_grid
-                else "This vocabulary has no grid tokens: all its images have one grid."
+                "This vocabulary has no grid tokens: all its images have one grid."
+                if self.first_grid is None
+                else f"A side of {codes} codes has no token: sides are even and at most {self.largest_side} codes."
             )
         return self.first_grid + codes // 2
 
@@ -240,10 +235,6 @@ class Vocabulary:
         if self.first_grid is None or not self.is_grid(token):
             raise ValueError(f"Token {token} tells no side of a grid.")
         return 2 * (token - self.first_grid)
-
-    def image_length(self, rows: int, columns: int) -> int:
-        """Tokens of an image of so many codes: delimiters, and grid and row tokens where there are any."""
-        return rows * (columns + 1) + 4 if self.any_grid else rows * columns + 2
 
     def token_of_piece(self, piece: int) -> int:
         """Index of a text piece in its text tokenizer to the shared token."""

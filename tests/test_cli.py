@@ -15,7 +15,8 @@ from support import failed
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.cli import main
 from chameleon_lab.documents import Document, EndTurn
-from chameleon_lab.generation.engine import Settings
+from chameleon_lab.generation.samplers import Sampler
+from chameleon_lab.generation.settings import SETTING_NAMES, Settings
 from chameleon_lab.history import History
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
@@ -116,6 +117,16 @@ def test_seeds_reproduce_and_a_seed_below_nought_is_refused(capsys, model, tmp_p
 
     assert told("5") == told("5") != told("6")
     assert "seed" in failed(capsys, "generate", "hello", "--model", model, "--seed", "-1")
+
+
+def test_every_setting_of_a_reply_has_an_option(capsys, monkeypatch, model):
+    given = []
+    monkeypatch.setattr(Chameleon, "stream", lambda lab, document, **settings: given.append(settings) or [])
+    values = dict.fromkeys(SETTING_NAMES, 1)
+    assert main(["generate", "a", "--model", model, *(f"--{name.replace('_', '-')}=1" for name in values)]) == 0
+    assert given == [{"seed": 0, **values}] and Settings().changed(**values).image_sampler == Sampler(1, 1, 1, 1)
+    capsys.readouterr()
+    assert "top_k must be" in failed(capsys, "evaluate", "--model", model, "-n", "1", "--top-k", "-1")
 
 
 def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_path):

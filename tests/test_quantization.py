@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from chameleon_lab import crossovers, native_ops
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import LazyTensor, fill, lazy
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.packing import Batch
@@ -264,7 +264,7 @@ def test_filling_from_lazy_tensors_equals_quantising_in_memory(bits: int, tied: 
     with torch.device("meta"):
         model = Transformer(config)
     quantize(model, bits, "cpu")
-    fill(model, packed(tensors, model), "somewhere")
+    fill(model, pack_tensors(tensors, model), "somewhere")
     expected, tokens = quantize(plain, bits), torch.arange(12)[None]
     assert torch.equal(model(tokens), expected(tokens))
 
@@ -290,7 +290,7 @@ def test_filling_reads_each_matrix_once_and_lets_go_of_it(bits: int):
     with torch.device("meta"):
         model = Transformer(TINY)
     quantize(model, bits, "cpu")
-    fill(model, packed(tensors, model), "somewhere")
+    fill(model, pack_tensors(tensors, model), "somewhere")
     assert sorted(read) == sorted(tensors) and most <= 2
 
 
@@ -317,7 +317,7 @@ def test_a_missing_or_misshapen_matrix_is_named():
             model = quantize(Transformer(TINY), 8, "cpu")
         tensors.pop("head.weight", None)
         with pytest.raises(ValueError, match="head"):
-            fill(model, packed(tensors | change, model), "somewhere")
+            fill(model, pack_tensors(tensors | change, model), "somewhere")
 
 
 def agreement(plain_XV: torch.Tensor, other_XV: torch.Tensor) -> tuple[float, float]:

@@ -91,7 +91,7 @@ def test_with_a_grammar_tokens_compete_only_with_those_it_allows(lab):
     tokens, state, hidden = lab.encode(document), grammar.start(np.array([0]), 159), []
     for place in range(1, len(tokens)):
         hidden.append(torch.from_numpy(~grammar.allowed(state, 160 - place).allowed_V))
-        state = grammar.form.read(tokens[: place + 1])
+        state = grammar.syntax.read(tokens[: place + 1])
     score = lab.score(document, grammar=grammar)
     assert np.allclose(score.logs_T, naive(lab, tokens, hidden), atol=1e-4)
     forced = score.tokens_T == lab.vocabulary.end_image

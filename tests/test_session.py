@@ -18,7 +18,6 @@ from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import ThreeWay
 from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
-from chameleon_lab.tokenizers.image import NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
 ASKED = Document.of("abc", EndTurn())
@@ -133,16 +132,19 @@ def test_an_image_left_unfinished_is_taken_back(engine):
     assert isinstance(list(session.stream())[-1], StopPiece)
 
 
-@pytest.mark.parametrize("gap", [NoDecoder("a folder"), None])
+@pytest.mark.parametrize("gap", ["picture decoder", "image tokenizer"])
 def test_a_picture_that_cannot_be_shown_is_refused_when_it_starts_and_what_was_told_stays(make_lab, lettered, gap):
-    image = copy.deepcopy(lettered.image) if gap else NoImageTokenizer(12, (4, 4), "a folder")
-    if gap:
-        image.decoder = gap
-    engine = make_lab(MixedModalTokenizer(lettered.text, image, lettered.vocabulary)).engine
+    image = copy.deepcopy(lettered.image)
+    image.decoder, image.source = None, "a folder"
+    engine = make_lab(
+        lettered.with_parts(lettered.text, image)
+        if gap == "picture decoder"
+        else MixedModalTokenizer(lettered.text, None, lettered.vocabulary, grid=(4, 4), source="a folder")
+    ).engine
     prompt = Document.of("ab", EndTurn())
     seed = next(s for s in range(60) if "t(" in _begins(engine, prompt, s))
     session, told = engine.begin(prompt, WARM, seed), list[Piece]()
-    with pytest.raises(ValueError, match=r"a folder holds no .*codes cannot become pictures"):
+    with pytest.raises(ValueError, match=rf"a folder holds no {gap}.*codes cannot become pictures"):
         told += session.stream()
     before = session.tokens
     assert before[-1] == WORDS.begin_image and session.reply.text and not session.reply.pictures

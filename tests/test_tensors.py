@@ -350,7 +350,7 @@ def test_nan_can_be_allowed_and_overflow_of_a_smaller_dtype_is_told():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
 def test_one_nan_is_found_wherever_it_stands(dtype, monkeypatch):
-    monkeypatch.setattr(lazily, "CHUNK", 8)
+    monkeypatch.setattr(lazily, "ELEMENTS_AT_ONCE", 8)
     for place in (0, 7, 8, 19):
         tensor = torch.ones(20)
         assert lazily.all_finite(tensor.to(dtype))

@@ -17,7 +17,7 @@ from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
 from chameleon_lab.parts import require, require_each
-from chameleon_lab.planner import PUBLISHED
+from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.modules import Budget, LanguageModule

@@ -26,8 +26,7 @@ from chameleon_lab.corpora.sources import (
     picture_files,
 )
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig
-from chameleon_lab.tokenizers.image import TINY as TINY_TOKENIZER
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 from chameleon_lab.training.folder import Report, RunFolder
@@ -122,12 +121,12 @@ class ImageExperiment:
                 "steps": last.step + 1,
             }
             native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), finished, card)
-        return native.read_image_tokenizer(finished, own).float()
+        return native.read_native_images(finished, own).float()
 
 
 REFERENCE = ImageExperiment(
     name="reference",
-    tokenizer=replace(CHAMELEON, quantizer="vector_legacy"),
+    tokenizer=replace(CHAMELEON_IMAGES, quantizer="vector_legacy"),
     recipe=Recipe(
         rate=4.5e-6 * 16,
         betas=(0.5, 0.9),
@@ -147,7 +146,7 @@ The critic begins after 10,000 steps. For a GPU and many pictures: `chameleon-la
 
 TINY = ImageExperiment(
     name="tiny",
-    tokenizer=TINY_TOKENIZER,
+    tokenizer=TINY_IMAGES,
     recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-4, warm_up=50, schedule=CoolDown(0.4)),
     budget=Budget(minutes=15),
     objective=ReconstructionObjective("edges", square=2.0, adversary=None),
@@ -156,7 +155,7 @@ TINY = ImageExperiment(
 
 PHOTOGRAPHS = ImageExperiment(
     name="photographs",
-    tokenizer=replace(TINY_TOKENIZER, side=128, codes=1024, patch=4, widths=(128,)),
+    tokenizer=replace(TINY_IMAGES, side=128, codes=1024, patch=4, widths=(128,)),
     recipe=TINY.recipe,
     budget=Budget(minutes=9),
     objective=TINY.objective,
