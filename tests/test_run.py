@@ -21,11 +21,12 @@ from chameleon_lab.monitors.alarms import NotANumber, Saturation
 from chameleon_lab.monitors.attention import AttentionRows
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
+from chameleon_lab.plain import described
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
-from chameleon_lab.training.experiments import Experiment, plain, variations
+from chameleon_lab.training.experiments import Experiment, variations
 from chameleon_lab.training.modules import PATIENCE, Budget
 from chameleon_lab.training.run import Rescue, Run
 from chameleon_lab.transformer import ModelConfig
@@ -136,7 +137,7 @@ def test_a_run_returns_at_once_and_tells_everything_at_the_end(experiment, tmp_p
     steps, heads = history.layers("max_attention_logit")
     assert steps == list(range(0, STEPS, 2)) and heads.shape == (STEPS // 2, 2, 2)
     seen = RecordedRun(tmp_path)
-    assert seen.history == history == run.history and seen.config == run.config == plain(
+    assert seen.history == history == run.history and seen.config == run.config == described(
         replace(experiment, monitors=(*experiment.monitors, Slow()))
     )
     assert replace(seen.state, settings={}) == replace(run.state, settings={})
@@ -309,7 +310,7 @@ def test_what_cannot_be_changed_is_refused_at_once_and_the_run_goes_on(experimen
 def test_a_panel_s_commands_are_checked(experiment, tmp_path):
     run = replace(experiment, monitors=(Slow(),)).run(tmp_path)
     hold(run)
-    with pytest.raises(ValueError, match="knows no command 'explode'; it knows pause, resume"):
+    with pytest.raises(ValueError, match="has no command 'explode'; it has pause, resume"):
         run.act("explode")
     with pytest.raises(ValueError, match="No fix is called 'magic'"):
         run.act("fork", fix="magic")
@@ -437,7 +438,7 @@ def test_a_fork_needs_a_checkpoint_and_says_which_there_are(experiment, tmp_path
 
 def test_a_folder_of_another_experiment_is_refused_and_a_larger_budget_goes_on(experiment, tmp_path):
     before = experiment.run(tmp_path).wait()
-    with pytest.raises(ValueError, match=r"holds a run of another experiment: recipe, seed differ"):
+    with pytest.raises(ValueError, match=r"of another experiment: recipe.rate \(0.003, now .*, seed \(1, now 7\) differ"):
         replace(experiment, seed=7, recipe=Recipe()).run(tmp_path).wait()
     assert RecordedRun(tmp_path).history == before
     longer = replace(experiment, budget=Budget(steps=STEPS + 2)).run(tmp_path).wait()

@@ -17,7 +17,7 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
-from chameleon_lab.training.folder import Report, write_text
+from chameleon_lab.training.folder import write_text
 from chameleon_lab.training.image_experiments import TINY, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
@@ -74,7 +74,6 @@ def compare(
     steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),
-    report: Report = lambda module, record: None,
 ) -> Iterator[Outcome]:
     """Trains every contender with every seed in `folder`, or goes on there, and measures it; an outcome at a time.
 
@@ -90,7 +89,7 @@ def compare(
             contender = CONTENDERS[name]
             config = replace(base.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
             experiment = replace(base, name=name, tokenizer=config, budget=Budget(steps=steps), seed=seed)
-            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}", report)
+            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
             found = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             done.append(Outcome(name, seed, found.values))
             write_text(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in done))
