@@ -4,8 +4,10 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import PIL.Image
 import pytest
@@ -15,7 +17,7 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.cli import main
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.engine import Settings
-from chameleon_lab.history import History
+from chameleon_lab.history import History, RecordedRun
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.training.data import Scenes
@@ -187,10 +189,15 @@ def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
 
 @dataclass(frozen=True)
 class PressesCtrlC:
-    """A penalty as a user might write one, and a user who thinks better of it."""
+    """A penalty as a user might write one, and a user who thinks better of it, once."""
+
+    presses: ClassVar[list[int]] = []
 
     def penalty(self, logits_XV: torch.Tensor) -> torch.Tensor:
-        signal.raise_signal(signal.SIGINT)
+        if not self.presses:
+            self.presses.append(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.5)
         return logits_XV.new_zeros(len(logits_XV))
 
 
@@ -210,8 +217,9 @@ def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypat
     assert main(train) == 130
     told = capsys.readouterr().err
     assert told.endswith("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
+    stages = {stage: RecordedRun(tmp_path / "run" / stage).state.status for stage in ("text", "image", "transformer")}
+    assert stages == {"text": "finished", "image": "finished", "transformer": "stopped"}
     image = (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes()
-    monkeypatch.setitem(MODELS, "miniature", MINIATURE)
     assert main(train) == 0
     assert (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes() == image
 

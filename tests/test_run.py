@@ -189,11 +189,10 @@ def test_an_interrupt_while_waiting_stops_the_run(experiment, tmp_path, monkeypa
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    assert run._thread is not None
-    monkeypatch.setattr(run._thread, "join", interrupted)
+    monkeypatch.setattr(run._over, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.wait()
-    assert run.state.over and not run._thread.is_alive()
+    assert run.state.over and run._over.is_set()
 
 
 # Holding
@@ -438,7 +437,7 @@ def test_a_fork_needs_a_checkpoint_and_says_which_there_are(experiment, tmp_path
 
 def test_a_folder_of_another_experiment_is_refused_and_a_larger_budget_goes_on(experiment, tmp_path):
     before = experiment.run(tmp_path).wait()
-    with pytest.raises(ValueError, match=r"of another experiment: recipe.rate \(0.003, now .*, seed \(1, now 7\) differ"):
+    with pytest.raises(ValueError, match=r"another experiment: recipe.rate \(0.003, now .*, seed \(1, now 7\) differ"):
         replace(experiment, seed=7, recipe=Recipe()).run(tmp_path).wait()
     assert RecordedRun(tmp_path).history == before
     longer = replace(experiment, budget=Budget(steps=STEPS + 2)).run(tmp_path).wait()

@@ -27,7 +27,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it tells of 
 warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 
 
-def fit(
+def train(
     prepared: Prepared,
     folder: RunFolder,
     report: Report = lambda module, record: None,

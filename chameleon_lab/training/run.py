@@ -36,7 +36,7 @@ from chameleon_lab.plain import described, differences, fingerprint
 from chameleon_lab.stability import FIXES
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
 from chameleon_lab.training.folder import RunFolder, write_text
-from chameleon_lab.training.loop import fit
+from chameleon_lab.training.loop import train
 from chameleon_lab.training.modules import LanguageModule, PacedModule
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import Transformer
@@ -77,7 +77,7 @@ class Run:
     turn. A paused run leaves its turn to them. Orders are carried out between two steps, and each is recorded; other
     processes give theirs through the folder (`history.RecordedRun.act`). Starting a run in a folder where this process
     trains already stops that one first and goes on from its checkpoint; where another process does, it is refused.
-    `processes` share the training (see `loop.fit`).
+    `processes` share the training (see `loop.train`).
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Run:
         self._place = RunFolder(self.folder)
         self._control = Control(self._attend)
         self._thread: threading.Thread | None = None
+        self._over = threading.Event()  # a `join` that Ctrl+C interrupts takes the thread for dead from then on
         self._status: Status = "waiting"
         self._error: BaseException | None = None
         self._message = ""
@@ -113,13 +114,14 @@ class Run:
 
     def start(self) -> Run:
         """Begins, or goes on where this folder ended; returns this run at once."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None and not self._over.is_set():
             return self
         before = _live.get(self.folder.resolve())
         _live[self.folder.resolve()] = self
         if self._thread is not None:
             self._control, self._error, self._message, self._trigger = Control(self._attend), None, "", None
             self._status, self._product = "waiting", None
+        self._over.clear()
         release_workers()
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
@@ -137,18 +139,18 @@ class Run:
         records, reported = self._place.ledger.records, None
         try:
             while True:
-                alive = self._thread.is_alive()
+                over = self._over.is_set()
                 if report is not None and records and records[-1] is not reported:
                     report(reported := records[-1])
-                if not alive:
+                if over:
                     break
-                self._thread.join(0.1)
-                if ends is not None and time.monotonic() > ends and self._thread.is_alive():
+                if not self._over.wait(0.1) and ends is not None and time.monotonic() > ends:
                     raise TimeoutError(f"The run {self.name!r} is {self.state.status} after {timeout:g} seconds.")
         except KeyboardInterrupt:
             self.stop()
-            self._thread.join()
+            self._over.wait()
             raise
+        self._thread.join()
         if self._error is not None:
             raise self._error
         return self.history
@@ -306,7 +308,7 @@ class Run:
         try:
             if before is not None and before is not self and before._thread is not None:
                 before.stop()
-                before._thread.join()
+                before._over.wait()
             with nullcontext() if _helping() else self._place.locked():
                 self._claim()
                 try:
@@ -320,10 +322,12 @@ class Run:
                     self._control.turn.leave()
                     self._attend(last=True)
                     self._write_state()
+            if self._trigger is not None:
+                self._rescue(self._trigger)
         except BaseException as error:  # refused: the folder is another run's, and stays as it is
             self._fail(error)
-        if self._trigger is not None:
-            self._rescue(self._trigger)
+        finally:
+            self._over.set()
 
     def _fail(self, error: BaseException) -> None:
         """For panels to show, and for `wait` to raise."""
@@ -375,7 +379,7 @@ class Run:
         self._module = module = prepared.module
         if self.origin is not None and not self._place.checkpoint.exists():
             self._inherit(self.origin)
-        fit(
+        train(
             prepared,
             self._place,
             self._report,
