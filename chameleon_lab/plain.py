@@ -21,7 +21,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,12 @@ def plain_values(value: Any, sources: dict[str, str] | None = None) -> Any:
         case partial():
             given = {f"argument_{at}": inner for at, inner in enumerate(value.args)} | value.keywords
             return {"is": _label(value.func, sources)} | each(given)
+        case MethodType():
+            return {"is": _label(value.__func__, sources), "of": each(value.__self__)}
         case type() | FunctionType():
             return _label(value, sources)
+    if "__wrapped__" in getattr(value, "__dict__", {}):
+        return each(inspect.unwrap(value))
     if is_dataclass(value):
         return {"is": _label(type(value), sources)} | {it.name: each(getattr(value, it.name)) for it in fields(value)}
     if _personal(type(value)):  # attributes with an underscore are taken for what it keeps to itself while it works
