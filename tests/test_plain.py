@@ -100,6 +100,7 @@ def test_comments_docstrings_and_line_breaks_do_not_count(edit):
     assert fingerprint(cell(FIX)) == fingerprint(cell(FIX.replace(*edit)))
 
 
+DATA = "class Data:\n    def __init__(self, n):\n        self.n = n\n    def go(self):\n        pass\n"
 FUNCTIONS = {
     "its text": ("def thing(x):\n    return x + 1", "def thing(x):\n    return x + 2"),
     "a lambda": ("thing = lambda x: x + 1", "thing = lambda x: x + 2"),
@@ -118,8 +119,8 @@ FUNCTIONS = {
         "@functools.lru_cache\ndef thing(x):\n    return -x",
     ),
     "whose method it is": (
-        "class Data:\n    def __init__(self, n):\n        self.n = n\n    def go(self):\n        pass\nthing = Data(1).go",
-        "class Data:\n    def __init__(self, n):\n        self.n = n\n    def go(self):\n        pass\nthing = Data(2).go",
+        DATA + "thing = Data(1).go",
+        DATA + "thing = Data(2).go",
     ),
     "a keyword of a partial": (
         "def f(x, y):\n    return x\nthing = functools.partial(f, y=1)",
@@ -129,10 +130,7 @@ FUNCTIONS = {
         "def f(x, y):\n    return x\nthing = functools.partial(f, y=1)",
         "def f(x, y):\n    return y\nthing = functools.partial(f, y=1)",
     ),
-    "a public attribute": (
-        "class Data:\n    def __init__(self, n):\n        self.n = n\nthing = Data(1)",
-        "class Data:\n    def __init__(self, n):\n        self.n = n\nthing = Data(2)",
-    ),
+    "a public attribute": (DATA + "thing = Data(1)", DATA + "thing = Data(2)"),
 }
 
 
