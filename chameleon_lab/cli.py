@@ -40,7 +40,7 @@ from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.tokenizers.image import CHAMELEON, NoImageTokenizer
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
-from chameleon_lab.training.folder import write_text
+from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, Pipeline
@@ -276,7 +276,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.write:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
-        write_text(Path(options.model) / "README.md", markdown(card))
+        write_atomically(Path(options.model) / "README.md", markdown(card))
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
@@ -410,8 +410,8 @@ def _stability(options: argparse.Namespace) -> None:
             *(outcome.setting, outcome.variation, outcome.seed),
             *(outcome.held_out_loss, outcome.max_attention_logit),
         )
-        write_text(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in found))
-    write_text(options.folder / "outcomes.md", stability.markdown(found))
+        write_atomically(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in found))
+    write_atomically(options.folder / "outcomes.md", stability.markdown(found))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
 
 

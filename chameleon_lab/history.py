@@ -236,7 +236,7 @@ def counted(losses: Losses, start: float) -> dict[float, list[float]]:
     return {rate: [start if math.isnan(each) else min(each, start) for each in losses[rate]] for rate in sorted(losses)}
 
 
-COMMANDS = ("pause", "resume", "stop", "save", "change", "fork")
+ORDERS = ("pause", "resume", "stop", "save", "change", "fork")
 """What a run can be ordered, by `act`, in its own process or through its folder."""
 
 
@@ -284,6 +284,15 @@ class RecordedRun:
     @property
     def config(self) -> dict[str, Any]:
         """What is trained, as plain values; empty where the folder does not say."""
+        return {key: value for key, value in self._description.items() if key != "sources"}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The source of a person's own classes and functions in it, by the names that they have in `config`."""
+        return self._description.get("sources", {})
+
+    @property
+    def _description(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "config.json").read_text())
         except (OSError, ValueError):
@@ -295,15 +304,15 @@ class RecordedRun:
         return {each.order: each for each in self._events.values() if isinstance(each, Answer)}
 
     def act(self, command: str, **arguments: Any) -> str:
-        """Orders one of `COMMANDS` through the folder, with the arguments of `Run.act`, and returns at once.
+        """Orders one of `ORDERS` through the folder, with the arguments of `Run.act`, and returns at once.
 
         The run carries it out between two steps, or refuses it, and says so in `answers`, under what is returned here.
         Raises ValueError for what no run can do, for arguments that this one does not offer, and when no process
         trains it.
         """
         state = self.state
-        if command not in COMMANDS:
-            raise ValueError(f"A run has no command {command!r}; it has {', '.join(COMMANDS)}.")
+        if command not in ORDERS:
+            raise ValueError(f"A run has no command {command!r}; it has {', '.join(ORDERS)}.")
         if state.over:
             raise ValueError(
                 f"The run {state.name!r} is {state.status} and no process trains it, so it cannot {command}. Start it "

@@ -58,7 +58,7 @@ def plain_values(value: Any, sources: dict[str, str] | None = None) -> Any:
         case Enum():
             return value.name
         case bytes() | np.ndarray():
-            return f"{type(value).__name__} {_digest(np.asarray(value).tobytes())}"
+            return f"{type(value).__name__} {_hash(np.asarray(value).tobytes())}"
         case partial():
             given = {f"argument_{at}": inner for at, inner in enumerate(value.args)} | value.keywords
             return {"is": _label(value.func, sources)} | each(given)
@@ -85,34 +85,34 @@ def described(value: Any) -> dict[str, Any]:
 
 def fingerprint(value: Any) -> str:
     """Eight letters that are the same for equal values."""
-    return _digest(json.dumps(plain_values(value), sort_keys=True).encode())
+    return _hash(json.dumps(plain_values(value), sort_keys=True).encode())
 
 
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
+def discrepancies(before: Any, now: Any, path: str = "") -> list[str]:
     """Where two plain values differ, in words: `recipe.rate (0.01, now 0.1)`, `monitors.0 (the source of Slow)`.
 
     Of dataclasses only fields that both have are compared: another version of the lab may have more.
     """
-    if isinstance(before, Mapping) and isinstance(now, Mapping) and _same(before.get("is"), now.get("is")):
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and _same_name(before.get("is"), now.get("is")):
         shared = before.keys() & now.keys() if "is" in now else before.keys() | now.keys()
         at = [(f"{path}.{key}".strip("."), before.get(key), now.get(key)) for key in sorted(shared - {"is"})]
         edited = _edited(path, before.get("is"), now.get("is"))
-        return edited + [each for key, one, other in at for each in differences(one, other, key)]
+        return edited + [each for key, one, other in at for each in discrepancies(one, other, key)]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = enumerate(zip(before, now, strict=True))
-        return [each for at, (one, other) in pairs for each in differences(one, other, f"{path}.{at}")]
-    if isinstance(before, str) and isinstance(now, str) and _same(before, now):
+        return [each for at, (one, other) in pairs for each in discrepancies(one, other, f"{path}.{at}")]
+    if isinstance(before, str) and isinstance(now, str) and _same_name(before, now):
         return _edited(path, before, now)
     if json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True):
         return []
-    return [f"{path} ({_brief(before)}, now {_brief(now)})"]
+    return [f"{path} ({_brief(before)}, now {_brief(now)})".strip()]
 
 
 def _name(label: Any) -> str:
     return re.sub(r" [0-9a-f]{8}$", "", label) if isinstance(label, str) else ""
 
 
-def _same(before: Any, now: Any) -> bool:
+def _same_name(before: Any, now: Any) -> bool:
     return _name(before) == _name(now)
 
 
@@ -132,13 +132,13 @@ def _label(thing: Any, sources: dict[str, str] | None) -> str:
     if not _personal(thing):
         return name
     source = "\n".join(_source(thing, set()))
-    label = f"{name} {_digest(source.encode())}"
+    label = f"{name} {_hash(source.encode())}"
     if sources is not None:
         sources[label] = source
     return label
 
 
-def _digest(content: bytes) -> str:
+def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from chameleon_lab.optimization import Cosine, Recipe
-from chameleon_lab.plain import described, differences, fingerprint, plain_values
+from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.tokenizers.quantizers import VectorQuantizer
 from chameleon_lab.training.image_experiments import folder_of_pictures
@@ -90,7 +90,7 @@ def test_an_edited_cell_is_another_experiment(edit, linked):
     assert edit[0] in FIX
     before, again, after = (cell(source, linked=linked) for source in (FIX, FIX, FIX.replace(*edit)))
     assert fingerprint(before) == fingerprint(again) != fingerprint(after)
-    (difference, *_) = differences(plain_values(before), plain_values(after))
+    (difference, *_) = discrepancies(plain_values(before), plain_values(after))
     assert "source of Fix" in difference or "Fixed" in difference or "0.1" in difference
 
 
@@ -176,15 +176,15 @@ def test_differences_name_the_place_the_values_and_the_source():
     recipe = Recipe(rate=0.1, schedule=Cosine(0.1))
     before = plain_values({"recipe": recipe, "fixes": [cell(FIX)], "size": 1})
     after = plain_values({"recipe": replace(recipe, rate=0.2), "fixes": [cell(FIX.replace("return 5", "return 6"))]})
-    assert differences(before, before) == []
+    assert discrepancies(before, before) == []
     changes = ["fixes.0 (the source of Fix)", "recipe.rate (0.1, now 0.2)", "size (1, now null)"]
-    assert differences(before, after) == changes
+    assert discrepancies(before, after) == changes
     other = plain_values({"recipe": recipe, "fixes": [QueryKeyNorm(), QueryKeyNorm()], "size": 1})
-    (fixes,) = differences(before, other)
+    (fixes,) = discrepancies(before, other)
     assert fixes.startswith("fixes ([") and ", now [" in fixes and len(fixes) < 100
     older = {key: value for key, value in plain_values(recipe).items() if key != "clip"}
-    assert differences(older, plain_values(recipe)) == []  # a field that an earlier version did not have
-    assert differences({"a": 1}, {"a": 1, "b": 2}) == ["b (null, now 2)"]
+    assert discrepancies(older, plain_values(recipe)) == []  # a field that an earlier version did not have
+    assert discrepancies({"a": 1}, {"a": 1, "b": 2}) == ["b (null, now 2)"]
 
 
 def test_a_description_has_the_source_itself():

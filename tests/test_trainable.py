@@ -16,7 +16,7 @@ import torch
 from chameleon_lab.history import Answer, RecordedRun
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
-from chameleon_lab.plain import described
+from chameleon_lab.plain import described, plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
@@ -124,7 +124,8 @@ def test_it_leaves_a_whole_folder_and_what_is_done_is_not_done_again(kind, tmp_p
     assert recorded.state == replace(run.state, offers=recorded.state.offers) and recorded.state.status == "finished"
     assert recorded.state.progress == 1 and recorded.state.offers == tuple(kind.offers)
     assert recorded.history == run.history and len(run.history.records) == kind.budget.steps
-    assert recorded.config == json.loads(json.dumps(described(kind))) == json.loads(json.dumps(run.config))
+    assert recorded.config == json.loads(json.dumps(run.config)) == json.loads(json.dumps(plain_values(kind)))
+    assert recorded.sources == described(kind)["sources"]
     assert result is not None and list((tmp_path / "checkpoints").glob("last.ckpt"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "state.json"}
     again = Run(kind, tmp_path).start()

@@ -17,7 +17,7 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
-from chameleon_lab.training.folder import write_text
+from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import TINY, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
@@ -92,7 +92,7 @@ def compare(
             tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
             found = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             done.append(Outcome(name, seed, found.values))
-            write_text(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in done))
+            write_atomically(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in done))
             yield done[-1]
 
 

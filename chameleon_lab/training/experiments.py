@@ -254,10 +254,10 @@ def sensitivity(rates: Sequence[float] = RATES, seed: int = 0) -> dict[str, dict
     }
 
 
-SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
+SCALE_SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
 
 
-def scale(shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
+def scale(shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
     """P5: widths and depths at one rate, 0.03, for 300 steps: `scale()["64x4"]["baseline"]`."""
     base = replace(LAB, budget=Budget(steps=300), recipe=replace(LAB.recipe, rate=0.03))
     made = {}

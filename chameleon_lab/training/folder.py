@@ -43,7 +43,7 @@ class RunFolder:
 
     def write(self, name: str, value: object) -> None:
         """A JSON file of the folder, atomically."""
-        write_text(self.folder / name, json.dumps(value, indent=2) + "\n")
+        write_atomically(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,8 +86,8 @@ class Ledger:
         self.records[:] = before.records
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
         if write:
-            write_text(self._folder / "metrics.jsonl", before.to_jsonl())
-            write_text(self._folder / "events.jsonl", "".join(map(event_line, self.events)))
+            write_atomically(self._folder / "metrics.jsonl", before.to_jsonl())
+            write_atomically(self._folder / "events.jsonl", "".join(map(event_line, self.events)))
 
     def add(self, record: StepRecord) -> None:
         if self._metrics is None:
@@ -118,7 +118,7 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def write_text(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -57,7 +57,7 @@ class Steps(IterableDataset):
         return count(self.start * self.processes + self.rank, self.processes)
 
 
-PATIENCE = 10
+SKIP_LIMIT = 10
 """Steps in a row whose loss or gradient is no number before a training gives up."""
 
 FLOAT16 = ("16-mixed", "16-true", "transformer-engine-float16")
@@ -69,7 +69,7 @@ class PacedModule(lightning.LightningModule, ABC):
     """A module that trains to a budget on `batches(place)`, with its own clock and schedule and a record of each step.
 
     A subclass gives `loss_and_values(batch)`. `values` and `layers` hold what the last step recorded. A step whose loss
-    or gradient is not a number changes nothing and says `skipped`; `PATIENCE` of them in a row are a
+    or gradient is not a number changes nothing and says `skipped`; `SKIP_LIMIT` of them in a row are a
     FloatingPointError.
     """
 
@@ -177,11 +177,11 @@ class PacedModule(lightning.LightningModule, ABC):
         self._skipped = 0 if sound else self._skipped + 1
         if self._skipped:
             self.values["skipped"] = 1.0
-        if self._skipped >= PATIENCE:
+        if self._skipped >= SKIP_LIMIT:
             raise FloatingPointError(
-                f"The loss or its gradient was not a number in {PATIENCE} steps in a row, up to step {self.step - 1}; "
-                "these steps changed no weights. Go back to an earlier checkpoint with a lower rate or a fix: "
-                "run.fork(..., at=STEP)."
+                f"The loss or its gradient was not a number in {SKIP_LIMIT} steps in a row, up to step "
+                f"{self.step - 1}; these steps changed no weights. Go back to an earlier checkpoint with a lower rate "
+                "or a fix: run.fork(..., at=STEP)."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

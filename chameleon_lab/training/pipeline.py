@@ -118,7 +118,7 @@ class SceneTransformer:
         prepared = self.experiment.prepare(folder)
         assert isinstance(prepared.module, LanguageModule)
         lab = Chameleon(prepared.module.model, self.tokenizer, self.model.settings)
-        return replace(prepared, report=Samples(lab, _beside(folder, "samples")))
+        return replace(prepared, report=Samples(lab, _sibling(folder, "samples")))
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Chameleon:
         card = {
@@ -136,15 +136,15 @@ class SceneTransformer:
         }
         self.tokenizer.image.half()
         lab = Chameleon(module.model.half().eval(), self.tokenizer, self.model.settings, card)
-        lab.save(_beside(folder, "model"))
-        return Chameleon.load(_beside(folder, "model"))
+        lab.save(_sibling(folder, "model"))
+        return Chameleon.load(_sibling(folder, "model"))
 
     def product(self, folder: Path) -> Chameleon | None:
-        written = _beside(folder, "model")
+        written = _sibling(folder, "model")
         return Chameleon.load(written) if written.exists() else None
 
 
-def _beside(folder: Path, what: str) -> Path:
+def _sibling(folder: Path, what: str) -> Path:
     """`model` for the folder `transformer`, `model-fork-1` for `transformer-fork-1`."""
     return folder.with_name(folder.name.replace("transformer", what))
 

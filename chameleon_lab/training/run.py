@@ -19,8 +19,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from chameleon_lab.history import (
-    COMMANDS,
     LEVELS,
+    ORDERS,
     Alarm,
     Answer,
     History,
@@ -32,10 +32,10 @@ from chameleon_lab.history import (
     Tail,
     event_line,
 )
-from chameleon_lab.plain import described, differences, fingerprint
+from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
-from chameleon_lab.training.folder import RunFolder, write_text
+from chameleon_lab.training.folder import RunFolder, write_atomically
 from chameleon_lab.training.loop import train
 from chameleon_lab.training.modules import LanguageModule, PacedModule
 from chameleon_lab.training.trainable import Trainable
@@ -43,7 +43,7 @@ from chameleon_lab.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
-FREE = ("budget", "rules", "held_out_every", "kept", "sources")
+FREE = ("budget", "rules", "held_out_every", "kept")
 """What of an experiment has no say in what is learned, so that a run may go on with another."""
 
 
@@ -91,7 +91,7 @@ class Run:
     ) -> None:
         self.experiment, self.origin, self.rescue, self.processes = experiment, origin, rescue, processes
         self.folder = Path(folder or Path("runs") / f"{experiment.name}-{experiment.seed}-{fingerprint(experiment)}")
-        self.config = described(experiment)
+        self.config: dict[str, Any] = plain_values(experiment)
         self.forks: list[Run] = []
         self._place = RunFolder(self.folder)
         self._control = Control(self._attend)
@@ -222,9 +222,9 @@ class Run:
         return forked.start()
 
     def act(self, command: str, **arguments: Any) -> None:
-        """One of the commands of a panel, `history.COMMANDS`. Raises ValueError for another."""
-        if command not in COMMANDS:
-            raise ValueError(f"A run has no command {command!r}; it has {', '.join(COMMANDS)}.")
+        """One of the commands of a panel, `history.ORDERS`. Raises ValueError for another."""
+        if command not in ORDERS:
+            raise ValueError(f"A run has no command {command!r}; it has {', '.join(ORDERS)}.")
         if self.state.over and command != "fork":
             raise ValueError(f"The run {self.name!r} is {self.state.status}: it cannot {command}. A fork can go on.")
         (self._fork_by_name if command == "fork" else getattr(self, command))(**arguments)
@@ -346,7 +346,8 @@ class Run:
         product = self.experiment.product(self.folder)
         if self._place.checkpoint.exists() or product is not None:
             old, new = ({key: value for key, value in each.items() if key not in FREE} for each in (before, now))
-            if before.get("is") == now["is"] and (apart := differences(old, new)):
+            # What earlier versions wrote of image tokenizers and pipelines does not say what it is.
+            if before.get("is") not in (None, "SceneModel") and (apart := discrepancies(old, new)):
                 raise ValueError(
                     f"{self.folder} holds a run of another experiment: {', '.join(apart)} differ. Give this one "
                     "another folder, or delete that one."
@@ -356,7 +357,7 @@ class Run:
         if not _helping():
             (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
             self._orders_read = 0
-            self._place.write("config.json", self.config)
+            self._place.write("config.json", described(self.experiment))
             self._write_state()
         if before.get("budget", now.get("budget")) == now.get("budget"):
             self._product = product
@@ -364,7 +365,7 @@ class Run:
     def _tell_of_edits(self, now: dict[str, Any]) -> None:
         """Says so where the same was trained before with other code, as after a cell was edited."""
         for path in sorted(self.folder.parent.glob(f"{self.name}-{self.experiment.seed}-*/config.json")):
-            apart = differences(json.loads(path.read_text()) | {"sources": 0}, now | {"sources": 0})
+            apart = discrepancies(json.loads(path.read_text()), now)
             if apart and all("(the source of " in each for each in apart):
                 log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
@@ -396,8 +397,10 @@ class Run:
     def _inherit(self, origin: Origin) -> None:
         """The parent's records up to the fork are this run's too, so that its curves are whole."""
         before = RunFolder(origin.folder).history.until(origin.step)
-        write_text(self.folder / "metrics.jsonl", before.to_jsonl())
-        write_text(self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions))))
+        write_atomically(self.folder / "metrics.jsonl", before.to_jsonl())
+        write_atomically(
+            self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions)))
+        )
 
     def _report(self, module: PacedModule, record: StepRecord) -> None:
         now = time.monotonic()
