@@ -575,7 +575,7 @@ def test_a_reused_folder_refuses_an_edited_cell_and_stays_as_it_is(experiment, t
         refused.wait()
     assert refused.state.status == "failed" and RecordedRun(tmp_path).state.status == "finished"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
-    assert ["Watch", "Toys"] == [label.split()[0] for label in RecordedRun(tmp_path).sources][::-1]
+    assert [label.split()[0] for label in RecordedRun(tmp_path).sources][::-1] == ["Watch", "Toys"]
 
 
 def test_a_second_process_leaves_the_state_of_the_first_alone(experiment, tmp_path):
