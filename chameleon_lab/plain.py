@@ -60,8 +60,8 @@ def plain_values(value: Any, sources: dict[str, str] | None = None) -> Any:
         case bytes() | np.ndarray():
             return f"{type(value).__name__} {_hash(np.asarray(value).tobytes())}"
         case partial():
-            given = {f"argument_{at}": inner for at, inner in enumerate(value.args)} | value.keywords
-            return {"is": _label(value.func, sources)} | each(given)
+            arguments = {f"argument_{at}": inner for at, inner in enumerate(value.args)} | value.keywords
+            return {"is": _label(value.func, sources)} | each(arguments)
         case MethodType():
             return {"is": _label(value.__func__, sources), "of": each(value.__self__)}
         case type() | FunctionType():
@@ -195,11 +195,11 @@ def _source(thing: Any, visited: set[int]) -> Iterator[str]:
             yield from _of_all((cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)), visited)
             names = sorted(set(_names(thing.__code__)))
             for name in names:
-                if isinstance(meant := thing.__globals__.get(name), ModuleType) and _personal(meant):
-                    yield from _of_all((vars(meant)[key] for key in names if key in vars(meant)), visited)
+                if isinstance(global_value := thing.__globals__.get(name), ModuleType) and _personal(global_value):
+                    yield from _of_all((vars(global_value)[key] for key in names if key in vars(global_value)), visited)
                 elif name in thing.__globals__:
                     yield f"{name} ="
-                    yield from _source(meant, visited)
+                    yield from _source(global_value, visited)
     elif is_dataclass(thing):
         yield from _of_all((type(thing), *(getattr(thing, it.name) for it in fields(thing))), visited)
     else:

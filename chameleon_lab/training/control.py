@@ -113,7 +113,7 @@ class Control:
 
     def idle(self, seconds: float = math.inf) -> None:
         """Waits while the run is paused and nothing is ordered, at most so long; meanwhile the machine is another's."""
-        held, random = self.turn.held, torch.get_rng_state()
+        trains, random = self.turn.held, torch.get_rng_state()
         self.turn.leave()
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
@@ -123,7 +123,7 @@ class Control:
                     lambda: not self.paused or self.stopping or self._saving or bool(self._orders), GLANCE
                 ):
                     break
-        if held:
+        if trains:
             self.turn.take(self.give_up)
             torch.set_rng_state(random)
 

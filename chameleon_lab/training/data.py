@@ -45,8 +45,9 @@ class Scenes:
     held_out: int = 0
 
     def open(self, seed: int, steps: int | None) -> Corpus:
-        given = self.tokenizer
-        tokenizer = given if isinstance(given, MixedModalTokenizer) else Chameleon.load(given).tokenizer
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, MixedModalTokenizer):
+            tokenizer = Chameleon.load(tokenizer).tokenizer
         batches = SceneBatches(tokenizer, seed, self.tokens, weights=dict(self.weights))
         rng = np.random.default_rng([seed, 3])
         apart: list[Batch] = []

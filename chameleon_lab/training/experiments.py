@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chameleon_lab.history import History
-from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule
+from chameleon_lab.monitors.alarms import RULES, Rule
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor
 from chameleon_lab.objective import Objective
@@ -85,9 +85,6 @@ class Experiment:
             raise ValueError(f"The experiment {self.name!r} has no data: replace(experiment, data=...) gives it some.")
         return self.data.open(self.seed, self.budget.steps)
 
-    def detector(self) -> DivergenceDetector:
-        return DivergenceDetector(self.rules)
-
     @property
     def offers(self) -> tuple[str, ...]:
         """Fixes of the model that it has none of yet, by name."""
@@ -96,7 +93,7 @@ class Experiment:
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()
-        return Prepared(self.build(corpus), corpus.batches, self.detector())
+        return Prepared(self.build(corpus), corpus.batches)
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Transformer:
         """The transformer; its weights are in the checkpoint already."""
@@ -260,14 +257,14 @@ SCALE_SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
 def scale(shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
     """P5: widths and depths at one rate, 0.03, for 300 steps: `scale()["64x4"]["baseline"]`."""
     base = replace(LAB, budget=Budget(steps=300), recipe=replace(LAB.recipe, rate=0.03))
-    made = {}
+    experiments = {}
     for width, layers in shapes:
         heads = max(1, width // 32)
         shape = replace(
             base.model, width=width, layers=layers, heads=heads, kv_heads=heads, ffn_width=8 * round(width / 3)
         )
-        made[f"{width}x{layers}"] = variations(replace(base, name=f"scale-{width}x{layers}", model=shape), seed)
-    return made
+        experiments[f"{width}x{layers}"] = variations(replace(base, name=f"scale-{width}x{layers}", model=shape), seed)
+    return experiments
 
 
 PRESETS = {each.name: each for each in (STRESS_RAMP, SIDE_BY_SIDE, SILENT_GROWTH)}

@@ -26,7 +26,7 @@ from chameleon_lab.corpora.sources import (
     picture_files,
 )
 from chameleon_lab.history import History
-from chameleon_lab.monitors.alarms import DivergenceDetector, NotANumber, Rule
+from chameleon_lab.monitors.alarms import NotANumber, Rule
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
 from chameleon_lab.plain import fingerprint, plain_values
 from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig
@@ -126,7 +126,7 @@ class ImageExperiment:
         native.plain_image_config(self.tokenizer)  # which raises for what could not be saved in the end
         torch.manual_seed(self.seed)
         module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
-        return Prepared(module, self.source(self), DivergenceDetector(self.rules))
+        return Prepared(module, self.source(self))
 
     def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:
         """The tokenizer as it is written to `folder/tokenizer`, in float16."""

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from chameleon_lab.history import Alarm, Intervention, StepRecord
+from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.training.control import Control, Order
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.modules import PacedModule, Steps
@@ -32,6 +33,7 @@ def train(
     folder: RunFolder,
     report: Report = lambda module, record: None,
     *,
+    detector: DivergenceDetector | None = None,
     control: Control | None = None,
     origin: Path | None = None,
     kept: int = 0,
@@ -39,7 +41,9 @@ def train(
     precision: str = "32-true",
     processes: int = 1,
 ) -> None:
-    """Trains to the end of the budget, or until `control` says stop; `report` is called after each step.
+    """Trains to the end of the budget, or until `control` says stop.
+
+    `report` is called after each step; `detector` sounds alarms.
 
     A folder with a checkpoint goes on from it, with the same data order and the same interventions at the same steps.
     `origin` is another run's checkpoint to begin from: what has the same name and shape is taken over, weights and
@@ -60,7 +64,7 @@ def train(
     if (resumed or origin is not None) and module.progress >= 1:
         return
     origin = None if resumed else origin
-    keeper = _Keeper(folder, prepared, report, control or Control(), origin, kept, save_minutes)
+    keeper = _Keeper(folder, (report, prepared.report), control or Control(), detector, origin, kept, save_minutes)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=processes,
@@ -87,14 +91,14 @@ class _Keeper(lightning.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        prepared: Prepared,
-        report: Report,
+        reports: tuple[Report, ...],
         control: Control,
+        detector: DivergenceDetector | None,
         origin: Path | None,
         kept: int,
         save_minutes: float,
     ) -> None:
-        self.folder, self.prepared, self.report, self.control, self.origin = folder, prepared, report, control, origin
+        self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
         self.kept, self.save_minutes = kept, save_minutes
         self.saved_at, self.kept_at = 0.0, 0.0
         self.coming: list[Intervention] = []
@@ -107,10 +111,10 @@ class _Keeper(lightning.Callback):
         if self.origin is not None:
             graft_optimizers(module, trainer.optimizers, self.origin)
         self.coming = [event for event in self.folder.ledger.events if isinstance(event, Intervention)]
-        if self.prepared.detector is not None:
+        if self.detector is not None:
             for record in self.folder.ledger.records:
-                self.prepared.detector.update(record)
-            module.warned = self.prepared.detector.standing is not None
+                self.detector.update(record)
+            module.warned = self.detector.standing is not None
         self.carry_out(trainer, module)
         if self.kept and not module.step:
             self.try_to_save(trainer, module, keep=True)  # so that a fork can begin where the run began
@@ -122,14 +126,14 @@ class _Keeper(lightning.Callback):
         record = StepRecord(module.step - 1, module.seconds, module.values, module.layers)
         if trainer.is_global_zero:
             self.folder.ledger.add(record)
-        if self.prepared.detector is not None:
-            for alarm in self.prepared.detector.update(record):
+        if self.detector is not None:
+            for alarm in self.detector.update(record):
                 if trainer.is_global_zero:
                     self.folder.ledger.note(alarm)
-            module.warned = self.prepared.detector.standing is not None
+            module.warned = self.detector.standing is not None
         if trainer.is_global_zero:
-            self.report(module, record)
-            self.prepared.report(module, record)
+            for report in self.reports:
+                report(module, record)
         if module.progress >= 1:
             trainer.should_stop = True
             return

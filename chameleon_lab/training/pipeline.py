@@ -17,6 +17,7 @@ import torch
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.plain import plain_values
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.data import Scenes
@@ -97,6 +98,10 @@ class SceneTransformer:
     @property
     def seed(self) -> int:
         return self.experiment.seed
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return self.experiment.rules
 
     @property
     def kept(self) -> int:

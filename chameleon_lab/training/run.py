@@ -32,6 +32,7 @@ from chameleon_lab.history import (
     Tail,
     event_line,
 )
+from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
@@ -385,6 +386,7 @@ class Run:
             self._place,
             self._report,
             control=self._control,
+            detector=DivergenceDetector(self.experiment.rules),
             origin=self.origin.checkpoint if self.origin else None,
             kept=self.experiment.kept,
             precision=self.experiment.precision,

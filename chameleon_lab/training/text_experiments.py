@@ -15,6 +15,7 @@ from torch import Tensor
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, sample_documents
 from chameleon_lab.documents import Text
 from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer
 from chameleon_lab.training.modules import Budget, PacedModule
@@ -42,6 +43,7 @@ class TextExperiment:
     source: Callable[[TextExperiment], list[str]] = scene_texts
     seed: int = 0
     budget: Budget = field(default=Budget(steps=1), init=False)
+    rules: tuple[Rule, ...] = field(default=(), init=False)
     kept: int = field(default=0, init=False)
     precision: str = field(default="32-true", init=False)
     offers: tuple[str, ...] = field(default=(), init=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from chameleon_lab.history import History, StepRecord
-from chameleon_lab.monitors.alarms import DivergenceDetector
+from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.training.modules import Budget, PacedModule
 
 Report = Callable[[PacedModule, StepRecord], None]
@@ -17,19 +17,18 @@ Report = Callable[[PacedModule, StepRecord], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A module and all that its training takes: `batches(place)` is a pure function, `detector` sounds alarms."""
+    """A module and what it trains on: `batches(place)` is a pure function; `report` is called after each step."""
 
     module: PacedModule
     batches: Callable[[int], Any]
-    detector: DivergenceDetector | None = None
     report: Report = lambda module, record: None
 
 
 class Trainable(Protocol):
     """A frozen dataclass that says what to train: everything that decides the result but the machine.
 
-    `kept` checkpoints stay for forks, evenly over the budget; `precision` is Lightning's name of one. `offers`: names
-    in `stability.FIXES` of what a fork may add.
+    `rules` sound alarms. `kept` checkpoints stay for forks, evenly over the budget; `precision` is Lightning's name of
+    one. `offers`: names in `stability.FIXES` of what a fork may add.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -40,6 +39,8 @@ class Trainable(Protocol):
     def budget(self) -> Budget: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def rules(self) -> Sequence[Rule]: ...
     @property
     def kept(self) -> int: ...
     @property
