@@ -28,6 +28,7 @@ from chameleon_lab.training.run import Run
 from chameleon_lab.training.text_experiments import TextExperiment
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import ModelConfig
+from chameleon_widgets import RunPanel
 
 STEPS = 8
 PAUSE = 0.03
@@ -271,7 +272,18 @@ def test_orders_of_an_earlier_process_and_what_is_no_order_are_not_carried_out(s
     assert len(run.wait().records) == 20 and "old" not in onlooker.answers
 
 
-def test_an_order_that_came_too_late_is_refused(tmp_path):
+def test_an_order_that_comes_during_the_last_step_is_refused_and_not_forgotten(tmp_path):
+    def ordering(experiment: TextExperiment) -> list[str]:
+        order = RecordedRun(tmp_path).act("pause")
+        return [*words(experiment), order, order]
+
+    run = Run(TextExperiment("toy", 320, ordering), tmp_path).start()
+    run.wait()
+    (late,) = RecordedRun(tmp_path).answers.values()
+    assert (late.step, late.command, late.refusal) == (1, "pause", "The run 'toy' is finished: it cannot pause.")
+
+
+def test_a_run_that_is_paused_before_it_begins_hears_orders(tmp_path):
     kind = KINDS["text tokenizer"]
     run = Run(kind, tmp_path)
     run.pause()  # before it has begun
@@ -281,8 +293,17 @@ def test_an_order_that_came_too_late_is_refused(tmp_path):
     assert until(lambda: onlooker.state.status == "paused")
     assert answer(onlooker, onlooker.act("resume")).refusal == ""
     run.wait()
-    with pytest.raises(ValueError, match="is finished and no process trains it"):
-        onlooker.act("pause")
+    assert run.state.status == "finished"
+
+
+def test_a_panel_shows_every_kind_live_and_from_its_folder(kind, tmp_path):
+    run = Run(kind, tmp_path).start()
+    live = RunPanel(run)
+    history = run.wait()
+    for panel in (live, RunPanel(tmp_path)):
+        assert panel.history == history and panel.state.status == "finished"
+        assert panel.figure().axes or "loss" not in history.names
+        panel.close()
 
 
 # Killing
@@ -321,3 +342,25 @@ def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_pa
     assert onlooker.state.status == "finished" and len(onlooker.history.records) == STEPS
     Run(KINDS[name], tmp_path / "whole").start().wait()
     assert same(folder, tmp_path / "whole") and values(onlooker) == values(RecordedRun(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_training_obey_at_the_same_step(tmp_path):
+    here, folder, script = Path(__file__).parent, tmp_path / "run", tmp_path / "train.py"
+    source = KILLED.format(paths=[str(here), str(here.parent)], kind="transformer", folder=str(folder))
+    longer = "replace(KINDS['transformer'], budget=Budget(steps=10_000))"
+    script.write_text(source.replace("Run(KINDS['transformer'], ", f"Run({longer}, processes=2, folder="))
+    with subprocess.Popen([sys.executable, str(script)], cwd=tmp_path) as process:
+        until(lambda: (folder / "metrics.jsonl").exists(), 200)
+        onlooker = RecordedRun(folder)
+        until(lambda: len(onlooker.history.records) > 1, 200)
+        answer(onlooker, onlooker.act("pause"))
+        until(lambda: onlooker.state.status == "paused")
+        assert answer(onlooker, onlooker.act("change", rate=1e-3)).refusal == ""
+        made = len(onlooker.history.records)
+        onlooker.act("resume")
+        until(lambda: len(onlooker.history.records) > made)
+        process.send_signal(signal.SIGINT)  # only to the first: the other is told
+        assert process.wait(120) == 1 or process.returncode == -signal.SIGINT
+    assert onlooker.state.status == "stopped" and onlooker.history.interventions[0].after == 1e-3
+    assert (folder / "checkpoints" / "last.ckpt").exists()

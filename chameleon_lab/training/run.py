@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from chameleon_lab.history import (
     LEVELS,
     ORDERS,
@@ -474,8 +472,11 @@ class Run:
 
 
 def _helping() -> bool:
-    """Whether this process only shares the work of the one that was started, which alone writes the folder."""
-    return rank_zero_only.rank != 0
+    """Whether this process only shares the work of the one that was started, which alone writes the folder.
+
+    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    """
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
 _live: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
