@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="chameleon-lab", description="A workbench for token-based mixed-modal models, from the shell."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _train_options(commands.add_parser("train", help="train a model from nothing", description=_train.__doc__))
+    _train_options(commands.add_parser("train", help="train a model from scratch", description=_train.__doc__))
     _generate_options(commands.add_parser("generate", help="answer a prompt", description=_generate.__doc__))
     _reconstruct_options(
         commands.add_parser(

@@ -247,7 +247,13 @@ class PostedOrder:
 
     order: str
     command: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> PostedOrder:
+        """The order of a line that anybody may have written."""
+        arguments = plain.get("arguments")
+        return cls(str(plain.get("order")), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
 
 
 class RecordedRun:

@@ -267,8 +267,11 @@ def test_orders_of_an_earlier_process_and_what_is_no_order_are_not_carried_out(s
     with tmp_path.joinpath("orders.jsonl").open("a") as file:
         file.write('half of an or\n[]\n{"order": "odd", "command": "pause", "arguments": {"very": 1}}\n')
         file.write('{"order": "none", "command": "explode", "arguments": {}}\n')
+        file.write('{}\n{"order": 1, "command": null, "arguments": 3}\n{"order": "self", "command": "__init__"}\n')
+        file.write('{"order": "list", "command": "change", "arguments": {"rate": [1], "clip": {}}}\n')
     onlooker = RecordedRun(tmp_path)
     assert "very" in answer(onlooker, "odd").refusal and "no command 'explode'" in answer(onlooker, "none").refusal
+    assert all(answer(onlooker, order).refusal for order in ("None", "1", "self", "list"))
     assert len(run.wait().records) == 20 and "old" not in onlooker.answers
 
 

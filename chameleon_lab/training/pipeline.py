@@ -35,7 +35,7 @@ from chameleon_lab.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class SceneModel:
-    """A model of drawn scenes, from nothing: `pieces` of BPE, an image tokenizer, a transformer on both."""
+    """A model of drawn scenes, from scratch: `pieces` of BPE, an image tokenizer, a transformer on both."""
 
     name: str
     image: ImageExperiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -103,7 +104,7 @@ class Run:
         self._module: PacedModule | None = None
         self._product: Any = None
         self._speed: deque[tuple[float, float]] = deque(maxlen=50)  # (when, tokens) of the last steps
-        self._orders = Tail(self.folder / "orders.jsonl", lambda plain: PostedOrder(**plain))
+        self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
         self._orders_read = 0
         self._attended = self._written = 0.0
         self._state_written: RunState | None = None
@@ -358,12 +359,14 @@ class Run:
             self._orders_read = 0
             self._place.write("config.json", described(self.experiment))
             self._write_state()
-        if before.get("budget", now.get("budget")) == now.get("budget"):
-            self._product = product
+        budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
+        grown = "budget" in before and budgets[0] != budgets[1] and self._place.checkpoint.exists()
+        self._product = None if grown else product
 
     def _tell_of_edits(self, now: dict[str, Any]) -> None:
         """Says so where the same was trained before with other code, as after a cell was edited."""
-        for path in sorted(self.folder.parent.glob(f"{self.name}-{self.experiment.seed}-*/config.json")):
+        same_name = f"{glob.escape(f'{self.name}-{self.experiment.seed}')}-*/config.json"
+        for path in sorted(self.folder.parent.glob(same_name)):
             apart = discrepancies(json.loads(path.read_text()), now)
             if apart and all("(the source of " in each for each in apart):
                 log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
@@ -455,8 +458,8 @@ class Run:
             if self._status not in ("running", "waiting"):
                 raise ValueError(f"The run {self.name!r} is {self._status}: it cannot {posted.command}.")
             self.act(posted.command, **posted.arguments)
-        except (ValueError, TypeError) as error:
-            refusal = str(error)
+        except Exception as error:  # whatever others write there, the run goes on
+            refusal = str(error) or type(error).__name__
         step = records[-1].step + 1 if records else 0
         self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
 
