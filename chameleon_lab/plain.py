@@ -9,6 +9,7 @@ constants. Comments, docstrings and line breaks do not count, and neither do val
 from __future__ import annotations
 
 import ast
+import dis
 import hashlib
 import inspect
 import json
@@ -193,13 +194,15 @@ def _source(thing: Any, visited: set[int]) -> Iterator[str]:
             yield _text(thing)
             yield from _of_all((thing.__defaults__, *sorted((thing.__kwdefaults__ or {}).items())), visited)
             yield from _of_all((cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)), visited)
-            names = sorted(set(_names(thing.__code__)))
-            for name in names:
-                if isinstance(global_value := thing.__globals__.get(name), ModuleType) and _personal(global_value):
-                    yield from _of_all((vars(global_value)[key] for key in names if key in vars(global_value)), visited)
+            codes = list(_codes(thing.__code__))
+            attributes = sorted({name for code in codes for name in code.co_names})
+            for name in sorted({each.argval for code in codes for each in dis.get_instructions(code) if _global(each)}):
+                value = thing.__globals__.get(name)
+                if isinstance(value, ModuleType) and _personal(value):
+                    yield from _of_all((vars(value)[key] for key in attributes if key in vars(value)), visited)
                 elif name in thing.__globals__:
                     yield f"{name} ="
-                    yield from _source(global_value, visited)
+                    yield from _source(value, visited)
     elif is_dataclass(thing):
         yield from _of_all((type(thing), *(getattr(thing, it.name) for it in fields(thing))), visited)
     else:
@@ -224,11 +227,16 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions within it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _codes(constant)
+
+
+def _global(instruction: dis.Instruction) -> bool:
+    return instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
 
 
 def _text(function: FunctionType) -> str:

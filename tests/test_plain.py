@@ -1,8 +1,10 @@
 """Plain values say what a thing is, and the source of a person's own classes is part of that."""
 
 import functools
+import importlib
 import json
 import linecache
+import sys
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import count
@@ -81,6 +83,7 @@ COSMETICS = {
     "a docstring of the class": ("    eps:", '    """A fix."""\n\n    eps:'),
     "a line break": ("* SCALE + inner()", "* SCALE + \\\n            inner()"),
     "what it does not use": ("thing = Fix()", "OTHER = 7\nthing = Fix()"),
+    "a global called like an attribute": ("thing = Fix()", "eps = 7\nthing = Fix()"),
 }
 
 
@@ -138,6 +141,18 @@ FUNCTIONS = {
 def test_functions_count_with_all_that_decides_what_they_do(pair):
     one, again, other = (cell(source) for source in (pair[0], *pair))
     assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+
+
+def test_a_person_s_own_module_counts_as_far_as_it_is_used(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    prints = []
+    for used, unused in ((1, 1), (1, 10), (100, 10)):
+        (tmp_path / "my_helpers.py").write_text(f"def used():\n    return {used}\ndef unused():\n    return {unused}\n")
+        importlib.invalidate_caches()
+        module = importlib.reload(importlib.import_module("my_helpers"))
+        prints.append(fingerprint(cell("def thing(x):\n    return helpers.used() + x", helpers=module)))
+    monkeypatch.delitem(sys.modules, "my_helpers")
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_what_refers_to_itself_is_read_once():
