@@ -59,7 +59,18 @@ def test_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch):
     first = small.run(tmp_path).result()
     monkeypatch.setattr(ImageExperiment, "prepare", lambda *given: pytest.fail("trained again"))
     again = small.run(tmp_path).result()
+    (tmp_path / "config.json").write_text('{"name": "tiny", "budget": {"steps": 3, "minutes": null}}')  # as of before
+    assert small.run(tmp_path).result().config == first.config
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_another_experiment_s_tokenizer_is_refused_and_a_larger_budget_trains_on(small, tmp_path):
+    first = small.run(tmp_path).result()
+    with pytest.raises(ValueError, match=r"holds a run of another experiment: batch \(2, now 3\) differ"):
+        replace(small, batch=3).run(tmp_path).wait()
+    longer = replace(small, budget=Budget(steps=5)).run(tmp_path)
+    assert len(longer.wait().records) == 5
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), longer.result().parameters(), strict=True))
 
 
 def test_a_folder_of_pictures_is_learned_from_and_bad_files_are_told(small, folder, tmp_path, caplog):
