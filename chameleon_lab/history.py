@@ -321,8 +321,8 @@ class RecordedRun:
             raise ValueError(f"A run has no command {command!r}; it has {', '.join(ORDERS)}.")
         if state.over:
             raise ValueError(
-                f"The run {state.name!r} is {state.status} and no process trains it, so it cannot {command}. Start it "
-                "again in its folder to go on."
+                f"The run {state.name!r} is {state.status}: no process here trains it, so it cannot {command}. Start "
+                "it again in its folder to go on."
             )
         settings = arguments.keys() - {"reason"}
         if command == "change" and (unknown := settings - state.settings.keys()):

@@ -145,9 +145,9 @@ def test_an_order_is_a_line_and_its_answer_is_read_from_the_events(folder):
         ({}, "fork", {"fix": "magic"}, "no fix 'magic' to offer; it offers QueryKeyNorm"),
         ({}, "fork", {}, "no fix None to offer"),
         ({"settings": {}}, "change", {"rate": 1}, "it offers nothing as yet"),
-        ({"status": "finished"}, "pause", {}, "is finished and no process trains it, so it cannot pause"),
-        ({"status": "finished"}, "fork", {"fix": "QueryKeyNorm"}, "so it cannot fork. Start it again in its folder"),
-        ({"process": 2**22 + 1}, "stop", {}, "is interrupted and no process trains it"),
+        ({"status": "finished"}, "pause", {}, "is finished: no process here trains it, so it cannot pause"),
+        ({"status": "finished"}, "fork", {"fix": "QueryKeyNorm"}, "so it cannot fork. Start it again in its"),
+        ({"process": 2**22 + 1}, "stop", {}, "is interrupted: no process here trains it"),
     ],
 )
 def test_what_no_run_can_do_is_refused_at_once_and_not_written(folder, changes, command, arguments, message):

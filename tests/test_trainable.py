@@ -244,7 +244,7 @@ def test_orders_through_the_folder_are_carried_out_and_answered(stepwise, tmp_pa
     assert answer(onlooker, onlooker.act("stop")).refusal == ""
     assert run.wait().interventions == onlooker.history.interventions
     assert run.history.interventions[0].reason == "from afar" and onlooker.state.status == "stopped"
-    with pytest.raises(ValueError, match="is stopped and no process trains it, so it cannot resume"):
+    with pytest.raises(ValueError, match="is stopped: no process here trains it, so it cannot resume"):
         onlooker.act("resume")
 
 
