@@ -42,10 +42,12 @@ from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.preparation import preparations
-from chameleon_lab.training.folder import Report, write_text
-from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
-from chameleon_lab.training.modules import Budget, PacedModule
+from chameleon_lab.training.experiments import EXPERIMENTS
+from chameleon_lab.training.folder import write_atomically
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
+from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, Pipeline
+from chameleon_lab.training.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="chameleon-lab", description="A workbench for token-based mixed-modal models, from the shell."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _train_options(commands.add_parser("train", help="train a model from nothing", description=_train.__doc__))
+    _train_options(commands.add_parser("train", help="train a model from scratch", description=_train.__doc__))
     _generate_options(commands.add_parser("generate", help="answer a prompt", description=_generate.__doc__))
     _reconstruct_options(
         commands.add_parser(
@@ -96,73 +98,84 @@ log = logging.getLogger(__name__)
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
-    parser.add_argument("experiment", choices=sorted((*MODELS, *IMAGE_EXPERIMENTS)), help="what to train")
+    names = sorted({*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS})
+    parser.add_argument("experiment", choices=names, metavar="experiment", help=f"one of {', '.join(names)}")
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
     parser.add_argument("--pictures", type=Path, help="train an image tokenizer on the pictures of this folder")
     parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the transformer's training")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a transformer's training")
 
 
 def _train(options: argparse.Namespace) -> None:
-    """Trains a model (BPE, image tokenizer, transformer) or an image tokenizer; stopped and called again, goes on."""
+    """Trains a model (BPE, image tokenizer, transformer), a transformer or an image tokenizer; called again, goes on.
+
+    Meanwhile its folder can be watched, and the run steered, from a notebook: RunPanel(FOLDER).
+    """
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
+    name, minutes = options.experiment, options.minutes
+    if options.pictures is not None and name not in IMAGE_EXPERIMENTS:
+        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
+    if options.processes > 1 and name in IMAGE_EXPERIMENTS:
+        raise ValueError("--processes is for transformers: an image tokenizer is trained by one.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = options.folder or Path("runs") / (
-        options.experiment if options.minutes is None else f"{options.experiment}-{options.minutes:g}min"
-    )
-    if options.experiment in IMAGE_EXPERIMENTS:
-        _train_image(options, folder)
+    folder = options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
+    if name in MODELS:
+        model = MODELS[name] if minutes is None else MODELS[name].lasting(minutes)
+        for stage, run in Pipeline(model, folder, options.processes).stages():
+            _await(stage, run)
+        model_folder = folder / "model"
+        log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", *[model_folder] * 2)
         return
-    if options.pictures is not None:
-        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
-    model = MODELS[options.experiment]
-    if options.minutes is not None:
-        model = model.lasting(options.minutes)
-    pipeline = Pipeline(model, folder, options.processes)
-    pipeline.train(lambda stage: _reporter(stage))
-    log.info(
-        "The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'",
-        folder / "model",
-        folder / "model",
-    )
+    experiment = (IMAGE_EXPERIMENTS | EXPERIMENTS)[name]
+    if minutes is not None:
+        experiment = replace(experiment, budget=Budget(minutes=minutes))
+    if isinstance(experiment, ImageExperiment):
+        if options.pictures is not None:
+            experiment = replace(experiment, source=folder_of_pictures(options.pictures))
+        _await("image tokenizer", experiment.run(folder))
+        tokenizer = folder / "tokenizer"
+        log.info(
+            "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE", tokenizer, tokenizer
+        )
+        return
+    if experiment.data is None:
+        raise ValueError(
+            f"{name} has no data of its own. Write some with `chameleon-lab tokenize`, and give it that in Python: "
+            f"replace(EXPERIMENTS[{name!r}], data=Corpora(...)).run(FOLDER)."
+        )
+    _await("transformer", Run(experiment, folder, processes=options.processes).start())
+    log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")
 
 
-def _train_image(options: argparse.Namespace, folder: Path) -> None:
-    experiment = IMAGE_EXPERIMENTS[options.experiment]
-    if options.minutes is not None:
-        experiment = replace(experiment, budget=Budget(minutes=options.minutes))
-    if options.pictures is not None:
-        experiment = replace(experiment, source=folder_of_pictures(options.pictures))
-    experiment.run(folder, _reporter("image tokenizer"))
-    log.info(
-        "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE",
-        folder / "tokenizer",
-        folder / "tokenizer",
-    )
+def _await(stage: str, run: Run, every: float = 10.0) -> None:
+    """Until the run is over, a line every ten seconds: how far, how long yet, how well; then its forks.
 
+    Raises ValueError where somebody stopped it through its folder.
+    """
+    last = -math.inf
 
-def _reporter(stage: str, every: float = 10.0) -> Report:
-    """A line every ten seconds: how far, how long yet, how well."""
-    last = [0.0]
-
-    def report(module: PacedModule, record: StepRecord) -> None:
-        now = time.monotonic()
-        if now - last[0] < every and module.progress < 1:
+    def report(record: StepRecord) -> None:
+        nonlocal last
+        now, progress = time.monotonic(), run.state.progress
+        if now - last < every and progress < 1:
             return
-        last[0] = now
-        left = record.seconds * (1 / max(module.progress, 1e-9) - 1)
-        shown = {name: value for name, value in record.values.items() if name not in ("rate", "tokens")}
-        told = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * module.progress, record.step + 1, left, told)
+        last = now
+        left = record.seconds * (1 / max(progress, 1e-9) - 1)
+        measures = [f"{key} {value:.3g}" for key, value in record.values.items() if key not in ("rate", "tokens")]
+        values = "  ".join(measures)
+        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * progress, record.step + 1, left, values)
 
-    return report
+    run.wait(report=report)
+    for fork in run.forks:
+        _await(f"{stage}, {fork.name}", fork, every)
+    run.result()
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -281,7 +294,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.write:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
-        write_text(Path(options.model) / "README.md", markdown(card))
+        write_atomically(Path(options.model) / "README.md", markdown(card))
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
@@ -409,16 +422,16 @@ def _stability(options: argparse.Namespace) -> None:
     """Trains the stability presets over seeds, each run kept, and tells how they end and how early alarms sound."""
     if options.seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, not {options.seeds}.")
-    found: list[stability.Outcome] = []
+    ended: list[stability.PresetOutcome] = []
     for outcome in stability.outcomes(options.folder, options.preset or stability.NAMES, range(options.seeds)):
-        found.append(outcome)
+        ended.append(outcome)
         log.info(
             "%-24s %-16s seed %d: held-out loss %.3f, largest attention logit %.4g",
             *(outcome.setting, outcome.variation, outcome.seed),
             *(outcome.held_out_loss, outcome.max_attention_logit),
         )
-        write_text(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in found))
-    write_text(options.folder / "outcomes.md", stability.markdown(found))
+        write_atomically(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
+    write_atomically(options.folder / "outcomes.md", stability.preset_tables(ended))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
 
 

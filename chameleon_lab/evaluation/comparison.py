@@ -17,7 +17,7 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
-from chameleon_lab.training.folder import Report, write_text
+from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import TINY, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
@@ -74,7 +74,6 @@ def compare_quantizers(
     steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),
-    report: Report = lambda module, record: None,
 ) -> Iterator[ContenderOutcome]:
     """Trains every contender with every seed in `folder`, or resumes there, and measures it; yields outcome by outcome.
 
@@ -90,10 +89,10 @@ def compare_quantizers(
             contender = CONTENDERS[name]
             config = replace(base.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
             experiment = replace(base, name=name, tokenizer=config, budget=Budget(steps=steps), seed=seed)
-            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}", report)
+            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
             measurements = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             outcomes.append(ContenderOutcome(name, seed, measurements.values))
-            write_text(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
+            write_atomically(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
             yield outcomes[-1]
 
 
