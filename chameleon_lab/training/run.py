@@ -287,7 +287,7 @@ class Run:
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
             host=socket.gethostname(),
-            thresholds=thresholds_of(getattr(self.experiment, "rules", ())),
+            thresholds=thresholds_of(self.experiment.rules),
         )
 
     def _tokens_per_second(self) -> float:
