@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from chameleon_lab import native_ops
 from chameleon_lab.quantization import QuantizedLinear
 
-WORDS_AT_ONCE = 2**16  # 8-byte words hashed at a time: what a core's second cache holds
+WORDS_AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
+"""8-byte words hashed at a time: what a core's second cache holds, and 128 MB of a GPU's memory."""
 
 
 class Structure:
@@ -66,7 +67,7 @@ def fingerprint(tensor: Tensor) -> Tensor:
     if words.shape[1] * words.element_size() % 8 == 0 and words.data_ptr() % 8 == 0:
         words = words.view(torch.int64)
     odd = _odd_numbers(words.shape[1], words.device)
-    step = max(1, WORDS_AT_ONCE // max(1, words.shape[1])) if words.device.type == "cpu" else len(words)
+    step = max(1, WORDS_AT_ONCE.get(words.device.type, 2**16) // max(1, words.shape[1]))
     prints: list[Tensor] = []
     for part in words.split(step):
         mixed = part.long() + (part.long() >> 29)
