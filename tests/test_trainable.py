@@ -316,20 +316,23 @@ import sys
 sys.path[:0] = {paths!r}
 from test_trainable import *
 torch.set_num_threads(1)
+step = PacedModule.training_step
+PacedModule.training_step = lambda *arguments: (time.sleep({rest}), step(*arguments))[1]
 Run(KINDS[{kind!r}], {folder!r}).start().wait()
 """
+"""`rest`: seconds before each step, so that an onlooker's order comes before the end."""
 
 
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_path):
     here = Path(__file__).parent
 
-    def process(folder: Path) -> subprocess.Popen:
-        script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder))
+    def process(folder: Path, rest: float = 0.0) -> subprocess.Popen:
+        script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder), rest=rest)
         return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
 
     folder = tmp_path / "killed"
-    first = process(folder)
+    first = process(folder, rest=1.0)
     until(lambda: (folder / "metrics.jsonl").exists())
     onlooker = RecordedRun(folder)
     until(lambda: len(onlooker.history.records) > 1 or first.poll() is not None)
@@ -350,7 +353,7 @@ def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_pa
 @pytest.mark.slow
 def test_processes_that_share_a_training_obey_at_the_same_step(tmp_path):
     here, folder, script = Path(__file__).parent, tmp_path / "run", tmp_path / "train.py"
-    source = KILLED.format(paths=[str(here), str(here.parent)], kind="transformer", folder=str(folder))
+    source = KILLED.format(paths=[str(here), str(here.parent)], kind="transformer", folder=str(folder), rest=0.0)
     longer = "replace(KINDS['transformer'], budget=Budget(steps=10_000))"
     script.write_text(source.replace("Run(KINDS['transformer'], ", f"Run({longer}, processes=2, folder="))
     with subprocess.Popen([sys.executable, str(script)], cwd=tmp_path) as process:

@@ -15,7 +15,7 @@ import traitlets
 from chameleon_lab.pictures import read_picture, rgb
 from chameleon_widgets.images.edits import Codec, Grid, Surgery, Swatches, grid_of, whole_numbers
 from chameleon_widgets.images.messages import GridFacts, PictureFacts, SurgeryUpdate
-from chameleon_widgets.line import Handler, Line, Part, bundled, paragraph
+from chameleon_widgets.line import Handler, Line, Part, assets, paragraph
 from chameleon_widgets.pictures import png
 from chameleon_widgets.threads import Worker
 
@@ -32,7 +32,7 @@ class CodeSurgery(anywidget.AnyWidget):
     that is a number. Codes set later, here or from a file, are an edit if the grid keeps its shape, else a new start.
     """
 
-    _esm, _css = bundled("code_surgery")
+    _esm, _css = assets("code_surgery")
 
     status = traitlets.Unicode("idle", help="idle, working or error.").tag(sync=True)
 

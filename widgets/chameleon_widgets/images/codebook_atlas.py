@@ -26,7 +26,7 @@ from chameleon_widgets.images.messages import (
     AtlasState,
     AtlasUsage,
 )
-from chameleon_widgets.line import Line, Part, bundled
+from chameleon_widgets.line import Line, Part, assets
 from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.threads import Worker
 
@@ -42,7 +42,7 @@ class CodebookAtlas(anywidget.AnyWidget):
     ValueError for a codebook that is missing, misshapen or not finite, and for a usage of another size.
     """
 
-    _esm, _css = bundled("codebook_atlas")
+    _esm, _css = assets("codebook_atlas")
 
     status = traitlets.Unicode("working", help="idle, working or error.").tag(sync=True)
     selected: Any = traitlets.Any(None, help="The code chosen in the cell or from Python; None while there is none.")

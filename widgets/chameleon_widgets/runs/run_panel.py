@@ -14,7 +14,7 @@ import anywidget
 import traitlets
 
 from chameleon_lab.history import History, RecordedRun, RunState
-from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
 from chameleon_widgets.runs.messages import PanelState, PanelUnreadable
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
 from chameleon_widgets.stills import escape, image
@@ -46,7 +46,7 @@ class RunPanel(anywidget.AnyWidget):
     orders. What is over is read, and not followed. Raises FileNotFoundError for a folder that holds no run.
     """
 
-    _esm, _css = bundled("run_panel")
+    _esm, _css = assets("run_panel")
 
     status = traitlets.Unicode("waiting", help="Of the run, as in RunState.").tag(sync=True)
 

@@ -37,7 +37,7 @@ function render(context) {
     ready: () => whole,
     state() {
       if (opening || model.get("status") === "working") return ["working", opening ? "Opening" : "Decoding"];
-      return error || page.said ? ["error", "Error"] : ["idle", "Ready"];
+      return error || page.notice ? ["error", "Error"] : ["idle", "Ready"];
     },
     trouble: () => [page.silent && hand.waits ? KEPT : error],
     traits: ["status"],
