@@ -315,6 +315,7 @@ KILLED = """
 import sys
 sys.path[:0] = {paths!r}
 from test_trainable import *
+from chameleon_lab.training.modules import PacedModule
 torch.set_num_threads(1)
 step = PacedModule.training_step
 PacedModule.training_step = lambda *arguments: (time.sleep({rest}), step(*arguments))[1]
