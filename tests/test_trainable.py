@@ -60,7 +60,7 @@ IMAGE = ImageTokenizerConfig(
 MODEL = ModelConfig(0, 16, 1, 2, 1, 8, 24, 500, fixes=(Dropout(0.2),))
 KINDS: dict[str, Any] = {
     "transformer": Experiment(
-        "toy", MODEL, Budget(steps=STEPS), SlowScenes("tiny", 200), RECIPE, Objective(), monitors=(), kept=3
+        "toy", MODEL, Budget(steps=STEPS), SlowScenes("tiny", 200), RECIPE, Objective(), monitors=(), checkpoints=3
     ),
     "image tokenizer": ImageExperiment(
         "toy",
@@ -71,7 +71,7 @@ KINDS: dict[str, Any] = {
         slow_scenes,
         batch=2,
         crop=16,
-        kept=3,
+        checkpoints=3,
     ),
     "text tokenizer": TextExperiment("toy", 320, words),
 }
@@ -114,7 +114,7 @@ def hold(run: Run, at: int = 0) -> None:
     """Pauses a run once it has made a step after `at`, and waits until it stands still."""
     until(lambda: len(run.history.records) > at or run.state.over)
     run.pause()
-    until(lambda: not run._control.turn.held or run.state.over)
+    until(lambda: not run._control.turn.active or run.state.over)
 
 
 def test_it_leaves_a_whole_folder_and_what_is_done_is_not_done_again(kind, tmp_path):
@@ -228,7 +228,7 @@ def test_orders_through_the_folder_are_carried_out_and_answered(stepwise, tmp_pa
     until(lambda: len(run.history.records) > 1)
     onlooker = RecordedRun(tmp_path)
     assert answer(onlooker, onlooker.act("pause")).refusal == ""
-    until(lambda: not run._control.turn.held)
+    until(lambda: not run._control.turn.active)
     assert until(lambda: onlooker.state.status == "paused") and not run.state.over
     made = len(run.history.records)
     changed = answer(onlooker, onlooker.act("change", rate=1e-3, reason="from afar"))

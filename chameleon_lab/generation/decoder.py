@@ -53,7 +53,7 @@ class Decoder:
         self._twin: LeanTwin | None = None
         self._listeners: list[dict] | None = []
         self._steps: dict[tuple[int, int, int], Recorded] = {}
-        self._taken = 0
+        self._steps_taken = 0
 
     def _allocate(self, like: Tensor) -> KVCache:
         config, rows, room = self.model.config, self._rows, self._room
@@ -104,8 +104,8 @@ class Decoder:
         """The same without keeping the tokens: rows stay at their lengths."""
         rows, twin = slice(start, start + len(tokens_BT)), self._lean()
         if twin is not None and tokens_BT.shape[1] == 1 and recording.replays(tokens_BT.device):
-            self._taken += 1
-            if self._taken > crossovers.GRAPH_PATIENCE:
+            self._steps_taken += 1
+            if self._steps_taken > crossovers.GRAPH_PATIENCE:
                 self.worker = "graph"
                 return self._replay(twin, tokens_BT, rows)
         self.worker = "model" if twin is None else "lean"

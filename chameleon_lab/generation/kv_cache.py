@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, hiding
 from chameleon_lab.generation.kernels import attention_of_one
-from chameleon_lab.generation.recording import sent
+from chameleon_lab.generation.recording import upload
 from chameleon_lab.transformer import ModelConfig
 
 Pair = tuple[Tensor, Tensor]
@@ -55,7 +55,7 @@ class KVCache:
 
     def starts(self, rows: slice) -> Tensor:
         """The lengths of these rows, on the device: starts_B1."""
-        return sent(self.lengths[rows].copy(), self.layers[0][0].device)[:, None]
+        return upload(self.lengths[rows].copy(), self.layers[0][0].device)[:, None]
 
     def advance(self, counts: Sequence[int], start: int = 0) -> None:
         """The rows from `start` on have taken so many of their new tokens."""
