@@ -91,7 +91,7 @@ def hold(run: Run, at: int = 0) -> None:
 
 def stand(run: Run) -> None:
     """Waits until a paused run stands still."""
-    while run._control.turn.held and not run.state.over:
+    while run._control.turn.active and not run.state.over:
         time.sleep(0.002)
 
 

@@ -54,7 +54,9 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch 2.14 warns of what it checks in a sparse tensor, which is refused below
+            warnings.simplefilter(
+                "ignore"
+            )  # torch 2.14 warns of what it checks in a sparse tensor, which is refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         strange = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -61,7 +61,7 @@ def digest(tensor: Tensor) -> bytes:
     tensor = tensor.detach()
     if tensor.device.type != "cpu":
         tensor = _row_hashes(tensor).cpu()
-    return xxhash.xxh3_128_digest(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return xxhash.xxh3_128_digest(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @torch.no_grad()
