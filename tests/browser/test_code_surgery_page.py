@@ -234,7 +234,7 @@ def test_the_palette_has_the_codes_of_the_picture_with_decoded_swatches(surgery)
     expect(chip).to_have_attribute("aria-label", f"Code {RED}: {count + 1} cells, {count} before")
     recent = page.get_by_role("group", name="Codes used last").get_by_role("button")
     expect(recent.first).to_have_attribute("aria-label", f"Code {RED}")
-    assert len(surgery.widget._swatches._made) <= len(np.unique(START)) + 2, "never the whole codebook"
+    assert len(surgery.widget._swatches._pictures) <= len(np.unique(START)) + 2, "never the whole codebook"
 
 
 def test_a_number_that_is_no_code_is_told_and_not_taken(surgery):
