@@ -1,5 +1,6 @@
 """Decoding: the lean stand-in computes what the model computes, whatever stands in its slots."""
 
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import CONFIG
+from support import CODES, CONFIG, WORDS
 from test_transformer import feed, tokens
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation import kernels, recording
 from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.generation.grammar import Grammar
+from chameleon_lab.generation.guidance import ThreeWay, TwoWay
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.weights import _row_hashes, digest
 from chameleon_lab.quantization import quantize
@@ -687,6 +690,27 @@ def test_logits_that_are_no_numbers_are_an_error_that_names_the_layer(make_lab, 
     for run in (lab.generate, lambda *given, **more: list(lab.stream(*given, **more))):
         with pytest.raises(FloatingPointError, match=rf"tokens are not finite: the first output .* that of {name}\."):
             run(Document.of("abc", EndTurn()), guidance=guidance, seed=3)
+
+
+@dataclass(frozen=True)
+class Breaking(TwoWay):
+    def mix(self, logits_SRV: Tensor, shares: Any) -> Tensor:
+        return super().mix(logits_SRV, shares) * (torch.nan if shares[0] > 0.5 else 1)
+
+
+@dataclass(frozen=True)
+class Steep:
+    def scale(self, share: float) -> float:
+        return 1e39 * share
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("guidance", [Breaking(), TwoWay(Steep()), TwoWay(1e39), ThreeWay(text=Steep())], ids=repr)
+def test_guidance_that_mixes_logits_into_no_numbers_is_named(make_lab, lettered, guidance):
+    lab = make_lab(lettered)
+    grammar = Grammar(WORDS, CODES, text=False, min_images=1)
+    with pytest.raises(FloatingPointError, match=rf"finite ones: {re.escape(str(guidance))} mixes them into such"):
+        lab.generate(Document.of("abc", EndTurn()), guidance=guidance, grammar=grammar)
 
 
 def test_sums_that_go_wrong_beside_the_model_are_said_to(make_lab, lettered, monkeypatch):
