@@ -16,6 +16,7 @@ from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Rules
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, takes_settings
+from chameleon_lab.parts import require
 from chameleon_lab.records import Piece, TokenScores
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -183,6 +184,10 @@ class Chameleon:
 
         Raises LicenceError, which is a ValueError, for a grammar with images unless the licence is acknowledged.
         """
+        if settings is not None and not isinstance(settings, Settings):
+            raise TypeError(f"settings are Settings(...), not {settings!r}; single ones are given by their names.")
+        if grammar is not None:
+            require(grammar, "a grammar", "start", "allowed", "advance", "share", "images")
         settings = (settings or self.settings).changed(**changes)
         document = self.recent(document, settings)
         if provenance.forbids_drawing(self.card) and (grammar is None or grammar.images):

@@ -36,6 +36,11 @@ def listeners(module: nn.Module) -> list[dict] | None:
         return None
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place, except through `.data`; 0 where nobody counts."""
+    return 0 if tensor.is_inference() else getattr(tensor, "_version", 0)
+
+
 def pack_matrix(weight_OI: Tensor) -> Callable[[Tensor], Tensor]:
     """x_NI -> x W^T for a few rows, with a second copy of W in the order that oneDNN likes; without it `F.linear`."""
     if not packs_matrices():

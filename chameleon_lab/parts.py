@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,3 +24,16 @@ def require_each(things: Any, what: str, *members: str) -> None:
         raise ValueError(f"There may be several of {what}, in a tuple: got {things!r} itself.")
     for thing in things:
         require(thing, what, *members)
+
+
+def plain_number(value: Any, name: str, whole: bool = False) -> Any:
+    """A `float`, or where it is to be `whole` an `int`, of the same value.
+
+    Raises ValueError for what is no finite number, or none that is whole. A truth value is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}.")
+    number: Any = value
+    if whole and number != int(number):
+        raise ValueError(f"{name} must be a whole number, not {value!r}.")
+    return int(number) if whole else float(number)

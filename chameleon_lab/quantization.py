@@ -40,6 +40,7 @@ class QuantizedLinear(nn.Module, ABC):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
+        self.fillings = 0  # how often weights were put in: a decoder need not read them to see others
 
     @abstractmethod
     def pack(self, weight_OI: Tensor) -> dict[str, Tensor]:
@@ -60,7 +61,12 @@ class QuantizedLinear(nn.Module, ABC):
 
     def take(self, packed: dict[str, Tensor]) -> None:
         """Puts in place what `pack` gave."""
+        self.fillings += 1
         self.packed, self.scales = packed["packed"], packed["scales"]
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.fillings += 1
+        super()._load_from_state_dict(*arguments)
 
     def _buffers_of(self, packed: dict[str, Tensor]) -> None:
         for name, tensor in packed.items():

@@ -1,19 +1,24 @@
 """Decoding: the lean stand-in computes what the model computes, whatever stands in its slots."""
 
+import re
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from support import CONFIG
+from support import CODES, CONFIG, WORDS
 from test_transformer import feed, tokens
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation import kernels, recording
 from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.generation.grammar import Grammar
+from chameleon_lab.generation.guidance import ThreeWay, TwoWay
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.weights import _row_hashes, digest
 from chameleon_lab.quantization import quantize
@@ -34,7 +39,7 @@ from chameleon_lab.stability import (
 )
 from chameleon_lab.stability.slots import RectifiedSoftmax, SinkSoftmax
 from chameleon_lab.taps import Tap, record
-from chameleon_lab.transformer import Block, Context, ModelConfig, Packed, Transformer
+from chameleon_lab.transformer import Block, Context, FeedForward, ModelConfig, Packed, Transformer
 
 SHAPES = {
     "pre-norm": CONFIG,
@@ -282,7 +287,40 @@ def add_in_place(model: Any) -> None:
         parameter.mul_(1.5)
 
 
+def transpose(model: Any) -> None:
+    out = model.blocks[0].attention.out.weight
+    out.data = out.data.t()  # square: the same address, type and shape
+
+
+def turn_otherwise(model: Any) -> None:
+    model.config = replace(model.config, rope_theta=3.0)
+
+
+def patch_logits(model: Any) -> None:
+    model.logits = lambda outputs_BTD: -Transformer.logits(model, outputs_BTD)
+
+
+def patch_class(model: Any) -> None:
+    CLASSES.append((FeedForward, FeedForward.forward))
+    FeedForward.forward = lambda self, x_BTD: self.down(self.gate_up(x_BTD).chunk(2, dim=-1)[0].relu())
+
+
+def patch_torchs_class(model: Any) -> None:
+    CLASSES.append((nn.RMSNorm, nn.RMSNorm.forward))
+    nn.RMSNorm.forward = lambda self, x: 2 * x * self.weight
+
+
+def change_class(model: Any) -> None:
+    model.blocks[0].feed_forward.__class__ = Negated
+
+
+class Negated(FeedForward):
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return -super().forward(x_BTD)
+
+
 HANDLES: list = []
+CLASSES: list[tuple[Any, Any]] = []
 CHANGES = (
     merge,
     swap_rows,
@@ -298,6 +336,7 @@ CHANGES = (
     hook_everywhere,
 )
 CHANGES += (patch, widen, move, halve, add_in_place)
+CHANGES += (transpose, turn_otherwise, patch_logits, patch_class, patch_torchs_class, change_class)
 
 
 @pytest.fixture
@@ -305,6 +344,9 @@ def _no_hooks_stay():
     yield
     while HANDLES:
         HANDLES.pop().remove()
+    while CLASSES:
+        kind, forward = CLASSES.pop()
+        kind.forward = forward
 
 
 @pytest.mark.usefixtures("_no_hooks_stay")
@@ -345,6 +387,65 @@ def test_the_next_reply_is_that_of_a_fresh_object_with_the_same_weights(
     )
     assert not torch.allclose(wanted_BTV, before_BTV, atol=1e-3)
     assert torch.equal(reply(old), wanted_BTV) and torch.equal(reply(Decoder(model, rows)), wanted_BTV)
+
+
+class Louder(nn.Module):
+    """Keeps what it does in attributes that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors, self.by_name, self.factor = [1.0], {"more": (1.0, 1.0)}, torch.ones(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors[0] * self.by_name["more"][1] * self.factor
+
+    def change(self, name: str) -> None:
+        if name == "factors":
+            self.factors[0] = 3.0
+        elif name == "by_name":
+            self.by_name["more"] = (1.0, 3.0)
+        else:
+            self.factor.data.mul_(3)
+
+
+@pytest.mark.parametrize("place", ["slot", "hook"])
+@pytest.mark.parametrize("name", ["factors", "by_name", "factor"])
+def test_a_part_or_hook_that_does_something_else_by_now_makes_all_be_computed_anew(make_lab, lettered, place, name):
+    lab, part = make_lab(lettered), Louder()
+    if place == "slot":
+        lab.model.blocks[0].ffn_scale = part
+    else:
+        lab.model.blocks[0].feed_forward.register_forward_hook(lambda _module, _inputs, output: part(output))
+    compare_replies(lab, lambda: part.change(name))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_weights_that_were_exchanged_make_all_be_computed_anew(make_lab, lettered, bits):
+    lab, other = (make_lab(lettered, ffn_width=64) for _ in range(2))
+    matrix = other.model.blocks[0].attention.qkv.weight
+    matrix.data = -3 * matrix.flip(0)
+    for each in (lab, other):
+        quantize(each.model, bits)
+    state = other.model.blocks[0].attention.state_dict()
+    compare_replies(lab, lambda: lab.model.blocks[0].attention.load_state_dict(state))
+
+
+def compare_replies(lab: Chameleon, change: Callable[[], object]) -> None:
+    """A session whose model is changed between two replies goes on as a new one of the same tokens does."""
+    given = {"temperature": 0.0, "max_tokens": 60}
+    session = lab.begin(Document.of("abc", EndTurn()), **given)
+    list(session.stream())
+    decoder = session._continuation._decoder
+    change()
+    session.append(Document.of(EndTurn(), "dab", EndTurn()))
+    prompt = session.tokens
+    list(session.stream())
+    again = Decoder(lab.model, 1)
+    with torch.inference_mode():
+        feed(again, [torch.from_numpy(prompt)])
+    for (keys, values), (wanted_keys, wanted_values) in zip(decoder.cache.layers, again.cache.layers, strict=True):
+        for ours, wanted in ((keys, wanted_keys), (values, wanted_values)):
+            torch.testing.assert_close(ours[:, :, : len(prompt)], wanted[:, :, : len(prompt)], atol=1e-4, rtol=1e-3)
 
 
 def ulp(x: Tensor, places: tuple[Tensor, ...]) -> None:
@@ -589,6 +690,27 @@ def test_logits_that_are_no_numbers_are_an_error_that_names_the_layer(make_lab, 
     for run in (lab.generate, lambda *given, **more: list(lab.stream(*given, **more))):
         with pytest.raises(FloatingPointError, match=rf"tokens are not finite: the first output .* that of {name}\."):
             run(Document.of("abc", EndTurn()), guidance=guidance, seed=3)
+
+
+@dataclass(frozen=True)
+class Breaking(TwoWay):
+    def mix(self, logits_SRV: Tensor, shares: Any) -> Tensor:
+        return super().mix(logits_SRV, shares) * (torch.nan if shares[0] > 0.5 else 1)
+
+
+@dataclass(frozen=True)
+class Steep:
+    def scale(self, share: float) -> float:
+        return 1e39 * share
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("guidance", [Breaking(), TwoWay(Steep()), TwoWay(1e39), ThreeWay(text=Steep())], ids=repr)
+def test_guidance_that_mixes_logits_into_no_numbers_is_named(make_lab, lettered, guidance):
+    lab = make_lab(lettered)
+    grammar = Grammar(WORDS, CODES, text=False, min_images=1)
+    with pytest.raises(FloatingPointError, match=rf"finite ones: {re.escape(str(guidance))} mixes them into such"):
+        lab.generate(Document.of("abc", EndTurn()), guidance=guidance, grammar=grammar)
 
 
 def test_sums_that_go_wrong_beside_the_model_are_said_to(make_lab, lettered, monkeypatch):

@@ -130,7 +130,7 @@ def test_a_schedule_scales_each_row_by_how_much_of_its_image_is_drawn(schedule, 
     "make", [lambda: TwoWay(-1.0), lambda: ThreeWay(text=-1), lambda: ThreeWay(image=float("nan"))]
 )
 def test_impossible_scales_are_refused(make):
-    with pytest.raises(ValueError, match="guidance must be 0 or more"):
+    with pytest.raises(ValueError, match=r"guidance must be (0 or more|a finite number)"):
         make()
 
 

@@ -1,13 +1,14 @@
 """Sessions: told in pieces, left and continued at any of them, appended to, and nothing computed twice."""
 
 import copy
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from support import CODES, WARM, WORDS
+from support import CODES, WARM, WORDS, LetterTokenizer
 
 from chameleon_lab import crossovers
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -222,6 +223,33 @@ def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, mon
             list(session.stream())
         list(session.stream())
         assert np.array_equal(session.tokens, whole.tokens)
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_whose_decoding_was_interrupted_is_told_all_the_same(engine, seed, monkeypatch):
+    settings, grammar = replace(WARM, max_tokens=60), Grammar(WORDS, CODES, min_images=2)
+    whole = engine.begin(ASKED, settings, seed, grammar)
+    pieces, interrupts = list(whole.stream()), 0
+    for owner, name in ((type(engine.tokenizer.image), "decode"), (LetterTokenizer, "decode")):
+        does = getattr(owner, name)
+        for calls in range(8 if owner is LetterTokenizer else 14):
+            session, told, left = engine.begin(ASKED, settings, seed, grammar), list[Piece](), iter(range(calls))
+
+            def stopped(*arguments, left=left, does=does):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return does(*arguments)
+
+            with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                patch.setattr(owner, name, stopped)
+                told.extend(session.stream())
+            interrupts += not (told and isinstance(told[-1], StopPiece))
+            if told[-1:] != pieces[-1:]:
+                told += session.stream()
+            assert np.array_equal(session.tokens, whole.tokens) and session.reply == whole.reply
+            assert list(map(plain, told)) == list(map(plain, pieces))
+    assert interrupts > 8
 
 
 @pytest.mark.usefixtures("pace")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 
 from chameleon_lab.documents import Document, EndTurn
@@ -19,6 +20,61 @@ from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match="must"):
         Settings(**settings)
+
+
+NO_NUMBERS = ("x", "", True, [1], {}, float("nan"), float("inf"), 1j, b"3", Document(), type, object())
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("name", SETTING_NAMES)
+def test_what_is_no_number_is_refused_by_the_settings_name(name, value):
+    for make in (lambda: Settings(**{name: value}), lambda: Settings().changed(**{name: value})):
+        with pytest.raises((ValueError, TypeError), match=rf"^{name} (must be a finite number, not|is a number, or)"):
+            make()
+
+
+def test_other_kinds_of_numbers_become_plain_ones_and_can_be_saved():
+    given = {name: np.float32(0.5) for name in SETTING_NAMES} | {"repetition": 10**30}
+    given |= {name: np.int64(3) for name in ("max_tokens", "window", "top_k", "image_top_k")}
+    plain = Settings(**given).to_plain()
+    assert json.loads(json.dumps(plain)) == plain and {type(value) for value in plain.values()} == {int, float}
+    assert Settings.from_plain(plain) == Settings(**given) and plain["top_k"] == 3 and plain["guidance"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "window", "top_k", "image_top_k"])
+def test_half_a_token_is_refused(name):
+    for value in (2.5, -1):
+        with pytest.raises(ValueError, match=f"{name.removeprefix('image_')} must be a whole number"):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize("part", [None, "x", [1], float("nan"), float("inf"), True], ids=repr)
+def test_guidance_of_parts_that_are_none_is_refused_when_it_is_made(part):
+    for make in (
+        *(lambda: TwoWay(part), lambda: ThreeWay(text=part), lambda: ThreeWay(image=part), lambda: TwoWay(1.0, part)),
+        *(lambda: ThreeWay(without=part), lambda: Negative(part), lambda: Linear(part, 1.0), lambda: Linear(1.0, part)),
+        *(lambda: Between(part), lambda: Between(1.0, part), lambda: Between(1.0, 0.0, part)),
+    ):
+        with pytest.raises(ValueError, match=r"must be a finite number|is no view of the tokens|prompt is a Document"):
+            make()
+    with pytest.raises(ValueError, match="Linear is a class, where a schedule is wanted"):
+        TwoWay(Linear)  # pyright: ignore[reportArgumentType]
+
+
+DAMAGED = ({"x": 1}, [], "x", None, {"temperature": None}, {"max_tokens": "3"}, {"guidance": [1]})
+DAMAGED += tuple(
+    {"guidance": guidance}
+    for guidance in (
+        *({"is": "TwoWay", "x": 1}, {"is": "TwoWay", "scale": "x"}, {"is": "TwoWay", "without": None}, {"is": []}),
+        *({"document": 3}, {"is": "without_words", "x": 3}, {"is": "Linear"}, {"is": "Negative", "document": {}}),
+    )
+)
+
+
+@pytest.mark.parametrize("plain", DAMAGED, ids=repr)
+def test_damaged_settings_are_a_clear_error(plain):
+    with pytest.raises(ValueError, match=r"[Ss]aved settings|must be a finite number|is no view of the tokens"):
+        Settings.from_plain(plain)
 
 
 def test_images_are_sampled_as_text_unless_told_otherwise():

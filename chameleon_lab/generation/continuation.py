@@ -24,6 +24,7 @@ from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.grammar import Mask, Rules, State
 from chameleon_lab.generation.recording import upload
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
@@ -157,7 +158,7 @@ class Continuation:
     def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> ReplyRow:
         prompt = self.tokenizer.vocabulary.check(prompt)
         context = min(self.model.config.context, room or self.model.config.context)
-        if seed < 0:
+        if plain_number(seed, "seed", whole=True) < 0:
             raise ValueError(f"seed must be 0 or more, not {seed}.")
         if not len(prompt):
             raise ValueError("A prompt has at least one token, begin_document: there is nothing to go on from.")
@@ -168,7 +169,7 @@ class Continuation:
             )
         most = self.settings.max_tokens
         limit = context if most is None else min(context, len(prompt) + most)
-        return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, seed)
+        return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, int(seed))
 
     def _room(self) -> int:
         """Positions that the rows may come to, and their twins, which a negative prompt makes longer."""
@@ -278,6 +279,11 @@ class Continuation:
                     f"is that of {name}. Load the weights anew or go back to an earlier checkpoint; with a 16-bit "
                     "type, try float32."
                 )
+        if self.guide and drawing:
+            return FloatingPointError(
+                f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones: "
+                f"{self.guide} mixes them into such. Make it weaker, or look at what its mix and its schedule return."
+            )
         return FloatingPointError(
             f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones for the "
             f"whole row at once: what computed them ({self.worker}) or its cache is at fault. Please report this, with "
@@ -287,7 +293,7 @@ class Continuation:
     def _pick(self, options: dict[int, Options], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:
         """A token for each of these rows, in their order, with the draw at this place of those they have next.
 
-        The second is a sum of all logits that were picked from: finite exactly where each of them is.
+        The second is a sum of all logits that were picked from, mixed ones included: finite where each of them is.
         """
         alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
         for index, (mask, share) in options.items():
@@ -312,8 +318,11 @@ class Continuation:
             return ids_V.expand(len(some)), logits_SRV.sum()
         if shares:  # guidance and sampler get the codes alone
             logits_SRV = logits_SRV.index_select(-1, ids_V)
-            logits_RV = self.guide.mix(logits_SRV, shares) if self.guide else logits_SRV[0]
-            return ids_V[self._samplers[1].pick(logits_RV, draws)], logits_SRV.sum()
+            logits_RV, sum_ = logits_SRV[0], logits_SRV.sum()
+            if self.guide:
+                logits_RV = self.guide.mix(logits_SRV, shares)
+                sum_ = sum_ + logits_RV.sum()
+            return ids_V[self._samplers[1].pick(logits_RV, draws)], sum_
         # Here most of the vocabulary may come: to hide the rest is faster than to gather it.
         logits_RV = logits_SRV[0].masked_fill(mask.hidden(logits_SRV.device), -torch.inf)
         written_RV = None if self._written_BV is None else _select(self._written_BV, some)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chameleon_lab.documents import Document
 from chameleon_lab.generation.recording import upload
+from chameleon_lab.parts import plain_number, require
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality
 
@@ -93,6 +94,12 @@ class Negative:
     document: Document
     images: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.document, Document):
+            raise ValueError(
+                f"A negative prompt is a Document, not {self.document!r}: Negative(Document.of('blurry'))."
+            )
+
     def __call__(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarray:
         rest = without_words(tokens, tokenizer)[1:] if self.images else from_begin_image(tokens, tokenizer)
         return np.concatenate([tokenizer.encode(self.document), rest])
@@ -108,7 +115,8 @@ class TwoWay:
     twins = 1
 
     def __post_init__(self) -> None:
-        _check_scale("guidance", self.scale)
+        object.__setattr__(self, "scale", _checked_scale("guidance", self.scale))
+        require(self.without, "a view of the tokens", "__call__")
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [self.without(tokens, tokenizer)]
@@ -133,8 +141,9 @@ class ThreeWay:
     twins = 2
 
     def __post_init__(self) -> None:
-        _check_scale("text guidance", self.text)
-        _check_scale("image guidance", self.image)
+        object.__setattr__(self, "text", _checked_scale("text guidance", self.text))
+        object.__setattr__(self, "image", _checked_scale("image guidance", self.image))
+        require(self.without, "a view of the tokens", "__call__")
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [without_words(tokens, tokenizer), self.without(tokens, tokenizer)]
@@ -152,6 +161,9 @@ class Linear:
     first: float
     last: float
 
+    def __post_init__(self) -> None:
+        _ = plain_number(self.first, "first"), plain_number(self.last, "last")
+
     def scale(self, share: float) -> float:
         return self.first + (self.last - self.first) * share
 
@@ -164,13 +176,23 @@ class Between:
     start: float = 0.0
     stop: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("strength", "start", "stop"):
+            plain_number(getattr(self, name), name)
+
     def scale(self, share: float) -> float:
         return self.strength if self.start <= share < self.stop else 1.0
 
 
-def _check_scale(name: str, scale: float | GuidanceSchedule) -> None:
-    if isinstance(scale, int | float) and not scale >= 0:
+def _checked_scale(name: str, scale: float | GuidanceSchedule) -> float | GuidanceSchedule:
+    """A plain number, or a schedule. Raises ValueError for what is neither."""
+    if callable(getattr(scale, "scale", None)):
+        require(scale, "a schedule", "scale")
+        return scale
+    number = plain_number(scale, name)
+    if number < 0:
         raise ValueError(f"{name} must be 0 or more (1 is none), not {scale}.")
+    return number
 
 
 def _scales(scale: float | GuidanceSchedule, shares: Sequence[float], like: Tensor) -> float | Tensor:

@@ -60,7 +60,7 @@ def linear_call(module: nn.Linear, packs: list[PackedMatrix], spare: bool) -> Ca
     pack = None
     if spare:
         pack = PACKED.get(module)
-        if pack is None or pack.weight_OI.data_ptr() != weight_OI.data_ptr():
+        if pack is None or not pack.weight_OI.is_set_to(weight_OI):
             pack = PACKED[module] = PackedMatrix(weight_OI)
         packs.append(pack)
     # Eight parts at most: each is a call of MKL's, and two or as many as threads already read at the memory's speed.

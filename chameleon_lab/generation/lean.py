@@ -47,8 +47,9 @@ class LeanTwin:
     def _call(self, module: nn.Module) -> Any:
         if isinstance(module, nn.ModuleList):
             return [self._call(child) for child in module]
-        if "forward" in vars(module):  # somebody has put another function in its place
-            return module
+        forward = type(module).forward
+        if "forward" in vars(module) or forward is not FORWARDS.get(type(module), forward):
+            return module  # somebody has put another function in its place
         if isinstance(module, self._through):
             return self._copy(module).forward
         if type(module) is nn.Linear:
@@ -105,3 +106,6 @@ CALLS: dict[type[nn.Module], Callable[[Any], Call]] = {
     nn.RMSNorm: rms_norm_call,
 }
 """What stands in for a module of exactly this type."""
+
+FORWARDS = {kind: kind.forward for kind in (nn.Linear, *CALLS)}
+"""Their methods when this was imported."""

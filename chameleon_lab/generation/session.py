@@ -31,8 +31,14 @@ class Session:
 
     def __init__(self, continuation: Continuation) -> None:
         self._continuation, self._row = continuation, continuation.rows[0]
-        self._reader = PieceReader(continuation.tokenizer)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Nothing read of the reply that begins behind the tokens so far."""
+        self._reader, self._start = PieceReader(self._continuation.tokenizer), len(self.tokens)
         self._pieces: deque[Piece] = deque()
+        self._unread: tuple[int, State, State] | None = None  # a token, and the states before and after it
+        self._reads = False  # whether the reader is within a token, or was interrupted there
         self._closed = False
 
     @property
@@ -54,11 +60,13 @@ class Session:
     def stream(self) -> Iterator[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
         of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
+        self._read()
+        yield from self._rest()
         _, before = self._row.yielded
         for _, token, state in self._continuation.tokens():
             if token is not None:
-                self._pieces += self._reader.read(token)
-                self._pieces += self._started(before, state)
+                self._unread = token, before, state
+                self._read()
             yield from self._rest()
             before = state
         if not self._closed:
@@ -75,9 +83,25 @@ class Session:
         and then changes nothing.
         """
         self._continuation.append(0, self._continuation.tokenizer.encode(document)[1:])
-        self._reader = PieceReader(self._continuation.tokenizer)
-        self._pieces.clear()
-        self._closed = False
+        self._renew()
+
+    def _read(self) -> None:
+        """Reads the token that is not yet read, again where that was interrupted: a picture takes long to decode.
+
+        A reader that was interrupted knows half of a token; a new one reads all before it first.
+        """
+        if self._unread is None:
+            return
+        if self._reads:
+            reader = PieceReader(self._continuation.tokenizer)
+            for token in self.tokens[self._start : -1].tolist():
+                for _ in reader.read(token, pictures=False):
+                    pass
+            self._reader = reader
+        token, before, state = self._unread
+        self._reads = True
+        pieces = [*self._reader.read(token), *self._started(before, state)]
+        self._pieces, self._unread, self._reads = deque([*self._pieces, *pieces]), None, False
 
     def _rest(self) -> Iterator[Piece]:
         """Pieces not yet yielded: a reader may leave a stream between two of one token's."""

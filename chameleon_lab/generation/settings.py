@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypedDict, TypeVar, Unpack
@@ -11,6 +12,7 @@ from chameleon_lab.documents import Document
 from chameleon_lab.generation import guidance as guides
 from chameleon_lab.generation.guidance import Guidance, TwoWay
 from chameleon_lab.generation.samplers import Sampler
+from chameleon_lab.parts import plain_number
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,22 @@ class Settings:
     image_min_p: Annotated[float | None, "min-p of images alone"] = None
 
     def __post_init__(self) -> None:
-        mixes = isinstance(self.guidance, int | float) or callable(getattr(self.guidance, "mix", None))
+        mixes = isinstance(self.guidance, numbers.Real) or callable(getattr(self.guidance, "mix", None))
         if isinstance(self.guidance, type) or not mixes:  # a class, too, has its methods
             raise TypeError(
                 "guidance is a number, or an object such as ThreeWay() or TwoWay(3.0, without=Negative(document)), not "
                 f"{self.guidance!r}."
             )
+        for each in fields(self):
+            if each.name == "guidance" and not isinstance(self.guidance, numbers.Real):
+                continue
+            value, whole = getattr(self, each.name), each.name.endswith(("top_k", "max_tokens", "window"))
+            if value is not None or each.default is not None:
+                object.__setattr__(self, each.name, plain_number(value, each.name, whole))
         _ = self.text_sampler, self.image_sampler, self.guide
-        if self.max_tokens is not None and (self.max_tokens < 1 or self.max_tokens != int(self.max_tokens)):
-            raise ValueError(f"max_tokens must be a whole number, 1 or more, not {self.max_tokens}.")
+        for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be a whole number, 1 or more, not {value}.")
 
     @property
     def text_sampler(self) -> Sampler:
@@ -88,7 +97,12 @@ class Settings:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Settings:
         """The settings that `to_plain` wrote. Raises ValueError on what it cannot have written."""
-        return cls(**{name: _setting_of(value) for name, value in plain.items()})
+        if not isinstance(plain, dict) or not set(plain) <= set(SETTING_NAMES):
+            raise ValueError(f"Saved settings are {', '.join(SETTING_NAMES)}, by name, not {plain!r}.")
+        try:
+            return cls(**{name: _setting_of(value) for name, value in plain.items()})
+        except TypeError as error:
+            raise ValueError(f"These are no saved settings: {error}") from error
 
 
 SETTING_NAMES = tuple(each.name for each in fields(Settings))
@@ -160,7 +174,8 @@ def _setting_of(plain: Any) -> Any:
         return plain
     if "document" in plain and "is" not in plain:
         return Document.from_json(plain["document"])
-    if (name := plain.get("is")) not in NAMEABLE:
+    name = plain.get("is")
+    if not isinstance(name, str) or name not in NAMEABLE:
         raise ValueError(f"Saved settings name {name!r}, which this lab does not know; it knows {', '.join(NAMEABLE)}.")
     named = NAMEABLE[name]
     rest = {key: _setting_of(inner) for key, inner in plain.items() if key != "is"}

@@ -1,6 +1,7 @@
 """How a decoder knows that a model is still the one it prepared for: its structure, and a digest of its weights.
 
-An edit through `.data`, as `peft` merges an adapter, changes neither address nor version: only reading shows it.
+An edit through `.data`, as `peft` merges an adapter, changes neither address nor version: only reading shows it. Any
+other changes the version, which shows it in models too large to be read, too.
 """
 
 from __future__ import annotations
@@ -12,43 +13,75 @@ import xxhash
 from torch import Tensor, nn
 
 from chameleon_lab import native_ops
-from chameleon_lab.quantization import QuantizedLinear
+from chameleon_lab.quantization import Int8Linear, QuantizedLinear
 
 WORDS_AT_ONCE = 2**24  # hashed at a time on a GPU: 128 MB of its memory
 
 
 class Structure:
-    """What of a model is bound or copied when its lean twin is built: modules, plain settings, addresses of weights.
+    """What of a model its lean twin binds or copies, and what else the sums depend on beside the weights' numbers.
 
-    And hooks, since they may change what the keys and values of earlier positions were computed from.
+    Modules, their classes and methods, hooks, every plain attribute, and of tensors the address, strides and version.
+    Of an object that is nothing plain, only whether it is the same: what it keeps inside is not looked at.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._alive: list[object] = []  # so that no id or address is given to another object
-        hooks = [each for living in native_ops.listeners(model) or () for each in living.values()]
-        self._facts: list[object] = [id(each) for each in hooks]
-        self._alive += hooks
-        for module in model.modules():
-            plain = {name: value for name, value in vars(module).items() if isinstance(value, (int, float, str))}
-            patch = vars(module).get("forward")  # a function that somebody has put in the method's place
-            self._alive += [module, patch]
-            self._facts += [id(module), plain, id(patch)]
-            if not isinstance(module, QuantizedLinear):  # its first product moves its weights into oneDNN's order
-                tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-                self._alive += [*tensors, *(each.detach() for each in tensors)]
-                self._facts += [(id(each), each.data_ptr(), each.dtype, each.shape) for each in tensors]
+        self._facts: list[object] = []
+        hooks = native_ops.listeners(model)
+        self.listens = hooks is None or any(hooks)
+        self._facts += [self._fact(each) for living in hooks or () for each in living.values()]
+        modules = list(model.modules())
+        for kind in dict.fromkeys(base for module in modules for base in type(module).__mro__):
+            self._facts += [self._fact(each) for each in vars(kind).values() if callable(each)]
+        for module in modules:
+            packed = isinstance(module, QuantizedLinear)  # its first product moves its weights into oneDNN's order
+            self._facts += [self._fact(module), self._fact(type(module))]
+            for name, value in vars(module).items():
+                if name not in OF_MODULES and (not packed or isinstance(value, int)):
+                    self._facts += [name, self._fact(value)]
+            if not packed:
+                self._facts += [self._fact(each) for each in _tensors(module)]
+
+    def _fact(self, value: object) -> object:
+        """A value that equals another's as long as the thing is the same."""
+        if isinstance(value, PLAIN):
+            return value
+        if isinstance(value, list | tuple):
+            return [self._fact(each) for each in value]
+        if isinstance(value, dict):
+            return [(self._fact(name), self._fact(each)) for name, each in value.items()]
+        self._alive.append(value)
+        if not isinstance(value, Tensor):
+            return id(value)
+        self._alive.append(value.detach())
+        layout = value.data_ptr(), value.dtype, value.shape, value.stride()
+        return id(value), *layout, native_ops.version(value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self._facts == other._facts
 
 
+PLAIN = (int, float, complex, str, bytes, type(None))
+OF_MODULES = frozenset(vars(nn.Module())) - {"training"}  # what every module has: parameters, hooks, children
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """A module's own: parameters, buffers, and those that are plain attributes."""
+    plain = [value for value in vars(module).values() if isinstance(value, Tensor)]
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False), *plain]
+
+
 def weights_digest(model: nn.Module, most: float = float("inf")) -> bytes:
-    """One digest of all weights that are not quantized.
+    """One digest of all weights; of matrices in 8 bits of their scales alone.
 
     Of a model of more than `most` bytes, every so-manieth row of each matrix is read, so that about as many are.
     """
-    owners = [module for module in model.modules() if not isinstance(module, QuantizedLinear)]
-    tensors = [each for owner in owners for each in (*owner.parameters(recurse=False), *owner.buffers(recurse=False))]
+    tensors = [
+        each
+        for module in model.modules()
+        for each in ([module.scales] if isinstance(module, Int8Linear) else _tensors(module))
+    ]
     step = max(1, int(-(-sum(each.nbytes for each in tensors) // most)))
     return b"".join(digest(each[::step] if each.dim() > 1 else each) for each in tensors)
 
