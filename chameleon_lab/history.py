@@ -188,7 +188,7 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             plain = json.loads(line)
-        except json.JSONDecodeError:  # cut short by a crash
+        except (ValueError, RecursionError):  # cut short by a crash, or written by whoever
             continue
         if isinstance(plain, dict):
             yield plain
@@ -265,8 +265,8 @@ class PostedOrder:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> PostedOrder:
         """The order of a line that anybody may have written."""
-        arguments = plain.get("arguments")
-        return cls(str(plain.get("order")), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
+        order, arguments = plain.get("order") or uuid.uuid4().hex, plain.get("arguments")
+        return cls(str(order), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
 
 
 class RecordedRun:
@@ -374,17 +374,17 @@ class Tail(Generic[Value]):
     def values(self) -> Sequence[Value]:
         try:
             stat = self._path.stat()
-        except OSError:
-            return []
-        if stat.st_size < self._bytes or stat.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, stat.st_ino
-        if stat.st_size > self._bytes:
-            with self._path.open("rb") as file:
-                file.seek(self._bytes)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._values += map(self._parse, _parsed(whole.decode(errors="replace").splitlines()))
-            self._bytes += len(whole)
+            if stat.st_size < self._bytes or stat.st_ino != self._file:
+                self._values, self._bytes, self._file = [], 0, stat.st_ino
+            if stat.st_size > self._bytes:
+                with self._path.open("rb") as file:
+                    file.seek(self._bytes)
+                    new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                self._values += [self._parse(each) for each in _parsed(whole.decode(errors="replace").splitlines())]
+                self._bytes += len(whole)
+        except OSError:  # not there, or not to be read: whatever comes later under this name is another file
+            self._values, self._bytes, self._file = [], 0, 0
         return self._values
 
 

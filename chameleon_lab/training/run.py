@@ -112,7 +112,7 @@ class Run:
         self._product: Any = None
         self._speed: deque[tuple[float, float]] = deque(maxlen=50)  # (when, tokens) of the last steps
         self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
-        self._orders_read = 0
+        self._orders_taken = set[str]()
         self._attended = self._written = 0.0
         self._state_written: RunState | None = None
         self._writing = threading.Lock()
@@ -194,7 +194,7 @@ class Run:
         for name, value in settings.items():
             self._module.check(name, value)
         for name, value in settings.items():
-            self._control.change(Order(name, value, reason))
+            self._control.change(Order(name, value, str(reason)))
 
     def fork(
         self,
@@ -237,11 +237,11 @@ class Run:
         (self._fork_by_name if command == "fork" else getattr(self, command))(**arguments)
 
     def _fork_by_name(self, fix: str, reason: str = "") -> None:
-        if fix not in FIXES:
+        if not isinstance(fix, str) or fix not in FIXES:
             raise ValueError(f"No fix is called {fix!r}; there are {', '.join(FIXES)}.")
         if not self.state.over:
             self.pause()  # the fork is what is to be seen now
-        self.fork(FIXES[fix], reason=reason)
+        self.fork(FIXES[fix], reason=str(reason))
 
     # How it stands
 
@@ -364,7 +364,7 @@ class Run:
             self._tell_of_edits(now)
         if not _helping():
             (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
-            self._orders_read = 0
+            self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
             self._place.write("config.json", described(self.experiment))
             self._write_state()
         budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
@@ -450,8 +450,10 @@ class Run:
         if _helping() or (now - self._attended < GLANCE and not last):
             return
         self._attended = now
-        for posted in self._orders.values()[self._orders_read :]:
-            self._orders_read += 1
+        for posted in self._orders.values():
+            if posted.order in self._orders_taken:
+                continue
+            self._orders_taken.add(posted.order)
             if posted.command == "fork" and not last:  # it waits for a checkpoint, which this thread writes
                 threading.Thread(target=self._take, args=(posted,), name=f"fork of {self.name}", daemon=True).start()
             else:
