@@ -271,8 +271,58 @@ def test_orders_of_an_earlier_process_and_what_is_no_order_are_not_carried_out(s
         file.write('{"order": "list", "command": "change", "arguments": {"rate": [1], "clip": {}}}\n')
     onlooker = RecordedRun(tmp_path)
     assert "very" in answer(onlooker, "odd").refusal and "no command 'explode'" in answer(onlooker, "none").refusal
-    assert all(answer(onlooker, order).refusal for order in ("None", "1", "self", "list"))
+    assert all(answer(onlooker, order).refusal for order in ("1", "self", "list"))
     assert len(run.wait().records) == 20 and "old" not in onlooker.answers
+
+
+WHATEVER = {
+    "nested too deeply": b"[" * 100_000,
+    "a number too long to be read": b'{"order": "1", "command": "change", "arguments": {"rate": ' + b"1" * 5000 + b"}}",
+    "a number too large": b'{"order": "2", "command": "change", "arguments": {"rate": ' + b"1" * 400 + b"}}",
+    "an infinite rate": b'{"order": "3", "command": "change", "arguments": {"rate": Infinity}}',
+    "no letters": bytes(range(256)),
+    "names of no kind": b'{"order": {}, "command": [1], "arguments": {"reason": {}}}',
+    "a fix of no kind": b'{"order": "4", "command": "fork", "arguments": {"fix": ["dropout"], "reason": 3}}',
+    "a reason of no kind": b'{"order": "5", "command": "change", "arguments": {"clip": 2, "reason": {"a": 1}}}',
+}
+
+
+def test_whatever_lies_in_the_file_of_orders_the_run_goes_on_and_the_next_order_is_heard(stepwise, tmp_path):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path).start()
+    until(lambda: len(run.history.records) > 1)
+    onlooker = RecordedRun(tmp_path)
+    for line in WHATEVER.values():
+        with tmp_path.joinpath("orders.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+    assert answer(onlooker, onlooker.act("save")).refusal == ""
+    assert all(onlooker.answers[order].refusal for order in "234") and not onlooker.answers["5"].refusal
+    assert all(isinstance(each.reason, str) for each in run.history.interventions)
+    tmp_path.joinpath("orders.jsonl").unlink()
+    assert answer(onlooker, onlooker.act("pause")).refusal == ""  # of a new file, with fewer orders than the old one
+    assert answer(onlooker, onlooker.act("resume")).refusal == ""
+    given = tmp_path.joinpath("orders.jsonl").read_bytes()
+    tmp_path.joinpath("orders.jsonl").unlink()
+    tmp_path.joinpath("orders.jsonl").mkdir()
+    steps = len(run.history.records)
+    until(lambda: len(run.history.records) > steps + 1 or run.state.over)
+    tmp_path.joinpath("orders.jsonl").rmdir()
+    tmp_path.joinpath("orders.jsonl").write_bytes(given)  # orders that were carried out once
+    assert answer(onlooker, onlooker.act("stop")).refusal == ""
+    assert run.wait() and run.state.status == "stopped"
+
+
+def test_a_run_that_is_started_again_here_hears_only_orders_of_its_new_life(stepwise, tmp_path):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path).start()
+    until(lambda: len(run.history.records) > 1)
+    onlooker = RecordedRun(tmp_path)
+    onlooker.act("stop")
+    run.wait()
+    run.start()
+    until(lambda: run.state.status == "running")
+    assert answer(onlooker, onlooker.act("save")).refusal == ""
+    assert not run._control.stopping
+    run.stop()
+    run.wait()
 
 
 def test_an_order_that_comes_during_the_last_step_is_refused_and_not_forgotten(tmp_path):

@@ -40,8 +40,11 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
-        if not (self.steps or self.minutes or 0) > 0:
-            raise ValueError(f"A budget must be more than 0, not {self.steps or self.minutes or 0}.")
+        given = self.minutes if self.steps is None else self.steps
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not number or not 0 < given < math.inf or (self.steps is not None and given != int(given)):
+            what = "a number of minutes" if self.steps is None else "a whole number of steps"
+            raise ValueError(f"A budget must be {what}, finite and more than 0, not {given!r}.")
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0 to 1."""
@@ -128,7 +131,7 @@ class PacedModule(lightning.LightningModule, ABC):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"{name} must be a number of at least 0, not {value!r}.")
         if value > sys.float_info.max and (name != "clip" or value < math.inf):
-            raise ValueError(f"{name} must be a finite number, not {value:.3g}.")
+            raise ValueError(f"{name} must be a finite number, below 1.8e308.")
         if hasattr(self.recipe, name):
             replace(self.recipe, **{name: float(value)})  # which raises for what no recipe may have
 
