@@ -169,7 +169,7 @@ class History:
     @classmethod
     def from_jsonl(cls, lines: Iterable[str], events: Iterable[str] = ()) -> History:
         """The history of the two files' lines; a last line cut short by a crash is left out."""
-        return cls.of((StepRecord(**plain) for plain in _parsed(lines)), map(_event, _parsed(events)))
+        return cls.of(_parsed(lines, lambda plain: StepRecord(**plain)), _parsed(events, _event))
 
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
@@ -184,14 +184,17 @@ def event_line(event: Event | Answer) -> str:
     return json.dumps({"kind": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
-def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
+    """What `read` makes of each line; what is none is left out: cut short by a crash, or another version's."""
     for line in lines:
         try:
             plain = json.loads(line)
-        except (ValueError, RecursionError):  # cut short by a crash, or written by whoever
+            if not isinstance(plain, dict):
+                continue
+            value = read(plain)
+        except (ValueError, RecursionError, TypeError, KeyError):
             continue
-        if isinstance(plain, dict):
-            yield plain
+        yield value
 
 
 def _event(plain: dict[str, Any]) -> Event | Answer:
@@ -381,7 +384,7 @@ class Tail(Generic[Value]):
                     file.seek(self._bytes)
                     new = file.read()
                 whole = new[: new.rfind(b"\n") + 1]
-                self._values += [self._parse(each) for each in _parsed(whole.decode(errors="replace").splitlines())]
+                self._values += _parsed(whole.decode(errors="replace").splitlines(), self._parse)
                 self._bytes += len(whole)
         except OSError:  # not there, or not to be read: whatever comes later under this name is another file
             self._values, self._bytes, self._file = [], 0, 0

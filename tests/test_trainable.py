@@ -1,6 +1,7 @@
 """Whatever trains is trained by the same `Run`: watched, held, steered, stopped, killed and taken up again alike."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,6 +310,41 @@ def test_whatever_lies_in_the_file_of_orders_the_run_goes_on_and_the_next_order_
     tmp_path.joinpath("orders.jsonl").write_bytes(given)  # orders that were carried out once
     assert answer(onlooker, onlooker.act("stop")).refusal == ""
     assert run.wait() and run.state.status == "stopped"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_deleted_meanwhile_ends_the_run_and_stays_deleted(stepwise, tmp_path, again):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path / "run").start()
+    until(lambda: len(run.history.records) > 1)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    if again:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "lock").touch()
+    with pytest.raises(ValueError, match=r"was deleted while the run '.*' trained in it"):
+        run.wait()
+    assert [each.name for each in (tmp_path / "run").glob("*")] == (["lock"] if again else [])
+    assert run.state.status == "failed"
+
+
+def test_lines_and_files_that_are_none_of_a_run_s_do_no_harm(tmp_path):
+    kind = replace(KINDS["transformer"], budget=Budget(steps=2))
+    Run(kind, tmp_path / "run").start().wait()
+    for name, line in (("metrics", '{"later": 1}\n{}\n3\n'), ("events", '{"kind": "later"}\n{"kind": "alarm"}\n{}\n')):
+        with (tmp_path / "run" / f"{name}.jsonl").open("a") as file:
+            file.write(line)
+    assert len(RecordedRun(tmp_path / "run").history.records) == 2
+    grown = Run(replace(kind, budget=Budget(steps=3)), tmp_path / "run").start()
+    assert len(grown.wait().records) == 3
+    for text in ("{", "[]", ""):
+        config = tmp_path / "run" / "config.json"
+        config.write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            Run(kind, tmp_path / "run").start().wait()
+        assert config.read_text() == text
+        beside = tmp_path / f"{kind.name}-{kind.seed}-beside"
+        beside.mkdir(exist_ok=True)
+        (beside / "config.json").write_text(text)
+        assert len(Run(kind, tmp_path / f"other{len(text)}").start().wait().records) == 2
 
 
 def test_a_run_that_is_started_again_here_hears_only_orders_of_its_new_life(stepwise, tmp_path):

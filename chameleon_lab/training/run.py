@@ -349,7 +349,12 @@ class Run:
         Raises ValueError where the folder holds another experiment's run.
         """
         path = self.folder / "config.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = _description(path)
+        if before is None:
+            raise ValueError(
+                f"{path} is damaged, so that nobody can say whose run this is. Delete it if it is this one's, or give "
+                "this one another folder."
+            )
         now = json.loads(json.dumps(self.config))
         product = self.experiment.product(self.folder)
         if self._place.checkpoint.exists() or product is not None:
@@ -375,7 +380,7 @@ class Run:
         """Says so where the same was trained before with other code, as after a cell was edited."""
         same_name = f"{glob.escape(f'{self.name}-{self.experiment.seed}')}-*/config.json"
         for path in sorted(self.folder.parent.glob(same_name)):
-            apart = discrepancies(json.loads(path.read_text()), now)
+            apart = discrepancies(_description(path) or {}, now)
             if apart and all("(the source of " in each for each in apart):
                 log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
@@ -450,6 +455,8 @@ class Run:
         if _helping() or (now - self._attended < GLANCE and not last):
             return
         self._attended = now
+        if self._place.deleted:
+            raise ValueError(f"The folder {self.folder} was deleted while the run {self.name!r} trained in it.")
         for posted in self._orders.values():
             if posted.order in self._orders_taken:
                 continue
@@ -474,7 +481,7 @@ class Run:
         self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
 
     def _write_state(self) -> None:
-        if _helping():
+        if _helping() or self._place.deleted:
             return
         with self._writing:
             self._written, self._state_written = time.monotonic(), self.state
@@ -482,6 +489,17 @@ class Run:
                 self._place.write("state.json", asdict(self._state_written))
             except OSError as error:
                 log.warning("%s: state.json could not be written (%s)", self.name, error)
+
+
+def _description(path: Path) -> dict[str, Any] | None:
+    """What a `config.json` says: nothing where there is none, None where it is damaged."""
+    try:
+        plain = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return None
+    return plain if isinstance(plain, dict) else None
 
 
 def _helping() -> bool:
