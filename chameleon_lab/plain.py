@@ -177,13 +177,13 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
         case cached_property():
             inner = (thing.func,)
         case tuple() | list() | deque():
-            inner = tuple(thing)
+            inner: tuple[Any, ...] = tuple(thing)
         case dict() | MappingProxyType():
             inner = tuple(thing.items())
         case _:
             inner = ()
     if inner:
-        yield type(thing).__name__
+        yield str(type(thing).__name__)
     if id(thing) in visited:
         return
     if not isinstance(thing, tuple):  # of which Python may make one where the program has two
@@ -208,7 +208,7 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     elif isinstance(thing, FunctionType):
         yield from _source_of_function(thing, visited)
     elif "__wrapped__" in getattr(thing, "__dict__", {}):  # as what `lru_cache` makes
-        yield from _source(thing.__wrapped__, visited)
+        yield from _source(inspect.unwrap(thing), visited)  # pyright: ignore[reportArgumentType]
     elif is_dataclass(thing):
         yield from _of_all((type(thing), *(getattr(thing, it.name) for it in fields(thing))), visited)
     elif _personal(type(thing)):

@@ -40,9 +40,9 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
-        given = self.minutes if self.steps is None else self.steps
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if not number or not 0 < given < math.inf or (self.steps is not None and given != int(given)):
+        given: Any = self.minutes if self.steps is None else self.steps
+        sound = isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf
+        if not sound or (self.steps is not None and given != int(given)):
             what = "a number of minutes" if self.steps is None else "a whole number of steps"
             raise ValueError(f"A budget must be {what}, finite and more than 0, not {given!r}.")
 

@@ -382,7 +382,7 @@ class Run:
         for path in sorted(self.folder.parent.glob(same_name)):
             apart = discrepancies(_description(path) or {}, now)
             if apart and all("(the source of " in each for each in apart):
-                log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
+                log.warning("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
 
     def _train(self) -> None:
