@@ -185,16 +185,14 @@ def event_line(event: Event | Answer) -> str:
 
 
 def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
-    """What `read` makes of each line; what is none is left out: cut short by a crash, or another version's."""
+    """What `read` makes of each line; what is no JSON is left out: cut short by a crash, or whoever's."""
     for line in lines:
         try:
             plain = json.loads(line)
-            if not isinstance(plain, dict):
-                continue
-            value = read(plain)
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, RecursionError):
             continue
-        yield value
+        if isinstance(plain, dict):
+            yield read(plain)
 
 
 def _event(plain: dict[str, Any]) -> Event | Answer:

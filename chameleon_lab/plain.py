@@ -29,8 +29,6 @@ from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleTy
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _BOOKKEEPING = re.compile(
@@ -192,11 +190,12 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
         yield from _of_all(inner, visited)
     elif isinstance(thing, set | frozenset):
         yield str(sorted(map(_stable, thing)))
-    elif isinstance(thing, np.ndarray | Tensor):
+    elif isinstance(thing, np.ndarray):
+        yield f"{thing.dtype} {thing.shape} {_hash(thing.tobytes())}"
+    elif type(thing).__module__.startswith("torch") and hasattr(thing, "layout"):  # a tensor: nothing here loads torch
         yield f"{thing.dtype} {tuple(thing.shape)}"
-        dense = not isinstance(thing, Tensor) or (thing.layout == torch.strided and thing.device.type != "meta")
-        values = thing.detach().cpu().double().numpy() if isinstance(thing, Tensor) and dense else thing
-        yield _hash(values.tobytes()) if isinstance(values, np.ndarray) else ""
+        if str(thing.layout) == "torch.strided" and thing.device.type != "meta":
+            yield _hash(thing.detach().cpu().double().numpy().tobytes())
     elif isinstance(thing, type):
         yield f"class {thing.__name__}"
         if _personal(thing):

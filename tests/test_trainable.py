@@ -329,7 +329,7 @@ def test_a_folder_deleted_meanwhile_ends_the_run_and_stays_deleted(stepwise, tmp
 def test_lines_and_files_that_are_none_of_a_run_s_do_no_harm(tmp_path):
     kind = replace(KINDS["transformer"], budget=Budget(steps=2))
     Run(kind, tmp_path / "run").start().wait()
-    for name, line in (("metrics", '{"later": 1}\n{}\n3\n'), ("events", '{"kind": "later"}\n{"kind": "alarm"}\n{}\n')):
+    for name, line in (("metrics", '{"later\n[]\n3\n'), ("events", "[" * 100_000 + "\n\x00\n")):
         with (tmp_path / "run" / f"{name}.jsonl").open("a") as file:
             file.write(line)
     assert len(RecordedRun(tmp_path / "run").history.records) == 2

@@ -40,11 +40,11 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
-        given: Any = self.minutes if self.steps is None else self.steps
-        sound = isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf
-        if not sound or (self.steps is not None and given != int(given)):
+        length: Any = self.minutes if self.steps is None else self.steps
+        sound = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < math.inf
+        if not sound or (self.steps is not None and length != int(length)):
             what = "a number of minutes" if self.steps is None else "a whole number of steps"
-            raise ValueError(f"A budget must be {what}, finite and more than 0, not {given!r}.")
+            raise ValueError(f"A budget must be {what}, finite and more than 0, not {length!r}.")
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0 to 1."""
