@@ -169,7 +169,7 @@ class History:
     @classmethod
     def from_jsonl(cls, lines: Iterable[str], events: Iterable[str] = ()) -> History:
         """The history of the two files' lines; a last line cut short by a crash is left out."""
-        return cls.of((StepRecord(**plain) for plain in _parsed(lines)), map(_event, _parsed(events)))
+        return cls.of(_parsed(lines, lambda plain: StepRecord(**plain)), _parsed(events, _event))
 
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
@@ -184,14 +184,15 @@ def event_line(event: Event | Answer) -> str:
     return json.dumps({"kind": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
-def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
+    """What `read` makes of each line; what is no JSON is left out: cut short by a crash, or whoever's."""
     for line in lines:
         try:
             plain = json.loads(line)
-        except json.JSONDecodeError:  # cut short by a crash
+        except (ValueError, RecursionError):
             continue
         if isinstance(plain, dict):
-            yield plain
+            yield read(plain)
 
 
 def _event(plain: dict[str, Any]) -> Event | Answer:
@@ -265,8 +266,8 @@ class PostedOrder:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> PostedOrder:
         """The order of a line that anybody may have written."""
-        arguments = plain.get("arguments")
-        return cls(str(plain.get("order")), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
+        order, arguments = plain.get("order") or uuid.uuid4().hex, plain.get("arguments")
+        return cls(str(order), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
 
 
 class RecordedRun:
@@ -374,17 +375,17 @@ class Tail(Generic[Value]):
     def values(self) -> Sequence[Value]:
         try:
             stat = self._path.stat()
-        except OSError:
-            return []
-        if stat.st_size < self._bytes or stat.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, stat.st_ino
-        if stat.st_size > self._bytes:
-            with self._path.open("rb") as file:
-                file.seek(self._bytes)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._values += map(self._parse, _parsed(whole.decode(errors="replace").splitlines()))
-            self._bytes += len(whole)
+            if stat.st_size < self._bytes or stat.st_ino != self._file:
+                self._values, self._bytes, self._file = [], 0, stat.st_ino
+            if stat.st_size > self._bytes:
+                with self._path.open("rb") as file:
+                    file.seek(self._bytes)
+                    new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                self._values += _parsed(whole.decode(errors="replace").splitlines(), self._parse)
+                self._bytes += len(whole)
+        except OSError:  # not there, or not to be read: whatever comes later under this name is another file
+            self._values, self._bytes, self._file = [], 0, 0
         return self._values
 
 

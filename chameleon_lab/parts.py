@@ -18,6 +18,12 @@ def require(thing: Any, what: str, *members: str) -> None:
         raise ValueError(f"{thing!r} is no {what.split(' ', 1)[1]}: it lacks {', '.join(lacking)}.")
 
 
+def require_count(count: Any, what: str, least: int) -> None:
+    """Raises ValueError where a number of `what` is no whole number, or less than `least`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ValueError(f"The number of {what} must be a whole number from {least} on, not {count!r}.")
+
+
 def require_each(things: Any, what: str, *members: str) -> None:
     """The same of each of a sequence of them. Raises ValueError where they are none."""
     if not isinstance(things, Sequence) or isinstance(things, str):

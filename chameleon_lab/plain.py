@@ -3,7 +3,8 @@
 An experiment is equal to another when their plain values are. A class of the lab, or of an installed package, stands
 there by its name; one written in a notebook cell or a script also by a hash of its source, so that an edited cell is
 another experiment. The hash covers what a class or function names in its turn: its own bases, helpers, closures and
-constants. Comments, docstrings and line breaks do not count, and neither do values that can change in place.
+constants, lists and arrays among them. Comments, docstrings and line breaks do not count, and neither does what a
+function itself puts into a list or mapping that it names.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import ast
 import dis
 import hashlib
+import importlib.util
 import inspect
 import json
 import re
 import sys
 import sysconfig
 import textwrap
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial, partialmethod
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -132,7 +135,7 @@ def _label(thing: Any, sources: dict[str, str] | None) -> str:
     name = getattr(thing, "__name__", type(thing).__name__)
     if not _personal(thing):
         return name
-    source = "\n".join(_source(thing, set()))
+    source = "\n".join(_source(thing, {}))
     label = f"{name} {_hash(source.encode())}"
     if sources is not None:
         sources[label] = source
@@ -153,34 +156,47 @@ def _personal(thing: Any) -> bool:
     return name == "__main__" or file is None or not file.startswith(LIBRARIES)
 
 
-def _source(thing: Any, visited: set[int]) -> Iterator[str]:
+def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     """All that decides what a class or function does, in lines that are the same for the same program."""
     match thing:
         case None | bool() | int() | float() | str() | bytes():
             yield repr(thing)
             return
-        case tuple():
-            yield from _of_all(thing, visited)
+        case Enum():
+            yield f"{type(thing).__name__} {thing.name}"
+            yield from _source(thing.value, visited)
             return
-        case frozenset():
-            yield str(sorted(map(repr, thing)))
-            return
-        case staticmethod() | classmethod():
-            yield type(thing).__name__
-            yield from _source(thing.__func__, visited)
-            return
+        case partial() | partialmethod():
+            inner = (thing.func, thing.args, *sorted(thing.keywords.items()))
+        case staticmethod() | classmethod() | MethodType():
+            inner = (thing.__func__, getattr(thing, "__self__", None))
         case property():
-            yield from _of_all((thing.fget, thing.fset, thing.fdel), visited)
-            return
-        case partial():
-            yield from _of_all((thing.func, thing.args, *sorted(thing.keywords.items())), visited)
-            return
-    if "__wrapped__" in getattr(thing, "__dict__", {}):
-        thing = inspect.unwrap(thing)
+            inner = (thing.fget, thing.fset, thing.fdel)
+        case cached_property():
+            inner = (thing.func,)
+        case tuple() | list() | deque():
+            inner: tuple[Any, ...] = tuple(thing)
+        case dict() | MappingProxyType():
+            inner = tuple(thing.items())
+        case _:
+            inner = ()
+    if inner:
+        yield str(type(thing).__name__)
     if id(thing) in visited:
         return
-    visited.add(id(thing))
-    if isinstance(thing, type):
+    if not isinstance(thing, tuple):  # of which Python may make one where the program has two
+        visited[id(thing)] = thing  # kept, so that nothing else gets its id
+    if inner:
+        yield from _of_all(inner, visited)
+    elif isinstance(thing, set | frozenset):
+        yield str(sorted(map(_stable, thing)))
+    elif isinstance(thing, np.ndarray):
+        yield f"{thing.dtype} {thing.shape} {_hash(thing.tobytes())}"
+    elif type(thing).__module__.startswith("torch") and hasattr(thing, "layout"):  # a tensor: nothing here loads torch
+        yield f"{thing.dtype} {tuple(thing.shape)}"
+        if str(thing.layout) == "torch.strided" and thing.device.type != "meta":
+            yield _hash(thing.detach().cpu().double().numpy().tobytes())
+    elif isinstance(thing, type):
         yield f"class {thing.__name__}"
         if _personal(thing):
             yield from _of_all(thing.__bases__, visited)
@@ -189,27 +205,88 @@ def _source(thing: Any, visited: set[int]) -> Iterator[str]:
                     yield name
                     yield from _source(member, visited)
     elif isinstance(thing, FunctionType):
-        yield f"def {thing.__name__}"
-        if _personal(thing):
-            yield _text(thing)
-            yield from _of_all((thing.__defaults__, *sorted((thing.__kwdefaults__ or {}).items())), visited)
-            yield from _of_all((cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)), visited)
-            codes = list(_codes(thing.__code__))
-            attributes = sorted({name for code in codes for name in code.co_names})
-            for name in sorted({each.argval for code in codes for each in dis.get_instructions(code) if _global(each)}):
-                value = thing.__globals__.get(name)
-                if isinstance(value, ModuleType) and _personal(value):
-                    yield from _of_all((vars(value)[key] for key in attributes if key in vars(value)), visited)
-                elif name in thing.__globals__:
-                    yield f"{name} ="
-                    yield from _source(value, visited)
+        yield from _source_of_function(thing, visited)
+    elif "__wrapped__" in getattr(thing, "__dict__", {}):  # as what `lru_cache` makes
+        yield from _source(inspect.unwrap(thing), visited)  # pyright: ignore[reportArgumentType]
     elif is_dataclass(thing):
         yield from _of_all((type(thing), *(getattr(thing, it.name) for it in fields(thing))), visited)
+    elif _personal(type(thing)):
+        public = {name: inner for name, inner in getattr(thing, "__dict__", {}).items() if not name.startswith("_")}
+        yield from _of_all((type(thing), *sorted(public.items())), visited)
     else:
-        yield type(thing).__name__
+        yield _stable(thing)
 
 
-def _of_all(things: Iterable[Any], visited: set[int]) -> Iterator[str]:
+def _source_of_function(function: FunctionType, visited: dict[int, Any]) -> Iterator[str]:
+    yield f"def {function.__name__}"
+    # A decorator gives what it makes the module of what it decorates: where it was written, its globals say.
+    home = sys.modules.get(function.__globals__.get("__name__", ""))
+    foreign = isinstance(home, ModuleType) and not _personal(home)
+    if foreign and not (_personal(function) and hasattr(function, "__wrapped__")):
+        return
+    codes = list(_codes(function.__code__))
+    collecting = {name for code in codes for name in _filled_names(code)}
+    named = list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    named = [(name, cell) for name, cell in named if name not in collecting]
+    yield function.__code__.co_qualname if foreign else _text(function)
+    yield from _of_all((function.__defaults__, *sorted((function.__kwdefaults__ or {}).items())), visited)
+    yield from _of_all((cell.cell_contents for _, cell in named if _filled(cell)), visited)
+    if foreign:
+        return
+    attributes = sorted({name for code in codes for name in code.co_names})
+    instructions = [each for code in codes for each in dis.get_instructions(code)]
+    for name in sorted({each.argval for each in instructions if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}):
+        value = function.__globals__.get(name)
+        if isinstance(value, ModuleType) and _personal(value):
+            yield from _of_all((vars(value)[key] for key in attributes if key in vars(value)), visited)
+        elif name in function.__globals__ and name not in collecting:
+            yield f"{name} ="
+            yield from _source(value, visited)
+    for name in sorted({each.argval for each in instructions if each.opname == "IMPORT_NAME"}):
+        yield _module_text(name)
+
+
+def _stable(thing: Any) -> str:
+    """What Python prints of a value, where that says what it is and not where in memory it lies."""
+    if name := getattr(thing, "__name__", ""):
+        return str(name)
+    printed = repr(thing)
+    return type(thing).__name__ if re.search(r" at 0x|<", printed) else printed
+
+
+def _module_text(name: str) -> str:
+    """The file of a module of a person's own that a function imports when it is called; empty for others."""
+    if name.split(".")[0] in {"chameleon_lab", *sys.stdlib_module_names}:
+        return ""
+    try:
+        path = getattr(importlib.util.find_spec(name), "origin", None) or ""
+    except (ImportError, ValueError):
+        return ""
+    return Path(path).read_text() if path.endswith(".py") and not path.startswith(LIBRARIES) else ""
+
+
+FILLERS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "remove"}
+FILLERS |= {"setdefault", "sort", "update"}
+"""Methods that change a list, set or mapping."""
+
+
+def _filled_names(code: CodeType) -> Iterator[str]:
+    """Names of the lists and mappings that code puts things into: what it collects there is not what it does."""
+    instructions = list(dis.get_instructions(code))
+    for at, each in enumerate(instructions):
+        if not each.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF")):
+            continue
+        after = instructions[at + 1 :]
+        following = next((other for other in after if other.opname not in ("PUSH_NULL", "CACHE")), None)
+        method = following.argval if following and following.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")) else ""
+        past = ("LOAD_", "CACHE", "COPY", "BUILD_SLICE")
+        then = next((other.opname for other in after if not other.opname.startswith(past)), "")
+        in_place = re.search(r"[a-z]_$", method)  # as torch's are called
+        if method in FILLERS or in_place or then in ("STORE_SUBSCR", "DELETE_SUBSCR"):
+            yield each.argval
+
+
+def _of_all(things: Iterable[Any], visited: dict[int, Any]) -> Iterator[str]:
     for thing in things:
         yield from _source(thing, visited)
 
@@ -235,14 +312,10 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _global(instruction: dis.Instruction) -> bool:
-    return instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-
-
 def _text(function: FunctionType) -> str:
     """A function's source without comments and docstrings; where there is none, what Python made of it."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__)))
     except (OSError, TypeError, SyntaxError):
         return _compiled(function.__code__)
     if not isinstance(tree.body[0], ast.FunctionDef | ast.AsyncFunctionDef):
@@ -255,6 +328,6 @@ def _text(function: FunctionType) -> str:
 
 def _compiled(code: CodeType) -> str:
     constants = [
-        _compiled(each) if isinstance(each, CodeType) else "\n".join(_source(each, set())) for each in code.co_consts
+        _compiled(each) if isinstance(each, CodeType) else "\n".join(_source(each, {})) for each in code.co_consts
     ]
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {constants}"

@@ -1,23 +1,43 @@
 """Parts that a person wrote are checked where an experiment is made, by errors that name the part and what it lacks."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
+from chameleon_lab.history import Level, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector, NotANumber, Spike
 from chameleon_lab.monitors.attention import AttentionRows
 from chameleon_lab.monitors.outputs import ResidualNorm
+from chameleon_lab.monitors.watch import Readout
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Cosine, Recipe
 from chameleon_lab.parts import require, require_each
 from chameleon_lab.stability import FIXES, QueryKeyNorm, ZLoss
+from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.training.data import PAIRS, Scenes
 from chameleon_lab.training.experiments import LAB
+from chameleon_lab.training.image_experiments import TINY_PICTURES
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.run import Rescue
 from chameleon_lab.transformer import ModelConfig
 
 MODEL = LAB.model
+
+
+@dataclass(frozen=True)
+class Own:
+    """A rule that is what the test makes of it."""
+
+    judged: Any = ""
+    name: Any = "own"
+    thresholds: Any = field(default_factory=dict)
+    level: Level = "WARN"
+    checks: int = 1
+
+    def judge(self, record, before):
+        return self.judged
 
 
 @pytest.mark.parametrize(
@@ -38,6 +58,21 @@ MODEL = LAB.model
         ({"rules": (NotANumber,)}, "NotANumber is a class, where a rule is wanted"),
         ({"rules": (replace(Spike(), level="LOUD"),)}, "Spike.* is of level 'LOUD'; there are WARN, ALARM, CRITICAL"),
         ({"rules": (Spike(checks=0),)}, "Spike.* would sound without a check"),
+        ({"rules": (replace(Spike(), checks=1.5),)}, "Spike.* would sound without a check"),
+        ({"rules": (Own(name=3),)}, "Own.* is called 3; a rule's name is a word"),
+        *(
+            ({"rules": (Own(thresholds=limits),)}, "thresholds of Own.* are finite numbers by measure, not ")
+            for limits in (
+                None,
+                5,
+                [1],
+                {"loss": "x"},
+                {"loss": None},
+                {"loss": math.nan},
+                {"loss": math.inf},
+                {3: 3.0},
+            )
+        ),
         ({"rules": (ResidualNorm(),)}, "is no rule: it lacks name, level, checks, judge"),
         ({"model": ModelConfig}, "ModelConfig is a class"),
         ({"model": replace(MODEL, fixes=(QueryKeyNorm,))}, "QueryKeyNorm is a class, where a fix of the model"),
@@ -50,11 +85,54 @@ MODEL = LAB.model
         ({"data": "scenes"}, "'scenes' is no data source: it lacks open"),
         ({"budget": Budget}, "Budget is a class"),
         ({"budget": 600}, "600 is no budget: it lacks progress"),
+        ({"checkpoints": -1}, "checkpoints must be a whole number from 0 on, not -1"),
+        ({"held_out_every": 0}, "steps from one held-out loss to the next must be a whole number from 1 on, not 0"),
     ],
 )
 def test_a_part_that_is_none_is_named_when_the_experiment_is_made(parts, message):
     with pytest.raises(ValueError, match=message):
         replace(LAB, **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"rules": (NotANumber,)}, "NotANumber is a class, where a rule is wanted"),
+        ({"rules": NotANumber()}, "several of a rule, in a tuple: got NotANumber"),
+        ({"rules": (NotANumber("LOUD"),)}, "is of level 'LOUD'"),  # pyright: ignore[reportArgumentType]
+        ({"budget": 5}, "5 is no budget"),
+        ({"recipe": Recipe}, "Recipe is a class"),
+        ({"source": None}, "source must be a function of the experiment"),
+        ({"tokenizer": ImageTokenizerConfig}, "ImageTokenizerConfig is a class"),
+        ({"objective": "edges"}, "'edges' is no objective of reconstruction"),
+        ({"batch": 0}, "pictures of a batch must be a whole number from 1 on, not 0"),
+        ({"checkpoints": -1}, "checkpoints must be a whole number from 0 on, not -1"),
+    ],
+)
+def test_a_part_of_an_image_experiment_is_looked_at_too(parts, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY_PICTURES, **parts)
+
+
+@pytest.mark.parametrize("judged", [True, 3.5, ["bad"], {}])
+def test_a_judgement_that_is_no_words_is_named(judged):
+    with pytest.raises(ValueError, match=r"Own.* judged .*; a rule says in words"):
+        DivergenceDetector((Own(judged),)).update(StepRecord(0, 0.0))
+
+
+@pytest.mark.parametrize("name", [3, "", None])
+def test_a_reading_whose_name_is_no_word_is_named(name):
+    with pytest.raises(ValueError, match=r"ResidualNorm.* calls a reading"):
+        Readout().add({name: 1.0}, ResidualNorm())
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.5, math.nan, math.inf, "5", True])
+def test_a_budget_is_a_whole_number_of_steps_or_a_number_of_minutes(given):
+    with pytest.raises(ValueError, match="A budget must be a whole number of steps, finite and more than 0, not"):
+        Budget(steps=given)
+    if given != 2.5:
+        with pytest.raises(ValueError, match="A budget must be a number of minutes, finite and more than 0, not"):
+            Budget(minutes=given)
 
 
 @pytest.mark.parametrize("fix", FIXES.values(), ids=repr)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from chameleon_lab.optimization import Cosine, Recipe
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
@@ -101,6 +102,81 @@ def test_an_edited_cell_is_another_experiment(edit, linked):
 def test_comments_docstrings_and_line_breaks_do_not_count(edit):
     assert edit[0] in FIX
     assert fingerprint(cell(FIX)) == fingerprint(cell(FIX.replace(*edit)))
+
+
+CONSTANTS = {
+    "a list": ("[1]", "[2]", "KEPT[0]"),
+    "a mapping": ("{'a': 1}", "{'a': 2}", "KEPT['a']"),
+    "a set": ("{1}", "{2}", "1 in KEPT"),
+    "an array": ("np.array([1])", "np.array([2])", "KEPT[0]"),
+    "a tensor": ("torch.tensor([1])", "torch.tensor([2])", "KEPT[0]"),
+    "a sparse tensor": ("torch.ones(2).to_sparse()", "torch.ones(3).to_sparse()", "KEPT"),
+    "a range": ("range(1)", "range(2)", "len(KEPT)"),
+    "a complex number": ("1j", "2j", "abs(KEPT)"),
+    "a path": ("Path('a')", "Path('b')", "KEPT.name"),
+    "a library's function": ("np.sin", "np.cos", "KEPT(1)"),
+    "a dtype": ("torch.float32", "torch.float64", "KEPT"),
+    "functions in a mapping": ("{'f': lambda: 1}", "{'f': lambda: 2}", "KEPT['f']()"),
+    "an instance": ("Own(lambda self: 1, 1)", "Own(lambda self: 1, 2)", "KEPT.value"),
+    "an instance's class": ("Own(lambda self: 1, 1)", "Own(lambda self: 2, 1)", "KEPT.go()"),
+    "a method of an instance": ("Own(lambda self: 1, 1).go", "Own(lambda self: 2, 1).go", "KEPT()"),
+    "an enumeration": ("Enum('E', {'A': 1})", "Enum('E', {'A': 2})", "KEPT.A.value"),
+    "what a decorator adds": ("wrapping(1)(lambda: 1)", "wrapping(2)(lambda: 1)", "KEPT()"),
+}
+OWN = """
+def Own(go, value):
+    owner = type("Owner", (), {"go": go, "__module__": "__main__"})
+    owned = owner()
+    owned.value = value
+    return owned
+
+def wrapping(factor):
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapped():
+            return function() * factor
+        return wrapped
+    return decorate
+"""
+PLACES = {
+    "a global": "KEPT = {0}\ndef thing():\n    return {1}",
+    "a closure's": "def make(KEPT):\n    return lambda: {1}\nthing = make({0})",
+    "a default": "def thing(KEPT={0}):\n    return {1}",
+    "a class's": "class thing:\n    KEPT = {0}\n    def go(self):\n        return self.{1}",
+    "a property's": "KEPT = {0}\nclass thing:\n    @functools.cached_property\n    def go(self):\n        return {1}",
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("constant", CONSTANTS.values(), ids=CONSTANTS)
+def test_an_edited_constant_of_any_kind_is_another_experiment(constant, place):
+    before, after, use = constant
+    names = {"np": np, "torch": torch, "Path": Path, "Enum": Enum}
+    sources = [OWN + place.format(each, use) for each in (before, before, after)]
+    if place == PLACES["a class's"] and not use.startswith("KEPT"):
+        pytest.skip("a class's constant is read through the class")
+    one, again, other = (fingerprint(cell(source, **names)) for source in sources)
+    assert one == again != other
+
+
+@pytest.mark.parametrize("use", ["KEPT.append(1)", "KEPT[0] = 1", "KEPT.extend([1])", "del KEPT[:]", "KEPT.zero_()"])
+def test_what_a_function_collects_does_not_count(use):
+    source = f"def thing():\n    {use}"
+    one, other = (fingerprint(cell(f"KEPT = {kept}\n{source}")) for kept in ("[]", "[1, 2, 3]"))
+    closures = (
+        f"def make(KEPT):\n    def go():\n        {use}\n    return go\nthing = make({k})" for k in ("[]", "[1]")
+    )
+    assert one == other and len({fingerprint(cell(each)) for each in closures}) == 1
+
+
+def test_a_module_that_a_function_imports_when_called_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    prints = []
+    for value in (1, 1, 2):
+        (tmp_path / "my_late_helpers.py").write_text(f"def helper():\n    return {value}\n")
+        importlib.invalidate_caches()
+        prints.append(fingerprint(cell("def thing():\n    from my_late_helpers import helper\n    return helper()")))
+    assert prints[0] == prints[1] != prints[2] and "my_late_helpers" not in sys.modules
 
 
 DATA = "class Data:\n    def __init__(self, n):\n        self.n = n\n    def go(self):\n        pass\n"

@@ -292,6 +292,10 @@ def test_a_change_holds_from_its_step_on_and_is_recorded(experiment, tmp_path):
         ({"query_key_norm": True}, r"cannot be changed while a run goes on; rate, .* fork the run"),
         ({"rate": -1}, "rate must be a number of at least 0, not -1"),
         ({"clip": "big"}, "clip must be a number"),
+        ({"rate": math.inf}, "rate must be a finite number, below"),
+        ({"rate": 10**400}, "rate must be a finite number"),
+        ({"clip": 10**400}, "clip must be a finite number"),
+        ({"weights": 5}, "weights must be a mapping from a part"),
         ({"dropout": 1.5}, "dropout must lie below 1"),
         ({"z_loss": math.nan}, "z_loss must be a number"),
         ({"weights": {"three": 1}}, "no part three"),
@@ -305,6 +309,34 @@ def test_what_cannot_be_changed_is_refused_at_once_and_the_run_goes_on(experimen
         run.change(**setting)
     run.resume()
     assert not run.wait().interventions
+
+
+SPECIAL = {
+    "a rate of 0": (Recipe(rate=1e-3), {"rate": 0}, ""),
+    "a rate of 0 beside an independent decay": (Recipe(rate=1e-3, independent=True), {"rate": 0}, "rate above 0"),
+    "a rate of 0 of Muon": (Recipe(rate=1e-3, muon_rate=1e-3), {"muon_rate": 0}, ""),
+    "no clipping": (Recipe(rate=1e-3), {"clip": math.inf}, ""),
+    "no decay": (Recipe(rate=1e-3, independent=True), {"weight_decay": 0}, ""),
+}
+
+
+@pytest.mark.parametrize(("recipe", "setting", "refusal"), SPECIAL.values(), ids=SPECIAL)
+def test_a_change_is_either_refused_at_once_or_carried_out_and_can_be_taken_back(
+    experiment, tmp_path, recipe, setting, refusal
+):
+    run = replace(experiment, monitors=(Slow(),), recipe=recipe).run(tmp_path)
+    hold(run)
+    (name,) = setting
+    before = run.settings[name]
+    if refusal:
+        with pytest.raises(ValueError, match=refusal):
+            run.change(**setting)
+    else:
+        run.change(**setting)
+        run.change(**{name: before})
+    run.resume()
+    changes = [(each.before, each.after) for each in run.wait().interventions]
+    assert changes == ([] if refusal else [(before, setting[name]), (setting[name], before)])
 
 
 def test_a_panel_s_commands_are_checked(experiment, tmp_path):
@@ -560,7 +592,7 @@ def monitor(size: float):
 
 def test_an_edited_cell_trains_anew_in_a_folder_of_its_own_and_says_so(experiment, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)  # what a notebook shows unasked
     before, after = (replace(experiment, budget=Budget(steps=2), monitors=(monitor(size),)) for size in (1.0, 2.0))
     first = before.run()
     assert first.wait().last("mine") == 1 and "was edited" not in caplog.text

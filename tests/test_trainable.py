@@ -1,6 +1,7 @@
 """Whatever trains is trained by the same `Run`: watched, held, steered, stopped, killed and taken up again alike."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,8 +272,93 @@ def test_orders_of_an_earlier_process_and_what_is_no_order_are_not_carried_out(s
         file.write('{"order": "list", "command": "change", "arguments": {"rate": [1], "clip": {}}}\n')
     onlooker = RecordedRun(tmp_path)
     assert "very" in answer(onlooker, "odd").refusal and "no command 'explode'" in answer(onlooker, "none").refusal
-    assert all(answer(onlooker, order).refusal for order in ("None", "1", "self", "list"))
+    assert all(answer(onlooker, order).refusal for order in ("1", "self", "list"))
     assert len(run.wait().records) == 20 and "old" not in onlooker.answers
+
+
+WHATEVER = {
+    "nested too deeply": b"[" * 100_000,
+    "a number too long to be read": b'{"order": "1", "command": "change", "arguments": {"rate": ' + b"1" * 5000 + b"}}",
+    "a number too large": b'{"order": "2", "command": "change", "arguments": {"rate": ' + b"1" * 400 + b"}}",
+    "an infinite rate": b'{"order": "3", "command": "change", "arguments": {"rate": Infinity}}',
+    "no letters": bytes(range(256)),
+    "names of no kind": b'{"order": {}, "command": [1], "arguments": {"reason": {}}}',
+    "a fix of no kind": b'{"order": "4", "command": "fork", "arguments": {"fix": ["dropout"], "reason": 3}}',
+    "a reason of no kind": b'{"order": "5", "command": "change", "arguments": {"clip": 2, "reason": {"a": 1}}}',
+}
+
+
+def test_whatever_lies_in_the_file_of_orders_the_run_goes_on_and_the_next_order_is_heard(stepwise, tmp_path):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path).start()
+    until(lambda: len(run.history.records) > 1)
+    onlooker = RecordedRun(tmp_path)
+    for line in WHATEVER.values():
+        with tmp_path.joinpath("orders.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+    assert answer(onlooker, onlooker.act("save")).refusal == ""
+    assert all(onlooker.answers[order].refusal for order in "234") and not onlooker.answers["5"].refusal
+    assert all(isinstance(each.reason, str) for each in run.history.interventions)
+    tmp_path.joinpath("orders.jsonl").unlink()
+    assert answer(onlooker, onlooker.act("pause")).refusal == ""  # of a new file, with fewer orders than the old one
+    assert answer(onlooker, onlooker.act("resume")).refusal == ""
+    given = tmp_path.joinpath("orders.jsonl").read_bytes()
+    tmp_path.joinpath("orders.jsonl").unlink()
+    tmp_path.joinpath("orders.jsonl").mkdir()
+    steps = len(run.history.records)
+    until(lambda: len(run.history.records) > steps + 1 or run.state.over)
+    tmp_path.joinpath("orders.jsonl").rmdir()
+    tmp_path.joinpath("orders.jsonl").write_bytes(given)  # orders that were carried out once
+    assert answer(onlooker, onlooker.act("stop")).refusal == ""
+    assert run.wait() and run.state.status == "stopped"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_deleted_meanwhile_ends_the_run_and_stays_deleted(stepwise, tmp_path, again):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path / "run").start()
+    until(lambda: len(run.history.records) > 1)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    if again:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "lock").touch()
+    with pytest.raises(ValueError, match=r"was deleted while the run '.*' trained in it"):
+        run.wait()
+    assert [each.name for each in (tmp_path / "run").glob("*")] == (["lock"] if again else [])
+    assert run.state.status == "failed"
+
+
+def test_lines_and_files_that_are_none_of_a_run_s_do_no_harm(tmp_path):
+    kind = replace(KINDS["transformer"], budget=Budget(steps=2))
+    Run(kind, tmp_path / "run").start().wait()
+    for name, line in (("metrics", '{"later\n[]\n3\n'), ("events", "[" * 100_000 + "\n\x00\n")):
+        with (tmp_path / "run" / f"{name}.jsonl").open("a") as file:
+            file.write(line)
+    assert len(RecordedRun(tmp_path / "run").history.records) == 2
+    grown = Run(replace(kind, budget=Budget(steps=3)), tmp_path / "run").start()
+    assert len(grown.wait().records) == 3
+    for text in ("{", "[]", ""):
+        config = tmp_path / "run" / "config.json"
+        config.write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            Run(kind, tmp_path / "run").start().wait()
+        assert config.read_text() == text
+        beside = tmp_path / f"{kind.name}-{kind.seed}-beside"
+        beside.mkdir(exist_ok=True)
+        (beside / "config.json").write_text(text)
+        assert len(Run(kind, tmp_path / f"other{len(text)}").start().wait().records) == 2
+
+
+def test_a_run_that_is_started_again_here_hears_only_orders_of_its_new_life(stepwise, tmp_path):
+    run = Run(replace(stepwise, budget=Budget(steps=400)), tmp_path).start()
+    until(lambda: len(run.history.records) > 1)
+    onlooker = RecordedRun(tmp_path)
+    onlooker.act("stop")
+    run.wait()
+    run.start()
+    until(lambda: run.state.status == "running")
+    assert answer(onlooker, onlooker.act("save")).refusal == ""
+    assert not run._control.stopping
+    run.stop()
+    run.wait()
 
 
 def test_an_order_that_comes_during_the_last_step_is_refused_and_not_forgotten(tmp_path):

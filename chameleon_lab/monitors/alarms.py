@@ -190,13 +190,24 @@ RULES = (
 
 
 def check_rules(rules: Any) -> None:
-    """Raises ValueError for what is no rule, for one of an unknown level, and for one that needs no check."""
+    """Raises ValueError for what is no rule, for one of an unknown level, and for one that needs no check.
+
+    So does one whose name is no word, or whose thresholds are no numbers by measure.
+    """
     require_each(rules, "a rule", "name", "level", "checks", "judge")
     for rule in rules:
         if rule.level not in LEVELS:
             raise ValueError(f"{rule} is of level {rule.level!r}; there are {', '.join(LEVELS)}.")
         if isinstance(rule.checks, bool) or not isinstance(rule.checks, int) or rule.checks < 1:
             raise ValueError(f"{rule} would sound without a check; give it checks of 1 or more.")
+        if not isinstance(rule.name, str):
+            raise ValueError(f"{rule} is called {rule.name!r}; a rule's name is a word.")
+        limits = rule.thresholds if isinstance(rule, Bounding) else {}
+        if not isinstance(limits, Mapping) or not all(
+            isinstance(name, str) and isinstance(limit, int | float) and math.isfinite(limit)
+            for name, limit in limits.items()
+        ):
+            raise ValueError(f"The thresholds of {rule} are finite numbers by measure, not {limits!r}.")
 
 
 def thresholds_of(rules: Sequence[Rule]) -> dict[str, dict[str, float]]:
@@ -241,6 +252,10 @@ class DivergenceDetector:
             trouble = rule.judge(record, self._before)
             if trouble is None:
                 continue
+            if not isinstance(trouble, str):
+                raise ValueError(
+                    f'{rule} judged {trouble!r}; a rule says in words what is wrong, and "" where nothing is.'
+                )
             self._troubled[index] = self._troubled[index] + 1 if trouble else 0
             self._calm[index] = 0 if trouble else self._calm[index] + 1
             if self._troubled[index] >= rule.checks:

@@ -141,6 +141,8 @@ class Readout:
         if not isinstance(readings, Mapping | None):
             raise ValueError(f"{monitor} returned {readings!r}; a monitor returns its readings by name, in a mapping.")
         for name, reading in (readings or {}).items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"{monitor} calls a reading {name!r}; its name is a word.")
             for part in reading if isinstance(reading, tuple) else (reading,):
                 if isinstance(part, Tensor) and part.ndim:
                     self.layers[name] = part.detach().float().cpu().tolist()

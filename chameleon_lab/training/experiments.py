@@ -15,7 +15,7 @@ from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
-from chameleon_lab.parts import require, require_each
+from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
@@ -60,6 +60,9 @@ class Experiment:
         )
         check_monitors(self.monitors)
         check_rules(self.rules)
+        require_count(self.checkpoints, "checkpoints", 0)
+        if self.held_out_every is not None:
+            require_count(self.held_out_every, "steps from one held-out loss to the next", 1)
 
     def with_fixes(self, *fixes: Any) -> Experiment:
         """The experiment with stability fixes, each where its kind belongs (see `stability`).

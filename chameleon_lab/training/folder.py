@@ -24,6 +24,7 @@ class RunFolder:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.ledger = Ledger(self.folder)
+        self._lock = 0  # the lock file's inode while it is held
 
     @property
     def checkpoint(self) -> Path:
@@ -61,7 +62,16 @@ class RunFolder:
                 raise ValueError(
                     f"Another process trains in {self.folder}: stop it there, or give this run another folder."
                 ) from error
+            self._lock = os.fstat(file.fileno()).st_ino
             yield
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the folder was taken away from who locked it; another may be there in its place."""
+        try:
+            return self._lock not in (0, (self.folder / "lock").stat().st_ino)
+        except OSError:
+            return self._lock != 0
 
 
 class Ledger:

@@ -26,8 +26,9 @@ from chameleon_lab.corpora.sources import (
     picture_files,
 )
 from chameleon_lab.history import History
-from chameleon_lab.monitors.alarms import NotANumber, Rule
+from chameleon_lab.monitors.alarms import NotANumber, Rule, check_rules
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
+from chameleon_lab.parts import require, require_count
 from chameleon_lab.plain import fingerprint, plain_values
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import ReconstructionObjective
@@ -106,6 +107,18 @@ class ImageExperiment:
     checkpoints: int = 0
     precision: str = "32-true"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
+        require(self.tokenizer, "a tokenizer's config", "side", "patch", "codes", "quantizer")
+        require(self.recipe, "a recipe", "optimizers", "pace", "multiplier")
+        require(self.budget, "a budget", "progress")
+        require(self.objective, "an objective of reconstruction", "perceptual", "adversary")
+        if not callable(self.source):
+            raise ValueError(f"source must be a function of the experiment that gives its pixels, not {self.source!r}.")
+        check_rules(self.rules)
+        require_count(self.batch, "pictures of a batch", 1)
+        require_count(self.checkpoints, "checkpoints", 0)
 
     @property
     def side(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -38,8 +40,11 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
-        if not (self.steps or self.minutes or 0) > 0:
-            raise ValueError(f"A budget must be more than 0, not {self.steps or self.minutes or 0}.")
+        length: Any = self.minutes if self.steps is None else self.steps
+        sound = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < math.inf
+        if not sound or (self.steps is not None and length != int(length)):
+            what = "a number of minutes" if self.steps is None else "a whole number of steps"
+            raise ValueError(f"A budget must be {what}, finite and more than 0, not {length!r}.")
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0 to 1."""
@@ -76,6 +81,7 @@ class PacedModule(lightning.LightningModule, ABC):
     def __init__(self, recipe: Recipe, budget: Budget) -> None:
         super().__init__()
         self.recipe, self.budget = recipe, budget
+        self._has_muon = recipe.muon_rate > 0  # and keeps it where its rate is set to 0
         self.automatic_optimization = False
         self.batches: Callable[[int], Any] = lambda place: None
         self.seconds, self.step = 0.0, 0
@@ -110,7 +116,7 @@ class PacedModule(lightning.LightningModule, ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What can be changed between two steps, as it is now."""
-        rates = {"muon_rate": self.recipe.muon_rate} if self.recipe.muon_rate else {}
+        rates = {"muon_rate": self.recipe.muon_rate} if self._has_muon else {}
         return {"rate": self.recipe.rate, **rates, "weight_decay": self.recipe.weight_decay, "clip": self.recipe.clip}
 
     def check(self, name: str, value: Any) -> None:
@@ -120,8 +126,14 @@ class PacedModule(lightning.LightningModule, ABC):
                 f"{name!r} cannot be changed while a run goes on; {', '.join(self.settings) or 'nothing'} can. For "
                 "anything else, QK-norm and the order of norms above all, fork the run: run.fork(QueryKeyNorm())."
             )
-        if name != "weights" and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+        if name == "weights":
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"{name} must be a number of at least 0, not {value!r}.")
+        if value > sys.float_info.max and (name != "clip" or value < math.inf):
+            raise ValueError(f"{name} must be a finite number, below 1.8e308.")
+        if hasattr(self.recipe, name):
+            replace(self.recipe, **{name: float(value)})  # which raises for what no recipe may have
 
     def change(self, name: str, value: Any, since: int | None = None) -> None:
         """Changes a setting, from now on or as it was changed at an earlier step. Raises ValueError as `check` does."""
@@ -325,6 +337,8 @@ class LanguageModule(PacedModule):
         if name == "dropout" and value >= 1:
             raise ValueError(f"dropout must lie below 1, not at {value}.")
         if name == "weights":
+            if not isinstance(value, Mapping):
+                raise ValueError(f"weights must be a mapping from a part of the mixture to its weight, not {value!r}.")
             self._reweighted(value, self.step)
 
     def _change(self, name: str, value: Any, since: int) -> None:

@@ -112,7 +112,7 @@ class Run:
         self._product: Any = None
         self._speed: deque[tuple[float, float]] = deque(maxlen=50)  # (when, tokens) of the last steps
         self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
-        self._orders_read = 0
+        self._orders_taken = set[str]()
         self._attended = self._written = 0.0
         self._state_written: RunState | None = None
         self._writing = threading.Lock()
@@ -194,7 +194,7 @@ class Run:
         for name, value in settings.items():
             self._module.check(name, value)
         for name, value in settings.items():
-            self._control.change(Order(name, value, reason))
+            self._control.change(Order(name, value, str(reason)))
 
     def fork(
         self,
@@ -237,11 +237,11 @@ class Run:
         (self._fork_by_name if command == "fork" else getattr(self, command))(**arguments)
 
     def _fork_by_name(self, fix: str, reason: str = "") -> None:
-        if fix not in FIXES:
+        if not isinstance(fix, str) or fix not in FIXES:
             raise ValueError(f"No fix is called {fix!r}; there are {', '.join(FIXES)}.")
         if not self.state.over:
             self.pause()  # the fork is what is to be seen now
-        self.fork(FIXES[fix], reason=reason)
+        self.fork(FIXES[fix], reason=str(reason))
 
     # How it stands
 
@@ -349,7 +349,12 @@ class Run:
         Raises ValueError where the folder holds another experiment's run.
         """
         path = self.folder / "config.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = _description(path)
+        if before is None:
+            raise ValueError(
+                f"{path} is damaged, so that nobody can say whose run this is. Delete it if it is this one's, or give "
+                "this one another folder."
+            )
         now = json.loads(json.dumps(self.config))
         product = self.experiment.product(self.folder)
         if self._place.checkpoint.exists() or product is not None:
@@ -364,7 +369,7 @@ class Run:
             self._tell_of_edits(now)
         if not _helping():
             (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
-            self._orders_read = 0
+            self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
             self._place.write("config.json", described(self.experiment))
             self._write_state()
         budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
@@ -375,9 +380,9 @@ class Run:
         """Says so where the same was trained before with other code, as after a cell was edited."""
         same_name = f"{glob.escape(f'{self.name}-{self.experiment.seed}')}-*/config.json"
         for path in sorted(self.folder.parent.glob(same_name)):
-            apart = discrepancies(json.loads(path.read_text()), now)
+            apart = discrepancies(_description(path) or {}, now)
             if apart and all("(the source of " in each for each in apart):
-                log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
+                log.warning("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
 
     def _train(self) -> None:
@@ -450,8 +455,12 @@ class Run:
         if _helping() or (now - self._attended < GLANCE and not last):
             return
         self._attended = now
-        for posted in self._orders.values()[self._orders_read :]:
-            self._orders_read += 1
+        if self._place.deleted:
+            raise ValueError(f"The folder {self.folder} was deleted while the run {self.name!r} trained in it.")
+        for posted in self._orders.values():
+            if posted.order in self._orders_taken:
+                continue
+            self._orders_taken.add(posted.order)
             if posted.command == "fork" and not last:  # it waits for a checkpoint, which this thread writes
                 threading.Thread(target=self._take, args=(posted,), name=f"fork of {self.name}", daemon=True).start()
             else:
@@ -472,7 +481,7 @@ class Run:
         self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
 
     def _write_state(self) -> None:
-        if _helping():
+        if _helping() or self._place.deleted:
             return
         with self._writing:
             self._written, self._state_written = time.monotonic(), self.state
@@ -480,6 +489,17 @@ class Run:
                 self._place.write("state.json", asdict(self._state_written))
             except OSError as error:
                 log.warning("%s: state.json could not be written (%s)", self.name, error)
+
+
+def _description(path: Path) -> dict[str, Any] | None:
+    """What a `config.json` says: nothing where there is none, None where it is damaged."""
+    try:
+        plain = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return None
+    return plain if isinstance(plain, dict) else None
 
 
 def _helping() -> bool:

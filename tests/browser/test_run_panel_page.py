@@ -4,6 +4,8 @@ import json
 import math
 import os
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 
@@ -393,6 +395,37 @@ def test_a_finished_run_is_seen_from_its_folder_without_controls(panel, tmp_path
     expect(bridge.page.get_by_role("toolbar", name="Controls")).to_be_hidden()
     expect(bridge.page.locator(".chm-curves")).to_have_count(2)
     bridge.page.screenshot(path=screenshots / "run-folder.png")
+
+
+ELSEWHERE = """
+import sys
+from dataclasses import replace
+from chameleon_lab.training.experiments import LAB
+from chameleon_lab.training.modules import Budget
+run = replace(LAB, name="elsewhere", budget=Budget(steps=100_000)).run(sys.argv[1])
+run.wait()
+"""
+
+
+def test_buttons_reach_a_process_elsewhere_and_its_refusal_comes_back(panel, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tmp_path)])
+    try:
+        ends = time.monotonic() + 60
+        while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < ends:
+            time.sleep(0.1)
+        run = RecordedRun(tmp_path)
+        bridge = panel(run)
+        bridge.until(lambda: lamp(bridge) == "Training" and run.state.settings)
+        bridge.page.get_by_role("button", name="Pause").click()
+        bridge.until(lambda: run.state.status == "paused" and lamp(bridge) == "Paused")
+        bridge.widget._order({"command": "change", "arguments": {"rate": 0}}, [])  # with a decay that divides by it
+        bridge.until(lambda: bridge.page.get_by_role("alert").is_visible())
+        expect(bridge.page.get_by_role("alert")).to_contain_text("needs a rate above 0")
+        bridge.page.get_by_role("button", name="Stop").click()
+        bridge.until(lambda: run.state.status == "stopped" and lamp(bridge) == "Stopped")
+        process.wait(30)
+    finally:
+        process.kill()
 
 
 def test_a_run_in_another_process_is_steered_through_its_folder(panel, tmp_path, screenshots):

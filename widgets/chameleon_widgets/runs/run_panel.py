@@ -57,6 +57,7 @@ class RunPanel(anywidget.AnyWidget):
         self._pace = deque[tuple[float, float]]()  # (seconds of training, progress)
         self._facts_before: PanelState | None = None
         self._refusal, self._refusals = "", 0
+        self._posted: str | None = None  # the last order to another process, until that has answered it
         self._actor, self._stopper = Worker("run panel worker"), Worker("run panel stop")
         state = self._run.state
         self._still_status = state.status if state.over else ""
@@ -95,7 +96,7 @@ class RunPanel(anywidget.AnyWidget):
 
     def _act(self, command: str, arguments: dict[str, Any]) -> None:
         try:
-            self._run.act(command, **self._checked(command, arguments))
+            self._posted = self._run.act(command, **self._checked(command, arguments))
             self._refusal = ""
         except Exception as error:  # shown in the widget
             self._refusal = paragraph(error)
@@ -124,6 +125,7 @@ class RunPanel(anywidget.AnyWidget):
         try:
             state = self._run.state  # before the history, which is then whole when the state is over
             history = self._run.history
+            self._hear_answer()
         except Exception as error:  # a folder may hold anything
             self._facts_before = None
             self._line.send(PanelUnreadable(kind="unreadable", error=paragraph(error)))
@@ -141,6 +143,15 @@ class RunPanel(anywidget.AnyWidget):
             self._still_status = state.status
             self._line.renew_still()
         return not state.over
+
+    def _hear_answer(self) -> None:
+        """Takes in what another process said to the last order that went to it through its folder."""
+        if self._posted is None or not isinstance(self._run, RecordedRun):
+            return
+        if answer := self._run.answers.get(self._posted):
+            self._posted = None
+            if answer.refusal:
+                self._refusal, self._refusals = answer.refusal, self._refusals + 1
 
     def _facts(self, state: RunState, history: History) -> PanelState:
         last = history.records[-1] if history.records else None
