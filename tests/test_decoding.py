@@ -705,7 +705,7 @@ class Steep:
 
 
 @pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("guidance", [Breaking(), TwoWay(Steep()), TwoWay(1e39), ThreeWay(text=Steep())], ids=repr)
+@pytest.mark.parametrize("guidance", [Breaking(), TwoWay(Steep()), TwoWay(1e39), ThreeWay(text=Steep())])
 def test_guidance_that_mixes_logits_into_no_numbers_is_named(make_lab, lettered, guidance):
     lab = make_lab(lettered)
     grammar = Grammar(WORDS, CODES, text=False, min_images=1)
