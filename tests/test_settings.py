@@ -25,7 +25,7 @@ def test_impossible_settings_are_refused(settings):
 NO_NUMBERS = ("x", "", True, [1], {}, float("nan"), float("inf"), 1j, b"3", Document(), type, object())
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("name", SETTING_NAMES)
 def test_what_is_no_number_is_refused_by_the_settings_name(name, value):
     for make in (lambda: Settings(**{name: value}), lambda: Settings().changed(**{name: value})):
