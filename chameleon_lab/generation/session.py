@@ -11,6 +11,7 @@ import PIL.Image
 from chameleon_lab.documents import Document
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import State
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import ImagePiece, Piece, StopPiece
 from chameleon_lab.tokenizers.mixed import PieceReader
 
@@ -31,6 +32,11 @@ class Session:
         self._reader = PieceReader(continuation.tokenizer)
         self._pieces: deque[Piece] = deque()
         self._closed = False
+
+    @property
+    def settings(self) -> Settings:
+        """What the reply is sampled with."""
+        return self._continuation.settings
 
     @property
     def tokens(self) -> np.ndarray:
