@@ -29,11 +29,13 @@ lint: .venv/.dev ## lint, format and types only
 format: .venv/.dev ## put the code and the notebooks in the house's format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	if [ -d widgets/js/node_modules ]; then npm --prefix widgets/js run --silent format; fi
 
-bundles: ## build the widgets' JavaScript into widgets/chameleon_widgets/static (needs Node)
+bundles: .venv/.dev ## build the widgets' JavaScript into widgets/chameleon_widgets/static (needs Node)
+	$(PY) widgets/js/messages.py
 	.ci/bundles
 
-check-bundles: ## do the committed bundles match their sources?
+check-bundles: ## JavaScript: do the bundles match their sources? types, format, lint, tests
 	@.ci/bundles check
 
 benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside transformers

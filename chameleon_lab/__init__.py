@@ -2,10 +2,10 @@
 
 The street, in import order (a module imports only from those above it; `docs/architecture.md` has the table):
 
-- border: `vocabulary`, `documents`, `records` are plain values, free of torch, Jupyter and Lightning
+- border: `vocabulary`, `documents`, `records`, `measures`, `history`: plain values, no torch, Jupyter or Lightning
 - tokens: `tokenizers` (pixels <-> codes, text <-> pieces, documents <-> tokens), `corpora` (scenes, packing)
-- model: `taps`, `decoding`, `attention`, `transformer`, `kv_cache`, `stability`, `objective`
-- use: `generation` (grammar, samplers, guidance, engine), `checkpoints`, `chameleon` (the one object to load)
+- model: `taps`, `attention`, `transformer`, `stability`, `objective`
+- use: `generation` (grammar, samplers, guidance, decoder, engine), `checkpoints`, `chameleon` (the one object to load)
 - learn: `training` (the only Lightning), `evaluation`, `cli`
 
 Three integers are never mixed: a *code* indexes an image codebook, a *token* is an id in the shared vocabulary, a

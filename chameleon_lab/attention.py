@@ -1,8 +1,7 @@
 """Attention: rotary positions and softmax products, by whichever kernel is fastest. Measured on a CPU (docs/speed.md):
 
-- up to some hundred positions plain products beat torch's fused kernel, which has the large masks and the long rows
-- a decoded token is one query: keys are then read row by row, with the queries as columns
-- a cap of the logits needs them in hand, which the fused kernel cannot give
+- up to some hundred positions plain products beat torch's fused kernel, which is better for large masks and long rows
+- a soft-cap, or another softmax, needs explicit logits, which the fused kernel does not give
 """
 
 from __future__ import annotations
@@ -11,13 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.decoding import same
+from chameleon_lab import crossovers
 
-SHORT = 512  # positions up to which, on a CPU, plain products beat the fused kernel about twofold
-BLOCK = 128  # queries at a time there
-LITTLE = 2**16  # numbers in a layer's keys up to which the fused kernel is faster for a single query
-
-UNCAPPED = nn.Identity()
+UNCAPPED, SOFTMAX = nn.Identity(), nn.Softmax(dim=-1)
+"""What the slots `cap` and `softmax` of an attention hold while no fix fills them."""
 
 
 def rotations(positions_BT: Tensor, head_width: int, theta: float) -> Tensor:
@@ -36,68 +32,60 @@ def rotate(x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turns_BT1K).flatten(-2).type_as(x_BTHK)
 
 
-def capped(cap: nn.Module) -> bool:
-    return not (cap is same or isinstance(cap, nn.Identity))
+def plain_softmax(cap: nn.Module, softmax: nn.Module) -> bool:
+    """Whether attention's logits go through no cap and an ordinary softmax, as in the fused kernels."""
+    return isinstance(cap, nn.Identity) and isinstance(softmax, nn.Softmax)
 
 
-def fused(x_BHSK: Tensor, cap: nn.Module) -> bool:
-    """Whether attention to these keys is left to torch's kernel; a `cap` of the logits needs them in hand."""
-    return not capped(cap) and (x_BHSK.device.type != "cpu" or x_BHSK.shape[2] > SHORT)
+def uses_fused(x_BHSK: Tensor, cap: nn.Module, softmax: nn.Module) -> bool:
+    """Whether attention to these keys is left to torch's kernel."""
+    long = x_BHSK.device.type != "cpu" or x_BHSK.shape[2] > crossovers.PLAIN_POSITIONS
+    return long and plain_softmax(cap, softmax)
 
 
 def attention(
-    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask_TS: Tensor | None, cap: nn.Module = UNCAPPED
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    mask_TS: Tensor | None,
+    cap: nn.Module = UNCAPPED,
+    softmax: nn.Module = SOFTMAX,
 ) -> Tensor:
-    """Softmax attention; `mask` is 0 where a query may look and -inf where not, broadcast over heads.
+    """Attention; `mask` is 0 where a query may look and -inf where not, broadcast over heads.
 
-    Without a mask, which only the fused kernel can do, each of T positions sees itself and those before it.
+    Without a mask, which only the fused kernel can do, each of T positions sees itself and those before it. Keys and
+    values may differ in heads, of which those of the queries are multiples, and in width.
     """
-    heads, kv_heads, width = q_BHTK.shape[1], k_BHSK.shape[1], q_BHTK.shape[-1]
-    if kv_heads != heads:
-        k_BHSK = k_BHSK.repeat_interleave(heads // kv_heads, dim=1)
-        v_BHSK = v_BHSK.repeat_interleave(heads // kv_heads, dim=1)
+    heads, width = q_BHTK.shape[1], q_BHTK.shape[-1]
+    if k_BHSK.shape[1] != heads:
+        k_BHSK = k_BHSK.repeat_interleave(heads // k_BHSK.shape[1], dim=1)
+    if v_BHSK.shape[1] != heads:
+        v_BHSK = v_BHSK.repeat_interleave(heads // v_BHSK.shape[1], dim=1)
     if mask_TS is None:
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True)
-    if fused(k_BHSK, cap):
+    if uses_fused(k_BHSK, cap, softmax):
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_TS.to(q_BHTK.dtype))
     scores_BHTS = cap((q_BHTK * width**-0.5) @ k_BHSK.transpose(-1, -2)) + mask_TS.to(q_BHTK.dtype)
-    return scores_BHTS.softmax(-1) @ v_BHSK
-
-
-def attention_of_one(
-    q_BH1K: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask_B1TS: Tensor | None, cap: nn.Module = UNCAPPED
-) -> Tensor:
-    """Attention of one query a row; heads that share keys are columns of one product, so that no key is copied.
-
-    Queries stand in columns because keys are then read row by row, up to three times as fast on a CPU as the other way
-    round. With few keys and a single row torch's kernel is a little faster.
-    """
-    (rows, heads, _, width), groups, length = q_BH1K.shape, k_BGSK.shape[1], k_BGSK.shape[2]
-    quick = q_BH1K.device.type != "cpu" or (rows == 1 and groups == heads and heads * length * width <= LITTLE)
-    if quick and not capped(cap):
-        mask = None if mask_B1TS is None else mask_B1TS.to(q_BH1K.dtype)
-        return F.scaled_dot_product_attention(q_BH1K, k_BGSK, v_BGSK, mask, enable_gqa=groups != heads)
-    q_BGRK = (q_BH1K * width**-0.5).reshape(rows, groups, heads // groups, width)
-    scores_BGSR = k_BGSK @ q_BGRK.transpose(-1, -2)
-    scores_BH1S = cap(scores_BGSR.transpose(-1, -2).reshape(rows, heads, 1, length))
-    if mask_B1TS is not None:
-        scores_BH1S = scores_BH1S + mask_B1TS.to(q_BH1K.dtype)
-    shares_BGRS = scores_BH1S.softmax(-1).view(rows, groups, heads // groups, length)
-    return (shares_BGRS @ v_BGSK).view(rows, heads, 1, width)
+    return softmax(scores_BHTS) @ v_BHSK
 
 
 def attention_to_earlier(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, mask_TT: Tensor, cap: nn.Module = UNCAPPED
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTK: Tensor,
+    mask_TT: Tensor,
+    cap: nn.Module = UNCAPPED,
+    softmax: nn.Module = SOFTMAX,
 ) -> Tensor:
     """Attention whose mask hides all that is later: plain products then spare a block of queries the keys after it."""
-    length = q_BHTK.shape[2]
-    if length <= BLOCK or fused(k_BHTK, cap):
-        return attention(q_BHTK, k_BHTK, v_BHTK, mask_TT, cap)
-    spans = [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
-    blocks = [
-        attention(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTK[:, :, :end], mask_TT[..., start:end, :end], cap)
-        for start, end in spans
-    ]
+    length, step = q_BHTK.shape[2], crossovers.QUERY_BLOCK
+    if length <= step or uses_fused(k_BHTK, cap, softmax):
+        return attention(q_BHTK, k_BHTK, v_BHTK, mask_TT, cap, softmax)
+    blocks: list[Tensor] = []
+    for start in range(0, length, step):
+        end = min(start + step, length)
+        keys, values, mask = k_BHTK[:, :, :end], v_BHTK[:, :, :end], mask_TT[..., start:end, :end]
+        blocks.append(attention(q_BHTK[:, :, start:end], keys, values, mask, cap, softmax))
     return torch.cat(blocks, dim=2)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
-from chameleon_lab.checkpoints.opened import Parts
+from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.generation.engine import Engine, Settings
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Rules
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
+from chameleon_lab.generation.settings import Changes, Settings, takes_settings
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.records import Piece, TokenScores
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -49,15 +50,10 @@ class Chameleon:
         *,
         acknowledge_licence: bool = False,
     ) -> None:
-        if model.config.vocabulary != tokenizer.vocabulary.size:
-            raise ValueError(
-                f"The model knows {model.config.vocabulary} tokens and the tokenizer {tokenizer.vocabulary.size}: "
-                "they do not belong together."
-            )
         self.model, self.tokenizer = model, tokenizer
         self.settings, self.card = settings or Settings(), card or {}
-        self.acknowledge_licence, self._told = acknowledge_licence, False
-        self.engine = Engine(model, tokenizer, images=acknowledge_licence or not provenance.restricted(self.card))
+        self.acknowledge_licence, self._warned = acknowledge_licence, False
+        _ = self.engine  # refuses parts that do not belong together
 
     @classmethod
     def load(
@@ -72,7 +68,7 @@ class Chameleon:
         licence: str | None = None,
         acknowledge_licence: bool = False,
         fixes: Iterable[type] = (),
-        quantizers: Iterable[native.QuantizerClass] = (),
+        quantizers: Iterable[QuantizerClass] = (),
     ) -> Chameleon:
         """A model from a folder in any of the family's layouts, or a shipped one by name ("tiny").
 
@@ -84,17 +80,9 @@ class Chameleon:
         trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
         or a device that is not there.
         """
-        parts = formats.read(
-            find(folder),
-            layout,
-            tokenizer,
-            fixes=fixes,
-            quantizers=quantizers,
-            licence=licence,
-            dtype=dtype or (torch.float32 if weights is None else torch.bfloat16),
-            device=_device(device),
-            weights=weights,
-        )
+        dtype = dtype or (torch.float32 if weights is None else torch.bfloat16)
+        options = ReadOptions(tuple(fixes), tuple(quantizers), licence, dtype, _device(device))
+        parts = formats.read_parts(find(folder), layout, tokenizer, options, weights)
         return cls(parts.model, parts.tokenizer, parts.settings, parts.card, acknowledge_licence=acknowledge_licence)
 
     def save(
@@ -106,7 +94,21 @@ class Chameleon:
         `pictures=False` leaves the image tokenizer out. Raises ValueError for what the format cannot express.
         """
         parts = Parts(self.model, self.tokenizer, self.settings, self.card)
-        formats.write(parts, folder, format, shards=shards, pictures=pictures)
+        formats.write_parts(parts, folder, format, shards=shards, pictures=pictures)
+
+    @property
+    def engine(self) -> Engine:
+        """What continues and scores documents, with the model and the tokenizer that the lab holds now.
+
+        Raises ValueError for a model and a tokenizer of different vocabularies.
+        """
+        in_model, in_tokenizer = self.model.config.vocabulary, self.tokenizer.vocabulary.size
+        if in_model != in_tokenizer:
+            raise ValueError(
+                f"The model knows {in_model} tokens and the tokenizer {in_tokenizer}: they do not belong together."
+            )
+        images = self.acknowledge_licence or not provenance.forbids_drawing(self.card)
+        return Engine(self.model, self.tokenizer, images)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -120,56 +122,52 @@ class Chameleon:
         """Tokens to a document. Raises ValueError on unknown ids and broken images."""
         return self.tokenizer.decode(tokens)
 
+    @takes_settings
     def stream(
         self,
         document: Document,
         *,
         seed: int = 0,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        guidance: float | Guidance | None = None,
-        max_tokens: int | None = None,
+        settings: Settings | None = None,
         grammar: Rules | None = None,
+        **changes: Unpack[Changes],
     ) -> Iterator[Piece]:
         """The model's reply as it comes: text, partial pictures, and last a `StopPiece` with the reason.
 
-        What is not given is taken from `settings`. Close the iterator to stop. `guidance` is a number, or any object of
-        `generation.guidance`; `grammar` says what may be written (text and images). Raises ValueError for an empty
-        document and for one that is too long for the model's context.
+        `settings` are the lab's own unless given, and `changes` are made to them (see `Settings.changed`):
+        `lab.stream(document, temperature=0.9, image_top_k=100)`. `grammar` says what may be written (text and images).
+        Close the iterator to stop. Raises ValueError for an empty document and for one that is too long for the
+        model's context.
         """
-        settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.stream(self.recent(document), settings, seed, self._permitted(grammar))
+        return self.engine.stream(*self._request(document, seed, settings, grammar, changes))
 
+    @takes_settings
     def generate(
         self,
         document: Document,
         *,
         seed: int = 0,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        guidance: float | Guidance | None = None,
-        max_tokens: int | None = None,
+        settings: Settings | None = None,
         grammar: Rules | None = None,
+        **changes: Unpack[Changes],
     ) -> Document:
         """The whole reply: what `stream` gives for the same seed, as a document."""
-        settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.generate([self.recent(document)], settings, [seed], self._permitted(grammar))[0]
+        document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
+        return self.engine.generate([document], settings, [seed], grammar)[0]
 
+    @takes_settings
     def begin(
         self,
         document: Document,
         *,
         seed: int = 0,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        guidance: float | Guidance | None = None,
-        max_tokens: int | None = None,
+        settings: Settings | None = None,
         grammar: Rules | None = None,
+        **changes: Unpack[Changes],
     ) -> Session:
         """The same reply as a session, which can be left after any piece, continued, and appended to: nothing that it
         has computed is computed again."""
-        settings = self.settings.changed(temperature=temperature, top_p=top_p, guidance=guidance, max_tokens=max_tokens)
-        return self.engine.begin(self.recent(document), settings, seed, self._permitted(grammar))
+        return self.engine.begin(*self._request(document, seed, settings, grammar, changes))
 
     def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:
         """How likely the model holds a document, token by token and by modality, after `given` (nothing: on its own).
@@ -194,23 +192,28 @@ class Chameleon:
         """
         tokens = document.tokens if isinstance(document, Session) else self.encode(document)
         settings = document.settings if isinstance(document, Session) else self.settings
-        guide = settings.changed(guidance=guidance).guide
+        guide = settings.changed(**({} if guidance is None else {"guidance": guidance})).guide
         return Inspection(self.model, self.tokenizer, tokens, guide=guide, changes=changes)
 
-    def _permitted(self, grammar: Rules | None) -> Rules | None:
-        """The grammar, looked at where the weights' licence forbids images; without one the engine draws none.
+    def _request(
+        self, document: Document, seed: int, settings: Settings | None, grammar: Rules | None, changes: Changes
+    ) -> tuple[Document, Settings, int, Rules | None]:
+        """What the engine is asked for: the latest turns, the settings with their changes, and the grammar, which is
+        looked at where the weights' licence forbids images; without a grammar the engine draws none.
 
-        Raises LicenceError, which is a ValueError, for one that asks for images unless the licence is acknowledged.
+        Raises LicenceError, which is a ValueError, for a grammar with images unless the licence is acknowledged.
         """
-        if provenance.restricted(self.card) and (grammar is None or grammar.images):
+        settings = (settings or self.settings).changed(**changes)
+        document = self.recent(document, settings)
+        if provenance.forbids_drawing(self.card) and (grammar is None or grammar.images):
             if grammar is not None and not self.acknowledge_licence:
-                raise provenance.refusal(self.card)
-            if not self._told:
-                self._told = True
-                provenance.tell(self.card, self.acknowledge_licence)
-        return grammar
+                raise provenance.licence_refusal(self.card)
+            if not self._warned:
+                self._warned = True
+                provenance.warn(self.card, self.acknowledge_licence)
+        return document, settings, seed, grammar
 
-    def recent(self, document: Document) -> Document:
+    def recent(self, document: Document, settings: Settings | None = None) -> Document:
         """What of a conversation the model is given: all of it, or, past `settings.window` tokens, its latest turns.
 
         The user's turn and the model's go together, oldest first; the last turn always stays. Raises ValueError for a
@@ -221,7 +224,7 @@ class Chameleon:
         sizes = [self.tokenizer.length(part) for part in document]
         ends = [place + 1 for place, part in enumerate(document) if isinstance(part, EndTurn)]
         starts = [0, *(end for end in ends[1::2] if end < len(document))]
-        window = self.settings.window or sum(sizes)
+        window = (settings or self.settings).window or sum(sizes)
         start = next((start for start in starts if sum(sizes[start:]) <= window), starts[-1])
         return Document(document.segments[start:])
 
@@ -231,21 +234,20 @@ def load_image_tokenizer(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
-    quantizers: Iterable[native.QuantizerClass] = (),
+    quantizers: Iterable[QuantizerClass] = (),
 ) -> ImageTokenizer:
     """An image tokenizer alone: a shipped model's by name, the lab's own folders', Meta's, or Hugging Face's.
 
     `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
     """
-    path, target = find(folder), _device(device)
+    path, options = find(folder), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
     if native.is_native(path):
-        return native.read_image_tokenizer(path, quantizers, dtype=dtype, device=target)
-    if formats.holds_meta_images(path):
-        return formats.read_meta_images(path, dtype=dtype, device=target)
+        return native.read_native_images(path, quantizers, dtype=dtype, device=options.device)
+    if (image := formats.read_image_tokenizer([path], options)) is not None:
+        return image
     if (path / "config.json").is_file():
-        return huggingface.load_image_tokenizer(path, dtype=dtype, device=target)
-    places = formats.detect(path).tokenizers
-    if (image := formats.read_image_tokenizer(places, quantizers, dtype=dtype, device=target)) is None:
+        return huggingface.read_port_images(path, dtype=dtype, device=options.device)
+    if (image := formats.read_image_tokenizer(formats.detect(path).tokenizers, options)) is None:
         raise ValueError(f"{path} holds no image tokenizer: vqgan.ckpt and vqgan.yaml lie neither there nor beside it.")
     return image
 
@@ -259,20 +261,20 @@ def find(folder: Path | str) -> Path:
     return Path(folder)
 
 
-def _document(given: Document) -> Document:
-    """What was given, if it is a document. Raises TypeError, showing how to make one, if not."""
-    if not isinstance(given, Document):
-        raise TypeError(f"A prompt is a Document, not a {type(given).__name__}: Document.of('hello', EndTurn()).")
-    return given
+def _document(document: Document) -> Document:
+    """The document, if it is one. Raises TypeError, showing how to make one, if not."""
+    if not isinstance(document, Document):
+        raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn()).")
+    return document
 
 
-def _device(wanted: torch.device | str | None) -> torch.device:
-    if wanted is None:
+def _device(name: torch.device | str | None) -> torch.device:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = "cuda and cpu" if torch.cuda.is_available() else "cpu"
-        raise ValueError(f"There is no device {str(wanted)!r} on this machine; use {there}.") from error
+        raise ValueError(f"There is no device {str(name)!r} on this machine; use {there}.") from error
     return device

@@ -17,32 +17,37 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args, get_type_hints
 
 import torch
 
 from chameleon_lab.chameleon import Chameleon, find, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, native
-from chameleon_lab.checkpoints.tensors import check_room, in_words
+from chameleon_lab.checkpoints.tensors import check_room, size_in_words
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.readers import READERS, PictureFolder, Reader, half_picture_first
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.card import markdown
-from chameleon_lab.evaluation.comparison import compare
-from chameleon_lab.evaluation.scenes import KINDS, evaluate
+from chameleon_lab.evaluation.comparison import compare_quantizers
+from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
+from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.pictures import open_picture
-from chameleon_lab.planner import GUIDANCE, PRECISIONS, PUBLISHED, WEIGHTS, plan, verdicts
+from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS, plan, verdicts
+from chameleon_lab.published import PUBLISHED
 from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
-from chameleon_lab.tokenizers.image import CHAMELEON, NoImageTokenizer
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.preparation import preparations
-from chameleon_lab.training.folder import Report, write_text
-from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, folder_of_pictures
-from chameleon_lab.training.modules import Budget, PacedModule
+from chameleon_lab.training.experiments import EXPERIMENTS
+from chameleon_lab.training.folder import write_atomically
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
+from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, Pipeline
+from chameleon_lab.training.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="chameleon-lab", description="A workbench for token-based mixed-modal models, from the shell."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _train_options(commands.add_parser("train", help="train a model from nothing", description=_train.__doc__))
+    _train_options(commands.add_parser("train", help="train a model from scratch", description=_train.__doc__))
     _generate_options(commands.add_parser("generate", help="answer a prompt", description=_generate.__doc__))
     _reconstruct_options(
         commands.add_parser(
@@ -61,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     _evaluate_options(
         commands.add_parser("evaluate", help="score a model on held-out scenes", description=_evaluate.__doc__)
     )
-    _tokenize_options(commands.add_parser("tokenize", help="write a corpus into shards", description=_tokenize.__doc__))
+    _tokenize_options(
+        commands.add_parser("tokenize", help="write a corpus into shards", description=_tokenize_corpus.__doc__)
+    )
     _stability_options(
         commands.add_parser("stability", help="train and judge the stability presets", description=_stability.__doc__)
     )
@@ -91,73 +98,84 @@ log = logging.getLogger(__name__)
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
-    parser.add_argument("experiment", choices=sorted((*MODELS, *IMAGE_EXPERIMENTS)), help="what to train")
+    names = sorted({*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS})
+    parser.add_argument("experiment", choices=names, metavar="experiment", help=f"one of {', '.join(names)}")
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
     parser.add_argument("--pictures", type=Path, help="train an image tokenizer on the pictures of this folder")
     parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the transformer's training")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a transformer's training")
 
 
 def _train(options: argparse.Namespace) -> None:
-    """Trains a model (BPE, image tokenizer, transformer) or an image tokenizer; stopped and called again, goes on."""
+    """Trains a model (BPE, image tokenizer, transformer), a transformer or an image tokenizer; called again, goes on.
+
+    Meanwhile its folder can be watched, and the run steered, from a notebook: RunPanel(FOLDER).
+    """
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
+    name, minutes = options.experiment, options.minutes
+    if options.pictures is not None and name not in IMAGE_EXPERIMENTS:
+        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
+    if options.processes > 1 and name in IMAGE_EXPERIMENTS:
+        raise ValueError("--processes is for transformers: an image tokenizer is trained by one.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = options.folder or Path("runs") / (
-        options.experiment if options.minutes is None else f"{options.experiment}-{options.minutes:g}min"
-    )
-    if options.experiment in IMAGE_EXPERIMENTS:
-        _train_image(options, folder)
+    folder = options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
+    if name in MODELS:
+        model = MODELS[name] if minutes is None else MODELS[name].lasting(minutes)
+        for stage, run in Pipeline(model, folder, options.processes).stages():
+            _await(stage, run)
+        model_folder = folder / "model"
+        log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", *[model_folder] * 2)
         return
-    if options.pictures is not None:
-        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
-    model = MODELS[options.experiment]
-    if options.minutes is not None:
-        model = model.lasting(options.minutes)
-    pipeline = Pipeline(model, folder, options.processes)
-    pipeline.train(lambda stage: _reporter(stage))
-    log.info(
-        "The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'",
-        folder / "model",
-        folder / "model",
-    )
+    experiment = (IMAGE_EXPERIMENTS | EXPERIMENTS)[name]
+    if minutes is not None:
+        experiment = replace(experiment, budget=Budget(minutes=minutes))
+    if isinstance(experiment, ImageExperiment):
+        if options.pictures is not None:
+            experiment = replace(experiment, source=folder_of_pictures(options.pictures))
+        _await("image tokenizer", experiment.run(folder))
+        tokenizer = folder / "tokenizer"
+        log.info(
+            "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE", tokenizer, tokenizer
+        )
+        return
+    if experiment.data is None:
+        raise ValueError(
+            f"{name} has no data of its own. Write some with `chameleon-lab tokenize`, and give it that in Python: "
+            f"replace(EXPERIMENTS[{name!r}], data=Corpora(...)).run(FOLDER)."
+        )
+    _await("transformer", Run(experiment, folder, processes=options.processes).start())
+    log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")
 
 
-def _train_image(options: argparse.Namespace, folder: Path) -> None:
-    experiment = IMAGE_EXPERIMENTS[options.experiment]
-    if options.minutes is not None:
-        experiment = replace(experiment, budget=Budget(minutes=options.minutes))
-    if options.pictures is not None:
-        experiment = replace(experiment, source=folder_of_pictures(options.pictures))
-    experiment.run(folder, _reporter("image tokenizer"))
-    log.info(
-        "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE",
-        folder / "tokenizer",
-        folder / "tokenizer",
-    )
+def _await(stage: str, run: Run, every: float = 10.0) -> None:
+    """Until the run is over, a line every ten seconds: how far, how long yet, how well; then its forks.
 
+    Raises ValueError where somebody stopped it through its folder.
+    """
+    last = -math.inf
 
-def _reporter(stage: str, every: float = 10.0) -> Report:
-    """A line every ten seconds: how far, how long yet, how well."""
-    last = [0.0]
-
-    def report(module: PacedModule, record: StepRecord) -> None:
-        now = time.monotonic()
-        if now - last[0] < every and module.progress < 1:
+    def report(record: StepRecord) -> None:
+        nonlocal last
+        now, progress = time.monotonic(), run.state.progress
+        if now - last < every and progress < 1:
             return
-        last[0] = now
-        left = record.seconds * (1 / max(module.progress, 1e-9) - 1)
-        shown = {name: value for name, value in record.values.items() if name not in ("rate", "tokens")}
-        told = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * module.progress, record.step + 1, left, told)
+        last = now
+        left = record.seconds * (1 / max(progress, 1e-9) - 1)
+        measures = [f"{key} {value:.3g}" for key, value in record.values.items() if key not in ("rate", "tokens")]
+        values = "  ".join(measures)
+        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * progress, record.step + 1, left, values)
 
-    return report
+    run.wait(report=report)
+    for fork in run.forks:
+        _await(f"{stage}, {fork.name}", fork, every)
+    run.result()
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -169,15 +187,29 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
-    parser.add_argument("--top-p", type=float, help="keep the likeliest tokens that sum to this share")
-    parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words; 1 is not at all guided")
+    _settings_options(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--weights", choices=tuple(BITS), help="pack the weights in 8 or 4 bits when they are read")
     parser.add_argument("--licence", help="of the weights, where it is not what their layout suggests")
     parser.add_argument(
         "--acknowledge-licence", action="store_true", help="let weights draw that Meta's licence does not allow to"
     )
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of `Settings`: what is not given stays as the model has it."""
+    group = parser.add_argument_group(
+        "settings", "instead of the model's own; temperature, top-p, top-k and min-p are for text and images"
+    )
+    for name, hint in get_type_hints(Settings, include_extras=True).items():
+        kind, about = get_args(hint)
+        number = int if int in (kind, *get_args(kind)) else float
+        group.add_argument(f"--{name.replace('_', '-')}", type=number, metavar="N", help=about)
+
+
+def _settings_of(options: argparse.Namespace) -> Changes:
+    given = {name: getattr(options, name) for name in SETTING_NAMES if getattr(options, name) is not None}
+    return cast(Changes, given)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -193,15 +225,14 @@ def _generate(options: argparse.Namespace) -> None:
     )
     document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
-    drawn = 0
-    sampling = {"temperature": options.temperature, "top_p": options.top_p, "guidance": options.guidance}
-    for piece in lab.stream(document, seed=options.seed, **sampling):
+    pictures = 0
+    for piece in lab.stream(document, seed=options.seed, **_settings_of(options)):
         if isinstance(piece, TextPiece):
             sys.stdout.write(piece.text)
             sys.stdout.flush()
         elif isinstance(piece, ImagePiece) and piece.complete:
-            drawn += 1
-            path = options.out / f"picture-{options.seed}-{drawn}.png"
+            pictures += 1
+            path = options.out / f"picture-{options.seed}-{pictures}.png"
             piece.picture.save(path)
             sys.stdout.write(f"[{path}]")
     sys.stdout.write("\n")
@@ -225,12 +256,12 @@ def _reconstruct(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
     tokenizer = load_image_tokenizer(options.model)
     policy = tokenizer.preparations[options.policy]
-    seen = tokenizer.reconstruct(open_picture(options.picture), policy)
+    trip = tokenizer.reconstruct(open_picture(options.picture), policy)
     out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
-    seen.picture.save(out)
-    for row in seen.codes:
+    trip.picture.save(out)
+    for row in trip.codes:
         sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
-    sys.stdout.write(f"{seen.codes.size} codes, PSNR {seen.psnr:.1f} dB, written to {out}\n")
+    sys.stdout.write(f"{trip.codes.size} codes, PSNR {trip.psnr:.1f} dB, written to {out}\n")
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -239,10 +270,9 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=200, help="prompts of each kind (default: 200)")
     parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
     parser.add_argument(
-        "--kind", choices=tuple(KINDS), action="append", help="only this kind; repeatable (default: all)"
+        "--kind", choices=tuple(PROMPT_KINDS), action="append", help="only this kind; repeatable (default: all)"
     )
-    parser.add_argument("--guidance", type=float, help="instead of the model's own setting")
-    parser.add_argument("--temperature", type=float, help="instead of the model's own setting, for text and images")
+    _settings_options(parser)
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
 
 
@@ -250,24 +280,25 @@ def _evaluate(options: argparse.Namespace) -> None:
     """Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels."""
     if options.n < 1:
         raise ValueError(f"-n must be 1 or more, not {options.n}.")
-    if options.write and (options.kind or options.guidance is not None or options.temperature is not None):
+    changes = _settings_of(options)
+    if options.write and (options.kind or changes):
         raise ValueError(
             "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
         )
     lab = Chameleon.load(options.model)
-    lab.settings = lab.settings.changed(guidance=options.guidance, temperature=options.temperature)
+    lab.settings = lab.settings.changed(**changes)
     scores: dict[str, dict[str, float]] = {}
-    for measure, score in evaluate(lab, options.kind or tuple(KINDS), options.n, options.seed):
+    for measure, score in evaluate(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed):
         log.info("%-48s %s", measure, score)
         scores[measure] = {"share": round(score.share, 4), "n": score.n}
     if options.write:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
-        write_text(Path(options.model) / "README.md", markdown(card))
+        write_atomically(Path(options.model) / "README.md", markdown(card))
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_tokenize)
+    parser.set_defaults(run=_tokenize_corpus)
     parser.add_argument("kind", choices=("scenes", *READERS), help="what the documents are read as")
     parser.add_argument("path", type=Path, nargs="?", help="the file or folder to read; scenes are drawn instead")
     parser.add_argument("--out", type=Path, required=True, help="where to write: a new or empty folder")
@@ -279,7 +310,7 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=int, default=0, help="scenes of arrangements held out, besides (default: 0)")
 
 
-def _tokenize(options: argparse.Namespace) -> None:
+def _tokenize_corpus(options: argparse.Namespace) -> None:
     """Tokenizes documents once, into shards that training maps into memory; half of the pairs come picture first.
 
     Scenes are written into OUT/train and OUT/held_out, anything else into OUT.
@@ -309,9 +340,9 @@ def _tokenize(options: argparse.Namespace) -> None:
         if not options.as_written:
             documents = half_picture_first(documents, options.seed)
         about |= {"source": options.kind, "model": str(options.model), "seed": options.seed}
-        made = shards.write(folder, counted(documents), tokenizer, about=about)
-        told = ", ".join(f"{kind} {count:,}" for kind, count in made.card["kinds"].items())
-        counts = f"{len(made):,} documents ({told}), {made.tokens:,} tokens, {made.card['skipped']:,} skipped"
+        corpus = shards.write_shards(folder, counted(documents), tokenizer, about=about)
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in corpus.card["kinds"].items())
+        counts = f"{len(corpus):,} documents ({kinds}), {corpus.tokens:,} tokens, {corpus.card['skipped']:,} skipped"
         log.info("%s: %s.", folder, counts)
 
     if options.kind != "scenes":
@@ -325,7 +356,7 @@ def _tokenize(options: argparse.Namespace) -> None:
             write(options.out / name, scene_pairs(count, options.seed, side), side=side)
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
@@ -335,7 +366,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=formats.FORMATS, required=True, help="what to write")
     parser.add_argument("--layout", choices=formats.FORMATS, help="what SOURCE is, where that cannot be told from it")
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer that SOURCE lacks")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights (default: as they are)")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of the transformer's weights (default: as they are)")
     parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
     parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
 
@@ -347,18 +378,20 @@ def _convert(options: argparse.Namespace) -> None:
         raise ValueError(f"{target} is there already: convert into a new or empty folder.")
     source = find(options.source)
     opened = formats.open_folder(source, options.layout, options.tokenizer)
-    tensors, dtype = opened.tensors.values(), options.dtype and DTYPES[options.dtype]
+    tensors, dtype = opened.tensors.values(), options.dtype and WEIGHT_DTYPES[options.dtype]
     numbers = [math.prod(tensor.shape) for tensor in tensors]
-    held = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
-    taken = in_words(sum(tensor.nbytes for tensor in tensors))
-    log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", held, taken)
+    dtypes = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    total = size_in_words(sum(tensor.nbytes for tensor in tensors))
+    log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", dtypes, total)
     sizes = ((dtype or tensor.dtype).itemsize for tensor in tensors)
     check_room(target, sum(map(operator.mul, numbers, sizes)))
     started, pictures = time.monotonic(), not options.without_pictures
     formats.write_opened(opened, target, options.format, dtype=dtype, shards=options.shards, pictures=pictures)
     files = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
     seconds = time.monotonic() - started
-    log.info("%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), in_words(sum(files)), seconds)
+    log.info(
+        "%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), size_in_words(sum(files)), seconds
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
@@ -372,9 +405,9 @@ def _compare(options: argparse.Namespace) -> None:
     """Trains small image tokenizers that differ in their quantizer alone, and measures each; goes on where it ended."""
     if min(options.steps, options.seeds) < 1:
         raise ValueError(f"--steps and --seeds must be 1 or more, not {options.steps} and {options.seeds}.")
-    for outcome in compare(options.folder, steps=options.steps, seeds=range(options.seeds)):
-        told = ", ".join(value.told for value in outcome.values.values())
-        log.info("%-22s seed %d: %s", outcome.name, outcome.seed, told)
+    for outcome in compare_quantizers(options.folder, steps=options.steps, seeds=range(options.seeds)):
+        figures = ", ".join(value.summary for value in outcome.values.values())
+        log.info("%-22s seed %d: %s", outcome.name, outcome.seed, figures)
     log.info("The outcomes are in %s.", options.folder / "outcomes.jsonl")
 
 
@@ -389,16 +422,16 @@ def _stability(options: argparse.Namespace) -> None:
     """Trains the stability presets over seeds, each run kept, and tells how they end and how early alarms sound."""
     if options.seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, not {options.seeds}.")
-    found: list[stability.Outcome] = []
+    ended: list[stability.PresetOutcome] = []
     for outcome in stability.outcomes(options.folder, options.preset or stability.NAMES, range(options.seeds)):
-        found.append(outcome)
+        ended.append(outcome)
         log.info(
             "%-24s %-16s seed %d: held-out loss %.3f, largest attention logit %.4g",
             *(outcome.setting, outcome.variation, outcome.seed),
             *(outcome.held_out_loss, outcome.max_attention_logit),
         )
-        write_text(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in found))
-    write_text(options.folder / "outcomes.md", stability.markdown(found))
+        write_atomically(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
+    write_atomically(options.folder / "outcomes.md", stability.preset_tables(ended))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
 
 
@@ -420,14 +453,12 @@ def _plan(options: argparse.Namespace) -> None:
     if options.context is not None and options.context < 1:
         raise ValueError(f"--context must be 1 or more, not {options.context}.")
     if (published := options.model.lower()) in PUBLISHED:
-        config, image = PUBLISHED[published], CHAMELEON
+        config, image = PUBLISHED[published], CHAMELEON_IMAGES
     else:
         opened = formats.open_folder(find(options.model))
-        config, image = opened.config, opened.tokenizer.image.config
-        if isinstance(opened.tokenizer.image, NoImageTokenizer):
-            image = None
+        config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None
     recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
-    found = plan(
+    answer = plan(
         config,
         options.device_memory,
         weights=options.weights,
@@ -438,9 +469,9 @@ def _plan(options: argparse.Namespace) -> None:
         precision=options.precision,
         image_tokenizer=image,
     )
-    sys.stdout.write(f"{found}\n")
+    sys.stdout.write(f"{answer}\n")
     if options.device_memory is None:
-        sys.stdout.write(f"{verdicts(found)}\n")
+        sys.stdout.write(f"{verdicts(answer)}\n")
 
 
 if __name__ == "__main__":

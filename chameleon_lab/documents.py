@@ -26,7 +26,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A picture, and, once a tokenizer has seen it, its codes (rows x columns integers).
+    """A picture, and, once a tokenizer has encoded it, its codes (rows x columns integers).
 
     Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time.
     """
@@ -116,8 +116,8 @@ class Document:
 
     def _repr_html_(self) -> str:
         """The document as a notebook shows it: text escaped, pictures enlarged, a line between turns."""
-        shown = "".join(_to_html(segment) for segment in self.segments)
-        return f'<div style="display:flex;flex-direction:column;gap:6px;max-width:40em">{shown}</div>'
+        segments = "".join(_to_html(segment) for segment in self.segments)
+        return f'<div style="display:flex;flex-direction:column;gap:6px;max-width:40em">{segments}</div>'
 
     def to_json(self) -> str:
         """The document as one line of JSON; pictures as PNG in base64, codes beside them."""

@@ -1,8 +1,8 @@
-"""What a training tells: its steps, alarms and interventions, and a run's folder read by whoever looks on.
+"""What a run records: its steps, alarms and interventions; and its folder, as an onlooker reads it and writes orders.
 
 A folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a line),
-`events.jsonl` (alarms and interventions) and `checkpoints/`. Nothing here trains; a folder written by a process
-elsewhere reads the same.
+`events.jsonl` (alarms, interventions, answers to orders), `orders.jsonl` (what onlookers ordered) and `checkpoints/`.
+Nothing here trains; a folder written by a process elsewhere reads the same.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import json
 import math
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
+
+from chameleon_lab.measures import default_thresholds
 
 Level = Literal["WARN", "ALARM", "CRITICAL"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -27,10 +30,10 @@ Status = Literal["waiting", "running", "paused", "finished", "stopped", "failed"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What was seen at one optimizer step.
+    """What was measured at one optimizer step.
 
-    `values`: plain floats by measure; a modality's own come first in the name (`image_loss`, `text_log_partition`).
-    `layers`: measures of each layer, a list of floats, or of each layer's heads, a list of such lists.
+    `values`: plain floats by measure (see `measures`). `layers`: those of each layer, a list of floats, or of each
+    layer's heads, a list of such lists.
     """
 
     step: int
@@ -47,12 +50,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A rule that began to hold at a step: how bad, which rule, and what was seen, in words."""
+    """A rule that began to hold at a step: how bad, which rule, and what was measured, in words."""
 
     step: int
     level: Level
     rule: str
-    told: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,17 @@ class Intervention:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What became of an order that came through the run's folder: `refusal` says why not, and is empty where it was
+    carried out."""
+
+    step: int
+    order: str
+    command: str
+    refusal: str = ""
+
+
 Event = Alarm | Intervention
 Losses = Mapping[float, Sequence[float]]
 """Held-out losses by learning rate, one a seed."""
@@ -74,7 +88,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class History:
-    """All that one run told, in order of steps."""
+    """All that one run recorded, in order of steps."""
 
     records: tuple[StepRecord, ...] = ()
     alarms: tuple[Alarm, ...] = ()
@@ -91,10 +105,10 @@ class History:
         Raises KeyError naming the measures there are.
         """
         name = f"{modality}_{name}" if modality else name
-        found = [(record.step, record.values[name]) for record in self.records if name in record.values]
-        if not found:
+        records = [record for record in self.records if name in record.values]
+        if not records:
             raise KeyError(f"No record of {name!r}; this run recorded {', '.join(self.names) or 'nothing'}.")
-        return [step for step, _ in found], [value for _, value in found]
+        return [record.step for record in records], [record.values[name] for record in records]
 
     def maximum(self, name: str, modality: str | None = None) -> float:
         """The largest value of a measure; nan where one of them is not a number."""
@@ -106,11 +120,11 @@ class History:
 
     def layers(self, name: str) -> tuple[list[int], np.ndarray]:
         """(steps, values of steps x layers, or x heads) of a measure that has one a layer. Raises KeyError as above."""
-        found = [(record.step, record.layers[name]) for record in self.records if name in record.layers]
-        if not found:
-            known = sorted({key for record in self.records for key in record.layers})
-            raise KeyError(f"No record of {name!r} by layer; this run recorded {', '.join(known) or 'nothing'}.")
-        return [step for step, _ in found], np.array([values for _, values in found], np.float64)
+        records = [record for record in self.records if name in record.layers]
+        if not records:
+            names = sorted({key for record in self.records for key in record.layers})
+            raise KeyError(f"No record of {name!r} by layer; this run recorded {', '.join(names) or 'nothing'}.")
+        return [record.step for record in records], np.array([record.layers[name] for record in records], np.float64)
 
     @property
     def held_out_loss(self) -> float:
@@ -121,15 +135,23 @@ class History:
         """Percentage of values at least `deviations` standard deviations from the mean of the `window` before.
 
         OLMo 2's definition (arXiv 2501.00656, section 3.1); values with fewer than a tenth of the window before them
-        are not judged.
+        are not judged. Beyond it: after values that are all equal any other is a spike, a value that is no finite
+        number is one too, and such values are left out of the mean and the deviation that later ones are held against.
         """
         values = np.array(self.series(name)[1])
         first = max(2, window // 10)
-        far = 0
+        spikes = judged = 0
         for at in range(first, len(values)):
             before = values[max(0, at - window) : at]
-            far += bool(abs(values[at] - before.mean()) >= deviations * before.std() > 0)
-        return 100 * far / max(1, len(values) - first)
+            before = before[np.isfinite(before)]
+            if not np.isfinite(values[at]):
+                spikes, judged = spikes + 1, judged + 1
+            elif len(before) >= 2:
+                distance = abs(values[at] - before.mean())
+                flat = before.min() == before.max()  # whose computed deviation need not be 0
+                spikes += bool(values[at] != before[0] if flat else distance >= deviations * before.std())
+                judged += 1
+        return 100 * spikes / max(1, judged)
 
     def until(self, step: int) -> History:
         """The part before a step, and the interventions from there on in force."""
@@ -150,14 +172,14 @@ class History:
         return cls.of((StepRecord(**plain) for plain in _parsed(lines)), map(_event, _parsed(events)))
 
     @classmethod
-    def of(cls, records: Iterable[StepRecord], events: Iterable[Event] = ()) -> History:
+    def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
         """The history of records and events, each in the order of steps."""
-        seen = list(events)
-        alarms = tuple(each for each in seen if isinstance(each, Alarm))
-        return cls(tuple(records), alarms, tuple(each for each in seen if isinstance(each, Intervention)))
+        both = list(events)
+        alarms = tuple(each for each in both if isinstance(each, Alarm))
+        return cls(tuple(records), alarms, tuple(each for each in both if isinstance(each, Intervention)))
 
 
-def event_line(event: Event) -> str:
+def event_line(event: Event | Answer) -> str:
     """An event as a line of `events.jsonl`."""
     return json.dumps({"kind": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
@@ -166,16 +188,16 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             plain = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        if not isinstance(plain, dict):
-            return
-        yield plain
+        except json.JSONDecodeError:  # cut short by a crash
+            continue
+        if isinstance(plain, dict):
+            yield plain
 
 
-def _event(plain: dict[str, Any]) -> Event:
-    kind = {"alarm": Alarm, "intervention": Intervention}[plain["kind"]]
-    return kind(**{key: value for key, value in plain.items() if key != "kind"})
+def _event(plain: dict[str, Any]) -> Event | Answer:
+    kind = {"alarm": Alarm, "intervention": Intervention, "answer": Answer}[plain["kind"]]
+    renamed = {"told": "message"}  # what files of before December 2026 call it
+    return kind(**{renamed.get(key, key): value for key, value in plain.items() if key != "kind"})
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,7 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
+    `thresholds`: by measure and level, the values beyond which its rules sound.
     """
 
     name: str
@@ -201,6 +224,7 @@ class RunState:
     forks: tuple[str, ...] = ()
     process: int = 0
     host: str = ""
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
 
     @property
     def over(self) -> bool:
@@ -225,16 +249,40 @@ def counted(losses: Losses, start: float) -> dict[float, list[float]]:
     return {rate: [start if math.isnan(each) else min(each, start) for each in losses[rate]] for rate in sorted(losses)}
 
 
+ORDERS = ("pause", "resume", "stop", "save", "change", "fork")
+"""What a run can be ordered, by `act`, in its own process or through its folder."""
+
+
+@dataclass(frozen=True)
+class PostedOrder:
+    """An order to a run of another process, as a line of `orders.jsonl`: for the process that trained when it was
+    written, and no later one."""
+
+    order: str
+    command: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> PostedOrder:
+        """The order of a line that anybody may have written."""
+        arguments = plain.get("arguments")
+        return cls(str(plain.get("order")), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
+
+
 class RecordedRun:
-    """A run as its folder tells of it: `state` and `history` as they are now, and no way to act on it.
+    """A run as its folder shows it: `state`, `history` and `config` as they are now; `act` reaches it where it trains.
 
     Raises FileNotFoundError when the folder holds no run.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "state.json").is_file() and not (self.folder / "metrics.jsonl").is_file():
-            raise FileNotFoundError(f"{self.folder} holds no run: neither state.json nor metrics.jsonl is there.")
+        if not _holds_run(self.folder):
+            below = sorted(each.name for each in self.folder.glob("*/") if _holds_run(each))
+            raise FileNotFoundError(
+                f"{self.folder} holds no run: neither state.json nor metrics.jsonl is there."
+                + (f" Below it there are {', '.join(below)}: name one of these." if below else "")
+            )
         self._metrics = Tail(self.folder / "metrics.jsonl", lambda plain: StepRecord(**plain))
         self._events = Tail(self.folder / "events.jsonl", _event)
 
@@ -255,13 +303,65 @@ class RecordedRun:
     @property
     def config(self) -> dict[str, Any]:
         """What is trained, as plain values; empty where the folder does not say."""
+        return {key: value for key, value in self._description.items() if key != "sources"}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The source of a person's own classes and functions in it, by the names that they have in `config`."""
+        return self._description.get("sources", {})
+
+    @property
+    def _description(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "config.json").read_text())
         except (OSError, ValueError):
             return {}
 
-    def act(self, command: str, **arguments: Any) -> None:
-        raise ValueError(f"This is the record of a run: no process here trains it, so it cannot {command}.")
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """What became of orders since the run's process began, by what `act` returned."""
+        return {each.order: each for each in self._events.values() if isinstance(each, Answer)}
+
+    def act(self, command: str, **arguments: Any) -> str:
+        """Orders one of `ORDERS` through the folder, with the arguments of `Run.act`, and returns at once.
+
+        The run carries it out between two steps, or refuses it, and says so in `answers`, under what is returned here.
+        Raises ValueError for what no run can do, for arguments that this one does not offer, and when no process
+        trains it.
+        """
+        state = self.state
+        if command not in ORDERS:
+            raise ValueError(f"A run has no command {command!r}; it has {', '.join(ORDERS)}.")
+        if state.over:
+            raise ValueError(
+                f"The run {state.name!r} is {state.status}: no process here trains it, so it cannot {command}. Start "
+                "it again in its folder to go on."
+            )
+        settings = arguments.keys() - {"reason"}
+        if command == "change" and (unknown := settings - state.settings.keys()):
+            offered = ", ".join(state.settings) or "nothing as yet"
+            raise ValueError(f"The run {state.name!r} cannot change {', '.join(sorted(unknown))}; it offers {offered}.")
+        if command == "fork" and arguments.get("fix") not in state.offers:
+            offered = ", ".join(state.offers) or "none"
+            raise ValueError(
+                f"The run {state.name!r} has no fix {arguments.get('fix')!r} to offer; it offers {offered}."
+            )
+        posted = PostedOrder(uuid.uuid4().hex[:12], command, arguments)
+        try:
+            line = json.dumps(asdict(posted)) + "\n"
+        except TypeError as error:
+            raise ValueError(f"An order travels as JSON, and this cannot: {error}.") from error
+        # One write of one line at the end of the file, so that onlookers do not tear each other's.
+        file = os.open(self.folder / "orders.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+        return posted.order
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "state.json").is_file() or (folder / "metrics.jsonl").is_file()
 
 
 class Tail(Generic[Value]):
@@ -273,12 +373,12 @@ class Tail(Generic[Value]):
 
     def values(self) -> Sequence[Value]:
         try:
-            seen = self._path.stat()
+            stat = self._path.stat()
         except OSError:
             return []
-        if seen.st_size < self._bytes or seen.st_ino != self._file:
-            self._values, self._bytes, self._file = [], 0, seen.st_ino
-        if seen.st_size > self._bytes:
+        if stat.st_size < self._bytes or stat.st_ino != self._file:
+            self._values, self._bytes, self._file = [], 0, stat.st_ino
+        if stat.st_size > self._bytes:
             with self._path.open("rb") as file:
                 file.seek(self._bytes)
                 new = file.read()

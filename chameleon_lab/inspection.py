@@ -26,7 +26,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from chameleon_lab.attention import UNCAPPED, attention
+from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.quantization import QuantizedLinear
 from chameleon_lab.readings import AttentionShares, Contribution, TokenReading
@@ -446,8 +446,8 @@ class Inspection:
         hidden_TS = places_T > places_T[rows, None]
         if self._documents_1T is not None:
             hidden_TS |= self._documents_1T[0] != self._documents_1T[0, rows, None]
-        logits_HTS = attention.cap(q_HTK[:, rows] @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5)
-        return logits_HTS.masked_fill(hidden_TS, -torch.inf).softmax(-1)
+        scores_HTS = attention.cap(q_HTK[:, rows] @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5)
+        return attention.softmax(scores_HTS.masked_fill(hidden_TS, -torch.inf))
 
     def _spans(self, start: int, stop: int | None = None) -> Iterator[slice]:
         """Query rows in parts whose weights are held at once."""
@@ -457,11 +457,12 @@ class Inspection:
     @property
     def _grids(self) -> list[tuple[int, int]]:
         """(rows, columns) of each image of the document; of one under way, what its grid will be."""
-        vocabulary, grids = self.tokenizer.vocabulary, list[tuple[int, int]]()
-        for begin in np.flatnonzero(self.tokens == vocabulary.begin_image).tolist():
-            sides = [int(token) for token in self.tokens[begin + 1 : begin + 3] if vocabulary.is_grid(int(token))]
-            grid = tuple(map(vocabulary.side_of_token, sides))
-            grids.append((grid[0], grid[1]) if len(grid) == 2 else self.tokenizer.grid)
+        form, grids = self.tokenizer.form, list[tuple[int, int]]()
+        for begin in np.flatnonzero(self.tokens == self.tokenizer.vocabulary.begin_image).tolist():
+            sides = form.sides
+            for place, token in enumerate(self.tokens[begin + 1 : begin + 3].tolist()):
+                sides = form.advance(place, sides, token)
+            grids.append((sides[0], sides[1]) if len(sides) == 2 else self.tokenizer.grid)
         return grids
 
     def _places(self, image: int) -> np.ndarray:
@@ -511,17 +512,22 @@ class Edges:
             beyond_TT, -torch.inf
         )
 
-    def stand_in(self, model: Transformer) -> Transformer:
-        return model
-
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         return self._context.turns(tokens_BT, config)
 
-    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTK: Tensor,
+        cap: nn.Module = UNCAPPED,
+        softmax: nn.Module = SOFTMAX,
+    ) -> Tensor:
         mask = self._mask_TT
         if self.layer is None or layer == self.layer:
             mask = mask.masked_fill(self.hidden, -torch.inf)
-        return attention(q_BHTK, k_BHTK, v_BHTK, mask, cap)
+        return attention(q_BHTK, k_BHTK, v_BHTK, mask, cap, softmax)
 
 
 class _KeepHeads:
@@ -530,13 +536,18 @@ class _KeepHeads:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def stand_in(self, model: Transformer) -> Transformer:
-        return model
-
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         return self.context.turns(tokens_BT, config)
 
-    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTK: Tensor,
+        cap: nn.Module = UNCAPPED,
+        softmax: nn.Module = SOFTMAX,
+    ) -> Tensor:
         shared = q_BHTK.shape[1] // k_BHTK.shape[1]
         self.values = HeadValues(q_BHTK[0], *(each[0].repeat_interleave(shared, 0) for each in (k_BHTK, v_BHTK)))
         return v_BHTK.repeat_interleave(shared, 1)

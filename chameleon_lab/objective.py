@@ -1,7 +1,7 @@
 """The objective: next-token loss split by modality, with penalties, only where something is to be learned.
 
-Logits are what a large vocabulary costs, so they are made of a chunk of positions at a time: a chunk's loss is
-differentiated at once and its logits are gone before the next chunk's are made.
+With a large vocabulary, logits need the most memory. So they are computed for a chunk of positions at a time: a
+chunk's loss is differentiated at once, and its logits are freed before those of the next chunk are computed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.parts import require_each
 from chameleon_lab.stability import Penalty
 from chameleon_lab.transformer import CAUSAL, Packed, Transformer
 from chameleon_lab.vocabulary import Modality
@@ -26,6 +27,8 @@ class Objective:
 
     Logits are computed only at positions whose target is learned, about `logits_at_once` numbers of them at a time, but
     of no fewer than 256 positions: a chunk costs a pass over the head's gradient. (2**22: what a CPU's cache holds.)
+
+    Raises ValueError for a penalty that is none.
     """
 
     text_weight: float = 1.0
@@ -33,6 +36,9 @@ class Objective:
     special_weight: float = 1.0
     penalties: tuple[Penalty, ...] = ()
     logits_at_once: int = field(default=2**22, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_each(self.penalties, "a penalty", "penalty")
 
     def __call__(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """`loss_with_penalties` (what to descend), `loss`, and `text_loss`, `image_loss`, `special_loss`.
@@ -83,8 +89,8 @@ def chunked_sum(
 ) -> Tensor:
     """The sum of `term(outputs_XD[chunk], chunk)` over chunks of so many rows.
 
-    Its gradients, to the outputs and to those of the parameters that terms use, are what autograd would find for the
-    whole; yet only one term's graph is held at a time, because each is differentiated as soon as it is there.
+    Its gradients, to the outputs and to those of the parameters that terms use, are autograd's for the whole sum; but
+    only one term's graph is in memory at a time, because each is differentiated as soon as it is computed.
     """
     chunks = [slice(start, start + rows) for start in range(0, len(outputs_XD), rows)]
     if not torch.is_grad_enabled():
@@ -95,20 +101,20 @@ def chunked_sum(
     for chunk in chunks:
         part_XD = outputs_XD[chunk].detach().requires_grad_()
         value = term(part_XD, chunk)
-        gradient_XD[chunk], *found = torch.autograd.grad(value, [part_XD, *sources], allow_unused=True)
+        gradient_XD[chunk], *of_chunk = torch.autograd.grad(value, [part_XD, *sources], allow_unused=True)
         gradients = [
-            known if more is None else more.clone() if known is None else known.add_(more)  # `more` may be shared
-            for known, more in zip(gradients, found, strict=True)
+            before if more is None else more.clone() if before is None else before.add_(more)  # `more` may be shared
+            for before, more in zip(gradients, of_chunk, strict=True)
         ]
         total += value.detach()
-        del value, found  # or they would stand beside the next chunk's
+        del value, of_chunk  # or they would be in memory beside the next chunk's
     used = [(source, gradient) for source, gradient in zip(sources, gradients, strict=True) if gradient is not None]
-    found = [gradient_XD, *(gradient for _, gradient in used)]
-    return Differentiated.apply(total, found, outputs_XD, *(source for source, _ in used))  # pyright: ignore[reportReturnType]
+    of_sources = [gradient_XD, *(gradient for _, gradient in used)]
+    return Differentiated.apply(total, of_sources, outputs_XD, *(source for source, _ in used))  # pyright: ignore[reportReturnType]
 
 
 class Differentiated(torch.autograd.Function):
-    """A value whose gradients to `sources` are known already: backward hands them on to autograd and its hooks."""
+    """A value whose gradients to `sources` are computed already: backward hands them on to autograd and its hooks."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *sources: Tensor) -> Tensor:

@@ -1,17 +1,22 @@
-"""How weights are changed: the recipe, its schedules, what tunes it, and the optimizers made from it."""
+"""How weights are changed: the recipe, its schedules, what tunes it, and its optimizers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
+from chameleon_lab.parts import require
+from chameleon_lab.transformer import Attention, Block, FeedForward
 
-class Schedule(Protocol):
+MuonScale = Literal["original", "match_rms_adamw"]
+
+
+class RateSchedule(Protocol):
     """What the rate is multiplied by at a share of the budget, 0 to 1."""
 
     def multiplier(self, progress: float) -> float: ...
@@ -55,16 +60,47 @@ class Exponential:
         return self.start * (self.end / self.start) ** progress
 
 
+Role = Literal["matrix", "table", "gain"]
+
+
+def role_of(path: str, owner: nn.Module, name: str) -> Role:
+    """What the parameter `name` of the module `owner` at `path` is, and so how it is trained.
+
+    A *matrix* multiplies what passes through it: the weight of an `nn.Linear`. It is decayed, and inside the blocks
+    Muon may have it. A *gain* scales or shifts single channels, and is not decayed: whatever has one dimension, and
+    the parameters of norms and of other modules in the slots `..._norm` and `..._scale`. A *table* is any other
+    parameter of two dimensions or more (embeddings, codebooks, convolutions): decayed, and never Muon's.
+
+    A module of your own says otherwise by a class attribute: `roles = {"weight": "matrix"}`.
+    """
+    declared: Mapping[str, Role] = getattr(owner, "roles", {})
+    if name in declared:
+        return declared[name]
+    if getattr(owner, name).ndim < 2:
+        return "gain"
+    if isinstance(owner, nn.Linear):
+        return "matrix"
+    slots = path.split(".")
+    normed = isinstance(owner, nn.LayerNorm | nn.RMSNorm) or any(slot.endswith(("norm", "scale")) for slot in slots)
+    return "gain" if normed and not isinstance(owner, nn.Embedding) else "table"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Optimizer settings; by default Chameleon's (arXiv 2405.09818, section 2.3), whose decay's end is unpublished.
 
-    AdamW, with `weight_decay` on matrices only: each step takes away rate * weight_decay of a weight. `update_clipping`
-    makes it a `StableAdamW`. `muon_rate` > 0 gives the blocks' matrices to Muon (torch's own), which takes away
-    muon_rate * muon_weight_decay. Where decay is `independent` of rates, a step takes the schedule's multiplier *
-    weight_decay of either's. The rate warms up linearly over `warm_up` steps and follows the schedule.
+    AdamW, with `weight_decay` on matrices and tables (see `role_of`): each step takes away rate * weight_decay of a
+    weight. `update_clipping` makes it a `StableAdamW`. Where decay is `independent` of rates, a step takes away the
+    schedule's multiplier * weight_decay. The rate warms up linearly over `warm_up` steps and follows the schedule.
 
-    Raises ValueError for a decay that is to be independent of a rate of 0, since torch multiplies the two.
+    `muon_rate` > 0 gives the blocks' matrices to torch's Muon, which takes away muon_rate * muon_weight_decay.
+    `muon_scale` is what multiplies its rate for a matrix of so many rows and columns: "original", sqrt(max(1, rows /
+    columns)), as Keller Jordan's, or "match_rms_adamw", 0.2 sqrt(max(rows, columns)), with which AdamW's rates and
+    decay can be kept (arXiv 2502.16982). `muon_by_parts` orthogonalises query, key and value, and gate and up, each
+    for itself, though each group is one matrix (see `PartwiseMuon`).
+
+    Raises ValueError for a decay that is to be independent of a rate of 0, since torch multiplies the two, and for an
+    unknown scale.
     """
 
     rate: float = 1e-4
@@ -74,14 +110,19 @@ class Recipe:
     independent: bool = False
     clip: float = 1.0
     warm_up: int = 4000
-    schedule: Schedule = Exponential()
+    schedule: RateSchedule = Exponential()
     update_clipping: bool = False
     muon_rate: float = 0.0
     muon_weight_decay: float = 0.01
+    muon_scale: MuonScale = "original"
+    muon_by_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.independent and not self.rate > 0:
             raise ValueError(f"A weight decay independent of the rate needs a rate above 0, not {self.rate}.")
+        if self.muon_scale not in (scales := get_args(MuonScale)):
+            raise ValueError(f"Muon knows no scale {self.muon_scale!r}; there are {' and '.join(scales)}.")
+        require(self.schedule, "a schedule", "multiplier")
 
     def multiplier(self, step: int, progress: float) -> float:
         """What the rates are multiplied by at a step."""
@@ -97,30 +138,81 @@ class Recipe:
         """The same for Muon's matrices."""
         return self.weight_decay / self.muon_rate if self.independent else self.muon_weight_decay
 
-    @property
-    def paces(self) -> list[tuple[float, float]]:
-        """(rate, weight decay) of each of the optimizers."""
-        return [(self.rate, self.decay)] + ([(self.muon_rate, self.muon_decay)] if self.muon_rate else [])
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """AdamW of what is decayed and of what is not, in this order of groups; then Muon, where it has anything.
 
-    def optimizers(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[torch.optim.Optimizer]:
-        """AdamW of matrices (decayed) and vectors (not), in this order of groups; then Muon, where there is any."""
-        matrices, vectors, muon = [], [], []
-        for name, parameter in parameters:
-            if not parameter.requires_grad:
-                continue
-            if self.muon_rate and ".blocks." in f".{name}" and parameter.ndim == 2:
-                muon.append(parameter)
-            else:
-                (matrices if parameter.ndim > 1 else vectors).append(parameter)
-        groups = [
-            {"params": matrices, "weight_decay": self.decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        kind = StableAdamW if self.update_clipping else torch.optim.AdamW
-        made: list[torch.optim.Optimizer] = [kind(groups, lr=self.rate, betas=self.betas, eps=self.eps, fused=True)]
+        What needs no gradient is left out. `pace` sets the rates of each step.
+        """
+        in_blocks = {each for block in model.modules() if isinstance(block, Block) for each in block.parameters()}
+        groups: dict[str, list[nn.Parameter]] = {"decayed": [], "gains": [], "muon": []}
+        members = set[nn.Parameter]()  # a tied matrix is what it is where it comes first
+        for path, owner in model.named_modules():
+            for name, parameter in owner.named_parameters(recurse=False):
+                if not parameter.requires_grad or parameter in members:
+                    continue
+                members.add(parameter)
+                role = role_of(path, owner, name)
+                muon = self.muon_rate and role == "matrix" and parameter.ndim == 2 and parameter in in_blocks
+                groups["muon" if muon else "gains" if role == "gain" else "decayed"].append(parameter)
+        muon = groups.pop("muon")
+        adam = StableAdamW if self.update_clipping else torch.optim.AdamW
+        pair = [{"params": parameters, "kind": kind} for kind, parameters in groups.items()]
+        optimizers: list[torch.optim.Optimizer] = [adam(pair, lr=self.rate, betas=self.betas, eps=self.eps, fused=True)]
         if muon:
-            made.append(torch.optim.Muon(muon, lr=self.muon_rate, momentum=0.95, weight_decay=self.muon_decay))
-        return made
+            settings = {"lr": self.muon_rate, "momentum": 0.95, "adjust_lr_fn": self.muon_scale}
+            group = [{"params": muon, "kind": "muon"}]
+            parts = fused_rows(model) if self.muon_by_parts else {}
+            optimizers.append(PartwiseMuon(group, parts, **settings) if parts else torch.optim.Muon(group, **settings))
+        for optimizer in optimizers:
+            self.pace(optimizer)
+        return optimizers
+
+    def pace(self, optimizer: torch.optim.Optimizer, multiplier: float = 1.0) -> None:
+        """Sets rates and decays of an optimizer's groups for a step.
+
+        Groups that this recipe did not make keep their own decay and their rate's ratio to the recipe's, as it was
+        when they were paced first.
+        """
+        paces = {
+            "decayed": (self.rate, self.decay),
+            "gains": (self.rate, 0.0),
+            "muon": (self.muon_rate, self.muon_decay if self.muon_rate else 0.0),
+        }
+        for index, group in enumerate(optimizer.param_groups):
+            if "kind" not in group:
+                group["kind"] = _unnamed(optimizer, index)
+                group["own_rate"], group["recipe_rate"] = float(group["lr"]), self.rate
+            if group["kind"] in paces:
+                rate, group["weight_decay"] = paces[group["kind"]]
+            else:
+                rate = group["own_rate"] * (self.rate / group["recipe_rate"] if group["recipe_rate"] else 1.0)
+            group["lr"] = rate * multiplier
+
+
+def _unnamed(optimizer: torch.optim.Optimizer, index: int) -> str:
+    """The kind of a group without one: a person's own, but for those of checkpoints that were written before groups
+    had kinds, whose optimizers have steps behind them; there, all were the recipe's."""
+    if not optimizer.state:
+        return "own"
+    return "muon" if isinstance(optimizer, torch.optim.Muon) else "gains" if index else "decayed"
+
+
+def fused_rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """How many rows of each fused matrix belong to which part: query, key, value; gate, up."""
+    rows: dict[Tensor, tuple[int, ...]] = {}
+    for module in model.modules():
+        if isinstance(module, Attention):
+            queries, keys = (heads * module.head_width for heads in (module.heads, module.kv_heads))
+            fused, sizes = module.qkv, (queries, keys, keys)
+        elif isinstance(module, FeedForward):
+            fused = module.gate_up
+            sizes = (fused.out_features // 2,) * 2 if isinstance(fused, nn.Linear) else getattr(fused, "parts", ())
+        else:
+            continue
+        weight = getattr(fused, "weight", None)
+        if isinstance(weight, Tensor) and sum(sizes) == len(weight):  # else a module of one's own: left whole
+            rows[weight] = sizes
+    return rows
 
 
 class StableAdamW(torch.optim.AdamW):
@@ -152,6 +244,49 @@ class StableAdamW(torch.optim.AdamW):
         state = self.state[parameter]
         moment = state["exp_avg_sq"] / (1 - beta ** state["step"].to(parameter.device))
         return (parameter.grad.square() / moment.clamp_min(eps**2)).mean().sqrt()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class PartwiseMuon(torch.optim.Muon):
+    """Muon that orthogonalises each part of a fused matrix for itself.
+
+    `parts`: of some of its parameters, how many rows each part has. Momentum is kept as torch's Muon keeps it, one
+    tensor a parameter, so that either goes on from the other's state.
+    """
+
+    def __init__(self, params: Any, parts: Mapping[Tensor, tuple[int, ...]], **settings: Any) -> None:
+        super().__init__(params, **settings)
+        self._parts = dict(parts)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step. `closure`: as in torch."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        whole = [group["params"] for group in self.param_groups]
+        views: list[Tensor] = []
+        try:  # torch's own step, on views that share the memory of weights, gradients and momentum
+            for group in self.param_groups:
+                group["params"] = [view for parameter in group["params"] for view in self._views(parameter)]
+                views += group["params"]
+            super().step()
+        finally:
+            for group, parameters in zip(self.param_groups, whole, strict=True):
+                group["params"] = parameters
+            for view in views:
+                if not isinstance(view, nn.Parameter):
+                    self.state.pop(view, None)
+        return loss
+
+    def _views(self, parameter: Tensor) -> list[Tensor]:
+        if parameter not in self._parts or parameter.grad is None:
+            return [parameter]
+        sizes, state = self._parts[parameter], self.state[parameter]
+        momentum = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+        views = list(parameter.detach().split(sizes))
+        for view, gradient, past in zip(views, parameter.grad.split(sizes), momentum.split(sizes), strict=True):
+            view.grad = gradient
+            self.state[view] = {"momentum_buffer": past}
+        return views
 
 
 class Tuning(Protocol):

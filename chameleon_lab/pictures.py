@@ -1,8 +1,8 @@
 """Pictures from anywhere: files, bytes and PIL pictures of any mode become upright, opaque RGB.
 
 - transparency is laid on white (Chameleon's choice); 16-bit greys are scaled, not clipped; CMYK is converted
-- a camera's rotation mark is followed; of an animation, the picture it stands on is taken
-- what would unpack to more than `LARGEST_AREA` pixels is refused before it is unpacked
+- a camera's rotation mark is followed; of an animation, the current frame is taken
+- a picture of more than `LARGEST_AREA` pixels is refused before it is unpacked
 """
 
 from __future__ import annotations

@@ -23,12 +23,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from chameleon_lab.generation.continuation import AT_ONCE
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.crossovers import PROMPT_POSITIONS
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
-from chameleon_lab.stability import NormReordering, QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import Causal, ModelConfig, Transformer
 
@@ -53,29 +52,6 @@ WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.b
 """Kinds of weights, and the dtype of what stands beside them: embedding, norms, cache, activations."""
 
 PRECISIONS = ("32-true", "bf16-mixed")
-
-CHAMELEON_7B = ModelConfig(
-    vocabulary=65_536,
-    width=4096,
-    layers=32,
-    heads=32,
-    kv_heads=32,
-    head_width=128,
-    ffn_width=11_008,
-    context=4096,
-    fixes=(QueryKeyNorm(),),
-)
-CHAMELEON_34B = replace(
-    CHAMELEON_7B,
-    width=8192,
-    layers=48,
-    heads=64,
-    kv_heads=8,
-    ffn_width=22_016,
-    fixes=(QueryKeyNorm(), NormReordering()),
-)
-PUBLISHED = {"7b": CHAMELEON_7B, "34b": CHAMELEON_34B}
-"""The published shapes (arXiv 2405.09818, table 1), 34B's query and key norms counted once, as Hugging Face does."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +90,19 @@ class Plan:
         return None if self.device_memory is None else self.peak + RESERVE <= self.device_memory
 
     def __str__(self) -> str:
-        cached = f"{self.cache_per_token / 1024:,.0f} KiB a token in {self.cache_rows} row(s)"
+        cache = f"{self.cache_per_token / 1024:,.0f} KiB a token in {self.cache_rows} row(s)"
         pictures = f", and {self.image_parameters:,} of the image tokenizer" if self.image_parameters else ""
         rows = [
             ("weights", self.weights, f"{self.parameters:,} parameters{pictures}"),
             ("gradients", self.gradients, ""),
             ("optimizer", self.optimizer, ""),
-            ("cache", self.cache, cached),
+            ("cache", self.cache, cache),
             ("activations", self.activations, f"at most, in the {self.moment}"),
             ("gaps", self.gaps, "of the allocator, about"),
             ("peak", self.peak, ""),
         ]
         lines = [self.what] + [
-            f"  {name:12s}{size / GB:9.2f} GB  {told}".rstrip() for name, size, told in rows if size or name == "peak"
+            f"  {name:12s}{size / GB:9.2f} GB  {note}".rstrip() for name, size, note in rows if size or name == "peak"
         ]
         if self.device_memory is not None:
             verdict = "fits" if self.fits else "does not fit"
@@ -170,8 +146,8 @@ def plan(
     if device_memory is not None and not device_memory > 0:
         raise ValueError(f"A device has more than 0 GB of memory, not {device_memory}.")
     memory = None if device_memory is None else device_memory * GB
-    found = replace(use.plan(), device_memory=memory)
-    return replace(found, advice=tuple(use.advice(memory))) if found.fits is False and memory else found
+    answer = replace(use.plan(), device_memory=memory)
+    return replace(answer, advice=tuple(use.advice(memory))) if answer.fits is False and memory else answer
 
 
 @dataclass(frozen=True)
@@ -188,9 +164,9 @@ class _Use:
     image_tokenizer: ImageTokenizerConfig | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("weights", WEIGHTS), ("guidance", GUIDANCE), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}.")
+        for name, choices in (("weights", WEIGHTS), ("guidance", GUIDANCE), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}.")
         if self.rows < 1 or not 1 <= self.context <= self.config.context:
             raise ValueError(
                 f"rows must be 1 or more and context 1 to the model's {self.config.context}, not {self.rows} and "
@@ -202,8 +178,8 @@ class _Use:
     def plan(self) -> Plan:
         """Without a device. Many alike layers are planned from a few: all that is held grows evenly with them."""
         layers = self.config.layers
-        few = [self._traced(count) for count in ((layers,) if layers <= FEW_LAYERS else (2, 3))]
-        moments = {name: _extended([trace[name] for trace in few], layers) for name in few[0]}
+        few = [self._trace(count) for count in ((layers,) if layers <= FEW_LAYERS else (2, 3))]
+        moments = {name: _extrapolate([trace[name] for trace in few], layers) for name in few[0]}
         names = "parameters", "image parameters", "weights", "image tokenizer", "gradients", "optimizer", "cache"
         parameters, image_parameters, held, picture, gradients, optimizer, cache = map(moments.pop, names)
         moment = max(moments, key=moments.__getitem__)
@@ -211,7 +187,7 @@ class _Use:
         cache_rows = 0 if self.training else self.rows * GUIDANCE[self.guidance]
         per_token = 2 * layers * self.config.kv_heads * self.config.head_width * WEIGHTS[self.weights].itemsize
         return Plan(
-            what=self.told,
+            what=self.title,
             parameters=parameters,
             image_parameters=image_parameters,
             weights=held + picture,
@@ -226,7 +202,7 @@ class _Use:
         )
 
     @property
-    def told(self) -> str:
+    def title(self) -> str:
         if self.training is None:
             return f"{self.rows} row(s) of {self.context} tokens, weights in {self.weights}, guidance {self.guidance}:"
         kind = "Muon and AdamW" if self.training.muon_rate else "AdamW"
@@ -235,7 +211,7 @@ class _Use:
     def advice(self, memory: float) -> Iterator[str]:
         """Changes, gentlest first, until the peak fits; where one of them alone is enough, that one."""
         changed, least = self, self.plan().peak
-        told: list[str] = []
+        lines: list[str] = []
         for name, change in self._changes():
             if (peak := replace(self, **change).plan().peak) + RESERVE <= memory:
                 yield f"{name}: {peak / GB:.2f} GB, which fits"
@@ -245,12 +221,12 @@ class _Use:
             if peak >= least:
                 continue
             changed, least = replace(changed, **change), peak
-            told.append(f"{name}: {peak / GB:.2f} GB")
+            lines.append(f"{name}: {peak / GB:.2f} GB")
             if peak + RESERVE <= memory:
-                yield from told[:-1]
-                yield f"{told[-1]}, which fits"
+                yield from lines[:-1]
+                yield f"{lines[-1]}, which fits"
                 return
-        yield from told
+        yield from lines
         yield "no setting of this model is enough: take a device with more memory, or a smaller model"
 
     def _changes(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,14 +251,17 @@ class _Use:
             if self.context // part >= 256:
                 yield f"context={self.context // part}", {"context": self.context // part}
 
-    def _traced(self, layers: int) -> dict[str, int]:
+    def _trace(self, layers: int) -> dict[str, int]:
         """Bytes alive with so many layers: what stands, by name, and the peaks of each moment."""
         use = replace(self, config=replace(self.config, layers=layers))
         with torch.device("meta"):
             parameters = _count(Transformer(use.config))
         with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _Ledger() as ledger:
             warnings.simplefilter("ignore")  # of kernels that are not fused, here where nothing is computed
-            return {"parameters": parameters, **(use._trained(ledger) if use.training else use._used(ledger))}
+            return {
+                "parameters": parameters,
+                **(use._sizes_in_training(ledger) if use.training else use._sizes_in_use(ledger)),
+            }
 
     def _prefills(self) -> Iterator[tuple[str, int, int]]:
         """Rows and positions that the engine fills by parts, at most: a prompt, and, where guided rows begin to draw, a
@@ -293,22 +272,22 @@ class _Use:
             room = max(1, self.context - rows * columns - 2)
             yield "prefill of guided rows", self.rows * GUIDANCE[self.guidance], room
 
-    def _used(self, ledger: _Ledger) -> dict[str, int]:
+    def _sizes_in_use(self, ledger: _Ledger) -> dict[str, int]:
         dtype = WEIGHTS[self.weights]
         with torch.inference_mode():
             model = _stand_in(Transformer, self.config, dtype, BITS.get(self.weights))
             held = ledger.now
             image = _stand_in(ImageTokenizer, self.image_tokenizer, dtype) if self.image_tokenizer else None
             picture = ledger.now - held
-            cache = KVCache(self.config, self.rows * GUIDANCE[self.guidance], model.embedding.weight, self.context)
+            decoder = Decoder(model, self.rows * GUIDANCE[self.guidance], self.context, plain=True)
             cached = ledger.now - held - picture
             moments: dict[str, int] = {}
 
             for name, rows, length in self._prefills():
                 with ledger.moment(name, moments):
-                    part = cache.part(0, rows)
-                    part.lengths[:] = length - min(length, AT_ONCE)  # the last part sees farthest
-                    outputs_BTD = model.trunk(torch.zeros(rows, min(length, AT_ONCE), dtype=torch.long), part)
+                    last = min(length, PROMPT_POSITIONS)
+                    decoder.cache.lengths[:rows] = length - last  # the last part sees farthest
+                    outputs_BTD = decoder.trunk(torch.zeros(rows, last, dtype=torch.long))
                     model.logits(outputs_BTD[:, -1]).sort(-1)
                     del outputs_BTD
             if image is not None and self.image_tokenizer is not None:
@@ -325,12 +304,12 @@ class _Use:
             "cache": cached,
         }
 
-    def _trained(self, ledger: _Ledger) -> dict[str, int]:
+    def _sizes_in_training(self, ledger: _Ledger) -> dict[str, int]:
         """The second step of a training, when the optimizer's state and the gradients of the first are there."""
         assert self.training is not None
         model = _stand_in(Transformer, self.config, WEIGHTS[self.weights]).train()
         held = ledger.now
-        optimizers = self.training.optimizers(model.named_parameters())
+        optimizers = self.training.optimizers(model)
         inputs_BT = torch.zeros(self.rows, self.context, dtype=torch.long)
         targets_X = inputs_BT.flatten()
         chunk = max(256, Objective().logits_at_once // self.config.vocabulary)
@@ -380,25 +359,25 @@ class _Ledger(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return made
+        return outputs
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         place, size = storage._cdata, storage.nbytes()
-        if place in self._known:
+        if place in self._alive:
             return
 
-        def gone(_: object) -> None:
+        def forget(_: object) -> None:
             self.now -= size
-            del self._known[place]
+            del self._alive[place]
 
-        self._known[place] = weakref.ref(storage, gone)
+        self._alive[place] = weakref.ref(storage, forget)
         self.now += size
         self.peak = max(self.peak, self.now)
 
@@ -416,19 +395,19 @@ def _stand_in(kind: Callable[[Any], Any], config: Any, dtype: torch.dtype, bits:
         model = kind(config)
     if bits:
         quantize(model, bits, "cpu")
-    made: dict[int, Tensor] = {}
+    fakes: dict[int, Tensor] = {}
     for module in model.modules():
         held: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
         for name, tensor in held.items():
             if tensor is None:
                 continue
-            if id(tensor) not in made:
+            if id(tensor) not in fakes:
                 target = dtype if tensor.is_floating_point() else tensor.dtype
                 fake = torch.empty(tensor.shape, dtype=target, device="cpu")
-                made[id(tensor)] = (
+                fakes[id(tensor)] = (
                     nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
                 )
-            setattr(module, name, made[id(tensor)])
+            setattr(module, name, fakes[id(tensor)])
     return model.eval()
 
 
@@ -436,6 +415,6 @@ def _count(model: nn.Module | None) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) if model else 0
 
 
-def _extended(sizes: list[int], layers: int) -> int:
+def _extrapolate(sizes: list[int], layers: int) -> int:
     """A size at so many layers, from those at 2 and at 3 (or the one at that many)."""
     return sizes[0] if len(sizes) == 1 else sizes[0] + (sizes[1] - sizes[0]) * (layers - 2)

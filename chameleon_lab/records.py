@@ -54,7 +54,7 @@ Piece = TextPiece | ImagePiece | StopPiece
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """How likely a model holds a document: log-probabilities in nats, of each token given all tokens before it.
+    """How likely a document is to a model: log-probabilities in nats, of each token given all tokens before it.
 
     `tokens_T`, `logs_T` and `modality_T` (a `Modality` each) run in parallel.
     """
@@ -83,18 +83,18 @@ class TokenScores:
 
     @property
     def perplexity(self) -> float:
-        """exp(-mean): between how many tokens the model is left to choose, as it were; nan for no tokens."""
+        """exp(-mean), the number of equally likely tokens that would leave as much doubt; nan for no tokens."""
         return math.exp(-self.mean) if self.mean > -700 else math.inf if len(self) else math.nan
 
     def __str__(self) -> str:
         parts = [(modality.name.lower(), self.of(modality)) for modality in Modality]
-        told = [f"{name} {part.total:.2f} ({len(part)} tokens)" for name, part in parts if len(part)]
-        return f"log-probability {self.total:.2f} nats: {', '.join(told) or 'no tokens'}"
+        shares = [f"{name} {part.total:.2f} ({len(part)} tokens)" for name, part in parts if len(part)]
+        return f"log-probability {self.total:.2f} nats: {', '.join(shares) or 'no tokens'}"
 
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """One picture through an image tokenizer: what the encoder saw, its codes (rows x columns), and what came out.
+    """One picture through an image tokenizer: the encoder's input, its codes (rows x columns), the decoder's output.
 
     Raises ValueError when the two pictures differ in size.
     """
@@ -127,17 +127,21 @@ class Reconstruction:
         return structural_similarity(before, after)
 
 
+SSIM_WINDOW = 11
+"""Side of the Gaussian window, pixels."""
+
+
 def structural_similarity(before_HWC: np.ndarray, after_HWC: np.ndarray) -> float:
     """SSIM of two pictures in [0, 255], over channels; nan under 11 pixels a side (`Reconstruction.ssim`)."""
-    if min(before_HWC.shape[:2]) < 11:
+    if min(before_HWC.shape[:2]) < SSIM_WINDOW:
         return math.nan
     before_HWC, after_HWC = before_HWC.astype(np.float64), after_HWC.astype(np.float64)
-    window = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2)
+    window = np.exp(-(((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) / 1.5) ** 2) / 2)
     window /= window.sum()
 
     def mean(values_HWC: np.ndarray) -> np.ndarray:
         for axis in (0, 1):
-            values_HWC = sliding_window_view(values_HWC, 11, axis) @ window
+            values_HWC = sliding_window_view(values_HWC, SSIM_WINDOW, axis) @ window
         return values_HWC
 
     mean_before, mean_after = mean(before_HWC), mean(after_HWC)
@@ -198,7 +202,7 @@ class CodebookUsage:
 
 
 def _why(reason: str) -> dict[str, str]:
-    """A field's metadata: why numbers that differ in it are no match for each other."""
+    """A field's metadata: why numbers whose cards differ in it do not compare."""
     return {"why": reason}
 
 
@@ -206,9 +210,9 @@ def _why(reason: str) -> dict[str, str]:
 class MetricCard:
     """The protocol of a number: all that two measurements must share before their difference means anything.
 
-    It says how was measured, not what, so two tokenizers measured alike have equal cards. `reference` names the set and
-    its split, `definition` is the formula, `crop` the preparation with its settings, `resize` its filter, `dtype` what
-    the tokenizer computed in; `network` and `seed` are None where there was none. Hashes are SHA-256.
+    It names no tokenizer, so two tokenizers measured alike have equal cards. `reference` names the set and its split,
+    `definition` is the formula, `crop` the preparation with its settings, `resize` its filter, `dtype` the tokenizer's
+    precision; `network` and `seed` are None where there was none. Hashes are SHA-256.
     """
 
     metric: str = field(metadata=_why("another quantity"))
@@ -252,17 +256,17 @@ class MetricValue:
 
     def compare(self, other: MetricValue, despite: Iterable[str] = ()) -> float:
         """This value minus the other; 0 for equal ones, infinite ones among them."""
-        overlooked, known = set(despite), [each.name for each in fields(MetricCard)]
-        if strange := sorted(overlooked - set(known)):
-            raise ValueError(f"A card has no field {', '.join(map(repr, strange))}; its fields are {', '.join(known)}.")
+        overlooked, names = set(despite), [each.name for each in fields(MetricCard)]
+        if strange := sorted(overlooked - set(names)):
+            raise ValueError(f"A card has no field {', '.join(map(repr, strange))}; its fields are {', '.join(names)}.")
         if (self.unit, self.higher_is_better) != (other.unit, other.higher_is_better):
-            raise ValueError(f"{self.told} and {other.told} are no values of one kind, so nothing compares them.")
-        found = self.card.differences(other.card)
-        if apart := [name for name in found if name not in overlooked]:
-            lines = [f"\n- {name}: {found[name]}" for name in apart]
+            raise ValueError(f"{self.summary} and {other.summary} are no values of one kind, so nothing compares them.")
+        differences = self.card.differences(other.card)
+        if apart := [name for name in differences if name not in overlooked]:
+            lines = [f"\n- {name}: {differences[name]}" for name in apart]
             raise ValueError(
-                f"{self.told} and {other.told} were not measured alike:{''.join(lines)}\nMeasure both under one "
-                f"protocol, or say what to overlook: a.compare(b, despite={tuple(found)})."
+                f"{self.summary} and {other.summary} were not measured alike:{''.join(lines)}\nMeasure both under one "
+                f"protocol, or say what to overlook: a.compare(b, despite={tuple(differences)})."
             )
         return 0.0 if self.value == other.value else self.value - other.value
 
@@ -280,7 +284,7 @@ class MetricValue:
         return self.compare(other) <= 0
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The number without its protocol, such as "PSNR 31.20 dB"."""
         number = self.value
         rounded = f"{number:,}" if isinstance(number, int) else f"{number:,.2f}" if number >= 10 else f"{number:.4g}"
@@ -293,7 +297,7 @@ class MetricValue:
             parts.append(f"{card.network} {(card.network_hash or '')[:8]}".rstrip())
         if card.seed is not None:
             parts.append(f"seed {card.seed}")
-        return f"{self.told} ({', '.join(parts)})"
+        return f"{self.summary} ({', '.join(parts)})"
 
     def to_json(self) -> str:
         """One line of JSON; an infinite value is the string "inf", which strict readers of JSON accept too."""
@@ -313,7 +317,7 @@ class MetricValue:
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """What one pass over a reference set found.
+    """The metrics of one pass over a reference set.
 
     `values` by metric, codebook usage among them; `scores`: of the metrics that judge each picture alone, one score a
     picture, in the order of the pictures; `usage`, whose curve has a point for each picture.

@@ -18,26 +18,26 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     """The outputs of all submodules whose names match a shell pattern, as they were at the last forward pass.
 
     ```python
-    with record(lab.model, "blocks.*.attention.query_tap") as seen:
+    with record(lab.model, "blocks.*.attention.query_tap") as outputs:
         lab.model(tokens_BT)
     ```
 
-    Values are detached; outputs that are no single tensor are passed over. Costs nothing outside the block. Raises
+    Values are detached; outputs that are no single tensor are skipped. Costs nothing outside the block. Raises
     ValueError on a pattern that matches nothing, naming some of the names there are.
     """
-    seen: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     chosen = {name: module for pattern in patterns for name, module in _matching(model, pattern).items()}
 
     def reader(name: str):
         def read(_module: nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
-                seen[name] = output.detach()
+                outputs[name] = output.detach()
 
         return read
 
     handles = [module.register_forward_hook(reader(name)) for name, module in chosen.items()]
     try:
-        yield seen
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -3,15 +3,16 @@
 - decoder only, one stream of tokens of any modality, RMSNorm, rotary positions in adjacent pairs, SwiGLU, no biases
 - each residual branch is `x + dropout(scale(post_norm(branch(pre_norm(x)))))`; an empty slot is `nn.Identity`
 - slots too: query and key norms, per head and before the rotation; what follows the embedding; caps of attention's
-  logits and of the head's. Fixes of `stability` fill them
+  logits and of the head's; attention's softmax. Fixes of `stability` fill them
 - grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
-- attention is asked of a *context*: `CAUSAL` for whole sequences, a `KVCache` when decoding. The model has no `if`
-- a context may have the sums done by a leaner stand-in for the model, as `KVCache` does, which runs these same methods
+- attention is asked of a *context*: `CAUSAL` for whole sequences, `Packed` for rows of documents, the step of a
+  `generation.Decoder` for tokens behind others. The model has no `if`
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.attention import UNCAPPED, attention, attention_to_earlier, fused, rotate, rotations
+from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, attention_to_earlier, rotate, rotations, uses_fused
 from chameleon_lab.taps import Tap
 
 
@@ -58,17 +59,18 @@ class ModelConfig:
 
 
 class Context(Protocol):
-    """What attention can see: how the new positions are turned, and what they attend to in each layer.
-
-    `stand_in` is who does the sums: the model, or what computes the same for less.
-    """
-
-    def stand_in(self, model: Transformer) -> Transformer: ...
+    """What attention can see: how the new positions are turned, and what they attend to in each layer."""
 
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor: ...
 
     def attend(
-        self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTK: Tensor,
+        cap: nn.Module = UNCAPPED,
+        softmax: nn.Module = SOFTMAX,
     ) -> Tensor: ...
 
 
@@ -101,30 +103,25 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
 
     def forward(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
-        return self.logits(self.trunk(tokens_BT, context), context)
+        return self.logits(self.trunk(tokens_BT, context))
 
     def trunk(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
         """The final, normed residual stream: outputs_BTD."""
-        seen = context or CAUSAL
-        return seen.stand_in(self).trunk_within(tokens_BT, seen)
-
-    def logits(self, outputs_BTD: Tensor, context: Context | None = None) -> Tensor:
-        return (context or CAUSAL).stand_in(self).logits_of(outputs_BTD)
-
-    def trunk_within(self, tokens_BT: Tensor, seen: Context) -> Tensor:
-        turns = seen.turns(tokens_BT, self.config)
+        context = context or CAUSAL
+        turns_BT1K = context.turns(tokens_BT, self.config)
         x_BTD = self.embedding_norm(self.embedding(tokens_BT))
         for block in self.blocks:
-            x_BTD = block(x_BTD, turns, seen)
+            x_BTD = block(x_BTD, turns_BT1K, context)
         return self.norm(x_BTD)
 
-    def logits_of(self, outputs_BTD: Tensor) -> Tensor:
+    def logits(self, outputs_BTD: Tensor) -> Tensor:
         return self.cap(self.head(outputs_BTD).float())
 
     def fill(self, owner: nn.Module, slot: str, module: nn.Module, fix: Fix) -> None:
         """Puts a module into a slot on behalf of a fix.
 
-        Raises ValueError if another fix filled it, naming both, and if there is no such slot.
+        What a part is called with and what else it must have is in `PART_CONTRACTS`. Raises ValueError if another fix
+        filled the slot, naming both, if there is no such slot, and if the module cannot be such a part.
         """
         path = next(name for name, candidate in self.named_modules() if candidate is owner)
         key = f"{path}.{slot}".removeprefix(".")
@@ -133,8 +130,40 @@ class Transformer(nn.Module):
             raise ValueError(f"{fix} wants the slot {key}, which is not there; there are {', '.join(slots)}.")
         if key in self.filled:
             raise ValueError(f"{fix} and {self.filled[key]} both want the slot {key}; keep one of them.")
+        inputs, attributes = PART_CONTRACTS.get(slot, PLAIN_PART)
+        if lacking := [name for name in attributes if not hasattr(module, name)]:
+            raise ValueError(
+                f"{fix} fills the slot {key} with a {type(module).__name__} that has no {', '.join(lacking)}: taps, "
+                f"monitors and decoding ask an {slot} for {', '.join(attributes)} (see transformer.PART_CONTRACTS)."
+            )
+        try:
+            inspect.signature(module.forward).bind(*inputs)
+        except TypeError as error:
+            raise ValueError(
+                f"{fix} fills the slot {key} with a {type(module).__name__} whose forward does not take "
+                f"({', '.join(inputs)}): {error}."
+            ) from error
         self.filled[key] = fix
         setattr(owner, slot, module)
+
+
+PLAIN_PART: tuple[tuple[str, ...], tuple[str, ...]] = ("x",), ()
+"""A part is a function of one tensor to one of the same shape (a matrix: of its widths), position by position."""
+
+PART_CONTRACTS = {
+    "attention": (
+        ("x_BTD", "turns_BT1K", "context"),
+        ("layer", "heads", "kv_heads", "head_width", "query_tap", "key_tap", "cap", "softmax"),
+    ),
+}
+"""Parts that are called with more: their inputs, and the attributes that others read.
+
+An `attention` of one's own gives its queries and keys, rotated as it likes, to `query_tap` and `key_tap` (B, T, heads,
+`head_width`), and gets what it sees of the sequence from `context.attend(layer, q, k, v, cap, softmax)` and from
+nowhere else: then it decodes, too. Keys and values may have any number of heads that divides the queries', and
+values any width: the cache takes its widths from the first ones. A `softmax` makes shares of logits B, H,
+T, S, of which those of hidden positions are -inf, position by position of T.
+"""
 
 
 class Block(nn.Module):
@@ -161,7 +190,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions and slots for query and key norms and a cap of its logits."""
+    """Causal self-attention with rotary positions; slots: query and key norms, a cap of its logits, its softmax."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -172,6 +201,7 @@ class Attention(nn.Module):
         self.key_norm: nn.Module = nn.Identity()
         self.query_tap, self.key_tap = Tap(), Tap()
         self.cap: nn.Module = nn.Identity()
+        self.softmax: nn.Module = nn.Softmax(dim=-1)
         self.out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
@@ -180,9 +210,8 @@ class Attention(nn.Module):
         q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split_with_sizes((self.heads, self.kv_heads, self.kv_heads), dim=2)
         q_BTHK = self.query_tap(rotate(self.query_norm(q_BTHK), turns_BT1K))
         k_BTHK = self.key_tap(rotate(self.key_norm(k_BTHK), turns_BT1K))
-        mixed_BHTK = context.attend(
-            self.layer, q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2), self.cap
-        )
+        q_BHTK, k_BHTK, v_BHTK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
+        mixed_BHTK = context.attend(self.layer, q_BHTK, k_BHTK, v_BHTK, self.cap, self.softmax)
         return self.out(mixed_BHTK.transpose(1, 2).reshape(batch, positions, -1))
 
 
@@ -207,16 +236,22 @@ def turned_at(places_BT: Tensor, config: ModelConfig) -> Tensor:
 class Causal:
     """The context of whole sequences: each position sees itself and those before it."""
 
-    def stand_in(self, model: Transformer) -> Transformer:
-        return model
-
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         return turned_at(torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None], config)
 
-    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
-        if fused(k_BHTK, cap):
+    def attend(
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTK: Tensor,
+        cap: nn.Module = UNCAPPED,
+        softmax: nn.Module = SOFTMAX,
+    ) -> Tensor:
+        if uses_fused(k_BHTK, cap, softmax):
             return attention(q_BHTK, k_BHTK, v_BHTK, None)
-        return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, self._mask(q_BHTK.shape[2], q_BHTK.device), cap)
+        mask_TT = self._mask(q_BHTK.shape[2], q_BHTK.device)
+        return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, mask_TT, cap, softmax)
 
     @staticmethod
     @functools.lru_cache(maxsize=1)  # one for all layers
@@ -238,16 +273,21 @@ class Packed:
         places_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
         begins_BT = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1) != 0
         self._places_BT = places_T - torch.where(begins_BT, places_T, 0).cummax(1).values
-        seen_BTT = (documents_BT[:, :, None] == documents_BT[:, None]) & (places_T[:, None] >= places_T)
-        self._mask_B1TT = torch.zeros(seen_BTT.shape, device=documents_BT.device).masked_fill_(~seen_BTT, -torch.inf)[
-            :, None
-        ]
-
-    def stand_in(self, model: Transformer) -> Transformer:
-        return model
+        visible_BTT = (documents_BT[:, :, None] == documents_BT[:, None]) & (places_T[:, None] >= places_T)
+        self._mask_B1TT = torch.zeros(visible_BTT.shape, device=documents_BT.device).masked_fill_(
+            ~visible_BTT, -torch.inf
+        )[:, None]
 
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         return turned_at(self._places_BT, config)
 
-    def attend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, cap: nn.Module = UNCAPPED) -> Tensor:
-        return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, self._mask_B1TT, cap)
+    def attend(
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTK: Tensor,
+        cap: nn.Module = UNCAPPED,
+        softmax: nn.Module = SOFTMAX,
+    ) -> Tensor:
+        return attention_to_earlier(q_BHTK, k_BHTK, v_BHTK, self._mask_B1TT, cap, softmax)

@@ -19,7 +19,7 @@ class Modality(enum.IntEnum):
     SPECIAL = 2
 
 
-_IMAGE = re.compile("IMGIMG([A-J]+)Z")
+_IMAGE_CODE = re.compile("IMGIMG([A-J]+)Z")
 _SENTINEL = re.compile("<sentinel:([0-9]+)>")
 _FIRST_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
 _END_IMAGE, _BEGIN_IMAGE, _END_TURN = "<eoss>", "<racm3:break>", "<reserved08706>"
@@ -83,7 +83,7 @@ class Vocabulary:
             taken.append(self.new_line)
             end, told = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
         in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < end <= self.first_text <= self.size
-        if not in_order or len(set(taken)) < len(taken) or (self.any_grid and self.largest_side < 2):
+        if not in_order or len(set(taken)) < len(taken) or (self.first_grid is not None and self.largest_side < 2):
             raise ValueError(
                 f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
                 f"sentinels {sentinels.start}..{sentinels.stop - 1}, {told}text starts at {self.first_text} of "
@@ -212,11 +212,6 @@ class Vocabulary:
         return self._token_to_code[offsets]
 
     @property
-    def any_grid(self) -> bool:
-        """Whether images have grids of their own, told by tokens, instead of one that all share."""
-        return self.first_grid is not None
-
-    @property
     def largest_side(self) -> int:
         """The most codes along a side that grid tokens can tell; 0 where there are none."""
         return 0 if self.first_grid is None else 2 * (self.first_text - 1 - self.first_grid)
@@ -225,9 +220,9 @@ class Vocabulary:
         """The token for so many codes along a side. Raises ValueError on what no token tells."""
         if self.first_grid is None or codes % 2 or not 2 <= codes <= self.largest_side:
             raise ValueError(
-                f"A side of {codes} codes has no token: sides are even and at most {self.largest_side} codes."
-                if self.any_grid
-                else "This vocabulary has no grid tokens: all its images have one grid."
+                "This vocabulary has no grid tokens: all its images have one grid."
+                if self.first_grid is None
+                else f"A side of {codes} codes has no token: sides are even and at most {self.largest_side} codes."
             )
         return self.first_grid + codes // 2
 
@@ -240,10 +235,6 @@ class Vocabulary:
         if self.first_grid is None or not self.is_grid(token):
             raise ValueError(f"Token {token} tells no side of a grid.")
         return 2 * (token - self.first_grid)
-
-    def image_length(self, rows: int, columns: int) -> int:
-        """Tokens of an image of so many codes: delimiters, and grid and row tokens where there are any."""
-        return rows * (columns + 1) + 4 if self.any_grid else rows * columns + 2
 
     def token_of_piece(self, piece: int) -> int:
         """Index of a text piece in its text tokenizer to the shared token."""
@@ -293,24 +284,24 @@ def _in_order(pieces: Mapping[str, int]) -> list[str]:
     gaps = max(names, default=-1) + 1 - len(names)
     if gaps or len(names) < 4 or min(names) < 0:
         first = [str(token) for token in range(len(names) + 1) if token not in names][:3]
-        told = f"{gaps} names are missing, first for {', '.join(first)}" if gaps > 0 else f"there are {len(names)}"
-        raise ValueError(f"A table of pieces must name each id from 0 on; in this one {told}. Is the file whole?")
+        fault = f"{gaps} names are missing, first for {', '.join(first)}" if gaps > 0 else f"there are {len(names)}"
+        raise ValueError(f"A table of pieces must name each id from 0 on; in this one {fault}. Is the file whole?")
     return [names[token] for token in range(len(names))]
 
 
 def _offsets(pieces: Mapping[str, int], first_image: int) -> list[int]:
     """Each code's offset in the image block. Raises ValueError where names are missing or stand elsewhere."""
-    found = [name for name in pieces if _IMAGE.fullmatch(name)]
-    expected = [_image_name(code) for code in range(len(found))]
-    if not found:
+    codes = [name for name in pieces if _IMAGE_CODE.fullmatch(name)]
+    expected = [_image_name(code) for code in range(len(codes))]
+    if not codes:
         raise ValueError("This table has no image tokens (IMGIMGAZ, ...): it is a text model's.")
     missing = [name for name in expected if name not in pieces]
     if missing:
-        raise ValueError(f"Of {len(found)} image tokens the name {missing[0]} is missing: codes are numbered from 0.")
+        raise ValueError(f"Of {len(codes)} image tokens the name {missing[0]} is missing: codes are numbered from 0.")
     offsets = [pieces[name] - first_image for name in expected]
-    if sorted(offsets) != list(range(len(found))):
+    if sorted(offsets) != list(range(len(codes))):
         raise ValueError(
-            f"Image tokens must be one block from id {first_image} on; these {len(found)} stand at "
+            f"Image tokens must be one block from id {first_image} on; these {len(codes)} stand at "
             f"{min(offsets) + first_image}..{max(offsets) + first_image}."
         )
     return offsets
@@ -326,7 +317,7 @@ CHAMELEON = Vocabulary(
     first_text=16384,
     size=65536,
 )
-"""The released vocabulary's blocks, ids read from public loaders; the real file was not seen."""
+"""The released vocabulary's blocks, ids read from public loaders; nobody here had the real file."""
 
 LUMINA = replace(CHAMELEON, new_line=8803, first_grid=8804)
 """The same ids as Lumina-mGPT uses them: images of any grid."""

@@ -1,59 +1,22 @@
-"""Small real objects of the library that the tests share: all random, all built in well under a second."""
+"""Fixtures that tests share: random objects of the library, made of the toys in support.py in well under a second."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from support import IMAGE, MODEL, TEXTS, LetterTokenizer
 
-from chameleon_lab import kv_cache, recording
+from chameleon_lab import crossovers
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.generation import continuation
-from chameleon_lab.stability import QueryKeyNorm
+from chameleon_lab.generation import recording
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
-
-MODEL = ModelConfig(
-    vocabulary=0,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_width=8,
-    ffn_width=48,
-    context=160,
-    fixes=(QueryKeyNorm(),),
-)
-IMAGE = ImageTokenizerConfig(
-    side=16, codes=12, code_width=4, widths=(8, 16), latent_width=4, blocks=1, patch=2, groups=4, middle=False
-)
-
-TEXTS = (
-    "a red circle left of a blue square",
-    '<html><div class="x">5 &lt; 6</div></html>',
-    "template <typename T> std::vector<T> v{1, 2, 3};  // two  spaces\n\treturn v;\r\n",
-    "naïve Grüße, 日本語, עברית, ᚠᛇᚻ, 👩‍👩‍👧 and e\u0301",
-    " \n  leading, trailing and     runs of space \t ",
-    "<s></s><unk><0x0A><racm3:break>IMGIMGAZ<eoss>",
-    "▁ sentencepiece's own space ▁▁ and the stand-in \ue000▁",
-    "\0 control \x07 characters \x7f \u200b\ufeff \ufffd",
-)
-
-
-class LetterTokenizer:
-    """Four letters: a text tokenizer so small that a random model draws pictures often."""
-
-    size = 4
-
-    def encode(self, text: str) -> list[int]:
-        return ["abcd".index(letter) for letter in text]
-
-    def decode(self, pieces: Sequence[int]) -> str:
-        return "".join("abcd"[piece] for piece in pieces)
 
 
 @pytest.fixture(autouse=True)
@@ -131,16 +94,22 @@ def lab(make_lab: Callable[..., Chameleon], mixed: MixedModalTokenizer) -> Chame
 
 
 @pytest.fixture
+def engine(make_lab: Callable[..., Chameleon], lettered: MixedModalTokenizer) -> Engine:
+    """A random model of four letters, which often draws."""
+    return make_lab(lettered).engine
+
+
+@pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """`recording.record` without a GPU: all results made, each of which is only changed by a replay."""
+    """`recording.capture` without a GPU: all results made, each of which is only changed by a replay."""
     made: list[torch.Tensor] = []
 
-    def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+    def capture(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
         output = work().clone()
         made.append(output)
         return (lambda: output.copy_(work())), output
 
-    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(recording, "capture", capture)
     return made
 
 
@@ -149,11 +118,20 @@ def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, record
     """Decoding as on a CPU, and as on a GPU: tokens picked ahead of what is known, steps recorded and replayed. The
     second gives prompts by parts, too."""
     if request.param == "ahead":
-        monkeypatch.setitem(continuation.AHEAD, "cpu", 5)
-        monkeypatch.setattr(continuation, "AT_ONCE", 7)
-        monkeypatch.setattr(kv_cache, "replays", lambda device: True)
-        monkeypatch.setattr(kv_cache, "STRETCH", 16)
-        monkeypatch.setattr(kv_cache, "PATIENCE", 2)
+        monkeypatch.setitem(crossovers.CODES_AHEAD, "cpu", 5)
+        monkeypatch.setattr(crossovers, "PROMPT_POSITIONS", 7)
+        monkeypatch.setattr(recording, "replays", lambda device: True)
+        monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 16)
+        monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 2)
+
+
+@pytest.fixture
+def comms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widgets talk to a `Recorder` each, in this process."""
+    import comm
+    from widget_support import Recorder
+
+    monkeypatch.setattr(comm, "create_comm", Recorder)
 
 
 @pytest.fixture(scope="session")

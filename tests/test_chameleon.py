@@ -1,18 +1,22 @@
 """Chameleon: the one object, and a clear word for every wrong use."""
 
 import copy
+import inspect
+from dataclasses import fields, replace
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from chameleon_widgets.chat_cell import settings_of
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-from chameleon_lab.generation.engine import Settings
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import Negative, ThreeWay, without_words
+from chameleon_lab.generation.settings import SETTING_NAMES, Settings
 from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
+from chameleon_lab.transformer import Transformer
 
 PROMPT = Document.of("draw a red circle", EndTurn())
 
@@ -43,6 +47,61 @@ def test_settings_are_the_defaults_and_arguments_win(lab):
     assert lab.generate(PROMPT, seed=1) != lab.generate(PROMPT, seed=1, temperature=5.0)
     short, long = lab.generate(PROMPT, seed=1).text, lab.generate(PROMPT, seed=1, max_tokens=30).text
     assert long.startswith(short.rstrip("\ufffd")) and len(long) > len(short) > 0
+
+
+EACH = {"temperature": 2.0, "image_temperature": 0.3, "top_p": 0.4, "guidance": 2.0, "max_tokens": 7, "window": 200} | {
+    "top_k": 2, "min_p": 0.5, "repetition": 3.0, "image_top_p": 0.4, "image_top_k": 2, "image_min_p": 0.5
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_every_setting_can_be_passed_everywhere_by_name_or_as_one_value(lab, name):
+    settings = replace(Settings(temperature=1.0, max_tokens=25), **{name: EACH[name]})
+    expected = list(lab.engine.stream(PROMPT, settings, 3))
+    by_name = {each.name: getattr(settings, each.name) for each in fields(Settings)}
+    for given in (by_name, {"settings": settings}, {"settings": Settings(), **by_name}):
+        assert list(lab.stream(PROMPT, seed=3, **given)) == expected
+        assert list(lab.begin(PROMPT, seed=3, **given).stream()) == expected
+        assert lab.generate(PROMPT, seed=3, **given) == lab.engine.generate([PROMPT], settings, [3])[0]
+    assert tuple(EACH) == SETTING_NAMES
+
+
+def test_what_takes_settings_shows_them_and_refuses_other_names(lab):
+    for use in (lab.stream, lab.generate, lab.begin):
+        shown = list(inspect.signature(use).parameters)
+        assert shown == ["document", "seed", "settings", "grammar", *SETTING_NAMES]
+        with pytest.raises(TypeError, match="No setting is called topk; there are temperature"):
+            use(PROMPT, topk=3)
+
+
+def test_a_chat_cell_offers_the_settings_of_a_form_and_refuses_other_names(lab):
+    offered, _, rest = settings_of(lab.stream, {"temperature": 0.5, "image_top_k": 7})
+    assert offered == {"temperature": 0.5, **dict.fromkeys(("top_p", "guidance", "seed"))}
+    assert rest == {"image_top_k": 7}  # passed on as it is
+    with pytest.raises(ValueError, match="does not take topk; it takes seed, settings, grammar, temperature"):
+        settings_of(lab.stream, {"topk": 7})
+
+
+def test_another_model_or_tokenizer_changes_what_is_said_as_well_as_what_is_saved(lab, mixed, tmp_path):
+    other = copy.deepcopy(lab.model)
+    with torch.no_grad():
+        other.head.weight.mul_(-1)
+    fresh = Chameleon(other, mixed)
+    expected = fresh.generate(PROMPT, seed=1)
+    assert lab.generate(PROMPT, seed=1) != expected
+    lab.model = other
+    assert lab.generate(PROMPT, seed=1) == expected
+    assert (
+        list(lab.stream(PROMPT, seed=1))
+        == list(lab.begin(PROMPT, seed=1).stream())
+        == list(fresh.stream(PROMPT, seed=1))
+    )
+    assert np.array_equal(lab.score(PROMPT).logs_T, fresh.score(PROMPT).logs_T)
+    lab.save(tmp_path / "model")
+    assert Chameleon.load(tmp_path / "model", device="cpu").generate(PROMPT, seed=1) == expected
+    lab.model = Transformer(replace(other.config, vocabulary=other.config.vocabulary + 1))
+    with pytest.raises(ValueError, match="do not belong together"):
+        lab.generate(PROMPT)
 
 
 def test_a_grammar_chooses_the_modality(lab):

@@ -10,14 +10,14 @@ import PIL.ImageFilter
 import pytest
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.corpora.checker import compare, read_scene
+from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, arrange, sample_scene
 
 
 def test_its_error_on_clean_renders_is_at_most_one_percent() -> None:
     rng = np.random.default_rng(11)
     scenes = [sample_scene(rng) for _ in range(200)]
-    right = [compare(scene, read_scene(scene.picture()))["all"] for scene in scenes]
+    right = [compare_scenes(scene, read_scene(scene.picture()))["all"] for scene in scenes]
     assert np.mean(right) >= 0.99
 
 
@@ -25,7 +25,7 @@ def test_it_reads_blurred_renders_too() -> None:
     rng = np.random.default_rng(12)
     scenes = [sample_scene(rng) for _ in range(60)]
     blur = PIL.ImageFilter.GaussianBlur(0.6)
-    right = [compare(scene, read_scene(scene.picture().filter(blur)))["all"] for scene in scenes]
+    right = [compare_scenes(scene, read_scene(scene.picture().filter(blur)))["all"] for scene in scenes]
     assert np.mean(right) >= 0.95
 
 
@@ -35,7 +35,7 @@ def test_it_reads_what_the_shipped_tokenizer_gives_back() -> None:
     rng = np.random.default_rng(13)
     scenes = [sample_scene(rng) for _ in range(60)]
     rebuilt = [tokenizer.reconstruct(scene.picture()).picture for scene in scenes]
-    right = [compare(scene, read_scene(picture))["all"] for scene, picture in zip(scenes, rebuilt, strict=True)]
+    right = [compare_scenes(scene, read_scene(picture))["all"] for scene, picture in zip(scenes, rebuilt, strict=True)]
     assert np.mean(right) >= 0.95
 
 
@@ -64,7 +64,7 @@ def _changes(scene: Scene) -> dict[str, Scene]:
 @pytest.mark.parametrize("attribute", ["colours", "shapes", "sizes", "background", "count", "layout", "binding"])
 def test_a_wrong_attribute_is_seen_as_wrong(attribute: str) -> None:
     scene = arrange([("circle", "red", "large"), ("square", "blue", "small")], "beside", "mint")
-    verdict = compare(scene, read_scene(_changes(scene)[attribute].picture()))
+    verdict = compare_scenes(scene, read_scene(_changes(scene)[attribute].picture()))
     assert not verdict[attribute]
     assert not verdict["all"]
     if attribute == "binding":

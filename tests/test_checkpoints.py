@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 import safetensors.torch
 import torch
+from support import Trap
 from torch import nn
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.checkpoints import native
+from chameleon_lab.checkpoints import formats
+from chameleon_lab.checkpoints.opened import ReadOptions
 from chameleon_lab.checkpoints.tensors import open_safetensors, write_safetensors
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.engine import Settings
@@ -115,7 +117,7 @@ def test_a_checkpoint_in_shards_is_read_and_replaced_by_one_file(lab, tmp_path):
 
 def test_weights_are_read_into_the_dtype_that_is_asked_for(lab, tmp_path):
     lab.save(tmp_path / "model")
-    parts = native.read(tmp_path / "model", dtype=torch.bfloat16)
+    parts = formats.read_parts(tmp_path / "model", options=ReadOptions(dtype=torch.bfloat16))
     assert bits(parts.model) == bits(lab.model.to(torch.bfloat16))
     image = copy.deepcopy(lab.tokenizer.image).to(torch.bfloat16)
     assert bits(parts.tokenizer.image) == bits(image)
@@ -252,13 +254,6 @@ def test_broken_weights_are_refused(folder, name):
     refused(folder, f"incomplete: .*{name} is missing")
 
 
-class Trap:
-    """A pickle of this would raise, were it ever read."""
-
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('the pickle was read')",))
-
-
 def test_a_pickle_posing_as_safetensors_is_refused_unread(folder):
     (folder / "model.safetensors").write_bytes(pickle.dumps({"embedding.weight": Trap()}))
     refused(folder, "model.safetensors is damaged or no safetensors file")
@@ -295,7 +290,7 @@ def test_a_missing_or_broken_text_tokenizer_is_refused(folder):
 def test_an_own_fix_must_be_given_to_be_known(make_lab, mixed, tmp_path):
     make_lab(mixed, fixes=(OwnFix(),)).save(tmp_path / "model")
     refused(tmp_path / "model", r"a fix 'OwnFix' that the lab does not know: .*fixes=\[OwnFix\]")
-    assert native.read(tmp_path / "model", [OwnFix]).model.config.fixes == (OwnFix(),)
+    assert formats.read_parts(tmp_path / "model", options=ReadOptions((OwnFix,))).model.config.fixes == (OwnFix(),)
 
 
 def test_a_model_and_a_tokenizer_of_different_vocabularies_do_not_make_a_chameleon(lab, spelled, folder):

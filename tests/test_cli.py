@@ -4,23 +4,30 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import PIL.Image
 import pytest
 import torch
+from support import failed
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.cli import main
 from chameleon_lab.documents import Document, EndTurn
-from chameleon_lab.generation.engine import Settings
-from chameleon_lab.history import History
+from chameleon_lab.generation.samplers import Sampler
+from chameleon_lab.generation.settings import SETTING_NAMES, Settings
+from chameleon_lab.history import History, RecordedRun
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.training.data import Scenes
+from chameleon_lab.training.experiments import EXPERIMENTS
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, TINY_MODEL
+from chameleon_lab.training.run import Run
 
 TRANSFORMER = TINY_MODEL.transformer
 MINIATURE = replace(
@@ -61,14 +68,6 @@ MINIATURE = replace(
 def model(lab, tmp_path) -> str:
     lab.save(tmp_path / "model")
     return str(tmp_path / "model")
-
-
-def failed(capsys, *arguments: str) -> str:
-    """The one line of an error a user can mend."""
-    assert main(list(arguments)) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("chameleon-lab: ") and shown.err.count("\n") == 1 and not shown.out
-    return shown.err
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["reconstruct"]], ids=str)
@@ -125,6 +124,16 @@ def test_seeds_reproduce_and_a_seed_below_nought_is_refused(capsys, model, tmp_p
     assert "seed" in failed(capsys, "generate", "hello", "--model", model, "--seed", "-1")
 
 
+def test_every_setting_of_a_reply_has_an_option(capsys, monkeypatch, model):
+    given = []
+    monkeypatch.setattr(Chameleon, "stream", lambda lab, document, **settings: given.append(settings) or [])
+    values = dict.fromkeys(SETTING_NAMES, 1)
+    assert main(["generate", "a", "--model", model, *(f"--{name.replace('_', '-')}=1" for name in values)]) == 0
+    assert given == [{"seed": 0, **values}] and Settings().changed(**values).image_sampler == Sampler(1, 1, 1, 1)
+    capsys.readouterr()
+    assert "top_k must be" in failed(capsys, "evaluate", "--model", model, "-n", "1", "--top-k", "-1")
+
+
 def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_path):
     picture.save(tmp_path / "noise.png")
     assert main(["reconstruct", str(tmp_path / "noise.png"), "--model", model]) == 0
@@ -167,6 +176,58 @@ def test_a_model_is_trained_from_nothing_and_used(capsys, caplog, monkeypatch, t
         assert again.size == (64, 64)
 
 
+@pytest.mark.parametrize("name", sorted({*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS}))
+def test_every_named_experiment_can_be_started_and_one_without_data_says_so(capsys, monkeypatch, tmp_path, name):
+    started = []
+
+    def start(run: Run) -> Run:
+        started.append(run.experiment.name)
+        raise ValueError("started")
+
+    monkeypatch.setattr(Run, "start", start)
+    error = failed(capsys, "train", name, "--folder", str(tmp_path))
+    if name in EXPERIMENTS and EXPERIMENTS[name].data is None:
+        assert f"{name} has no data of its own" in error and not started and not list(tmp_path.iterdir())
+    else:
+        assert started == [name] and "started" in error
+
+
+def test_an_experiment_alone_is_trained_and_goes_on(monkeypatch, caplog, tmp_path, lab):
+    lab.save(tmp_path / "model")
+    toy = replace(
+        MINIATURE.transformer, name="toy", data=Scenes(tmp_path / "model", tokens=236), budget=Budget(steps=2)
+    )
+    monkeypatch.setitem(EXPERIMENTS, "toy", toy)
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "run"
+    assert main(["train", "toy", "--folder", str(folder)]) == 0
+    assert f"The run is in {folder}, its weights in {folder}/checkpoints/last.ckpt." in caplog.text
+    assert main(["train", "toy", "--folder", str(folder), "--minutes", "0.001"]) == 0
+    assert len(RecordedRun(folder).history.records) >= 2 and RecordedRun(folder).state.status == "finished"
+
+
+SHARED = """
+import sys
+sys.path[:0] = {paths!r}
+from test_cli import *
+MODELS["miniature"] = MINIATURE
+raise SystemExit(main(["train", "miniature", "--folder", {folder!r}, "--processes", "2", "--threads", "1"]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_last_stage_and_leave_one_whole_folder(tmp_path):
+    here = Path(__file__).parent
+    script = tmp_path / "train.py"
+    script.write_text(SHARED.format(paths=[str(here), str(here.parent)], folder=str(tmp_path / "run")))
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300, cwd=tmp_path)
+    for stage, steps in {"text": 1, "image": 3, "transformer": 4}.items():
+        run = RecordedRun(tmp_path / "run" / stage)
+        assert run.state.status == "finished" and len(run.history.records) == steps
+    card = Chameleon.load(tmp_path / "run" / "model").card
+    assert card["steps"] == 4 and ", 2 x 1 CPU thread(s)" in card["machine"]
+
+
 def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
     lab.settings = Settings(temperature=1.0)
     with torch.no_grad():  # now nothing is likelier than a picture, where it is likely at all
@@ -187,10 +248,15 @@ def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
 
 @dataclass(frozen=True)
 class PressesCtrlC:
-    """A penalty as a user might write one, and a user who thinks better of it."""
+    """A penalty as a user might write one, and a user who thinks better of it, once."""
+
+    presses: ClassVar[list[int]] = []
 
     def penalty(self, logits_XV: torch.Tensor) -> torch.Tensor:
-        signal.raise_signal(signal.SIGINT)
+        if not self.presses:
+            self.presses.append(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.5)
         return logits_XV.new_zeros(len(logits_XV))
 
 
@@ -210,8 +276,9 @@ def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypat
     assert main(train) == 130
     told = capsys.readouterr().err
     assert told.endswith("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
+    stages = {stage: RecordedRun(tmp_path / "run" / stage).state.status for stage in ("text", "image", "transformer")}
+    assert stages == {"text": "finished", "image": "finished", "transformer": "stopped"}
     image = (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes()
-    monkeypatch.setitem(MODELS, "miniature", MINIATURE)
     assert main(train) == 0
     assert (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes() == image
 

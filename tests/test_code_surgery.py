@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from test_widgets import RED, browser_says, eventually, recorded, recorder, updates
+from widget_support import RED, browser_says, eventually, recorder, updates
 
-from chameleon_widgets import code_surgery, edits
-from chameleon_widgets.code_surgery import CodeSurgery
-from chameleon_widgets.edits import Grid, History, grid_of
+from chameleon_widgets.images import code_surgery, edits
+from chameleon_widgets.images.code_surgery import CodeSurgery
+from chameleon_widgets.images.edits import Grid, GridHistory, grid_of
 from chameleon_widgets.pictures import png
 from chameleon_widgets.stills import WIDGET_VIEW
 
-__all__ = ["recorded"]  # a fixture that pytest uses by itself: no comm leaves this process
+pytestmark = pytest.mark.usefixtures("comms")
 
 ROOT = Path(__file__).parents[1]
 START = np.arange(12).reshape(3, 4)
@@ -206,7 +206,7 @@ def test_a_strange_edit_is_told_and_changes_nothing(surgery: CodeSurgery, cells:
 def test_codes_of_the_same_shape_are_an_edit_and_others_a_new_start(surgery: CodeSurgery):
     surgery.codes = START[::-1]
     assert np.array_equal(surgery.codes, START[::-1]) and np.array_equal(surgery.original, START)
-    assert "8 of 12 cells changed" in surgery._repr_mimebundle_()["text/plain"]
+    assert "8 of 12 cells changed" in surgery._line.mimebundle()["text/plain"]
     surgery.codes = np.zeros((2, 5), np.uint16)
     assert surgery.codes.tolist() == surgery.original.tolist() == [[0] * 5] * 2
     assert surgery.picture.size == (10, 4)
@@ -266,7 +266,7 @@ def test_what_cannot_be_decoded_is_not_opened(surgery: CodeSurgery, tokenizer: B
     for start in (RED, np.zeros((5, 5), int)):
         with pytest.raises(RuntimeError, match="this grid"):
             surgery.show(start)
-    surgery._pump.drain()
+    surgery._line.settle()
     assert np.array_equal(surgery.codes, START) and surgery._surgery.history.ways == (0, 0)
     assert updates(surgery)[-1][0]["error"] == "RuntimeError: this grid is too large"
 
@@ -339,7 +339,7 @@ def test_nothing_open_is_said_so(tokenizer: Blocks):
     browser_says(surgery, {"kind": "move", "steps": -1})
     browser_says(surgery, {"kind": "edit", "view": "v", "number": 1, "key": 1, "cells": [0], "codes": 1, "stroke": "s"})
     surgery.wait()
-    assert "without a picture" in surgery._repr_mimebundle_()["text/plain"]
+    assert "without a picture" in surgery._line.mimebundle()["text/plain"]
 
 
 def test_the_first_sample_is_open_at_the_start_and_others_by_name(tokenizer: Blocks):
@@ -395,9 +395,10 @@ def test_a_view_that_comes_late_gets_everything_in_one_message(surgery: CodeSurg
     surgery.wait()
     recorder(surgery).custom.clear()
     browser_says(surgery, {"kind": "hello", "mark": "me-1"})
-    surgery._pump.drain()
+    surgery._line.settle()
     (update, buffers), *_ = updates(surgery)
-    assert (update["heard"], update["samples"], update["codebook"]) == ("me-1", [], 64)
+    assert (update["samples"], update["codebook"]) == ([], 64)
+    assert recorder(surgery).custom[-1][0]["requests"] == {"me": 1}
     now = {key: update["grid"][key] for key in ("rows", "columns", "undo", "redo")}
     assert now == {"rows": 3, "columns": 4, "undo": 1, "redo": 0}
     codes, original = (np.frombuffer(each, "<i4").reshape(3, 4) for each in buffers[:2])
@@ -465,7 +466,7 @@ def test_the_still_has_both_pictures_and_no_html_of_a_name_is_alive(surgery: Cod
     surgery.show(RED, '<img src=x onerror="alert(1)">')
     Painter(surgery)([0, 1, 2], 1)
     surgery.wait()
-    bundle = surgery._repr_mimebundle_()
+    bundle = surgery._line.mimebundle()
     page = bundle["text/html"]
     assert page.count("<img ") == 2 and "onerror=&quot;" in page
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', page), "the page stands alone"
@@ -474,20 +475,20 @@ def test_the_still_has_both_pictures_and_no_html_of_a_name_is_alive(surgery: Cod
 
 
 def test_the_still_is_made_at_rest_and_not_with_each_stroke(surgery: CodeSurgery):
-    stills = lambda: [content for content, _ in recorder(surgery).custom if content["kind"] == "still"]  # noqa: E731
-    count = len(stills())
+    lines = lambda: [content for content, _ in recorder(surgery).custom if content["kind"] == "line"]  # noqa: E731
+    count = lines()[-1]["revision"]
     paint = Painter(surgery)
     for code in range(30):
         paint([0], code)
         surgery._worker.wait(20)
-        surgery._pump.drain()
-    assert len(stills()) == count
+        surgery._line.settle()
+    assert lines()[-1]["revision"] == count
     browser_says(surgery, {"kind": "rest"})
-    surgery._pump.drain()
-    assert len(stills()) == count + 1
+    surgery._line.settle()
+    assert lines()[-1]["revision"] == count + 1
     browser_says(surgery, {"kind": "still"})
-    surgery._pump.drain()
-    assert "1 of 12" in stills()[-1]["bundle"]["text/plain"]
+    surgery._line.settle()
+    assert "1 of 12" in lines()[-1]["bundle"]["text/plain"]
 
 
 def test_quick_strokes_are_answered_once_each(surgery: CodeSurgery):
@@ -496,7 +497,7 @@ def test_quick_strokes_are_answered_once_each(surgery: CodeSurgery):
     for code in range(10):
         paint([0], code + 20)
         surgery._worker.wait(20)
-        surgery._pump.drain()
+        surgery._line.settle()
     assert [update["grid"]["undo"] for update, _ in updates(surgery)] == list(range(1, 11))
 
 
@@ -519,7 +520,7 @@ def test_traits_hold_little(surgery: CodeSurgery):
 
 
 def test_the_history_forgets_its_oldest_steps_and_holds_its_place():
-    history = History()
+    history = GridHistory()
     assert history.now is None and history.ways == (0, 0)
     history.move(-1)
     codes = grid_of([[1]], None)

@@ -8,26 +8,22 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import comm
 import numpy as np
 import PIL.Image
 import PIL.ImageColor
 import pytest
-from test_widgets import Recorder, browser_says, recorder
+from widget_support import browser_says, recorder
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.records import CodebookUsage
-from chameleon_widgets import codebook_map, threads
-from chameleon_widgets.codebook_atlas import CodebookAtlas
+from chameleon_widgets import threads
+from chameleon_widgets.images import codebook_map
+from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 from chameleon_widgets.stills import WIDGET_VIEW
 
+pytestmark = pytest.mark.usefixtures("comms")
 SIDE = 4  # pixels of a cell
 JS = Path(__file__).parents[1] / "widgets" / "js"
-
-
-@pytest.fixture(autouse=True)
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
 
 
 class Levels:
@@ -84,7 +80,7 @@ def sheet(size: int, width: int, seed: int = 0) -> np.ndarray:
 
 def nearness(book_NC: np.ndarray) -> float:
     """The mean distance of neighbours on the map, as a share of that of random pairs."""
-    order_N, columns = codebook_map.arrange(book_NC), codebook_map.columns_of(len(book_NC))
+    order_N, columns = codebook_map.layout(book_NC), codebook_map.columns_of(len(book_NC))
     at = np.arange(len(book_NC))
     right, below = at[(at + 1) % columns > 0][:-1], at[: len(at) - columns]
     pairs = np.concatenate([np.stack([right, right + 1]), np.stack([below, below + columns])], 1)
@@ -106,7 +102,7 @@ def test_neighbours_on_the_map_are_much_nearer_in_the_codebook_than_random_pairs
 @pytest.mark.parametrize("size", [2, 3, 5, 12, 97, 1000])
 @pytest.mark.parametrize("width", [1, 2, 40])
 def test_every_code_has_one_cell_of_a_map_wider_than_high(size: int, width: int):
-    order_N = codebook_map.arrange(np.random.default_rng(0).normal(size=(size, width)).astype(np.float32))
+    order_N = codebook_map.layout(np.random.default_rng(0).normal(size=(size, width)).astype(np.float32))
     assert sorted(order_N) == list(range(size))
     columns = codebook_map.columns_of(size)
     rows = -(-size // columns)
@@ -114,7 +110,7 @@ def test_every_code_has_one_cell_of_a_map_wider_than_high(size: int, width: int)
 
 
 def test_a_line_of_codes_is_laid_out_in_its_order():
-    order_N = codebook_map.arrange(np.arange(100.0)[:, None] ** 2)
+    order_N = codebook_map.layout(np.arange(100.0)[:, None] ** 2)
     columns = codebook_map.columns_of(100)
     means = [order_N[np.arange(100) % columns == column].mean() for column in range(columns)]
     assert means == sorted(means) or means == sorted(means, reverse=True)
@@ -123,17 +119,17 @@ def test_a_line_of_codes_is_laid_out_in_its_order():
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e37])
 def test_codes_that_are_equal_tiny_or_huge_still_get_their_cells(scale: float):
     book_NC = (np.random.default_rng(0).normal(size=(50, 8)) * scale).astype(np.float32)
-    assert sorted(codebook_map.arrange(book_NC)) == list(range(50))
+    assert sorted(codebook_map.layout(book_NC)) == list(range(50))
 
 
 def test_the_nearest_codes_are_those_of_least_distance_without_the_code_itself():
     book_NC = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     book_NC[7] = book_NC[3]
-    near = codebook_map.nearest(book_NC, 3, 8)
+    near = codebook_map.nearest_codes(book_NC, 3, 8)
     assert near[0] == (7, 0.0) and 3 not in [code for code, _ in near]
     distances = sorted(float(np.linalg.norm(each - book_NC[3])) for code, each in enumerate(book_NC) if code != 3)
     assert [distance for _, distance in near] == pytest.approx(distances[:8])
-    assert len(codebook_map.nearest(book_NC[:3], 0, 8)) == 2
+    assert len(codebook_map.nearest_codes(book_NC[:3], 0, 8)) == 2
 
 
 @pytest.mark.parametrize(
@@ -188,7 +184,7 @@ def test_pictures_give_the_usage_of_their_codes():
     facts, (counts,) = sent(atlas, "usage")[-1]
     assert np.frombuffer(counts, "<f8").tolist() == expected.counts_N.tolist()
     assert (facts["dead"], facts["tokens"], facts["names"]) == (12, 10, ["dark", "light"])
-    assert facts["measured"] == [(6, 3 / 16), (10, 4 / 16)]
+    assert facts["measured"] == [[6, 3 / 16], [10, 4 / 16]]
     assert facts["even"] == facts["evenly"][-1][1] == expected.uniform_usage() and atlas.status == "idle"
 
 
@@ -207,8 +203,8 @@ def test_nothing_seen_is_no_error_and_nothing_is_called_dead_by_its_still():
     atlas.selected = 3
     atlas.wait()
     assert sent(atlas, "usage")[-1][0]["perplexity"] == 0
-    assert sent(atlas, "code")[-1][0]["found"] == 0
-    assert atlas._repr_mimebundle_()["text/plain"] == "Codebook atlas. 16 codes, none seen yet."
+    assert sent(atlas, "code")[-1][0]["count"] == 0
+    assert atlas._line.mimebundle()["text/plain"] == "Codebook atlas. 16 codes, none seen yet."
 
 
 def test_two_codes_are_enough():
@@ -217,7 +213,7 @@ def test_two_codes_are_enough():
     atlas = CodebookAtlas(tokenizer, pictures=[grey([0, 1])])
     atlas.selected = 1
     atlas.wait()
-    assert sent(atlas, "code")[-1][0]["near"] == [(0, 1.0)]
+    assert sent(atlas, "code")[-1][0]["near"] == [[0, 1.0]]
 
 
 def test_the_detail_of_a_code_has_its_nearest_codes_real_patches_and_decoded_middle():
@@ -226,8 +222,8 @@ def test_the_detail_of_a_code_has_its_nearest_codes_real_patches_and_decoded_mid
     atlas.selected = np.int64(0)
     atlas.wait()
     detail, patches = sent(atlas, "code")[-1]
-    assert [code for code, _ in detail["near"]] == [1, 2, 3, 4, 5, 6, 7, 8] and detail["found"] == 4
-    assert detail["places"] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1)]
+    assert [code for code, _ in detail["near"]] == [1, 2, 3, 4, 5, 6, 7, 8] and detail["count"] == 4
+    assert detail["places"] == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 1, 1]]
     for (picture, row, column), data in zip(detail["places"], patches, strict=True):
         box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
         assert opened(data).tobytes() == list(TWO.values())[picture].crop(box).tobytes()
@@ -245,7 +241,7 @@ def test_of_many_places_a_dozen_from_all_the_pictures_are_shown():
     atlas.selected = 5
     atlas.wait()
     detail, patches = sent(atlas, "code")[-1]
-    assert len(patches) == 12 and detail["found"] == 300
+    assert len(patches) == 12 and detail["count"] == 300
     assert len({picture for picture, _, _ in detail["places"]}) == 12
 
 
@@ -260,7 +256,7 @@ def test_pictures_are_cut_as_the_tokenizer_prepares_them():
     content, (picture, codes) = sent(atlas, "picture")[-1]
     assert (content["rows"], content["columns"]) == (2, 2) and opened(picture).size == (8, 8)
     assert np.frombuffer(codes, "<u4").tolist() == [7] * 4
-    assert sent(atlas, "code")[-1][0]["found"] == 4
+    assert sent(atlas, "code")[-1][0]["count"] == 4
 
 
 @pytest.mark.parametrize(("value", "error"), [(16, ValueError), (-1, ValueError), ("3", TypeError), (2.5, TypeError)])
@@ -290,7 +286,7 @@ def test_a_choice_can_be_taken_back():
     atlas.selected = 3
     atlas.selected = None
     atlas.wait()
-    assert sent(atlas, "code")[-1][0] == {"kind": "code", "code": None, "near": []}
+    assert sent(atlas, "code")[-1][0] == {"kind": "code", "code": None, "near": [], "places": [], "count": 0}
 
 
 def test_a_click_sends_nothing_the_size_of_the_codebook():
@@ -303,12 +299,12 @@ def test_a_click_sends_nothing_the_size_of_the_codebook():
     recorder(atlas).custom.clear()
     browser_says(atlas, {"kind": "select", "value": 3, "mark": "me-2"})
     atlas.wait()
-    assert {content["kind"] for content, _ in recorder(atlas).custom} == {"state", "code", "patches"}
+    assert {content["kind"] for content, _ in recorder(atlas).custom} == {"code", "patches", "line"}
     assert sum(len(data) for _, buffers in recorder(atlas).custom for data in buffers) < 4000
 
 
 def test_colours_are_decoded_only_when_asked_for_and_a_choice_comes_in_between(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chameleon_widgets.codebook_study.SLICE", 0.0)
+    monkeypatch.setattr("chameleon_widgets.images.codebook_study.SLICE", 0.0)
     tokenizer = Levels()
     atlas = CodebookAtlas(tokenizer, pictures=TWO)
     atlas.wait()
@@ -329,7 +325,7 @@ def test_colours_are_decoded_only_when_asked_for_and_a_choice_comes_in_between(m
 
 
 def test_colours_no_longer_looked_at_are_not_decoded_until_they_are_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chameleon_widgets.codebook_study.SLICE", 0.0)
+    monkeypatch.setattr("chameleon_widgets.images.codebook_study.SLICE", 0.0)
     tokenizer = Levels()
     atlas = CodebookAtlas(tokenizer)
     tokenizer.gate.clear()
@@ -350,9 +346,9 @@ def test_a_picture_that_cannot_be_encoded_is_named_and_the_others_count():
     with pytest.raises(RuntimeError, match="thirteen"):
         atlas.wait()
     assert atlas.usage.tokens == 10 and atlas.status == "error"
-    told = sent(atlas, "state")[-1][0]["trouble"]
-    assert told[0] == "“bad” could not be encoded: RuntimeError: thirteen pixels are <unlucky>"
-    assert told[1].startswith("“empty” could not be encoded: “empty” is empty")
+    trouble = sent(atlas, "state")[-1][0]["trouble"]
+    assert trouble[0] == "“bad” could not be encoded: RuntimeError: thirteen pixels are <unlucky>"
+    assert trouble[1].startswith("“empty” could not be encoded: “empty” is empty")
 
 
 @pytest.mark.parametrize("codes", [np.full((2, 2), 16), np.zeros(4, int), np.zeros((2, 2)), np.zeros((0, 3), int)])
@@ -374,7 +370,7 @@ def test_a_tokenizer_that_cannot_decode_says_so_and_the_rest_works_until_it_can(
     with pytest.raises(ValueError, match="no decoder"):
         atlas.wait()
     assert sent(atlas, "state")[-1][0]["trouble"] == ["A code could not be decoded: There is no decoder here."]
-    assert sent(atlas, "code")[-1][0]["found"] == 4 and not sent(atlas, "patches")
+    assert sent(atlas, "code")[-1][0]["count"] == 4 and not sent(atlas, "patches")
     tokenizer.broken = None
     browser_says(atlas, {"kind": "select", "value": 0})
     atlas.wait()
@@ -390,10 +386,10 @@ def test_a_view_that_comes_late_gets_everything():
     browser_says(atlas, {"kind": "hello", "mark": "me-1"})
     atlas.wait()
     kinds = [content["kind"] for content, _ in recorder(atlas).custom]
-    assert kinds == ["state", "map", "usage", "picture", "code", "patches", "colours"]
-    assert recorder(atlas).custom[0][0]["heard"] == "me-1"
+    assert kinds == ["state", "map", "usage", "picture", "code", "patches", "colours", "line"]
+    assert recorder(atlas).custom[-1][0]["requests"] == {"me": 1}
     order = np.frombuffer(sent(atlas, "map")[-1][1][0], "<u4")
-    assert order.tolist() == codebook_map.arrange(np.asarray(Levels().codebook, np.float32)).tolist()
+    assert order.tolist() == codebook_map.layout(np.asarray(Levels().codebook, np.float32)).tolist()
 
 
 def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():
@@ -402,7 +398,7 @@ def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():
     atlas = CodebookAtlas(tokenizer, pictures=TWO)
     for kind in ("hello", "select", "colours", "picture", "still", "nonsense"):
         browser_says(atlas, {"kind": kind, "value": 1})  # would hang here
-    atlas._pump.drain()
+    atlas._line.settle()
     assert atlas.status == "working" and sent(atlas, "state")[-1][0]["doing"]
     with pytest.raises(TimeoutError, match="Encoding picture 1 of 2"):
         atlas.wait(1)  # the map is laid out by then, and the gate is shut
@@ -428,11 +424,11 @@ def test_running_a_notebook_cell_again_ends_what_its_last_run_began(monkeypatch:
 def test_the_still_is_the_map_with_its_facts_and_stands_alone():
     atlas = CodebookAtlas(Levels(), pictures=TWO)
     atlas.wait()
-    bundle = atlas._repr_mimebundle_()
+    bundle = atlas._line.mimebundle()
     assert bundle[WIDGET_VIEW]["model_id"] == atlas.model_id
     assert bundle["text/html"].count('<img src="data:image/png;base64,') == 1
     assert "4 of 16 codes used (25.0%), 12 dead, perplexity 4, over 10 tokens" in bundle["text/plain"]
-    assert sent(atlas, "still")[-1][0]["revision"] == atlas._still.revision > 0
+    assert sent(atlas, "line")[-1][0]["revision"] > 0
 
 
 def test_traits_hold_little():

@@ -9,36 +9,17 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import comm
-import comm.base_comm
-import numpy as np
 import pytest
 import traitlets
+from test_run_panel import unpacked
+from widget_support import eventually, recorder
 
 from chameleon_lab.history import Alarm, Event, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import ComparePanel
-from chameleon_widgets.comparison import COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
+from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
 from chameleon_widgets.stills import WIDGET_VIEW
 
-
-class Recorder(comm.base_comm.BaseComm):
-    """A comm that keeps what a widget sends, as JSON would carry it."""
-
-    def __init__(self, **keys: Any) -> None:
-        self.custom: list[tuple[dict[str, Any], list[bytes]]] = []
-        super().__init__(**keys)
-
-    def publish_msg(self, msg_type: str, data=None, metadata=None, buffers=None, **keys: Any) -> None:
-        if data and data.get("method") == "custom":
-            content = json.loads(json.dumps(data["content"], allow_nan=False))
-            self.custom.append((content, [bytes(each) for each in buffers or []]))
-
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
-
-
+pytestmark = pytest.mark.usefixtures("comms")
 CONFIG = {"name": "a", "seed": 0, "model": {"fixes": []}, "recipe": {"rate": 0.1, "betas": [0.9, 0.95]}}
 
 
@@ -61,10 +42,6 @@ def record(step: int, **values: float) -> StepRecord:
     return StepRecord(step, float(step), {"loss": 4.0 - step} | held_out | values, {"residual_norm": [1.0, 2.0 + step]})
 
 
-def recorder(panel: Any) -> Recorder:
-    return panel.comm
-
-
 def says(panel: ComparePanel, kind: str, **content: Any) -> None:
     panel._handle_custom_msg({"kind": kind, **content}, [])
 
@@ -75,27 +52,24 @@ def sent(panel: ComparePanel, kind: str) -> list[tuple[dict[str, Any], list[byte
 
 def received(panel: ComparePanel) -> dict[tuple[int, str], tuple[list[float], list[float]]]:
     """(steps, values) by run and measure, put together as the page does."""
-    found: dict[tuple[int, str], tuple[list[float], list[float]]] = {}
-    for content, buffers in sent(panel, "values"):
-        for (run, measure, since), data in zip(content["parts"], buffers, strict=True):
-            steps, values = np.frombuffer(data, "<f8").reshape(2, -1).tolist()
-            if not since:
-                found[run, measure] = [], []
-            assert len(found[run, measure][0]) == since, "no value twice, and none left out"
-            found[run, measure][0].extend(steps)
-            found[run, measure][1].extend(values)
-    return found
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    series: dict[tuple[int, str], tuple[list[float], list[float]]] = {}
+    epochs, counts = dict[int, int](), dict[int, int]()
+    for content, buffers in sent(panel, "records"):
+        run = content["run"]
+        if content["epoch"] != epochs.get(run) or not content["start"]:
+            epochs[run], counts[run] = content["epoch"], 0
+            series = {key: value for key, value in series.items() if key[0] != run}
+        assert content["start"] == counts[run], "no record twice, and none left out"
+        counts[run] += content["records"]["count"]
+        for name, points in unpacked([(content, buffers)]).items():
+            steps, values = series.setdefault((run, name), ([], []))
+            steps += [step for step, _ in points]
+            values += [value for _, value in points]
+    return series
 
 
 def settled(panel: ComparePanel) -> ComparePanel:
-    assert panel._pump.drain() and panel._worker.wait(20)
+    assert panel._line.settle() and panel._worker.wait(20)
     return panel
 
 
@@ -132,9 +106,9 @@ def test_a_fork_says_where_it_came_from():
     panel = settled(ComparePanel([Trained(), fork]))
     assert panel.table[1]["parent"] == "a" and panel.table[1]["forked_at"] == 1200
     assert "parent" not in panel.table[0]
-    told = sent(panel, "state")[-1][0]["runs"][1]["forked"]
-    assert told == "forked from a at step 1,200: + QueryKeyNorm()"
-    assert told in " ".join(panel.figure().get_supxlabel().split())
+    words = sent(panel, "state")[-1][0]["runs"][1]["forked"]
+    assert words == "forked from a at step 1,200: + QueryKeyNorm()"
+    assert words in " ".join(panel.figure().get_supxlabel().split())
 
 
 def test_only_settings_that_differ_are_told_flat_and_in_words():
@@ -142,8 +116,8 @@ def test_only_settings_that_differ_are_told_flat_and_in_words():
     configs = {"a": CONFIG, "b": fixed, "silent": {}}
     found = differences(configs)
     assert found == {"model.fixes": {"a": [], "b": fixed["model"]["fixes"]}, "model.width": {"b": 64}}
-    told = [worded(value) for value in found["model.fixes"].values()]
-    assert told == ["none", "QueryKeyNorm(eps=1e-05), Reordering()"]
+    words = [worded(value) for value in found["model.fixes"].values()]
+    assert words == ["none", "QueryKeyNorm(eps=1e-05), Reordering()"]
     assert differences({"a": CONFIG, "silent": {}}) == {} == differences({})
     assert flattened({"a": {"b": {"c": 1}}, "d": {}}) == {"a.b.c": 1}
     values = {True: "yes", None: "none", 0.30000000001: "0.3", 3: "3", "x": "x", (1, 2): "1, 2"}
@@ -169,9 +143,11 @@ def test_a_growing_run_is_followed_with_each_value_sent_once():
     assert received(panel)[0, "residual_norm"][1] == [2, 3, 4, 5]
     run.state = replace(run.state, status="finished")
     eventually(lambda: sent(panel, "state")[-1][0]["runs"][0]["over"])
-    told = sent(panel, "state")[-1][0]["runs"][0]
-    assert told["alarms"] == [[3, "CRITICAL", "words"]] and told["changes"] == [[2, "rate 0.1 → 0.05"]]
-    assert told["row"]["loss"] == "inf", "JSON has no such number"
+    events = [content for content, _ in sent(panel, "records") if content["alarms"]["list"]][-1]
+    assert events["alarms"]["list"] == [{"step": 3, "level": "CRITICAL", "rule": "logits", "message": "words"}]
+    change = {"step": 2, "name": "rate", "before": "0.1", "after": "0.05", "reason": ""}
+    assert events["changes"]["list"] == [change]
+    assert sent(panel, "state")[-1][0]["runs"][0]["row"]["loss"] == "inf", "JSON has no such number"
     settled(panel)
     eventually(lambda: not any(thread.name.startswith("compare panel") for thread in threading.enumerate()))
 
@@ -203,11 +179,12 @@ def test_measures_are_chosen_when_there_are_some_and_can_be_changed():
 
 def test_a_second_page_gets_everything_from_the_start():
     panel = settled(ComparePanel([Trained()]))
-    before = len(sent(panel, "values"))
+    recorder(panel).custom.clear()
     says(panel, "hello", mark="other-1")
-    eventually(lambda: len(sent(panel, "values")) > before)
-    assert {since for _, _, since in sent(panel, "values")[-1][0]["parts"]} == {0}
-    assert sent(panel, "state")[-1][0]["heard"] == "other-1"
+    eventually(lambda: sent(panel, "line"))
+    assert [content["kind"] for content, _ in recorder(panel).custom] == ["state", "records", "line"]
+    assert received(panel)[0, "loss"][0] == [0, 1, 2, 3]
+    assert sent(panel, "line")[-1][0]["requests"] == {"other": 1}
 
 
 def test_a_run_that_cannot_be_read_is_told_in_its_row_and_the_others_go_on():
@@ -284,7 +261,7 @@ def test_a_figure_is_what_the_panel_shows():
     panel.hidden = ["a"]
     (axis,) = panel.figure().axes
     assert {line.get_gid() for line in axis.lines} == {"b", "recorded"}
-    assert {line.get_color() for line in axis.lines} == {COLOURS[1]}, "as on screen"
+    assert {line.get_color() for line in axis.lines} == {CURVE_COLOURS[1]}, "as on screen"
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
@@ -305,17 +282,17 @@ def test_a_failed_export_is_told(monkeypatch):
     monkeypatch.setattr(panel, "figure", broken)
     says(panel, "export", format="png")
     settled(panel)
-    assert sent(panel, "trouble")[0][0]["told"] == "The figure could not be drawn: MemoryError: no room"
+    assert sent(panel, "trouble")[0][0]["error"] == "The figure could not be drawn: MemoryError: no room"
 
 
 def test_the_still_shows_a_figure_and_each_run_in_words_and_no_live_html():
     script = Trained("<script>alert(1)</script>", status="failed", error="<b>boom</b>")
     panel = settled(ComparePanel([script], measures=["loss"]))
-    bundle = panel._repr_mimebundle_()
+    bundle = panel._line.mimebundle()
     assert WIDGET_VIEW in bundle and '<img src="data:image/png;base64,' in bundle["text/html"]
     assert "<script" not in bundle["text/html"] and "<b>boom" not in bundle["text/html"]
     assert "failed, 4 steps, held-out loss 2.7. <b>boom</b>" in bundle["text/plain"]
-    assert settled(ComparePanel())._repr_mimebundle_()["text/plain"] == "A comparison without runs."
+    assert settled(ComparePanel())._line.mimebundle()["text/plain"] == "A comparison without runs."
 
 
 def test_a_run_added_later_joins():

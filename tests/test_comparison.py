@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from chameleon_lab.evaluation.comparison import CONTENDERS, compare, read_outcomes, unseen_scenes
+from chameleon_lab.evaluation import comparison
+from chameleon_lab.evaluation.comparison import CONTENDERS, compare_quantizers, read_outcomes, unseen_scenes
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.training.image_experiments import TINY
 
@@ -18,17 +19,18 @@ def test_every_contender_has_nine_bits_a_code(name):
     assert ImageTokenizer(config).quantize.size == 512
 
 
-def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path):
+def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "unseen_scenes", lambda: unseen_scenes(20))
     names = ["VQ", "FSQ"]
     outcomes = []
-    for outcome in compare(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names):
+    for outcome in compare_quantizers(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names):
         outcomes.append(outcome)
         assert read_outcomes(tmp_path / "outcomes.jsonl") == outcomes
     assert [(outcome.name, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
     vq, fsq = outcomes[0].values["PSNR"], outcomes[1].values["PSNR"]
     assert vq.card == fsq.card and vq != fsq
     assert vq - fsq == pytest.approx(vq.value - fsq.value)
-    again = list(compare(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names))
+    again = list(compare_quantizers(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names))
     assert again == outcomes
 
 
@@ -39,4 +41,4 @@ def test_the_scenes_it_is_measured_on_are_always_the_same():
 
 def test_an_unknown_contender_is_named(tmp_path):
     with pytest.raises(ValueError, match="No contender is called magic; there are VQ, "):
-        next(compare(tmp_path, names=["magic"]))
+        next(compare_quantizers(tmp_path, names=["magic"]))

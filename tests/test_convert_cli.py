@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import failed
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import formats
@@ -33,28 +34,17 @@ def convert(*arguments: object) -> None:
     assert main(["convert", *map(str, arguments), "--without-pictures"]) == 0
 
 
-def failed(capsys, *arguments: object) -> str:
-    assert main(["convert", *map(str, arguments)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("chameleon-lab: ") and told.count("\n") == 1
-    return told
-
-
 def weights(folder: Path) -> dict[str, bytes]:
     tensors = formats.open_folder(folder).tensors
     return {name: tensor.read().contiguous().view(torch.uint8).numpy().tobytes() for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("first", formats.FORMATS)
-def test_every_format_goes_into_every_other_and_back_bit_for_bit(first, source, tmp_path):
-    before = weights(source)
-    convert(source, tmp_path / first, "--format", first)
-    for second in formats.FORMATS:
-        convert(tmp_path / first, tmp_path / "second", "--format", second)
-        convert(tmp_path / "second", tmp_path / "third", "--format", "native")
-        assert weights(tmp_path / "third") == before, f"{first} to {second} to native"
-        shutil.rmtree(tmp_path / "second")
-        shutil.rmtree(tmp_path / "third")
+def test_every_format_goes_into_the_next_and_back_bit_for_bit(source, tmp_path):
+    before, place = weights(source), source
+    for format in (*formats.FORMATS, "native"):
+        place, last = tmp_path / f"{format} of {place.name}", place
+        convert(last, place, "--format", format)
+        assert weights(place) == before, f"{last.name} to {format}"
 
 
 def test_what_was_found_and_what_was_written_is_told(source, tmp_path, caplog, lab):
@@ -86,7 +76,7 @@ def test_a_shipped_model_is_known_by_its_name(tmp_path):
 def test_nothing_is_overwritten(source, tmp_path, capsys):
     for target in (source, source / "config.json"):
         before = {file.name: file.read_bytes() for file in source.iterdir()}
-        told = failed(capsys, source, target, "--format", "native")
+        told = failed(capsys, "convert", source, target, "--format", "native")
         assert f"{target} is there already: convert into a new or empty folder." in told
         assert {file.name: file.read_bytes() for file in source.iterdir()} == before
     (tmp_path / "empty").mkdir()
@@ -96,25 +86,27 @@ def test_nothing_is_overwritten(source, tmp_path, capsys):
 
 def test_a_disk_without_room_is_told_before_anything_is_written(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
-    told = failed(capsys, source, tmp_path / "a" / "b", "--format", "native")
+    told = failed(capsys, "convert", source, tmp_path / "a" / "b", "--format", "native")
     assert "b needs 0.1 MB, and its disk has 0.0 MB free" in told
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_cannot_be_converted_leaves_nothing(source, tmp_path, capsys):
-    told = failed(capsys, source, tmp_path / "port", "--format", "huggingface")
-    assert "cannot express an image tokenizer with" in told
-    told = failed(capsys, source, tmp_path / "port", "--format", "meta", "--shards", "3", "--without-pictures")
-    assert "cannot be cut into 3 shards: heads 4" in told
-    assert "is no model folder" in failed(capsys, tmp_path / "nowhere", tmp_path / "port", "--format", "native")
+    port = tmp_path / "port"
+    error = failed(capsys, "convert", source, port, "--format", "huggingface")
+    assert "cannot express an image tokenizer with" in error
+    error = failed(capsys, "convert", source, port, "--format", "meta", "--shards", 3, "--without-pictures")
+    assert "cannot be cut into 3 shards: heads 4" in error
+    error = failed(capsys, "convert", tmp_path / "nowhere", port, "--format", "native")
+    assert "is no model folder" in error
     whole = (source / "model.safetensors").read_bytes()
     (source / "model.safetensors").write_bytes(whole[:-1])
-    assert "model.safetensors is damaged" in failed(capsys, source, tmp_path / "port", "--format", "native")
+    assert "model.safetensors is damaged" in failed(capsys, "convert", source, tmp_path / "port", "--format", "native")
     (source / "model.safetensors").write_bytes(whole)
     tensors = open_safetensors(source, "model")
     write_safetensors({name: tensor for name, tensor in tensors.items() if name != "norm.weight"}, source)
     for format in ("native", "meta"):
-        told = failed(capsys, source, tmp_path / "port", "--format", format, "--without-pictures")
+        told = failed(capsys, "convert", source, tmp_path / "port", "--format", format, "--without-pictures")
         assert "contradicts the folder's config.json: missing ['norm.weight']" in told
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
@@ -123,6 +115,6 @@ def test_a_folder_of_two_layouts_wants_to_be_told_which(source, tmp_path, capsys
     convert(source, tmp_path / "both", "--format", "meta")
     for file in source.iterdir():
         shutil.copy(file, tmp_path / "both")
-    assert "is ambiguous" in failed(capsys, tmp_path / "both", tmp_path / "out", "--format", "native")
+    assert "is ambiguous" in failed(capsys, "convert", tmp_path / "both", tmp_path / "out", "--format", "native")
     convert(tmp_path / "both", tmp_path / "out", "--format", "native", "--layout", "meta")
     assert weights(tmp_path / "out") == weights(source)

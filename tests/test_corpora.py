@@ -7,9 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import same
 
 from chameleon_lab.corpora import conversations
-from chameleon_lab.corpora.conversations import KINDS, NUMBERS, Edit, Question, draw_request, questions, sample_edit
+from chameleon_lab.corpora.conversations import (
+    NUMBERS,
+    SCENE_KINDS,
+    Edit,
+    Question,
+    draw_request,
+    questions,
+    sample_edit,
+)
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, SceneBatches, sample_documents
 from chameleon_lab.corpora.packing import bucket, collate, tokenize
 from chameleon_lab.corpora.scenes import (
@@ -106,12 +115,12 @@ def test_things_of_one_scene_never_overlap_nor_leave_it():
 def test_the_split_has_three_sides_and_no_seed_in_it():
     assert len(NOVEL_PAIRS) == len({shape for _, shape in NOVEL_PAIRS}) == len({c for c, _ in NOVEL_PAIRS}) == 8
     rng = np.random.default_rng(0)
-    for wanted in (TRAINABLE, HELD_OUT, NOVEL):
+    for side in (TRAINABLE, HELD_OUT, NOVEL):
         for count in (1, 2, 3):
-            scene = sample_where(rng, wanted, count)
+            scene = sample_where(rng, side, count)
             assert len(scene.things) == count
-            assert scene.trainable == (wanted == TRAINABLE)
-            assert scene.novel == (wanted == NOVEL) == any(thing.pair in NOVEL_PAIRS for thing in scene.things)
+            assert scene.trainable == (side == TRAINABLE)
+            assert scene.novel == (side == NOVEL) == any(thing.pair in NOVEL_PAIRS for thing in scene.things)
             assert all(replace(scene, background=name).trainable == scene.trainable for name in BACKGROUNDS)
 
 
@@ -121,22 +130,22 @@ def test_one_arrangement_in_ten_is_held_out():
     assert 0.08 < share < 0.125
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(SCENE_KINDS))
 def test_no_document_shows_or_teaches_what_is_held_out_or_novel(kind, monkeypatch):
-    shown: list[Scene] = []
+    scenes_drawn: list[Scene] = []
     drawn = conversations._image
     monkeypatch.setattr(
-        conversations, "_image", lambda scene, learn=True: (shown.append(scene), drawn(scene, learn))[1]
+        conversations, "_image", lambda scene, learn=True: (scenes_drawn.append(scene), drawn(scene, learn))[1]
     )
     rng, novel = np.random.default_rng(7), [f"{colour} {shape}" for colour, shape in NOVEL_PAIRS]
     pictures = 0
     for _ in range(200):
-        document = KINDS[kind](rng)
+        document = SCENE_KINDS[kind](rng)
         pictures += len(document.pictures)
         learned = " ".join(part.text for part in document if isinstance(part, Text) and part.learn)
         assert not any(pair in learned for pair in novel)
-    assert len(shown) == pictures and (pictures or kind == "plain_text")
-    assert all(scene.trainable for scene in shown)
+    assert len(scenes_drawn) == pictures and (pictures or kind == "plain_text")
+    assert all(scene.trainable for scene in scenes_drawn)
 
 
 # Documents
@@ -163,20 +172,20 @@ SHAPES_OF_DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(SCENE_KINDS))
 def test_answers_are_learned_and_prompts_are_not(kind):
     rng = np.random.default_rng(3)
     for _ in range(60):
-        assert re.fullmatch(SHAPES_OF_DOCUMENTS[kind], flags(KINDS[kind](rng)))
+        assert re.fullmatch(SHAPES_OF_DOCUMENTS[kind], flags(SCENE_KINDS[kind](rng)))
 
 
 def test_the_mixture_keeps_its_shares_and_captions_and_pictures_come_first_equally_often():
     assert sum(SCENE_WEIGHTS.values()) == pytest.approx(1)
     assert SCENE_WEIGHTS["caption_first"] == SCENE_WEIGHTS["picture_first"]
-    assert set(SCENE_WEIGHTS) == set(KINDS)
-    made = sample_documents(np.random.default_rng(0), {"story": 1.0, "plain_text": 3.0}, 400)
-    told = sum(not document.pictures for document in made)
-    assert 260 < told < 340
+    assert set(SCENE_WEIGHTS) == set(SCENE_KINDS)
+    documents = sample_documents(np.random.default_rng(0), {"story": 1.0, "plain_text": 3.0}, 400)
+    without_pictures = sum(not document.pictures for document in documents)
+    assert 260 < without_pictures < 340
 
 
 def answer(scene: Scene, text: str) -> str:
@@ -185,10 +194,10 @@ def answer(scene: Scene, text: str) -> str:
         return scene.background
     if text == "how many things are there?":
         return ("zero", "one", "two", "three")[len(scene.things)]
-    if found := re.fullmatch(r"is there an? (\w+) (\w+)\?", text):
-        return "yes" if any((t.colour, t.shape) == found.groups() for t in scene.things) else "no"
-    if found := re.fullmatch(r"what shape is the (\w+) thing\?", text):
-        (thing,) = (t for t in scene.things if t.colour == found[1])
+    if match := re.fullmatch(r"is there an? (\w+) (\w+)\?", text):
+        return "yes" if any((t.colour, t.shape) == match.groups() for t in scene.things) else "no"
+    if match := re.fullmatch(r"what shape is the (\w+) thing\?", text):
+        (thing,) = (t for t in scene.things if t.colour == match[1])
         return thing.shape
     shape = re.search("|".join(SHAPES), text)
     assert shape, text
@@ -216,8 +225,8 @@ def answer(scene: Scene, text: str) -> str:
 def test_every_question_has_its_one_right_answer():
     rng, kinds = np.random.default_rng(0), Counter()
     for scene in scenes(400, seed=2):
-        asked: list[Question] = [*questions(scene), *conversations.sample_questions(scene, rng, 3)]
-        for question in asked:
+        drawn_questions: list[Question] = [*questions(scene), *conversations.sample_questions(scene, rng, 3)]
+        for question in drawn_questions:
             assert question.answer == answer(scene, question.text), (scene, question)
             kinds[question.kind] += 1
     assert set(kinds) == {"background", "count", "colour", "size", "shape", "place", "relation", "exists"}
@@ -227,8 +236,8 @@ def test_every_question_has_its_one_right_answer():
 def test_sampled_questions_differ_and_existence_is_affirmed_half_of_the_time():
     rng, answers = np.random.default_rng(1), Counter()
     for scene in scenes(500, seed=3):
-        asked = conversations.sample_questions(scene, rng, 3)
-        assert len({question.kind for question in asked}) == len(asked) == 3
+        drawn_questions = conversations.sample_questions(scene, rng, 3)
+        assert len({question.kind for question in drawn_questions}) == len(drawn_questions) == 3
         answers[conversations.exists_question(scene, rng).answer] += 1
     assert 200 < answers["yes"] < 300
 
@@ -236,18 +245,18 @@ def test_sampled_questions_differ_and_existence_is_affirmed_half_of_the_time():
 def changed(before: Scene, edit: Edit) -> Scene:
     """What an instruction leads to, worked out anew from its words alone."""
     text = edit.text.lower().rstrip(".")
-    if found := re.fullmatch(r"make the background (\w+)", text):
-        return replace(before, background=found[1])
-    if found := re.fullmatch(r"add an? (\w+) (\w+) (\w+) (on the left|on the right|above|below)", text):
-        size, colour, shape, side = found.groups()
+    if match := re.fullmatch(r"make the background (\w+)", text):
+        return replace(before, background=match[1])
+    if match := re.fullmatch(r"add an? (\w+) (\w+) (\w+) (on the left|on the right|above|below)", text):
+        size, colour, shape, side = match.groups()
         old = before.things[0]
         x, y = {"on the left": (16, 32), "on the right": (48, 32), "above": (32, 16), "below": (32, 48)}[side]
         assert (x, y) != (old.x, old.y)
         things = sorted((old, Thing(shape, colour, size, x, y)), key=lambda thing: (thing.x, thing.y))
         return Scene(tuple(things), before.background, "beside" if y == 32 else "above")
-    found = re.fullmatch(r"(?:make|turn|remove) the (?:(\w+) )??(\w+)(?: into an? (\w+)| (\w+))?", text)
-    assert found, text
-    colour, shape, new_shape, new = found.groups()
+    match = re.fullmatch(r"(?:make|turn|remove) the (?:(\w+) )??(\w+)(?: into an? (\w+)| (\w+))?", text)
+    assert match, text
+    colour, shape, new_shape, new = match.groups()
     if shape not in SHAPES:  # "make the red circle blue": the optional word was the colour
         colour, shape, new = shape, new, None
     (index,) = (i for i, t in enumerate(before.things) if t.shape == shape and colour in (None, t.colour))
@@ -272,7 +281,7 @@ def test_an_edit_says_exactly_what_it_does():
 
 
 def test_full_drawing_requests_tell_scenes_apart_and_short_ones_say_nothing_false():
-    rng, asked = np.random.default_rng(0), {}
+    rng, by_words = np.random.default_rng(0), {}
     for scene in scenes(600, seed=5):
         full = re.sub("|".join(conversations.DRAW_OPENINGS[3:]), "draw", draw_request(scene, rng, full=True).lower())
         assert scene.background in full
@@ -280,8 +289,8 @@ def test_full_drawing_requests_tell_scenes_apart_and_short_ones_say_nothing_fals
         true = set(re.findall(r"\w+", full)) | {"left", "right", "below", "above", "to", "the", "of"}
         true |= set(re.findall(r"\w+", " ".join(conversations.DRAW_OPENINGS))) | {"a", "an", "and", "thing"}
         assert short <= true
-        asked.setdefault(frozenset(re.findall(r"\w+", full)), set()).add(frozenset(t.pair for t in scene.things))
-    assert len(asked) > 500
+        by_words.setdefault(frozenset(re.findall(r"\w+", full)), set()).add(frozenset(t.pair for t in scene.things))
+    assert len(by_words) > 500
 
 
 # Batches
@@ -294,11 +303,11 @@ def test_a_document_is_tokenized_as_the_tokenizer_says_with_a_flag_for_every_tok
         Document.of("ab", shared, EndTurn(), coded, Text("c", learn=False)),
         Document.of(shared, EndTurn()),
     ]
-    for document, made in zip(documents, tokenize(documents, mixed), strict=True):
-        assert np.array_equal(made.tokens, [*mixed.encode(document), mixed.vocabulary.end_document])
+    for document, tokenized in zip(documents, tokenize(documents, mixed), strict=True):
+        assert np.array_equal(tokenized.tokens, [*mixed.encode(document), mixed.vocabulary.end_document])
         spans = [len(mixed.encode_segment(part)) for part in document]
-        wanted = [False, *np.repeat([part.learn for part in document], spans), document.segments[-1].learn]
-        assert made.learn.tolist() == wanted
+        expected = [False, *np.repeat([part.learn for part in document], spans), document.segments[-1].learn]
+        assert tokenized.learn.tolist() == expected
 
 
 def test_padding_is_never_learned_and_targets_are_one_position_on(mixed):
@@ -320,8 +329,8 @@ def test_padding_is_never_learned_and_targets_are_one_position_on(mixed):
 def test_what_a_user_says_is_never_learned(mixed):
     rng = np.random.default_rng(0)
     for document in sample_documents(rng, {"asking": 1, "drawing": 1, "conversation": 1}, 20):
-        (made,) = tokenize([document], mixed)
-        learned = mixed.decode(np.concatenate([[0], made.tokens[made.learn]]))
+        (tokenized,) = tokenize([document], mixed)
+        learned = mixed.decode(np.concatenate([[0], tokenized.tokens[tokenized.learn]]))
         answers = [turn for role, turn in document.turns if role == "model"]
         assert learned == Document.of(*(part for turn in answers for part in (*coded(turn, mixed), EndTurn())))
 
@@ -334,21 +343,16 @@ def test_bucketing_loses_no_document_and_evens_out_the_tokens(mixed):
     rng = np.random.default_rng(0)
     documents = tokenize(sample_documents(rng, SCENE_WEIGHTS, 200), mixed)
     batches = bucket(documents, 10, mixed.vocabulary, rng)
-    told = sorted(tuple(document.tokens.tolist()) for document in documents)
-    pad, found = mixed.vocabulary.pad, []
+    expected = sorted(tuple(document.tokens.tolist()) for document in documents)
+    pad, unpadded = mixed.vocabulary.pad, []
     for batch in batches:
         for row in torch.cat([batch.inputs_BT[:, :1], batch.targets_BT], 1).tolist():
-            found.append(tuple(row[: len(row) - row[::-1].index(mixed.vocabulary.end_document)]))
-    assert sorted(found) == told and all(pad not in row for row in found)
+            unpadded.append(tuple(row[: len(row) - row[::-1].index(mixed.vocabulary.end_document)]))
+    assert sorted(unpadded) == expected and all(pad not in row for row in unpadded)
     mean = np.mean([batch.real_tokens for batch in batches])
     assert all(abs(batch.real_tokens - mean) < 0.25 * mean for batch in batches)
     padding = np.mean([(batch.inputs_BT == pad).float().mean() for batch in batches])
     assert padding < 0.15
-
-
-def same(one, other) -> bool:
-    names = ("inputs_BT", "targets_BT", "learned_BT", "modality_BT")
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(mixed):

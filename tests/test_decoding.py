@@ -1,16 +1,23 @@
 """Decoding: the lean stand-in computes what the model computes, whatever stands in its slots."""
 
+import weakref
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_transformer import CONFIG, feed, tokens
+from support import CONFIG
+from test_transformer import feed, tokens
 from torch import Tensor, nn
 
-from chameleon_lab import decoding
-from chameleon_lab.decoding import lean
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab import crossovers
+from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.generation import kernels, recording
+from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.generation.lean import LeanTwin
+from chameleon_lab.generation.weights import fingerprint
+from chameleon_lab.records import StopPiece
 from chameleon_lab.stability import (
+    AttentionSink,
     AttentionSoftCap,
     Dropout,
     EmbeddingNorm,
@@ -21,9 +28,11 @@ from chameleon_lab.stability import (
     QueryKeyRMSNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
 )
-from chameleon_lab.taps import record
-from chameleon_lab.transformer import Attention, Block, FeedForward, ModelConfig, Transformer
+from chameleon_lab.stability.slots import RectifiedSoftmax, SinkSoftmax
+from chameleon_lab.taps import Tap, record
+from chameleon_lab.transformer import Block, Context, ModelConfig, Packed, Transformer
 
 SHAPES = {
     "pre-norm": CONFIG,
@@ -60,11 +69,11 @@ def model(request) -> Transformer:
 
 def stepwise(model: Transformer, rows: list[Tensor], prompts: list[int]) -> list[Tensor]:
     """Logits of all positions: prompts at once, then a token a row and step, rows that are done standing still."""
-    cache = KVCache(model.config, len(rows), model.head.weight)
-    seen = [[logits_TV] for logits_TV in feed(model, cache, [row[:n] for row, n in zip(rows, prompts, strict=True)])]
-    while any(length < len(row) for length, row in zip(cache.lengths, rows, strict=True)):
-        news = [row[length : length + 1] for length, row in zip(cache.lengths.tolist(), rows, strict=True)]
-        for kept, logits_TV in zip(seen, feed(model, cache, news), strict=True):
+    decoder = Decoder(model, len(rows))
+    seen = [[logits_TV] for logits_TV in feed(decoder, [row[:n] for row, n in zip(rows, prompts, strict=True)])]
+    while any(length < len(row) for length, row in zip(decoder.cache.lengths, rows, strict=True)):
+        news = [row[length : length + 1] for length, row in zip(decoder.cache.lengths.tolist(), rows, strict=True)]
+        for kept, logits_TV in zip(seen, feed(decoder, news), strict=True):
             kept.append(logits_TV)
     return [torch.cat(kept) for kept in seen]
 
@@ -73,7 +82,7 @@ def stepwise(model: Transformer, rows: list[Tensor], prompts: list[int]) -> list
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @torch.inference_mode()
 def test_steps_equal_the_whole_for_rows_of_one_length(model, count, spare, monkeypatch):
-    monkeypatch.setattr(decoding, "SPARE", spare)
+    monkeypatch.setattr(crossovers, "PACKED_BYTES", spare)
     rows = list(tokens(count, 14))
     for ours_TV, row in zip(stepwise(model, rows, [5] * count), rows, strict=True):
         torch.testing.assert_close(ours_TV, model(row[None])[0], atol=2e-5, rtol=1e-4)
@@ -99,37 +108,37 @@ def test_steps_in_bfloat16_are_as_near_as_its_rounding(model):
 def test_long_contexts_take_another_kernel_to_the_same_logits():
     model = shaken(replace(CONFIG, context=1100))
     row_T = tokens(1, 1100)[0]
-    cache = KVCache(model.config, 1, model.head.weight)
-    feed(model, cache, [row_T[:1020]])
-    ours = [feed(model, cache, [row_T[place : place + 1]])[0] for place in range(1020, 1030)]  # 1024 lies between
+    decoder = Decoder(model, 1)
+    feed(decoder, [row_T[:1020]])
+    ours = [feed(decoder, [row_T[place : place + 1]])[0] for place in range(1020, 1030)]  # 1024 lies between
     torch.testing.assert_close(torch.cat(ours), model(row_T[None])[0, 1020:1030], atol=2e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_a_row_that_goes_back_forgets(model):
     row_T, other_T = tokens(1, 12)[0], tokens(1, 3)[0]
-    cache = KVCache(model.config, 2, model.head.weight)
-    feed(model, cache, [row_T, row_T[:4]])
-    cache.rewind(0, 7)
-    ours_TV = feed(model, cache, [other_T, row_T[4:7]])
+    decoder = Decoder(model, 2)
+    feed(decoder, [row_T, row_T[:4]])
+    decoder.rewind(0, 7)
+    ours_TV = feed(decoder, [other_T, row_T[4:7]])
     torch.testing.assert_close(ours_TV[0], model(torch.cat((row_T[:7], other_T))[None])[0, 7:], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(ours_TV[1], model(row_T[None])[0, 4:7], atol=2e-5, rtol=1e-4)
     for length in (-1, 11):
         with pytest.raises(ValueError, match=f"A row of 10 positions cannot go back to {length}"):
-            cache.rewind(0, length)
+            decoder.cache.rewind(0, length)
 
 
 @torch.inference_mode()
 def test_taps_hear_decoding_and_change_nothing(model):
     row_T = tokens(1, 6)[0]
-    cache = KVCache(model.config, 1, model.head.weight)
-    feed(model, cache, [row_T[:4]])
+    decoder = Decoder(model, 1)
+    feed(decoder, [row_T[:4]])
     with record(model, "blocks.1.attention.query_tap", "head") as seen:
-        heard_TV = feed(model, cache, [row_T[4:5]])[0]
+        heard_TV = feed(decoder, [row_T[4:5]])[0]
     assert seen["blocks.1.attention.query_tap"].shape == (1, 1, 4, 8)
     assert torch.equal(seen["head"].flatten(), heard_TV.flatten()) or not isinstance(model.cap, nn.Identity)
     seen.clear()
-    after_TV = feed(model, cache, [row_T[5:]])[0]
+    after_TV = feed(decoder, [row_T[5:]])[0]
     assert not seen
     torch.testing.assert_close(torch.cat((heard_TV, after_TV)), model(row_T[None])[0, 4:], atol=2e-5, rtol=1e-4)
 
@@ -164,9 +173,9 @@ def test_a_step_runs_no_module_but_those_that_are_not_known(monkeypatch):
     plain = nn.Module.__call__
     monkeypatch.setattr(nn.Module, "__call__", lambda self, *given: called.append(type(self)) or plain(self, *given))
     model = shaken(replace(CONFIG, fixes=(QueryKeyNorm(), LayerScale())))
-    cache = KVCache(model.config, 1, model.head.weight)
-    outputs_BTD = model.trunk(tokens(1, 1), cache)
-    model.logits(outputs_BTD, cache)
+    decoder = Decoder(model, 1)
+    decoder.logits(decoder.feed(tokens(1, 1), [1]))
+    assert decoder.worker == "lean"
     assert {kind.__name__ for kind in called} == {"Scale"}
 
 
@@ -174,70 +183,395 @@ def test_training_is_not_touched_by_a_stand_in():
     model = shaken(CONFIG)
     sample_BT = tokens(2, 7)
     modules = list(model.modules())
-    lean(model, through=(Transformer, Block, Attention, FeedForward))
+    LeanTwin(model)
     assert all(one is other for one, other in zip(model.modules(), modules, strict=True))
     model(sample_BT).square().mean().backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
-    cache = KVCache(model.config, 2, model.head.weight)
-    assert model(sample_BT, cache).requires_grad  # the model itself computes where gradients are on
-    assert not cache.keys.requires_grad
+    decoder = Decoder(model, 2)
+    assert decoder.feed(sample_BT, [7, 7]).requires_grad and decoder.worker == "model"  # where gradients are on
+    assert not any(each.requires_grad for pair in decoder.cache.layers for each in pair)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])  # the products are different ones
-@torch.no_grad()
-def test_weights_changed_in_place_are_seen_by_a_cache_that_lives(rows):
-    model = shaken(CONFIG)
-    sample_BT = tokens(rows, 1)
-    cache = KVCache(model.config, rows, model.head.weight)
-    before_BTV = model(sample_BT, cache)
+# Changed weights, however they were changed
+
+
+def merge(model: Transformer) -> None:
+    """As peft merges an adapter: in place, through `.data`."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "blocks" in name:
+            parameter.data += 0.3 * torch.randn(len(parameter), 1) @ torch.randn(1, parameter.shape[1])
+
+
+def swap_rows(model: Transformer) -> None:
+    weight_OI = model.blocks[1].feed_forward.down.weight.data
+    weight_OI[[0, 5]] = weight_OI[[5, 0]]
+
+
+def flip_signs(model: Transformer) -> None:
+    for block in model.blocks:
+        block.attention.out.weight.data[:, 1::2] *= -1  # an even number in each row, all in upper halves of words
+
+
+def step(model: Transformer) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03, fused=True)
+    with torch.enable_grad():
+        model(tokens(2, 5)).logsumexp(-1).mean().backward()
+    optimizer.step()
+
+
+def exchange(model: Transformer) -> None:
+    for block in model.blocks:
+        block.feed_forward.down.weight.data = torch.randn_like(block.feed_forward.down.weight)
+
+
+def renew(model: Transformer) -> None:
+    model.blocks[0].attention.qkv.weight = nn.Parameter(torch.randn_like(model.blocks[0].attention.qkv.weight))
+
+
+def replace_layer(model: Transformer) -> None:
+    new = nn.Linear(32, CONFIG.vocabulary, bias=False, dtype=model.head.weight.dtype)
+    model.head = new
+
+
+def load(model: Transformer) -> None:
+    model.load_state_dict({name: weight * 1.5 for name, weight in model.state_dict().items()})
+
+
+def assign(model: Transformer) -> None:
+    model.load_state_dict({name: weight * 1.5 for name, weight in model.state_dict().items()}, assign=True)
+
+
+def fill(model: Transformer) -> None:
+    model.fill(model.blocks[0], "attention_post_norm", Halved(), "a cell's")  # pyright: ignore[reportArgumentType]
+
+
+def hook(model: Transformer) -> None:
+    model.blocks[1].feed_forward.register_forward_hook(lambda _module, _inputs, output: 3 * output)
+
+
+def hook_everywhere(model: Transformer) -> None:
+    def double(module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        return 2 * output if module is model.blocks[1].feed_forward.down else None
+
+    HANDLES.append(nn.modules.module.register_module_forward_hook(double))
+
+
+def patch(model: Transformer) -> None:
+    down = model.blocks[1].feed_forward.down
+    down.forward = lambda x: -nn.functional.linear(x, down.weight)
+
+
+def widen(model: Transformer) -> None:
+    model.norm.eps = 10.0
+
+
+def move(model: Transformer) -> None:
+    model.to(torch.float64).to(torch.float32)
+    model.head.weight.data *= 2
+
+
+def halve(model: Transformer) -> None:
+    model.to(torch.bfloat16 if model.head.weight.dtype == torch.float32 else torch.float32)
+
+
+def add_in_place(model: Transformer) -> None:
     for parameter in model.parameters():
         parameter.mul_(1.5)
-    after_BTV = model(sample_BT, cache)
-    torch.testing.assert_close(after_BTV, model(sample_BT), atol=2e-5, rtol=1e-4)
-    assert not torch.allclose(before_BTV, after_BTV, atol=1e-2)
+
+
+HANDLES: list = []
+CHANGES = (
+    merge,
+    swap_rows,
+    flip_signs,
+    step,
+    exchange,
+    renew,
+    replace_layer,
+    load,
+    assign,
+    fill,
+    hook,
+    hook_everywhere,
+)
+CHANGES += (patch, widen, move, halve, add_in_place)
+
+
+@pytest.fixture
+def _no_hooks_stay():
+    yield
+    while HANDLES:
+        HANDLES.pop().remove()
+
+
+@pytest.mark.usefixtures("_no_hooks_stay")
+@pytest.mark.parametrize(  # the products are different ones
+    ("rows", "dtype", "graphs"),
+    [(1, torch.float32, False), (5, torch.float32, False), (2, torch.bfloat16, False), (2, torch.float32, True)],
+)
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_next_reply_is_that_of_a_fresh_object_with_the_same_weights(
+    change, rows, dtype, graphs, monkeypatch, recordings
+):
+    monkeypatch.setattr(recording, "replays", lambda device: graphs)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
+    model = shaken(CONFIG).to(dtype)
+    sample_BT = tokens(rows, 9)
+
+    def reply(decoder: Decoder) -> Tensor:
+        decoder.begin()
+        start = int(decoder.cache.lengths[0])
+        with torch.inference_mode():
+            spans = [sample_BT[:, start:5]] * (start < 5) + [sample_BT[:, place : place + 1] for place in (5, 6, 7, 8)]
+            parts = [decoder.logits(decoder.feed(span, [span.shape[1]] * rows)) for span in spans]
+        for row in range(rows):
+            decoder.rewind(row, 5)
+        return torch.cat(parts, 1)[:, -4:]
+
+    old, fresh = Decoder(model, rows, lasting=True), Decoder(model, rows)
+    before_BTV = reply(old)
+    assert torch.equal(reply(old), before_BTV) and torch.equal(reply(fresh), before_BTV)
+    with torch.no_grad():
+        change(model)
+    with monkeypatch.context() as alone:
+        alone.setattr(kernels, "PACKED", weakref.WeakKeyDictionary())
+        wanted_BTV = reply(Decoder(model, rows))
+        whole_BTV = model(sample_BT)[:, -4:]
+    assert (wanted_BTV - whole_BTV).abs().max() < (1e-3 if model.head.weight.dtype == torch.float32 else 0.1) * (
+        1 + whole_BTV.abs().max()
+    )
+    assert not torch.allclose(wanted_BTV, before_BTV, atol=1e-3)
+    assert torch.equal(reply(old), wanted_BTV) and torch.equal(reply(Decoder(model, rows)), wanted_BTV)
+
+
+def ulp(x: Tensor, places: tuple[Tensor, ...]) -> None:
+    bits = x.view({2: torch.int16, 4: torch.int32}[x.element_size()])
+    bits[places] ^= 1
+
+
+EDITS = {
+    "one number by its last bit": lambda x, i, j: ulp(x, (i[:1], j[:1])),
+    "one sign": lambda x, i, j: x[i[0], j[0]].neg_(),
+    "two signs of a row": lambda x, i, j: x[i[0], 1:4:2].neg_(),
+    "every other sign": lambda x, i, j: x[:, 1::2].neg_(),
+    "signs of a rectangle": lambda x, i, j: x[i[0] : i[0] + 4, (j[0] | 1) : (j[0] | 1) + 3 : 2].neg_(),
+    "all signs": lambda x, i, j: x.neg_(),
+    "doubled": lambda x, i, j: x[i[0]].mul_(2),
+    "two numbers of a row exchanged": lambda x, i, j: x[i[0]].copy_(exchanged(x[i[0]], *j[:2])),
+    "two rows exchanged": lambda x, i, j: x.copy_(exchanged(x, *i[:2])),
+    "two columns exchanged": lambda x, i, j: x.copy_(exchanged(x.t(), *j[:2]).t()),
+    "shuffled": lambda x, i, j: x.copy_(x.flatten()[torch.randperm(x.numel())].view_as(x)),
+    "reversed": lambda x, i, j: x.copy_(x.flip(0, 1)),
+    "turned by a place": lambda x, i, j: x.copy_(x.roll(1, 1)),
+    "a row to zero": lambda x, i, j: x[i[0]].zero_(),
+    "the last number": lambda x, i, j: x[-1, -1:].add_(0.5),
+    "rank one": lambda x, i, j: x.add_(torch.randn(len(x), 1) @ torch.randn(1, x.shape[1])),
+    "no number": lambda x, i, j: x[i[0], j[0]].fill_(torch.nan),
+    "the sign of a zero": lambda x, i, j: x[2, 3:4].neg_(),
+}
+
+
+def exchanged(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    order = torch.arange(len(x))
+    order[one], order[other] = other, one
+    return x[order]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [1, 2, 5])
-def test_an_optimizers_steps_are_seen_by_old_and_new_caches(rows, dtype):
-    model = shaken(CONFIG).to(dtype)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03, fused=True)
-    sample_BT = tokens(rows, 1)
-    cache = KVCache(model.config, rows, model.head.weight)
-    for _ in range(3):
-        with torch.inference_mode():
-            for seen in (cache, KVCache(model.config, rows, model.head.weight)):
-                whole_BTV, near = model(sample_BT), 1e-4 if dtype == torch.float32 else 0.05
-                assert (model(sample_BT, seen) - whole_BTV).abs().max() < near * whole_BTV.abs().max()
-        model(sample_BT).logsumexp(-1).mean().backward()
-        optimizer.step()
-        assert not torch.allclose(model(sample_BT), whole_BTV, atol=0.2)
+@pytest.mark.parametrize("edit", EDITS)
+def test_every_kind_of_edit_changes_the_fingerprint(edit, dtype):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        rows, width = (int(size) for size in torch.randint(7, 90, (2,)))
+        weight_OI = torch.randn(rows, width).to(dtype)
+        weight_OI[2, 3] = 0
+        if seed % 3 == 0:  # of few different numbers, as sparse and symmetric matrices have them
+            weight_OI.copy_(torch.eye(rows, width) + 1)
+        before_O = fingerprint(weight_OI)
+        assert torch.equal(fingerprint(weight_OI.clone()), before_O)
+        edited_OI = weight_OI.clone()
+        EDITS[edit](edited_OI, torch.randperm(rows - 4), torch.randperm(width - 4))
+        if not torch.equal(edited_OI.view(torch.uint8), weight_OI.view(torch.uint8)):
+            assert not torch.equal(fingerprint(edited_OI), before_O)
+        elif seed % 3:
+            raise AssertionError("the edit changed nothing")
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
-@torch.no_grad()
-def test_weights_that_were_moved_and_changed_are_seen_by_a_cache_that_lives(rows):
-    model = shaken(CONFIG)
-    sample_BT = tokens(rows, 1)
-    cache = KVCache(model.config, rows, model.head.weight)
-    model(sample_BT, cache)
-    model.to(torch.float64).to(torch.float32)
-    for parameter in model.parameters():
-        parameter.mul_(1.5)
-    torch.testing.assert_close(model(sample_BT, cache), model(sample_BT), atol=2e-5, rtol=1e-4)
+def test_another_model_in_the_same_object_speaks(make_lab, lettered):
+    lab, other = make_lab(lettered), make_lab(lettered, width=48, fixes=())
+    prompt = Document.of("abc", EndTurn())
+    lab.generate(prompt, seed=1)
+    lab.model = other.model
+    for seed in range(4):
+        assert lab.generate(prompt, seed=seed) == other.generate(prompt, seed=seed)
+    assert lab.score(prompt).logs_T.tolist() == other.score(prompt).logs_T.tolist()
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_session_whose_weights_changed_goes_on_as_a_fresh_one_would(make_lab, lettered, guidance):
+    lab = make_lab(lettered)
+    given = {"temperature": 0.0, "guidance": guidance, "max_tokens": 60}
+    session = lab.begin(Document.of("abc", EndTurn()), **given)
+    list(session.stream())
+    merge(lab.model)
+    session.append(Document.of(EndTurn(), "dab", EndTurn()))
+    prompt = session.tokens
+    *_, stop = session.stream()
+    assert session.worker in ("lean", "graph")
+    settings, grammar = lab.settings.changed(**given), lab.engine.default_grammar()
+    fresh = [token for _, token, _ in lab.engine.tokens([prompt], settings, [0], grammar) if token is not None]
+    assert isinstance(stop, StopPiece) and len(fresh) > 5
+    assert session.reply == lab.tokenizer.decode([0, *fresh])
 
 
 @torch.inference_mode()
 def test_dropout_that_is_on_drops_while_decoding_too():
     model = shaken(replace(CONFIG, fixes=(Dropout(0.9),)))
-    cache = KVCache(model.config, 1, model.head.weight)
-    steady_TV = feed(model, cache, [tokens(1, 3)[0]])[0]
+    decoder = Decoder(model, 1)
+    steady_TV = feed(decoder, [tokens(1, 3)[0]])[0]
     assert torch.isfinite(steady_TV).all()
     row_T = tokens(1, 3)[0]
     model.train()
     draws = []
     for _ in range(2):
-        cache.rewind(0, 0)
-        draws.append(feed(model, cache, [row_T])[0])
+        decoder.rewind(0, 0)
+        draws.append(feed(decoder, [row_T])[0])
     assert not torch.allclose(*draws)
+
+
+# Replaced parts
+
+
+class Narrow(nn.Module):
+    """An attention of one's own: two key heads, values of one head and half the width, no pairs turned."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads, self.head_width = layer, config.heads, 2, config.head_width
+        self.q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
+        self.k = nn.Linear(config.width, 2 * config.head_width, bias=False)
+        self.v = nn.Linear(config.width, config.head_width // 2, bias=False)
+        self.out = nn.Linear(config.heads * config.head_width // 2, config.width, bias=False)
+        self.query_tap, self.key_tap, self.cap, self.softmax = Tap(), Tap(), nn.Identity(), nn.Softmax(dim=-1)
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        q, k, v = (each(x_BTD).unflatten(-1, (heads, -1)) for each, heads in ((self.q, 4), (self.k, 2), (self.v, 1)))
+        q, k, v = (each.transpose(1, 2) for each in (self.query_tap(q), self.key_tap(k), v))
+        return self.out(context.attend(self.layer, q, k, v, self.cap, self.softmax).transpose(1, 2).flatten(2))
+
+
+@dataclass(frozen=True)
+class NarrowAttention:
+    """Fills the slot `attention` of some blocks."""
+
+    layers: tuple[int, ...] = (0, 1)
+
+    def install(self, model: Transformer) -> None:
+        for layer in self.layers:
+            model.fill(model.blocks[layer], "attention", Narrow(model.config, layer), self)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("layers", [(0, 1), (1,), (0,)], ids=["all", "last", "first"])
+@torch.inference_mode()
+def test_an_attention_of_other_heads_and_widths_decodes(layers, graphs, monkeypatch, recordings):
+    monkeypatch.setattr(recording, "replays", lambda device: graphs)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
+    model = shaken(replace(CONFIG, fixes=(NarrowAttention(layers),)))
+    rows = [tokens(1, length)[0] for length in (24, 3, 13)]
+    for ours_TV, row in zip(stepwise(model, rows, [4, 1, 2]), rows, strict=True):
+        torch.testing.assert_close(ours_TV, model(row[None])[0], atol=2e-5, rtol=1e-4)
+    assert bool(recordings) == graphs
+
+
+class Deaf(Narrow):
+    """Asks its context for nothing."""
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        return x_BTD
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+def test_a_part_that_cannot_be_one_is_refused_with_what_it_lacks():
+    model = shaken(CONFIG)
+    block, fix = model.blocks[1], NarrowAttention()
+    for part, message in (
+        (nn.Linear(32, 32), "a Linear that has no layer, heads, .*query_tap"),
+        (TwoInputs(), "a TwoInputs that has no layer"),
+    ):
+        with pytest.raises(ValueError, match=rf"NarrowAttention.* fills the slot blocks\.1\.attention with {message}"):
+            model.fill(block, "attention", part, fix)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match=r"slot blocks\.1\.ffn_pre_norm with a TwoInputs whose forward does not take \(x\)"
+    ):
+        model.fill(block, "ffn_pre_norm", TwoInputs(), fix)
+    assert not any("1" in place and "norm" not in place for place in model.filled)
+    model.fill(block, "attention", Deaf(CONFIG, 1), fix)
+    with pytest.raises(ValueError, match="1 of 2 layers asked their context what they see"):
+        Decoder(model, 1).feed(tokens(1, 3), [3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("fix", [Softpick(), AttentionSink(1.0)], ids=["softpick", "sink"])
+@torch.inference_mode()
+def test_another_softmax_decodes_long_rows_and_packed_ones_as_its_formula_says(fix, kv_heads, dtype):
+    model = shaken(replace(CONFIG, kv_heads=kv_heads, context=700, fixes=(QueryKeyNorm(), fix))).to(dtype)
+    row_T = tokens(1, 600)[0]  # beyond what plain products are for, were it a plain softmax
+    whole_TV = model(row_T[None])[0]
+    near = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1 * whole_TV.abs().max(), "rtol": 0}
+    torch.testing.assert_close(stepwise(model, [row_T[:590]], [585])[0], whole_TV[:590], **near)
+    packed_TV = model(row_T[None], Packed((torch.arange(600) >= 100).long()[None]))[0]
+    torch.testing.assert_close(packed_TV[:100], whole_TV[:100], **near)
+    torch.testing.assert_close(packed_TV[100:], model(row_T[None, 100:])[0], **near)
+    plain = Transformer(replace(model.config, fixes=(QueryKeyNorm(),))).to(dtype).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.allclose(plain(row_T[None])[0], whole_TV, atol=0.05)
+
+
+def test_the_softmaxes_are_their_papers_formulas():
+    logits_BHTS = torch.randn(2, 4, 3, 9, dtype=torch.float64) * 3
+    hidden_BHTS = torch.rand(2, 4, 3, 9) < 0.3
+    masked_BHTS = logits_BHTS.masked_fill(hidden_BHTS, -torch.inf)
+    lifted_BHTS = (logits_BHTS.exp() - 1).masked_fill(hidden_BHTS, 0)
+    picked_BHTS = lifted_BHTS.relu() / (lifted_BHTS.abs().sum(-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(RectifiedSoftmax(1e-6)(masked_BHTS), picked_BHTS, atol=1e-6, rtol=1e-5)
+    assert RectifiedSoftmax(1e-6)(1e4 * masked_BHTS).isfinite().all()  # where e^logit is not
+    sink = SinkSoftmax(4, 0.0).double()
+    nn.init.normal_(sink.logit_H)
+    exps_BHTS = masked_BHTS.exp()
+    sunk_BHTS = exps_BHTS / (exps_BHTS.sum(-1, keepdim=True) + sink.logit_H.exp()[:, None, None])
+    torch.testing.assert_close(sink(masked_BHTS), sunk_BHTS)
+
+
+# Logits that are no numbers
+
+
+def lose(model: Transformer, name: str, value: float) -> None:
+    with torch.no_grad():
+        model.get_submodule(name).get_parameter("weight").view(-1)[5] = value
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("name", ["blocks.0.attention.qkv", "blocks.1.feed_forward.down", "norm", "head"])
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_layer(make_lab, lettered, name, guidance, value):
+    lab = make_lab(lettered)
+    lose(lab.model, name, value)
+    for run in (lab.generate, lambda *given, **more: list(lab.stream(*given, **more))):
+        with pytest.raises(FloatingPointError, match=rf"tokens are not finite: the first output .* that of {name}\."):
+            run(Document.of("abc", EndTurn()), guidance=guidance, seed=3)
+
+
+def test_sums_that_go_wrong_beside_the_model_are_said_to(make_lab, lettered, monkeypatch):
+    lab, logits = make_lab(lettered), Decoder.logits
+    monkeypatch.setattr(Decoder, "logits", lambda self, outputs_BTD: logits(self, outputs_BTD) * torch.nan)
+    with pytest.raises(FloatingPointError, match=r"though the model gives finite ones .*\(lean\)"):
+        lab.generate(Document.of("abc", EndTurn()))

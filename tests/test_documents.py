@@ -49,14 +49,14 @@ def test_learning_sets_every_flag(picture):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "F"])
 def test_json_keeps_every_document(mode, picture, texts):
     codes = np.arange(6).reshape(2, 3)
-    shown = picture.convert("L").convert(mode) if mode in ("I;16", "F") else picture.convert(mode)
-    document = Document.of(*texts, Image(shown, learn=False), Image(picture, codes), EndTurn(), EndTurn(learn=False))
+    moded = picture.convert("L").convert(mode) if mode in ("I;16", "F") else picture.convert(mode)
+    document = Document.of(*texts, Image(moded, learn=False), Image(picture, codes), EndTurn(), EndTurn(learn=False))
     text = document.to_json()
     again = Document.from_json(text)
     assert "\n" not in text
     assert again == document
-    kept = again.segments[-3]
-    assert isinstance(kept, Image) and kept.codes is not None and np.array_equal(kept.codes, codes)
+    image = again.segments[-3]
+    assert isinstance(image, Image) and image.codes is not None and np.array_equal(image.codes, codes)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_equal_documents_have_equal_hashes(picture):
 
 
 def test_a_notebook_shows_text_escaped_and_pictures_inline() -> None:
-    shown = Document.of("<script>alert(1)</script>", EndTurn(), PIL.Image.new("RGB", (3, 2)))._repr_html_()
-    assert "<script>" not in shown
-    assert "&lt;script&gt;" in shown
-    assert shown.count('src="data:image/png;base64,') == 1
-    assert "3 by 2 pixels" in shown
+    page = Document.of("<script>alert(1)</script>", EndTurn(), PIL.Image.new("RGB", (3, 2)))._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count('src="data:image/png;base64,') == 1
+    assert "3 by 2 pixels" in page

@@ -8,7 +8,7 @@ import pytest
 from chameleon_lab.corpora.scenes import NOVEL_PAIRS, arrange
 from chameleon_lab.documents import Document, Image
 from chameleon_lab.evaluation.card import markdown
-from chameleon_lab.evaluation.scenes import KINDS, Prompt, Score, judge, prompts
+from chameleon_lab.evaluation.scenes import PROMPT_KINDS, Prompt, Score, judge, prompts
 
 
 def _oracle(prompt: Prompt) -> Document:
@@ -19,7 +19,7 @@ def _oracle(prompt: Prompt) -> Document:
     return Document.of(prompt.words or "words")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
 def test_an_oracle_is_right_in_everything(kind: str) -> None:
     for prompt in prompts(kind, 20, seed=5):
         verdict = judge(kind, prompt, _oracle(prompt))
@@ -27,7 +27,7 @@ def test_an_oracle_is_right_in_everything(kind: str) -> None:
         assert all(verdict.values()), (prompt, verdict)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
 def test_nonsense_is_right_in_nothing_that_names_the_kind(kind: str) -> None:
     wrong = {
         True: Document.of("no"),
@@ -38,7 +38,7 @@ def test_nonsense_is_right_in_nothing_that_names_the_kind(kind: str) -> None:
         assert not any(judge(kind, prompt, wrong[wants_picture]).values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
 def test_prompts_are_a_function_of_kind_and_seed(kind: str) -> None:
     one, same, other = (prompts(kind, 8, seed) for seed in (1, 1, 2))
     assert [p.document for p in one] == [p.document for p in same]

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, lr_sensitivity
-from chameleon_widgets.comparison import COLOURS, Columns, smoothed
-from chameleon_widgets.figures import compare_figure, data_uri, run_figure, sensitivity_figure
+from chameleon_widgets.figures import compare_figure, figure_uri, run_figure, sensitivity_figure
+from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, smoothed
 
 
 def record(step: int, **values: float) -> StepRecord:
@@ -56,7 +56,7 @@ def test_a_run_figure_draws_all_that_the_history_has():
         "loss, nats a token",
         "max attention logit",
         "attention entropy, lowest head",
-        "log-partition (log Z)",
+        "log-partition, log Z",
         "residual norm by layer",
     ]
     loss = chart(figure, "loss, nats a token")
@@ -74,7 +74,7 @@ def test_a_run_figure_draws_all_that_the_history_has():
 
 
 def test_attention_logits_are_on_a_log_axis_with_the_alarms_thresholds():
-    axis = chart(run_figure(HISTORY, thresholds={"WARN": 40.0}), "max attention logit")
+    axis = chart(run_figure(HISTORY, thresholds={"max_attention_logit": {"WARN": 40.0}}), "max attention logit")
     assert axis.get_yscale() == "log"
     (line,) = named(axis, "threshold WARN")
     assert line.get_ydata()[0] == 40 and axis.texts[0].get_text() == "WARN 40"
@@ -136,7 +136,7 @@ def test_a_figure_is_written_as_png_and_svg_and_needs_no_pyplot(tmp_path, monkey
         assert picture.width > picture.height > 200
         assert len(set(picture.convert("L").resize((60, 40)).tobytes())) > 10
     assert "</svg>" in (tmp_path / "run.svg").read_text()[-20:]
-    assert data_uri(figure).startswith("data:image/png;base64,iVBOR")
+    assert figure_uri(figure).startswith("data:image/png;base64,iVBOR")
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone():
@@ -163,9 +163,9 @@ def test_compared_runs_keep_their_steps_colours_and_alarms():
     loss, norm = figure.axes
     (one,), (other,) = named(loss, "one"), named(loss, "other")
     assert one.get_xdata().tolist() == list(range(12)) and other.get_xdata().tolist() == list(range(3, 30, 2))
-    assert (one.get_color(), other.get_color()) == (COLOURS[0], "#123456")
+    assert (one.get_color(), other.get_color()) == (CURVE_COLOURS[0], "#123456")
     assert norm.get_yscale() == "log" and named(norm, "other")[0].get_ydata()[0] == 5
-    assert {line.get_color() for line in named(loss, "alarm")} == {COLOURS[0]}
+    assert {line.get_color() for line in named(loss, "alarm")} == {CURVE_COLOURS[0]}
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
     assert (
@@ -260,8 +260,8 @@ def test_smoothing_is_a_mean_that_skips_what_is_no_number():
 def test_columns_go_on_where_they_were_and_start_anew_after_a_rewind():
     columns = Columns(History(HISTORY.records[:6]))
     columns.take(HISTORY)
-    assert columns.era == 0 and columns.series("loss")[1].tolist() == HISTORY.series("loss")[1]
+    assert columns.series("loss")[1].tolist() == HISTORY.series("loss")[1]
     assert columns.series("residual_norm")[1].tolist() == [2.0 + step for step in range(12)]
-    assert columns.series("loss", since=10)[0].tolist() == [10, 11] and not len(columns.series("nothing")[0])
+    assert not len(columns.series("nothing")[0])
     columns.take(History((*HISTORY.records[:6], StepRecord(6, 9.0, {"loss": 7.0}))))
-    assert columns.era == 1 and columns.series("loss")[1][-1] == 7.0 and len(columns.series("loss")[0]) == 7
+    assert columns.series("loss")[1][-1] == 7.0 and len(columns.series("loss")[0]) == 7

@@ -1,15 +1,17 @@
 """Generation: never ill-formed, the same in any batch, guided as the formulas say, nothing computed twice."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support import CODES, WARM, WORDS
 
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.generation import continuation
+from chameleon_lab.generation import continuation, decoder
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar, Rules, Unrestricted
 from chameleon_lab.generation.guidance import (
@@ -22,13 +24,8 @@ from chameleon_lab.generation.guidance import (
     masked_words,
 )
 from chameleon_lab.generation.samplers import Sampler
-from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
-
-WORDS = Vocabulary.layout(12, 4)
-CODES = 16
-WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
 
 
 def shape(tokens) -> str:
@@ -39,12 +36,6 @@ def shape(tokens) -> str:
 
 
 WELL_FORMED = re.compile(rf"([te]|\(i{{{CODES}}}\))*E?")
-
-
-@pytest.fixture
-def engine(make_lab, lettered) -> Engine:
-    """A random model of four letters, which often draws."""
-    return make_lab(lettered).engine
 
 
 def prompts(engine: Engine, count: int) -> list[np.ndarray]:
@@ -279,36 +270,40 @@ def test_images_of_any_grid_are_drawn_read_and_told(make_lab, lettered, guidance
 # Traps of mixed-modal decoding
 
 
-class Counting:
-    """A model that counts how often each position of each cache row was computed, and likes tokens by `liking_V`."""
+class Counting(Decoder):
+    """A decoder that counts how often each position of each row was computed, and likes tokens by `liking_V`."""
 
-    def __init__(self, engine: Engine, liking_V: torch.Tensor) -> None:
-        self.config, self.embedding = engine.model.config, engine.model.embedding
-        self.liking_V, self.fed, self.calls = liking_V, dict[tuple[int, int], list[int]](), 0
+    liking_V: torch.Tensor
+    rows_fed: dict[tuple[int, int], list[int]]
 
-    def trunk(self, tokens_BT: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        self.calls += 1
-        first = int(cache.keys.storage_offset()) // cache.keys.stride(
-            1
-        )  # of the rows that this part of the cache holds
-        for row, tokens in enumerate(tokens_BT.tolist()):
-            for place, token in enumerate(tokens, int(cache.lengths[row])):
+    def trunk(self, tokens_BT: torch.Tensor, start: int = 0) -> torch.Tensor:
+        for row, tokens in enumerate(tokens_BT.tolist(), start):
+            for place, token in enumerate(tokens, int(self.cache.lengths[row])):
                 if token != WORDS.pad:
-                    self.fed.setdefault((first + row, place), []).append(token)
+                    self.rows_fed.setdefault((row, place), []).append(token)
         return torch.zeros(*tokens_BT.shape, 1)
 
-    def logits(self, outputs_BD: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        return self.liking_V.expand(len(outputs_BD), -1)
+    def logits(self, outputs_BTD: torch.Tensor) -> torch.Tensor:
+        return self.liking_V.expand(len(outputs_BTD), -1)
 
-    def row(self, row: int) -> list[int]:
+    @classmethod
+    def row(cls, row: int) -> list[int]:
         """What a row was fed, in order of places. Raises AssertionError where a place was computed twice."""
-        places = sorted(place for each, place in self.fed if each == row)
-        assert places == list(range(len(places))) and all(len(self.fed[row, place]) == 1 for place in places)
-        return [self.fed[row, place][0] for place in places]
+        places = sorted(place for each, place in cls.rows_fed if each == row)
+        assert places == list(range(len(places))) and all(len(cls.rows_fed[row, place]) == 1 for place in places)
+        return [cls.rows_fed[row, place][0] for place in places]
 
 
-def with_model(engine: Engine, model: Any) -> Engine:
-    return Engine(model, engine.tokenizer)
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.Tensor], type[Counting]]:
+    """Has continuations decode with a `Counting` that likes tokens so."""
+
+    def like(liking_V: torch.Tensor) -> type[Counting]:
+        kind = type("Counting", (Counting,), {"liking_V": liking_V, "rows_fed": {}})
+        monkeypatch.setattr(continuation, "Decoder", kind)
+        return kind
+
+    return like
 
 
 def liking(**by_kind: float) -> torch.Tensor:
@@ -331,28 +326,28 @@ def test_trap_16_rows_that_end_early_leave_the_others_as_they_are(engine):
         assert run(engine, [told[index]], most, [index]) == [together[index]]
 
 
-def test_trap_17_an_end_of_turn_is_given_to_the_model_exactly_where_the_document_has_one(engine):
+def test_trap_17_an_end_of_turn_is_given_to_the_model_exactly_where_the_document_has_one(engine, counting):
     for document in (Document.of("abc"), Document.of("abc", EndTurn())):
-        model = Counting(engine, liking(words=1.0))
-        with_model(engine, model).generate([document], Settings(max_tokens=4), [0])
+        model = counting(liking(words=1.0))
+        engine.generate([document], Settings(max_tokens=4), [0])
         prompt = engine.tokenizer.encode(document).tolist()
         assert model.row(0)[: len(prompt)] == prompt
         assert WORDS.end_turn not in model.row(0)[len(prompt) :]
         assert (WORDS.end_turn in prompt) == (len(document) == 2)
 
 
-def test_trap_18_an_image_begun_ends_no_reply(engine):
-    model = Counting(engine, liking(words=0.0, images=0.5))
-    rows = run(with_model(engine, model), prompts(engine, 4), WARM, range(4), None)
+def test_trap_18_an_image_begun_ends_no_reply(engine, counting):
+    counting(liking(words=0.0, images=0.5))
+    rows = run(engine, prompts(engine, 4), WARM, range(4), None)
     assert any(re.search(r"t\(i+\)t", shape(tokens)) for tokens, _ in rows)
     assert {ended for _, ended in rows} == {"length"}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0, TwoWay(3.0, masked_words)])
-def test_trap_19_nothing_is_computed_twice_at_a_switch(engine, guidance):
-    model = Counting(engine, liking(words=0.0, images=1.0))
+def test_trap_19_nothing_is_computed_twice_at_a_switch(engine, counting, guidance):
+    model = counting(liking(words=0.0, images=1.0))
     told = prompts(engine, 3)
-    rows = run(with_model(engine, model), told, replace(WARM, guidance=guidance), range(3))
+    rows = run(engine, told, replace(WARM, guidance=guidance), range(3))
     for row, (prompt, (tokens, _)) in enumerate(zip(told, rows, strict=True)):
         assert shape(tokens).count("(") >= 2 and "t" in shape(tokens)
         assert model.row(row) == [*prompt.tolist(), *tokens][:-1]  # the last token is drawn and not yet fed
@@ -361,14 +356,12 @@ def test_trap_19_nothing_is_computed_twice_at_a_switch(engine, guidance):
             assert model.row(3 + row) == seen[: len(model.row(3 + row))] and len(model.row(3 + row)) >= len(seen) - 2
 
 
-def test_trap_19_a_twin_that_sees_only_its_image_keeps_what_all_its_images_share(engine):
-    model = Counting(engine, liking(images=1.0))
+def test_trap_19_a_twin_that_sees_only_its_image_keeps_what_all_its_images_share(engine, counting):
+    model = counting(liking(images=1.0))
     grammar = Grammar(WORDS, CODES, text=False, max_images=3, min_images=3)
-    ((tokens, _),) = run(
-        with_model(engine, model), prompts(engine, 1), replace(WARM, guidance=ThreeWay()), [0], grammar
-    )
+    ((tokens, _),) = run(engine, prompts(engine, 1), replace(WARM, guidance=ThreeWay()), [0], grammar)
     assert shape(tokens).count("(") == 3
-    fed = {place: len(each) for (row, place), each in model.fed.items() if row == 2}
+    fed = {place: len(each) for (row, place), each in model.rows_fed.items() if row == 2}
     assert fed[0] == 1  # begin_document; begin_image is fed anew, since what follows it is asked anew
     assert set(fed) == set(range(CODES + 1)) and max(fed.values()) == 3
 
@@ -382,15 +375,15 @@ def test_trap_21_the_penalty_spares_image_tokens(engine):
 
 
 @pytest.mark.usefixtures("pace")
-def test_trap_21_the_penalty_spares_the_prompt_and_strikes_the_reply(engine):
+def test_trap_21_the_penalty_spares_the_prompt_and_strikes_the_reply(engine, counting):
     liking_V = torch.full((WORDS.size,), -5.0)
     liking_V[WORDS.first_text :] = torch.tensor([4.0, 3.9, 3.8, 3.7])
     cold = Settings(temperature=0.0, max_tokens=6)
-    fake = with_model(engine, Counting(engine, liking_V))
+    counting(liking_V)
     prompt = Document.of("aaaa", EndTurn())
-    told = [fake.generate([prompt], replace(cold, repetition=penalty), [0])[0].text for penalty in (1.0, 1.5)]
+    told = [engine.generate([prompt], replace(cold, repetition=penalty), [0])[0].text for penalty in (1.0, 1.5)]
     assert told == ["aaaaaa", "abcdaa"]  # once all are struck alike the likeliest comes again
-    assert fake.generate([prompt, Document.of("b")], replace(cold, repetition=1.5), [0, 0])[1].text == "abcdaa"
+    assert engine.generate([prompt, Document.of("b")], replace(cold, repetition=1.5), [0, 0])[1].text == "abcdaa"
 
 
 # Bad input
@@ -433,7 +426,7 @@ def test_no_memory_for_the_cache_is_told_in_numbers(engine, monkeypatch, error):
     def refuse(*_):
         raise error
 
-    monkeypatch.setattr(continuation, "KVCache", refuse)
+    monkeypatch.setattr(decoder, "KVCache", refuse)
     position = 2 * 2 * 2 * 8 * 4  # keys and values, layers, key heads, their width, bytes
     with pytest.raises(ValueError, match=f"6 rows x 160 positions x {position} bytes = .* Take fewer documents"):
         run(engine, prompts(engine, 2), replace(WARM, guidance=ThreeWay()), [0, 1])
@@ -449,7 +442,7 @@ def test_another_error_of_the_cache_is_not_hidden(engine, monkeypatch):
     def refuse(*_):
         raise RuntimeError("a broken kernel")
 
-    monkeypatch.setattr(continuation, "KVCache", refuse)
+    monkeypatch.setattr(decoder, "KVCache", refuse)
     with pytest.raises(RuntimeError, match="a broken kernel"):
         run(engine, prompts(engine, 1), WARM, [0])
 
@@ -465,10 +458,9 @@ def test_a_negative_prompt_beyond_the_cache_is_refused(engine):
 
 
 @pytest.mark.usefixtures("pace")
-def test_left_alone_a_row_tells_that_it_was_ill_formed(engine):
-    model = Counting(engine, liking(words=1.0))
-    model.liking_V = torch.zeros(WORDS.size)
-    rows = run(with_model(engine, model), prompts(engine, 9), WARM, range(9), Unrestricted(WORDS, CODES))
+def test_left_alone_a_row_tells_that_it_was_ill_formed(engine, counting):
+    counting(torch.zeros(WORDS.size))
+    rows = run(engine, prompts(engine, 9), WARM, range(9), Unrestricted(WORDS, CODES))
     assert "ill_formed" in {ended for _, ended in rows}
 
 

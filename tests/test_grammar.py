@@ -7,13 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from support import CODES, WORDS
 
 from chameleon_lab.generation.grammar import Grammar, Mask, State, Unrestricted
 from chameleon_lab.vocabulary import CHAMELEON, LUMINA, Vocabulary
 
-WORDS = Vocabulary.layout(12, 4)
 GRIDS = Vocabulary.layout(12, 4, largest_side=8)
-CODES = 16
 
 
 def parsed(tokens: list[int], vocabulary: Vocabulary, image_codes: int | None) -> Counter[str]:
@@ -64,10 +63,10 @@ def some_grammar(rng: random.Random, vocabulary: Vocabulary) -> Grammar:
     text, images = rng.choice([(True, True), (True, False), (False, True)])
     least = rng.choice([0, 0, 1, 2]) if images else 0
     grid = None
-    if vocabulary.any_grid and rng.random() < 0.3:
+    if vocabulary.largest_side and rng.random() < 0.3:
         most = min(6, vocabulary.largest_side // 2)
         grid = (2 * rng.randint(1, most), 2 * rng.randint(1, most))
-    codes = rng.randint(1, 20) if not vocabulary.any_grid else None
+    codes = rng.randint(1, 20) if not vocabulary.largest_side else None
     return Grammar(vocabulary, codes, text, images, least + rng.choice([0, 1, 10**6]), least, grid)
 
 
@@ -121,7 +120,7 @@ def test_walks_go_on_well_formed_from_any_prompt():
     rng = random.Random(1)
     for _ in range(300):
         vocabulary = some_vocabulary(rng)
-        codes = None if vocabulary.any_grid else rng.randint(1, 9)
+        codes = None if vocabulary.largest_side else rng.randint(1, 9)
         free, walker = Grammar(vocabulary, codes), Walker(rng)
         before, _ = walker.walk(free, free.start(np.array([0]), 40), 40, eager=rng.random() < 0.7)
         before = before[: rng.randint(0, len(before))]
@@ -136,7 +135,7 @@ def test_left_alone_a_row_ends_before_the_first_ill_formed_token():
     rng, ends = random.Random(2), Counter[str]()
     for _ in range(400):
         vocabulary = Vocabulary.layout(rng.randint(5, 30), rng.randint(1, 9), 0, rng.choice([0, 4]))
-        loose, walker = Unrestricted(vocabulary, None if vocabulary.any_grid else rng.randint(1, 3)), Walker(rng)
+        loose, walker = Unrestricted(vocabulary, None if vocabulary.largest_side else rng.randint(1, 3)), Walker(rng)
         tokens, state = walker.walk(loose, loose.start(np.array([0]), 30), 30, eager=False)
         idle = (0, 1, 3, vocabulary.first_grid)  # specials that mean nothing may stand anywhere
         kept = [token for token in tokens if token not in idle]

@@ -1,10 +1,59 @@
-"""Grids of their own: a picture keeps its shape."""
+"""Grids: how codes lie among tokens, and how a picture keeps its shape."""
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_lab.tokenizers.grids import AreaGrid
+from chameleon_lab.tokenizers.grids import AreaGrid, FixedGrid, GridInTokens, SlotKind, image_form
+from chameleon_lab.vocabulary import CHAMELEON, LUMINA, Vocabulary
+
+WORDS, SIDED = Vocabulary.layout(12, 4), Vocabulary.layout(12, 4, largest_side=8)
+FORMS = [FixedGrid(WORDS, 3, 5), FixedGrid(CHAMELEON, 1, 7), GridInTokens(SIDED), GridInTokens(LUMINA)]
+
+
+def some_codes(rng: np.random.Generator, form: FixedGrid | GridInTokens) -> np.ndarray:
+    shape = form.sides or 2 * rng.integers(1, 4, 2)
+    return rng.integers(0, form.vocabulary.codes, shape)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_image_is_read_as_it_was_written_in_tokens_that_fit_their_slots(form):
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        codes = some_codes(rng, form)
+        tokens, sides, drawn = form.write(codes), form.sides, 0
+        assert len(tokens) == form.length(*codes.shape) - 2 and tokens.dtype == np.int64
+        for place, token in enumerate(tokens.tolist()):
+            slot = form.slot(place, sides)
+            assert [kind for kind, ids_V in form.ids.items() if ids_V[token]] == [slot.kind]
+            assert slot.codes == drawn and slot.share == (
+                drawn / codes.size if len(sides) == 2 and drawn < codes.size else None
+            )
+            sides = form.advance(place, sides, token)
+            drawn += slot.kind is SlotKind.CODE
+            if len(sides) == 2:
+                assert np.array_equal(form.read(tokens[: place + 1]), codes[: drawn // codes.shape[1]])
+        assert sides == codes.shape and form.slot(len(tokens), sides) == (SlotKind.END, codes.size, codes.size)
+        assert form.ids[SlotKind.END][form.vocabulary.end_image] and form.ids[SlotKind.END].sum() == 1
+
+
+def test_a_side_that_is_not_given_is_the_smallest():
+    assert [GridInTokens(LUMINA).length(*sides) for sides in ((), (2,), (6,), (6, 4))] == [10, 10, 22, 34]
+    assert FixedGrid(WORDS, 3, 5).length() == FixedGrid(WORDS, 3, 5).length(3) == 17
+    assert [GridInTokens(LUMINA).length(side, side) for side in (32, 48, 64)] == [1060, 2356, 4164]
+    assert image_form(CHAMELEON, 32, 32).length() == 1026 and image_form(LUMINA, 32, 32).length(32, 32) == 1060
+
+
+def test_the_largest_grid_costs_no_more_than_a_small_one():
+    sides = (LUMINA.largest_side,) * 2
+    assert GridInTokens(LUMINA).slot(2, sides) == (SlotKind.CODE, 0, sides[0] ** 2)  # 230 million codes, none written
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(), (15,), (1, 3, 5), (3, 4), (0, 0)])
+def test_codes_of_another_shape_are_not_written(form, shape):
+    with pytest.raises(ValueError, match=r"grid of .* codes; this one has|has no token: sides are even"):
+        form.write(np.zeros(shape, int))
 
 
 @pytest.mark.parametrize(("side", "sizes"), [(512, 49), (768, 73), (1024, 97)])

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support import WORDS
 
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.grammar import Grammar
@@ -21,8 +22,6 @@ from chameleon_lab.generation.guidance import (
     without_words,
 )
 from chameleon_lab.vocabulary import Modality, Vocabulary
-
-WORDS = Vocabulary.layout(12, 4)
 
 
 def shape(tokens, vocabulary=WORDS) -> str:

@@ -3,13 +3,15 @@
 import json
 import math
 import os
+import re
 import socket
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
+from chameleon_lab.history import Alarm, Answer, History, Intervention, RecordedRun, RunState, StepRecord, event_line
+from chameleon_lab.measures import default_thresholds
 
 HISTORY = History((StepRecord(0, 0.5, {"loss": 3.25}), StepRecord(1, 1.0, {"loss": 1 / 3, "norm": float("inf")})))
 
@@ -91,6 +93,7 @@ def test_events_survive_their_file_and_belong_to_steps():
 @pytest.fixture
 def folder(tmp_path):
     state = RunState("here", "running", process=os.getpid(), host=socket.gethostname(), offers=("QueryKeyNorm",))
+    state = replace(state, settings={"rate": 0.2})
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
     (tmp_path / "metrics.jsonl").write_text(HISTORY.to_jsonl())
     return tmp_path
@@ -119,10 +122,101 @@ def test_a_run_whose_process_is_gone_was_interrupted(folder):
     assert RecordedRun(folder).state.status == "interrupted"
 
 
-def test_a_record_takes_no_commands_and_a_folder_without_a_run_says_so(folder, tmp_path):
-    with pytest.raises(ValueError, match="no process here trains it, so it cannot pause"):
-        RecordedRun(folder).act("pause")
+def test_an_order_is_a_line_and_its_answer_is_read_from_the_events(folder):
+    run = RecordedRun(folder)
+    orders = [run.act("change", rate=0.1, reason="by hand"), run.act("fork", fix="QueryKeyNorm")]
+    lines = [json.loads(line) for line in (folder / "orders.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"order": orders[0], "command": "change", "arguments": {"rate": 0.1, "reason": "by hand"}},
+        {"order": orders[1], "command": "fork", "arguments": {"fix": "QueryKeyNorm"}},
+    ]
+    assert run.answers == {}
+    answer = Answer(7, orders[0], "change", "no")
+    (folder / "events.jsonl").write_text("".join(map(event_line, (*EVENTS, answer))))
+    assert run.answers == {orders[0]: answer}
+    assert run.history == History.of(HISTORY.records, EVENTS)  # answers are no part of what was learned
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "arguments", "message"),
+    [
+        ({}, "explode", {}, "has no command 'explode'; it has pause, resume, stop, save, change, fork"),
+        ({}, "change", {"query_key_norm": 1}, "cannot change query_key_norm; it offers rate"),
+        ({}, "change", {"rate": object()}, "travels as JSON, and this cannot"),
+        ({}, "fork", {"fix": "magic"}, "no fix 'magic' to offer; it offers QueryKeyNorm"),
+        ({}, "fork", {}, "no fix None to offer"),
+        ({"settings": {}}, "change", {"rate": 1}, "it offers nothing as yet"),
+        ({"status": "finished"}, "pause", {}, "is finished: no process here trains it, so it cannot pause"),
+        ({"status": "finished"}, "fork", {"fix": "QueryKeyNorm"}, "so it cannot fork. Start it again in its"),
+        ({"process": 2**22 + 1}, "stop", {}, "is interrupted: no process here trains it"),
+    ],
+)
+def test_what_no_run_can_do_is_refused_at_once_and_not_written(folder, changes, command, arguments, message):
+    plain = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(plain | changes))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RecordedRun(folder).act(command, **arguments)
+    assert not (folder / "orders.jsonl").exists()
+
+
+def test_a_folder_without_a_run_says_so_and_names_those_below_it(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match=r"holds no run: neither state.json nor metrics.jsonl is there\.$"):
+        RecordedRun(tmp_path / "empty")
+    for name in ("text", "image"):
+        (tmp_path / "empty" / name).mkdir()
+        (tmp_path / "empty" / name / "metrics.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match="Below it there are image, text: name one of these"):
         RecordedRun(tmp_path / "empty")
     assert RecordedRun(folder).config == {}
+
+
+def losses(*values: float) -> History:
+    return History(tuple(StepRecord(at, 0.0, {"loss": value}) for at, value in enumerate(values)))
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_no_number_is_one_spike_and_hides_no_other(lost):
+    values = (2 + 0.1 * np.random.default_rng(0).standard_normal(300)).tolist()
+    values[150] = lost
+    assert losses(*values).spike_score(window=100) == pytest.approx(100 / 290)
+    values[152] = 9.0
+    assert losses(*values).spike_score(window=100) == pytest.approx(200 / 290)
+    assert losses(*[lost] * 50).spike_score(window=10) == 100
+
+
+@pytest.mark.parametrize("level", [1.0, 0.1, 1e-30, -7.3])
+def test_after_values_that_are_all_equal_any_other_is_a_spike(level):
+    flat = [level] * 50
+    assert losses(*flat).spike_score(window=10) == 0
+    for jump in (level + 5.0, np.nextafter(level, 10.0)):
+        assert losses(*flat, float(jump)).spike_score(window=10) == pytest.approx(100 / 49)
+
+
+def test_spikes_are_those_of_olmo_wherever_values_are_numbers_that_differ():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal(120) * (1 + 20 * (rng.random(120) > 0.95))
+        window = int(rng.integers(4, 60))
+        first = max(2, window // 10)
+        spikes = 0
+        for at in range(first, 120):
+            before = values[max(0, at - window) : at]
+            spikes += abs(values[at] - before.mean()) >= 3 * before.std()
+        assert losses(*values).spike_score(window=window, deviations=3) == pytest.approx(100 * spikes / (120 - first))
+
+
+def test_events_of_before_messages_were_called_so_are_read():
+    old = '{"kind": "alarm", "step": 4, "level": "WARN", "rule": "attention", "told": "head 1 of block 3"}'
+    assert History.from_jsonl([], [old]).alarms == EVENTS[:1]
+    assert json.loads(event_line(EVENTS[0]))["message"] == "head 1 of block 3"
+
+
+def test_a_state_of_before_thresholds_has_the_default_ones_and_one_without_rules_none(folder):
+    path = folder / "state.json"
+    plain = json.loads(path.read_text())
+    assert RecordedRun(folder).state.thresholds == plain.pop("thresholds")
+    path.write_text(json.dumps(plain))
+    assert RecordedRun(folder).state.thresholds == default_thresholds()
+    path.write_text(json.dumps(plain | {"thresholds": {}}))
+    assert RecordedRun(folder).state.thresholds == {}

@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from chameleon_lab.checkpoints.huggingface import image_tokenizer_config, load_image_tokenizer
+from chameleon_lab.checkpoints.huggingface import image_tokenizer_config, read_port_images
 from chameleon_lab.corpora.scenes import sample_scene
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
 from chameleon_lab.tokenizers.preparation import CentreCrop, HuggingFaceCrop, pixels_of
 
 SMALL = {
@@ -57,7 +57,7 @@ def pictures(count: int, side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_codes_are_exactly_theirs(theirs, folder, side):
-    ours = load_image_tokenizer(folder)
+    ours = read_port_images(folder)
     pixels_BCHW = pictures(8, side)
     wanted_BHW, seen = their_codes(theirs, pixels_BCHW)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_trap_12_their_pixels_end_at_0989_and_are_repeated_exactly(theirs, folde
     from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
     processor = ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    ours = load_image_tokenizer(folder)
+    ours = read_port_images(folder)
     for width, height in ((32, 32), (61, 47), (33, 200), (300, 77)):
         shown = picture.resize((width, height))
         pixels_BCHW = torch.as_tensor(np.asarray(processor(shown)["pixel_values"]))
@@ -82,7 +82,7 @@ def test_trap_12_their_pixels_end_at_0989_and_are_repeated_exactly(theirs, folde
 
 
 def test_without_a_decoder_it_says_so_when_one_is_needed(folder, picture):
-    ours = load_image_tokenizer(folder)
+    ours = read_port_images(folder)
     codes = ours.encode(picture)
     with pytest.raises(ValueError, match=r"holds no picture decoder .*vqgan\.ckpt"):
         ours.decode(codes)
@@ -98,18 +98,18 @@ def test_a_decoder_that_is_there_is_never_dropped(folder, picture, prefix):
         named[prefix + name.replace(".resample.", resample)] = tensor
     named |= {"model.layers.0.mlp.up_proj.weight": torch.zeros(2, 2)} if prefix else {}
     safetensors.torch.save_file(named, folder / "model.safetensors")
-    read = load_image_tokenizer(folder)
+    read = read_port_images(folder)
     assert read.decode(read.encode(picture)).tobytes() == whole.decode(whole.encode(picture)).tobytes()
 
 
 def test_the_published_config_is_the_published_architecture():
     from transformers import ChameleonConfig, ChameleonVQVAEConfig
 
-    assert image_tokenizer_config(ChameleonVQVAEConfig().to_dict()) == CHAMELEON
-    assert image_tokenizer_config(ChameleonConfig().to_dict()) == CHAMELEON
+    assert image_tokenizer_config(ChameleonVQVAEConfig().to_dict()) == CHAMELEON_IMAGES
+    assert image_tokenizer_config(ChameleonConfig().to_dict()) == CHAMELEON_IMAGES
     for kind in ("chameleon_vqgan", "chameleon_vqvae"):  # what is as published, transformers does not write
-        assert image_tokenizer_config({"vq_config": {"model_type": kind}}) == CHAMELEON
-        assert image_tokenizer_config({"model_type": kind, "vq_config": None}) == CHAMELEON
+        assert image_tokenizer_config({"vq_config": {"model_type": kind}}) == CHAMELEON_IMAGES
+        assert image_tokenizer_config({"model_type": kind, "vq_config": None}) == CHAMELEON_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -127,21 +127,21 @@ def test_another_architecture_is_refused_by_name(folder, setting, why):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | setting))
     with pytest.raises(ValueError, match=why):
-        load_image_tokenizer(folder)
+        read_port_images(folder)
 
 
 def test_broken_folders_say_what_is_wrong(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        load_image_tokenizer(tmp_path / "nowhere")
+        read_port_images(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
-        load_image_tokenizer(tmp_path)
+        read_port_images(tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged or no safetensors file"):
-        load_image_tokenizer(folder)
+        read_port_images(folder)
     weights.rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"safetensors is missing.*pytorch_model\.bin.*not opened"):
-        load_image_tokenizer(folder)
+        read_port_images(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        load_image_tokenizer(folder)
+        read_port_images(folder)

@@ -11,6 +11,7 @@ import torch
 
 from chameleon_lab.chameleon import load_image_tokenizer
 from chameleon_lab.cli import main
+from chameleon_lab.plain import plain_values
 from chameleon_lab.tokenizers.image import QUANTIZERS
 from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
 from chameleon_lab.tokenizers.quantizers import VectorQuantizer
@@ -21,7 +22,6 @@ from chameleon_lab.training.image_experiments import (
     REFERENCE,
     TINY,
     ImageExperiment,
-    describe_image,
     folder_of_pictures,
 )
 from chameleon_lab.training.modules import Budget, CodebookWatch
@@ -47,7 +47,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("quantizer", ["vector", "moving_average", "cosine", "sim", "vector_rotation"])
 def test_an_experiment_leaves_a_tokenizer_that_loads(small, tmp_path, picture, quantizer):
     experiment = replace(small, tokenizer=replace(small.tokenizer, quantizer=quantizer))
-    trained = experiment.run(tmp_path)
+    trained = experiment.run(tmp_path).result()
     read = load_image_tokenizer(tmp_path / "tokenizer")
     assert read.config == experiment.tokenizer
     assert np.array_equal(read.encode(picture), trained.encode(picture))
@@ -55,15 +55,27 @@ def test_an_experiment_leaves_a_tokenizer_that_loads(small, tmp_path, picture, q
     assert len(RunFolder(tmp_path).history.records) == 3
 
 
-def test_what_is_finished_is_not_trained_again(small, tmp_path):
-    first = small.run(tmp_path)
-    again = replace(small, source=lambda experiment: pytest.fail("trained again")).run(tmp_path)
+def test_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch):
+    first = small.run(tmp_path).result()
+    monkeypatch.setattr(ImageExperiment, "prepare", lambda *given: pytest.fail("trained again"))
+    again = small.run(tmp_path).result()
+    (tmp_path / "config.json").write_text('{"name": "tiny", "budget": {"steps": 3, "minutes": null}}')  # as of before
+    assert small.run(tmp_path).result().config == first.config
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_another_experiment_s_tokenizer_is_refused_and_a_larger_budget_trains_on(small, tmp_path):
+    first = small.run(tmp_path).result()
+    with pytest.raises(ValueError, match=r"holds a run of another experiment: batch \(2, now 3\) differ"):
+        replace(small, batch=3).run(tmp_path).wait()
+    longer = replace(small, budget=Budget(steps=5)).run(tmp_path)
+    assert len(longer.wait().records) == 5
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), longer.result().parameters(), strict=True))
 
 
 def test_a_folder_of_pictures_is_learned_from_and_bad_files_are_told(small, folder, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        replace(small, source=folder_of_pictures(folder), budget=Budget(steps=6)).run(tmp_path / "run")
+        replace(small, source=folder_of_pictures(folder), budget=Budget(steps=6)).run(tmp_path / "run").wait()
     told = [record.message for record in caplog.records if "broken.jpg" in record.message]
     assert len(told) == 1 and told[0].startswith("Skipped: ")
 
@@ -74,7 +86,7 @@ class Halves(VectorQuantizer):
 
 def test_a_quantizer_of_ones_own_comes_back_by_its_class(small, tmp_path, picture):
     experiment = replace(small, tokenizer=replace(small.tokenizer, quantizer=Halves))
-    assert isinstance(experiment.run(tmp_path).quantize, Halves)
+    assert isinstance(experiment.run(tmp_path).result().quantize, Halves)
     with pytest.raises(ValueError, match=r"No quantizer is called 'Halves'; .*pass it: quantizers=\[Halves\]"):
         load_image_tokenizer(tmp_path / "tokenizer")
     read = load_image_tokenizer(tmp_path / "tokenizer", quantizers=[Halves])
@@ -84,13 +96,12 @@ def test_a_quantizer_of_ones_own_comes_back_by_its_class(small, tmp_path, pictur
 def test_a_quantizer_without_a_name_is_refused_before_it_is_trained(small, tmp_path):
     nameless = replace(small, tokenizer=replace(small.tokenizer, quantizer=lambda *sizes: VectorQuantizer(*sizes)))
     with pytest.raises(ValueError, match="has no name to be saved under: make it a function or a class"):
-        replace(nameless, source=lambda experiment: pytest.fail("trained")).run(tmp_path)
+        replace(nameless, source=lambda experiment: pytest.fail("trained")).run(tmp_path).wait()
 
 
 def test_the_step_where_the_critic_begins_is_marked_in_the_history(small, tmp_path):
     objective = ReconstructionObjective("edges", adversary=Adversary(start_step=2, width=4, layers=1))
-    replace(small, objective=objective).run(tmp_path)
-    history = RunFolder(tmp_path).history
+    history = replace(small, objective=objective).run(tmp_path).wait()
     assert history.series("critic_loss")[0] == [2]
     assert len(history.series("usage")[0]) == 3
 
@@ -111,7 +122,7 @@ def test_usage_remembers_codes_for_its_span_and_no_longer():
 
 def test_experiments_are_plain_values_for_their_card(small):
     for experiment in (*IMAGE_EXPERIMENTS.values(), TINY, replace(small, source=folder_of_pictures("mine"))):
-        plain = describe_image(replace(experiment, tokenizer=replace(experiment.tokenizer, quantizer=Halves)))
+        plain = plain_values(replace(experiment, tokenizer=replace(experiment.tokenizer, quantizer=Halves)))
         assert json.loads(json.dumps(plain))["name"] == experiment.name
     assert REFERENCE.recipe.betas == (0.5, 0.9) and REFERENCE.objective.perceptual == "lpips"
     assert PHOTOGRAPHS.tokenizer.grid == (32, 32)
@@ -140,4 +151,4 @@ def test_the_command_trains_on_a_folder_and_reconstructs_with_what_it_trained(
 @pytest.mark.parametrize("name", list(QUANTIZERS))
 def test_every_quantizer_fits_into_an_image_tokenizer(small, name, tmp_path):
     tokenizer = replace(small.tokenizer, quantizer=name, codes=16, code_width=4)  # 4 signs, 4 levels of 2, or 4 numbers
-    assert replace(small, tokenizer=tokenizer, budget=Budget(steps=1)).run(tmp_path).codebook.shape == (16, 4)
+    assert replace(small, tokenizer=tokenizer, budget=Budget(steps=1)).run(tmp_path).result().codebook.shape == (16, 4)

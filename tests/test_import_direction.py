@@ -1,13 +1,15 @@
-"""The street runs one way: the table of docs/architecture.md says which module may import which."""
+"""The street runs one way: the table of docs/architecture.md says which module may import which; no circles."""
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-BORDER = {"vocabulary", "pictures", "documents", "records", "history"}
+BORDER = {"plain", "vocabulary", "pictures", "documents", "records", "measures", "parts", "history"}
+PACKAGES = ("chameleon_lab", "widgets/chameleon_widgets")
 SCREEN = {"IPython", "ipywidgets", "anywidget", "matplotlib"}
 LEARNING = {"lightning", "pytorch_lightning"}
 
@@ -35,6 +37,50 @@ def test_modules_import_only_from_above():
         if package == "chameleon_lab" and below != ["__version__"] and below[:1] != [stage]:
             above = [] if stage == "__init__" else ORDER[: ORDER.index(stage)]
             assert below and below[0] in above, f"{path} imports {name}, which does not stand above `{stage}`"
+
+
+def circles(package: str) -> Iterator[list[str]]:
+    """Each way that leads from a module of the package back to it, over imports of any kind: those inside functions and
+    those for type checkers alone make a circle for the reader, too."""
+    root = ROOT / package
+    files = {path: ".".join(path.relative_to(root.parent).with_suffix("").parts) for path in root.rglob("*.py")}
+    modules = {path: name.removesuffix(".__init__") for path, name in files.items()}
+    known = set(modules.values())
+    edges: dict[str, set[str]] = {name: set() for name in known}
+    for path, _, name in imports(package):
+        parent = name.rpartition(".")[0]  # `from package import module` or `from package.module import thing`
+        edges[modules[path]] |= {name if name in known else parent} & known - {modules[path]}
+
+    def ways(name: str, way: list[str]) -> Iterator[list[str]]:
+        if name in way:
+            yield way[way.index(name) :] + [name]
+        elif name not in done:
+            for below in sorted(edges[name]):
+                yield from ways(below, [*way, name])
+            done.add(name)
+
+    done: set[str] = set()
+    for name in sorted(known):
+        yield from ways(name, [])
+
+
+def test_no_module_imports_itself_in_a_circle():
+    assert [" -> ".join(way) for package in PACKAGES for way in circles(package)] == []
+
+
+def test_circles_are_found_of_any_length_and_kind(tmp_path, monkeypatch):
+    (tmp_path / "house").mkdir()
+    for name, source in {
+        "__init__": "",
+        "one": "from house.two import thing",
+        "two": "def work():\n    from house import three",
+        "three": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import house.one",
+        "four": "from house import one, two",
+    }.items():
+        (tmp_path / "house" / f"{name}.py").write_text(source)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (way,) = circles("house")
+    assert sorted(way[1:]) == ["house.one", "house.three", "house.two"] and way[0] == way[-1]
 
 
 def test_the_border_is_plain_and_the_library_knows_no_screen():

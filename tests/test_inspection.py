@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from chameleon_lab.attention import UNCAPPED
+from chameleon_lab.attention import SOFTMAX, UNCAPPED
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import ThreeWay
 from chameleon_lab.inspection import Inspection, add, put
 from chameleon_lab.quantization import quantize
 from chameleon_lab.stability import (
+    AttentionSink,
     AttentionSoftCap,
     LayerScale,
     NormReordering,
@@ -20,6 +21,7 @@ from chameleon_lab.stability import (
     QueryKeyNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
 )
 from chameleon_lab.taps import change, record
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Transformer
@@ -33,6 +35,8 @@ KINDS = {
     "re-ordered": {"fixes": (NormReordering(), QueryKeyNorm())},
     "sandwich": {"fixes": (Sandwich(), LayerScale(0.5))},
     "sigma": {"fixes": (SigmaReparam(),)},
+    "softpick": {"fixes": (Softpick(),)},
+    "sink": {"fixes": (AttentionSink(),)},
     "int8": {},
 }
 
@@ -70,20 +74,17 @@ def plain_logits(model, tokens, hidden_TT=None, layer=None, head=None):
     """logits_TV of a forward pass whose attention is written out, with edges hidden."""
 
     class Plain:
-        def stand_in(self, model):
-            return model
-
         def turns(self, tokens_BT, config):
             return CAUSAL.turns(tokens_BT, config)
 
-        def attend(self, at, q, k, v, cap=UNCAPPED):
+        def attend(self, at, q, k, v, cap=UNCAPPED, softmax=SOFTMAX):
             shared = q.shape[1] // k.shape[1]
             k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
             scores = cap(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1).expand(scores.shape).clone()
             if hidden_TT is not None and layer in (None, at):
                 mask[:, slice(None) if head is None else head] |= hidden_TT
-            return scores.masked_fill(mask, -torch.inf).softmax(-1) @ v
+            return softmax(scores.masked_fill(mask, -torch.inf)) @ v
 
     with torch.inference_mode():
         return model(torch.as_tensor(tokens)[None], Plain())[0]
@@ -114,7 +115,8 @@ def test_attention_rows_are_those_of_an_explicit_softmax(model, look, tokens):
         q_THK, k_TGK = (taps[f"blocks.{layer}.attention.{which}_tap"][0].double() for which in ("query", "key"))
         for head, position in ((0, 0), (1, 5), (3, len(tokens) - 1)):
             keys = k_TGK[: position + 1, head // (attention.heads // attention.kv_heads)]
-            row = attention.cap((keys @ q_THK[position, head]) / 8**0.5).softmax(-1)
+            scores = attention.cap((keys @ q_THK[position, head]) / 8**0.5).float()
+            row = attention.softmax(scores.expand(1, 4, 1, -1))[0, head, 0].detach()
             np.testing.assert_allclose(look.attention(layer, head, position), row, atol=1e-5)
             assert look.readers(layer, head, position)[0] == pytest.approx(row[-1].item(), abs=1e-5)
     whole = [look.attention(1, 2, position) for position in range(len(tokens))]
@@ -123,7 +125,7 @@ def test_attention_rows_are_those_of_an_explicit_softmax(model, look, tokens):
 
 def test_shares_sum_over_words_patches_and_sinks(look, tokens, mixed):
     shares, row = look.shares(2, 1, 20), look.attention(2, 1, 20)
-    assert sum(dataclasses.astuple(shares)) == pytest.approx(1, abs=1e-5)
+    assert sum(dataclasses.astuple(shares)) == pytest.approx(row.sum(), abs=1e-5)
     assert shares.sinks == pytest.approx(row[0] + row[6], abs=1e-6)
     assert shares.words == pytest.approx(row[1:6].sum(), abs=1e-6)
     assert shares.patches == pytest.approx(row[7:21].sum(), abs=1e-6)
@@ -176,7 +178,8 @@ def test_contributions_sum_to_the_logit(model, look, tokens):
 
 
 def test_rollout_sums_to_one_and_relevance_follows_gradients(look, kind):
-    assert look.rollout(20).sum() == pytest.approx(1, abs=1e-4) and look.rollout(20).shape == (21,)
+    assert look.rollout(20).shape == (21,)
+    assert look.rollout(20).sum() == pytest.approx(1, abs=1e-4) or kind in ("softpick", "sink")
     if kind == "int8":
         with pytest.raises(ValueError, match="no gradients"):
             look.relevance(20)
@@ -193,13 +196,10 @@ def test_the_gradient_of_a_weight_is_that_of_autograd(model, look, tokens):
     weights: list[torch.Tensor] = []
 
     class Kept:
-        def stand_in(self, model):
-            return model
-
         def turns(self, tokens_BT, config):
             return CAUSAL.turns(tokens_BT, config)
 
-        def attend(self, at, q, k, v, cap=UNCAPPED):
+        def attend(self, at, q, k, v, cap=UNCAPPED, softmax=SOFTMAX):
             k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
             scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
             weights.append(

@@ -6,8 +6,9 @@ import weakref
 import pytest
 import torch
 
-from chameleon_lab import kv_cache
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab import crossovers
+from chameleon_lab.generation import recording
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
 
@@ -30,9 +31,9 @@ def drawn(kv_heads: int = 4) -> Transformer:
 
 @pytest.fixture(autouse=True)
 def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_cache, "replays", lambda device: True)
-    monkeypatch.setattr(kv_cache, "STRETCH", 8)
-    monkeypatch.setattr(kv_cache, "PATIENCE", 0)
+    monkeypatch.setattr(recording, "replays", lambda device: True)
+    monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 8)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -41,14 +42,12 @@ def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_replayed_steps_equal_whole_passes(recordings: list[torch.Tensor], counts: list[int], kv_heads: int):
     model, rows = drawn(kv_heads), len(counts)
     tokens_BT = torch.randint(50, (rows, 40))
-    cache = KVCache(model.config, rows, model.embedding.weight, 40)
-    model.trunk(tokens_BT[:, : max(counts)], cache)
-    cache.advance(counts)
+    decoder = Decoder(model, rows, 40)
+    decoder.feed(tokens_BT[:, : max(counts)], counts)
     whole_BTV, places = model(tokens_BT), torch.tensor(counts)
     for _ in range(40 - max(counts)):
-        stepped_BV = model.logits(model.trunk(tokens_BT.gather(1, places[:, None]), cache), cache)[:, 0]
+        stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1] * rows))[:, 0]
         torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(rows), places], rtol=1e-4, atol=1e-5)
-        cache.advance([1] * rows)
         places += 1
     assert len(recordings) == 5  # stretches of eight positions
 
@@ -57,67 +56,62 @@ def test_replayed_steps_equal_whole_passes(recordings: list[torch.Tensor], count
 def test_a_step_of_some_rows_leaves_the_others_and_rows_that_pause_go_on(recordings: list[torch.Tensor]):
     model = drawn()
     tokens_BT = torch.randint(50, (3, 30))
-    cache = KVCache(model.config, 3, model.embedding.weight, 30)
-    model.trunk(tokens_BT[:, :4], cache)
-    cache.advance([4, 4, 4])
+    decoder = Decoder(model, 3, 30)
+    decoder.feed(tokens_BT[:, :4], [4, 4, 4])
     whole_BTV, places = model(tokens_BT), [4, 4, 4]
     for step in range(12):
-        part = cache.part(0, 2) if step % 3 == 0 else cache
-        rows = len(part.lengths)
+        rows = 2 if step % 3 == 0 else 3
         fed = [1, int(step % 2 == 0), 1][:rows]
         given = torch.stack([tokens_BT[row, place] for row, place in enumerate(places[:rows])])[:, None]
-        logits_BV = model.logits(model.trunk(given, part), part)[:, 0]
+        logits_BV = decoder.logits(decoder.feed(given, fed))[:, 0]
         for row in range(rows):
             torch.testing.assert_close(logits_BV[row], whole_BTV[row, places[row]], rtol=1e-4, atol=1e-5)
             places[row] += fed[row]
-        part.advance(fed)
-    assert places == cache.lengths.tolist() == [16, 10, 12]
+    assert places == decoder.cache.lengths.tolist() == [16, 10, 12]
 
 
 @torch.inference_mode()
 def test_a_full_cache_is_refused_as_without_a_gpu(recordings: list[torch.Tensor]):
     model = drawn()
-    cache = KVCache(model.config, 1, model.embedding.weight, 4)
-    model.trunk(torch.zeros(1, 4, dtype=torch.int64), cache)
-    cache.advance([4])
+    decoder = Decoder(model, 1, 4)
+    decoder.feed(torch.zeros(1, 4, dtype=torch.int64), [4])
     with pytest.raises(ValueError, match="5 positions do not fit a cache of 4"):
-        model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
+        decoder.trunk(torch.zeros(1, 1, dtype=torch.int64))
 
 
 @torch.inference_mode()
 def test_a_short_answer_is_not_recorded(recordings: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kv_cache, "PATIENCE", 5)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 5)
     model = drawn()
-    cache = KVCache(model.config, 1, model.embedding.weight)
+    decoder = Decoder(model, 1)
     for step in range(8):
-        model.trunk(torch.full((1, 1), step), cache)
-        cache.advance([1])
-        assert len(recordings) == (step >= 5)
+        decoder.feed(torch.full((1, 1), step), [1])
+        assert len(recordings) == (step >= 5) and decoder.worker == ("graph" if step >= 5 else "lean")
 
 
 @torch.no_grad()
 def test_a_model_that_was_moved_is_recorded_anew(recordings: list[torch.Tensor]):
     model = drawn()
-    cache, tokens_BT = KVCache(model.config, 1, model.embedding.weight), torch.zeros(1, 1, dtype=torch.int64)
-    model.trunk(tokens_BT, cache)
+    decoder, tokens_BT = Decoder(model, 1), torch.zeros(1, 1, dtype=torch.int64)
+    decoder.trunk(tokens_BT)
     before = len(recordings)
-    model.trunk(tokens_BT, cache)
+    decoder.trunk(tokens_BT)
     assert len(recordings) == before
     model.to(torch.float64).to(torch.float32)  # weights elsewhere in memory
-    model.trunk(tokens_BT, cache)
+    decoder.trunk(tokens_BT)
     assert len(recordings) == before + 1
 
 
 @torch.inference_mode()
-def test_recordings_keep_no_cache_in_memory(recordings: list[torch.Tensor]):
+def test_recordings_keep_no_decoder_in_memory(recordings: list[torch.Tensor]):
     model = drawn()
     gc.disable()
     try:
-        cache = KVCache(model.config, 1, model.embedding.weight)
-        model.trunk(torch.zeros(1, 1, dtype=torch.int64), cache)
-        kept = weakref.ref(cache), weakref.ref(cache.keys)
+        decoder = Decoder(model, 1)
+        decoder.trunk(torch.zeros(1, 1, dtype=torch.int64))
+        kept = weakref.ref(decoder), weakref.ref(decoder.cache)
         assert recordings
-        del cache
+        del decoder
         assert [each() for each in kept] == [None, None]
     finally:
         gc.enable()
@@ -128,12 +122,10 @@ def test_recordings_keep_no_cache_in_memory(recordings: list[torch.Tensor]):
 def test_a_gpu_replays_the_steps_that_it_would_do():
     model = drawn(2).cuda()
     tokens_BT = torch.randint(50, (3, 40), device="cuda")
-    cache = KVCache(model.config, 3, model.embedding.weight, 40)
-    model.trunk(tokens_BT[:, :2], cache)
-    cache.advance([2, 1, 2])
+    decoder = Decoder(model, 3, 40)
+    decoder.feed(tokens_BT[:, :2], [2, 1, 2])
     whole_BTV, places = model(tokens_BT), torch.tensor([2, 1, 2], device="cuda")
     for _ in range(37):
-        stepped_BV = model.logits(model.trunk(tokens_BT.gather(1, places[:, None]), cache), cache)[:, 0]
+        stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1, 1, 1]))[:, 0]
         torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(3, device="cuda"), places], rtol=1e-3, atol=1e-3)
-        cache.advance([1, 1, 1])
         places += 1

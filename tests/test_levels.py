@@ -85,8 +85,8 @@ def test_signs_are_bits_and_the_sphere_has_radius_one():
     latents_BCHW = torch.tensor([[0.3, -2.0, 5.0], [-0.1, -0.1, -7.0]]).T[None, :, None]
     for quantizer, corner in ((LookupFreeQuantizer(8, 3), 1.0), (BinarySphericalQuantizer(8, 3), 3**-0.5)):
         assert quantizer.codes(latents_BCHW).flatten().tolist() == [0b101, 0b000]
-        made_BCHW = quantizer(latents_BCHW).latents_BCHW
-        assert torch.allclose(made_BCHW[0, :, 0, 0], corner * torch.tensor([1.0, -1.0, 1.0]))
+        output_BCHW = quantizer(latents_BCHW).latents_BCHW
+        assert torch.allclose(output_BCHW[0, :, 0, 0], corner * torch.tensor([1.0, -1.0, 1.0]))
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])

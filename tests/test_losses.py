@@ -25,20 +25,20 @@ def judged(objective: ReconstructionObjective, step: int):
     last = nn.Conv2d(3, 3, 3, padding=1)
     pixels_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     quantized = Quantized(torch.zeros(1), torch.zeros(1, dtype=torch.long), torch.tensor(0.25))
-    seen = loss(pixels_BCHW, last(pixels_BCHW), quantized, last.weight, step)
-    return seen, list(loss.critic.parameters()) if loss.critic else [], last, pixels_BCHW
+    parts = loss(pixels_BCHW, last(pixels_BCHW), quantized, last.weight, step)
+    return parts, list(loss.critic.parameters()) if loss.critic else [], last, pixels_BCHW
 
 
 def test_plain_is_the_mean_absolute_error_and_the_quantizers_loss():
-    seen, _, last, pixels_BCHW = judged(PLAIN, 0)
-    assert torch.allclose(seen.loss, (last(pixels_BCHW) - pixels_BCHW).abs().mean() + 0.25)
-    assert seen.values.keys() == {"pixel_loss", "psnr", "quantizer_loss"}
+    parts, _, last, pixels_BCHW = judged(PLAIN, 0)
+    assert torch.allclose(parts.loss, (last(pixels_BCHW) - pixels_BCHW).abs().mean() + 0.25)
+    assert parts.values.keys() == {"pixel_loss", "psnr", "quantizer_loss"}
 
 
 def test_psnr_is_over_the_range_of_pixels():
-    seen, _, last, pixels_BCHW = judged(PLAIN, 0)
+    parts, _, last, pixels_BCHW = judged(PLAIN, 0)
     square = ((last(pixels_BCHW) - pixels_BCHW) / 2).square().mean()  # as shares of the range of 2
-    assert seen.values["psnr"].item() == pytest.approx(-10 * torch.log10(square).item(), abs=1e-4)
+    assert parts.values["psnr"].item() == pytest.approx(-10 * torch.log10(square).item(), abs=1e-4)
 
 
 def test_the_critic_is_silent_until_its_step_and_then_marked_in_the_record():
@@ -51,13 +51,13 @@ def test_the_critic_is_silent_until_its_step_and_then_marked_in_the_record():
 
 
 def test_each_side_descends_its_own_loss_in_one_backward_pass():
-    seen, critic, last, _ = judged(LATE, 5)
-    seen.loss.backward()
+    parts, critic, last, _ = judged(LATE, 5)
+    parts.loss.backward()
     again, critic_again, last_again, _ = judged(LATE, 5)
     values = again.values
     rest = values["pixel_loss"] + values["perceptual_loss"] + values["critic_weight"] * values["fooling_loss"]
-    (wanted,) = torch.autograd.grad(rest, last_again.weight, retain_graph=True)
-    assert last.weight.grad is not None and torch.allclose(last.weight.grad, wanted, atol=1e-6)
+    (expected,) = torch.autograd.grad(rest, last_again.weight, retain_graph=True)
+    assert last.weight.grad is not None and torch.allclose(last.weight.grad, expected, atol=1e-6)
     for parameter, gradient in zip(critic, torch.autograd.grad(values["critic_loss"], critic_again), strict=True):
         assert parameter.grad is not None and torch.allclose(parameter.grad, gradient, atol=1e-6)
     assert all(parameter.requires_grad for parameter in critic)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from chameleon_lab.evaluation.distances import METRICS, FrechetDistance, KernelDistance, psnr, ssim
-from chameleon_lab.evaluation.metrics import content_hash, in_words, measure
+from chameleon_lab.evaluation.metrics import content_hash, measure, preparation_words
 from chameleon_lab.records import CodebookUsage
 from chameleon_lab.tokenizers import networks
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -93,10 +93,10 @@ class Colours(nn.Module):
 def test_psnr_is_that_of_each_reconstruction_and_its_mean(image_tokenizer: ImageTokenizer) -> None:
     pictures = _noise(5)
     expected = [image_tokenizer.reconstruct(picture).psnr for picture in pictures]
-    found = measure(image_tokenizer, pictures, reference="noise", batch=2)
-    assert found.scores["PSNR"] == pytest.approx(expected)
-    assert found["PSNR"].value == pytest.approx(np.mean(expected))
-    assert (found["PSNR"].unit, found["PSNR"].higher_is_better) == ("dB", True)
+    results = measure(image_tokenizer, pictures, reference="noise", batch=2)
+    assert results.scores["PSNR"] == pytest.approx(expected)
+    assert results["PSNR"].value == pytest.approx(np.mean(expected))
+    assert (results["PSNR"].unit, results["PSNR"].higher_is_better) == ("dB", True)
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -134,18 +134,18 @@ def test_pictures_smaller_than_the_window_are_refused() -> None:
 
 
 def test_nothing_lost_is_infinite_psnr_and_ssim_one() -> None:
-    found = measure(Lossless(), _noise(3), reference="noise")
-    assert found["PSNR"].value == math.inf
-    assert found["SSIM"].value == pytest.approx(1, abs=1e-12)
+    results = measure(Lossless(), _noise(3), reference="noise")
+    assert results["PSNR"].value == math.inf
+    assert results["SSIM"].value == pytest.approx(1, abs=1e-12)
 
 
 def test_one_lossless_picture_makes_the_mean_psnr_infinite_and_the_scores_still_tell() -> None:
     white = PIL.Image.new("RGB", (16, 16), "white")  # which cannot become brighter
     black = PIL.Image.new("RGB", (16, 16), "black")
-    found = measure(Lossless(step=5), [white, black], reference="plain")
-    assert found["PSNR"].value == math.inf
-    assert "infinite when one picture" in found["PSNR"].card.definition
-    assert found.scores["PSNR"] == pytest.approx([math.inf, 20 * math.log10(255 / 5)])
+    results = measure(Lossless(step=5), [white, black], reference="plain")
+    assert results["PSNR"].value == math.inf
+    assert "infinite when one picture" in results["PSNR"].card.definition
+    assert results.scores["PSNR"] == pytest.approx([math.inf, 20 * math.log10(255 / 5)])
 
 
 # One pass
@@ -154,13 +154,13 @@ def test_one_lossless_picture_makes_the_mean_psnr_infinite_and_the_scores_still_
 def test_usage_and_its_curve_are_those_of_the_codes(image_tokenizer: ImageTokenizer) -> None:
     pictures = _noise(6)
     expected = CodebookUsage.of([image_tokenizer.encode(picture) for picture in pictures], image_tokenizer.codes)
-    found = measure(image_tokenizer, pictures, reference="noise", batch=4)
-    assert found.usage.curve == expected.curve
-    assert len(found.usage.curve) == 6
-    assert found["codebook usage"].value == 100 * expected.usage
-    assert found["perplexity"].value == expected.perplexity
-    assert found["dead codes"].value == len(expected.dead)
-    assert not found["dead codes"].higher_is_better
+    results = measure(image_tokenizer, pictures, reference="noise", batch=4)
+    assert results.usage.curve == expected.curve
+    assert len(results.usage.curve) == 6
+    assert results["codebook usage"].value == 100 * expected.usage
+    assert results["perplexity"].value == expected.perplexity
+    assert results["dead codes"].value == len(expected.dead)
+    assert not results["dead codes"].higher_is_better
 
 
 def test_values_do_not_depend_on_the_batch() -> None:
@@ -184,10 +184,10 @@ def test_no_more_than_a_batch_of_pictures_is_drawn_ahead() -> None:
 def test_pictures_of_many_shapes_are_measured_in_their_order(image_tokenizer: ImageTokenizer) -> None:
     pictures = [*_noise(2, 32, 16), *_noise(1, 16, 32), *_noise(2, 32, 16), *_noise(1, 20, 20)]
     policy = FitToGrid(image_tokenizer.config.factor, 32)
-    found = measure(image_tokenizer, pictures, reference="shapes", preparation=policy, batch=8)
+    results = measure(image_tokenizer, pictures, reference="shapes", preparation=policy, batch=8)
     expected = [image_tokenizer.reconstruct(picture, policy).psnr for picture in pictures]
-    assert found.scores["PSNR"] == pytest.approx(expected)
-    assert found["PSNR"].card.crop == "fit to grid 4, 32"
+    assert results.scores["PSNR"] == pytest.approx(expected)
+    assert results["PSNR"].card.crop == "fit to grid 4, 32"
 
 
 def test_no_pictures_are_a_clear_error(image_tokenizer: ImageTokenizer) -> None:
@@ -254,8 +254,8 @@ def test_the_hash_of_a_set_forgets_order_and_nothing_else() -> None:
 
 
 def test_a_policy_is_told_with_its_settings_or_refused() -> None:
-    assert in_words(CentreCrop(64)) == "centre crop 64"
-    assert in_words(FitToGrid(16, 1024)) == "fit to grid 16, 1024"
+    assert preparation_words(CentreCrop(64)) == "centre crop 64"
+    assert preparation_words(FitToGrid(16, 1024)) == "fit to grid 16, 1024"
 
     class Hidden(Lossless):
         def picture(self, picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -265,7 +265,7 @@ def test_a_policy_is_told_with_its_settings_or_refused() -> None:
             raise NotImplementedError
 
     with pytest.raises(ValueError, match="Hidden hides them: make it a dataclass"):
-        in_words(Hidden())
+        preparation_words(Hidden())
 
 
 # Files of weights
@@ -294,10 +294,10 @@ def _put_tensors(checkpoints: Path, tensors: dict[str, Tensor]) -> WeightsFile:
 def test_a_missing_file_is_named_with_its_place_and_its_source(checkpoints: Path, metric: str, file: str) -> None:
     with pytest.raises(ValueError, match=metric.split()[0]) as error:
         METRICS[metric]()
-    told = str(error.value)
-    assert f"needs the file {file}, which is not in {checkpoints}." in told
-    assert "https://" in told and f"/{file} once" in told
-    assert "\n" not in told
+    message = str(error.value)
+    assert f"needs the file {file}, which is not in {checkpoints}." in message
+    assert "https://" in message and f"/{file} once" in message
+    assert "\n" not in message
 
 
 def test_a_damaged_file_is_not_loaded(checkpoints: Path) -> None:
@@ -362,9 +362,9 @@ def small_alexnet(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Sequ
 
 @torch.no_grad()
 def test_lpips_computes_with_the_users_file(small_alexnet: nn.Sequential, image_tokenizer: ImageTokenizer) -> None:
-    found = measure(image_tokenizer, _noise(3), reference="noise", metrics=["LPIPS (AlexNet)"])["LPIPS (AlexNet)"]
-    assert found.value > 0 and not found.higher_is_better
-    assert found.card.network == "LPIPS 0.1 on AlexNet"
+    results = measure(image_tokenizer, _noise(3), reference="noise", metrics=["LPIPS (AlexNet)"])["LPIPS (AlexNet)"]
+    assert results.value > 0 and not results.higher_is_better
+    assert results.card.network == "LPIPS 0.1 on AlexNet"
     trips = [image_tokenizer.reconstruct(picture) for picture in _noise(3)]
 
     def layers(picture: PIL.Image.Image) -> Iterator[Tensor]:
@@ -384,13 +384,13 @@ def test_lpips_computes_with_the_users_file(small_alexnet: nn.Sequential, image_
         )
         for trip in trips
     ]
-    assert found.value == pytest.approx(np.mean(expected), rel=1e-4)
+    assert results.value == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_lpips_of_nothing_lost_is_zero(small_alexnet: nn.Sequential) -> None:
-    found = measure(Lossless(), _noise(3), reference="noise", metrics=["LPIPS (AlexNet)"])
-    assert found["LPIPS (AlexNet)"].value == 0
-    assert list(found.scores["LPIPS (AlexNet)"]) == [0, 0, 0]
+    results = measure(Lossless(), _noise(3), reference="noise", metrics=["LPIPS (AlexNet)"])
+    assert results["LPIPS (AlexNet)"].value == 0
+    assert list(results.scores["LPIPS (AlexNet)"]) == [0, 0, 0]
 
 
 def test_lpips_refuses_pictures_too_small_for_its_backbone(small_alexnet: nn.Sequential) -> None:
@@ -404,10 +404,10 @@ def test_lpips_refuses_pictures_too_small_for_its_backbone(small_alexnet: nn.Seq
 def test_rfid_of_a_shift_is_its_square() -> None:
     dark = [PIL.Image.fromarray(np.asarray(picture) // 2) for picture in _noise(12)]
     network = FeatureNetwork("colours", Colours())
-    found = measure(Lossless(step=7), dark, reference="dark", metrics=[lambda: FrechetDistance(network)], batch=5)
-    assert found["rFID"].value == pytest.approx(3 * 7**2, rel=1e-6)
-    assert (found["rFID"].card.network, found["rFID"].card.network_hash) == ("colours", network.hash)
-    assert "rFID" not in found.scores
+    results = measure(Lossless(step=7), dark, reference="dark", metrics=[lambda: FrechetDistance(network)], batch=5)
+    assert results["rFID"].value == pytest.approx(3 * 7**2, rel=1e-6)
+    assert (results["rFID"].card.network, results["rFID"].card.network_hash) == ("colours", network.hash)
+    assert "rFID" not in results.scores
 
 
 def test_kid_is_the_unbiased_discrepancy_of_the_features() -> None:
@@ -494,10 +494,10 @@ def test_the_inception_network_gets_tensors_only_from_the_users_file(
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(networks, "INCEPTION", _put_tensors(checkpoints, Colours(2.0).state_dict()))
     plain = [PIL.Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "black", "lime")]
-    found = measure(Lossless(step=1), plain, reference="plain", metrics=["rFID", "KID"])
-    assert found["rFID"].card.network == "Inception v3 of 2015, 2048 features, resizing as TensorFlow 1"
-    assert found["rFID"].card.network_hash == found["KID"].card.network_hash
-    assert found["rFID"].value > 0
+    results = measure(Lossless(step=1), plain, reference="plain", metrics=["rFID", "KID"])
+    assert results["rFID"].card.network == "Inception v3 of 2015, 2048 features, resizing as TensorFlow 1"
+    assert results["rFID"].card.network_hash == results["KID"].card.network_hash
+    assert results["rFID"].value > 0
     monkeypatch.setattr(networks, "INCEPTION", _put(checkpoints, pickle.dumps(Trap(), protocol=2)))
     with pytest.raises(ValueError, match="does not hold tensors alone"):
         METRICS["KID"]()

@@ -1,5 +1,6 @@
 """Images of any grid: documents to Lumina-mGPT's tokens and back, whole and as a stream."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.tokenizers.grids import AreaGrid
-from chameleon_lab.tokenizers.image import ImageTokenizer, NoImageTokenizer
+from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.tokenizers.preparation import CentreCrop, HuggingFaceCrop
 from chameleon_lab.tokenizers.text import ByteTokenizer
@@ -58,7 +59,7 @@ def test_an_image_tells_its_grid_and_ends_its_rows(grids, picture):
     first, second = words.tokens_of_codes(codes).tolist()
     told = [words.token_of_side(2), words.token_of_side(4)]
     assert tokens == [words.begin_image, *told, *first, words.new_line, *second, words.new_line, words.end_image]
-    assert len(tokens) == words.image_length(2, 4) == grids.length(Image(picture, codes))
+    assert len(tokens) == grids.form.length(2, 4) == grids.length(Image(picture, codes))
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3), (0, 2), (10, 2), (2, 10)])
@@ -79,7 +80,7 @@ def test_a_picture_keeps_its_shape_and_its_length_is_known_before(grids, size):
     shown = PIL.Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
     tokens = grids.tokens_of_picture(shown)
     rows, columns = AreaGrid(8, 4).grid(*size)
-    assert len(tokens) == grids.length(Image(shown)) == grids.vocabulary.image_length(2 * rows, 2 * columns)
+    assert len(tokens) == grids.length(Image(shown)) == grids.form.length(2 * rows, 2 * columns)
     again = grids.picture_of_tokens(tokens)
     assert again.size == (8 * columns, 8 * rows)
     assert again.tobytes() == grids.image.decode(grids.image.encode(shown, AreaGrid(8, 4))).tobytes()
@@ -121,7 +122,7 @@ def test_what_is_not_one_image_is_no_picture(grids, mixed, picture):
     tokens = grids.tokens_of_picture(picture).tolist()
     lines, words = tokens[3:-1], grids.vocabulary
     cases = {
-        "ends before its grid is told": [],
+        "ends before its grid is given": [],
         "stands inside an image, after 15": [*tokens[:20], *tokens[21:]],
         "begins with two tokens that tell its grid": [words.first_text],
         "tokens of 2 segments": [*tokens, *tokens],
@@ -170,7 +171,7 @@ def test_each_error_says_what_was_wrong(grids, picture):
         f"goes on after its 16 codes, with token {code}": [*tokens[:-1], code],
         "ends after 15 codes instead of 16": [*tokens[:-3], tokens[-1]],
         "ends after 3 new lines instead of 4": [*tokens[:-2], tokens[-1]],
-        "ends before its grid is told": [tokens[0], side, tokens[-1]],
+        "ends before its grid is given": [tokens[0], side, tokens[-1]],
         f"Token {line}, part of an image, stands outside": [line],
         f"Token {side}, part of an image, stands outside": [side],
         "The tokens end inside an image, after 3 of its codes": tokens[:6],
@@ -252,24 +253,55 @@ def test_trap_13_transparency_shows_white_in_every_grid(grids):
 
 
 def test_a_missing_image_tokenizer_says_what_is_missing_once_it_is_needed(picture):
-    missing = NoImageTokenizer(12, (4, 4), "/models/chameleon-7b")
-    assert not list(missing.parameters()) and missing.to("cpu").grid == (4, 4)
-    tokenizer = MixedModalTokenizer(ByteTokenizer(), missing, Vocabulary.layout(12, 256))
+    words = Vocabulary.layout(12, 256)
+    tokenizer = MixedModalTokenizer(ByteTokenizer(), None, words, grid=(4, 4), source="/models/chameleon-7b")
+    assert tokenizer.can_spell and not tokenizer.can_read and not tokenizer.can_draw
     tokens = tokenizer.encode(Document.of("hello", Image(picture, np.zeros((4, 4), int)), EndTurn()))
     assert len(tokens) == 1 + 5 + 18 + 1
     assert tokenizer.decode(tokenizer.encode(Document.of("hello"))) == Document.of("hello")
-    why = r"/models/chameleon-7b holds no image tokenizer, so {}\. Put .*vqgan\.ckpt .*tokenizer='data/tokenizer'"
-    with pytest.raises(ValueError, match=why.format("pictures cannot become codes")):
-        tokenizer.tokens_of_picture(picture)
-    with pytest.raises(ValueError, match=why.format("codes cannot become pictures")):
-        tokenizer.decode(tokens)
-    with pytest.raises(ValueError, match=why.format("there is no codebook")):
-        _ = missing.codebook
+    why = r"/models/chameleon-7b holds no image tokenizer, so pictures cannot become codes, and codes cannot become "
+    uses = (lambda: tokenizer.tokens_of_picture(picture), lambda: tokenizer.decode(tokens), lambda: tokenizer.image)
+    for use in uses:
+        with pytest.raises(ValueError, match=why + r"pictures\. Put .*vqgan\.ckpt .*tokenizer='data/tokenizer'"):
+            use()
+    with pytest.raises(ValueError, match=r"say how many .* codes an image has"):
+        MixedModalTokenizer(ByteTokenizer(), None, words)
+
+
+GAPS = ("no text tokenizer", "no image tokenizer", "no picture decoder")
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("images", ["whole", "no picture decoder", "no image tokenizer"])
+def test_what_is_lacking_is_a_question_and_only_what_needs_it_is_refused(image_tokenizer, picture, text, images):
+    image = copy.deepcopy(image_tokenizer)
+    whole = MixedModalTokenizer(ByteTokenizer(), image_tokenizer, Vocabulary.layout(12, 256))
+    if images == "no picture decoder":
+        image.decoder = None
+    tokenizer = whole.with_parts(whole.text if text else None, None if images == "no image tokenizer" else image)
+    lacking = [gap for gap in GAPS if (gap == images or (gap == GAPS[0] and not text))]
+    assert [words.split(":")[0] for words in tokenizer.missing] == lacking
+    able = {"can_spell": text, "can_read": images != "no image tokenizer", "can_draw": images == "whole"}
+    assert {name: getattr(tokenizer, name) for name in able} == able
+    words, drawn = whole.encode(Document.of("abc")), whole.tokens_of_picture(picture)
+    for ability, use in {
+        "can_spell": lambda: (tokenizer.encode(Document.of("abc")), tokenizer.decode(words)),
+        "can_read": lambda: tokenizer.tokens_of_picture(picture),
+        "can_draw": lambda: tokenizer.decode(drawn),
+    }.items():
+        if able[ability]:
+            use()
+        else:
+            with pytest.raises(ValueError, match="|".join(lacking)):
+                use()
+    codes = np.zeros((4, 4), int)
+    assert len(tokenizer.encode(Document.of("", Image(picture, codes), EndTurn()))) == 1 + 18 + 1
 
 
 def test_a_missing_image_tokenizer_has_room_for_any_grid(picture):
-    missing = NoImageTokenizer(12, (4, 6), "here")
-    tokenizer = MixedModalTokenizer(ByteTokenizer(), missing, Vocabulary.layout(12, 256, largest_side=LARGEST))
+    tokenizer = MixedModalTokenizer(
+        ByteTokenizer(), None, Vocabulary.layout(12, 256, largest_side=LARGEST), grid=(4, 6)
+    )
     assert tokenizer.grid == (4, 6) and tokenizer.image_tokens == 4 * 7 + 4
     image = Image(picture, np.zeros((8, 2), int))
     assert len(tokenizer.encode_segment(image)) == tokenizer.length(image) == 8 * 3 + 4

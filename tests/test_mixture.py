@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support import same
 
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, Stage, sample_documents, scene_pairs, two_stages
@@ -20,7 +21,7 @@ from chameleon_lab.corpora.packing import (
     fit,
     lay_out,
     pack,
-    split,
+    split_document,
     tokenize,
 )
 from chameleon_lab.objective import Objective
@@ -31,7 +32,7 @@ VOCABULARY = Vocabulary.layout(12, 4000)
 IMAGE = [VOCABULARY.begin_image, *[VOCABULARY.first_image + 1] * 16, VOCABULARY.end_image]
 
 
-def made(rng: np.random.Generator, *parts: int | str) -> TokenizedDocument:
+def build(rng: np.random.Generator, *parts: int | str) -> TokenizedDocument:
     """A document of so many text tokens, or an image for "image"; learn flags at random but for the first."""
     tokens = [VOCABULARY.begin_document]
     for part in parts:
@@ -48,14 +49,14 @@ def assorted(rng: np.random.Generator, count: int) -> list[TokenizedDocument]:
     """Documents short and long, of text and images in any order."""
     kinds = ("image", "image", 1, 3, 9, 20, 70)
     return [
-        made(rng, *(kinds[index] for index in rng.integers(len(kinds), size=rng.integers(1, 6)))) for _ in range(count)
+        build(rng, *(kinds[index] for index in rng.integers(len(kinds), size=rng.integers(1, 6)))) for _ in range(count)
     ]
 
 
 def pieces(batch: Batch) -> list[TokenizedDocument]:
     """What stands in a batch, row by row, padding left out: read back from the numbers of its documents."""
     assert batch.documents_BT is not None
-    found = []
+    batched = []
     for row, numbers in enumerate(batch.documents_BT):
         for number in range(int(numbers.max()) + 1):
             (places,) = torch.where(numbers == number)
@@ -64,10 +65,10 @@ def pieces(batch: Batch) -> list[TokenizedDocument]:
                 assert torch.equal(places, torch.arange(int(places[0]), int(places[-1]) + 1))
                 assert torch.equal(inputs[1:], targets[:-1])
                 tokens = torch.cat([inputs, targets[-1:]]).numpy()
-                found.append(TokenizedDocument(tokens, np.array([False, *batch.learned_BT[row, places].tolist()])))
+                batched.append(TokenizedDocument(tokens, np.array([False, *batch.learned_BT[row, places].tolist()])))
             else:
                 assert (targets == VOCABULARY.pad).all() and not batch.learned_BT[row, places].any()
-    return found
+    return batched
 
 
 def targets(documents: list[TokenizedDocument]) -> Counter:
@@ -87,9 +88,9 @@ def test_packing_keeps_every_token_once_with_its_flag_and_modality(context):
     documents = assorted(np.random.default_rng(context), 120)
     batches = pack(documents, context, VOCABULARY, rows=5)
     assert {tuple(batch.inputs_BT.shape) for batch in batches[:-1]} == {(5, context)}
-    found = [piece for batch in batches for piece in pieces(batch)]
-    assert targets(found) == targets(documents)
-    assert len(found) > 120 if context < 70 else len(found) >= 120
+    batched = [piece for batch in batches for piece in pieces(batch)]
+    assert targets(batched) == targets(documents)
+    assert len(batched) > 120 if context < 70 else len(batched) >= 120
     for batch in batches:
         kinds = torch.from_numpy(VOCABULARY.modality)[batch.targets_BT]
         assert torch.equal(batch.modality_BT, kinds) and batch.modality_BT.shape == batch.learned_BT.shape
@@ -99,9 +100,14 @@ def test_packing_keeps_every_token_once_with_its_flag_and_modality(context):
 @pytest.mark.parametrize("context", [17, 18, 19, 40])
 def test_an_image_is_never_cut(context):
     rng = np.random.default_rng(0)
-    documents = [*assorted(rng, 60), made(rng, *["image"] * 9), made(rng, 1, "image", 17, "image"), made(rng, 70, 20)]
+    documents = [
+        *assorted(rng, 60),
+        build(rng, *["image"] * 9),
+        build(rng, 1, "image", 17, "image"),
+        build(rng, 70, 20),
+    ]
     for document in documents:
-        cut = split(document, context, VOCABULARY)
+        cut = split_document(document, context, VOCABULARY)
         assert max(len(piece.tokens) for piece in cut) <= context + 1
         assert np.array_equal(
             np.concatenate([document.tokens[:1], *(piece.tokens[1:] for piece in cut)]), document.tokens
@@ -116,13 +122,13 @@ def test_an_image_is_never_cut(context):
 
 def test_a_document_that_fits_is_never_split():
     rng = np.random.default_rng(0)
-    whole, longer = made(rng, 38), made(rng, 39)
-    assert [len(piece.tokens) for piece in split(whole, 39, VOCABULARY)] == [40]
-    assert [len(piece.tokens) for piece in split(longer, 39, VOCABULARY)] == [40, 2]
+    whole, longer = build(rng, 38), build(rng, 39)
+    assert [len(piece.tokens) for piece in split_document(whole, 39, VOCABULARY)] == [40]
+    assert [len(piece.tokens) for piece in split_document(longer, 39, VOCABULARY)] == [40, 2]
 
 
 def test_an_image_longer_than_the_context_is_an_error_that_says_how_much_it_takes():
-    document = made(np.random.default_rng(0), 5, "image", 5)
+    document = build(np.random.default_rng(0), 5, "image", 5)
     with pytest.raises(ValueError, match=r"An image takes 17 positions and the context has 16.* make the context 17"):
         pack([document], 16, VOCABULARY)
     assert pack([document], 17, VOCABULARY)
@@ -153,8 +159,8 @@ def test_rows_are_as_few_as_best_fit_makes_them_and_none_is_too_full(longest):
 
 def test_rows_are_numbered_by_the_first_piece_in_each():
     rows = fit(np.random.default_rng(0).integers(3, 40, 400), 48)
-    told, first = np.unique(rows, return_index=True)
-    assert told.tolist() == list(range(len(told))) and len(told) > 100
+    row_numbers, first = np.unique(rows, return_index=True)
+    assert row_numbers.tolist() == list(range(len(row_numbers))) and len(row_numbers) > 100
     assert (np.diff(first) > 0).all()
 
 
@@ -166,7 +172,7 @@ def test_documents_of_many_lengths_leave_little_padding():
 def test_pieces_that_cannot_stand_in_a_row_are_refused():
     with pytest.raises(ValueError, match=r"must have 1\.\.10 positions; these have 3\.\.11"):
         fit(np.array([3, 11]), 10)
-    document = made(np.random.default_rng(0), 5)
+    document = build(np.random.default_rng(0), 5)
     with pytest.raises(ValueError, match="more than its 10 positions"):
         lay_out([[document, document]], 10, VOCABULARY)
     with pytest.raises(ValueError, match=r"Token ids must lie in 0\.\."):
@@ -233,7 +239,7 @@ def mixture(stages: Sequence[Stage] = STEADY, seed: int = 0, rows: int = 4) -> M
     return Mixture(PARTS, stages, VOCABULARY, context=24, rows=rows, seed=seed)
 
 
-def seen(batch: Batch) -> list[tuple[str, int]]:
+def places_of(batch: Batch) -> list[tuple[str, int]]:
     """(part, document) of each document in a batch."""
     first = VOCABULARY.first_text
     return [(list(PARTS)[piece.tokens[1] - first], int(piece.tokens[2]) - first - 10) for piece in pieces(batch)]
@@ -242,11 +248,6 @@ def seen(batch: Batch) -> list[tuple[str, int]]:
 def rows_of(batch: Batch) -> Counter[str]:
     """How many rows each part has."""
     return Counter(list(PARTS)[int(row[1]) - VOCABULARY.first_text] for row in batch.inputs_BT)
-
-
-def same(one: Batch, other: Batch) -> bool:
-    names = ("inputs_BT", "targets_BT", "learned_BT", "modality_BT", "documents_BT")
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step():
@@ -269,7 +270,7 @@ def test_a_step_far_on_is_as_near_as_the_first():
 def test_each_part_is_gone_through_whole_before_any_of_it_comes_again():
     alone = mixture((Stage({"pairs": 1}),), rows=1)
     each = round(1 / alone.epochs(1)["pairs"])
-    epochs = [[seen(alone(step)) for step in range(start, start + each)] for start in (0, each, 2 * each)]
+    epochs = [[places_of(alone(step)) for step in range(start, start + each)] for start in (0, each, 2 * each)]
     for epoch in epochs:
         assert sorted(document for row in epoch for document in row) == [("pairs", number) for number in range(70)]
     assert epochs[0] != epochs[1] != epochs[2] and alone.padding["pairs"] < 0.15
@@ -277,8 +278,8 @@ def test_each_part_is_gone_through_whole_before_any_of_it_comes_again():
 
 def test_rows_come_in_the_shares_of_the_weights():
     blocks = mixture(rows=64)
-    told = sum((rows_of(blocks(step)) for step in range(64)), Counter[str]())  # 4,096 rows: one block
-    assert told == {"text": round(4096 * 0.6), "pairs": 4096 - round(4096 * 0.6)}
+    counts = sum((rows_of(blocks(step)) for step in range(64)), Counter[str]())  # 4,096 rows: one block
+    assert counts == {"text": round(4096 * 0.6), "pairs": 4096 - round(4096 * 0.6)}
     first = sum((rows_of(blocks(step)) for step in range(8)), Counter[str]())
     assert 0.5 < first["text"] / 512 < 0.7
     assert blocks.shares(0) == {"text": 0.6, "pairs": 0.4, "code": 0.0}
@@ -291,16 +292,16 @@ def test_a_part_of_the_smallest_weight_still_comes():
 
 def test_a_row_is_of_one_part_and_its_count_is_known_without_looking(monkeypatch):
     stages = (Stage({"text": 1, "pairs": 3}), Stage({"code": 1}, 7), Stage({"code": 1, "text": 2}, 21))
-    drawn, told = mixture(stages), Counter[str]()
+    drawn, totals = mixture(stages), Counter[str]()
     for step in range(40):
         counts = drawn.epochs(step)
         assert {name: round(counts[name] * len(drawn._parts[name])) for name in PARTS} == {
-            name: told[name] for name in PARTS
+            name: totals[name] for name in PARTS
         }
         batch = drawn(step)
-        per_row = [{name for name, _ in seen(_row(batch, row))} for row in range(4)]
+        per_row = [{name for name, _ in places_of(_row(batch, row))} for row in range(4)]
         assert all(len(names) == 1 for names in per_row)
-        told += rows_of(batch)
+        totals += rows_of(batch)
         assert not 7 <= step < 21 or set(rows_of(batch)) == {"code"}
 
 
@@ -336,7 +337,7 @@ def test_new_weights_hold_from_their_step_on_and_no_document_is_lost_or_repeated
     assert set(rows_of(after(5))) == {"pairs"} == set(rows_of(after(90)))  # the second stage does not come either
     assert set(rows_of(before(90))) != {"pairs"}
     batches = [(before if step < 5 else after)(step) for step in range(100)]
-    drawn = [row for batch in batches for row in map(seen, (_row(batch, row) for row in range(4)))]
+    drawn = [row for batch in batches for row in map(places_of, (_row(batch, row) for row in range(4)))]
     epoch = [number for row in drawn if row[0][0] == "pairs" for _, number in row][:70]
     assert sorted(epoch) == list(range(70))
     twice = after.reweighted({"text": 1}, step=9).reweighted({"code": 1}, step=3)
@@ -346,22 +347,22 @@ def test_new_weights_hold_from_their_step_on_and_no_document_is_lost_or_repeated
 
 def test_shards_mix_as_the_documents_in_them_do(mixed, tmp_path):
     documents = list(scene_pairs(40))
-    corpus = shards.write(tmp_path / "pairs", documents, mixed, shard_tokens=500)
+    corpus = shards.write_shards(tmp_path / "pairs", documents, mixed, shard_tokens=500)
     for context in (64, 200):
-        mapped, held = (
+        mapped, in_memory = (
             Mixture({"pairs": part}, (Stage({"pairs": 1}),), mixed.vocabulary, context=context, rows=3)
             for part in (corpus, tokenize(documents, mixed))
         )
         assert {tuple(batch.inputs_BT.shape) for batch in map(mapped, range(9))} == {(3, context)}
-        assert all(same(mapped(step), held(step)) for step in range(30)) and mapped.padding == held.padding
+        assert all(same(mapped(step), in_memory(step)) for step in range(30)) and mapped.padding == in_memory.padding
 
 
 def test_what_has_nothing_to_learn_is_left_out_so_that_no_batch_is_empty():
     quiet = TokenizedDocument(np.arange(30, 130), np.arange(100) >= 90)  # the first pieces of a long prompt
     mute = TokenizedDocument(np.arange(30, 40), np.zeros(10, bool))
-    told = Mixture({"a": [quiet, mute]}, (Stage({"a": 1}),), VOCABULARY, context=20, rows=1)
-    assert len(told._parts["a"]) == 1 and all(told(step).learned_BT.any() for step in range(5))
-    with pytest.raises(ValueError, match="'a' of the mixture has nothing to be learned in its 1 documents"):
+    single = Mixture({"a": [quiet, mute]}, (Stage({"a": 1}),), VOCABULARY, context=20, rows=1)
+    assert len(single._parts["a"]) == 1 and all(single(step).learned_BT.any() for step in range(5))
+    with pytest.raises(ValueError, match="'a' of the mixture has no token to learn in its 1 documents"):
         Mixture({"a": [mute]}, (Stage({"a": 1}),), VOCABULARY, context=20, rows=1)
 
 
@@ -373,11 +374,11 @@ def test_scene_pairs_keep_to_their_side_of_the_split():
 
 def test_documents_longer_than_the_context_are_split_and_counted():
     rng = np.random.default_rng(0)
-    documents = [made(rng, 70, 70), made(rng, 9), made(rng, "image", "image", 9)]
+    documents = [build(rng, 70, 70), build(rng, 9), build(rng, "image", "image", 9)]
     documents = [TokenizedDocument(tokens, np.arange(len(tokens)) > 0) for tokens, _ in documents]
-    told = Mixture({"a": documents, "b": documents[1:2]}, (Stage({"a": 1}),), VOCABULARY, context=30, rows=1)
-    assert told.longer == {"a": 2, "b": 0}
-    epoch = [piece for step in range(len(told._parts["a"])) for piece in pieces(told(step))]
+    single = Mixture({"a": documents, "b": documents[1:2]}, (Stage({"a": 1}),), VOCABULARY, context=30, rows=1)
+    assert single.longer == {"a": 2, "b": 0}
+    epoch = [piece for step in range(len(single._parts["a"])) for piece in pieces(single(step))]
     assert targets(epoch) == targets(documents)
 
 
@@ -411,12 +412,12 @@ def test_empty_parts_foreign_tokens_and_impossible_sizes_are_refused(mixed, spel
     for context, rows in ((0, 1), (24, 0)):
         with pytest.raises(ValueError, match="must be 1 or more"):
             Mixture(PARTS, (Stage({"text": 1}),), VOCABULARY, context=context, rows=rows)
-    corpus = shards.write(tmp_path / "pairs", scene_pairs(3), mixed)
+    corpus = shards.write_shards(tmp_path / "pairs", scene_pairs(3), mixed)
     with pytest.raises(ValueError, match="was written for another vocabulary"):
         Mixture({"pairs": corpus}, (Stage({"pairs": 1}),), spelled.vocabulary, context=200, rows=1)
     other = MixedModalTokenizer(mixed.text, deepcopy(mixed.image), mixed.vocabulary)
     other.image.quant_conv.weight.data.neg_()
-    parts = {"pairs": corpus, "others": shards.write(tmp_path / "others", scene_pairs(3), other)}
+    parts = {"pairs": corpus, "others": shards.write_shards(tmp_path / "others", scene_pairs(3), other)}
     with pytest.raises(ValueError, match="'pairs' and 'others' were written with different tokenizers"):
         Mixture(parts, (Stage({"pairs": 1}),), mixed.vocabulary, context=200, rows=1)
     with pytest.raises(ValueError, match="An image takes 17 positions and the context has 12"):

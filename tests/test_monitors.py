@@ -3,19 +3,23 @@
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.measures import MEASURES, measure_of
 from chameleon_lab.monitors.attention import AttentionBound, AttentionRows
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.gradients import GradientBalance, UpdateRatio
 from chameleon_lab.monitors.outputs import OutputLogits, ResidualNorm
 from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
-from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, SigmaReparam, ZLoss
+from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QKClip, QueryKeyNorm, SigmaReparam, ZLoss
 from chameleon_lab.taps import record
+from chameleon_lab.training.experiments import LAB
+from chameleon_lab.training.modules import Budget
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Packed, Transformer
 from chameleon_lab.vocabulary import Modality
 
@@ -67,13 +71,13 @@ def padded(batch: Batch, places: int) -> Batch:
 
 def watch(model: Transformer, batch: Batch, *monitors, step: int = 0, rate: float = 0.0, **moment):
     """One step of gradient descent as monitors see it."""
-    with watching(monitors, Moment(step, model, batch, OBJECTIVE, **moment)) as seen:
+    with watching(monitors, Moment(step, model, batch, OBJECTIVE, **moment)) as readout:
         OBJECTIVE(model, batch)["loss_with_penalties"].backward()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter -= rate * parameter.grad
-    return seen
+    return readout
 
 
 def plain_attention(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -122,6 +126,59 @@ def test_a_cap_keeps_heads_open_while_what_goes_into_it_is_seen_to_grow():
     assert after["max_attention_logit"][0] == pytest.approx(before["max_attention_logit"][0], rel=1e-5)
     assert max(before["max_attention_logit"][0]) > 1
     assert min(after["attention_entropy"][0]) > 0.999 > max(before["attention_entropy"][0])
+
+
+class Sink(nn.Module):
+    """A softmax with a logit of its own for each head, which takes shares from all positions alike."""
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        sink_BHT1 = torch.arange(4.0)[:, None, None].expand(*logits_BHTS.shape[:-1], 1)
+        return torch.cat([logits_BHTS, sink_BHT1], -1).softmax(-1)[..., :-1]
+
+
+class Picked(nn.Module):
+    """Shares of logits above 0 alone, after softpick (arXiv 2504.20966): none where there is no such logit."""
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        gains_BHTS = torch.expm1(logits_BHTS)
+        return torch.relu(gains_BHTS) / gains_BHTS.abs().sum(-1, keepdim=True)
+
+
+def with_softmax(softmax: nn.Module) -> Transformer:
+    torch.manual_seed(0)
+    model = make()
+    for layer in range(CONFIG.layers):
+        setattr(model.get_submodule(f"blocks.{layer}.attention"), "softmax", softmax)  # noqa: B010
+    return model
+
+
+@pytest.mark.parametrize("documents_BT", [None, PACKED], ids=["one document", "packed"])
+def test_of_another_softmax_the_entropy_is_of_its_shares_proportions(documents_BT):
+    batch, models = (
+        batch_of(documents_BT=documents_BT),
+        [with_softmax(each) for each in (nn.Softmax(-1), Sink(), Picked())],
+    )
+    plain, sink, picked = (watch(model, batch, AttentionRows()).layers for model in models)
+    assert picked["max_attention_logit"] == sink["max_attention_logit"] == plain["max_attention_logit"]
+    entropy_LH = torch.tensor(plain["attention_entropy"])
+    assert torch.allclose(torch.tensor(sink["attention_entropy"]), entropy_LH, atol=1e-5)
+    taps = [f"blocks.0.attention.{tap}" for tap in ("query_tap", "key_tap")]
+    with record(models[0], *taps) as outputs, torch.no_grad():
+        models[0](batch.inputs_BT, CAUSAL if documents_BT is None else Packed(documents_BT))
+    q_BTHK, k_BTHK = outputs[taps[0]], outputs[taps[1]].repeat_interleave(2, 2)
+    entropies = []
+    for row in range(len(q_BTHK)):
+        for place in range(q_BTHK.shape[1]):
+            begin = 0 if documents_BT is None else int((documents_BT[row] == documents_BT[row, place]).nonzero()[0])
+            if place == begin:
+                continue
+            logits_HS = torch.einsum("hk,shk->hs", q_BTHK[row, place], k_BTHK[row, begin : place + 1])
+            gains_HS = torch.expm1(logits_HS / CONFIG.head_width**0.5).clamp_min(0)
+            shares_HS = gains_HS / gains_HS.sum(-1, keepdim=True)
+            entropy_H = -(shares_HS * shares_HS.log()).nansum(-1) / math.log(place + 1 - begin)
+            entropies.append(torch.where(gains_HS.sum(-1) > 0, entropy_H, 1.0))
+    assert any((each == 1).any() for each in entropies)  # rows without shares are among them
+    assert torch.allclose(torch.tensor(picked["attention_entropy"][0]), torch.stack(entropies).mean(0), atol=1e-5)
 
 
 def test_exact_attention_in_small_portions_is_the_same(monkeypatch):
@@ -403,3 +460,84 @@ def test_a_monitor_may_end_early_and_must_not_yield_twice():
     assert watch(make(), batch_of(), Early()).values == watch(make(), batch_of(), Early(times=1)).values == {"early": 1}
     with pytest.raises(ValueError, match=r"Early\(every=1, times=2\) yields twice"):
         watch(make(), batch_of(), Early(times=2))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A monitor that reads 1 under any name."""
+
+    name: str
+    every: int = 1
+
+    def watch(self, moment):
+        yield
+        return {self.name: 1.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("loss", "image_loss", "text_loss", "special_loss", "held_out_loss", "held_out_image_loss"),
+        *("gradient_norm", "rate", "tokens", "skipped", "margin"),
+    ],
+)
+def test_what_the_step_records_no_monitor_overwrites(name):
+    readout = watch(make(), batch_of(), Named("mine"), Named(name))
+    with pytest.raises(ValueError, match=rf"Named\(name='{name}', every=1\) reads '{name}', which the step itself"):
+        readout.beside({"loss": 2.0, "margin": 3.0})
+    mine = watch(make(), batch_of(), Named("mine"), Named("probe_loss"))
+    assert mine.beside({"loss": 2.0}) == {"loss": 2.0, "mine": 1.0, "probe_loss": 1.0}
+
+
+def test_a_training_refuses_a_monitor_that_would_overwrite_its_loss(tmp_path):
+    run = replace(LAB, budget=Budget(steps=2), monitors=(Named("loss"),)).run(tmp_path / "run")
+    with pytest.raises(ValueError, match="reads 'loss', which the step itself records"):
+        run.wait()
+
+
+class Hasty:
+    """Monitors whose watch is none: it returns at once, or returns what are no readings."""
+
+    every = 1
+
+    def __init__(self, watch) -> None:
+        self.watch = watch
+
+    def __repr__(self) -> str:
+        return "Hasty()"
+
+
+def ending_with(value):
+    def watch(moment):
+        yield
+        return value
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("watch_of", "message"),
+    [
+        (lambda moment: {"early": 1.0}, r"watch of Hasty\(\) returned \{'early': 1.0\} at once; it must `yield` once"),
+        (lambda moment: None, r"Hasty\(\) returned None at once"),
+        (ending_with(3.0), r"Hasty\(\) returned 3.0; a monitor returns its readings by name"),
+        (ending_with({"name": "much"}), r"Hasty\(\) read 'much' as 'name', which is no number"),
+        (ending_with({"name": (1.0, None)}), r"Hasty\(\) read None as 'name', which is no number"),
+    ],
+)
+def test_a_watch_that_is_none_is_named(watch_of, message):
+    with pytest.raises(ValueError, match=message):
+        watch(make(), batch_of(), Hasty(watch_of))
+
+
+def test_what_is_said_of_each_measure_is_what_its_monitor_reads():
+    """All that the default monitors read has a row in the table, with the right grain, and by modality or not."""
+    readout = watch(make(), batch_of(), *EVERY_STEP, QKClip(every=1))
+    for name in readout.values.keys() | readout.layers.keys():
+        measure = measure_of(name)
+        assert measure.base in MEASURES, name
+        assert measure.by_modality == (measure.part in ("text", "image", "special")), name
+        grain = np.ndim(readout.layers.get(name, 0.0))
+        assert measure.per == ("step", "layer", "head")[grain], name
+    by_modality = {measure_of(name).base for name in readout.values if measure_of(name).part}
+    assert by_modality == {"logit_norm", "log_partition", "entropy", "gradient_share"}

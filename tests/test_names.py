@@ -9,7 +9,7 @@ from torch import Tensor
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.huggingface import DIALECTS, norm_rows
 from chameleon_lab.checkpoints.tensors import LazyTensor, lazy, tensors_of
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.stability import LayerScale, NormReordering, QueryKeyNorm, QueryKeyRMSNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
 
@@ -57,10 +57,10 @@ def test_parts_are_in_the_table_and_become_the_same_model_again(config):
     tensors = tensors_of(random_model(config))
     parts = names.parts_of(tensors, config)
     for column in ("meta", "theirs"):
-        there = names.renamed(parts, "ours", column)
+        there = names.rename(parts, "ours", column)
         assert not there.keys() & parts.keys() - {"norm.weight"}
-        assert_same(names.renamed(there, column, "ours"), parts)
-    assert_same(names.fused(parts, config), tensors)
+        assert_same(names.rename(there, column, "ours"), parts)
+    assert_same(names.fuse(parts, config), tensors)
 
 
 def test_the_two_rotary_orders_undo_each_other(config):
@@ -73,34 +73,34 @@ def test_the_two_rotary_orders_undo_each_other(config):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_shards_merge_into_what_they_were_cut_from(config, count):
-    config = names.with_fixes(config, groups=1, swin=names.reordered(config))
+    config = names.with_fixes(config, groups=1, swin=names.has_swin_norms(config))
     sizes = (config.heads, config.kv_heads, config.width, config.ffn_width, config.vocabulary)
     parts = names.parts_of(tensors_of(random_model(config)), config)
     if any(size % count for size in sizes):
         with pytest.raises(ValueError, match=rf"cannot be cut into {count} shards: .* cannot be shared evenly"):
-            names.sharded(parts, config, count)
+            names.shard(parts, config, count)
         return
-    shards = names.sharded(parts, config, count)
+    shards = names.shard(parts, config, count)
     for shard in shards:
         read(shard)
-    assert_same(names.fused(names.merged(shards), config), names.fused(parts, config))
+    assert_same(names.fuse(names.merge(shards), config), names.fuse(parts, config))
 
 
 def test_four_shards_become_two_and_one_and_four_again():
     config = names.with_fixes(SMALL, groups=1, swin=False)
-    four = names.sharded(names.parts_of(tensors_of(random_model(config)), config), config, 4)
-    whole = names.merged(four)
+    four = names.shard(names.parts_of(tensors_of(random_model(config)), config), config, 4)
+    whole = names.merge(four)
     for count in (2, 1, 4):
-        parts = names.fused(names.merged(names.sharded(whole, config, count)), config)
+        parts = names.fuse(names.merge(names.shard(whole, config, count)), config)
         whole = names.parts_of(parts, config)
-    for shard, again in zip(four, names.sharded(whole, config, 4), strict=True):
+    for shard, again in zip(four, names.shard(whole, config, 4), strict=True):
         assert_same(shard, again)
 
 
 def test_shards_cut_each_tensor_as_the_release_does():
     config = names.with_fixes(ModelConfig(64, 32, 1, 8, 4, 4, 48, 64), groups=4, swin=False)
     parts = names.parts_of(tensors_of(Transformer(config)), config)
-    shard = names.renamed(names.sharded(parts, config, 4)[3], "ours", "meta")
+    shard = names.rename(names.shard(parts, config, 4)[3], "ours", "meta")
     assert {name: tensor.shape for name, tensor in shard.items()} == {
         "tok_embeddings.weight": (64, 8),
         "layers.0.attention.wq.weight": (8, 32),
@@ -123,15 +123,15 @@ def test_shards_cut_each_tensor_as_the_release_does():
 
 def test_shards_of_two_models_are_refused():
     config = names.with_fixes(SMALL, groups=1, swin=False)
-    shards = names.sharded(names.parts_of(tensors_of(random_model(config)), config), config, 2)
+    shards = names.shard(names.parts_of(tensors_of(random_model(config)), config), config, 2)
     del shards[1]["norm.weight"]
     with pytest.raises(ValueError, match=r"do not belong together: norm\.weight is in one of shard 0 and shard 1 only"):
-        names.merged(shards)
+        names.merge(shards)
     shards[0].pop("norm.weight")
     odd = "blocks.0.attention.query.weight"
     shards[1][odd] = lazy(torch.zeros(3, 7))
     with pytest.raises(ValueError, match=r"\(16, 32\) .* and \(3, 7\) .* do not make one"):
-        names.merged(shards)
+        names.merge(shards)
 
 
 def test_trap_01_query_key_norm_follows_the_rotary_permutation():
@@ -158,22 +158,22 @@ def test_trap_03_norms_of_shards_stay_apart_and_are_never_averaged():
     config = names.with_fixes(ModelConfig(64, 32, 1, 8, 4, 4, 48, 64), groups=4, swin=False)
     parts = names.parts_of(tensors_of(random_model(config)), config)
     name = "blocks.0.attention.query_norm.weight"
-    shards = names.sharded(parts, config, 4)
+    shards = names.shard(parts, config, 4)
     assert torch.equal(torch.stack([shard[name].read() for shard in shards]), parts[name].read())
-    assert names.fewest_groups(names.merged(shards), config) == 4
+    assert names.fewest_groups(names.merge(shards), config) == 4
     for count in (1, 2):
         with pytest.raises(
             ValueError, match=rf"4 different vectors.*room for {count}: their mean would be another model"
         ):
-            names.sharded(parts, config, count)
+            names.shard(parts, config, count)
 
 
 def test_trap_05_norms_after_branches_go_by_the_names_of_those_before():
     both = [names.with_fixes(SMALL, groups=1, swin=swin) for swin in (False, True)]
     parts = [names.parts_of(tensors_of(random_model(config)), config) for config in both]
     assert parts[0].keys() == parts[1].keys()
-    assert "blocks.0.attention_pre_norm.weight" in names.fused(parts[0], both[0])
-    assert "blocks.0.attention_post_norm.weight" in names.fused(parts[0], both[1])
+    assert "blocks.0.attention_pre_norm.weight" in names.fuse(parts[0], both[0])
+    assert "blocks.0.attention_post_norm.weight" in names.fuse(parts[0], both[1])
 
 
 def test_groups_are_as_few_as_the_vectors_allow():
@@ -184,23 +184,23 @@ def test_groups_are_as_few_as_the_vectors_allow():
         heads = {
             name: 12 if ".query_norm." in name else 4 for name in parts if "_norm." in name and "attention." in name
         }
-        spread = parts | {name: names.regrouped(parts[name], count, count, name) for name, count in heads.items()}
+        spread = parts | {name: names.regroup(parts[name], count, count, name) for name, count in heads.items()}
         assert names.fewest_groups(spread, config) == groups
-        assert_same(names.fused(spread, made), names.fused(parts, made))
+        assert_same(names.fuse(spread, made), names.fuse(parts, made))
         assert names.fewest_groups(spread, config, likely=12) == 12
 
 
 def test_zero_and_minus_zero_are_two_vectors():
     vectors = lazy(torch.tensor([[0.0, 1.0], [-0.0, 1.0]]))
     with pytest.raises(ValueError, match="2 different vectors"):
-        names.regrouped(vectors, 1, 2, "query_norm")
-    same = names.regrouped(lazy(torch.tensor([[0.0, torch.nan]] * 2)), 1, 2, "query_norm")
+        names.regroup(vectors, 1, 2, "query_norm")
+    same = names.regroup(lazy(torch.tensor([[0.0, torch.nan]] * 2)), 1, 2, "query_norm")
     assert same.shape == (1, 2)
 
 
 def test_vectors_that_heads_cannot_share_are_refused():
     with pytest.raises(ValueError, match="3 vectors for 4 heads"):
-        names.regrouped(lazy(torch.ones(3, 8)), 4, 4, "query_norm")
+        names.regroup(lazy(torch.ones(3, 8)), 4, 4, "query_norm")
     with pytest.raises(ValueError, match="3 vectors for 4 heads"):
         names.fewest_groups({"blocks.0.attention.query_norm.weight": lazy(torch.ones(3, 8))}, SMALL)
 
@@ -213,8 +213,8 @@ def test_no_matrix_is_read_before_it_is_asked_for():
         return LazyTensor(tensor.shape, tensor.dtype, lambda: asked.append(name) or tensor.read())
 
     tensors = {name: watched(name, tensor) for name, tensor in tensors_of(random_model(config)).items()}
-    shards = names.sharded(names.to_halves(names.parts_of(tensors, config), config.head_width), config, 2)
-    again = names.fused(names.to_pairs(names.merged(shards), config.head_width), config)
+    shards = names.shard(names.to_halves(names.parts_of(tensors, config), config.head_width), config, 2)
+    again = names.fuse(names.to_pairs(names.merge(shards), config.head_width), config)
     assert all("query_norm" in name or "key_norm" in name for name in asked)  # vectors, compared where they become one
     asked.clear()
     again["blocks.1.attention.out.weight"].read()
@@ -238,8 +238,8 @@ def test_the_published_sizes_have_the_published_shapes(groups):
         for shards in (1, 4):
             if groups > 1 and shards == 1 and swin:
                 continue
-            cut = names.sharded(names.parts_of(tensors, config), config, shards)
-            shard = {name: tensor.shape for name, tensor in names.renamed(cut[0], "ours", "meta").items()}
+            cut = names.shard(names.parts_of(tensors, config), config, shards)
+            shard = {name: tensor.shape for name, tensor in names.rename(cut[0], "ours", "meta").items()}
             width = config.width
             assert shard["tok_embeddings.weight"] == (65_536, width // shards)
             assert shard["output.weight"] == (65_536 // shards, width)
@@ -254,12 +254,11 @@ def test_the_published_sizes_have_the_published_shapes(groups):
 def test_decoding_with_a_norm_for_each_group_is_the_whole_sequence_at_once():
     config = SHAPES["grouped"]
     model, tokens_BT = random_model(config), torch.randint(0, config.vocabulary, (2, 12))
-    cache = KVCache(config, 2, model.embedding.weight)
+    decoder = Decoder(model, 2)
     with torch.inference_mode():
         steps = []
         for token in range(12):
-            steps.append(model(tokens_BT[:, token : token + 1], cache))
-            cache.advance([1, 1])
+            steps.append(decoder.logits(decoder.feed(tokens_BT[:, token : token + 1], [1, 1])))
         whole = model(tokens_BT)
         assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-3 * float(whole.std()))
 

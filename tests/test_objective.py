@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_transformer import CONFIG, SHAPES, their_weights
+from support import CONFIG, SHAPES, their_weights
 
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, collate, pack, tokenize
 from chameleon_lab.documents import Document, EndTurn

@@ -372,7 +372,7 @@ def test_metas_block_written_from_its_description_gives_the_same_logits(count, f
         torch.save(shard, tmp_path / ("consolidated.pth" if count == 1 else f"consolidated.{place:02d}.pth"))
     lab = Chameleon.load(tmp_path, tokenizer=text_json)
     assert names.norm_groups(lab.model.config) == count
-    assert names.reordered(lab.model.config) == swin
+    assert names.has_swin_norms(lab.model.config) == swin
     tokens_T = tokens_for(lab, 1)[0]
     with torch.no_grad():
         ours = lab.model(tokens_T[None])[0]

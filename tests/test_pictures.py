@@ -25,8 +25,8 @@ def noise(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"])
 def test_every_mode_becomes_rgb_of_the_same_size(mode):
-    seen = rgb(PIL.Image.new(mode, (9, 7)))
-    assert (seen.mode, seen.size) == ("RGB", (9, 7))
+    opaque = rgb(PIL.Image.new(mode, (9, 7)))
+    assert (opaque.mode, opaque.size) == ("RGB", (9, 7))
 
 
 def test_transparency_is_laid_on_white():
@@ -39,19 +39,19 @@ def test_a_palette_with_a_transparent_colour_is_laid_on_white():
     picture = PIL.Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 0, 0])
     picture.putpixel((1, 0), 1)
-    seen = np.asarray(read_picture(written(picture, transparency=0)))
-    assert seen[0].tolist() == [[255, 255, 255], [200, 0, 0]]
+    pixels = np.asarray(read_picture(written(picture, transparency=0)))
+    assert pixels[0].tolist() == [[255, 255, 255], [200, 0, 0]]
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
-    seen = np.asarray(read_picture(written(PIL.Image.fromarray(ramp))))
-    assert np.array_equal(seen[..., 0], ramp >> 8)
+    pixels = np.asarray(read_picture(written(PIL.Image.fromarray(ramp))))
+    assert np.array_equal(pixels[..., 0], ramp >> 8)
 
 
 def test_cmyk_is_converted():
-    seen = np.asarray(read_picture(written(PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")))
-    assert seen[4, 4, 0] > 200 and seen[4, 4, 1:].max() < 60
+    pixels = np.asarray(read_picture(written(PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")))
+    assert pixels[4, 4, 0] > 200 and pixels[4, 4, 1:].max() < 60
 
 
 @pytest.mark.parametrize(("mark", "corner"), [(1, (0, 0)), (3, (19, 29)), (6, (19, 0)), (8, (0, 29))])
@@ -60,15 +60,15 @@ def test_a_camera_held_on_its_side_is_turned_back(mark, corner):
     exif[0x0112] = mark
     picture = PIL.Image.new("RGB", (20, 30) if mark in (1, 3) else (30, 20), "white")
     picture.paste("black", (0, 0, 4, 4))
-    seen = read_picture(written(picture, "JPEG", exif=exif, quality=95))
-    assert seen.size == (20, 30) and max(seen.getpixel(corner)) < 60  # type: ignore[arg-type]
+    opaque = read_picture(written(picture, "JPEG", exif=exif, quality=95))
+    assert opaque.size == (20, 30) and max(opaque.getpixel(corner)) < 60  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_picture_is_taken(kind):
     frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
-    seen = np.asarray(read_picture(written(frames[0], kind, save_all=True, append_images=frames[1:])))
-    assert seen[4, 4, 0] > 240 and seen[4, 4, 1:].max() < 15
+    pixels = np.asarray(read_picture(written(frames[0], kind, save_all=True, append_images=frames[1:])))
+    assert pixels[4, 4, 0] > 240 and pixels[4, 4, 1:].max() < 15
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])

@@ -13,12 +13,13 @@ from torch import nn
 
 from chameleon_lab import cli, planner
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
-from chameleon_lab.planner import CHAMELEON_7B, CHAMELEON_34B, GB, Plan, plan, verdicts
-from chameleon_lab.stability import AttentionSoftCap, Dropout, Fix, NormReordering, QueryKeyNorm
-from chameleon_lab.tokenizers.image import CHAMELEON
+from chameleon_lab.planner import GB, Plan, plan, verdicts
+from chameleon_lab.published import SHAPE_7B, SHAPE_34B
+from chameleon_lab.stability import AttentionSoftCap, Dropout, NormReordering, QueryKeyNorm, StabilityFix
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.transformer import CAUSAL, ModelConfig, Transformer
 
 SMALL = ModelConfig(
@@ -35,15 +36,15 @@ SMALL = ModelConfig(
 
 
 def test_the_published_shapes_have_the_published_sizes():
-    for config, parameters in ((CHAMELEON_7B, 7_013_158_912), (CHAMELEON_34B, 34_293_448_704)):
+    for config, parameters in ((SHAPE_7B, 7_013_158_912), (SHAPE_34B, 34_293_448_704)):
         with torch.device("meta"):
             assert sum(parameter.numel() for parameter in Transformer(config).parameters()) == parameters
-    assert plan(CHAMELEON_7B, context=16).parameters == 7_013_158_912
+    assert plan(SHAPE_7B, context=16).parameters == 7_013_158_912
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_a_7b_draws_under_three_way_guidance_on_a_16_gb_card_in_8_or_4_bits(weights: str):
-    found = plan(CHAMELEON_7B, 16, weights=weights, guidance="three-way", image_tokenizer=CHAMELEON)
+    found = plan(SHAPE_7B, 16, weights=weights, guidance="three-way", image_tokenizer=CHAMELEON_IMAGES)
     assert found.fits
     assert found.weights < (7.5 if weights == "int8" else 5.1) * GB
     assert found.cache_rows == 3 and found.cache_per_token == 3 * 512 * 1024
@@ -52,13 +53,13 @@ def test_a_7b_draws_under_three_way_guidance_on_a_16_gb_card_in_8_or_4_bits(weig
 
 
 def test_a_7b_in_bfloat16_does_not_and_the_plan_says_what_to_change():
-    found = plan(CHAMELEON_7B, 16, guidance="three-way", image_tokenizer=CHAMELEON)
+    found = plan(SHAPE_7B, 16, guidance="three-way", image_tokenizer=CHAMELEON_IMAGES)
     assert found.fits is False
     assert len(found.advice) == 1 and found.advice[0].startswith('weights="int8"')
     assert "does not fit 16 GB" in str(found) and "try: weights" in str(found)
     told = re.search(r"([\d.]+) GB, which fits", found.advice[0])
     assert told and float(told[1]) == pytest.approx(
-        plan(CHAMELEON_7B, weights="int8", guidance="three-way", image_tokenizer=CHAMELEON).peak / GB, abs=0.01
+        plan(SHAPE_7B, weights="int8", guidance="three-way", image_tokenizer=CHAMELEON_IMAGES).peak / GB, abs=0.01
     )
 
 
@@ -83,7 +84,9 @@ def test_what_stands_is_counted_to_the_byte():
     cache = KVCache(SMALL, 4, model.embedding.weight, 50)
     assert used.parameters == trained.parameters == parameters
     assert used.weights == trained.weights == trained.gradients == 4 * parameters
-    assert used.cache == pytest.approx(cache.keys.nbytes + cache.values.nbytes, rel=0.05)  # with its tables
+    assert used.cache == pytest.approx(
+        sum(each.nbytes for pair in cache.layers for each in pair), rel=0.05
+    )  # with its tables
     assert used.cache_per_token == 4 * 2 * 4 * SMALL.layers * SMALL.kv_heads * SMALL.head_width
     assert trained.optimizer == pytest.approx(8 * parameters, rel=0.01)
     assert used.gradients == used.optimizer == trained.cache == 0
@@ -91,12 +94,12 @@ def test_what_stands_is_counted_to_the_byte():
 
 
 @pytest.mark.parametrize("fixes", [(), (QueryKeyNorm(), NormReordering()), (AttentionSoftCap(), Dropout(0.1))])
-def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[Fix, ...]):
+def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[StabilityFix, ...]):
     config = replace(SMALL, fixes=fixes)
     found = plan(config, training=Recipe(), rows=2)
     with planner._Ledger() as ledger:
         model = Transformer(config)
-        optimizers = Recipe().optimizers(model.named_parameters())
+        optimizers = Recipe().optimizers(model)
         tokens_BT = torch.randint(config.vocabulary, (2, config.context))
         batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, torch.zeros_like(tokens_BT), tokens_BT.numel())
         for _ in range(2):
@@ -123,7 +126,7 @@ def test_many_layers_are_planned_from_a_few(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_plan_holds_no_memory_and_leaves_no_fakes_behind():
-    plan(CHAMELEON_34B, training=Recipe(), context=700)
+    plan(SHAPE_34B, training=Recipe(), context=700)
     q_BHTK, k_BHTK, v_BHTK = torch.randn(3, 1, 2, 700, 16).unbind()
     seen = CAUSAL.attend(0, q_BHTK, k_BHTK, v_BHTK, nn.Tanh())  # a cap, so that the mask is needed
     assert type(seen) is torch.Tensor and seen.isfinite().all()
@@ -165,11 +168,11 @@ def test_the_command_plans_a_published_model_a_shipped_one_and_no_other(capsys: 
 
 MEASURE = """
 import gc, json, sys, torch
-from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import LazyTensor, fill
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.generation.continuation import AT_ONCE
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.crossovers import PROMPT_POSITIONS
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
@@ -189,19 +192,18 @@ def used(config, weights):
     tensors = {name: LazyTensor(shape, torch.bfloat16, lambda s=shape: draw(s)) for name, shape in shapes.items()}
     if weights in BITS:
         quantize(model, BITS[weights], "cpu")
-        tensors = packed(tensors, model)
+        tensors = pack_tensors(tensors, model)
     fill(model, tensors, "drawn", dtype=torch.float32 if weights == "float32" else torch.bfloat16)
     with torch.inference_mode():
-        cache = KVCache(config, 1, model.embedding.weight, config.context)
-        cache.keys.fill_(0), cache.values.fill_(0)
-        for tokens_1T in torch.zeros(1, config.context, dtype=torch.long).split(AT_ONCE, 1):
-            outputs_1TD = model.trunk(tokens_1T, cache)
-            cache.advance([tokens_1T.shape[1]])
+        decoder = Decoder(model, 1, plain=True)
+        [each.fill_(0) for pair in decoder.cache.layers for each in pair]
+        for tokens_1T in torch.zeros(1, config.context, dtype=torch.long).split(PROMPT_POSITIONS, 1):
+            outputs_1TD = decoder.feed(tokens_1T, [tokens_1T.shape[1]])
         model.logits(outputs_1TD[:, -1])
 
 def trained(config, weights):
     model = Transformer(config)
-    optimizers = Recipe().optimizers(model.named_parameters())
+    optimizers = Recipe().optimizers(model)
     tokens_BT = torch.zeros(1, config.context, dtype=torch.long)
     batch = Batch(tokens_BT, tokens_BT, tokens_BT >= 0, tokens_BT, tokens_BT.numel())
     for _ in range(2):

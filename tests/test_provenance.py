@@ -79,7 +79,7 @@ def test_weights_trained_here_or_under_another_licence_draw(card: dict, caplog: 
 
 
 def test_the_shipped_model_is_not_gated():
-    assert not provenance.restricted(Chameleon.load("tiny", device="cpu").card)
+    assert not provenance.forbids_drawing(Chameleon.load("tiny", device="cpu").card)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ def test_the_gate_survives_save_and_load_in_every_format(format: str, tmp_path: 
     known = Chameleon.load(tmp_path / "again", device="cpu", acknowledge_licence=True)
     assert draws(known, drawing(known))
     known.save(tmp_path / "third")
-    assert provenance.restricted(Chameleon.load(tmp_path / "third", device="cpu").card)  # acknowledged for once only
+    assert provenance.forbids_drawing(
+        Chameleon.load(tmp_path / "third", device="cpu").card
+    )  # acknowledged for once only
 
 
 @pytest.mark.parametrize("format", ("native", *FOREIGN))
@@ -155,13 +157,13 @@ def test_a_foreign_folder_without_a_card_is_gated_until_its_licence_is_stated(fo
         theirs.generate(PROMPT, grammar=drawing(theirs))
     free = Chameleon.load(folder, device="cpu", licence="Apache-2.0")
     assert free.card["licence_before"] == RESEARCH_LICENCE and free.card["licence_stated_by"] == "user"
-    assert not provenance.restricted(free.card)
+    assert not provenance.forbids_drawing(free.card)
     free.save(tmp_path / "kept")
-    assert not provenance.restricted(Chameleon.load(tmp_path / "kept", device="cpu").card)
+    assert not provenance.forbids_drawing(Chameleon.load(tmp_path / "kept", device="cpu").card)
 
 
 def test_large_files_are_hashed_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(provenance, "HASHED_AT_ONCE", 10)
+    monkeypatch.setattr(provenance, "LARGEST_HASHED", 10)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "text_tokenizer.json").write_bytes(b"{}")
     (tmp_path / "consolidated.pth").write_bytes(b"x" * 11)
@@ -170,20 +172,20 @@ def test_large_files_are_hashed_on_request_only(tmp_path: Path, monkeypatch: pyt
     assert card["origin"]["files"] == {"consolidated.pth": 11, "tokenizer/text_tokenizer.json": 2}
     assert card["hashes"]["consolidated.pth"] is None
     assert card["hashes"]["tokenizer/text_tokenizer.json"] == hashlib.sha256(b"{}").hexdigest()
-    full = provenance.hashed(card, tmp_path)
+    full = provenance.with_hashes(card, tmp_path)
     assert full["hashes"]["consolidated.pth"] == hashlib.sha256(b"x" * 11).hexdigest()
     assert json.loads(json.dumps(full)) == full
-    assert provenance.differing(full, tmp_path) == []
+    assert provenance.changed_files(full, tmp_path) == []
     (tmp_path / "consolidated.pth").write_bytes(b"y" * 11)
-    assert provenance.differing(full, tmp_path) == ["consolidated.pth"]
+    assert provenance.changed_files(full, tmp_path) == ["consolidated.pth"]
     (tmp_path / "consolidated.pth").write_bytes(b"x" * 12)
     with pytest.raises(ValueError, match=r"consolidated.pth is missing or of another size"):
-        provenance.hashed(card, tmp_path)
+        provenance.with_hashes(card, tmp_path)
 
 
 def test_an_empty_licence_is_no_licence():
     with pytest.raises(ValueError, match="empty"):
-        provenance.stated({}, "  ")
+        provenance.with_licence({}, "  ")
     with pytest.raises(ValueError, match=r"named by words, .*, not by True"):
-        provenance.stated({}, True)  # pyright: ignore[reportArgumentType]
-    assert provenance.stated({"trained": "here"}, None) == {"trained": "here"}
+        provenance.with_licence({}, True)  # pyright: ignore[reportArgumentType]
+    assert provenance.with_licence({"trained": "here"}, None) == {"trained": "here"}

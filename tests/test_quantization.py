@@ -6,21 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chameleon_lab import quantization
+from chameleon_lab import crossovers, native_ops
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import LazyTensor, fill, lazy
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.objective import Objective
 from chameleon_lab.quantization import (
     BITS,
     Int4Linear,
     Int8Linear,
     QuantizedLinear,
-    multiplies_bytes,
     quantize,
     require_plain,
 )
@@ -81,7 +80,7 @@ def test_packing_does_not_depend_on_how_many_rows_are_packed_at_a_time(bits: int
     torch.manual_seed(0)
     weight_OI = torch.randn(200, 64)
     whole = layer(bits, weight_OI)
-    monkeypatch.setattr(quantization, "AT_ONCE", 64 * 64)
+    monkeypatch.setattr(crossovers, "PACKED_AT_ONCE", 64 * 64)
     parts = layer(bits, weight_OI)
     assert torch.equal(whole.packed, parts.packed) and torch.equal(whole.scales, parts.scales)
     x_NI = torch.randn(30, 64)
@@ -91,9 +90,9 @@ def test_packing_does_not_depend_on_how_many_rows_are_packed_at_a_time(bits: int
 @pytest.fixture(params=[True, False], ids=["bytes", "bfloat16"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways of an int8 product, the first where this processor can."""
-    if request.param and not multiplies_bytes():
+    if request.param and not native_ops.multiplies_bytes():
         pytest.skip("this processor does not multiply bytes exactly")
-    monkeypatch.setattr(quantization, "multiplies_bytes", lambda: request.param)
+    monkeypatch.setattr(native_ops, "multiplies_bytes", lambda: request.param)
     return request.param
 
 
@@ -109,7 +108,7 @@ def test_an_int8_product_is_as_exact_as_its_kernel(kernel: bool, rows: int):
     assert error < (1e-4 if kernel else 2e-2)
 
 
-@pytest.mark.skipif(not multiplies_bytes(), reason="this processor does not multiply bytes exactly")
+@pytest.mark.skipif(not native_ops.multiplies_bytes(), reason="this processor does not multiply bytes exactly")
 def test_a_row_of_bytes_depends_on_itself_alone():
     torch.manual_seed(0)
     made, x_NI = layer(8, torch.randn(80, 64)), torch.randn(200, 64) * torch.logspace(-25, 25, 200)[:, None]
@@ -157,7 +156,7 @@ def test_inputs_may_lie_in_memory_as_they_like(kernel: bool):
 def test_a_matrix_in_use_is_held_once():
     made = layer(8, torch.randn(48, 64))
     made(torch.randn(1, 64))
-    assert made.packed.numel() == (0 if multiplies_bytes() else 48 * 64)
+    assert made.packed.numel() == (0 if native_ops.multiplies_bytes() else 48 * 64)
 
 
 def test_zeros_and_single_large_weights_survive():
@@ -195,11 +194,10 @@ def test_a_tied_head_becomes_a_matrix_of_its_own():
 def test_a_quantised_model_computes_nearly_the_same_with_and_without_a_cache(bits: int):
     model, plain, tokens = quantize(drawn(), bits), drawn(), torch.arange(20)[None]
     with torch.inference_mode():
-        cache = KVCache(model.config, 1, model.embedding.weight, 24)
+        decoder = Decoder(model, 1, 24)
         stepwise = []
         for start, stop in ((0, 16), (16, 17), (17, 20)):
-            stepwise.append(model.logits(model.trunk(tokens[:, start:stop], cache)))
-            cache.advance([stop - start])
+            stepwise.append(decoder.logits(decoder.feed(tokens[:, start:stop], [stop - start])))
         whole = model(tokens)
         torch.testing.assert_close(torch.cat(stepwise, 1), whole, rtol=0.05, atol=0.05)
         assert F.cosine_similarity(whole, plain(tokens), dim=-1).min() > (0.999 if bits == 8 else 0.9)
@@ -266,7 +264,7 @@ def test_filling_from_lazy_tensors_equals_quantising_in_memory(bits: int, tied: 
     with torch.device("meta"):
         model = Transformer(config)
     quantize(model, bits, "cpu")
-    fill(model, packed(tensors, model), "somewhere")
+    fill(model, pack_tensors(tensors, model), "somewhere")
     expected, tokens = quantize(plain, bits), torch.arange(12)[None]
     assert torch.equal(model(tokens), expected(tokens))
 
@@ -292,7 +290,7 @@ def test_filling_reads_each_matrix_once_and_lets_go_of_it(bits: int):
     with torch.device("meta"):
         model = Transformer(TINY)
     quantize(model, bits, "cpu")
-    fill(model, packed(tensors, model), "somewhere")
+    fill(model, pack_tensors(tensors, model), "somewhere")
     assert sorted(read) == sorted(tensors) and most <= 2
 
 
@@ -319,7 +317,7 @@ def test_a_missing_or_misshapen_matrix_is_named():
             model = quantize(Transformer(TINY), 8, "cpu")
         tensors.pop("head.weight", None)
         with pytest.raises(ValueError, match="head"):
-            fill(model, packed(tensors | change, model), "somewhere")
+            fill(model, pack_tensors(tensors | change, model), "somewhere")
 
 
 def agreement(plain_XV: torch.Tensor, other_XV: torch.Tensor) -> tuple[float, float]:

@@ -148,9 +148,9 @@ def test_an_autoencoder_of_a_few_points_learns_through_it(name, quantizer):
     optimizer = torch.optim.Adam([*encoder.parameters(), *quantizer.parameters(), *decoder.parameters()], lr=0.03)
     errors, losses = [], []
     for _ in range(80):
-        seen_BCHW = (points_XC.repeat(16, 1) + 0.05 * torch.randn(128, 6)).T.reshape(1, 6, 8, 16)
-        quantized = quantizer(encoder(seen_BCHW))
-        error = F.mse_loss(decoder(quantized.latents_BCHW), seen_BCHW)
+        scattered_BCHW = (points_XC.repeat(16, 1) + 0.05 * torch.randn(128, 6)).T.reshape(1, 6, 8, 16)
+        quantized = quantizer(encoder(scattered_BCHW))
+        error = F.mse_loss(decoder(quantized.latents_BCHW), scattered_BCHW)
         optimizer.zero_grad()
         (error + quantized.loss).backward()
         optimizer.step()
@@ -262,8 +262,8 @@ def test_what_comes_before_the_choice_alone_bends_the_gradient(name, quantizer, 
     upstream = torch.randn_like(latents_BCHW)
     quantized = quantizer(latents_BCHW)
     (through,) = torch.autograd.grad((quantized.latents_BCHW * upstream).sum(), latents_BCHW)
-    (wanted,) = torch.autograd.grad((before(latents_BCHW) * upstream).sum(), latents_BCHW)
-    assert torch.allclose(through, wanted, atol=1e-6)
+    (expected,) = torch.autograd.grad((before(latents_BCHW) * upstream).sum(), latents_BCHW)
+    assert torch.allclose(through, expected, atol=1e-6)
 
 
 def rotation(here: Tensor, there: Tensor) -> Tensor:
@@ -308,15 +308,15 @@ def test_the_rotation_trick_holds_where_no_rotation_is_defined():
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_learned_book_takes_either_gradient_and_the_same_codes(name, latents_BCHW):
-    made, gradients = [], []
+    outputs, gradients = [], []
     latents_BCHW.requires_grad_()
     for gradient in (straight_through, rotate_to):
         torch.manual_seed(0)
         quantized = LEARNED[name](24, 4, gradient=gradient)(latents_BCHW)
-        made.append(quantized)
+        outputs.append(quantized)
         gradients += torch.autograd.grad(quantized.latents_BCHW.square().sum(), latents_BCHW)
-    assert torch.equal(made[0].codes_BHW, made[1].codes_BHW) and torch.equal(made[0].loss, made[1].loss)
-    assert torch.allclose(made[0].latents_BCHW, made[1].latents_BCHW, atol=1e-5)
+    assert torch.equal(outputs[0].codes_BHW, outputs[1].codes_BHW) and torch.equal(outputs[0].loss, outputs[1].loss)
+    assert torch.allclose(outputs[0].latents_BCHW, outputs[1].latents_BCHW, atol=1e-5)
     assert not torch.allclose(gradients[0], gradients[1], atol=1e-3)
 
 
@@ -335,13 +335,13 @@ def test_a_codebook_learns_by_gradient_and_commitment_weighs_the_pull():
 @pytest.mark.parametrize("name", LEARNED)
 def test_trap_23_beta_weighs_the_pull_of_latents_and_never_what_the_book_learns(name):
     latents_BCHW = torch.randn(2, 4, 3, 3, requires_grad=True)
-    found = []
+    gradients_of_loss = []
     for commitment in (0.25, 0.5):
         torch.manual_seed(0)
         quantizer = LEARNED[name](24, 4, commitment=commitment)
         learned = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
-        found.append(torch.autograd.grad(quantizer(latents_BCHW).loss, [latents_BCHW, *learned]))
-    (pull, *learn), (pull_of_twice, *learn_of_twice) = found
+        gradients_of_loss.append(torch.autograd.grad(quantizer(latents_BCHW).loss, [latents_BCHW, *learned]))
+    (pull, *learn), (pull_of_twice, *learn_of_twice) = gradients_of_loss
     assert pull.any() and torch.allclose(pull_of_twice, 2 * pull)
     assert all(one.any() and torch.equal(one, other) for one, other in zip(learn, learn_of_twice, strict=True))
     torch.manual_seed(0)

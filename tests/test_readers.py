@@ -29,7 +29,7 @@ def shade(grey: int) -> PIL.Image.Image:
     return PIL.Image.new("RGB", (8, 8), (grey, grey, grey))
 
 
-def told(documents) -> list:
+def texts(documents) -> list:
     """Documents as lists of texts and shades of grey, and the names of what was skipped."""
     return [
         each.name
@@ -70,9 +70,12 @@ def test_a_captioned_folder_gives_pairs_and_tells_of_what_lacks_its_other_half(p
     shade(1).save(pictures / "f.png")
     (pictures / "f.txt").write_text("  \n")
     (pictures / "deep" / "lonely.txt").write_text("of a picture long gone")
-    made = list(captioned_pictures(pictures))
-    assert [entry for entry in told(made) if isinstance(entry, list)] == [["a grey square", 10], ["a lighter one", 30]]
-    why = reasons(made)
+    documents = list(captioned_pictures(pictures))
+    assert [entry for entry in texts(documents) if isinstance(entry, list)] == [
+        ["a grey square", 10],
+        ["a lighter one", 30],
+    ]
+    why = reasons(documents)
     assert set(why) == {"b.png", "d.png", "e.png", "f.png", "deep/lonely.txt"}
     assert why["b.png"] == "a picture without a caption: write one to b.txt beside it"
     assert why["deep/lonely.txt"] == "a caption without a picture"
@@ -88,10 +91,10 @@ def test_captions_may_stand_in_one_file(pictures):
         "not json",
     ]
     lines(pictures / "metadata.jsonl", *entries)
-    made = list(captioned_pictures(pictures))
-    assert [entry for entry in told(made) if isinstance(entry, list)] == [["one", 10], ["three", 30]]
-    assert reasons(made)["gone.png"] == "a caption without a picture"
-    assert set(reasons(made)) == {"metadata.jsonl, line 4", "metadata.jsonl, line 5", "b.png", "gone.png"}
+    documents = list(captioned_pictures(pictures))
+    assert [entry for entry in texts(documents) if isinstance(entry, list)] == [["one", 10], ["three", 30]]
+    assert reasons(documents)["gone.png"] == "a caption without a picture"
+    assert set(reasons(documents)) == {"metadata.jsonl, line 4", "metadata.jsonl, line 5", "b.png", "gone.png"}
 
 
 # JSON Lines
@@ -108,7 +111,7 @@ def test_jsonl_reads_the_labs_documents_pairs_and_texts(pictures):
     )
     first, *others = jsonl(path)
     assert first == whole
-    assert told(others) == [["a square", 30], ["only text"]]
+    assert texts(others) == [["a square", 30], ["only text"]]
 
 
 def test_a_bad_line_is_skipped_and_the_others_are_read(pictures):
@@ -127,15 +130,15 @@ def test_a_bad_line_is_skipped_and_the_others_are_read(pictures):
         {"text": "after"},
     )
     shade(0).save(pictures.parent / "secret.png")
-    made = list(jsonl(path))
-    assert told(made) == [["before"], *(f"made.jsonl, line {number}" for number in range(2, 11)), ["after"]]
-    why = [reason for _, reason in sorted(reasons(made).items(), key=lambda each: int(each[0].split()[-1]))]
-    wanted = (
+    documents = list(jsonl(path))
+    assert texts(documents) == [["before"], *(f"made.jsonl, line {number}" for number in range(2, 11)), ["after"]]
+    why = [reason for _, reason in sorted(reasons(documents).items(), key=lambda each: int(each[0].split()[-1]))]
+    expected = (
         ("it is not JSON", "an image without a caption", "an image without a caption", "a caption without an image")
         + ("There is no picture at", "lies outside", "expected a JSON object, got int", "neither image and caption nor")
         + ("Segment 0 of the document cannot be read",)
     )
-    assert all(begin in reason for begin, reason in zip(wanted, why, strict=True))
+    assert all(begin in reason for begin, reason in zip(expected, why, strict=True))
 
 
 @pytest.mark.parametrize("packed", ["gz", "zip"])
@@ -147,7 +150,7 @@ def test_packed_files_are_read_as_they_are_and_damaged_ones_are_an_error(tmp_pat
     else:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("made.jsonl", text)
-    assert told(jsonl(path)) == [[f"number {index}"] for index in range(2000)]
+    assert texts(jsonl(path)) == [[f"number {index}"] for index in range(2000)]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"made\.jsonl\.{packed} is damaged .*Get it anew"):
         list(jsonl(path))
@@ -167,14 +170,14 @@ def test_obelics_documents_keep_the_order_of_texts_and_images(pictures):
         {"texts": ["x"]},
         {"images": ["gone.png"], "texts": [None]},
     )
-    made = list(obelics(path, PictureFolder(pictures)))
-    assert told(made) == [
+    documents = list(obelics(path, PictureFolder(pictures)))
+    assert texts(documents) == [
         [10, "between", 30],
         "o.jsonl, line 2, place 1",
         ["before", "after"],
         *("o.jsonl, line 3", "o.jsonl, line 4", "o.jsonl, line 5", "o.jsonl, line 6, place 0", "o.jsonl, line 6"),
     ]
-    assert "is not among the addresses" in reasons(made)["o.jsonl, line 2, place 1"]
+    assert "is not among the addresses" in reasons(documents)["o.jsonl, line 2, place 1"]
 
 
 def test_mmc4_images_stand_before_the_sentence_they_match(pictures):
@@ -195,12 +198,12 @@ def test_mmc4_images_stand_before_the_sentence_they_match(pictures):
         {"text_list": ["no", "pictures"], "image_info": []},
         {"text_list": "x"},
     )
-    made = list(mmc4(path, PictureFolder(pictures)))
-    assert [entry for entry in told(made) if isinstance(entry, list)] == [
+    documents = list(mmc4(path, PictureFolder(pictures)))
+    assert [entry for entry in texts(documents) if isinstance(entry, list)] == [
         [10, "one.", "two.", 20, 30, "three."],
         ["no pictures"],
     ]
-    assert set(reasons(made)) == {
+    assert set(reasons(documents)) == {
         *(f"m.jsonl, line 1, image {number}" for number in (4, 5, 6)),
         "m.jsonl, line 1, place 2",
         "m.jsonl, line 3",
@@ -230,16 +233,19 @@ def test_text_files_are_documents_each_and_hidden_ones_are_left_alone(tmp_path):
     ):
         (tmp_path / name).write_bytes(text.encode())
     (tmp_path / "g.txt").write_bytes(b"\x80")
-    made = list(plain_text(tmp_path))
-    assert told(made) == [["one\r\n two "], ["three"], "f.txt", "g.txt"]
-    assert reasons(made) == {"f.txt": "it is empty", "g.txt": "g.txt is no UTF-8 text (invalid start byte at byte 0)"}
-    assert told(plain_text(tmp_path / "e.py")) == [["x"]]
+    documents = list(plain_text(tmp_path))
+    assert texts(documents) == [["one\r\n two "], ["three"], "f.txt", "g.txt"]
+    assert reasons(documents) == {
+        "f.txt": "it is empty",
+        "g.txt": "g.txt is no UTF-8 text (invalid start byte at byte 0)",
+    }
+    assert texts(plain_text(tmp_path / "e.py")) == [["x"]]
 
 
 def test_source_code_keeps_its_white_space(tmp_path):
     (tmp_path / "a.py").write_text("def f():\n\treturn 1\n")
     (tmp_path / "b.bin").write_bytes(b"\0")
-    assert told(source_code(tmp_path)) == [["def f():\n\treturn 1\n"]]
+    assert texts(source_code(tmp_path)) == [["def f():\n\treturn 1\n"]]
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -263,18 +269,18 @@ def first_halves(documents) -> list[bool]:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 400])
 def test_half_of_the_pairs_come_picture_first_to_within_one(picture, count):
-    made = [each for each in half_picture_first(pairs(count, picture)) if isinstance(each, Document)]
-    assert count // 2 <= sum(first_halves(made)) <= (count + 1) // 2
-    assert [document.text for document in made] == [f"caption {index}" for index in range(count)]
-    assert all(len(document) == 2 for document in made)
+    reordered = [each for each in half_picture_first(pairs(count, picture)) if isinstance(each, Document)]
+    assert count // 2 <= sum(first_halves(reordered)) <= (count + 1) // 2
+    assert [document.text for document in reordered] == [f"caption {index}" for index in range(count)]
+    assert all(len(document) == 2 for document in reordered)
 
 
 def test_the_order_of_a_pair_is_decided_by_seed_and_place_and_not_by_how_it_came(picture):
-    given = pairs(400, picture)
-    turned = [Document(tuple(reversed(document.segments))) for document in given]
-    first = first_halves(half_picture_first(given))
-    assert first_halves(half_picture_first(turned)) == first == first_halves(half_picture_first(given))
-    other = first_halves(half_picture_first(given, seed=1))
+    sources = pairs(400, picture)
+    turned = [Document(tuple(reversed(document.segments))) for document in sources]
+    first = first_halves(half_picture_first(sources))
+    assert first_halves(half_picture_first(turned)) == first == first_halves(half_picture_first(sources))
+    other = first_halves(half_picture_first(sources, seed=1))
     assert 120 < sum(one != two for one, two in zip(first, other, strict=True)) < 280
     assert 60 < sum(first[::2]) < 140  # in no step with files that alternate
 
@@ -297,14 +303,14 @@ def test_a_reader_written_in_a_cell_is_as_good_as_any(mixed, tmp_path):
             yield Document.of(verse) if verse else Skipped(f"verse {number}", "nothing stands there")
 
     (tmp_path / "poems").write_text("roses are red\n\n\n\nviolets are blue")
-    made = shards.write(tmp_path / "made", poems(tmp_path / "poems"), mixed)
-    assert [mixed.decode(document.tokens).text for document in made] == ["roses are red", "violets are blue"]
-    assert made.skipped == (Skipped("verse 1", "nothing stands there"),)
+    corpus = shards.write_shards(tmp_path / "made", poems(tmp_path / "poems"), mixed)
+    assert [mixed.decode(document.tokens).text for document in corpus] == ["roses are red", "violets are blue"]
+    assert corpus.skipped == (Skipped("verse 1", "nothing stands there"),)
 
 
 def test_folder_to_shards_keeps_captions_and_turns_half(pictures, mixed, tmp_path):
     for name in ("a", "b", "deep/c"):
         (pictures / f"{name}.txt").write_text(f"caption of {name}")
-    made = shards.write(tmp_path / "made", half_picture_first(captioned_pictures(pictures)), mixed)
-    begins = Counter(int(document.tokens[1]) == mixed.vocabulary.begin_image for document in made)
-    assert sorted(begins.values()) == [1, 2] and made.card["kinds"] == {"pair": 3}
+    corpus = shards.write_shards(tmp_path / "made", half_picture_first(captioned_pictures(pictures)), mixed)
+    begins = Counter(int(document.tokens[1]) == mixed.vocabulary.begin_image for document in corpus)
+    assert sorted(begins.values()) == [1, 2] and corpus.card["kinds"] == {"pair": 3}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_lab import recording
-from chameleon_lab.recording import Recorded, replays, sent
+from chameleon_lab.generation import recording
+from chameleon_lab.generation.recording import Recorded, replays, sent
 
 
 def test_only_a_gpu_replays():
@@ -41,7 +41,7 @@ def test_work_that_waits_for_the_device_is_done_as_it_is_and_told_of(
     def refuse(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(recording, "record", refuse)
+    monkeypatch.setattr(recording, "capture", refuse)
     with caplog.at_level(logging.WARNING):
         work = Recorded(lambda x: x + x.max().item(), torch.zeros(2))
     assert work(torch.tensor([1.0, 2.0])).tolist() == [3, 4]
@@ -54,7 +54,7 @@ def test_work_that_waits_for_the_device_is_done_as_it_is_and_told_of(
 def test_threads_record_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
     under_way, most = 0, 0
 
-    def record(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    def capture(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -62,7 +62,7 @@ def test_threads_record_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
         under_way -= 1
         return work, work()
 
-    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(recording, "capture", capture)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: Recorded(lambda x: x + number, torch.zeros(2)), range(4)))
     assert most == 1

@@ -77,8 +77,8 @@ def test_the_refusal_lists_every_field_that_differs_and_no_other():
     there = _db(31.0, replace(CARD, n=5000, crop="border padding 64", seed=3))
     with pytest.raises(ValueError, match="despite=\\('crop', 'n', 'seed'\\)") as refusal:
         _db(30.0).compare(there)
-    told = [line.split(":")[0] for line in str(refusal.value).splitlines() if line.startswith("- ")]
-    assert told == ["- crop", "- n", "- seed"]
+    fields = [line.split(":")[0] for line in str(refusal.value).splitlines() if line.startswith("- ")]
+    assert fields == ["- crop", "- n", "- seed"]
     with pytest.raises(ValueError, match="- n: 200 and 5000") as refusal:
         _db(30.0).compare(there, despite=("crop", "seed"))
     assert "- crop" not in str(refusal.value)
@@ -121,7 +121,7 @@ def test_a_value_prints_with_its_protocol():
     assert str(MetricValue(4.284, "", False, OTHER)) == (
         "rFID 4.284 (n = 5000, border padding 64, BICUBIC, scenes train fedcba98, bfloat16, Inception aaaa0000, seed 1)"
     )
-    assert [_db(value).told for value in (12, 8192, 12345.6, math.inf, 0.00012345)] == [
+    assert [_db(value).summary for value in (12, 8192, 12345.6, math.inf, 0.00012345)] == [
         "PSNR 12 dB",
         "PSNR 8,192 dB",
         "PSNR 12,345.60 dB",
@@ -131,11 +131,11 @@ def test_a_value_prints_with_its_protocol():
 
 
 def test_measurements_give_values_by_name_and_name_what_they_have():
-    found = Measurements({"PSNR": _db(30.0), "SSIM": _db(0.9)}, {}, CodebookUsage.of([], 4))
-    assert found["SSIM"].value == 0.9
-    assert str(found).count("\n") == 1
+    measurements = Measurements({"PSNR": _db(30.0), "SSIM": _db(0.9)}, {}, CodebookUsage.of([], 4))
+    assert measurements["SSIM"].value == 0.9
+    assert str(measurements).count("\n") == 1
     with pytest.raises(KeyError, match="No value of 'FID'; measured were PSNR, SSIM"):
-        found["FID"]
+        measurements["FID"]
 
 
 def test_an_even_stream_uses_all_codes_and_a_constant_one_uses_one():
@@ -168,7 +168,7 @@ def test_a_code_outside_the_codebook_is_refused(code):
 @pytest.mark.parametrize("tokens", [1, 50, 400])
 def test_uniform_usage_is_what_even_draws_show(tokens):
     rng = np.random.default_rng(0)
-    shown = [CodebookUsage.of([rng.integers(0, 128, tokens)], 128) for _ in range(300)]
-    error = float(np.std([each.usage for each in shown])) / math.sqrt(len(shown))
-    assert np.mean([each.usage for each in shown]) == pytest.approx(shown[0].uniform_usage(), abs=4 * error + 1e-12)
-    assert shown[0].uniform_usage(1) == pytest.approx(1 / 128)
+    usages = [CodebookUsage.of([rng.integers(0, 128, tokens)], 128) for _ in range(300)]
+    error = float(np.std([each.usage for each in usages])) / math.sqrt(len(usages))
+    assert np.mean([each.usage for each in usages]) == pytest.approx(usages[0].uniform_usage(), abs=4 * error + 1e-12)
+    assert usages[0].uniform_usage(1) == pytest.approx(1 / 128)

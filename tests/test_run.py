@@ -1,6 +1,7 @@
 """A run in the background: it can be watched, held, steered, forked and killed, and loses nothing by it."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -21,12 +22,13 @@ from chameleon_lab.monitors.alarms import NotANumber, Saturation
 from chameleon_lab.monitors.attention import AttentionRows
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
+from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
-from chameleon_lab.training.experiments import Experiment, plain, variations
-from chameleon_lab.training.modules import PATIENCE, Budget
+from chameleon_lab.training.experiments import Experiment, variations
+from chameleon_lab.training.modules import SKIP_LIMIT, Budget
 from chameleon_lab.training.run import Rescue, Run
 from chameleon_lab.transformer import ModelConfig
 
@@ -136,7 +138,7 @@ def test_a_run_returns_at_once_and_tells_everything_at_the_end(experiment, tmp_p
     steps, heads = history.layers("max_attention_logit")
     assert steps == list(range(0, STEPS, 2)) and heads.shape == (STEPS // 2, 2, 2)
     seen = RecordedRun(tmp_path)
-    assert seen.history == history == run.history and seen.config == run.config == plain(
+    assert seen.history == history == run.history and seen.config == run.config == plain_values(
         replace(experiment, monitors=(*experiment.monitors, Slow()))
     )
     assert replace(seen.state, settings={}) == replace(run.state, settings={})
@@ -188,11 +190,10 @@ def test_an_interrupt_while_waiting_stops_the_run(experiment, tmp_path, monkeypa
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    assert run._thread is not None
-    monkeypatch.setattr(run._thread, "join", interrupted)
+    monkeypatch.setattr(run._over, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.wait()
-    assert run.state.over and not run._thread.is_alive()
+    assert run.state.over and run._over.is_set()
 
 
 # Holding
@@ -309,7 +310,7 @@ def test_what_cannot_be_changed_is_refused_at_once_and_the_run_goes_on(experimen
 def test_a_panel_s_commands_are_checked(experiment, tmp_path):
     run = replace(experiment, monitors=(Slow(),)).run(tmp_path)
     hold(run)
-    with pytest.raises(ValueError, match="knows no command 'explode'; it knows pause, resume"):
+    with pytest.raises(ValueError, match="has no command 'explode'; it has pause, resume"):
         run.act("explode")
     with pytest.raises(ValueError, match="No fix is called 'magic'"):
         run.act("fork", fix="magic")
@@ -325,8 +326,11 @@ def test_a_panel_s_commands_are_checked(experiment, tmp_path):
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
-from conftest import *
+from support import IMAGE
 from test_run import *
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.vocabulary import Vocabulary
 torch.set_num_threads(1)
 torch.manual_seed(0)
 mixed = MixedModalTokenizer(ByteTokenizer(), ImageTokenizer(IMAGE).eval(), Vocabulary.layout(12, 256))
@@ -437,7 +441,7 @@ def test_a_fork_needs_a_checkpoint_and_says_which_there_are(experiment, tmp_path
 
 def test_a_folder_of_another_experiment_is_refused_and_a_larger_budget_goes_on(experiment, tmp_path):
     before = experiment.run(tmp_path).wait()
-    with pytest.raises(ValueError, match=r"holds a run of another experiment: recipe, seed differ"):
+    with pytest.raises(ValueError, match=r"another experiment: recipe.rate \(0.003, now .*, seed \(1, now 7\) differ"):
         replace(experiment, seed=7, recipe=Recipe()).run(tmp_path).wait()
     assert RecordedRun(tmp_path).history == before
     longer = replace(experiment, budget=Budget(steps=STEPS + 2)).run(tmp_path).wait()
@@ -460,6 +464,7 @@ def test_an_alarm_rewinds_and_forks_and_gives_up_after_so_many_times(experiment,
     assert alarm.level == "ALARM" and f"Stopped by ALARM at step {alarm.step}" in run.state.error
     assert first.state.forked_at is not None and first.state.forked_at <= alarm.step - 2
     assert [each.after for each in second.history.interventions] == [1.5e-3, 0.75e-3]
+    assert isinstance(second.experiment, Experiment)
     assert isinstance(second.experiment.model.fixes[-1], QueryKeyRMSNorm) and not second.forks
     assert second.state.status == "stopped" and "Nothing is left to be tried" in second.state.error
 
@@ -469,13 +474,13 @@ def test_a_step_that_is_no_number_changes_nothing_and_is_recorded(experiment, tm
     history = replace(experiment, objective=objective, monitors=(), rules=(NotANumber(),)).run(tmp_path).wait()
     skipped = dict(zip(*history.series("skipped"), strict=True))
     assert len(skipped) == 2 and all(math.isfinite(value) for value in losses(history).values())
-    assert [each.step for each in history.alarms] == [min(skipped)] and "is nan" in history.alarms[0].told
+    assert [each.step for each in history.alarms] == [min(skipped)] and "is nan" in history.alarms[0].message
 
 
 def test_a_run_of_steps_that_are_no_numbers_gives_up_and_keeps_its_checkpoints(experiment, tmp_path):
     endless = replace(experiment, objective=Objective(penalties=(Lost(3, 999),)), budget=Budget(steps=40), kept=20)
     run = endless.run(tmp_path)
-    with pytest.raises(FloatingPointError, match=rf"not a number in {PATIENCE} steps in a row.*run.fork"):
+    with pytest.raises(FloatingPointError, match=rf"not a number in {SKIP_LIMIT} steps in a row.*run.fork"):
         run.wait()
     assert run.state.status == "failed" and all(p.isfinite().all() for p in run.model.parameters())
     assert run._place.checkpoints
@@ -498,7 +503,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(experiment, tmp_path, mo
     history = run.wait()
     assert len(history.records) == STEPS and run.state.status == "finished"
     (alarm,) = history.alarms
-    assert alarm.rule == "checkpoint" and "No space left on device" in alarm.told
+    assert alarm.rule == "checkpoint" and "No space left on device" in alarm.message
     assert not list(tmp_path.rglob("*.partial")) and experiment.run(tmp_path).wait() == history
 
 
@@ -529,3 +534,58 @@ def test_releasing_workers_ends_their_threads_and_later_work_goes_on() -> None:
     time.sleep(0.1)
     assert len(os.listdir("/proc/self/task")) < busy
     assert (matrix @ matrix).exp().sum() == expected
+
+
+# Edited cells
+
+CELL = """
+@dataclass(frozen=True)
+class Watch:
+    every: int = 1
+
+    def watch(self, moment):
+        yield
+        return {"mine": SIZE}
+"""
+
+
+def monitor(size: float):
+    """A monitor as a notebook's cell defines it, run again after an edit."""
+    space = {"__name__": "__main__", "dataclass": dataclass}
+    exec(CELL.replace("SIZE", str(size)), space)
+    return space["Watch"]()
+
+
+def test_an_edited_cell_trains_anew_in_a_folder_of_its_own_and_says_so(experiment, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    before, after = (replace(experiment, budget=Budget(steps=2), monitors=(monitor(size),)) for size in (1.0, 2.0))
+    first = before.run()
+    assert first.wait().last("mine") == 1 and "was edited" not in caplog.text
+    second = after.run()
+    assert second.wait().last("mine") == 2 and second.folder != first.folder
+    assert f"toy trains anew in {second.folder}: monitors.0 (the source of Watch) was edited." in caplog.text
+    again = replace(before, monitors=(monitor(1.0),)).run()
+    assert again.folder == first.folder and again.wait() == first.history
+
+
+def test_a_reused_folder_refuses_an_edited_cell_and_stays_as_it_is(experiment, tmp_path):
+    before, after = (replace(experiment, budget=Budget(steps=2), monitors=(monitor(size),)) for size in (1.0, 2.0))
+    before.run(tmp_path).wait()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = after.run(tmp_path)
+    with pytest.raises(ValueError, match=r"of another experiment: monitors.0 \(the source of Watch\) differ"):
+        refused.wait()
+    assert refused.state.status == "failed" and RecordedRun(tmp_path).state.status == "finished"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert [label.split()[0] for label in RecordedRun(tmp_path).sources][::-1] == ["Watch", "Toys"]
+
+
+def test_a_second_process_leaves_the_state_of_the_first_alone(experiment, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        (tmp_path / "state.json").write_text("theirs")
+        with pytest.raises(ValueError, match="Another process trains in"):
+            experiment.run(tmp_path).wait()
+        assert (tmp_path / "state.json").read_text() == "theirs"
+        other.kill()

@@ -10,26 +10,21 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import comm
 import numpy as np
 import pytest
 from browser.fakes import GrowingRun, step_record
-from test_widgets import Recorder, browser_says, eventually, recorder, updates
+from widget_support import browser_says, eventually, recorder
 
-from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, event_line
+from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import threads
-from chameleon_widgets.run_feed import CHUNK, ROWS, RunFeed, packed, told
-from chameleon_widgets.run_panel import RunPanel, summary
+from chameleon_widgets.runs.run_feed import LAYER_ROWS, RECORDS_A_MESSAGE, RunFeed, record_columns, setting_words
+from chameleon_widgets.runs.run_panel import RunPanel, summary
 from chameleon_widgets.stills import WIDGET_VIEW
 
+pytestmark = pytest.mark.usefixtures("comms")
 nan = math.nan
-
-
-@pytest.fixture(autouse=True)
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
 
 
 @pytest.fixture
@@ -74,7 +69,7 @@ def unpacked(messages: list[tuple[dict[str, Any], list[bytes]]]) -> dict[str, li
 
 
 def message(records: list[StepRecord]) -> tuple[dict[str, Any], list[bytes]]:
-    header, buffers = packed(records)
+    header, buffers = record_columns(records)
     return {"records": header}, buffers
 
 
@@ -87,9 +82,19 @@ def write(folder: Path, state: RunState, history: History) -> Path:
     return folder
 
 
+def sent(panel: RunPanel, kind: str = "records") -> list[tuple[dict[str, Any], list[bytes]]]:
+    return [(content, buffers) for content, buffers in recorder(panel).custom if content["kind"] == kind]
+
+
 def state_of(panel: RunPanel) -> dict[str, Any]:
     """The newest state that was sent; empty before the first."""
-    return next((content["state"] for content, _ in reversed(updates(panel)) if "state" in content), {})
+    return next((content for content, _ in reversed(sent(panel, "state"))), {})
+
+
+def news(
+    feed: RunFeed, history: History, measures: list[str] | None = None
+) -> list[tuple[dict[str, Any], list[bytes]]]:
+    return [({**message}, buffers) for message, buffers in feed.news(history, measures)]
 
 
 def panel_threads() -> list[str]:
@@ -102,11 +107,11 @@ def test_every_record_arrives_once_with_the_values_it_has():
         StepRecord(2, 0.2, {"loss": 3.0, "held_out_loss": 4.0}),
     ]
     feed = RunFeed()
-    first = feed.next(History(tuple(records[:1])))
-    assert feed.next(History(tuple(records[:1]))) is None
-    second = feed.next(History(tuple(records)))
-    assert first and second and (first[0]["from"], second[0]["from"]) == (0, 1)
-    assert unpacked([first, second]) == {
+    messages = news(feed, History(tuple(records[:1])))
+    assert not news(feed, History(tuple(records[:1])))
+    messages += news(feed, History(tuple(records)))
+    assert [each["start"] for each, _ in messages] == [0, 1]
+    assert unpacked(messages) == {
         "loss": [(0, 3.5), (2, 3.0)],
         "held_out_loss": [(2, 4.0)],
         "norm": [(0, [1.0, 2.0])],
@@ -127,31 +132,44 @@ def test_events_arrive_once_and_changes_are_told_in_words():
         (Intervention(0, "weights", {"pairs": 0.8}, {"pairs": 0.5}, "why"), Intervention(0, "z_loss", None, 1e-5)),
     )
     feed = RunFeed()
-    news = feed.next(history)
-    assert news and feed.next(history) is None
-    assert news[0]["alarms"]["list"] == [{"step": 0, "level": "WARN", "rule": "rule", "told": "head <1>"}]
-    assert [(each["name"], each["before"], each["after"]) for each in news[0]["changes"]["list"]] == [
+    ((first, _),) = news(feed, history)
+    assert not news(feed, history)
+    assert first["alarms"]["list"] == [{"step": 0, "level": "WARN", "rule": "rule", "message": "head <1>"}]
+    assert [(each["name"], each["before"], each["after"]) for each in first["changes"]["list"]] == [
         ("weights", "pairs 0.8", "pairs 0.5"),
         ("z loss", "none", "1e-05"),
     ]
-    later = feed.next(replace(history, alarms=(*history.alarms, Alarm(3, "ALARM", "rule", "again"))))
-    assert later and later[0]["alarms"]["from"] == 1 and len(later[0]["alarms"]["list"]) == 1
-    assert later[0]["changes"]["list"] == [] and later[0]["records"]["count"] == 0
+    ((later, _),) = news(feed, replace(history, alarms=(*history.alarms, Alarm(3, "ALARM", "rule", "again"))))
+    assert later["alarms"]["start"] == 1 and len(later["alarms"]["list"]) == 1
+    assert later["changes"]["list"] == [] and later["records"]["count"] == 0
 
 
 @pytest.mark.parametrize("after", [5, 8])
 def test_a_history_written_anew_is_sent_from_its_start_in_another_epoch(after: int):
     feed = RunFeed()
-    feed.next(History(tuple(StepRecord(step, step, {"loss": 1.0}) for step in range(8))))
-    again = feed.next(History(tuple(StepRecord(step, 100 + step, {"loss": 2.0}) for step in range(after))))
-    assert again and (again[0]["epoch"], again[0]["from"], again[0]["records"]["count"]) == (1, 0, after)
+    news(feed, History(tuple(StepRecord(step, step, {"loss": 1.0}) for step in range(8))))
+    ((again, _),) = news(feed, History(tuple(StepRecord(step, 100 + step, {"loss": 2.0}) for step in range(after))))
+    assert (again["epoch"], again["start"], again["records"]["count"]) == (1, 0, after)
+
+
+def test_chosen_measures_are_sent_alone_and_a_new_choice_begins_another_epoch():
+    history = History(
+        tuple(StepRecord(at, at, {"loss": float(at)}, {"logit": [[1.0, at], [0.0, 0.5]]}) for at in range(3))
+    )
+    feed = RunFeed()
+    assert unpacked(news(feed, history, ["loss"])) == {"loss": [(0, 0), (1, 1), (2, 2)]}
+    assert not news(feed, history, []), "fewer measures need nothing sent again"
+    ((wider, buffers),) = news(feed, history, ["loss", "logit"])
+    assert wider["epoch"] == 1
+    assert unpacked([(wider, buffers)])["logit"] == [(0, 1), (1, 1), (2, 2)], "of layers and heads, the worst"
+    assert not news(feed, history, ["logit"]) and not wider["records"]["layers"]
 
 
 def test_a_long_history_comes_in_chunks_and_its_layers_keep_the_worst():
-    count = 2 * CHUNK + 10
+    count = 2 * RECORDS_A_MESSAGE + 10
     rng = np.random.default_rng(0)
     logits, entropies = rng.random((count, 2, 3)), 0.5 + rng.random((count, 2))
-    logits[CHUNK + 77, 1, 2] = 1e4
+    logits[RECORDS_A_MESSAGE + 77, 1, 2] = 1e4
     entropies[501, 0] = 1e-3
     logits[40, 0, 0] = nan
     history = History(
@@ -160,23 +178,21 @@ def test_a_long_history_comes_in_chunks_and_its_layers_keep_the_worst():
             for at in range(count)
         )
     )
-    feed, messages = RunFeed(), []
-    while news := feed.next(history):
-        messages.append(news)
-    assert [each["more"] for each, _ in messages] == [True, True, False]
+    messages = news(RunFeed(), history)
+    assert [each["start"] for each, _ in messages] == [0, RECORDS_A_MESSAGE, 2 * RECORDS_A_MESSAGE]
     seen = unpacked(messages)
     assert seen["loss"] == [(at, at) for at in range(count)]
     rows = np.array([row for _, row in seen["logit"]])
-    assert len(rows) <= 3 * ROWS and rows.shape[1:] == (2, 3)
+    assert len(rows) <= 3 * LAYER_ROWS and rows.shape[1:] == (2, 3)
     assert np.nanmax(rows) == 1e4 and np.isnan(rows[:, 0, 0]).sum() == 1
     assert np.array([row for _, row in seen["entropy"]]).min() == pytest.approx(1e-3)
 
 
 def test_many_heads_are_folded_to_the_worst_of_each_layer_and_the_newest_are_sent_whole():
     rows = np.arange(2 * 32 * 32, dtype=float).reshape(2, 32, 32)
-    header, (_, _, values) = packed([StepRecord(at, at, {}, {"logit": rows[at].tolist()}) for at in range(2)])
+    header, (_, _, values) = record_columns([StepRecord(at, at, {}, {"logit": rows[at].tolist()}) for at in range(2)])
     (column,) = header["layers"]
-    assert (column["shape"], column["heads"], column["count"]) == ([32], [32, 32], 2)
+    assert (column["shape"], column.get("heads"), column["count"]) == ([32], [32, 32], 2)
     sent = np.frombuffer(values, "<f4")
     assert np.array_equal(sent[:64].reshape(2, 32), rows.max(-1)) and np.array_equal(sent[64:], rows[1].ravel())
 
@@ -185,19 +201,19 @@ def test_many_heads_are_folded_to_the_worst_of_each_layer_and_the_newest_are_sen
 def test_rows_that_are_neither_layers_nor_heads_are_left_out(row: Any):
     records = [StepRecord(0, 0, {"loss": 1.0}, {"odd": row}), StepRecord(1, 0, {"loss": 2.0}, {"odd": [1.0, 2.0]})]
     assert unpacked([message(records)]) == {"loss": [(0, 1.0), (1, 2.0)], "odd": [(1, [1.0, 2.0])]}
-    assert packed(records[:1])[0]["layers"] == []
+    assert record_columns(records[:1])[0]["layers"] == []
 
 
 def test_a_hello_is_answered_with_everything_so_far(shown):
     run = GrowingRun(40)
     panel = shown(run)
-    eventually(lambda: len(unpacked(updates(panel)).get("loss", ())) >= 40)
+    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) >= 40)
     recorder(panel).custom.clear()
     browser_says(panel, {"kind": "hello", "mark": "other-1"})
-    eventually(lambda: "loss" in unpacked(updates(panel)))
-    first = next(content for content, _ in updates(panel) if "records" in content)
-    assert (first["from"], first["epoch"], first["heard"]) == (0, 0, "other-1")
-    assert first["state"]["name"] == "baseline" and first["state"]["settings"]["weights"] == {"pairs": 0.8, "text": 0.2}
+    eventually(lambda: sent(panel, "line"))
+    state, records, answer = (content for content, _ in recorder(panel).custom)
+    assert (records["start"], records["epoch"], answer["requests"]) == (0, 0, {"other": 1})
+    assert state["name"] == "baseline" and state["settings"]["weights"] == {"pairs": 0.8, "text": 0.2}
 
 
 def test_a_fast_run_is_told_in_few_messages_by_one_thread_and_none_is_lost(shown):
@@ -208,17 +224,17 @@ def test_a_fast_run_is_told_in_few_messages_by_one_thread_and_none_is_lost(shown
         run.grow()
         time.sleep(0.001)
     run.become(status="finished")
-    eventually(lambda: len(unpacked(updates(panel)).get("loss", ())) == 600)
+    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 600)
     seconds = time.monotonic() - began
-    assert len(updates(panel)) <= 30 * seconds + 8
-    assert [step for step, _ in unpacked(updates(panel))["loss"]] == list(range(600))
-    assert recorder(panel).threads <= {"run panel pump", "run panel still"}
+    assert len(sent(panel)) <= 30 * seconds + 8
+    assert [step for step, _ in unpacked(sent(panel))["loss"]] == list(range(600))
+    assert recorder(panel).threads == {"run panel pump"}
 
 
 def test_no_thread_is_left_when_the_run_is_over(shown, monkeypatch: pytest.MonkeyPatch):
     run = GrowingRun(20)
     panel = shown(run)
-    monkeypatch.setattr(panel._pump, "_linger", 0.01)
+    monkeypatch.setattr(panel._line._pump, "_linger", 0.01)
     assert "run panel pump" in panel_threads()
     run.become(status="finished")
     eventually(lambda: not panel_threads())
@@ -228,11 +244,11 @@ def test_no_thread_is_left_when_the_run_is_over(shown, monkeypatch: pytest.Monke
 def test_a_cell_run_again_leaves_no_thread_of_the_earlier_panel(shown, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(threads, "_running_cell", lambda: ("cell", "first"))
     earlier = shown(GrowingRun(20))
-    monkeypatch.setattr(earlier._pump, "_linger", 0.01)
+    monkeypatch.setattr(earlier._line._pump, "_linger", 0.01)
     monkeypatch.setattr(threads, "_running_cell", lambda: ("cell", "second"))
     later = shown(GrowingRun(20))
     eventually(lambda: panel_threads() == ["run panel pump"])
-    assert later._pump._thread is not None and earlier._pump._thread is None
+    assert later._line._pump._thread is not None and earlier._line._pump._thread is None
 
 
 def test_commands_reach_the_run_and_their_outcome_the_browser(shown):
@@ -240,7 +256,7 @@ def test_commands_reach_the_run_and_their_outcome_the_browser(shown):
     panel = shown(run)
     arguments = {"rate": 0.003, "weights": {"pairs": 0.5, "text": 0.5}, "reason": "cooler"}
     browser_says(panel, {"kind": "act", "command": "change", "arguments": arguments})
-    eventually(lambda: any(content.get("changes", {}).get("list") for content, _ in updates(panel)))
+    eventually(lambda: any(content["changes"]["list"] for content, _ in sent(panel)))
     browser_says(panel, {"kind": "act", "command": "fork", "arguments": {"fix": "query_key_norm", "reason": ""}})
     eventually(lambda: state_of(panel).get("forks") == ["baseline query_key_norm"])
     browser_says(panel, {"kind": "act", "command": "stop", "arguments": {}})
@@ -280,28 +296,28 @@ def test_what_the_run_does_not_offer_is_refused_before_it_is_asked(shown, comman
     run = GrowingRun(20)
     panel = shown(run)
     browser_says(panel, {"kind": "act", "command": command, "arguments": arguments})
-    eventually(lambda: words in state_of(panel).get("told", ""))
+    eventually(lambda: words in state_of(panel).get("refusal", ""))
     assert run.asked == []
 
 
 @pytest.mark.parametrize(
-    ("refusal", "told"),
+    ("refusal", "words"),
     [
         (ValueError("The rate must be above 0, not -1."), "The rate must be above 0, not -1."),
         (OSError("disk full"), "OSError: disk full"),
     ],
 )
-def test_a_refused_command_is_told_and_the_next_one_clears_it(shown, refusal: Exception, told: str):
+def test_a_refused_command_is_explained_and_the_next_one_clears_it(shown, refusal: Exception, words: str):
     run = GrowingRun(20)
     run.refusal = refusal
     panel = shown(run)
     browser_says(panel, {"kind": "act", "command": "save"})
-    eventually(lambda: state_of(panel).get("told") == told)
+    eventually(lambda: state_of(panel).get("refusal") == words)
     browser_says(panel, {"kind": "act", "command": "save"})
-    eventually(lambda: state_of(panel).get("errors") == 2)
+    eventually(lambda: state_of(panel).get("refusals") == 2)
     run.refusal = None
     browser_says(panel, {"kind": "act", "command": "save"})
-    eventually(lambda: state_of(panel).get("told") == "")
+    eventually(lambda: state_of(panel).get("refusal") == "")
 
 
 def test_a_failed_run_shows_its_error(shown):
@@ -312,19 +328,39 @@ def test_a_failed_run_shows_its_error(shown):
     assert state_of(panel)["error"] == "The loss was not a number in 5 steps in a row."
 
 
-def test_a_finished_run_opens_from_its_folder_without_any_thread(tmp_path: Path, shown):
+def test_a_finished_run_opens_from_its_folder_without_controls_and_no_thread_stays(tmp_path: Path, shown):
     run = GrowingRun(5000)
     run.events.append(Alarm(3, "WARN", "rule", "seen"))
     folder = write(tmp_path / "run", replace(run.state, status="finished"), run.history)
-    before = set(threading.enumerate())
     panel = shown(folder)
-    assert len(unpacked(updates(panel))["loss"]) == 5000, "already, in the handler"
-    assert set(threading.enumerate()) <= before
-    state = updates(panel)[0][0]["state"]
-    assert (state["acts"], state["over"], state["status"]) == (False, True, "finished")
+    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 5000)
+    state = state_of(panel)
+    assert (state["acts"], state["folder"], state["over"], state["status"]) == (False, True, True, "finished")
     assert panel.history.alarms == (Alarm(3, "WARN", "rule", "seen"),)
+    eventually(lambda: not panel_threads())
     browser_says(panel, {"kind": "act", "command": "stop"})
-    eventually(lambda: "no process here trains it" in state_of(panel).get("told", ""))
+    eventually(lambda: "no process here trains it" in state_of(panel).get("refusal", ""))
+
+
+def test_the_folder_of_a_run_that_goes_on_has_controls_where_it_takes_orders(tmp_path: Path, shown):
+    class Obedient(RecordedRun):
+        orders: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+        def act(self, command: str, **arguments: Any) -> None:
+            if command == "save":
+                raise ValueError("The disk of that process is full.")
+            self.orders.append((command, arguments))
+
+    run = GrowingRun(10)
+    state = replace(run.state, process=os.getpid(), host=socket.gethostname())
+    panel = shown(Obedient(write(tmp_path / "run", state, run.history)))
+    eventually(lambda: state_of(panel).get("acts"))
+    browser_says(panel, {"kind": "act", "command": "save"})
+    eventually(lambda: state_of(panel).get("refusal") == "The disk of that process is full.")
+    browser_says(panel, {"kind": "act", "command": "change", "arguments": {"rate": 0.1, "reason": "why"}})
+    eventually(lambda: Obedient.orders == [("change", {"rate": 0.1, "reason": "why"})])
+    write(tmp_path / "run", replace(state, settings={}, offers=()), run.history)
+    eventually(lambda: not state_of(panel)["acts"])
 
 
 def test_a_folder_that_another_process_fills_is_followed_until_it_is_over(tmp_path: Path, shown):
@@ -332,13 +368,13 @@ def test_a_folder_that_another_process_fills_is_followed_until_it_is_over(tmp_pa
     state = replace(run.state, process=os.getpid(), host=socket.gethostname())
     folder = write(tmp_path / "run", state, run.history)
     panel = shown(str(folder))
-    eventually(lambda: len(unpacked(updates(panel)).get("loss", ())) == 10)
+    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 10)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(step_record(10).to_json() + "\n" + step_record(11).to_json()[:30])
-    eventually(lambda: len(unpacked(updates(panel))["loss"]) == 11)
+    eventually(lambda: len(unpacked(sent(panel))["loss"]) == 11)
     write(folder, replace(state, status="finished"), History(tuple(step_record(step) for step in range(12))))
-    eventually(lambda: panel.status == "finished" and not panel._pump._rung)
-    eventually(lambda: [step for step, _ in unpacked(updates(panel))["loss"]][-1] == 11)
+    eventually(lambda: panel.status == "finished" and not panel._line._pump._rung)
+    eventually(lambda: [step for step, _ in unpacked(sent(panel))["loss"]][-1] == 11)
 
 
 def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_path: Path, shown):
@@ -348,7 +384,8 @@ def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_pa
     folder = write(tmp_path / "run", replace(run.state, status="finished"), run.history)
     (folder / "metrics.jsonl").write_text('{"step": 1, "colour": "red"}\n')
     panel = shown(folder)
-    assert "colour" in updates(panel)[-1][0]["unreadable"]
+    eventually(lambda: sent(panel, "unreadable"))
+    assert "colour" in sent(panel, "unreadable")[0][0]["error"]
 
 
 def test_what_is_sent_of_the_state_is_plain_json(shown):
@@ -356,8 +393,8 @@ def test_what_is_sent_of_the_state_is_plain_json(shown):
     settings = {"rate": nan, "betas": (0.9, 0.95), "weights": {"pairs": math.inf}, "on": True, "none": None}
     run.become(tokens_per_second=nan, settings=settings)
     panel = shown(run)
-    eventually(lambda: updates(panel))
-    state = updates(panel)[0][0]["state"]
+    eventually(lambda: state_of(panel))
+    state = state_of(panel)
     json.dumps(state, allow_nan=False)
     assert state["settings"]["on"] is True and state["settings"]["betas"] == "(0.9, 0.95)"
 
@@ -376,7 +413,7 @@ def test_the_still_is_a_figure_and_a_sentence(tmp_path: Path):
     run = GrowingRun(60)
     run.events.append(Alarm(40, "WARN", "rule", "head <1> saturates"))
     panel = RunPanel(write(tmp_path / "run", replace(run.state, status="stopped"), run.history))
-    bundle = panel._repr_mimebundle_()
+    bundle = panel._line.mimebundle()
     assert WIDGET_VIEW in bundle
     assert "data:image/png;base64," in bundle["text/html"] and "head &lt;1&gt; saturates" in bundle["text/html"]
     assert bundle["text/plain"].startswith("baseline: stopped at step 59, loss ")
@@ -386,4 +423,11 @@ def test_the_still_is_a_figure_and_a_sentence(tmp_path: Path):
 
 
 def test_settings_read_as_a_person_writes_them():
-    assert [told(each) for each in (None, True, 1e-5, 3, {"a": 0.5}, "x")] == ["none", "on", "1e-05", "3", "a 0.5", "x"]
+    assert [setting_words(each) for each in (None, True, 1e-5, 3, {"a": 0.5}, "x")] == [
+        "none",
+        "on",
+        "1e-05",
+        "3",
+        "a 0.5",
+        "x",
+    ]

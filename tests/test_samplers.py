@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from chameleon_lab.crossovers import SORTED_PARTS, SORTED_SIZE
 from chameleon_lab.generation import samplers
-from chameleon_lab.generation.samplers import SMALL, Sampler
+from chameleon_lab.generation.samplers import Sampler
 
 SHARES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
 
@@ -128,7 +129,7 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize("size", [1, 2, 300, SMALL - 1, SMALL, 9001])
+@pytest.mark.parametrize("size", [1, 2, 300, SORTED_SIZE - 1, SORTED_SIZE, 9001])
 @pytest.mark.parametrize("kind", LOGITS)
 def test_what_is_picked_is_what_sorting_all_would_pick(kind, size):
     logits_RV, numbers = LOGITS[kind](8, size), np.random.default_rng(size)
@@ -140,11 +141,11 @@ def test_what_is_picked_is_what_sorting_all_would_pick(kind, size):
         assert [sampler.pick(logits_RV[i : i + 1], [draws[i]]).item() for i in (0, 7)] == [wanted[0], wanted[7]]
 
 
-@pytest.mark.parametrize("part", samplers.HEADS)
+@pytest.mark.parametrize("part", SORTED_PARTS)
 def test_what_is_kept_may_end_just_where_a_part_does(part):
-    logits_V = torch.randn(SMALL).mul(3).round(decimals=2)
+    logits_V = torch.randn(SORTED_SIZE).mul(3).round(decimals=2)
     totals_V = logits_V.softmax(-1).sort(descending=True).values.cumsum(-1).double() / logits_V.softmax(-1).sum()
-    for count in range(SMALL // part - 2, SMALL // part + 3):
+    for count in range(SORTED_SIZE // part - 2, SORTED_SIZE // part + 3):
         for nudge in (-1e-7, 0.0, 1e-7):
             edge = float(totals_V[count - 1]) + nudge
             for sampler, draw in ((Sampler(top_p=edge), 1 - 2**-53), (Sampler(top_p=edge), 0.5), (Sampler(), edge)):
@@ -159,7 +160,7 @@ def test_a_total_is_that_of_the_sorted_shares_or_left_open(monkeypatch):
     assert len(known) > 390 and all(totals[row] == sorted_R1[row] for row in known)
     assert samplers._total(torch.tensor([[1.0, 2**-24, 0.0]])) is None  # halfway between two numbers
     assert samplers._total(torch.tensor([[1.0, 2**-25, 0.0]])) == 1
-    logits_RV, draws = LOGITS["of each kind"](8, SMALL), np.linspace(0, 0.99, 8).tolist()
+    logits_RV, draws = LOGITS["of each kind"](8, SORTED_SIZE), np.linspace(0, 0.99, 8).tolist()
     for sampler in (Sampler(), Sampler(top_p=0.9), Sampler(min_p=0.01)):
         before = sampler.pick(logits_RV, draws)
         with monkeypatch.context() as patch:
@@ -180,11 +181,11 @@ def test_a_total_is_that_of_the_sorted_shares_or_left_open(monkeypatch):
 def test_no_more_is_sorted_than_has_to_be(scale, settings, parts, monkeypatch):
     size, counts = 2**14, []
 
-    def first(keys_RV: torch.Tensor, count: int, really=samplers._first) -> torch.Tensor:
+    def first(keys_RV: torch.Tensor, count: int, really=samplers._likeliest) -> torch.Tensor:
         counts.append(count)
         return really(keys_RV, count)
 
-    monkeypatch.setattr(samplers, "_first", first)
+    monkeypatch.setattr(samplers, "_likeliest", first)
     torch.manual_seed(0)
     Sampler(**settings).pick(scale * torch.randn(3, size), [0.1, 0.5, 0.6])
     assert counts == [size // part for part in parts]
@@ -192,7 +193,7 @@ def test_no_more_is_sorted_than_has_to_be(scale, settings, parts, monkeypatch):
 
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}, {"repetition": 1.5}])
 def test_elsewhere_than_on_a_processor_nothing_is_asked_of_the_device(settings):
-    logits_RV = torch.empty(3, 2 * SMALL, device="meta")  # which has no values to ask for
+    logits_RV = torch.empty(3, 2 * SORTED_SIZE, device="meta")  # which has no values to ask for
     assert Sampler(**settings).pick(logits_RV, [0.1, 0.5, 0.9], logits_RV > 0).shape == (3,)
     with pytest.raises(RuntimeError, match="meta"):
         bool(logits_RV.sum() > 0)
@@ -201,8 +202,8 @@ def test_elsewhere_than_on_a_processor_nothing_is_asked_of_the_device(settings):
 @pytest.mark.gpu
 @pytest.mark.parametrize("count", [1, 100, 5000])
 def test_a_gpu_puts_tokens_in_the_same_order(count):
-    keys_RV = samplers._keys(torch.softmax(LOGITS["with many ties"](3, 5000), -1))
-    assert torch.equal(samplers._first(keys_RV.cuda(), count).cpu(), samplers._first(keys_RV, count))
+    keys_RV = samplers._sort_keys(torch.softmax(LOGITS["with many ties"](3, 5000), -1))
+    assert torch.equal(samplers._likeliest(keys_RV.cuda(), count).cpu(), samplers._likeliest(keys_RV, count))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import CODES
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.records import TokenScores
 from chameleon_lab.vocabulary import Modality
-
-CODES = 16
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_a_score_given_a_prompt_is_what_the_prompt_leaves_over(lab):
 
 def test_chunks_of_logits_change_nothing(lab, monkeypatch):
     wanted = lab.engine.score(documents(lab))
-    monkeypatch.setattr("chameleon_lab.generation.engine.CHUNK", 3)
+    monkeypatch.setattr("chameleon_lab.generation.engine.SCORED_AT_ONCE", 3)
     for score, other in zip(wanted, lab.engine.score(documents(lab)), strict=True):
         assert np.allclose(score.logs_T, other.logs_T, atol=1e-6)
 
@@ -92,7 +91,7 @@ def test_with_a_grammar_tokens_compete_only_with_those_it_allows(lab):
     tokens, state, hidden = lab.encode(document), grammar.start(np.array([0]), 159), []
     for place in range(1, len(tokens)):
         hidden.append(torch.from_numpy(~grammar.allowed(state, 160 - place).allowed_V))
-        state = grammar.form.read(tokens[: place + 1])
+        state = grammar.syntax.read(tokens[: place + 1])
     score = lab.score(document, grammar=grammar)
     assert np.allclose(score.logs_T, naive(lab, tokens, hidden), atol=1e-4)
     forced = score.tokens_T == lab.vocabulary.end_image

@@ -7,28 +7,20 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from support import CODES, WARM, WORDS
 
+from chameleon_lab import crossovers
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation import continuation
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Engine, Settings
 from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import ThreeWay
 from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
-from chameleon_lab.tokenizers.image import NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.vocabulary import Vocabulary
 
-WORDS = Vocabulary.layout(12, 4)
-CODES = 16
-WARM = Settings(temperature=1.0, image_temperature=1.0, top_p=1.0)
 ASKED = Document.of("abc", EndTurn())
-
-
-@pytest.fixture
-def engine(make_lab, lettered) -> Engine:
-    """A random model of four letters, which often draws."""
-    return make_lab(lettered).engine
 
 
 def assembled(pieces: list[Piece]) -> Document:
@@ -50,16 +42,14 @@ def plain(piece: Piece) -> tuple[object, ...]:
     return (piece,)
 
 
-class Counted:
-    """The engine's model, counting the positions that are computed."""
+class Counted(Decoder):
+    """The decoder, counting the positions that are computed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.model, self.fed = engine.model, 0
-        self.config, self.embedding, self.logits = engine.model.config, engine.model.embedding, engine.model.logits
+    fed = 0
 
-    def trunk(self, tokens_BT: torch.Tensor, cache: object) -> torch.Tensor:
-        self.fed += int((tokens_BT != WORDS.pad).sum())
-        return self.model.trunk(tokens_BT, cache)  # pyright: ignore[reportArgumentType]
+    def trunk(self, tokens_BT: torch.Tensor, start: int = 0) -> torch.Tensor:
+        Counted.fed += int((tokens_BT != WORDS.pad).sum())
+        return super().trunk(tokens_BT, start)
 
 
 @pytest.mark.usefixtures("pace")
@@ -100,9 +90,10 @@ def test_a_session_left_after_any_piece_goes_on_as_if_it_had_not_been(engine, gu
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine, seed):
-    counted = Counted(engine)
-    session = Engine(counted, engine.tokenizer).begin(ASKED, replace(WARM, max_tokens=12), seed)  # pyright: ignore[reportArgumentType]
+def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine, seed, monkeypatch):
+    monkeypatch.setattr(continuation, "Decoder", Counted)
+    monkeypatch.setattr(Counted, "fed", 0)
+    session = engine.begin(ASKED, replace(WARM, max_tokens=12), seed)
     for _ in range(3):
         for _ in range(4):
             for _ in islice(session.stream(), 2):
@@ -112,7 +103,7 @@ def test_nothing_is_computed_twice_when_a_session_is_left_and_appended_to(engine
         session.append(Document.of("dd", EndTurn()))
         assert len(session.tokens) in (before + 3, before + 2)  # an end of document is taken back
     list(session.stream())
-    assert counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
+    assert Counted.fed in (len(session.tokens), len(session.tokens) - 1)  # what is drawn last need not be fed
 
 
 @pytest.mark.usefixtures("pace")
@@ -141,16 +132,19 @@ def test_an_image_left_unfinished_is_taken_back(engine):
     assert isinstance(list(session.stream())[-1], StopPiece)
 
 
-@pytest.mark.parametrize("gap", [NoDecoder("a folder"), None])
+@pytest.mark.parametrize("gap", ["picture decoder", "image tokenizer"])
 def test_a_picture_that_cannot_be_shown_is_refused_when_it_starts_and_what_was_told_stays(make_lab, lettered, gap):
-    image = copy.deepcopy(lettered.image) if gap else NoImageTokenizer(12, (4, 4), "a folder")
-    if gap:
-        image.decoder = gap
-    engine = make_lab(MixedModalTokenizer(lettered.text, image, lettered.vocabulary)).engine
+    image = copy.deepcopy(lettered.image)
+    image.decoder, image.source = None, "a folder"
+    engine = make_lab(
+        lettered.with_parts(lettered.text, image)
+        if gap == "picture decoder"
+        else MixedModalTokenizer(lettered.text, None, lettered.vocabulary, grid=(4, 4), source="a folder")
+    ).engine
     prompt = Document.of("ab", EndTurn())
     seed = next(s for s in range(60) if "t(" in _begins(engine, prompt, s))
     session, told = engine.begin(prompt, WARM, seed), list[Piece]()
-    with pytest.raises(ValueError, match=r"a folder holds no .*codes cannot become pictures"):
+    with pytest.raises(ValueError, match=rf"a folder holds no {gap}.*codes cannot become pictures"):
         told += session.stream()
     before = session.tokens
     assert before[-1] == WORDS.begin_image and session.reply.text and not session.reply.pictures
@@ -198,7 +192,7 @@ def test_a_reply_left_anywhere_goes_on_with_nothing_appended(engine, seed, rules
 def test_how_far_ahead_is_picked_does_not_show_in_what_follows_an_append(engine, seed, monkeypatch):
     written = set[bytes]()
     for ahead in (1, 2, 5):
-        monkeypatch.setitem(continuation.AHEAD, "cpu", ahead)
+        monkeypatch.setitem(crossovers.CODES_AHEAD, "cpu", ahead)
         session = engine.begin(ASKED, replace(WARM, max_tokens=40), seed, Grammar(WORDS, CODES, min_images=1))
         for _ in range(3):
             list(islice(session.stream(), 2))
@@ -215,7 +209,7 @@ def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, mon
     settings, grammar = replace(WARM, guidance=guidance, max_tokens=50), Grammar(WORDS, CODES, min_images=2)
     whole = engine.begin(ASKED, settings, 3, grammar)
     list(whole.stream())
-    for owner, name in ((engine.model, "trunk"), (engine.model, "logits"), (Sampler, "pick")):
+    for owner, name in ((Decoder, "trunk"), (Decoder, "logits"), (Sampler, "pick")):
         session, left, does = engine.begin(ASKED, settings, 3, grammar), iter(range(calls)), getattr(owner, name)
 
         def stopped(*arguments, left=left, does=does):

@@ -1,14 +1,14 @@
 """Settings: what is not given stays, what is saved is read, and what cannot be is refused."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.guidance import Between, Linear, Negative, ThreeWay, TwoWay, image_alone, masked_words
 from chameleon_lab.generation.samplers import Sampler
-from chameleon_lab.generation.settings import Settings
+from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,22 @@ def test_changed_settings_keep_what_is_not_given():
     assert base.changed(top_p=0.9, guidance=0.0, max_tokens=7) == Settings(0.1, 0.2, 0.9, 0.0, 7)
     assert replace(base, image_top_p=0.5).changed(top_p=0.9).image_sampler.top_p == 0.9
     assert base.changed(guidance=ThreeWay()).guide == ThreeWay()
+
+
+def test_what_is_set_for_both_modalities_gives_way_to_what_is_given_for_images():
+    base = Settings(image_top_p=0.5, image_top_k=9, image_min_p=0.2)
+    both = base.changed(temperature=2.0, top_p=0.9, top_k=3, min_p=0.1)
+    assert both.image_sampler == Sampler(2.0, 0.9, 3, 0.1) == replace(both.text_sampler, repetition=1.0)
+    apart = base.changed(temperature=2.0, image_temperature=1.0, top_k=3, image_top_k=4)
+    assert apart.text_sampler == Sampler(2.0, base.top_p, 3) and apart.image_sampler == Sampler(1.0, 0.5, 4, 0.2)
+
+
+def test_changes_are_the_fields_and_any_other_name_is_refused_with_them():
+    assert tuple(Changes.__annotations__) == SETTING_NAMES == tuple(each.name for each in fields(Settings))
+    with pytest.raises(
+        TypeError, match="No setting is called topk, p; there are temperature, image_temperature, top_p"
+    ):
+        Settings().changed(topk=3, p=0.5)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_number_of_one_is_no_guidance_and_any_other_is_two_way():

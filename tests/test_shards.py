@@ -35,7 +35,7 @@ def documents() -> list[Document]:
 @pytest.fixture
 def corpus(documents, mixed, tmp_path) -> Shards:
     """Thirty documents of all kinds in several shards."""
-    return shards.write(tmp_path / "corpus", documents, mixed, shard_tokens=700)
+    return shards.write_shards(tmp_path / "corpus", documents, mixed, shard_tokens=700)
 
 
 def leftovers(folder) -> list[str]:
@@ -46,15 +46,16 @@ def leftovers(folder) -> list[str]:
 
 
 def test_documents_read_back_with_every_token_and_learn_flag(documents, mixed, corpus):
-    told = tokenize(documents, mixed)
-    assert len(corpus) == len(told) and len(corpus.card["shards"]) > 2
-    assert corpus.tokens == sum(len(document.tokens) for document in told)
-    assert corpus.lengths.tolist() == [len(document.tokens) for document in told]
-    for index in (*range(len(told)), -1, -30):
-        made = corpus[index]
-        assert made.tokens.dtype == np.int64 and made.learn.dtype == bool
-        assert np.array_equal(made.tokens, told[index].tokens) and np.array_equal(made.learn, told[index].learn)
-    assert [made.tokens.tolist() for made in corpus[3:7]] == [made.tokens.tolist() for made in told[3:7]]
+    tokenized = tokenize(documents, mixed)
+    assert len(corpus) == len(tokenized) and len(corpus.card["shards"]) > 2
+    assert corpus.tokens == sum(len(document.tokens) for document in tokenized)
+    assert corpus.lengths.tolist() == [len(document.tokens) for document in tokenized]
+    for index in (*range(len(tokenized)), -1, -30):
+        document = corpus[index]
+        assert document.tokens.dtype == np.int64 and document.learn.dtype == bool
+        assert np.array_equal(document.tokens, tokenized[index].tokens)
+        assert np.array_equal(document.learn, tokenized[index].learn)
+    assert [each.tokens.tolist() for each in corpus[3:7]] == [each.tokens.tolist() for each in tokenized[3:7]]
     assert sum(1 for _ in corpus) == 30
     for index in (30, -31):
         with pytest.raises(IndexError, match=f"no document {index}: .* holds 30"):
@@ -62,14 +63,14 @@ def test_documents_read_back_with_every_token_and_learn_flag(documents, mixed, c
 
 
 def test_the_card_tells_what_is_in_the_folder_and_how_it_came_to_be(documents, mixed, tmp_path):
-    made = shards.write(tmp_path / "made", documents, mixed, about={"source": "scenes", "seed": 7})
+    corpus = shards.write_shards(tmp_path / "made", documents, mixed, about={"source": "scenes", "seed": 7})
     card = json.loads((tmp_path / "made" / "card.json").read_text())
     assert card["documents"] == 30 and card["source"] == "scenes" and card["seed"] == 7
     assert sum(card["kinds"].values()) == 30 and set(card["kinds"]) <= set(shards.DOCUMENT_KINDS)
     for index, document in enumerate(documents):
-        assert made.kind(index) == shards.document_kind(document)
+        assert corpus.kind(index) == shards.document_kind(document)
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"card.json", *card["files"]}
-    made.verify()
+    corpus.verify()
 
 
 def test_the_kind_of_a_document_is_what_stands_in_it(picture):
@@ -85,8 +86,8 @@ def test_the_kind_of_a_document_is_what_stands_in_it(picture):
 
 def test_files_are_mapped_and_another_process_gets_the_folder_not_its_content(corpus):
     assert all(isinstance(array.base, np.memmap) for array in (*corpus._tokens, *corpus._learn))
-    sent = pickle.dumps(corpus)
-    assert len(sent) < 2000 and np.array_equal(pickle.loads(sent)[4].tokens, corpus[4].tokens)
+    pickled = pickle.dumps(corpus)
+    assert len(pickled) < 2000 and np.array_equal(pickle.loads(pickled)[4].tokens, corpus[4].tokens)
 
 
 def test_a_corpus_streams_through_a_bounded_memory(mixed, tmp_path):
@@ -102,24 +103,24 @@ def test_a_corpus_streams_through_a_bounded_memory(mixed, tmp_path):
             yield Document((text,))
             del text
 
-    assert len(shards.write(tmp_path / "made", documents(), mixed)) == 1200
+    assert len(shards.write_shards(tmp_path / "made", documents(), mixed)) == 1200
     assert 200 < most < 300
 
 
 def test_large_pictures_wait_as_small_as_they_will_be_seen(mixed, tmp_path):
-    given: list[weakref.ref[PIL.Image.Image]] = []
+    pictures_alive: list[weakref.ref[PIL.Image.Image]] = []
     most = 0
 
     def documents():
         nonlocal most
         for _ in range(100):
             picture = PIL.Image.new("RGB", (400, 300))
-            given.append(weakref.ref(picture))
-            most = max(most, sum(each() is not None for each in given))
+            pictures_alive.append(weakref.ref(picture))
+            most = max(most, sum(each() is not None for each in pictures_alive))
             yield Document.of(picture, "a", picture)
             del picture
 
-    assert len(shards.write(tmp_path / "made", documents(), mixed)) == 100
+    assert len(shards.write_shards(tmp_path / "made", documents(), mixed)) == 100
     assert most < 5
 
 
@@ -131,7 +132,7 @@ def test_few_pictures_wait_to_be_encoded_however_many_a_document_has(mixed, pict
         return real(documents, tokenizer)
 
     monkeypatch.setattr(shards, "tokenize", watched)
-    shards.write(tmp_path / "made", [Document.of(*[picture] * 7)] * 40, mixed)
+    shards.write_shards(tmp_path / "made", [Document.of(*[picture] * 7)] * 40, mixed)
     assert sum(waited) == 280 and max(waited) < 64 + 7
 
 
@@ -150,10 +151,10 @@ def test_what_cannot_be_tokenized_is_skipped_with_its_reason_and_nothing_else_is
         Document.of("after"),
     ]
     with caplog.at_level(logging.WARNING):
-        made = shards.write(tmp_path / "made", documents, mixed)
-    assert [mixed.decode(document.tokens).text for document in made] == ["before", "after"]
-    skipped = dict(made.skipped)
-    assert made.card["skipped"] == len(skipped) == 6 == len(caplog.records)
+        corpus = shards.write_shards(tmp_path / "made", documents, mixed)
+    assert [mixed.decode(document.tokens).text for document in corpus] == ["before", "after"]
+    skipped = dict(corpus.skipped)
+    assert corpus.card["skipped"] == len(skipped) == 6 == len(caplog.records)
     assert skipped["cat.jpg"] == "a picture without a caption"
     assert "half a character" in skipped["document 2"] and "empty" in skipped["document 3"]
     assert "to be learned" in skipped["document 4"] and "(2, 2)" in skipped["document 6"]
@@ -162,9 +163,9 @@ def test_what_cannot_be_tokenized_is_skipped_with_its_reason_and_nothing_else_is
 
 def test_an_empty_corpus_is_an_error_that_says_what_was_skipped(mixed, tmp_path):
     with pytest.raises(ValueError, match=r"the corpus is empty\.$"):
-        shards.write(tmp_path / "made", [], mixed)
+        shards.write_shards(tmp_path / "made", [], mixed)
     with pytest.raises(ValueError, match=r"skipped were 2, the first for this: a\.jpg: no caption"):
-        shards.write(tmp_path / "made", [Skipped("a.jpg", "no caption"), Document.of()], mixed)
+        shards.write_shards(tmp_path / "made", [Skipped("a.jpg", "no caption"), Document.of()], mixed)
     assert leftovers(tmp_path) == []
 
 
@@ -175,7 +176,7 @@ def test_a_vocabulary_beyond_two_bytes_is_refused_before_anything_is_read(image_
     tokenizer = MixedModalTokenizer(Large(), image_tokenizer, Vocabulary.layout(image_tokenizer.codes, 70_000))
     unread = iter([Document.of("a")])
     with pytest.raises(ValueError, match="two bytes, up to id 65,535; this vocabulary has 70,0"):
-        shards.write(tmp_path / "made", unread, tokenizer)
+        shards.write_shards(tmp_path / "made", unread, tokenizer)
     assert len(list(unread)) == 1 and leftovers(tmp_path) == []
 
 
@@ -188,8 +189,10 @@ def test_the_largest_id_of_two_bytes_survives(image_tokenizer, tmp_path):
 
     vocabulary = Vocabulary.layout(image_tokenizer.codes, Last.size)
     assert vocabulary.size == 2**16
-    made = shards.write(tmp_path / "m", [Document.of("ab")], MixedModalTokenizer(Last(), image_tokenizer, vocabulary))
-    assert made[0].tokens.tolist() == [0, 65535, 65535, 2]
+    corpus = shards.write_shards(
+        tmp_path / "m", [Document.of("ab")], MixedModalTokenizer(Last(), image_tokenizer, vocabulary)
+    )
+    assert corpus[0].tokens.tolist() == [0, 65535, 65535, 2]
 
 
 # What goes wrong
@@ -203,9 +206,9 @@ def broken_off(documents):
 @pytest.mark.parametrize("many", [3, 300])
 def test_a_writing_that_fails_leaves_nothing_and_can_begin_anew(documents, mixed, tmp_path, many):
     with pytest.raises(OSError, match="the disk has gone"):
-        shards.write(tmp_path / "made", broken_off((documents * 10)[:many]), mixed, shard_tokens=500)
+        shards.write_shards(tmp_path / "made", broken_off((documents * 10)[:many]), mixed, shard_tokens=500)
     assert leftovers(tmp_path) == []
-    assert len(shards.write(tmp_path / "made", documents, mixed)) == 30
+    assert len(shards.write_shards(tmp_path / "made", documents, mixed)) == 30
 
 
 def test_a_full_disk_leaves_nothing_that_looks_whole(documents, mixed, tmp_path, monkeypatch):
@@ -213,7 +216,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(documents, mixed, tmp_path,
         shard_files._File, "write", lambda self, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
     )
     with pytest.raises(OSError, match="No space left"):
-        shards.write(tmp_path / "made", documents, mixed)
+        shards.write_shards(tmp_path / "made", documents, mixed)
     assert leftovers(tmp_path) == []
 
 
@@ -228,7 +231,7 @@ def documents():
         yield Document.of("some text")
     os.kill(os.getpid(), signal.SIGKILL)
 
-shards.write(sys.argv[1], documents(), Chameleon.load("tiny").tokenizer, shard_tokens=100)
+shards.write_shards(sys.argv[1], documents(), Chameleon.load("tiny").tokenizer, shard_tokens=100)
 """
 
 
@@ -239,26 +242,26 @@ def test_a_killed_writing_looks_like_none_and_the_next_one_clears_it_away(docume
     assert left.startswith(".made.") and (tmp_path / left / "tokens-00001.bin").exists()
     with pytest.raises(ValueError, match=r"no card\.json"):
         Shards(tmp_path / left)
-    assert len(shards.write(tmp_path / "made", documents, mixed)) == 30
+    assert len(shards.write_shards(tmp_path / "made", documents, mixed)) == 30
     assert leftovers(tmp_path) == ["made"]
 
 
 def test_what_another_process_is_writing_is_left_alone(documents, mixed, tmp_path):
-    shards.write(tmp_path / "x", documents[:1], mixed)
+    shards.write_shards(tmp_path / "x", documents[:1], mixed)
     parent = f".made.{socket.gethostname()}.{os.getppid()}.abc.partial"
     elsewhere = ".made.another-machine.1.abc.partial"
     for name in (parent, elsewhere):
         (tmp_path / name).mkdir()
-    shards.write(tmp_path / "made", documents[:1], mixed)
+    shards.write_shards(tmp_path / "made", documents[:1], mixed)
     assert leftovers(tmp_path) == sorted([parent, elsewhere, "made", "x"])
 
 
 def test_a_corpus_is_never_overwritten(documents, mixed, corpus, tmp_path):
     for folder in (corpus.folder, corpus.folder / "card.json"):
         with pytest.raises(ValueError, match="is taken: write into a new or empty folder"):
-            shards.write(folder, documents, mixed)
+            shards.write_shards(folder, documents, mixed)
     (tmp_path / "empty").mkdir()
-    assert len(shards.write(tmp_path / "empty", documents, mixed)) == 30
+    assert len(shards.write_shards(tmp_path / "empty", documents, mixed)) == 30
 
 
 @pytest.mark.parametrize("name", ["tokens-00001.bin", "learn-00000.bin", "index-00000.bin"])

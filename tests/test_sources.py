@@ -10,8 +10,8 @@ import torch
 from chameleon_lab.corpora.sources import (
     HELD_OUT_PHOTOGRAPHS,
     PHOTOGRAPH_FILES,
-    Beside,
     Crops,
+    JoinedBatches,
     PictureFiles,
     photographs,
     picture_files,
@@ -57,7 +57,7 @@ def test_bad_files_are_skipped_and_reported_once_with_their_reason(folder, caplo
 
 def test_crops_are_a_function_of_seed_and_step_alone(folder):
     crops = Crops(PictureFiles(picture_files(folder)), 16, seed=3, batch=5)
-    again = Crops(PictureFiles(picture_files(folder), kept=1), 16, seed=3, batch=5)
+    again = Crops(PictureFiles(picture_files(folder), cached=1), 16, seed=3, batch=5)
     third = crops(3)
     assert third.shape == (5, 3, 16, 16) and third.min() >= -1 and third.max() <= 1
     assert torch.equal(again(3), third) and not torch.equal(again(4), third)
@@ -70,8 +70,8 @@ def test_pictures_smaller_than_a_crop_are_enlarged(folder):
 
 def test_large_pictures_are_kept_small(tmp_path):
     PIL.Image.new("RGB", (900, 300)).save(tmp_path / "wide.png")
-    (kept,) = PictureFiles(picture_files(tmp_path), shortest=100)
-    assert kept.size == (300, 100)
+    (picture,) = PictureFiles(picture_files(tmp_path), shortest=100)
+    assert picture.size == (300, 100)
 
 
 def test_folders_without_pictures_say_so(folder, tmp_path):
@@ -86,14 +86,14 @@ def test_folders_without_pictures_say_so(folder, tmp_path):
 
 
 def test_sources_stand_beside_each_other_in_a_batch():
-    both = Beside((lambda step: torch.full((2, 3), step), lambda step: torch.zeros(1, 3)))
+    both = JoinedBatches((lambda step: torch.full((2, 3), step), lambda step: torch.zeros(1, 3)))
     assert both(7).tolist() == [[7] * 3, [7] * 3, [0] * 3]
 
 
 def test_the_photographs_are_there_and_can_be_read():
-    found = photographs()
-    assert found.keys() == PHOTOGRAPH_FILES.keys() >= set(HELD_OUT_PHOTOGRAPHS)
-    for name, path in found.items():
+    files = photographs()
+    assert files.keys() == PHOTOGRAPH_FILES.keys() >= set(HELD_OUT_PHOTOGRAPHS)
+    for name, path in files.items():
         assert min(open_picture(path).size) > 250, name
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chameleon_lab import stability
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.monitors.watch import Moment, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe, tuned
@@ -423,11 +423,10 @@ def test_decoding_with_a_cache_equals_the_full_pass(fix):
     for attention in attentions(model):
         attention.qkv.weight *= 4  # so that caps have something to cap
     whole_BTV = model(TOKENS_BT)
-    cache = KVCache(model.config, 2, model.head.weight)
+    decoder = Decoder(model, 2)
     parts = []
     for start, stop in ((0, 5), (5, 6), (6, 12)):
-        parts.append(model(TOKENS_BT[:, start:stop], cache))
-        cache.advance([stop - start] * 2)
+        parts.append(decoder.logits(decoder.feed(TOKENS_BT[:, start:stop], [stop - start] * 2)))
     assert torch.allclose(torch.cat(parts, 1), whole_BTV, atol=2e-4)
     without_BTV = same_weights(build(), model, strict=False)(TOKENS_BT)
     assert torch.allclose(whole_BTV, without_BTV, atol=1e-3) == isinstance(fix, Dropout)  # the others all take part
@@ -459,7 +458,7 @@ def test_a_seed_draws_the_same_weights_with_any_fix(fix):
 @installed
 def test_training_with_a_fix_lowers_the_loss(fix):
     model, batch, objective = build(fix).train(), batch_of(TOKENS_BT), Objective()
-    (adam,) = Recipe(rate=3e-3).optimizers(model.named_parameters())
+    (adam,) = Recipe(rate=3e-3).optimizers(model)
     losses = []
     for _ in range(30):
         adam.zero_grad()
@@ -473,9 +472,9 @@ def test_all_fixes_are_listed_with_what_a_page_wants_to_know():
     classes = {each for each in vars(stability).values() if isinstance(each, type) and is_dataclass(each)}
     assert {type(fix) for fix in FIXES.values()} == classes - {stability.About}
     for fix in FIXES.values():
-        told = about(fix)
-        assert told.fix == repr(fix) and told.kind in ("model", "loss", "recipe", "step")
-        assert all(text and "\n" not in text for text in (told.what, told.slot, told.source, told.seen))
+        words = about(fix)
+        assert words.fix == repr(fix) and words.kind in ("model", "loss", "recipe", "step")
+        assert all(text and "\n" not in text for text in (words.what, words.slot, words.source, words.trial))
     assert about(ZLoss()).slot == "a penalty of the objective."
     assert {kind(fix) for fix in FIXES.values()} == {"model", "loss", "recipe", "step"}
 

@@ -1,6 +1,7 @@
 """The stability presets, and how their runs are judged."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from chameleon_lab.cli import main
 from chameleon_lab.evaluation import stability
 from chameleon_lab.history import History, StepRecord
+from chameleon_lab.monitors.alarms import Bounding
 from chameleon_lab.optimization import Exponential
 from chameleon_lab.stability import QueryKeyRMSNorm
 from chameleon_lab.training.experiments import (
@@ -39,8 +41,8 @@ def history(losses, **measures) -> History:
     return History(tuple(StepRecord(at, 0.0, value) for at, value in enumerate(values)))
 
 
-def judged(found: History, twin: History | None = None) -> stability.Outcome:
-    return stability.outcome(found, twin, preset="p", setting="p", variation="baseline", seed=0)
+def judged(found: History, twin: History | None = None) -> stability.PresetOutcome:
+    return stability.preset_outcome(found, twin, preset="p", setting="p", variation="baseline", seed=0)
 
 
 # Presets
@@ -138,16 +140,16 @@ def test_each_rule_is_heard_when_it_first_holds():
         max_attention_logit=np.where(steps >= 30, 60.0, 5.0) + np.where(steps >= 60, 60.0, 0.0),
         attention_entropy=np.where(steps >= 50, 0.05, 0.5),
     )
-    assert judged(seen).heard == {
+    assert judged(seen).first_alarms == {
         "WARN: logit > 50": 31,
         "logit > 30 and entropy < 0.2": 51,
         "ALARM: logit > 50 and entropy < 0.1": 51,
         "CRITICAL: logit > 100 and entropy < 0.1": 61,
     }
-    assert not judged(history(np.linspace(5, 2, 100))).heard
+    assert not judged(history(np.linspace(5, 2, 100))).first_alarms
 
 
-def outcomes_of(rates: dict[float, float], variation: str, start: float = 6.0) -> list[stability.Outcome]:
+def outcomes_of(rates: dict[float, float], variation: str, start: float = 6.0) -> list[stability.PresetOutcome]:
     base = judged(history(np.linspace(start, 2, 60)))
     return [
         replace(base, preset="sensitivity", setting=f"{rate:g}", variation=variation, held_out_loss=loss, start=start)
@@ -161,14 +163,14 @@ def test_tables_say_how_runs_ended_and_when_alarms_sounded(tmp_path):
         *outcomes_of({0.01: 2.0, 0.1: 2.5}, "query_key_norm"),
         *outcomes_of({0.01: 2.0, 0.1: 2.0}, "all"),
     ]
-    found[1] = replace(found[1], damage=40, blow_up=50, heard={"WARN: logit > 50": 30})
-    text = stability.markdown(found)
+    found[1] = replace(found[1], damage=40, blow_up=50, first_alarms={"WARN: logit > 50": 30})
+    text = stability.preset_tables(found)
     assert "baseline 2.000, query_key_norm 0.250, all 0.000" in text  # a loss above the start counts as the start
     assert "| sensitivity 0.1 | baseline | 1 | 8.000 | 2.64 to 2.64 | 1 of 1, step 50 |" in text
     assert "| WARN: logit > 50 | 1 of 1 | 10 (10 to 10) | 20 (20 to 20) | 0 of 1 | 0 of 4 |" in text
     path = tmp_path / "outcomes.jsonl"
     path.write_text("".join(each.to_json() + "\n" for each in found))
-    assert stability.read(path) == found
+    assert stability.read_presets(path) == found
 
 
 def test_the_command_trains_what_is_not_trained_and_writes_tables(tmp_path, monkeypatch, capsys):
@@ -177,10 +179,18 @@ def test_the_command_trains_what_is_not_trained_and_writes_tables(tmp_path, monk
     arguments = ["stability", "stress_ramp", "--seeds", "1", "--folder", str(tmp_path)]
     assert main(arguments) == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}
-    assert len(written) == 3 and len(stability.read(tmp_path / "outcomes.jsonl")) == 3
+    assert len(written) == 3 and len(stability.read_presets(tmp_path / "outcomes.jsonl")) == 3
     assert "| stress_ramp | baseline | 1 |" in (tmp_path / "outcomes.md").read_text()
     assert main(arguments) == 0
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}
     capsys.readouterr()
     assert main(["stability", "p9", "--folder", str(tmp_path)]) == 2
     assert "No preset is called 'p9'" in capsys.readouterr().err
+
+
+def test_compared_rules_are_called_by_their_thresholds():
+    for name, rule in stability.COMPARED.items():
+        if isinstance(rule, Bounding):
+            numbers = [float(each) for each in re.findall(r"[<>] ([\d.]+)", name)]
+            assert sorted(numbers) == sorted(rule.thresholds.values()), name
+    assert sum(isinstance(rule, Bounding) for rule in stability.COMPARED.values()) == 5

@@ -14,13 +14,13 @@ def hooks(model) -> int:
 
 def test_recording_does_not_change_outputs_and_removes_itself(lab):
     before_BTV = lab.model(TOKENS_BT)
-    with record(lab.model, "*") as seen:
+    with record(lab.model, "*") as outputs:
         during_BTV = lab.model(TOKENS_BT)
         assert hooks(lab.model) > 0
     assert torch.equal(before_BTV, during_BTV)
     assert hooks(lab.model) == 0
     lab.model(TOKENS_BT * 0)
-    assert torch.equal(seen["head"], before_BTV)  # nothing more was recorded
+    assert torch.equal(outputs["head"], before_BTV)  # nothing more was recorded
 
 
 def test_it_removes_itself_when_the_block_fails(lab):
@@ -30,14 +30,14 @@ def test_it_removes_itself_when_the_block_fails(lab):
 
 
 def test_values_are_what_the_submodules_gave_detached(lab):
-    with record(lab.model, "embedding", "blocks.*.attention.query_tap", "blocks.1.attention.key_tap") as seen:
+    with record(lab.model, "embedding", "blocks.*.attention.query_tap", "blocks.1.attention.key_tap") as outputs:
         lab.model(TOKENS_BT)
     names = ["embedding", "blocks.0.attention.query_tap", "blocks.1.attention.query_tap", "blocks.1.attention.key_tap"]
-    assert sorted(seen) == sorted(names)
-    assert torch.equal(seen["embedding"], lab.model.embedding(TOKENS_BT))
-    assert seen["blocks.0.attention.query_tap"].shape == (2, 10, 4, 8)
-    assert seen["blocks.1.attention.key_tap"].shape == (2, 10, 2, 8)
-    assert not any(value.requires_grad for value in seen.values())
+    assert sorted(outputs) == sorted(names)
+    assert torch.equal(outputs["embedding"], lab.model.embedding(TOKENS_BT))
+    assert outputs["blocks.0.attention.query_tap"].shape == (2, 10, 4, 8)
+    assert outputs["blocks.1.attention.key_tap"].shape == (2, 10, 2, 8)
+    assert not any(value.requires_grad for value in outputs.values())
 
 
 def test_gradients_are_the_same_while_recording(lab):
@@ -57,6 +57,6 @@ def test_an_unknown_pattern_is_an_error_that_names_what_there_is(lab):
 
 
 def test_outputs_that_are_no_tensor_are_passed_over(image_tokenizer):
-    with record(image_tokenizer, "*") as seen:
+    with record(image_tokenizer, "*") as outputs:
         image_tokenizer(torch.zeros(1, 3, 16, 16))
-    assert "quantize" not in seen and seen["decoder"].shape == (1, 3, 16, 16)
+    assert "quantize" not in outputs and outputs["decoder"].shape == (1, 3, 16, 16)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from support import Trap
 from torch import nn
 
 from chameleon_lab.checkpoints import tensors as lazily
@@ -349,7 +350,7 @@ def test_nan_can_be_allowed_and_overflow_of_a_smaller_dtype_is_told():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
 def test_one_nan_is_found_wherever_it_stands(dtype, monkeypatch):
-    monkeypatch.setattr(lazily, "CHUNK", 8)
+    monkeypatch.setattr(lazily, "ELEMENTS_AT_ONCE", 8)
     for place in (0, 7, 8, 19):
         tensor = torch.ones(20)
         assert lazily.all_finite(tensor.to(dtype))
@@ -415,13 +416,6 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
 
 
 # Damage and deceit
-
-
-class Trap:
-    """A pickle of this would end the process, were it ever read."""
-
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('the pickle was read')",))
 
 
 def test_pickles_are_refused_unread(tmp_path):

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from support import failed
 
 from chameleon_lab.cli import main
 from chameleon_lab.corpora.readers import READERS
@@ -21,13 +22,6 @@ def model(lab, tmp_path) -> str:
 def written(model: str, tmp_path, *arguments: str) -> Shards:
     assert main(["tokenize", *arguments, "--out", str(tmp_path / "out"), "--model", model]) == 0
     return Shards(tmp_path / "out" / "train" if arguments[0] == "scenes" else tmp_path / "out")
-
-
-def failed(capsys, *arguments: str) -> str:
-    assert main(["tokenize", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("chameleon-lab: ") and told.count("\n") == 1
-    return told
 
 
 def orders(corpus: Shards, mixed) -> list[bool]:
@@ -73,17 +67,17 @@ def test_every_kind_of_files_can_be_written(model, mixed, picture, tmp_path, kin
     if kind in entries:
         path = folder / "made.jsonl"
         path.write_text("".join(json.dumps(entry) + "\n" for entry in entries[kind]))
-    made = written(model, tmp_path, kind, str(path))
-    assert len(made) == 4 and made.card["source"] == kind and made.card["skipped"] == 0
-    assert sum(orders(made, mixed)) == (0 if kind in ("text", "code") else 2)
+    corpus = written(model, tmp_path, kind, str(path))
+    assert len(corpus) == 4 and corpus.card["source"] == kind and corpus.card["skipped"] == 0
+    assert sum(orders(corpus, mixed)) == (0 if kind in ("text", "code") else 2)
 
 
 def test_documents_written_by_the_lab_can_be_left_in_their_order(model, mixed, picture, tmp_path):
     path = tmp_path / "made.jsonl"
     path.write_text(4 * (Document.of(picture, "a caption").to_json() + "\n"))
-    made = written(model, tmp_path, "jsonl", str(path), "--as-written")
-    assert orders(made, mixed) == [True] * 4
-    assert np.array_equal(made[0].tokens[1:19], mixed.encode(Document.of(picture))[1:])
+    corpus = written(model, tmp_path, "jsonl", str(path), "--as-written")
+    assert orders(corpus, mixed) == [True] * 4
+    assert np.array_equal(corpus[0].tokens[1:19], mixed.encode(Document.of(picture))[1:])
 
 
 def test_pictures_may_lie_in_another_folder(model, picture, tmp_path):
@@ -98,14 +92,14 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(model, picture, tmp_pat
     out = ("--out", str(tmp_path / "out"), "--model", model)
     (tmp_path / "empty").mkdir()
     picture.save(tmp_path / "empty" / "a.png")
-    assert "Give a path to read jsonl from." in failed(capsys, "jsonl", *out)
-    assert "Scenes take no path." in failed(capsys, "scenes", str(tmp_path), *out)
-    assert "There is nothing at" in failed(capsys, "text", str(tmp_path / "gone" / "x.txt"), *out)
-    assert "--held-out is for scenes" in failed(capsys, "text", str(tmp_path), "--held-out", "3", *out)
-    assert "-n must be 1 or more" in failed(capsys, "scenes", "-n", "0", *out)
-    told = failed(capsys, "captions", str(tmp_path / "empty"), *out)
-    assert "the corpus is empty; skipped were 1, the first for this: a.png: a picture without a caption" in told
+    assert "Give a path to read jsonl from." in failed(capsys, "tokenize", "jsonl", *out)
+    assert "Scenes take no path." in failed(capsys, "tokenize", "scenes", str(tmp_path), *out)
+    assert "There is nothing at" in failed(capsys, "tokenize", "text", str(tmp_path / "gone" / "x.txt"), *out)
+    assert "--held-out is for scenes" in failed(capsys, "tokenize", "text", str(tmp_path), "--held-out", "3", *out)
+    assert "-n must be 1 or more" in failed(capsys, "tokenize", "scenes", "-n", "0", *out)
+    error = failed(capsys, "tokenize", "captions", str(tmp_path / "empty"), *out)
+    assert "the corpus is empty; skipped were 1, the first for this: a.png: a picture without a caption" in error
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    assert "is taken" in failed(capsys, "text", str(tmp_path / "out" / "mine"), *out)
+    assert "is taken" in failed(capsys, "tokenize", "text", str(tmp_path / "out" / "mine"), *out)

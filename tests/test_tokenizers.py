@@ -9,7 +9,7 @@ import torch
 
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, TextPiece
-from chameleon_lab.tokenizers.image import CHAMELEON, TINY, ImageTokenizer
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.tokenizers.preparation import picture_of
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer
@@ -72,18 +72,18 @@ def test_a_bpe_larger_than_its_texts_allow_is_refused():
 
 def test_the_published_settings_have_exactly_the_published_parameters():
     with torch.device("meta"):
-        tokenizer = ImageTokenizer(CHAMELEON)
+        tokenizer = ImageTokenizer(CHAMELEON_IMAGES)
     counted = {name: parameter.numel() for name, parameter in tokenizer.named_parameters()}
     assert (sum(counted.values()), len(counted)) == (68_718_467, 293)
     for part, parameters, tensors in (("encoder.", 27_194_880, 124), ("decoder.", 39_294_851, 164)):
         inside = [count for name, count in counted.items() if name.startswith(part)]
         assert (sum(inside), len(inside)) == (parameters, tensors)
-    assert CHAMELEON.factor == 16 and CHAMELEON.grid == (32, 32)
-    assert TINY.factor == 8 and TINY.grid == (8, 8)
+    assert CHAMELEON_IMAGES.factor == 16 and CHAMELEON_IMAGES.grid == (32, 32)
+    assert TINY_IMAGES.factor == 8 and TINY_IMAGES.grid == (8, 8)
 
 
 def test_cm3leons_geometry_is_a_config_away(picture):
-    cm3leon = replace(CHAMELEON, side=256, widths=CHAMELEON.widths[1:])
+    cm3leon = replace(CHAMELEON_IMAGES, side=256, widths=CHAMELEON_IMAGES.widths[1:])
     assert cm3leon.factor == 8 and cm3leon.grid == (32, 32) and cm3leon.codes == 8192  # arXiv 2309.02591, section 2
     slim = replace(cm3leon, widths=tuple(width // 16 for width in cm3leon.widths), latent_width=8, groups=4)
     assert ImageTokenizer(slim).encode(picture).shape == (32, 32)

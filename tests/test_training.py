@@ -1,7 +1,6 @@
 """Training: it learns, and a run that was stopped goes on as if it never had been."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import support
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
@@ -19,6 +19,7 @@ from chameleon_lab.history import History
 from chameleon_lab.monitors.watch import Moment
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
+from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
@@ -26,22 +27,14 @@ from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training.experiments import SMALL, TINY
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import SceneImages
+from chameleon_lab.training.loop import train
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule, PacedModule, Steps
 from chameleon_lab.training.pipeline import MODELS, TINY_MODEL
-from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.training.trainable import Prepared
+from chameleon_lab.transformer import Transformer
 
 STEPS = 8
-MODEL = ModelConfig(
-    vocabulary=0,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_width=8,
-    ffn_width=48,
-    context=500,
-    fixes=(QueryKeyNorm(), Dropout(0.2)),
-)
+MODEL = replace(support.MODEL, context=500, fixes=(QueryKeyNorm(), Dropout(0.2)))
 
 
 def language(mixed, recipe: Recipe, budget: Budget, seed: int = 0) -> LanguageModule:
@@ -67,7 +60,13 @@ def stage(request, mixed, image_config) -> tuple[Callable[..., PacedModule], Cal
     return lambda **kw: language(mixed, recipe, **kw), SceneBatches(mixed, tokens=236, pool=3)
 
 
-def told(history: History) -> list[tuple[int, dict[str, float]]]:
+def trained(folder: Path, module: PacedModule, batches: Callable, report=lambda module, record: None, **options):
+    """The whole history of a folder where a module was trained, or went on."""
+    train(Prepared(module, batches), RunFolder(folder), report, **options)
+    return RunFolder(folder).history
+
+
+def values(history: History) -> list[tuple[int, dict[str, float]]]:
     return [(record.step, record.values) for record in history.records]
 
 
@@ -92,14 +91,14 @@ def test_a_training_step_lowers_the_loss_on_its_batch(mixed, tmp_path):
     module.model.eval()
     before = float(module.objective(module.model, batch)["loss"].detach())
     module.train()
-    RunFolder(tmp_path).fit(module, lambda step: batch)
+    trained(tmp_path, module, lambda step: batch)
     after = float(module.objective(module.model.eval(), batch)["loss"].detach())
     assert after < before
 
 
 def test_training_learns(stage, tmp_path):
     build, batches = stage
-    history = RunFolder(tmp_path).fit(build(budget=Budget(steps=30)), batches)
+    history = trained(tmp_path, build(budget=Budget(steps=30)), batches)
     steps, losses = history.series("loss")
     assert steps == list(range(30))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
@@ -108,7 +107,7 @@ def test_training_learns(stage, tmp_path):
 def test_trap_09_training_in_float16_is_refused_rather_than_stand_still(mixed, tmp_path):
     module = language(mixed, Recipe(), Budget(steps=1))
     with pytest.raises(ValueError, match=r'no training in 16-true.*Take precision="bf16-mixed"'):
-        RunFolder(tmp_path, precision="16-true").fit(module, SceneBatches(mixed, tokens=236))
+        trained(tmp_path, module, SceneBatches(mixed, tokens=236), precision="16-true")
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))  # which on a CPU is not had by name
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, plugins=[scaled], logger=False, callbacks=[])
     with pytest.raises(ValueError, match="no training in 16-mixed"):
@@ -119,8 +118,8 @@ def test_trap_09_training_in_bfloat16_learns_as_in_float32(mixed, tmp_path):
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
         module = language(mixed, Recipe(rate=3e-3, warm_up=2), Budget(steps=STEPS))
-        run = RunFolder(tmp_path / precision, precision=precision)
-        _, losses[precision] = run.fit(module, SceneBatches(mixed, tokens=236, pool=1)).series("loss")
+        history = trained(tmp_path / precision, module, SceneBatches(mixed, tokens=236, pool=1), precision=precision)
+        losses[precision] = history.series("loss")[1]
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
     assert 0 < losses["bf16-mixed"][-1] < losses["bf16-mixed"][0] - 0.1
 
@@ -147,7 +146,7 @@ def test_trap_10_rows_stand_still_where_they_are_put_back_and_a_gradient_of_noug
         module.monitors, head = monitors, module.model.head.weight
         head.register_hook(lambda gradient: gradient.index_fill(0, torch.arange(40, len(gradient)), 0.0))
         before = head.detach().clone()
-        RunFolder(tmp_path / name).fit(module, SceneBatches(mixed, tokens=236))
+        trained(tmp_path / name, module, SceneBatches(mixed, tokens=236))
         moved[name] = (head != before).any(1)
     assert moved["no gradient"].all()
     assert moved["put back"][:40].all() and not moved["put back"][40:].any()
@@ -156,73 +155,62 @@ def test_trap_10_rows_stand_still_where_they_are_put_back_and_a_gradient_of_noug
 # Stopping and going on
 
 
-@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
-def test_a_stopped_run_goes_on_as_if_it_had_never_been_stopped(stage, tmp_path, error):
+def test_a_stopped_run_goes_on_as_if_it_had_never_been_stopped(stage, tmp_path):
     build, batches = stage
     whole = build(budget=Budget(steps=STEPS))
-    wanted = RunFolder(tmp_path / "whole").fit(whole, batches)
+    wanted = trained(tmp_path / "whole", whole, batches)
     assert len(wanted.records) == STEPS
-    run = RunFolder(tmp_path / "stopped", save_minutes=0)
-    with pytest.raises(error):
-        run.fit(build(budget=Budget(steps=STEPS)), batches, stop_at(STEPS // 2 - 1, error))
-    assert len(run.history.records) == STEPS // 2
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stopped):
+        trained(folder, build(budget=Budget(steps=STEPS)), batches, stop_at(STEPS // 2 - 1, Stopped), save_minutes=0)
+    assert len(RunFolder(folder).history.records) == STEPS // 2
     resumed = build(budget=Budget(steps=STEPS), seed=99)  # other weights, other random numbers: the checkpoint has them
-    assert told(run.fit(resumed, batches)) == told(wanted)
+    assert values(trained(folder, resumed, batches)) == values(wanted)
     for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
 
 def test_a_run_goes_on_from_its_last_checkpoint_when_stopped_later(mixed, tmp_path):
     recipe, batches = Recipe(rate=3e-3, warm_up=2), SceneBatches(mixed, tokens=236, pool=3)
-    wanted = RunFolder(tmp_path / "whole").fit(language(mixed, recipe, Budget(steps=STEPS)), batches)
-    run = RunFolder(tmp_path / "stopped", save_minutes=0)
-    with pytest.raises(Stopped):
-        run.fit(language(mixed, recipe, Budget(steps=STEPS)), batches, stop_at(2, Stopped))
-    with pytest.raises(Stopped):
-        RunFolder(tmp_path / "stopped", save_minutes=99).fit(
-            language(mixed, recipe, Budget(steps=STEPS)), batches, stop_at(5, Stopped)
-        )
-    assert [record.step for record in run.history.records] == [0, 1, 2, 3, 4, 5]
-    assert told(run.fit(language(mixed, recipe, Budget(steps=STEPS)), batches)) == told(wanted)
+    wanted = trained(tmp_path / "whole", language(mixed, recipe, Budget(steps=STEPS)), batches)
+    folder = tmp_path / "stopped"
+    for step, minutes in ((2, 0), (5, 99)):
+        module = language(mixed, recipe, Budget(steps=STEPS))
+        with pytest.raises(Stopped):
+            trained(folder, module, batches, stop_at(step, Stopped), save_minutes=minutes)
+    assert [record.step for record in RunFolder(folder).history.records] == [0, 1, 2, 3, 4, 5]
+    assert values(trained(folder, language(mixed, recipe, Budget(steps=STEPS)), batches)) == values(wanted)
 
 
 def test_a_run_that_ended_goes_on_with_a_larger_budget_and_not_without(mixed, tmp_path):
     recipe, batches = Recipe(rate=3e-3, warm_up=2, schedule=Constant()), SceneBatches(mixed, tokens=236, pool=3)
     whole = language(mixed, recipe, Budget(steps=STEPS))
-    wanted = RunFolder(tmp_path / "whole").fit(whole, batches)
+    wanted = trained(tmp_path / "whole", whole, batches)
     for seed, budget in ((0, 3), (99, 3), (99, STEPS), (99, STEPS)):
         again = language(mixed, recipe, Budget(steps=budget), seed)
-        history = RunFolder(tmp_path / "grown").fit(again, batches)
-        assert told(history) == told(wanted)[:budget]
+        history = trained(tmp_path / "grown", again, batches)
+        assert values(history) == values(wanted)[:budget]
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_an_interrupted_run_leaves_ctrl_c_as_it_was(mixed, tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    module = language(mixed, Recipe(rate=1e-3), Budget(steps=STEPS))
-    with pytest.raises(KeyboardInterrupt):
-        RunFolder(tmp_path).fit(module, SceneBatches(mixed, tokens=236), stop_at(0, KeyboardInterrupt))
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(mixed, image_config, tmp_path):
     batches, recipe = SceneBatches(mixed, tokens=236), Recipe(rate=1e-3)
-    run = RunFolder(tmp_path)
-    run.fit(language(mixed, recipe, Budget(steps=1)), batches)
+    checkpoint = RunFolder(tmp_path).checkpoint
+    trained(tmp_path, language(mixed, recipe, Budget(steps=1)), batches)
     with pytest.raises(ValueError, match="does not fit this training or is damaged"):
-        run.fit(pictures(image_config, recipe, Budget(steps=1)), SceneImages(0, 2))
-    whole = run.checkpoint.read_bytes()
+        trained(tmp_path, pictures(image_config, recipe, Budget(steps=1)), SceneImages(0, 2))
+    whole = checkpoint.read_bytes()
     for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
-        run.checkpoint.write_bytes(content)
+        checkpoint.write_bytes(content)
         with pytest.raises(ValueError, match=r"is damaged .*; delete .* to start anew"):
-            run.fit(language(mixed, recipe, Budget(steps=2)), batches)
+            trained(tmp_path, language(mixed, recipe, Budget(steps=2)), batches)
 
 
 def test_nothing_half_written_is_left_behind(mixed, tmp_path):
-    run = RunFolder(tmp_path, save_minutes=0)
-    run.fit(language(mixed, Recipe(rate=1e-3), Budget(steps=2)), SceneBatches(mixed, tokens=236))
-    run.write("note.json", {"a": 1})
+    module = language(mixed, Recipe(rate=1e-3), Budget(steps=2))
+    trained(tmp_path, module, SceneBatches(mixed, tokens=236), save_minutes=0)
+    RunFolder(tmp_path).write("note.json", {"a": 1})
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {"metrics.jsonl", "events.jsonl", "note.json", "checkpoints/last.ckpt"}
     assert json.loads((tmp_path / "note.json").read_text()) == {"a": 1}
@@ -234,9 +222,8 @@ def test_nothing_half_written_is_left_behind(mixed, tmp_path):
 def test_the_report_sees_every_step_after_it_is_recorded(mixed, tmp_path):
     seen = []
     module = language(mixed, Recipe(rate=1e-3), Budget(steps=3))
-    history = RunFolder(tmp_path).fit(
-        module, SceneBatches(mixed, tokens=236), lambda m, record: seen.append((record, m.progress))
-    )
+    batches = SceneBatches(mixed, tokens=236)
+    history = trained(tmp_path, module, batches, lambda m, record: seen.append((record, m.progress)))
     assert [record for record, _ in seen] == list(history.records)
     assert [progress for _, progress in seen] == pytest.approx([1 / 3, 2 / 3, 1])
     for record in history.records:
@@ -246,7 +233,7 @@ def test_the_report_sees_every_step_after_it_is_recorded(mixed, tmp_path):
 
 def test_a_budget_of_minutes_ends_when_they_are_over(mixed, tmp_path):
     module = language(mixed, Recipe(rate=1e-3), Budget(minutes=1e-9))
-    assert len(RunFolder(tmp_path).fit(module, SceneBatches(mixed, tokens=236)).records) == 1
+    assert len(trained(tmp_path, module, SceneBatches(mixed, tokens=236)).records) == 1
     assert Budget(minutes=2).progress(5, 60.0) == 0.5
     assert Budget(steps=10).progress(5, 1e9) == 0.5
     assert Budget(steps=10).progress(50, 0.0) == 1.0
@@ -318,7 +305,7 @@ def test_the_tiny_model_is_as_large_as_it_says():
 
 
 def test_a_described_model_is_plain_and_whole():
-    plain = json.loads(json.dumps(TINY_MODEL.describe()))
+    plain = json.loads(json.dumps(plain_values(TINY_MODEL)))
     transformer = plain["transformer"]
     assert transformer["model"]["fixes"] == [{"is": "QueryKeyNorm", "eps": 1e-5, "groups": 1}]
     assert transformer["objective"]["penalties"] == [{"is": "ZLoss", "weight": 1e-4}]
@@ -331,16 +318,18 @@ TWO = """
 import logging, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from conftest import *
+from support import IMAGE
 from test_training import *
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 image = ImageTokenizer(IMAGE).eval()
 mixed = MixedModalTokenizer(ByteTokenizer(), image, Vocabulary.layout(12, 256))
 module = language(mixed, Recipe(rate=1e-3, warm_up=2), Budget(steps=3))
-history = RunFolder(Path({folder!r}), processes={processes}).fit(module, SceneBatches(mixed, tokens=236, pool=3))
+history = trained(Path({folder!r}), module, SceneBatches(mixed, tokens=236, pool=3), processes={processes})
 assert len(history.records) == 3
 """
 

@@ -4,31 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import CONFIG, SHAPES, their_weights
 
 from chameleon_lab.attention import rotate, rotations
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.stability import NormReordering, QueryKeyNorm
-from chameleon_lab.transformer import ModelConfig, Packed, Transformer
-
-CONFIG = ModelConfig(
-    vocabulary=50,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=4,
-    head_width=8,
-    ffn_width=48,
-    context=24,
-    fixes=(QueryKeyNorm(),),
-)
-SHAPES = {
-    "multi-head": CONFIG,
-    "grouped": replace(CONFIG, kv_heads=2),
-    "one key head": replace(CONFIG, kv_heads=1),
-    "bare": replace(CONFIG, fixes=()),
-    "re-ordered": replace(CONFIG, fixes=(QueryKeyNorm(), NormReordering())),
-    "tied, wide heads": replace(CONFIG, tied=True, head_width=16),
-}
+from chameleon_lab.transformer import Packed, Transformer
 
 
 @pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
@@ -113,12 +94,11 @@ def test_grouped_keys_equal_repeated_keys():
 # The cache
 
 
-def feed(model: Transformer, cache: KVCache, news: list[torch.Tensor]) -> list[torch.Tensor]:
+def feed(decoder: Decoder, news: list[torch.Tensor], start: int = 0) -> list[torch.Tensor]:
     """Logits of each row's new tokens, given right-padded."""
     width = max(len(new) for new in news)
     padded_BT = torch.stack([torch.cat([new, torch.full((width - len(new),), 7)]) for new in news])
-    logits_BTV = model(padded_BT, cache)
-    cache.advance([len(new) for new in news])
+    logits_BTV = decoder.logits(decoder.feed(padded_BT, [len(new) for new in news], start))
     return [logits_TV[: len(new)] for logits_TV, new in zip(logits_BTV, news, strict=True)]
 
 
@@ -127,29 +107,29 @@ def test_cached_equals_uncached_for_rows_of_any_lengths_in_chunks_of_any_widths(
     rng = torch.Generator().manual_seed(5)
     rows = [tokens(1, length)[0] for length in (24, 1, 13, 20)]
     whole = [model(row[None])[0] for row in rows]
-    cache = KVCache(model.config, len(rows), model.head.weight)
+    decoder = Decoder(model, len(rows))
     fed = [0] * len(rows)
     while any(done < len(row) for done, row in zip(fed, rows, strict=True)):
         widths = [int(torch.randint(0, 6, (), generator=rng)) for _ in rows]
         if not any(row[done : done + width].numel() for row, done, width in zip(rows, fed, widths, strict=True)):
             continue
         news = [row[done : done + width] for row, done, width in zip(rows, fed, widths, strict=True)]
-        for index, logits_TV in enumerate(feed(model, cache, news)):
+        for index, logits_TV in enumerate(feed(decoder, news)):
             wanted_TV = whole[index][fed[index] : fed[index] + len(news[index])]
             assert torch.allclose(logits_TV, wanted_TV, atol=1e-5)
         fed = [done + len(new) for done, new in zip(fed, news, strict=True)]
-        assert cache.lengths.tolist() == fed
+        assert decoder.cache.lengths.tolist() == fed
 
 
 @torch.no_grad()
-def test_a_part_of_a_cache_is_the_same_memory(model):
+def test_some_rows_of_a_cache_are_the_same_memory(model):
     rows = [tokens(1, 10)[0] for _ in range(4)]
     whole = [model(row[None])[0] for row in rows]
-    cache = KVCache(model.config, 4, model.head.weight, room=10)
-    feed(model, cache.part(0, 2), [row[:6] for row in rows[:2]])
-    feed(model, cache.part(2, 4), [rows[2][:3], rows[3][:8]])
-    assert cache.lengths.tolist() == [6, 6, 3, 8]
-    ends = feed(model, cache, [row[length:] for row, length in zip(rows, (6, 6, 3, 8), strict=True)])
+    decoder = Decoder(model, 4, room=10)
+    feed(decoder, [row[:6] for row in rows[:2]])
+    feed(decoder, [rows[2][:3], rows[3][:8]], start=2)
+    assert decoder.cache.lengths.tolist() == [6, 6, 3, 8]
+    ends = feed(decoder, [row[length:] for row, length in zip(rows, (6, 6, 3, 8), strict=True)])
     for logits_TV, wanted_TV, length in zip(ends, whole, (6, 6, 3, 8), strict=True):
         assert torch.allclose(logits_TV, wanted_TV[length:], atol=1e-5)
 
@@ -157,15 +137,15 @@ def test_a_part_of_a_cache_is_the_same_memory(model):
 @torch.no_grad()
 def test_padding_may_stick_out_of_a_cache_but_tokens_may_not(model):
     rows = [tokens(1, 8)[0] for _ in range(2)]
-    cache = KVCache(model.config, 2, model.head.weight, room=8)
-    feed(model, cache, [rows[0][:7], rows[1][:2]])
-    logits = feed(model, cache, [rows[0][7:], rows[1][2:]])  # the first row's padding would reach position 13
+    decoder = Decoder(model, 2, room=8)
+    feed(decoder, [rows[0][:7], rows[1][:2]])
+    logits = feed(decoder, [rows[0][7:], rows[1][2:]])  # the first row's padding would reach position 13
     for row, logits_TV in zip(rows, logits, strict=True):
         assert torch.allclose(logits_TV[-1], model(row[None])[0, -1], atol=1e-5)
     with pytest.raises(ValueError, match="9 positions do not fit a cache of 8"):
-        feed(model, cache, [rows[0][:1], rows[1][:0]])
+        feed(decoder, [rows[0][:1], rows[1][:0]])
     with pytest.raises(ValueError, match="9 positions do not fit a cache of 8"):
-        model(tokens(1, 9), KVCache(model.config, 1, model.head.weight, room=8))
+        Decoder(model, 1, room=8).feed(tokens(1, 9), [9])
 
 
 # Parameters
@@ -202,43 +182,6 @@ def test_an_impossible_config_is_refused(change, why):
 
 
 # Parity
-
-
-def half_split(rows_XD: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of adjacent rotary pairs in the order that `transformers` rotates: first halves, then second halves."""
-    return rows_XD.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-
-
-def their_weights(ours: Transformer) -> dict[str, torch.Tensor]:
-    """Our weights under the names and in the order of `transformers`."""
-    config, mine = ours.config, ours.state_dict()
-    placement = "post" if any(isinstance(fix, NormReordering) for fix in config.fixes) else "pre"
-    theirs = {
-        "model.embed_tokens.weight": mine["embedding.weight"],
-        "model.norm.weight": mine["norm.weight"],
-        "lm_head.weight": mine["head.weight"],
-    }
-    counts = (config.heads, config.kv_heads, config.kv_heads)
-    for layer in range(config.layers):
-        block, there = f"blocks.{layer}", f"model.layers.{layer}"
-        q, k, v = mine[f"{block}.attention.qkv.weight"].split([count * config.head_width for count in counts])
-        gate, up = mine[f"{block}.feed_forward.gate_up.weight"].chunk(2)
-        theirs |= {
-            f"{there}.self_attn.q_proj.weight": half_split(q, config.heads),
-            f"{there}.self_attn.k_proj.weight": half_split(k, config.kv_heads),
-            f"{there}.self_attn.v_proj.weight": v,
-            f"{there}.self_attn.o_proj.weight": mine[f"{block}.attention.out.weight"],
-            f"{there}.mlp.gate_proj.weight": gate,
-            f"{there}.mlp.up_proj.weight": up,
-            f"{there}.mlp.down_proj.weight": mine[f"{block}.feed_forward.down.weight"],
-            f"{there}.input_layernorm.weight": mine[f"{block}.attention_{placement}_norm.weight"],
-            f"{there}.post_attention_layernorm.weight": mine[f"{block}.ffn_{placement}_norm.weight"],
-        }
-        for name, norm, count in (("q", "query", config.heads), ("k", "key", config.kv_heads)):
-            for kind in ("weight", "bias"):
-                shared = half_split(mine[f"{block}.attention.{norm}_norm.{kind}"], 1)
-                theirs[f"{there}.self_attn.{name}_norm.{kind}"] = shared.expand(count, -1)
-    return theirs
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2], ids=["multi-head", "grouped"])

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import comm
-import comm.base_comm
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
+from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_lab import pictures
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -29,26 +28,7 @@ from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW
 from chameleon_widgets.threads import Pump, Worker
 
-RED = PIL.Image.new("RGB", (64, 64), (220, 40, 40))
-
-
-class Recorder(comm.base_comm.BaseComm):
-    """A comm that keeps what a widget sends."""
-
-    def __init__(self, **keys: Any) -> None:
-        self.custom: list[tuple[dict[str, Any], list[bytes]]] = []
-        self.threads: set[str] = set()
-        super().__init__(**keys)
-
-    def publish_msg(self, msg_type: str, data=None, metadata=None, buffers=None, **keys: Any) -> None:
-        if data and data.get("method") == "custom":
-            self.threads.add(threading.current_thread().name)
-            self.custom.append((data["content"], list(buffers or [])))
-
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comm, "create_comm", Recorder)
+pytestmark = pytest.mark.usefixtures("comms")
 
 
 class Talker:
@@ -83,25 +63,6 @@ class Talker:
         if self.hold == where:
             self.reached.set()
             assert self.gate.wait(20)
-
-
-def browser_says(cell: Any, content: dict[str, Any], *buffers: bytes) -> None:
-    cell._handle_custom_msg(content, [memoryview(each) for each in buffers])
-
-
-def recorder(widget: Any) -> Recorder:
-    return widget.comm
-
-
-def updates(cell: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
-    return [(content, buffers) for content, buffers in recorder(cell).custom if content["kind"] == "update"]
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_reply_becomes_a_turn_of_the_document_with_its_codes():
@@ -245,7 +206,7 @@ def test_thousands_of_words_travel_in_few_messages_and_none_is_lost():
         for news in update["changed"]:
             for part in news.get("reply", ()):
                 if "text" in part:
-                    text = text[: part["from"]] + part["text"]
+                    text = text[: part["start"]] + part["text"]
     assert text == "word " * 5000
 
 
@@ -255,11 +216,12 @@ def test_a_view_that_comes_late_gets_everything_in_one_message():
     cell.wait()
     recorder(cell).custom.clear()
     browser_says(cell, {"kind": "hello", "mark": "me-1"})
-    cell._pump.drain()
+    cell._line.settle()
     (update, buffers), *_ = updates(cell)
-    assert update["whole"] and update["heard"] == "me-1"
+    assert update["whole"]
+    assert recorder(cell).custom[-1][0]["requests"] == {"me": 1}, "after what was asked for"
     (news,) = update["changed"]
-    assert news["user"] == [{"at": 0, "from": 0, "text": "draw"}]
+    assert news["user"] == [{"at": 0, "start": 0, "text": "draw"}]
     assert news["reply"][1] == {"at": 1, "picture": 0, "row": 4, "rows": 4}
     assert PIL.Image.open(io.BytesIO(buffers[0])).size == (64, 64)
 
@@ -368,7 +330,7 @@ def test_the_still_shows_the_conversation_and_no_html_of_it_is_alive():
     )
     cell.send('<img src=x onerror="alert(2)">')
     cell.wait()
-    bundle = cell._repr_mimebundle_()
+    bundle = cell._line.mimebundle()
     page = bundle["text/html"]
     assert "<script" not in page and "onerror=&quot;" in page and "&lt;script&gt;" in page
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', page), "the page stands alone"
@@ -423,7 +385,7 @@ def test_an_export_is_the_document_as_json():
     cell.send("draw")
     cell.wait()
     browser_says(cell, {"kind": "export"})
-    cell._pump.drain()
+    cell._line.settle()
     (text,) = [content["text"] for content, _ in recorder(cell).custom if content["kind"] == "export"]
     assert Document.from_json(text) == cell.document
 
@@ -469,7 +431,7 @@ class Cells(Codec):
 
 
 def last_result(viewer: ReconstructionViewer) -> tuple[dict[str, Any], list[bytes]]:
-    return [(content, buffers) for content, buffers in updates(viewer) if "trips" in content][-1]
+    return [(content, buffers) for content, buffers in recorder(viewer).custom if content["kind"] == "result"][-1]
 
 
 def test_the_viewer_gives_back_a_reconstruction():
@@ -479,7 +441,7 @@ def test_the_viewer_gives_back_a_reconstruction():
     seen = viewer.reconstruction
     assert seen.original.size == (8, 8) and seen.codes.tolist() == [[0, 0], [0, 0]]
     assert seen.psnr == pytest.approx(10 * np.log10(255**2 / 60**2))
-    assert "4 codes × 1 bits = 4 bits" in viewer._repr_mimebundle_()["text/plain"]
+    assert "4 codes × 1 bits = 4 bits" in viewer._line.mimebundle()["text/plain"]
 
 
 def test_structural_similarity_is_torchmetrics_where_its_window_fits_whole():
@@ -557,9 +519,9 @@ def test_two_tokenizers_are_compared_on_the_same_picture():
     assert {name: seen.original.size for name, seen in both.items()} == {"coarse": (16, 16), "fine": (64, 64)}
     assert viewer.reconstruction is both["coarse"]
     message, buffers = last_result(viewer)
-    assert message["chosen"] == ("coarse", "fine") and len(buffers) == 4
+    assert message["chosen"] == ["coarse", "fine"] and len(buffers) == 4
     assert [trip["psnr"] for trip in message["trips"]] == [both["coarse"].psnr, both["fine"].psnr]
-    bundle = viewer._repr_mimebundle_()
+    bundle = viewer._line.mimebundle()
     assert bundle["text/html"].count("<img ") == 3
     assert "coarse: 4 codes" in bundle["text/plain"] and "fine: 64 codes" in bundle["text/plain"]
     viewer.choose("fine")
@@ -611,7 +573,7 @@ def test_the_still_of_a_viewer_holds_no_live_html_and_no_nan():
     viewer = ReconstructionViewer({"<b>bold</b>": Cells(), "two": Codec()})
     viewer.choose("<b>bold</b>", "two")
     viewer.show(RED, "<script>alert(1)</script>")
-    page = viewer._repr_mimebundle_()["text/html"]
+    page = viewer._line.mimebundle()["text/html"]
     assert "<script" not in page and "<b>bold" not in page and "nan" not in page
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', page), "the page stands alone"
 

@@ -16,23 +16,89 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chameleon_lab.checkpoints import names
+from chameleon_lab.checkpoints.companion import read_companion, write_foreign
+from chameleon_lab.checkpoints.native import holds_port
+from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
-from chameleon_lab.checkpoints.text_files import IMAGE, image_placeholder
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig, NoDecoder
+from chameleon_lab.checkpoints.text_files import (
+    IMAGE,
+    TABLES,
+    image_placeholder,
+    names_of,
+    read_text,
+    write_text_tokenizer,
+)
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
-from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.vocabulary import LUMINA, Vocabulary
 
 log = logging.getLogger(__name__)
 
 DIALECTS = ("huggingface", "lumina", "anole")
 ANOLE = "ChameleonForCausalLM"
 VQ = "model.vqmodel."
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """One dialect of the port, as a `Format`: see `formats.Format`.
+
+    A `stated` dialect is taken at the user's word, any other is asked of the folder's norms. `grids`: whether images
+    have grids of their own (Lumina-mGPT's tokens); None: what the folder itself says.
+    """
+
+    name: str
+    stated: bool = False
+    grids: bool | None = None
+
+    def claims(self, folder: Path) -> tuple[Path, ...]:
+        mine = holds_port(folder) and (self.stated or dialect_of(folder) == self.name)
+        return (folder,) if mine else ()
+
+    def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        companion, plain = read_companion(place), read_config(place)
+        config, tensors = read_port(place, self.name)
+        text, vocabulary = read_text(tokenizers, config.vocabulary, companion, place, plain.get("vocabulary_map"))
+        grids = self.grids
+        if grids is None and self.name == "lumina":
+            grids = vocabulary.largest_side or any("XLLMX" in each for each in plain.get("architectures") or [])
+        if grids is not None and not grids:
+            vocabulary = replace(vocabulary, new_line=None, first_grid=None)
+        elif grids and not vocabulary.largest_side and vocabulary.size == LUMINA.size:
+            vocabulary = replace(vocabulary, new_line=LUMINA.new_line, first_grid=LUMINA.first_grid)
+        return companion.opened(config, tensors, (text, vocabulary), (place, self.name), options)
+
+    def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
+        if not (holds_port(folder) and names.image_to_ours(open_safetensors(folder))):
+            return None
+        return read_port_images(folder, dtype=options.dtype, device=options.device)
+
+    def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
+        def write_files(whole: Path) -> None:
+            tokenizer, vocabulary = opened.tokenizer, opened.tokenizer.vocabulary
+            if tokenizer.can_read:
+                image, images = tokenizer.image.config, names.image_weights(tokenizer.image)
+            else:
+                log.warning("The folder gets no image tokenizer: transformers will draw one at random, for text only.")
+                image, images = smallest_image_config(vocabulary.codes, tokenizer.grid), {}
+            text = tokenizer.text if tokenizer.can_spell else None
+            about = {
+                "vq_config": port_image_config(image),
+                "vocabulary_map": names_of(vocabulary, text, placeholder=True),
+            }
+            write_port(opened.tensors, opened.config, images, whole, self.name, about)
+            written = text is not None and write_text_tokenizer(text, vocabulary, whole, TABLES[1])
+            write_settings(vocabulary, image, written, whole)
+
+        write_foreign(opened, folder, self.name, write_files)
+
 
 # Reading
 
@@ -50,7 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
-def read_model(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+def read_port(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     """The config of a folder and, under our names, its transformer's tensors. Raises ValueError for settings that no
     Chameleon has."""
     plain = read_config(folder)
@@ -58,13 +124,13 @@ def read_model(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyT
     theirs = _transformer(folder)
     if config.tied:
         theirs.pop("lm_head.weight", None)
-    parts = names.renamed(theirs, "theirs", "ours")
+    parts = names.rename(theirs, "theirs", "ours")
     if dialect != "anole":
         parts = names.to_pairs(parts, config.head_width)
     likely = 1 if dialect == "anole" else plain.get("model_parallel_size") or 1
     groups = names.fewest_groups(parts, config, likely)
     config = names.with_fixes(config, groups, bool(plain.get("swin_norm", False)))
-    return config, names.fused(parts, config)
+    return config, names.fuse(parts, config)
 
 
 def _transformer(folder: Path) -> dict[str, LazyTensor]:
@@ -119,9 +185,9 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
         "hidden_act": plain.get("hidden_act", "silu") != "silu" and plain["hidden_act"],
         "rope_scaling": scaling,
     }
-    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
-    if told:
-        raise ValueError(f"{where} sets {told}: no Chameleon has that, and the lab cannot build it.")
+    settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if settings:
+        raise ValueError(f"{where} sets {settings}: no Chameleon has that, and the lab cannot build it.")
     try:
         heads = plain["num_attention_heads"]
         return ModelConfig(
@@ -141,7 +207,7 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
         raise ValueError(f"{where} does not describe a Chameleon: {error!r}. Get or save the folder anew.") from error
 
 
-def load_image_tokenizer(
+def read_port_images(
     folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> ImageTokenizer:
     """The image tokenizer of a folder, by default on the CPU in the dtypes of its files.
@@ -155,9 +221,9 @@ def load_image_tokenizer(
     if not tensors:
         raise ValueError(f"{folder} holds no image tokenizer: none of its tensors is called {VQ}* or encoder.*.")
     with torch.device("meta"):
-        tokenizer = ImageTokenizer(config)
+        tokenizer = ImageTokenizer(config, str(folder))
     if not any(name.startswith("decoder.") for name in tensors):
-        tokenizer.decoder = NoDecoder(str(folder))
+        tokenizer.decoder = None
     fill(tokenizer, tensors, folder, dtype=dtype, device=device)
     return tokenizer.eval()
 
@@ -166,7 +232,7 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
     plain = plain.get("vq_config") or plain
     if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
-        plain = plain_image_config(CHAMELEON) | plain
+        plain = port_image_config(CHAMELEON_IMAGES) | plain
     try:
         base = plain["base_channels"]
         config = ImageTokenizerConfig(
@@ -189,16 +255,18 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
         "attn_type": plain.get("attn_type", "vanilla") != "vanilla" and plain["attn_type"],
         "in_channels": plain.get("in_channels", 3) != 3 and plain["in_channels"],
     }
-    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
-    if told:
-        raise ValueError(f"{where} sets {told}: no Chameleon image tokenizer has that, and the lab cannot build it.")
+    settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if settings:
+        raise ValueError(
+            f"{where} sets {settings}: no Chameleon image tokenizer has that, and the lab cannot build it."
+        )
     return config
 
 
 # Writing
 
 
-def write_model(
+def write_port(
     tensors: Tensors, config: ModelConfig, images: Tensors, folder: Path, dialect: str, about: dict[str, Any]
 ) -> None:
     """Writes `config.json` and the weights of the transformer and, under `model.vqmodel.`, of the image tokenizer.
@@ -215,11 +283,14 @@ def write_model(
     for name, tensor in parts.items():
         if "_norm." in name and ".attention." in name:
             heads, rows = (config.heads, groups[0]) if ".query_norm." in name else (config.kv_heads, groups[1])
-            grouped = names.regrouped(tensor, rows, heads, name)
+            grouped = names.regroup(tensor, rows, heads, name)
             flat = dialect == "anole"
-            parts[name] = names.mapped(grouped, lambda x_GK: x_GK[0], grouped.shape[1:]) if flat else grouped
-    theirs = names.renamed(parts, "ours", "theirs")
-    plain = _plain(config, dialect, shards=names.norm_groups(config) if dialect == "huggingface" else groups[0]) | about
+            parts[name] = names.map_tensor(grouped, lambda x_GK: x_GK[0], grouped.shape[1:]) if flat else grouped
+    theirs = names.rename(parts, "ours", "theirs")
+    plain = (
+        _plain_port(config, dialect, shards=names.norm_groups(config) if dialect == "huggingface" else groups[0])
+        | about
+    )
     (folder / "config.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     write_safetensors(theirs | {VQ + name: tensor for name, tensor in names.image_to_theirs(images).items()}, folder)
 
@@ -233,7 +304,7 @@ def norm_rows(config: ModelConfig, dialect: str) -> tuple[int, int]:
     return shards, shards
 
 
-def _plain(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, Any]:
+def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, Any]:
     versions = {"huggingface": {}, "lumina": {"transformers_version": "4.43.0"}, "anole": {}}
     return {
         "architectures": [ANOLE if dialect == "anole" else "ChameleonForConditionalGeneration"],
@@ -255,7 +326,7 @@ def _plain(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, A
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "model_parallel_size": shards,
-        "swin_norm": names.reordered(config),
+        "swin_norm": names.has_swin_norms(config),
         "tie_word_embeddings": config.tied,
         "bos_token_id": Vocabulary.begin_document,
         "eos_token_id": Vocabulary.end_document,
@@ -263,7 +334,7 @@ def _plain(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, A
     }
 
 
-def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
+def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
     """Their config of an image tokenizer that their layout can express (see `meta.check_image`)."""
     base = math.gcd(*config.widths)
     return {

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ import torch
 import yaml
 
 from chameleon_lab.checkpoints import names
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy, tensors_of
+from chameleon_lab.checkpoints.companion import read_companion, write_foreign
+from chameleon_lab.checkpoints.opened import Opened, ReadOptions
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
+from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -33,6 +36,67 @@ TOKENIZER_FILES = ("text_tokenizer.json", "vqgan.yaml", "vqgan.ckpt")
 CONTEXT = 4096
 
 _FILE = re.compile(r"consolidated(?:\.(\d\d))?\.pth")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Meta's `Format`: see `formats.Format`."""
+
+    name: str = "meta"
+
+    def claims(self, folder: Path) -> tuple[Path, ...]:
+        """The folder itself, or the one model that its place in the download tree leads to.
+
+        Raises ValueError where it leads to several.
+        """
+        models = [folder] if _holds_model(folder) else []
+        if not models and not (folder / "config.json").is_file():
+            roots = [folder, folder / "models"]
+            if any((folder / name).is_file() for name in TOKENIZER_FILES):
+                roots += [folder.parent / "models", folder.parent]
+            places = {place for root in roots if root.is_dir() for place in (root, *root.iterdir())}
+            models = sorted(filter(_holds_model, places))
+        if len(models) > 1:
+            raise ValueError(
+                f"{folder} leads to several models: {', '.join(map(str, models))}. Give the folder of the one you mean."
+            )
+        roots = [root for model in models for root in (model, model.parent, model.parent.parent)]
+        return (*models, *(root / "tokenizer" for root in roots))
+
+    def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        companion = read_companion(place)
+        config, tensors = read_meta(place, companion.groups)
+        text = read_text(tokenizers, config.vocabulary, companion, place)
+        return companion.opened(config, tensors, text, (place, self.name), options)
+
+    def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
+        if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):
+            return None
+        config, tensors = read_image_config(folder / "vqgan.yaml"), read_image_tensors(folder / "vqgan.ckpt")
+        with torch.device("meta"):
+            image = ImageTokenizer(config, str(folder))
+        if not any(name.startswith("decoder.") for name in tensors):
+            image.decoder = None
+        fill(image, tensors, folder / "vqgan.ckpt", dtype=options.dtype, device=options.device, config="vqgan.yaml")
+        return image.eval()
+
+    def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
+        def write_files(whole: Path) -> None:
+            tokenizer, inside = opened.tokenizer, whole / "tokenizer"
+            inside.mkdir()
+            write_meta(opened.tensors, opened.config, whole, shards or names.norm_groups(opened.config) or 1)
+            if tokenizer.can_spell:
+                write_text_tokenizer(tokenizer.text, tokenizer.vocabulary, inside, "text_tokenizer.json")
+            if tokenizer.can_read:
+                write_vqgan(tokenizer.image, inside)
+            for each in (whole, inside):
+                write_checklist(each)
+
+        write_foreign(opened, folder, self.name, write_files)
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / PARAMS).is_file() or any(folder.glob("consolidated*.pth"))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -49,7 +113,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_model(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+def read_meta(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     """The config of a folder and, under our names, its tensors.
 
     `groups` of heads with a norm of their own are as few as the shards' norms allow, or so many, if they allow it.
@@ -61,13 +125,13 @@ def read_model(folder: Path, groups: int | None = None) -> tuple[ModelConfig, di
     if stated != len(files):
         raise ValueError(f"{folder} holds {len(files)} shards, and its {SHARDS} speaks of {stated}. Get all of them.")
     names.check_shards(config, len(files))
-    shards = [names.renamed(_unfused(open_torch(file), config, len(files)), "meta", "ours") for file in files]
+    shards = [names.rename(_without_fusion(open_torch(file), config, len(files)), "meta", "ours") for file in files]
     for shard in shards:
         shard.pop("rope.freqs", None)
-    parts = names.merged(shards)
+    parts = names.merge(shards)
     groups = names.fewest_groups(parts, config, groups or 1) if params.get("qk_normalization", False) else None
     config = names.with_fixes(config, groups, bool(params.get("swin_norm", False)))
-    return config, names.fused(parts, config)
+    return config, names.fuse(parts, config)
 
 
 def _params(folder: Path) -> dict[str, Any]:
@@ -93,8 +157,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
     size = params.get("vocab_size", -1)
-    if size == -1:  # not told: the head knows
-        size = sum(_rows(file, "output.weight") for file in weight_files(folder))
+    if size == -1:  # the head knows
+        size = sum(_head_rows(file, "output.weight") for file in weight_files(folder))
     try:
         width, heads, theta = params["dim"], params["n_heads"], float(params.get("rope_theta", 10_000.0))
         return ModelConfig(
@@ -113,7 +177,7 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
         raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {error!r}.") from error
 
 
-def _rows(file: Path, name: str) -> int:
+def _head_rows(file: Path, name: str) -> int:
     tensors = open_torch(file)
     if name not in tensors:
         raise ValueError(f"{file} holds no {name}: it is no language model of Meta's layout.")
@@ -128,24 +192,24 @@ def ffn_width(width: int, multiple_of: int = 256, multiplier: float | None = Non
     return multiple_of * math.ceil(hidden / multiple_of)
 
 
-def _unfused(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyTensor]:
+def _without_fusion(shard: Tensors, config: ModelConfig, count: int) -> dict[str, LazyTensor]:
     """A shard in which q, k, v and gate, up stand by themselves, whichever way its file has them."""
     heads, keys = config.heads * config.head_width // count, config.kv_heads * config.head_width // count
     rows = {
         "attention.wqkv.weight": (("wq", "wk", "wv"), (heads, keys, keys)),
         "feed_forward.w13.weight": (("w1", "w3"), (config.ffn_width // count,) * 2),
     }
-    found: dict[str, LazyTensor] = {}
+    parts: dict[str, LazyTensor] = {}
     for name, tensor in shard.items():
         fused = next((fused for fused in rows if name.endswith(fused)), None)
         if fused is None:
-            found[name] = tensor
+            parts[name] = tensor
         else:
             leaves, sizes = rows[fused]
             owner = name.rsplit(".", 2)[0]
-            pieces = names.split(tensor, sizes, 0)
-            found |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
-    return found
+            pieces = names.split_tensor(tensor, sizes, 0)
+            parts |= {f"{owner}.{leaf}.weight": piece for leaf, piece in zip(leaves, pieces, strict=True)}
+    return parts
 
 
 # The image tokenizer
@@ -174,9 +238,9 @@ def read_image_config(path: Path) -> ImageTokenizerConfig:
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
-    told = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
-    if told:
-        raise ValueError(f"{path} sets {told}: no Chameleon image tokenizer has that, and the lab cannot build it.")
+    settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
+    if settings:
+        raise ValueError(f"{path} sets {settings}: no Chameleon image tokenizer has that, and the lab cannot build it.")
     return config
 
 
@@ -216,19 +280,19 @@ def _image_yaml(config: ImageTokenizerConfig) -> str:
 # Writing
 
 
-def write_model(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
-    """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.sharded`."""
-    cut = names.sharded(names.parts_of(tensors, config), config, shards)
-    (folder / PARAMS).write_text(json.dumps(_plain(config), indent=2) + "\n")
+def write_meta(tensors: Tensors, config: ModelConfig, folder: Path, shards: int) -> None:
+    """Writes `params.json`, `consolidate_params.json` and the shards. Errors: see `names.shard`."""
+    cut = names.shard(names.parts_of(tensors, config), config, shards)
+    (folder / PARAMS).write_text(json.dumps(_plain_params(config), indent=2) + "\n")
     (folder / SHARDS).write_text(json.dumps({"model_parallel_size": shards}) + "\n")
     pairs = torch.arange(0, config.head_width, 2).float()
     freqs = config.rope_theta ** (-pairs / config.head_width)  # loaders insist that it is there, and do not use it
     for place, shard in enumerate(cut):
         name = "consolidated.pth" if shards == 1 else f"consolidated.{place:02d}.pth"
-        write_torch(names.renamed(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
+        write_torch(names.rename(shard, "ours", "meta") | {"rope.freqs": lazy(freqs)}, folder / name)
 
 
-def _plain(config: ModelConfig) -> dict[str, Any]:
+def _plain_params(config: ModelConfig) -> dict[str, Any]:
     multiple_of, multiplier = _ffn_rule(config)
     model = {
         "dim": config.width,
@@ -241,7 +305,7 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
         "norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "qk_normalization": names.norm_groups(config) is not None,
-        "swin_norm": names.reordered(config),
+        "swin_norm": names.has_swin_norms(config),
     }
     return {"max_seq_len": config.context, "model": model}
 
@@ -254,36 +318,13 @@ def _ffn_rule(config: ModelConfig) -> tuple[int, float | None]:
     return 1, (config.ffn_width + 0.5) / hidden
 
 
-def write_image_tokenizer(image: ImageTokenizer, folder: Path) -> None:
+def write_vqgan(image: ImageTokenizer, folder: Path) -> None:
     """Writes `vqgan.yaml` and `vqgan.ckpt`, whole."""
     (folder / "vqgan.yaml").write_text(_image_yaml(image.config))
-    weights = {name: tensor.read().contiguous() for name, tensor in names.image_to_theirs(image_weights(image)).items()}
-    torch.save({"state_dict": weights}, folder / "vqgan.ckpt")
-
-
-def image_weights(image: ImageTokenizer) -> dict[str, LazyTensor]:
-    """What an image tokenizer computes with: its state without what only its training kept."""
-    return {
-        name: tensor
-        for name, tensor in tensors_of(image).items()
-        if not name.startswith("quantize.") or name == "quantize.embedding.weight"
+    weights = {
+        name: tensor.read().contiguous() for name, tensor in names.image_to_theirs(names.image_weights(image)).items()
     }
-
-
-def check_image(config: ImageTokenizerConfig, format: str) -> None:
-    """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
-    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
-    told = [
-        f"{name}={getattr(config, name)!r}"
-        for name in ("groups", "patch", "middle", "quantizer")
-        if getattr(config, name) != getattr(plain, name)
-        and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
-    ]
-    if told:
-        raise ValueError(
-            f"The format {format!r} cannot express an image tokenizer with {', '.join(told)}. Save it as 'native', or "
-            f"take the transformer alone: lab.save(folder, format={format!r}, pictures=False)."
-        )
+    torch.save({"state_dict": weights}, folder / "vqgan.ckpt")
 
 
 def write_checklist(folder: Path) -> None:

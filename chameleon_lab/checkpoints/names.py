@@ -3,13 +3,13 @@
 Facts (formats as found in public code; the family's own weights were not at hand):
 
 - Ours fuse q, k, v and gate, up; pairs of a head that rotate together are adjacent, as in Meta's. Between ours and
-  theirs stand *parts*: our names, with each of those matrices by itself (`parts_of`, `fused`)
+  theirs stand *parts*: our names, with each of those matrices by itself (`parts_of`, `fuse`)
 - Meta's come in shards, one a GPU. Each matrix is cut along one dimension; norms of the residual stream are in every
-  shard; norms of queries and keys each shard has its own, and they stay apart (`sharded`, `merged`)
+  shard; norms of queries and keys each shard has its own, and they stay apart (`shard`, `merge`)
 - Hugging Face's rotate the first half of a head with its second, so rows of q and k change places, and with them the
   weights and biases of their norms (`to_halves`, `to_pairs`)
 - A norm of queries or keys is one vector, or one for each of some equal groups of heads: for each head in Hugging
-  Face's present layout, for each shard in that of its release 4.43 and of Lumina-mGPT (`regrouped`)
+  Face's present layout, for each shard in that of its release 4.43 and of Lumina-mGPT (`regroup`)
 - Norms that follow a branch (34B) bear the names of those that precede it: only the config tells them apart
 
 All of it works on lazy tensors: a matrix is read when it is written or filled in, and no other is in memory then.
@@ -24,15 +24,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, lazy, tensors_of
 from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm
+from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 
 ALL, OWN = "in every shard", "its own in each shard"
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """A tensor's name among our parts, in Meta's files and in Hugging Face's, and how Meta's shards hold it.
 
     `{}` is the layer. `cut` is the dimension along which shards cut it, or `ALL`, or `OWN`.
@@ -45,9 +46,9 @@ class Row:
 
 
 TABLE = (
-    Row("embedding.weight", "tok_embeddings.weight", "model.embed_tokens.weight", 1),
+    NameRow("embedding.weight", "tok_embeddings.weight", "model.embed_tokens.weight", 1),
     *(
-        Row(f"blocks.{{}}.{ours}", f"layers.{{}}.{meta}", f"model.layers.{{}}.{theirs}", cut)
+        NameRow(f"blocks.{{}}.{ours}", f"layers.{{}}.{meta}", f"model.layers.{{}}.{theirs}", cut)
         for ours, meta, theirs, cut in (
             ("attention_norm.weight", "attention_norm.weight", "input_layernorm.weight", ALL),
             ("attention.query.weight", "attention.wq.weight", "self_attn.q_proj.weight", 0),
@@ -64,15 +65,15 @@ TABLE = (
             ("feed_forward.down.weight", "feed_forward.w2.weight", "mlp.down_proj.weight", 1),
         )
     ),
-    Row("norm.weight", "norm.weight", "model.norm.weight", ALL),
-    Row("head.weight", "output.weight", "lm_head.weight", 0),
+    NameRow("norm.weight", "norm.weight", "model.norm.weight", ALL),
+    NameRow("head.weight", "output.weight", "lm_head.weight", 0),
 )
 
 CUTS = {row.ours: row.cut for row in TABLE}
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def renamed(tensors: Tensors, of: str, to: str) -> dict[str, LazyTensor]:
+def rename(tensors: Tensors, of: str, to: str) -> dict[str, LazyTensor]:
     """The tensors under other names: `of` and `to` are columns of the table. Names that are in none stay."""
     column = {getattr(row, of): getattr(row, to) for row in TABLE}
 
@@ -104,7 +105,7 @@ def parts_of(tensors: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
         for fused_name, (leaves, rows) in pieces.items():
             if name.endswith(fused_name):
                 owner = name.rsplit(".", 2)[0]
-                parts |= zip((f"{owner}.{leaf}.weight" for leaf in leaves), split(tensor, rows, 0), strict=True)
+                parts |= zip((f"{owner}.{leaf}.weight" for leaf in leaves), split_tensor(tensor, rows, 0), strict=True)
                 break
         else:
             parts[re.sub(r"_(pre|post)_norm\.", "_norm.", name)] = tensor
@@ -113,10 +114,10 @@ def parts_of(tensors: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
     return parts
 
 
-def fused(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
+def fuse(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
     """Our state dict from parts: the way back. Norms take the slots and the groups that the config's fixes say."""
     tensors: dict[str, LazyTensor] = {}
-    place = "post" if reordered(config) else "pre"
+    place = "post" if has_swin_norms(config) else "pre"
     groups = norm_groups(config) or 1
     for name, tensor in parts.items():
         owner, _, leaf = name.removesuffix(".weight").rpartition(".")
@@ -125,7 +126,7 @@ def fused(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
             missing = [f"{owner}.{other}.weight" for other in others if f"{owner}.{other}.weight" not in parts]
             if not missing:
                 fused_name = "qkv" if leaf == "query" else "gate_up"
-                tensors[f"{owner}.{fused_name}.weight"] = joined(
+                tensors[f"{owner}.{fused_name}.weight"] = join_tensors(
                     [tensor, *(parts[f"{owner}.{other}.weight"] for other in others)], 0
                 )
         elif leaf in ("key", "value", "up"):
@@ -133,8 +134,8 @@ def fused(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
         elif _cut(name) == OWN:
             heads = config.heads if ".query_norm." in name else config.kv_heads
             own = min(groups, heads)
-            grouped = regrouped(tensor, own, heads, name)
-            tensors[name] = grouped if own > 1 else mapped(grouped, lambda x_GK: x_GK[0], grouped.shape[1:])
+            grouped = regroup(tensor, own, heads, name)
+            tensors[name] = grouped if own > 1 else map_tensor(grouped, lambda x_GK: x_GK[0], grouped.shape[1:])
         elif not (config.tied and name == "head.weight"):
             tensors[re.sub(r"(attention|ffn)_norm\.", rf"\1_{place}_norm.", name)] = tensor
     return tensors
@@ -143,7 +144,7 @@ def fused(parts: Tensors, config: ModelConfig) -> dict[str, LazyTensor]:
 # Between whole and shards
 
 
-def sharded(parts: Tensors, config: ModelConfig, count: int) -> list[dict[str, LazyTensor]]:
+def shard(parts: Tensors, config: ModelConfig, count: int) -> list[dict[str, LazyTensor]]:
     """The parts of each of `count` shards. Raises ValueError where they cannot be cut so, or share a norm unalike."""
     check_shards(config, count)
     shards: list[dict[str, LazyTensor]] = [{} for _ in range(count)]
@@ -151,10 +152,10 @@ def sharded(parts: Tensors, config: ModelConfig, count: int) -> list[dict[str, L
         cut = _cut(name)
         if cut == OWN:
             heads = config.heads if ".query_norm." in name else config.kv_heads
-            grouped = regrouped(tensor, count, heads, name)
-            pieces = [mapped(grouped, lambda x, n=n: x[n], grouped.shape[1:]) for n in range(count)]
+            grouped = regroup(tensor, count, heads, name)
+            pieces = [map_tensor(grouped, lambda x, n=n: x[n], grouped.shape[1:]) for n in range(count)]
         elif isinstance(cut, int):
-            pieces = split(tensor, [tensor.shape[cut] // count] * count, cut)
+            pieces = split_tensor(tensor, [tensor.shape[cut] // count] * count, cut)
         else:
             pieces = [tensor] * count
         for shard, piece in zip(shards, pieces, strict=True):
@@ -162,7 +163,7 @@ def sharded(parts: Tensors, config: ModelConfig, count: int) -> list[dict[str, L
     return shards
 
 
-def merged(shards: Sequence[Tensors]) -> dict[str, LazyTensor]:
+def merge(shards: Sequence[Tensors]) -> dict[str, LazyTensor]:
     """The parts of all shards as one: matrices joined, norms of queries and keys in as many groups as shards.
 
     What is in every shard is taken from the first. Raises ValueError where shards hold different names.
@@ -178,10 +179,10 @@ def merged(shards: Sequence[Tensors]) -> dict[str, LazyTensor]:
     for name, tensor in shards[0].items():
         cut, pieces = _cut(name), [shard[name] for shard in shards]
         if cut == OWN:
-            rows = [mapped(piece, lambda x_K: x_K[None], (1, *piece.shape)) for piece in pieces]
-            parts[name] = joined(rows, 0)
+            rows = [map_tensor(piece, lambda x_K: x_K[None], (1, *piece.shape)) for piece in pieces]
+            parts[name] = join_tensors(rows, 0)
         else:
-            parts[name] = joined(pieces, cut) if isinstance(cut, int) else tensor
+            parts[name] = join_tensors(pieces, cut) if isinstance(cut, int) else tensor
     return parts
 
 
@@ -204,15 +205,15 @@ def check_shards(config: ModelConfig, count: int) -> None:
 
 def to_halves(parts: Tensors, head_width: int) -> dict[str, LazyTensor]:
     """Rows of q and k, and their norms, from adjacent pairs to the two halves of a head."""
-    return _turned(parts, lambda x: x.unflatten(0, (-1, head_width // 2, 2)).transpose(1, 2))
+    return _turn_rows(parts, lambda x: x.unflatten(0, (-1, head_width // 2, 2)).transpose(1, 2))
 
 
 def to_pairs(parts: Tensors, head_width: int) -> dict[str, LazyTensor]:
     """The way back from `to_halves`."""
-    return _turned(parts, lambda x: x.unflatten(0, (-1, 2, head_width // 2)).transpose(1, 2))
+    return _turn_rows(parts, lambda x: x.unflatten(0, (-1, 2, head_width // 2)).transpose(1, 2))
 
 
-def _turned(parts: Tensors, turn: Callable[[Tensor], Tensor]) -> dict[str, LazyTensor]:
+def _turn_rows(parts: Tensors, turn: Callable[[Tensor], Tensor]) -> dict[str, LazyTensor]:
     """Only what is rotated: the rows of q and k, head after head, and the vectors of their norms, one after another."""
 
     def rows(x: Tensor) -> Tensor:
@@ -224,16 +225,16 @@ def _turned(parts: Tensors, turn: Callable[[Tensor], Tensor]) -> dict[str, LazyT
     turned = dict(parts)
     for name, tensor in parts.items():
         if _cut(name) == OWN:
-            turned[name] = mapped(tensor, vectors)
+            turned[name] = map_tensor(tensor, vectors)
         elif name.endswith((".query.weight", ".key.weight")):
-            turned[name] = mapped(tensor, rows)
+            turned[name] = map_tensor(tensor, rows)
     return turned
 
 
 # Norms of queries and keys
 
 
-def regrouped(vectors: LazyTensor, count: int, heads: int, name: str) -> LazyTensor:
+def regroup(vectors: LazyTensor, count: int, heads: int, name: str) -> LazyTensor:
     """One norm's vectors, a single one or one for each group of heads, as one for each of `count` groups.
 
     Raises ValueError where different vectors would have to become one: no single one computes the same.
@@ -245,7 +246,9 @@ def regrouped(vectors: LazyTensor, count: int, heads: int, name: str) -> LazyTen
             f"{name} holds {groups} vectors for {heads} heads: {count} equal groups of them cannot be made."
         )
     if count % groups == 0:
-        return mapped(vectors, lambda x: x.reshape(groups, width).repeat_interleave(count // groups, 0), (count, width))
+        return map_tensor(
+            vectors, lambda x: x.reshape(groups, width).repeat_interleave(count // groups, 0), (count, width)
+        )
     each = vectors.read().reshape(groups, width).repeat_interleave(heads // groups, 0).view(count, -1, width)
     if not torch.equal(_bits(each), _bits(each[:, :1].expand_as(each))):
         raise ValueError(
@@ -293,7 +296,7 @@ def norm_groups(config: ModelConfig) -> int | None:
     return next((fix.groups for fix in config.fixes if isinstance(fix, QueryKeyNorm)), None)
 
 
-def reordered(config: ModelConfig) -> bool:
+def has_swin_norms(config: ModelConfig) -> bool:
     """Whether norms follow the branches (34B) instead of preceding them (7B)."""
     return any(isinstance(fix, NormReordering) for fix in config.fixes)
 
@@ -306,8 +309,8 @@ def with_fixes(config: ModelConfig, groups: int | None, swin: bool) -> ModelConf
 
 def check_expressible(config: ModelConfig, format: str) -> None:
     """Raises ValueError naming what of a model a foreign format has no word for."""
-    known = (QueryKeyNorm, NormReordering, Dropout)
-    strange = [repr(fix) for fix in config.fixes if not isinstance(fix, known)]
+    expressible = (QueryKeyNorm, NormReordering, Dropout)
+    strange = [repr(fix) for fix in config.fixes if not isinstance(fix, expressible)]
     norm_eps = [fix.eps for fix in config.fixes if isinstance(fix, QueryKeyNorm) and fix.eps != 1e-5]
     if norm_eps:
         strange.append(f"QueryKeyNorm(eps={norm_eps[0]}) instead of 1e-05")
@@ -322,15 +325,33 @@ def check_expressible(config: ModelConfig, format: str) -> None:
         )
 
 
+def check_image(config: ImageTokenizerConfig, format: str) -> None:
+    """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
+    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
+    strange = [
+        f"{name}={getattr(config, name)!r}"
+        for name in ("groups", "patch", "middle", "quantizer")
+        if getattr(config, name) != getattr(plain, name)
+        and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
+    ]
+    if strange:
+        raise ValueError(
+            f"The format {format!r} cannot express an image tokenizer with {', '.join(strange)}. Save it as 'native', "
+            f"or take the transformer alone: lab.save(folder, format={format!r}, pictures=False)."
+        )
+
+
 # Lazy tensors made of others
 
 
-def mapped(tensor: LazyTensor, change: Callable[[Tensor], Tensor], shape: Iterable[int] | None = None) -> LazyTensor:
+def map_tensor(
+    tensor: LazyTensor, change: Callable[[Tensor], Tensor], shape: Iterable[int] | None = None
+) -> LazyTensor:
     """What `change` makes of a tensor, when it is read."""
     return LazyTensor(tensor.shape if shape is None else tuple(shape), tensor.dtype, lambda: change(tensor.read()))
 
 
-def split(tensor: LazyTensor, sizes: Sequence[int], dim: int) -> list[LazyTensor]:
+def split_tensor(tensor: LazyTensor, sizes: Sequence[int], dim: int) -> list[LazyTensor]:
     """Consecutive pieces of a tensor along a dimension. Raises ValueError where they are not all of it."""
     if sum(sizes) != tensor.shape[dim]:
         raise ValueError(
@@ -339,7 +360,7 @@ def split(tensor: LazyTensor, sizes: Sequence[int], dim: int) -> list[LazyTensor
         )
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     return [
-        mapped(
+        map_tensor(
             tensor,
             lambda x, start=start, size=size: x.narrow(dim, start, size),
             (*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]),
@@ -348,7 +369,7 @@ def split(tensor: LazyTensor, sizes: Sequence[int], dim: int) -> list[LazyTensor
     ]
 
 
-def joined(tensors: Sequence[LazyTensor], dim: int) -> LazyTensor:
+def join_tensors(tensors: Sequence[LazyTensor], dim: int) -> LazyTensor:
     """Tensors one after another along a dimension. Raises ValueError where they do not fit each other."""
     first = tensors[0]
     for other in tensors:
@@ -378,14 +399,23 @@ def image_to_theirs(tensors: Tensors, prefix: str = "") -> dict[str, LazyTensor]
     }
 
 
-_IMAGE = re.compile(r"(?:(?:model\.)?vqmodel\.)?((?:encoder|decoder|quantize|quant_conv|post_quant_conv)\..+)")
+_IMAGE_TENSOR = re.compile(r"(?:(?:model\.)?vqmodel\.)?((?:encoder|decoder|quantize|quant_conv|post_quant_conv)\..+)")
 
 
 def image_to_ours(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The image tokenizer's tensors among others, under our names: what only its training needed is left out."""
-    found = {name: _IMAGE.fullmatch(name) for name in tensors}
+    matches = {name: _IMAGE_TENSOR.fullmatch(name) for name in tensors}
     return {
         match[1].replace(".downsample.", ".resample.").replace(".upsample.", ".resample."): tensors[name]
-        for name, match in found.items()
+        for name, match in matches.items()
         if match
+    }
+
+
+def image_weights(image: ImageTokenizer) -> dict[str, LazyTensor]:
+    """What an image tokenizer computes with: its state without what only its training kept."""
+    return {
+        name: tensor
+        for name, tensor in tensors_of(image).items()
+        if not name.startswith("quantize.") or name == "quantize.embedding.weight"
     }

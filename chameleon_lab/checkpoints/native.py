@@ -12,14 +12,13 @@ A model that came without image tokenizer, picture decoder or text tokenizer is 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,44 +26,64 @@ from typing import Any
 import torch
 
 from chameleon_lab import stability
-from chameleon_lab.checkpoints.opened import Opened, Parts
+from chameleon_lab.checkpoints import provenance
+from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
-from chameleon_lab.generation.engine import Settings
-from chameleon_lab.tokenizers.image import (
-    QUANTIZERS,
-    ImageTokenizer,
-    ImageTokenizerConfig,
-    NoDecoder,
-    NoImageTokenizer,
-)
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
-    NoTextTokenizer,
     SentencePieceTokenizer,
     TextTokenizer,
 )
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
-FORMAT, VERSION = "chameleon-lab", 1
-
-QuantizerClass = Callable[[int, int], Quantizer]
+NATIVE_FORMAT, NATIVE_VERSION = "chameleon-lab", 1
 
 
-def write(parts: Parts, folder: Path | str) -> None:
-    """Writes a checkpoint: all of it or nothing. A native checkpoint already there is replaced.
+@dataclass(frozen=True)
+class Native:
+    """The lab's own `Format`: see `formats.Format`."""
 
-    Raises ValueError when the folder holds something else, so that nothing of a user's is overwritten.
-    """
-    write_opened(Opened.of(parts, Path(folder)), folder)
+    name: str = "native"
 
+    def claims(self, folder: Path) -> tuple[Path, ...]:
+        """A folder with any `config.json` but the port's: that of another model is refused later, by what it lacks."""
+        return (folder,) if (folder / "config.json").is_file() and not holds_port(folder) else ()
 
-def write_opened(opened: Opened, folder: Path | str) -> None:
-    """Writes a checkpoint, its transformer a tensor at a time. Errors: see `write`."""
-    write_whole(Path(folder), partial(_write_files, opened))
+    def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        config = _read_config(place)
+        if not {"model", "vocabulary"} & config.keys():
+            raise ValueError(
+                f"{place} holds an image tokenizer alone and no model: `load_image_tokenizer` of "
+                "chameleon_lab.chameleon reads it."
+            )
+        with _damage(place):
+            model_config = _model_config(config["model"], options.fixes)
+            vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
+            settings = Settings.from_plain(config["generation"])
+            with torch.device("meta"):
+                Transformer(model_config)  # what it cannot be built of is damage, too
+            text = _text_tokenizer(config["text_tokenizer"], place)
+            grid = config["image_tokenizer"].get("missing")
+        image = None
+        if not grid:
+            image = read_native_images(place, options.quantizers, dtype=options.dtype, device=options.device)
+        tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(place))
+        card = provenance.with_licence(config.get("card", {}), options.licence)
+        weights = place / "model.safetensors"
+        return Opened(model_config, open_safetensors(place, "model"), tokenizer, settings, card, weights)
+
+    def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
+        if not (is_native(folder) and (folder / "image_tokenizer.safetensors").is_file()):
+            return None
+        return read_native_images(folder, options.quantizers, dtype=options.dtype, device=options.device)
+
+    def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
+        write_whole(folder, partial(_write_files, opened))
 
 
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: dict[str, Any] | None = None) -> None:
@@ -72,7 +91,7 @@ def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: d
 
     def write_files(folder: Path) -> None:
         plain = plain_image_config(tokenizer.config)
-        config = {"format": FORMAT, "version": VERSION, "image_tokenizer": plain, "card": card or {}}
+        config = {"format": NATIVE_FORMAT, "version": NATIVE_VERSION, "image_tokenizer": plain, "card": card or {}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_safetensors(tensors_of(tokenizer), folder, "image_tokenizer")
 
@@ -91,8 +110,8 @@ def write_whole(
     if folder.exists() and any(folder.iterdir()) and not (replaces or is_native)(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        whole = Path(made) / "whole"
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole = Path(scratch) / "whole"
         whole.mkdir()
         write_files(whole)
         if folder.exists():
@@ -114,45 +133,50 @@ def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
         raise ValueError(
             f"The quantizer {config.quantizer!r} has no name to be saved under: make it a function or a class."
         )
-    return asdict(dataclasses.replace(config, quantizer="vector")) | {"quantizer": quantizer}
+    return asdict(replace(config, quantizer="vector")) | {"quantizer": quantizer}
 
 
 def is_native(folder: Path) -> bool:
     """Whether a folder's config is the lab's own."""
+    return _plain_config(folder).get("format") == NATIVE_FORMAT
+
+
+def holds_port(folder: Path) -> bool:
+    """Whether a folder's config is Hugging Face's; that of another model is refused later, by what it lacks."""
+    return bool({"num_attention_heads", "num_embeddings", "vq_config"} & _plain_config(folder).keys())
+
+
+def _plain_config(folder: Path) -> dict[str, Any]:
+    """A folder's `config.json`; empty where there is none that can be read."""
     try:
         plain = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return False
-    return isinstance(plain, dict) and plain.get("format") == FORMAT
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def _write_files(opened: Opened, folder: Path) -> None:
-    text, image = opened.tokenizer.text, opened.tokenizer.image
-    kinds = {
-        ByteTokenizer: "bytes",
-        SentencePieceTokenizer: "sentencepiece",
-        JsonTokenizer: "json",
-        NoTextTokenizer: "none",
-    }
+    tokenizer = opened.tokenizer
+    text, image = tokenizer.text if tokenizer.can_spell else None, tokenizer.image if tokenizer.can_read else None
+    kinds = {ByteTokenizer: "bytes", SentencePieceTokenizer: "sentencepiece", JsonTokenizer: "json", type(None): "none"}
     if type(text) not in kinds:
         raise ValueError(f"A {type(text).__name__} cannot be saved: the format knows sentencepiece, JSON and bytes.")
-    plain_model = asdict(dataclasses.replace(opened.config, fixes=()))
+    plain_model = asdict(replace(opened.config, fixes=()))
     plain_model["fixes"] = [{"fix": type(fix).__name__, **asdict(fix)} for fix in opened.config.fixes]  # pyright: ignore[reportArgumentType]
-    missing = isinstance(image, NoImageTokenizer)
     config = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": NATIVE_FORMAT,
+        "version": NATIVE_VERSION,
         "model": plain_model,
-        "image_tokenizer": {"missing": image.grid} if missing else plain_image_config(image.config),
-        "picture_decoder": not missing and not isinstance(image.decoder, NoDecoder),
+        "image_tokenizer": plain_image_config(image.config) if image else {"missing": tokenizer.grid},
+        "picture_decoder": tokenizer.can_draw,
         "text_tokenizer": kinds[type(text)],
-        "vocabulary": asdict(opened.tokenizer.vocabulary),
+        "vocabulary": asdict(tokenizer.vocabulary),
         "generation": opened.settings.to_plain(),
         "card": opened.card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_safetensors(opened.tensors, folder)
-    if not missing:
+    if image:
         write_safetensors(tensors_of(image), folder, "image_tokenizer")
     if isinstance(text, SentencePieceTokenizer):
         (folder / "text_tokenizer.model").write_bytes(text.model)
@@ -169,71 +193,29 @@ def write_card(folder: Path | str, card: dict[str, Any]) -> None:
     os.replace(partial, folder / "config.json")
 
 
-def read(
-    folder: Path | str,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Parts:
-    """The checkpoint of a folder, read tensor by tensor to where it is wanted, by default in the dtypes of the file.
-
-    `fixes` and `quantizers` are classes of your own that the checkpoint was trained with. Raises FileNotFoundError for
-    a folder that is no checkpoint, ValueError for one that is damaged, of another version, or at odds with itself.
-    """
-    return open_folder(folder, fixes, quantizers, dtype=dtype, device=device).read(dtype=dtype, device=device)
-
-
-def open_folder(
-    folder: Path | str,
-    fixes: Iterable[type] = (),
-    quantizers: Iterable[QuantizerClass] = (),
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Opened:
-    """The checkpoint of a folder, its tokenizer read and its transformer not yet. Arguments, errors: see `read`."""
-    folder = Path(folder)
-    config = _read_config(folder)
-    if not {"model", "vocabulary"} & config.keys():
-        raise ValueError(
-            f"{folder} holds an image tokenizer alone and no model: `load_image_tokenizer` of chameleon_lab.chameleon "
-            "reads it."
-        )
-    with _damage(folder):
-        model_config = _model_config(config["model"], fixes)
-        vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
-        settings = Settings.from_plain(config["generation"])
-        with torch.device("meta"):
-            Transformer(model_config)  # what it cannot be built of is damage, too
-        text = _text_tokenizer(config["text_tokenizer"], folder, vocabulary)
-    image = read_image_tokenizer(folder, quantizers, dtype=dtype, device=device)
-    tokenizer = MixedModalTokenizer(text, image, vocabulary)
-    tensors = open_safetensors(folder, "model")
-    return Opened(model_config, tensors, tokenizer, settings, config.get("card", {}), folder / "model.safetensors")
-
-
-def read_image_tokenizer(
+def read_native_images(
     folder: Path | str,
     quantizers: Iterable[QuantizerClass] = (),
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageTokenizer:
-    """The image tokenizer of a folder that holds one alone, or with a model. What is taken and raised: see `read`."""
+    """The image tokenizer of a folder that holds one alone, or with a model.
+
+    `quantizers` are classes of your own that it was trained with. Raises FileNotFoundError for a folder without a
+    config, ValueError for one that is damaged, of another version, or at odds with itself.
+    """
     folder = Path(folder)
     config = _read_config(folder)
     with _damage(folder):
-        if grid := config["image_tokenizer"].get("missing"):
-            rows, columns = grid
-            return NoImageTokenizer(config["vocabulary"]["codes"], (rows, columns), str(folder))
+        if config["image_tokenizer"].get("missing"):
+            raise ValueError(f"{folder} holds no image tokenizer: the model was saved without one.")
         image_config = _image_config(config["image_tokenizer"], quantizers)
         with torch.device("meta"):
-            image = ImageTokenizer(image_config)
+            image = ImageTokenizer(image_config, str(folder))
     tensors = open_safetensors(folder, "image_tokenizer")
     if not config.get("picture_decoder", True):
-        image.decoder = NoDecoder(str(folder))
+        image.decoder = None
     fill(image, tensors, folder / "image_tokenizer.safetensors", dtype=dtype, device=device)
     return image.eval()
 
@@ -251,12 +233,12 @@ def _damage(folder: Path) -> Iterator[None]:
 
 def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> ImageTokenizerConfig:
     name = plain.get("quantizer")
-    found = {quantizer.__name__: quantizer for quantizer in own}.get(str(name), name)
-    if isinstance(found, str) and found not in QUANTIZERS and found.isidentifier():
+    quantizer = {each.__name__: each for each in own}.get(str(name), name)
+    if isinstance(quantizer, str) and quantizer not in QUANTIZERS and quantizer.isidentifier():
         raise ValueError(
-            f"No quantizer is called {found!r}; if it is a class of your own, pass it: quantizers=[{found}]."
+            f"No quantizer is called {quantizer!r}; if it is a class of your own, pass it: quantizers=[{quantizer}]."
         )
-    return ImageTokenizerConfig(**_tuples(plain | {"quantizer": found}))
+    return ImageTokenizerConfig(**_tuples(plain | {"quantizer": quantizer}))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -271,36 +253,36 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}. The checkpoint is damaged; get or save it anew.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {FORMAT!r}.")
-    if config.get("version") != VERSION:
+    if not isinstance(config, dict) or config.get("format") != NATIVE_FORMAT:
+        raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {NATIVE_FORMAT!r}.")
+    if config.get("version") != NATIVE_VERSION:
         raise ValueError(
-            f"{folder} is of format version {config.get('version')}, and this lab reads version {VERSION}: "
+            f"{folder} is of format version {config.get('version')}, and this lab reads version {NATIVE_VERSION}: "
             "use the lab's release that wrote it, or save it anew from there."
         )
     return config
 
 
 def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
-    known = {**vars(stability), **{fix.__name__: fix for fix in own}}
+    classes = {**vars(stability), **{fix.__name__: fix for fix in own}}
     fixes: list[Fix] = []
     for entry in plain["fixes"]:
         arguments = {key: value for key, value in entry.items() if key != "fix"}
-        found = known.get(entry["fix"])
-        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        kind = classes.get(entry["fix"])
+        if not (isinstance(kind, type) and is_dataclass(kind)):
             raise ValueError(
                 f"This model was trained with a fix {entry['fix']!r} that the lab does not know: "
                 f"pass its class, Chameleon.load(folder, fixes=[{entry['fix']}])."
             )
-        fixes.append(found(**arguments))  # pyright: ignore[reportArgumentType]
+        fixes.append(kind(**arguments))  # pyright: ignore[reportArgumentType]
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 
-def _text_tokenizer(kind: str, folder: Path, vocabulary: Vocabulary) -> TextTokenizer:
+def _text_tokenizer(kind: str, folder: Path) -> TextTokenizer | None:
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "none":
-        return NoTextTokenizer(vocabulary.pieces, str(folder))
+        return None
     if kind not in ("sentencepiece", "json"):
         raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes, sentencepiece and json.")
     path = folder / ("text_tokenizer.model" if kind == "sentencepiece" else "text_tokenizer.json")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from chameleon_lab.checkpoints.packed import packed
+from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import Tensors, fill, tensors_of
-from chameleon_lab.generation.engine import Settings
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.quantization import BITS, quantize, require_plain
-from chameleon_lab.tokenizers.image import NoDecoder, NoImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.text import NoTextTokenizer
+from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 
 
@@ -26,6 +26,24 @@ class Parts:
     tokenizer: MixedModalTokenizer
     settings: Settings = field(default_factory=Settings)
     card: dict[str, Any] = field(default_factory=dict)
+
+
+QuantizerClass = Callable[[int, int], Quantizer]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a checkpoint is to be read.
+
+    `fixes` and `quantizers` are classes of the user's own that it was trained with, `licence` that of the weights where
+    the folder does not tell, `dtype` (None: as in the files) and `device` those that its tensors are to have.
+    """
+
+    fixes: tuple[type, ...] = ()
+    quantizers: tuple[QuantizerClass, ...] = ()
+    licence: str | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -53,17 +71,9 @@ class Opened:
         )
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """What the folder lacks, in words."""
-        text, image = self.tokenizer.text, self.tokenizer.image
-        no_image = isinstance(image, NoImageTokenizer)
-        no_decoder = not no_image and isinstance(image.decoder, NoDecoder)
-        gaps = {
-            "no text tokenizer: text can neither be read nor written": isinstance(text, NoTextTokenizer),
-            "no image tokenizer: pictures can neither be read nor written": no_image,
-            "no picture decoder: pictures can be read, not written": no_decoder,
-        }
-        return tuple(words for words, missing in gaps.items() if missing)
+    def folder(self) -> Path:
+        """The folder of the weights."""
+        return self.source if self.source.is_dir() else self.source.parent
 
     def read(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", weights: str | None = None
@@ -76,7 +86,7 @@ class Opened:
             if weights not in BITS:
                 raise ValueError(f"No weights are called {weights!r}; there are {', '.join(BITS)}.")
             quantize(model, BITS[weights], device)
-            tensors = packed(tensors, model, str(device))
+            tensors = pack_tensors(tensors, model, str(device))
         config = "params.json" if self.layout == "meta" else "config.json"
         fill(model, tensors, self.source, dtype=dtype, device=device, config=config)
         return Parts(model.eval(), self.tokenizer, self.settings, self.card)

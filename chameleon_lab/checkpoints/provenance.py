@@ -5,7 +5,7 @@ A card is a dict of plain values that stays with the weights through every save 
 ```
 origin    layout, folder's name, files and their bytes
 licence   as stated when they were loaded, otherwise Meta's, under which all weights in these layouts were released
-hashes    SHA-256 of the files, None for those too large to read for it at every load: `hashed` fills them in
+hashes    SHA-256 of the files, None for those too large to read for it at every load: `with_hashes` fills them in
 ```
 
 The rule of the gate. Meta's Chameleon Research License covers its weights and what derives from them, Anole's and
@@ -28,10 +28,10 @@ Card = dict[str, Any]
 
 RESEARCH_LICENCE = "Chameleon Research License"
 
-HASHED_AT_ONCE = 2**28
+LARGEST_HASHED = 2**28
 """Bytes: larger files are hashed on request only (14 GB take tens of seconds)."""
 
-KEPT = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
+SUFFIXES = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
 class LicenceError(PermissionError, ValueError):
@@ -42,12 +42,12 @@ def card_of(folder: Path | str, layout: str, licence: str | None = None) -> Card
     """The card of weights that come from elsewhere, in a folder of a foreign layout and its `tokenizer` folder."""
     folder = Path(folder)
     files = dict(_files(folder))
-    hashes = {name: _sha256(folder / name) if size <= HASHED_AT_ONCE else None for name, size in files.items()}
+    hashes = {name: _sha256(folder / name) if size <= LARGEST_HASHED else None for name, size in files.items()}
     origin = {"layout": layout, "folder": folder.resolve().name, "files": files}
-    return stated({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
+    return with_licence({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
 
 
-def stated(card: Mapping[str, Any], licence: str | None) -> Card:
+def with_licence(card: Mapping[str, Any], licence: str | None) -> Card:
     """The card with the licence that the user states, and what it said before; without one, the card as it is.
 
     Raises ValueError for an empty one, and for what is no string.
@@ -55,37 +55,37 @@ def stated(card: Mapping[str, Any], licence: str | None) -> Card:
     if licence is None:
         return dict(card)
     if not isinstance(licence, str) or not licence.strip():
-        told = "an empty string" if isinstance(licence, str) else repr(licence)
-        raise ValueError(f"A licence is named by words, such as 'Apache-2.0', not by {told}.")
+        wrong = "an empty string" if isinstance(licence, str) else repr(licence)
+        raise ValueError(f"A licence is named by words, such as 'Apache-2.0', not by {wrong}.")
     before = card.get("licence")
-    told = {"licence": licence.strip(), "licence_stated_by": "user"}
-    if before is None or before == told["licence"]:
-        return {**card, **told}
-    return {**card, **told, "licence_before": before}
+    claim = {"licence": licence.strip(), "licence_stated_by": "user"}
+    if before is None or before == claim["licence"]:
+        return {**card, **claim}
+    return {**card, **claim, "licence_before": before}
 
 
-def hashed(card: Mapping[str, Any], folder: Path | str) -> Card:
+def with_hashes(card: Mapping[str, Any], folder: Path | str) -> Card:
     """The card with the hashes that were left out for size, read from the folder the weights came from.
 
     Raises ValueError for a folder whose files are not those of the card.
     """
-    folder, known = Path(folder), dict(card.get("hashes", {}))
+    folder, hashes = Path(folder), dict(card.get("hashes", {}))
     sizes = card.get("origin", {}).get("files", {})
-    for name in known:
+    for name in hashes:
         if not (folder / name).is_file() or (folder / name).stat().st_size != sizes.get(name):
             raise ValueError(f"{folder} is not where these weights come from: {name} is missing or of another size.")
-    found = {name: known[name] or _sha256(folder / name) for name in known}
-    return {**card, "hashes": found}
+    hashes = {name: hashes[name] or _sha256(folder / name) for name in hashes}
+    return {**card, "hashes": hashes}
 
 
-def differing(card: Mapping[str, Any], folder: Path | str) -> list[str]:
+def changed_files(card: Mapping[str, Any], folder: Path | str) -> list[str]:
     """Which files of a folder are not, or no longer, those whose hashes the card has."""
     folder = Path(folder)
-    known = {name: value for name, value in card.get("hashes", {}).items() if value}
-    return [name for name in known if not (folder / name).is_file() or _sha256(folder / name) != known[name]]
+    hashes = {name: value for name, value in card.get("hashes", {}).items() if value}
+    return [name for name in hashes if not (folder / name).is_file() or _sha256(folder / name) != hashes[name]]
 
 
-def restricted(card: Mapping[str, Any]) -> bool:
+def forbids_drawing(card: Mapping[str, Any]) -> bool:
     """Whether the licence forbids to have these weights draw; see the rule above."""
     licence = card.get("licence")
     if licence is None:
@@ -94,36 +94,36 @@ def restricted(card: Mapping[str, Any]) -> bool:
     return "chameleon" in words and "research" in words
 
 
-def refusal(card: Mapping[str, Any]) -> LicenceError:
+def licence_refusal(card: Mapping[str, Any]) -> LicenceError:
     """The error for an image that was asked for and may not be drawn."""
     licence = card.get("licence") or RESEARCH_LICENCE
     return LicenceError(
-        f"{_named(card)} may not be made to draw: their licence ({licence}, section 3.2) forbids enabling "
+        f"{_subject(card)} may not be made to draw: their licence ({licence}, section 3.2) forbids enabling "
         "what Meta disabled. Ask for text; or, where you have the right to, Chameleon.load(folder, "
         "acknowledge_licence=True). If the weights are under another licence, say which: "
         "Chameleon.load(folder, licence='Apache-2.0')."
     )
 
 
-def tell(card: Mapping[str, Any], acknowledged: bool) -> None:
+def warn(card: Mapping[str, Any], acknowledged: bool) -> None:
     """Says in one sentence, to the log, what the licence means for what is being done."""
     if acknowledged:
         log.warning(
             "%s draw because acknowledge_licence=True was given; their licence (%s, section 3.2) forbids enabling what "
             "Meta disabled, and it is yours to keep.",
-            _named(card),
+            _subject(card),
             card.get("licence") or RESEARCH_LICENCE,
         )
     else:
         log.warning(
             "%s answer in text only, since their licence (%s, section 3.2) forbids enabling image output, which Meta "
             "disabled: see Chameleon.load's acknowledge_licence and licence.",
-            _named(card),
+            _subject(card),
             card.get("licence") or RESEARCH_LICENCE,
         )
 
 
-def _named(card: Mapping[str, Any]) -> str:
+def _subject(card: Mapping[str, Any]) -> str:
     origin = card.get("origin", {})
     return f"The weights of {origin.get('folder', 'this model')} (layout {origin.get('layout', 'native')})"
 
@@ -132,7 +132,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """The files of weights and tokenizers, by their names from the folder, and how large they are."""
     for place in (folder, folder / "tokenizer"):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if file.suffix in KEPT and file.is_file():
+            if file.suffix in SUFFIXES and file.is_file():
                 yield file.relative_to(folder).as_posix(), file.stat().st_size
 
 

@@ -41,7 +41,7 @@ DTYPES = {
 
 NAMES_OF_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
 
-CHUNK = 2**22
+ELEMENTS_AT_ONCE = 2**22
 """Elements of float8 that are looked at together for NaN."""
 
 
@@ -88,36 +88,38 @@ def open_safetensors(path: Path | str, stem: str | None = None) -> dict[str, Laz
     path = Path(path)
     index: dict[str, str] = {}
     if path.is_dir():
-        files, index = _shards(path, stem)
+        files, index = _shard_files(path, stem)
     else:
         files = [path]
-    found: dict[str, LazyTensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     where: dict[str, str] = {}
     for file in files:
         for name, tensor in _one_safetensors(file).items():
-            if name in found:
+            if name in tensors:
                 raise ValueError(
                     f"{name} stands both in {where[name]} and in {file.name} of {path}: files of two models are "
                     "mixed there. Keep those of one."
                 )
-            found[name], where[name] = tensor, file.name
+            tensors[name], where[name] = tensor, file.name
     misplaced = [name for name, file in index.items() if where.get(name) != file]
     if misplaced:
         raise ValueError(
             f"The index of {path} is at odds with its files: {misplaced[0]} is not in {index[misplaced[0]]}. "
             "Get or save the checkpoint anew."
         )
-    return found
+    return tensors
 
 
-def _shards(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, str]]:
-    """The files of a folder that count, and which names its index sees in which of them."""
-    there = sorted(folder.glob("*.safetensors*")) if stem is None else files_of(folder, stem)
-    indices = [file for file in there if file.name.endswith(".safetensors.index.json")]
-    files = [file for file in there if file.suffix == ".safetensors"]
+def _shard_files(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, str]]:
+    """The files of a folder that count, and which names its index has in which of them."""
+    candidates = sorted(folder.glob("*.safetensors*")) if stem is None else files_of(folder, stem)
+    indices = [file for file in candidates if file.name.endswith(".safetensors.index.json")]
+    files = [file for file in candidates if file.suffix == ".safetensors"]
     if len(indices) > 1:
-        told = ", ".join(file.name for file in indices)
-        raise ValueError(f"{folder} holds several indices, {told}: keep the one of the model you mean.")
+        raise ValueError(
+            f"{folder} holds several indices, {', '.join(file.name for file in indices)}: keep the one of the model "
+            "you mean."
+        )
     if indices:
         index = _index(indices[0])
         named = {folder / name for name in index.values()}
@@ -130,8 +132,8 @@ def _shards(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, str]]
     if not files:
         kinds = ("*.bin", "*.pt", "*.pth", "*.ckpt")
         pickled = sorted(file.name for kind in kinds for file in folder.glob(kind))
-        told = f", and {pickled[0]}, a pickle, is not opened for it: save it as safetensors" if pickled else ""
-        raise ValueError(f"The checkpoint is incomplete: {folder / (stem or '*')}.safetensors is missing{told}.")
+        pickle = f", and {pickled[0]}, a pickle, is not opened for it: save it as safetensors" if pickled else ""
+        raise ValueError(f"The checkpoint is incomplete: {folder / (stem or '*')}.safetensors is missing{pickle}.")
     for file in files:
         if match := re.fullmatch(r"(.+)-\d+-of-(\d+)\.safetensors", file.name):
             like = re.compile(rf"{re.escape(match[1])}-\d+-of-{match[2]}\.safetensors")
@@ -161,18 +163,18 @@ def _one_safetensors(path: Path) -> dict[str, LazyTensor]:
     check_fetched(path)
     try:
         file: Any = safe_open(path, framework="pt")  # stays open as long as a lazy tensor is about
-        found: dict[str, LazyTensor] = {}
+        tensors: dict[str, LazyTensor] = {}
         for name in list(file.keys()):
             about = file.get_slice(name)
             dtype = DTYPES.get(about.get_dtype())
             if dtype is None:
                 raise ValueError(f"{path} holds {name} as {about.get_dtype()}, which the lab does not read.")
-            found[name] = LazyTensor(tuple(about.get_shape()), dtype, lambda name=name: file.get_tensor(name))
+            tensors[name] = LazyTensor(tuple(about.get_shape()), dtype, lambda name=name: file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
         ) from error
-    return found
+    return tensors
 
 
 def check_fetched(path: Path) -> None:
@@ -249,8 +251,8 @@ def check(
         if name in tensors and _shape(tensors[name]) != _shape(tensor)
     ]
     if missing or strange or misshapen:
-        told = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
-        raise ValueError(f"{source} contradicts the folder's {config}: {'; '.join(told)}.")
+        faults = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
+        raise ValueError(f"{source} contradicts the folder's {config}: {'; '.join(faults)}.")
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -258,7 +260,7 @@ def all_finite(tensor: Tensor) -> bool:
     if not tensor.dtype.is_floating_point or not tensor.numel():
         return True
     small = tensor.dtype.itemsize == 1  # float8 knows no extremes
-    parts = (part.float() for part in tensor.reshape(-1).split(CHUNK)) if small else (tensor,)
+    parts = (part.float() for part in tensor.reshape(-1).split(ELEMENTS_AT_ONCE)) if small else (tensor,)
     return all(bool(torch.stack(torch.aminmax(part)).isfinite().all()) for part in parts)  # NaN is its own extreme
 
 
@@ -291,14 +293,14 @@ def write_safetensors(tensors: Tensors, folder: Path | str, stem: str = "model",
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _sharded(tensors, largest)
+    shards = _cut_into_shards(tensors, largest)
     check_room(folder, size(tensors))
     several = len(shards) > 1
     endings = [f"-{n:05d}-of-{len(shards):05d}" if several else "" for n in range(1, len(shards) + 1)]
     names = [f"{stem}{ending}.safetensors" for ending in endings]
     index = folder / f"{stem}.safetensors.index.json"
-    made = [folder / name for name in names] + [index] * several
-    with all_or_nothing(made) as partials:
+    written = [folder / name for name in names] + [index] * several
+    with all_or_nothing(written) as partials:
         for shard, partial in zip(shards, partials, strict=False):
             with partial.open("wb") as file:
                 _write_one(shard, file)
@@ -307,7 +309,7 @@ def write_safetensors(tensors: Tensors, folder: Path | str, stem: str = "model",
             about = {"metadata": {"total_size": size(tensors)}, "weight_map": weight_map}
             partials[-1].write_text(json.dumps(about, indent=2) + "\n")
     for file in files_of(folder, stem):
-        if file not in made:
+        if file not in written:
             file.unlink()
 
 
@@ -317,15 +319,15 @@ def files_of(folder: Path, stem: str) -> list[Path]:
     return sorted(file for file in folder.iterdir() if own.fullmatch(file.name))
 
 
-def _sharded(tensors: Tensors, largest: int) -> list[dict[str, LazyTensor]]:
+def _cut_into_shards(tensors: Tensors, largest: int) -> list[dict[str, LazyTensor]]:
     shards: list[dict[str, LazyTensor]] = [{}]
-    held = 0
+    filled = 0
     for name, tensor in tensors.items():
-        if shards[-1] and held + tensor.nbytes > largest:
+        if shards[-1] and filled + tensor.nbytes > largest:
             shards.append({})
-            held = 0
+            filled = 0
         shards[-1][name] = tensor
-        held += tensor.nbytes
+        filled += tensor.nbytes
     return shards
 
 
@@ -347,9 +349,9 @@ def _write_one(tensors: Tensors, file: BinaryIO) -> None:
 
 def bytes_of(tensor: LazyTensor) -> memoryview:
     """The bytes of a tensor in row-major order."""
-    read = tensor.read().detach()
-    assert (tuple(read.shape), read.dtype) == (tensor.shape, tensor.dtype), f"{tensor} came otherwise"
-    content: Any = read.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    plain = tensor.read().detach()
+    assert (tuple(plain.shape), plain.dtype) == (tensor.shape, tensor.dtype), f"{tensor} came otherwise"
+    content: Any = plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(content)
 
 
@@ -359,13 +361,13 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + 2**20 > free:  # names and settings take a little too
         raise ValueError(
-            f"{folder} needs {in_words(needed)}, and its disk has {in_words(free)} free: make room, or write somewhere "
-            "else."
+            f"{folder} needs {size_in_words(needed)}, and its disk has {size_in_words(free)} free: make room, or write "
+            "somewhere else."
         )
 
 
-def in_words(count: int) -> str:
-    """A number of bytes as it is told."""
+def size_in_words(count: int) -> str:
+    """A number of bytes with its unit."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -2,23 +2,20 @@
 
 The family keeps text tokenizer and vocabulary in one `tokenizers` JSON (Meta: `text_tokenizer.json`, Hugging Face:
 `tokenizer.json`). A model of this lab with sentencepiece has no such file: its sentencepiece model lies there instead,
-and the table names its pieces `<piece:0>`, `<piece:1>`, ... What a foreign format has no word for stands beside it in
-`chameleon_lab.json`, which other programs pass over: blocks of the vocabulary, generation defaults, the card.
+and the table names its pieces `<piece:0>`, `<piece:1>`, ...
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from chameleon_lab.generation.engine import Settings
+from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
-    NoTextTokenizer,
     SentencePieceTokenizer,
     TextTokenizer,
 )
@@ -26,84 +23,43 @@ from chameleon_lab.vocabulary import CHAMELEON, Vocabulary
 
 TABLES = ("text_tokenizer.json", "tokenizer.json")
 SENTENCEPIECE = "text_tokenizer.model"
-BESIDE = "chameleon_lab.json"
 IMAGE = "<image>"
 """What Hugging Face calls the reserved token after the end of a turn: where a picture's codes will stand."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What `chameleon_lab.json` holds; all of it may be missing."""
-
-    vocabulary: Vocabulary | None = None
-    groups: int | None = None  # of heads that share a query/key norm; of vectors that are alike nobody else can tell
-    grid: tuple[int, int] | None = None
-    text: str | None = None
-    settings: Settings = field(default_factory=Settings)
-    card: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_beside(folder: Path) -> Beside:
-    """Raises ValueError for a file that is damaged."""
-    path = folder / BESIDE
-    if not path.is_file():
-        return Beside()
-    try:
-        plain = json.loads(path.read_text())
-        fields: dict[str, Any] = plain["vocabulary"]
-        fields["permutation"] = tuple(fields["permutation"])
-        rows, columns = plain["grid"]
-        settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
-        return Beside(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}. Save the model anew, or take the file away.") from error
-
-
-def write_beside(beside: Beside, folder: Path) -> None:
-    plain = {
-        "vocabulary": asdict(beside.vocabulary) if beside.vocabulary else None,
-        "groups": beside.groups,
-        "grid": beside.grid,
-        "text": beside.text,
-        "generation": beside.settings.to_plain(),
-        "card": beside.card,
-    }
-    (folder / BESIDE).write_text(json.dumps(plain, indent=2) + "\n")
 
 
 # Reading
 
 
 def read_text(
-    folders: Iterable[Path], size: int, beside: Beside, source: Path, table: Mapping[str, int] | None = None
-) -> tuple[TextTokenizer, Vocabulary]:
+    folders: Iterable[Path], size: int, companion: Companion, source: Path, table: Mapping[str, int] | None = None
+) -> tuple[TextTokenizer | None, Vocabulary]:
     """The text tokenizer of the first folder (or file) that holds one, and the vocabulary of `size` tokens around it.
 
     `table` is the config's own of names to ids. Raises ValueError where they contradict one another, and where nothing
     tells what the tokens are.
     """
     text = next(filter(None, map(_text_in, folders)), None)
-    told = text.vocabulary if isinstance(text, JsonTokenizer) else None
-    if told is None and table:
-        told = Vocabulary.from_pieces(table)
-    known = beside.vocabulary
-    if known is not None and (told is None or replace(known, new_line=None, first_grid=None) == told):
-        told = known
-    if told is None and size == CHAMELEON.size:
-        told = CHAMELEON
-    if told is None:
+    vocabulary = text.vocabulary if isinstance(text, JsonTokenizer) else None
+    if vocabulary is None and table:
+        vocabulary = Vocabulary.from_pieces(table)
+    saved = companion.vocabulary
+    if saved is not None and (vocabulary is None or replace(saved, new_line=None, first_grid=None) == vocabulary):
+        vocabulary = saved
+    if vocabulary is None and size == CHAMELEON.size:
+        vocabulary = CHAMELEON
+    if vocabulary is None:
         raise ValueError(
             f"{source} does not tell what its {size} tokens are: it has no table of names and no text tokenizer. Name "
             "the folder that has text_tokenizer.json: Chameleon.load(folder, tokenizer=...)."
         )
-    if told.size != size:
+    if vocabulary.size != size:
         raise ValueError(
-            f"{source} holds a model of {size} tokens, and its table names {told.size}: they do not belong together. "
-            "Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
+            f"{source} holds a model of {size} tokens, and its table names {vocabulary.size}: they do not belong "
+            "together. Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
         )
-    if beside.text == "bytes" and told == known and told.pieces == ByteTokenizer.size:
+    if companion.text == "bytes" and vocabulary == saved and vocabulary.pieces == ByteTokenizer.size:
         text = ByteTokenizer()
-    return text or NoTextTokenizer(told.pieces, str(source)), told
+    return text, vocabulary
 
 
 def _text_in(place: Path) -> JsonTokenizer | SentencePieceTokenizer | None:
@@ -117,7 +73,7 @@ def _text_in(place: Path) -> JsonTokenizer | SentencePieceTokenizer | None:
 # Writing
 
 
-def names_of(vocabulary: Vocabulary, text: TextTokenizer, placeholder: bool = False) -> dict[str, int]:
+def names_of(vocabulary: Vocabulary, text: TextTokenizer | None, placeholder: bool = False) -> dict[str, int]:
     """A name for each id: the family's, and the text tokenizer's own for its pieces if it has a table of them.
 
     With `placeholder` the token kept for pictures is called `<image>`, if there is one.
@@ -131,7 +87,7 @@ def names_of(vocabulary: Vocabulary, text: TextTokenizer, placeholder: bool = Fa
     elif isinstance(text, ByteTokenizer):
         names += _letters_of_bytes()
     else:
-        names += [f"<piece:{piece}>" for piece in range(text.size)]
+        names += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
     return {name: token for token, name in enumerate(names)}
 
 
@@ -142,7 +98,7 @@ def image_placeholder(vocabulary: Vocabulary) -> int | None:
     return None if token in ends else token
 
 
-def write_text(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
+def write_text_tokenizer(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
     """Writes the text tokenizer under a name, or as what it is where the family has no word for it.
 
     Whether a JSON was written, which is what other programs read.
@@ -152,11 +108,13 @@ def write_text(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: 
     if isinstance(text, ByteTokenizer):
         text = JsonTokenizer(_json_of_bytes(vocabulary))
     if isinstance(text, JsonTokenizer):
-        (folder / name).write_text(_called(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8")
+        (folder / name).write_text(
+            _renamed_placeholder(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
+        )
     return isinstance(text, JsonTokenizer)
 
 
-def _called(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
+def _renamed_placeholder(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
     """The JSON as Hugging Face's port wants it, or Meta's: what begins a text, and what the picture's token is called.
 
     All else stays as it was, letter by letter, so that the way there and back changes nothing.

@@ -67,13 +67,13 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     named = loaded.items() if isinstance(loaded, dict) else ()
-    found = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
-    if not found:
+    tensors = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
         raise ValueError(f"{path} holds no named tensors: it is no checkpoint of a model.")
-    strange = [name for name, tensor in found.items() if tensor.layout != torch.strided or tensor.is_quantized]
+    strange = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]
     if strange:
         raise ValueError(f"{path} holds {strange[0]} as a sparse or quantized tensor, which the lab does not read.")
-    return {name: lazy(tensor) for name, tensor in found.items()}
+    return {name: lazy(tensor) for name, tensor in tensors.items()}
 
 
 def write_torch(tensors: Tensors, path: Path | str) -> None:

@@ -1,7 +1,7 @@
 """Documents about scenes: pairs, drawing, questions, edits, conversations, stories, plain text.
 
-Every document is built from ground truth, so that what a model makes of it can be checked. Prompts of the user are not
-learned; answers, captions and drawn pictures are.
+Every document is built from ground truth, so that the checker can judge a model's reply. Training takes no loss on the
+user's prompts, but on answers, captions and drawn pictures.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Edit:
 
 
 def draw_request(scene: Scene, rng: Choice, full: bool = False) -> str:
-    """What a user might type to get this scene. `full` mentions everything; otherwise size, place and background may be
-    left to the painter, one thing's colour or shape too, and a relation may be told from the other side."""
+    """What a user might type to get this scene.
+
+    A `full` request mentions everything. Others may leave out size, place, background, and one thing's colour or shape,
+    and may state a relation from the other side.
+    """
     sized = full or (scene.layout == "single" and rng.random() < 0.6) or rng.random() < 0.4
     placed = full or rng.random() < (0.75 if scene.layout == "single" else 0.6)
     if scene.layout == "single" and not full and rng.random() < 0.2:
@@ -57,7 +60,7 @@ def draw_request(scene: Scene, rng: Choice, full: bool = False) -> str:
         content = f"a {thing.shape}" if rng.random() < 0.5 else Thing("thing", thing.colour, "", 0, 0).phrase(False)
         content += f" {scene.place}" * placed
     else:
-        content = _told(scene, sized, placed, rng)
+        content = _content(scene, sized, placed, rng)
     if full or rng.random() < 0.5:
         content += f" on a {scene.background} background"
     return _typed(f"{_pick(rng, DRAW_OPENINGS)} {content}", rng)
@@ -66,7 +69,7 @@ def draw_request(scene: Scene, rng: Choice, full: bool = False) -> str:
 DRAW_OPENINGS = (*("draw",) * 4, "please draw", "paint", "show me", "can you draw", "a picture of", "make")
 
 
-def _told(scene: Scene, sized: bool, placed: bool, rng: Choice) -> str:
+def _content(scene: Scene, sized: bool, placed: bool, rng: Choice) -> str:
     phrases = [thing.phrase(sized) for thing in scene.things]
     turned = rng.random() < 0.3
     to_the = "to the " if rng.random() < 0.2 else ""
@@ -93,25 +96,25 @@ def _typed(text: str, rng: Choice) -> str:
 
 def questions(scene: Scene) -> list[Question]:
     """All questions with a sure answer."""
-    asked = [
+    result = [
         Question("background", "what color is the background?", scene.background),
         Question("count", "how many things are there?", NUMBERS[len(scene.things)]),
     ]
     for thing in scene.things:
         if sum(other.shape == thing.shape for other in scene.things) == 1:
-            asked.append(Question("colour", f"what color is the {thing.shape}?", thing.colour))
-            asked.append(Question("size", f"is the {thing.shape} small or large?", thing.size))
+            result.append(Question("colour", f"what color is the {thing.shape}?", thing.colour))
+            result.append(Question("size", f"is the {thing.shape} small or large?", thing.size))
         if sum(other.colour == thing.colour for other in scene.things) == 1:
-            asked.append(Question("shape", f"what shape is the {thing.colour} thing?", thing.shape))
+            result.append(Question("shape", f"what shape is the {thing.colour} thing?", thing.shape))
     if scene.layout == "single":
-        asked.append(Question("place", f"where is the {scene.things[0].shape}?", scene.place))
+        result.append(Question("place", f"where is the {scene.things[0].shape}?", scene.place))
     if scene.layout in ("beside", "above"):
         first, second = scene.things
         near, far = ("left of", "right of") if scene.layout == "beside" else ("above", "below")
         if first.shape != second.shape:
             for one, other, relation in ((first, second, near), (second, first, far)):
-                asked.append(Question("relation", f"where is the {one.shape}?", f"{relation} the {other.shape}"))
-    return asked
+                result.append(Question("relation", f"where is the {one.shape}?", f"{relation} the {other.shape}"))
+    return result
 
 
 def exists_question(scene: Scene, rng: Choice) -> Question:
@@ -157,8 +160,8 @@ def sample_edit(scene: Scene, rng: Choice) -> Edit:
             size = next(s for s in SIZES if s != thing.size)
             return _changed(scene, index, replace(thing, size=size), kind, f"make the {name} {size}", rng)
         case "remove":
-            kept = scene.things[1 - index]
-            return Edit(kind, _typed(f"remove the {name}", rng), Scene((kept,), scene.background, "single"))
+            rest = (scene.things[1 - index],)
+            return Edit(kind, _typed(f"remove the {name}", rng), Scene(rest, scene.background, "single"))
         case "add":
             return _added(scene, rng)
     background = _pick(rng, [b for b in BACKGROUNDS if b != scene.background])
@@ -199,7 +202,7 @@ def _image(scene: Scene, learn: bool = True) -> Image:
 
 
 def _turn(*parts: Segment | str) -> list[Segment]:
-    """The user's turn: nothing of it is learned."""
+    """The user's turn, on which training takes no loss."""
     return list(Document.of(*parts, EndTurn()).learning(False))
 
 
@@ -213,13 +216,13 @@ def caption_first(rng: Choice) -> Document:
 
 
 def picture_first(rng: Choice) -> Document:
-    """The picture is learned too, without words before it: guidance's unconditional stream."""
+    """Training takes loss on a picture without words before it: guidance's unconditional stream is such a picture."""
     scene = sample_where(rng, "trainable")
     return Document.of(_image(scene), scene.caption())
 
 
 def drawing(rng: Choice) -> Document:
-    """More often of one thing than pictures at large: its place is the hardest to learn."""
+    """One thing more often than scenes at large have: the place of a single thing is the hardest to learn."""
     scene = sample_where(rng, "trainable", 1 if rng.random() < 0.3 else None)
     return Document.of(*_turn(draw_request(scene, rng)), *_answer(_image(scene)))
 
@@ -250,7 +253,7 @@ def editing(rng: Choice) -> Document:
 
 
 def conversation(rng: Choice) -> Document:
-    """Two to four exchanges: pictures asked for or shown, questions about the latest, edits of it, small talk."""
+    """Two to four exchanges: pictures to draw or to look at, questions about the latest, edits of it, small talk."""
     parts: list[Segment] = []
     scene, pictures = None, 0
     for _ in range(int(rng.integers(2, 5))):
@@ -259,8 +262,8 @@ def conversation(rng: Choice) -> Document:
             kinds += ["question", "question"] + ["edit", "edit"] * (pictures < 3 and len(scene.things) < 3)
         match _pick(rng, kinds):
             case "talk":
-                asked, answer = SMALL_TALK[rng.integers(len(SMALL_TALK))]
-                parts += _turn(_typed(asked, rng)) + _answer(answer)
+                remark, answer = SMALL_TALK[rng.integers(len(SMALL_TALK))]
+                parts += _turn(_typed(remark, rng)) + _answer(answer)
             case "question" if scene:
                 question = sample_questions(scene, rng, 1)[0]
                 parts += _turn(_typed(question.text, rng)) + _answer(question.answer)
@@ -282,14 +285,14 @@ def story(rng: Choice) -> Document:
     """Text and pictures in alternation: a thing appears, and changes."""
     before, edit = trainable_edit(rng, sample_where(rng, "trainable", 1))
     first = f"once there was {before.things[0].phrase()}"
-    told = {
+    change = {
         "recolour": f"one day it became {edit.result.things[0].colour}",
         "reshape": f"one day it became a {edit.result.things[0].shape}",
         "resize": f"one day it became {edit.result.things[0].size}",
         "background": f"it went to a {edit.result.background} land",
         "add": "then a friend came",
     }[edit.kind]
-    parts: list[Segment] = [Text(first), _image(before), Text(told), _image(edit.result)]
+    parts: list[Segment] = [Text(first), _image(before), Text(change), _image(edit.result)]
     if rng.random() < 0.5:
         return Document.of(*_turn("tell me a story"), *_answer(*parts))
     return Document(tuple(parts))
@@ -318,18 +321,18 @@ FACTS = (
 )
 
 
-def plain_text(rng: Choice) -> Document:
+def words_alone(rng: Choice) -> Document:
     """Small talk, facts, and captions without their pictures."""
     kind = rng.random()
     if kind < 0.5:
-        asked, answer = SMALL_TALK[rng.integers(len(SMALL_TALK))]
-        return Document.of(*_turn(_typed(asked, rng)), *_answer(answer))
+        remark, answer = SMALL_TALK[rng.integers(len(SMALL_TALK))]
+        return Document.of(*_turn(_typed(remark, rng)), *_answer(answer))
     if kind < 0.75:
         return Document.of(_pick(rng, FACTS))
     return Document.of(sample_where(rng, "trainable").caption())
 
 
-KINDS: dict[str, Callable[[Choice], Document]] = {
+SCENE_KINDS: dict[str, Callable[[Choice], Document]] = {
     "caption_first": caption_first,
     "picture_first": picture_first,
     "drawing": drawing,
@@ -337,7 +340,7 @@ KINDS: dict[str, Callable[[Choice], Document]] = {
     "editing": editing,
     "conversation": conversation,
     "story": story,
-    "plain_text": plain_text,
+    "plain_text": words_alone,
 }
 
 

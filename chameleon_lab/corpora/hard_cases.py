@@ -2,12 +2,12 @@
 
 - `text sizes`, `page of text`: letters are strokes of a pixel or two, and a wrong one makes another letter. Text is
   what the paper's tokenizer rebuilds worst, which bounds what a model on top of it can read (Chameleon, section 2.1)
-- `faces`: what tells one from another, a corner of an eye or a mouth, is smaller than a cell, and people see it
+- `faces`: two differ by a corner of an eye or a mouth, which is smaller than a cell, and which people notice
 - `thin lines`: few codes hold a line of just this angle and place, so it breaks, thickens, or turns into stairs
 - `gradients`: neighbouring codes must agree to a level or two, or the borders of the cells show
 - `noise`: it cannot be compressed; what comes back is the texture that the decoder puts in its place
 - `checkerboards`: near the period of the cells they come back shifted, or as an even grey
-- `colour contrasts`: discs and stripes a few levels from their ground, most of them no lighter or darker than it
+- `colour contrasts`: discs and stripes a few levels from their ground, most of them as light as it
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from PIL.ImageFont import load_default
 
 Colour = tuple[int, int, int]
 
-SCALE = 4
-"""Shapes are drawn at so many times the size and averaged down (antialiased)."""
+OVERSAMPLE = 4
+"""Shapes are drawn at this multiple of the size and averaged down (antialiased)."""
 
-INK, PAPER = (28, 30, 36), (250, 248, 242)
+INK_RGB, PAPER_RGB = (28, 30, 36), (250, 248, 242)
 LINE = "Sphinx of black quartz, judge my vow 0123456789"
 PAGE = (
     "Each word here is a few strokes, and each stroke a pixel or two wide. Whoever rounds them to the nearest of a few "
@@ -52,30 +52,30 @@ def hard_cases(side: int = 256) -> dict[str, PIL.Image.Image]:
 
 def _text_sizes(side: int) -> PIL.Image.Image:
     """One line again and again, from a sixth of the picture's height down to a fortieth; then light on dark."""
-    picture = PIL.Image.new("RGB", (side, side), PAPER)
+    picture = PIL.Image.new("RGB", (side, side), PAPER_RGB)
     draw, top = Draw(picture), 0.02 * side
     for share in (6, 8, 11, 14, 18, 23, 30, 40):
-        draw.text((side / 32, top), LINE, INK, load_default(side / share))
+        draw.text((side / 32, top), LINE, INK_RGB, load_default(side / share))
         top += 1.2 * side / share
     top += 0.02 * side
-    draw.rectangle((0, top, side, side), INK)
+    draw.rectangle((0, top, side, side), INK_RGB)
     for share in (14, 20, 30):
-        draw.text((side / 32, top), LINE, PAPER, load_default(side / share))
+        draw.text((side / 32, top), LINE, PAPER_RGB, load_default(side / share))
         top += 1.25 * side / share
     return picture
 
 
 def _page(side: int) -> PIL.Image.Image:
     """Small print, a heading above it."""
-    picture = PIL.Image.new("RGB", (side, side), PAPER)
+    picture = PIL.Image.new("RGB", (side, side), PAPER_RGB)
     draw, margin, body = Draw(picture), side / 20, load_default(side / 24)
-    draw.text((margin, margin / 2), "SMALL PRINT", INK, load_default(side / 13))
-    draw.line((margin, 0.14 * side, side - margin, 0.14 * side), INK)
+    draw.text((margin, margin / 2), "SMALL PRINT", INK_RGB, load_default(side / 13))
+    draw.line((margin, 0.14 * side, side - margin, 0.14 * side), INK_RGB)
     line, top = "", 0.16 * side
     for word in PAGE.split() * 2:
         longer = f"{line} {word}".strip()
         if draw.textlength(longer, body) > side - 2 * margin:
-            draw.text((margin, top), line, INK, body)
+            draw.text((margin, top), line, INK_RGB, body)
             longer, top = word, top + 0.052 * side
         if top > 0.92 * side:
             break
@@ -85,7 +85,7 @@ def _page(side: int) -> PIL.Image.Image:
 
 def _faces(side: int) -> PIL.Image.Image:
     """One face large, two smaller, and a row of six that differ in little."""
-    canvas = PIL.Image.new("RGB", (side * SCALE, side * SCALE), (196, 212, 220))
+    canvas = PIL.Image.new("RGB", (side * OVERSAMPLE, side * OVERSAMPLE), (196, 212, 220))
     draw = Draw(canvas)
     looks = [  # (x, y, radius), skin, hair, smile
         ((0.33, 0.37, 0.27), (236, 192, 164), (84, 50, 34), 0.6),
@@ -106,7 +106,7 @@ def _faces(side: int) -> PIL.Image.Image:
         ),
     ]
     for (x, y, radius), skin, hair, smile in looks:
-        _face(draw, x * side * SCALE, y * side * SCALE, radius * side * SCALE, skin, hair, smile)
+        _face(draw, x * side * OVERSAMPLE, y * side * OVERSAMPLE, radius * side * OVERSAMPLE, skin, hair, smile)
     return _averaged(canvas)
 
 
@@ -132,25 +132,27 @@ def _face(draw: ImageDraw, x: float, y: float, r: float, skin: Colour, hair: Col
 
 def _thin_lines(side: int) -> PIL.Image.Image:
     """Lines a pixel wide, five degrees apart, from two corners, and circles in the others."""
-    canvas = PIL.Image.new("RGB", (side * SCALE, side * SCALE), PAPER)
-    draw, unit = Draw(canvas), side * SCALE
+    canvas = PIL.Image.new("RGB", (side * OVERSAMPLE, side * OVERSAMPLE), PAPER_RGB)
+    draw, unit = Draw(canvas), side * OVERSAMPLE
     for degrees in range(0, 95, 5):
         across, down = unit * math.cos(math.radians(degrees)), unit * math.sin(math.radians(degrees))
-        draw.line((0.1 * across, 0.1 * down, 0.62 * across, 0.62 * down), INK, SCALE)
-        draw.line((unit - 0.1 * across, unit - 0.1 * down, unit - 0.62 * across, unit - 0.62 * down), INK, SCALE)
+        draw.line((0.1 * across, 0.1 * down, 0.62 * across, 0.62 * down), INK_RGB, OVERSAMPLE)
+        draw.line(
+            (unit - 0.1 * across, unit - 0.1 * down, unit - 0.62 * across, unit - 0.62 * down), INK_RGB, OVERSAMPLE
+        )
     for radius in (0.03, 0.06, 0.1, 0.15, 0.21):
         for x, y, colour in ((0.77, 0.23, (196, 40, 50)), (0.23, 0.77, (30, 80, 200))):
             box = ((x - radius) * unit, (y - radius) * unit, (x + radius) * unit, (y + radius) * unit)
-            draw.ellipse(box, None, colour, SCALE)
+            draw.ellipse(box, None, colour, OVERSAMPLE)
     return _averaged(canvas)
 
 
 def _averaged(canvas: PIL.Image.Image) -> PIL.Image.Image:
-    return canvas.resize((canvas.width // SCALE, canvas.height // SCALE), PIL.Image.Resampling.BOX)
+    return canvas.resize((canvas.width // OVERSAMPLE, canvas.height // OVERSAMPLE), PIL.Image.Resampling.BOX)
 
 
 def _gradients(side: int) -> PIL.Image.Image:
-    """Four fields without an edge in them: a shadow, a sky, hues, a glow."""
+    """Four fields without edges: a shadow, a sky, hues, a glow."""
     v_HW, u_HW = np.mgrid[0:side, 0:side] / side * 2
     u_HW, v_HW, right_HW, below_HW = u_HW % 1, v_HW % 1, u_HW >= 1, v_HW >= 1
     glow_HW = np.exp(-5 * ((u_HW - 0.5) ** 2 + (v_HW - 0.5) ** 2))
@@ -192,7 +194,7 @@ def _checkerboards(side: int) -> PIL.Image.Image:
     board_HW = 3 * (3 * y_HW // side) + 3 * x_HW // side
     field_HW = np.array([1, 2, 3, 4, 5, 6, 8, 12, 16])[board_HW]
     light_HW = (y_HW // field_HW + x_HW // field_HW) % 2 == 0
-    colours = np.array([[PAPER, INK], [(240, 196, 60), (40, 70, 160)], [(232, 90, 80), (50, 140, 130)]])
+    colours = np.array([[PAPER_RGB, INK_RGB], [(240, 196, 60), (40, 70, 160)], [(232, 90, 80), (50, 140, 130)]])
     return _picture(np.where(light_HW[..., None], colours[board_HW % 3, 0], colours[board_HW % 3, 1]))
 
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from chameleon_lab.corpora.conversations import KINDS
-from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, fit, lay_out, split, tokenize
+from chameleon_lab.corpora.conversations import SCENE_KINDS
+from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, fit, lay_out, split_document, tokenize
 from chameleon_lab.corpora.scenes import sample_where
 from chameleon_lab.corpora.shards import Shards
 from chameleon_lab.documents import Document
@@ -38,9 +38,9 @@ SCENE_WEIGHTS = {
 
 
 def sample_documents(rng: np.random.Generator, weights: dict[str, float], count: int) -> list[Document]:
-    """`count` documents of the kinds of `conversations.KINDS`, in these shares."""
+    """`count` documents of the kinds of `conversations.SCENE_KINDS`, in these shares."""
     kinds = rng.choice(list(weights), size=count, p=np.array(list(weights.values())) / sum(weights.values()))
-    return [KINDS[str(kind)](rng) for kind in kinds]
+    return [SCENE_KINDS[str(kind)](rng) for kind in kinds]
 
 
 def scene_pairs(count: int, seed: int = 0, where: str = "trainable") -> Iterator[Document]:
@@ -68,7 +68,7 @@ class SceneBatches:
     """Tokens of an average document under `SCENE_WEIGHTS`, measured by tests/test_corpora.py."""
 
     def __post_init__(self) -> None:
-        self._pool_index, self._made = -1, list[Batch]()
+        self._pool_index, self._batches = -1, list[Batch]()
 
     def __call__(self, step: int) -> Batch:
         index, place = divmod(step, self.pool)
@@ -76,9 +76,9 @@ class SceneBatches:
             rng = np.random.default_rng([self.seed, index])
             count = self.pool * max(1, self.tokens // self.MEAN_LENGTH)
             documents = tokenize(sample_documents(rng, self.weights, count), self.tokenizer)
-            self._made = bucket(documents, self.pool, self.tokenizer.vocabulary, rng)
+            self._batches = bucket(documents, self.pool, self.tokenizer.vocabulary, rng)
             self._pool_index = index
-        return self._made[place % len(self._made)]
+        return self._batches[place % len(self._batches)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Mixture:
     Each part (shards, or any sequence of tokenized documents) is laid out in rows once, with little padding; a row is
     of one part. Weights are therefore shares of rows, and so, rows being about full, of tokens. A part goes through
     all its rows, then through all again in another order; a change of weights loses and repeats none. Documents longer
-    than the context are split, images never cut; pieces in which nothing is learned are left out.
+    than the context are split, images never cut; pieces without a token to learn are left out.
 
     Raises ValueError on an empty part, tokens of another vocabulary, and weights that are unknown, negative or all 0.
     """
@@ -139,28 +139,28 @@ class Mixture:
             if marks[one] != marks[other]:
                 raise ValueError(f"Parts {one!r} and {other!r} were written with different tokenizers: use one.")
         self.vocabulary, self.context, self.rows, self.seed = vocabulary, context, rows, seed
-        self.stages = _checked(stages, list(parts))
+        self.stages = _check_stages(stages, list(parts))
         self._parts = {name: _Rows(name, documents, vocabulary, context, seed) for name, documents in parts.items()}
         self._order = lru_cache(maxsize=2)(self._draw)
 
     def __call__(self, step: int) -> Batch:
         if step < 0:
             raise ValueError(f"Steps are counted from 0; there is no step {step}.")
-        drawn, names = self._drawn(step * self.rows), list(self._parts)
-        laid: list[list[TokenizedDocument]] = []
+        counts, names = self._rows_before(step * self.rows), list(self._parts)
+        contents: list[list[TokenizedDocument]] = []
         for row in range(step * self.rows, (step + 1) * self.rows):
             name = names[self._part(row)]
-            laid.append(self._parts[name][drawn[name]])
-            drawn[name] += 1
-        return lay_out(laid, self.context, self.vocabulary)
+            contents.append(self._parts[name][counts[name]])
+            counts[name] += 1
+        return lay_out(contents, self.context, self.vocabulary)
 
     def shares(self, step: int) -> dict[str, float]:
-        """The weights that hold at a step, made to sum to 1."""
+        """The weights at a step, scaled to sum to 1."""
         return dict.fromkeys(self._parts, 0.0) | _shares(self._stage(step).weights)
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often each part has been gone through before a step."""
-        return {name: count / len(self._parts[name]) for name, count in self._drawn(step * self.rows).items()}
+        """How many epochs of each part lie before a step."""
+        return {name: count / len(self._parts[name]) for name, count in self._rows_before(step * self.rows).items()}
 
     @property
     def padding(self) -> dict[str, float]:
@@ -173,13 +173,13 @@ class Mixture:
         return {name: part.longer for name, part in self._parts.items()}
 
     def reweighted(self, weights: Mapping[str, float], step: int = 0) -> Mixture:
-        """The same mixture up to `step`, and from there on these weights, for good: no stage planned for later comes.
+        """The same mixture up to `step`, and from there on these weights: they replace every later stage.
 
-        Each part goes on with the row it would have had next.
+        Each part goes on with its next row.
         """
         before = [stage for stage in self.stages if stage.start < step]
         changed = copy.copy(self)
-        changed.stages = _checked([*before, Stage(dict(weights), step)], list(self._parts))
+        changed.stages = _check_stages([*before, Stage(dict(weights), step)], list(self._parts))
         changed._order = lru_cache(maxsize=2)(changed._draw)
         return changed
 
@@ -190,12 +190,12 @@ class Mixture:
         return [stage for stage in self.stages if stage.start <= step][-1]
 
     def _part(self, row: int) -> int:
-        """Which part the row of this number, counted from step 0, is of."""
+        """The number of the part that this row, counted from step 0, is of."""
         start = self._stage(row // self.rows).start
         block, place = divmod(row - start * self.rows, self.BLOCK)
         return int(self._order(start, block)[place])
 
-    def _drawn(self, row: int) -> Counter[str]:
+    def _rows_before(self, row: int) -> Counter[str]:
         """How many rows of each part stand before this one."""
         names, counts = list(self._parts), np.zeros(len(self._parts), np.int64)
         starts = [stage.start * self.rows for stage in self.stages]
@@ -212,7 +212,7 @@ class Mixture:
         return rng.permutation(np.repeat(np.arange(len(self._parts)), self._quota(self._stage(start))))
 
     def _quota(self, stage: Stage) -> np.ndarray:
-        """How many rows of a block each part has: as near to its share as whole numbers are, and never none at all."""
+        """How many rows of a block each part has: its share rounded to whole numbers, but at least one."""
         shares = dict.fromkeys(self._parts, 0.0) | _shares(stage.weights)
         exact = self.BLOCK * np.array(list(shares.values()))
         quota = np.maximum(np.floor(exact), exact > 0).astype(np.int64)
@@ -223,7 +223,7 @@ class Mixture:
 
 
 class _Rows:
-    """One part laid out in rows: the pieces of row `i`, of which there are endlessly many, epoch after epoch."""
+    """One part laid out in rows: the pieces of row `i`, for any `i`, epoch after epoch."""
 
     def __init__(
         self, name: str, documents: Sequence[TokenizedDocument], vocabulary: Vocabulary, context: int, seed: int
@@ -236,9 +236,7 @@ class _Rows:
         self._key = (seed, 7, zlib.crc32(name.encode()))
         self._pieces_P3 = self._cut()
         if not len(self._pieces_P3):
-            raise ValueError(
-                f"Part {name!r} of the mixture has nothing to be learned in its {len(documents)} documents."
-            )
+            raise ValueError(f"Part {name!r} of the mixture has no token to learn in its {len(documents)} documents.")
         positions_P = self._pieces_P3[:, 2] - self._pieces_P3[:, 1]
         shuffled = np.random.default_rng([*self._key, 0]).permutation(len(positions_P))
         row_of = np.empty(len(positions_P), np.int64)
@@ -266,16 +264,16 @@ class _Rows:
         return np.random.default_rng([*self._key, 1 + epoch]).permutation(len(self))
 
     def _cut(self) -> np.ndarray:
-        """(document, first position, position after the last) of each piece in which something is learned."""
+        """(document, first position, position after the last) of each piece that has a token to learn."""
         documents, whole = self.documents, np.empty(0, np.int64)
         positions = np.empty(0, np.int64)
-        if isinstance(documents, Shards):  # something is learned in each of its documents
+        if isinstance(documents, Shards):  # each of its documents has a token to learn
             positions = documents.lengths - 1
             whole = np.flatnonzero(positions <= self.context)
         cut: list[tuple[int, int, int]] = []
         for number in np.setdiff1d(np.arange(len(documents)), whole).tolist():
             start = 0
-            for piece in split(documents[number], self.context, self.vocabulary):
+            for piece in split_document(documents[number], self.context, self.vocabulary):
                 stop = start + len(piece.tokens) - 1
                 if piece.learn[1:].any():
                     cut.append((number, start, stop))
@@ -294,7 +292,7 @@ def _shares(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def _checked(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
+def _check_stages(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
     starts = [stage.start for stage in stages]
     if not starts or starts[0] != 0 or any(one >= other for one, other in pairwise(starts)):
         raise ValueError(f"Stages must start at step 0 and later ones later; these start at {starts}.")

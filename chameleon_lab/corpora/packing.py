@@ -1,7 +1,7 @@
 """Packing: documents of tokens into batches.
 
-A document of n tokens has n - 1 *positions*: what is read there, and the token after it, which is the target. `collate`
-gives each document a row of its own; `pack` lays several into rows of one length, where none sees another.
+A document of n tokens has n - 1 *positions*, each with the token to read and the next one, the target. `collate`
+gives each document a row of its own; `pack` lays several into rows of one length, where none attends to another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chameleon_lab.documents import Document, Image, Segment
+from chameleon_lab.documents import Document, Image
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -31,8 +31,8 @@ class TokenizedDocument(NamedTuple):
 class Batch:
     """Rows of tokens, padded on the right: one document a row, or several where `documents_BT` numbers them.
 
-    `targets_BT` are the tokens one position on; `learned_BT` says where a target is to be learned, `modality_BT` what
-    kind of target it is.
+    `targets_BT` are the tokens one position on; `learned_BT` says on which of them training takes loss, `modality_BT`
+    holds their `Modality`.
     """
 
     inputs_BT: Tensor
@@ -49,29 +49,27 @@ class Batch:
 
 
 def tokenize(documents: list[Document], tokenizer: MixedModalTokenizer) -> list[TokenizedDocument]:
-    """Documents to tokens from `begin_document` to `end_document`, all pictures encoded in one batch."""
+    """Documents to tokens from `begin_document` to `end_document`; pictures are encoded 64 at a time."""
     bare = [part for document in documents for part in document if isinstance(part, Image) and part.codes is None]
     coded: dict[int, Image] = {}
     for start in range(0, len(bare), 64):
         chunk = bare[start : start + 64]
         codes = tokenizer.image.encode_batch([image.picture for image in chunk])
         coded |= {id(image): replace(image, codes=grid) for image, grid in zip(chunk, codes, strict=True)}
-    return [_tokenize([coded.get(id(part), part) for part in document], tokenizer) for document in documents]
-
-
-def _tokenize(segments: list[Segment] | list[Image | Segment], tokenizer: MixedModalTokenizer) -> TokenizedDocument:
-    vocabulary = tokenizer.vocabulary
-    runs = [tokenizer.encode_segment(segment) for segment in segments]
-    flags = [np.full(len(run), segment.learn) for run, segment in zip(runs, segments, strict=True)]
-    last = segments[-1].learn if segments else False
-    return TokenizedDocument(
-        np.concatenate([[vocabulary.begin_document], *runs, [vocabulary.end_document]]),
-        np.concatenate([[False], *flags, [last]]),
-    )
+    begin, end = [tokenizer.vocabulary.begin_document], [tokenizer.vocabulary.end_document]
+    tokenized: list[TokenizedDocument] = []
+    for document in documents:
+        runs = [tokenizer.encode_segment(coded.get(id(segment), segment)) for segment in document]
+        flags = [np.full(len(run), segment.learn) for run, segment in zip(runs, document, strict=True)]
+        last = [document.segments[-1].learn if len(document) else False]
+        tokenized.append(
+            TokenizedDocument(np.concatenate([begin, *runs, end]), np.concatenate([[False], *flags, last]))
+        )
+    return tokenized
 
 
 def collate(documents: list[TokenizedDocument], vocabulary: Vocabulary) -> Batch:
-    """One document a row. Raises ValueError on tokens that the vocabulary does not know."""
+    """One document a row. Raises ValueError on tokens outside the vocabulary."""
     width = max(len(document.tokens) for document in documents)
     tokens_BT = np.full((len(documents), width), vocabulary.pad, np.int64)
     learn_BT = np.zeros((len(documents), width), bool)
@@ -95,15 +93,15 @@ def bucket(
     ends = np.cumsum([len(document.tokens) for document in ordered])
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, batches) / batches)
     groups = np.split(np.arange(len(ordered)), cuts)
-    made = [collate([ordered[index] for index in group], vocabulary) for group in groups if len(group)]
-    return [made[index] for index in rng.permutation(len(made))]
+    filled = [collate([ordered[index] for index in group], vocabulary) for group in groups if len(group)]
+    return [filled[index] for index in rng.permutation(len(filled))]
 
 
-def split(document: TokenizedDocument, context: int, vocabulary: Vocabulary) -> list[TokenizedDocument]:
+def split_document(document: TokenizedDocument, context: int, vocabulary: Vocabulary) -> list[TokenizedDocument]:
     """A document in pieces of at most `context` positions, no image cut in two; a document that fits is one piece.
 
     A piece begins with the last token of the one before, so that each target stands in one piece, with its learn flag;
-    what lies further back is not seen from there. Raises ValueError when an image alone is longer than the context.
+    attention reaches no further back. Raises ValueError when an image alone is longer than the context.
     """
     spans, start, last = list[tuple[int, int]](), 0, len(document.tokens) - 1
     if last > context:
@@ -131,12 +129,12 @@ def fit(positions_N: np.ndarray, context: int) -> np.ndarray:
     if len(positions_N) and not 1 <= positions_N.min() <= positions_N.max() <= context:
         raise ValueError(
             f"Pieces must have 1..{context} positions; these have {positions_N.min()}..{positions_N.max()}: "
-            "`split` them first."
+            "`split_document` them first."
         )
     rows_N = np.empty(len(positions_N), np.int64)
     open_rows: dict[int, np.ndarray] = {}  # room to the rows that have it
     rooms: list[int] = []  # its keys, in order
-    made = 0
+    count = 0
 
     def keep(room: int, rows: np.ndarray) -> None:
         if not room or not len(rows):
@@ -154,19 +152,19 @@ def fit(positions_N: np.ndarray, context: int) -> np.ndarray:
         while len(alike) and (place := bisect_left(rooms, length)) < len(rooms):
             room = rooms.pop(place)
             rows = open_rows.pop(room)
-            taken, rest = rows[: len(alike)], rows[len(alike) :]
-            rows_N[alike[: len(taken)]] = taken
-            alike = alike[len(taken) :]
+            fitting, rest = rows[: len(alike)], rows[len(alike) :]
+            rows_N[alike[: len(fitting)]] = fitting
+            alike = alike[len(fitting) :]
             keep(room, rest)
-            keep(room - length, taken)
+            keep(room - length, fitting)
         each = context // length
-        rows_N[alike] = made + np.arange(len(alike)) // each
+        rows_N[alike] = count + np.arange(len(alike)) // each
         whole, over = divmod(len(alike), each)
-        keep(context - each * length, np.arange(made, made + whole))
-        keep(context - over * length, np.arange(made + whole, made + whole + (over > 0)))
-        made += whole + (over > 0)
-    first_R = np.empty(made, np.int64)
-    first_R[rows_N[::-1]] = np.arange(len(rows_N))[::-1]  # of several the last is kept: the first piece
+        keep(context - each * length, np.arange(count, count + whole))
+        keep(context - over * length, np.arange(count + whole, count + whole + (over > 0)))
+        count += whole + (over > 0)
+    first_R = np.empty(count, np.int64)
+    first_R[rows_N[::-1]] = np.arange(len(rows_N))[::-1]  # the last assignment wins: a row's first piece
     return np.argsort(np.argsort(first_R))[rows_N]
 
 
@@ -174,7 +172,7 @@ def lay_out(rows: Sequence[Sequence[TokenizedDocument]], context: int, vocabular
     """Rows of `context` positions, each of the pieces given for it in their order, padded at its end.
 
     `documents_BT` numbers the pieces of a row from 0; its padding has a number of its own. Raises ValueError on a row
-    that is too full and on tokens that the vocabulary does not know.
+    that is too full and on tokens outside the vocabulary.
     """
     shape = (len(rows), context)
     inputs_BT, targets_BT = np.full(shape, vocabulary.pad, np.int64), np.full(shape, vocabulary.pad, np.int64)
@@ -202,16 +200,16 @@ def lay_out(rows: Sequence[Sequence[TokenizedDocument]], context: int, vocabular
 def pack(documents: Iterable[TokenizedDocument], context: int, vocabulary: Vocabulary, rows: int = 8) -> list[Batch]:
     """All documents in batches of `rows` rows of `context` positions (the last may have fewer), with little padding.
 
-    No document sees another (`Batch.documents_BT`); one longer than the context is `split`. Raises ValueError when
+    No document attends to another (`Batch.documents_BT`); one longer than the context is split. Raises ValueError when
     there is nothing to pack, or an image longer than the context.
     """
     if min(context, rows) < 1:
         raise ValueError(f"Rows and their context must be 1 or more, not {rows} and {context}.")
-    pieces = [piece for document in documents for piece in split(document, context, vocabulary)]
+    pieces = [piece for document in documents for piece in split_document(document, context, vocabulary)]
     if not pieces:
         raise ValueError("There are no documents to pack.")
     row_of = fit(np.array([len(piece.tokens) - 1 for piece in pieces]), context)
-    laid: list[list[TokenizedDocument]] = [[] for _ in range(int(row_of.max()) + 1)]
+    contents: list[list[TokenizedDocument]] = [[] for _ in range(int(row_of.max()) + 1)]
     for piece, row in zip(pieces, row_of, strict=True):
-        laid[row].append(piece)
-    return [lay_out(laid[start : start + rows], context, vocabulary) for start in range(0, len(laid), rows)]
+        contents[row].append(piece)
+    return [lay_out(contents[start : start + rows], context, vocabulary) for start in range(0, len(contents), rows)]

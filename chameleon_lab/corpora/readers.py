@@ -1,8 +1,8 @@
 """Readers: documents out of a person's files, whatever lies among them.
 
 A reader is anything that yields `Document`s, and a `Skipped` for what it leaves out: most are generator functions, and
-one written in a notebook cell is as good as these. What is wrong with one entry never ends the reading of the others;
-what is wrong with the whole (no such folder) raises ValueError.
+one written in a notebook cell is as good as these. A fault in one entry skips that entry; a fault in the whole (no such
+folder) raises ValueError.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
     captions: dict[str, str] = {}
 
     def described(name: str, entry: Any) -> Iterator[Document | Skipped]:
-        told = entry.get("text", entry.get("caption")) if isinstance(entry, dict) else None
-        if not isinstance(told, str) or not isinstance(entry.get("file_name"), str):
+        caption = entry.get("text", entry.get("caption")) if isinstance(entry, dict) else None
+        if not isinstance(caption, str) or not isinstance(entry.get("file_name"), str):
             raise ValueError("it has no file_name with a text")
-        captions[entry["file_name"]] = told
+        captions[entry["file_name"]] = caption
         yield from ()
 
     if (folder / "metadata.jsonl").exists():
@@ -130,7 +130,7 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
 def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
     """OBELICS-style documents, one a line: lists `images` and `texts` of one length, at each place one of the two.
 
-    An image that cannot be had is left out and recorded; the document goes on without it.
+    An image that `find` cannot give becomes a `Skipped`; the document goes on without it.
     """
 
     def read(name: str, entry: Any) -> Iterator[Document | Skipped]:
@@ -148,7 +148,7 @@ def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]
 def mmc4(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
     """MMC4-style documents, one a line: sentences in `text_list`; each of `image_info` before the sentence it matches.
 
-    An image (`image_name`, or else `raw_url`) that cannot be had is left out and recorded.
+    An image (`image_name`, or else `raw_url`) that `find` cannot give becomes a `Skipped`.
     """
 
     def read(name: str, entry: Any) -> Iterator[Document | Skipped]:
@@ -224,8 +224,8 @@ READERS: Mapping[str, Callable[[Path, FindPicture], Reader]] = {
 def half_picture_first(documents: Reader, seed: int = 0) -> Iterator[Document | Skipped]:
     """The same documents, half of the pairs with their picture first (arXiv 2405.09818, section 2.2).
 
-    Of each two pairs that follow one another, a coin decides which comes picture first: half to within one, and in no
-    step with the order of files. Documents that are no pairs pass as they are.
+    Of each two pairs that follow one another, a coin decides which comes picture first: half to within one, whatever
+    pattern the order of files has. Documents that are no pairs pass as they are.
     """
     pairs = 0
     for document in documents:
@@ -243,7 +243,7 @@ def is_pair(document: Document) -> bool:
 
 
 def _interleaved(name: str, parts: Iterable[Text | str], find: FindPicture) -> Iterator[Document | Skipped]:
-    """The document of texts and of images called by name, and what is left out of it."""
+    """The document of texts and of images called by name, after a `Skipped` for each image that `find` cannot give."""
     segments: list[Segment] = []
     for place, part in enumerate(parts):
         try:

@@ -4,7 +4,7 @@
 - things sit on the 8-pixel lattice of the tiny image tokenizer: a small thing covers 2x2 cells, a large one 4x4
 - one thing in 9 places, two side by side or one above the other, three in a row or a column
 - `NOVEL_PAIRS`, one colour of each shape, never meet in the transformer's training; one arrangement in ten is held out
-  besides, chosen by a hash of what is drawn, so that the split does not depend on any seed
+  besides, chosen by a hash of its things, so that the split depends on no seed
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ PLACES = {
 }
 """Where a single thing can be: centre in pixels to the words for it."""
 
-Layout = Literal["single", "beside", "above", "row", "column"]
-_CENTRES: dict[Layout, tuple[tuple[int, int], ...]] = {
+Arrangement = Literal["single", "beside", "above", "row", "column"]
+_CENTRES: dict[Arrangement, tuple[tuple[int, int], ...]] = {
     "beside": ((16, 32), (48, 32)),
     "above": ((32, 16), (32, 48)),
     "row": ((8, 32), (32, 32), (56, 32)),
@@ -105,7 +105,7 @@ class Scene:
 
     things: tuple[Thing, ...]
     background: str
-    layout: Layout
+    layout: Arrangement
 
     @property
     def place(self) -> str:
@@ -114,7 +114,7 @@ class Scene:
 
     @property
     def novel(self) -> bool:
-        """Whether a colour-shape pair stands in it that the transformer never saw together."""
+        """Whether it shows a colour-shape pair of `NOVEL_PAIRS`, which the transformer's training never does."""
         return any(thing.pair in NOVEL_PAIRS for thing in self.things)
 
     @property
@@ -141,17 +141,12 @@ class Scene:
         return f"{content} on a {self.background} background"
 
     def picture(self) -> PIL.Image.Image:
-        """The scene drawn: RGB, `SIDE` pixels square."""
-        return render(self)
-
-
-def render(scene: Scene, scale: int = 4) -> PIL.Image.Image:
-    """Draws at `scale` times the size and averages down."""
-    canvas = PIL.Image.new("RGB", (SIDE * scale, SIDE * scale), BACKGROUNDS[scene.background])
-    draw = PIL.ImageDraw.Draw(canvas)
-    for thing in scene.things:
-        _draw_thing(draw, thing, BACKGROUNDS[scene.background], scale)
-    return canvas.resize((SIDE, SIDE), PIL.Image.Resampling.BOX)
+        """The scene drawn: RGB, `SIDE` pixels square, averaged down from 4 times the size (antialiased)."""
+        scale, behind = 4, BACKGROUNDS[self.background]
+        canvas = PIL.Image.new("RGB", (SIDE * scale, SIDE * scale), behind)
+        for thing in self.things:
+            _draw_thing(PIL.ImageDraw.Draw(canvas), thing, behind, scale)
+        return canvas.resize((SIDE, SIDE), PIL.Image.Resampling.BOX)
 
 
 def _draw_thing(draw: PIL.ImageDraw.ImageDraw, thing: Thing, behind: tuple[int, int, int], scale: int) -> None:
@@ -202,7 +197,7 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 
 def arrange(
-    specs: list[tuple[str, str, str]], layout: Layout, background: str, place: tuple[int, int] = (32, 32)
+    specs: list[tuple[str, str, str]], layout: Arrangement, background: str, place: tuple[int, int] = (32, 32)
 ) -> Scene:
     """A scene from (shape, colour, size) triples; `place` is the centre of a single thing."""
     centres = (place,) if layout == "single" else _CENTRES[layout]
@@ -214,7 +209,7 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     """Any scene at all; `count` things (1 to 3), or 35 % one, 50 % two, 15 % three."""
     if count is None:
         count = int(rng.choice((1, 2, 3), p=(0.35, 0.5, 0.15)))
-    layouts: tuple[Layout, ...] = {1: ("single",), 2: ("beside", "above"), 3: ("row", "column")}[count]
+    layouts: tuple[Arrangement, ...] = {1: ("single",), 2: ("beside", "above"), 3: ("row", "column")}[count]
     layout = layouts[rng.integers(len(layouts))]
     colours, sizes = tuple(COLOURS), tuple(SIZES)
     specs: list[tuple[str, str, str]] = []
@@ -227,10 +222,10 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     return arrange(specs, layout, tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], place)
 
 
-def sample_where(rng: np.random.Generator, wanted: str, count: int | None = None) -> Scene:
+def sample_where(rng: np.random.Generator, where: str, count: int | None = None) -> Scene:
     """A scene of one side of the split: "trainable"; "held_out" (no novel pair); or "novel" (at least one)."""
     while True:
         scene = sample_scene(rng, count)
         side = "novel" if scene.novel else "held_out" if scene.held_out else "trainable"
-        if side == wanted:
+        if side == where:
             return scene

@@ -1,12 +1,12 @@
-"""The files in a folder of shards: how they are laid out, written, and told whole from broken.
+"""The files in a folder of shards: their layout, their writing, and the check that a folder is whole.
 
 ```
-card.json           what it holds, made with which tokenizers; sizes and sha256 of all other files
+card.json           counts, tokenizers, vocabulary; sizes and sha256 of all other files
 tokens-00000.bin    tokens, two bytes each
 learn-00000.bin     their learn flags, one bit each
 index-00000.bin     for each document where it ends, and its kind
 tokens-00001.bin    ... the next shard
-skipped.jsonl       what was left out, and why
+skipped.jsonl       documents left out, and why
 ```
 """
 
@@ -34,19 +34,19 @@ from chameleon_lab.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-FORMAT, VERSION = "chameleon-lab shards", 1
+SHARDS_FORMAT, SHARDS_VERSION = "chameleon-lab shards", 1
 TOKEN, FLAGS, INDEX = np.dtype("<u2"), np.dtype("u1"), np.dtype([("end", "<i8"), ("kind", "u1")])
-PARTS = ("tokens", "learn", "index")
+SHARD_PARTS = ("tokens", "learn", "index")
 SKIPPED = "skipped.jsonl"
 
 
 def file_name(part: str, number: int) -> str:
-    """The file of one of `PARTS` of the shard with this number."""
+    """The file of one of `SHARD_PARTS` of the shard with this number."""
     return f"{part}-{number:05d}.bin"
 
 
 def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
-    """The card of a folder of shards, and the vocabulary that it tells of."""
+    """The card of a folder of shards, and the vocabulary in it."""
     path = folder / "card.json"
     if not path.is_file():
         raise ValueError(
@@ -55,8 +55,9 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        if card["format"] != FORMAT or card["version"] > VERSION:
-            raise ValueError(f"it is of {card['format']} {card['version']}, and this lab reads {FORMAT} {VERSION}")
+        if card["format"] != SHARDS_FORMAT or card["version"] > SHARDS_VERSION:
+            ours = f"{SHARDS_FORMAT} {SHARDS_VERSION}"
+            raise ValueError(f"it is of {card['format']} {card['version']}, and this lab reads {ours}")
         plain = card["vocabulary"]
         vocabulary = Vocabulary(**plain | {"permutation": tuple(plain["permutation"])})
         for number, shard in enumerate(card["shards"]):
@@ -64,7 +65,7 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
             sizes = {"tokens": 2 * tokens, "learn": (tokens + 7) // 8, "index": INDEX.itemsize * documents}
             if any(card["files"][file_name(name, number)]["bytes"] != size for name, size in sizes.items()):
                 raise ValueError(f"its sizes and counts of shard {number} contradict each other")
-        names = {file_name(part, number) for part in PARTS for number in range(len(card["shards"]))}
+        names = {file_name(part, number) for part in SHARD_PARTS for number in range(len(card["shards"]))}
         if not card["shards"] or set(card["files"]) != names | {SKIPPED}:
             raise ValueError("it names other files than its shards have")
         return card | {"tokens": int(card["tokens"]), "tokenizers": dict(card["tokenizers"])}, vocabulary
@@ -79,7 +80,7 @@ class Writer:
         self.folder, self.shard_tokens = folder, shard_tokens
         self.documents = self.skipped = 0
         self.reason = ""
-        self._shards, self._told = list[dict[str, int]](), dict[str, dict[str, Any]]()
+        self._shards, self._checksums = list[dict[str, int]](), dict[str, dict[str, Any]]()
         self._skips = _File(folder / SKIPPED)
         self._files: dict[str, _File] = {}
         self._end = self._in_shard = 0
@@ -88,7 +89,7 @@ class Writer:
     def add(self, document: TokenizedDocument, kind: int) -> None:
         if not self._files:
             number = len(self._shards)
-            self._files = {name: _File(self.folder / file_name(name, number)) for name in PARTS}
+            self._files = {name: _File(self.folder / file_name(name, number)) for name in SHARD_PARTS}
         self._end += len(document.tokens)
         self._files["tokens"].write(document.tokens.astype(TOKEN).tobytes())
         self._files["index"].write(np.array((self._end, kind), INDEX).tobytes())
@@ -106,20 +107,20 @@ class Writer:
         if self.skipped <= 20:
             log.warning("Skipped %s: %s", skipped.name, skipped.reason)
         elif self.skipped == 21:
-            log.warning("What else is skipped stands in skipped.jsonl.")
+            log.warning("Further skipped documents are listed in skipped.jsonl only.")
         self._skips.write((json.dumps(skipped, ensure_ascii=True) + "\n").encode())
 
     def finish(self, card: dict[str, Any]) -> None:
         self._end_shard()
-        self._told[SKIPPED] = self._skips.close()
+        self._checksums[SKIPPED] = self._skips.close()
         card |= {
-            "format": FORMAT,
-            "version": VERSION,
+            "format": SHARDS_FORMAT,
+            "version": SHARDS_VERSION,
             "documents": self.documents,
             "tokens": sum(shard["tokens"] for shard in self._shards),
             "skipped": self.skipped,
             "shards": self._shards,
-            "files": self._told,
+            "files": self._checksums,
         }
         (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
 
@@ -131,7 +132,7 @@ class Writer:
         if not self._files:
             return
         self._files["learn"].write(np.packbits(self._flags).tobytes())
-        self._told |= {file_name(name, len(self._shards)): file.close() for name, file in self._files.items()}
+        self._checksums |= {file_name(name, len(self._shards)): file.close() for name, file in self._files.items()}
         self._shards.append({"documents": self._in_shard, "tokens": self._end})
         self._files, self._end, self._in_shard, self._flags = {}, 0, 0, np.empty(0, bool)
 
@@ -154,16 +155,16 @@ class _File:
 
 @contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the one to be, removed when writing fails; those of dead processes are removed first."""
+    """A hidden folder beside the final one, removed when writing fails; those that dead processes left go first."""
     parent, start = folder.absolute().parent, f".{folder.name}.{socket.gethostname()}."
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{glob.escape(start)}*.partial"):
-        process = left.name.split(".")[-3]
+    for leftover in parent.glob(f"{glob.escape(start)}*.partial"):
+        process = leftover.name.split(".")[-3]
         if process == str(os.getpid()) or not process.isdigit() or not alive(int(process)):
-            shutil.rmtree(left)
-    made = parent / f"{start}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
-    made.mkdir()
+            shutil.rmtree(leftover)
+    hidden = parent / f"{start}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    hidden.mkdir()
     try:
-        yield made
+        yield hidden
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)

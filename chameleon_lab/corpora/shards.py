@@ -35,7 +35,7 @@ def document_kind(document: Document) -> str:
     return "text" if Image not in kinds else "pair" if is_pair(document) else "interleaved"
 
 
-def write(
+def write_shards(
     folder: Path | str,
     documents: Reader,
     tokenizer: MixedModalTokenizer,
@@ -45,9 +45,9 @@ def write(
 ) -> Shards:
     """Tokenizes documents into a new folder of shards, each of at least `shard_tokens` tokens but the last.
 
-    All of it or nothing: an interrupted writing leaves no folder, at worst a hidden one that the next removes. Never
-    more than a few hundred documents are in memory. A document that cannot be tokenized, is empty, or in which nothing
-    is learned is skipped like what the reader skips: `skipped.jsonl` says why. `about` is put into the card.
+    All or nothing: an interrupted call leaves no folder, at worst a hidden one that the next call removes. At most a
+    few hundred documents are in memory. A document that the tokenizer refuses, an empty one, and one without a token to
+    learn is skipped like those that the reader skips: `skipped.jsonl` says why. `about` goes into the card.
 
     Raises ValueError when the vocabulary is too large for two bytes, when no document is left, and when the folder is
     taken: a corpus is never overwritten.
@@ -59,7 +59,7 @@ def write(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is taken: write into a new or empty folder, or delete it first.")
-    with unfinished(folder) as made, closing(Writer(made, shard_tokens)) as writer:
+    with unfinished(folder) as hidden, closing(Writer(hidden, shard_tokens)) as writer:
         kinds = Counter[str]()
         for entry in _tokenized(documents, tokenizer):
             if isinstance(entry, Skipped):
@@ -69,16 +69,16 @@ def write(
                 writer.add(document, DOCUMENT_KINDS.index(kind))
                 kinds[kind] += 1
         if not kinds:
-            told = f"; skipped were {writer.skipped}, the first for this: {writer.reason}" if writer.skipped else ""
-            raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{told}.")
+            skips = f"; skipped were {writer.skipped}, the first for this: {writer.reason}" if writer.skipped else ""
+            raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{skips}.")
         card = {"kinds": dict(kinds), "grid": list(tokenizer.grid), "tokenizers": identities(tokenizer)}
         writer.finish(dict(about or {}) | card | {"vocabulary": asdict(tokenizer.vocabulary)})
-        os.replace(made, folder)
+        os.replace(hidden, folder)
     return Shards(folder)
 
 
 class Shards(Sequence[TokenizedDocument]):
-    """The tokenized documents in a folder, by number: `shards[i]`. Nothing is in memory that was not asked for.
+    """The tokenized documents in a folder, by number: `shards[i]` reads one of them from disk.
 
     Raises ValueError, saying which file and what to do, when the folder is no whole corpus.
     """
@@ -86,12 +86,12 @@ class Shards(Sequence[TokenizedDocument]):
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.card, self.vocabulary = read_card(self.folder)
-        for name, told in self.card["files"].items():
+        for name, checksum in self.card["files"].items():
             path = self.folder / name
             size = path.stat().st_size if path.is_file() else None
-            if size != told["bytes"]:
-                found = "is missing" if size is None else f"has {size:,} bytes instead of {told['bytes']:,}"
-                raise ValueError(f"{path} {found}: the corpus is damaged. Copy it again, or write it anew.")
+            if size != checksum["bytes"]:
+                fault = "is missing" if size is None else f"has {size:,} bytes instead of {checksum['bytes']:,}"
+                raise ValueError(f"{path} {fault}: the corpus is damaged. Copy it again, or write it anew.")
         numbers = range(len(self.card["shards"]))
         self._tokens = [self._map("tokens", number, TOKEN) for number in numbers]
         self._learn = [self._map("learn", number, FLAGS) for number in numbers]
@@ -112,7 +112,7 @@ class Shards(Sequence[TokenizedDocument]):
 
     @property
     def tokenizers(self) -> dict[str, str]:
-        """The marks of the tokenizers that made these tokens, as `identities` gives them."""
+        """The fingerprints of the tokenizers that made these tokens, as `identities` gives them."""
         return self.card["tokenizers"]
 
     @property
@@ -122,7 +122,7 @@ class Shards(Sequence[TokenizedDocument]):
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out when the corpus was written."""
+        """The documents that `write_shards` left out."""
         lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
         return tuple(Skipped(*json.loads(line)) for line in lines)
 
@@ -152,16 +152,16 @@ class Shards(Sequence[TokenizedDocument]):
         ours, theirs = asdict(self.vocabulary), asdict(vocabulary)
         differing = [name for name in ours if ours[name] != theirs[name]]
         if differing:
-            told = ", ".join(
+            differences = ", ".join(
                 name if name == "permutation" else f"{name} {ours[name]} instead of {theirs[name]}"
                 for name in differing
             )
             raise ValueError(
-                f"{self.folder} was written for another vocabulary ({told}): tokenize the corpus for this one."
+                f"{self.folder} was written for another vocabulary ({differences}): tokenize the corpus for this one."
             )
 
     def require_tokenizer(self, tokenizer: MixedModalTokenizer) -> None:
-        """Raises ValueError unless this tokenizer, or one that is known by the same mark, wrote these tokens."""
+        """Raises ValueError unless this tokenizer, or one with the same fingerprints, wrote these tokens."""
         self.require(tokenizer.vocabulary)
         now = identities(tokenizer)
         differing = [part for part in now if self.tokenizers.get(part) != now[part]]
@@ -173,9 +173,9 @@ class Shards(Sequence[TokenizedDocument]):
 
     def verify(self) -> None:
         """Reads everything and raises ValueError, naming the file, when a byte is not what was written."""
-        for name, told in self.card["files"].items():
+        for name, checksum in self.card["files"].items():
             with (self.folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
+                if hashlib.file_digest(file, "sha256").hexdigest() != checksum["sha256"]:
                     raise ValueError(
                         f"{self.folder / name} has changed since it was written. Copy it again, or write it anew."
                     )
@@ -192,12 +192,13 @@ class Shards(Sequence[TokenizedDocument]):
 
 
 def identities(tokenizer: MixedModalTokenizer) -> dict[str, str]:
-    """A mark of each tokenizer, by which another is told from it: sha256 of what decides the tokens.
+    """A fingerprint of each tokenizer: sha256 of what decides its tokens.
 
     For sentencepiece its model; for the image tokenizer the weights of its encoding half, rounded to the float16 in
     which models are saved; for other text tokenizers how they cut a few lines, which is no proof of sameness.
     """
-    return {"text": _text_identity(tokenizer.text), "image": _image_identity(tokenizer.image)}
+    text = _text_identity(tokenizer.text) if tokenizer.can_spell else "none"
+    return {"text": text, "image": _image_identity(tokenizer.image) if tokenizer.can_read else "none"}
 
 
 PROBES = ("", "a large red circle left of a small blue square", "x = [0, 12, 345]  # three", "naïve Grüße")
@@ -224,12 +225,11 @@ def _image_identity(image: ImageTokenizer) -> str:
     return digest.hexdigest()
 
 
-Made = tuple[TokenizedDocument, str]
-"""A tokenized document and its kind."""
+def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
+    """Each document's tokens and kind, or why it is skipped; 256 documents or 64 pictures are tokenized at once.
 
-
-def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[Made | Skipped]:
-    """What becomes of each document, in order but for the skipped; at most 256 of them or 64 pictures wait."""
+    Order is kept, except that a skipped document may come before its neighbours.
+    """
     waiting: list[tuple[str, Document]] = []
     number = pictures = 0
     for document in documents:
@@ -238,22 +238,22 @@ def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[Ma
             continue
         number += 1
         try:
-            waiting.append((f"document {number}", _prepared(document, tokenizer.image)))
+            waiting.append((f"document {number}", _prepared(document, tokenizer)))
         except ValueError as error:
             yield Skipped(f"document {number}", str(error))
             continue
         pictures += len(document.pictures)
         if len(waiting) >= 256 or pictures >= 64:
-            yield from _tokenize(waiting, tokenizer)
+            yield from _tokenize_waiting(waiting, tokenizer)
             waiting, pictures = [], 0
-    yield from _tokenize(waiting, tokenizer)
+    yield from _tokenize_waiting(waiting, tokenizer)
 
 
-def _prepared(document: Document, image: ImageTokenizer) -> Document:
+def _prepared(document: Document, tokenizer: MixedModalTokenizer) -> Document:
     """The document with its pictures as small as the tokenizer will see them."""
     return Document(
         tuple(
-            replace(segment, picture=image.prepare(segment.picture))
+            replace(segment, picture=tokenizer.image.prepare(segment.picture))
             if isinstance(segment, Image) and segment.codes is None
             else segment
             for segment in document
@@ -261,20 +261,22 @@ def _prepared(document: Document, image: ImageTokenizer) -> Document:
     )
 
 
-def _tokenize(named: list[tuple[str, Document]], tokenizer: MixedModalTokenizer) -> Iterator[Made | Skipped]:
+def _tokenize_waiting(
+    named: list[tuple[str, Document]], tokenizer: MixedModalTokenizer
+) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
     try:
-        made = tokenize([document for _, document in named], tokenizer)
-    except ValueError as error:  # of one of them: which, they say one by one
+        documents = tokenize([document for _, document in named], tokenizer)
+    except ValueError as error:  # one document is at fault: which one shows when each goes alone
         if len(named) == 1:
             yield Skipped(named[0][0], str(error))
             return
         for each in named:
-            yield from _tokenize([each], tokenizer)
+            yield from _tokenize_waiting([each], tokenizer)
         return
-    for (name, document), tokenized in zip(named, made, strict=True):
+    for (name, document), tokenized in zip(named, documents, strict=True):
         if len(tokenized.tokens) <= 2:
             yield Skipped(name, "it is empty")
         elif not tokenized.learn[1:].any():
-            yield Skipped(name, "nothing in it is to be learned")
+            yield Skipped(name, "no token in it is to be learned")
         else:
             yield tokenized, document_kind(document)

@@ -39,20 +39,20 @@ PHOTOGRAPH_FILES = {
 """Sample photographs in the wheels of scikit-learn and scikit-image: name to file inside site-packages."""
 
 HELD_OUT_PHOTOGRAPHS = ("astronaut", "cat", "coffee")
-"""Not trained on by the lab's experiments: what a tokenizer makes of these says something."""
+"""The lab's experiments do not train on these, so that a tokenizer's reconstructions of them are a fair test."""
 
 
 def photographs() -> dict[str, Path]:
-    """The files of `PHOTOGRAPH_FILES` that this machine has. The packages are found, not imported."""
-    found = {}
+    """The files of `PHOTOGRAPH_FILES` that this machine has. The packages are looked up, not imported."""
+    files = {}
     for name, file in PHOTOGRAPH_FILES.items():
         package, _, inside = file.partition("/")
         spec = find_spec(package)
         if spec and spec.submodule_search_locations:
             path = Path(spec.submodule_search_locations[0]) / inside
             if path.is_file():
-                found[name] = path
-    return found
+                files[name] = path
+    return files
 
 
 def picture_files(folder: Path | str) -> dict[str, Path]:
@@ -60,27 +60,27 @@ def picture_files(folder: Path | str) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one that holds pictures.")
-    found = {
+    files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     }
-    if not found:
+    if not files:
         raise ValueError(f"{folder} holds no pictures: no file there ends in {', '.join(sorted(SUFFIXES))}.")
-    return found
+    return files
 
 
 class PictureFiles:
-    """Pictures by number, read when asked for and kept small; files that cannot be read are skipped and reported.
+    """Pictures by number, each read from its file at first use; files that cannot be read are skipped and logged.
 
-    A picture's shortest side is made at most `shortest` pixels, and the `kept` last ones stay in memory.
+    Pictures are reduced to a shortest side of at most `shortest` pixels, and the last `cached` ones stay in memory.
     """
 
-    def __init__(self, files: Mapping[str, Path], shortest: int = 512, kept: int = 512) -> None:
+    def __init__(self, files: Mapping[str, Path], shortest: int = 512, cached: int = 512) -> None:
         self.names, self._paths = list(files), list(files.values())
         self._shortest = shortest
         self.skipped: dict[str, str] = {}
-        self._open = lru_cache(maxsize=kept)(self._read)
+        self._open = lru_cache(maxsize=cached)(self._read)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -146,8 +146,8 @@ class Crops:
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
-    """Batches of several sources, one behind another in each batch: `batches(step) -> pixels_BCHW`."""
+class JoinedBatches:
+    """Batches of several sources, concatenated in each step: `batches(step) -> pixels_BCHW`."""
 
     sources: tuple[Callable[[int], Tensor], ...]
 

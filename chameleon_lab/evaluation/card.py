@@ -45,5 +45,5 @@ def markdown(card: dict[str, Any]) -> str:
 def _curve(curve: dict[str, list[float | None]], rows: int = 12) -> list[str]:
     points = list(zip(curve["minutes"], curve["text_loss"], curve["image_loss"], strict=True))
     stride = max(1, len(points) // rows)
-    told = [["" if value is None else f"{value:.3g}" for value in point] for point in points[stride - 1 :: stride]]
-    return [f"| {' | '.join(point)} |" for point in told]
+    cells = [["" if value is None else f"{value:.3g}" for value in point] for point in points[stride - 1 :: stride]]
+    return [f"| {' | '.join(point)} |" for point in cells]

@@ -17,7 +17,7 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
-from chameleon_lab.training.folder import Report, write_text
+from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import TINY, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
@@ -43,7 +43,7 @@ CONTENDERS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ContenderOutcome:
     """What one quantizer reached by one seed: metric to value."""
 
     name: str
@@ -55,28 +55,27 @@ class Outcome:
         return json.dumps({"name": self.name, "seed": self.seed, "values": values})
 
     @classmethod
-    def from_json(cls, text: str) -> Outcome:
+    def from_json(cls, text: str) -> ContenderOutcome:
         read = json.loads(text)
         values = {metric: MetricValue.from_json(json.dumps(value)) for metric, value in read["values"].items()}
         return cls(read["name"], read["seed"], values)
 
 
 def unseen_scenes(count: int = 200, seed: int = 2026) -> Iterator[PIL.Image.Image]:
-    """Scenes that no training draws: its seeds are pairs of other numbers."""
+    """Scenes that no training draws, because trainings seed with other pairs of numbers."""
     rng = np.random.default_rng([seed, 5])
     return (sample_scene(rng).picture() for _ in range(count))
 
 
-def compare(
+def compare_quantizers(
     folder: Path | str,
     *,
     base: ImageExperiment = TINY,
     steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),
-    report: Report = lambda module, record: None,
-) -> Iterator[Outcome]:
-    """Trains every contender with every seed in `folder`, or goes on there, and measures it; an outcome at a time.
+) -> Iterator[ContenderOutcome]:
+    """Trains every contender with every seed in `folder`, or resumes there, and measures it; yields outcome by outcome.
 
     Outcomes are also lines of `folder/outcomes.jsonl`. Raises ValueError for an unknown contender.
     """
@@ -84,19 +83,19 @@ def compare(
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
         raise ValueError(f"No contender is called {', '.join(unknown)}; there are {', '.join(CONTENDERS)}.")
-    done: list[Outcome] = []
+    outcomes: list[ContenderOutcome] = []
     for seed in seeds:
         for name in names:
             contender = CONTENDERS[name]
             config = replace(base.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
             experiment = replace(base, name=name, tokenizer=config, budget=Budget(steps=steps), seed=seed)
-            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}", report)
-            found = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
-            done.append(Outcome(name, seed, found.values))
-            write_text(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in done))
-            yield done[-1]
+            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
+            measurements = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
+            outcomes.append(ContenderOutcome(name, seed, measurements.values))
+            write_atomically(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
+            yield outcomes[-1]
 
 
-def read_outcomes(path: Path | str) -> list[Outcome]:
-    """The outcomes in a file that `compare` wrote."""
-    return [Outcome.from_json(line) for line in Path(path).read_text().splitlines()]
+def read_outcomes(path: Path | str) -> list[ContenderOutcome]:
+    """The outcomes in a file that `compare_quantizers` wrote."""
+    return [ContenderOutcome.from_json(line) for line in Path(path).read_text().splitlines()]

@@ -1,6 +1,6 @@
 """Distances between originals and reconstructions, as RGB bytes: picture by picture, or set against set.
 
-PSNR and SSIM need nothing. LPIPS, rFID and KID go through torchmetrics and look through a network (`networks`).
+PSNR and SSIM need no files. LPIPS, rFID and KID are torchmetrics', on the features of a network (`networks`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from chameleon_lab.records import MetricCard, MetricValue, structural_similarity
+from chameleon_lab.records import SSIM_WINDOW, MetricCard, MetricValue, structural_similarity
 from chameleon_lab.tokenizers.networks import BACKBONES, FeatureNetwork, inception, lpips
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to load, so it is imported where it is used
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Metric(Protocol):
-    """Sees every pair of pictures once, as bytes_BCHW on the CPU, and then says its value.
+    """A meter: it sees every pair of pictures once, as bytes_BCHW on the CPU, and then gives its value.
 
-    `card` is the protocol so far, to be completed with `dataclasses.replace`; `seed` is for what is drawn at random.
-    `scores` holds one score a picture, or nothing where pictures are not judged alone.
+    `card` is the protocol so far, to be completed with `dataclasses.replace`; `seed` is for random draws.
+    `scores` holds one score a picture, or nothing where the metric compares sets.
     """
 
     @property
@@ -57,7 +57,7 @@ class MeanScore:
 
     def value(self, card: MetricCard, seed: int) -> MetricValue:
         mean = math.fsum(self.scores) / len(self.scores)
-        card = _completed(card, self.name, self.definition, self.network)
+        card = _complete_card(card, self.name, self.definition, self.network)
         return MetricValue(mean, self.unit, self.higher_is_better, card)
 
 
@@ -67,15 +67,12 @@ def psnr(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
     return 10 * (255**2 / error_B).log10()
 
 
-WINDOW = 11
-
-
 def ssim(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
     """Structural similarity of each pair of bytes_BCHW, -1 to 1: scores_B (Wang et al., 2004, with their constants).
 
     Raises ValueError for pictures smaller than the window.
     """
-    _at_least(WINDOW, "SSIM", originals_BCHW)
+    _at_least(SSIM_WINDOW, "SSIM", originals_BCHW)
     pairs = zip(originals_BCHW.movedim(1, -1).numpy(), pictures_BCHW.movedim(1, -1).numpy(), strict=True)
     return torch.tensor([structural_similarity(*pair) for pair in pairs], dtype=torch.float64)
 
@@ -106,7 +103,7 @@ class FrechetDistance:
         if self.distance is None:
             from torchmetrics.image.fid import FrechetInceptionDistance
 
-            self.distance = FrechetInceptionDistance(feature=Given(originals_BD.shape[1]))
+            self.distance = FrechetInceptionDistance(feature=PassFeatures(originals_BD.shape[1]))
         self.distance.update(originals_BD, real=True)
         self.distance.update(pictures_BD, real=False)
 
@@ -116,10 +113,10 @@ class FrechetDistance:
         width = self.distance.real_features_sum.numel()
         _at_least_two("rFID", card)
         if card.n <= width:
-            logger.warning("rFID of %d pictures by %d features is far too high: it wants more pictures.", card.n, width)
+            log.warning("rFID of %d pictures by %d features is far too high: measure more pictures.", card.n, width)
         definition = "originals against their reconstructions, prepared alike; covariance over n - 1"
         return MetricValue(
-            float(self.distance.compute()), "", False, _completed(card, "rFID", definition, self.network)
+            float(self.distance.compute()), "", False, _complete_card(card, "rFID", definition, self.network)
         )
 
 
@@ -152,7 +149,7 @@ class KernelDistance:
             torch.manual_seed(seed)
             mean, _ = self.distance.compute()
         definition = f"unbiased, cubic kernel, mean over {self.distance.subsets} draws of {self.distance.subset_size}"
-        card = replace(_completed(card, "KID", definition, self.network), seed=seed)
+        card = replace(_complete_card(card, "KID", definition, self.network), seed=seed)
         return MetricValue(float(mean), "", False, card)
 
 
@@ -176,17 +173,17 @@ METRICS: dict[str, Callable[[], Metric]] = {
 }
 
 
-class Given(nn.Identity):
-    """Stands where torchmetrics wants a network, and hands on the features that it is given."""
+class PassFeatures(nn.Identity):
+    """An identity in the place of torchmetrics' feature network: it takes features instead of pictures."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
 
-def _completed(card: MetricCard, metric: str, definition: str, network: FeatureNetwork | None) -> MetricCard:
-    looking_through = {"network": network.name, "network_hash": network.hash} if network else {}
-    return replace(card, metric=metric, definition=definition, **looking_through)
+def _complete_card(card: MetricCard, metric: str, definition: str, network: FeatureNetwork | None) -> MetricCard:
+    of_network = {"network": network.name, "network_hash": network.hash} if network else {}
+    return replace(card, metric=metric, definition=definition, **of_network)
 
 
 def _at_least(side: int, metric: str, pictures_BCHW: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 - originals and reconstructions are compared as RGB bytes: after preparation, and after decoding's truncation
 - every value carries its protocol, and compares only with values of the same (`records.MetricCard`)
-- nothing is downloaded: LPIPS, rFID and KID want files that the user has put in place (`networks`)
+- nothing is downloaded: LPIPS, rFID and KID need files that the user puts in place (`networks`)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chameleon_lab.tokenizers.preparation import LANCZOS, Preparation
 
 
 class PictureTokenizer(Protocol):
-    """What can be measured: `ImageTokenizer`, or whatever has as much. `parameters` tell what it computes in."""
+    """What `measure` takes: `ImageTokenizer`, or any other class with these. `parameters` give the precision."""
 
     @property
     def codes(self) -> int: ...
@@ -51,10 +51,10 @@ def measure(
     batch: int = 16,
     resize: str = LANCZOS.name,
 ) -> Measurements:
-    """What an image tokenizer makes of a reference set, in one pass that holds `batch` pictures at a time.
+    """An image tokenizer's metrics on a reference set, from one pass that holds `batch` pictures at a time.
 
     `pictures`: of any sizes and modes, from any iterable, such as `map(open_picture, paths)`; neighbours of one shape
-    go through the tokenizer together. `reference`: the set's name and split, such as "ImageNet val". `preparation`:
+    are encoded together. `reference`: the set's name and split, such as "ImageNet val". `preparation`:
     the centre crop unless given. `metrics`: names in `distances.METRICS`, or calls that make a `Metric`. `resize`: the
     preparation's filter, for the card; only a policy of your own needs to name another. Another `batch` can round
     differently and so flip a near tie between two codes: on the tiny model that moved PSNR by 0.0001 dB.
@@ -64,20 +64,20 @@ def measure(
     if not reference or batch < 1:
         raise ValueError(f"Name the reference set, and take at least 1 picture at a time; got {reference!r}, {batch}.")
     policy = preparation or tokenizer.preparations["centre crop"]
-    crop, seers = in_words(policy), [_metric(each) for each in metrics]
+    crop, meters = preparation_words(policy), [_metric(each) for each in metrics]
     digests: list[bytes] = []
 
-    def codes_seen() -> Iterator[np.ndarray]:
+    def grids_of_codes() -> Iterator[np.ndarray]:
         for originals in _batches(map(policy.picture, pictures), batch):
             grids = tokenizer.encode_batch(originals, policy)
             trips = [Reconstruction(*pair, tokenizer.decode(pair[1])) for pair in zip(originals, grids, strict=True)]
             originals_BCHW, pictures_BCHW = _bytes(originals), _bytes([trip.picture for trip in trips])
-            for seer in seers:
-                seer.see(originals_BCHW, pictures_BCHW)
+            for meter in meters:
+                meter.see(originals_BCHW, pictures_BCHW)
             digests.extend(map(_digest, originals))
             yield from grids
 
-    usage = CodebookUsage.of(codes_seen(), tokenizer.codes)
+    usage = CodebookUsage.of(grids_of_codes(), tokenizer.codes)
     if not digests:
         raise ValueError(f"There are no pictures in {reference!r}, so there is nothing to measure.")
     card = MetricCard(
@@ -90,9 +90,9 @@ def measure(
         n=len(digests),
         dtype=str(next(tokenizer.parameters()).dtype).removeprefix("torch."),
     )
-    values = [seer.value(card, seed) for seer in seers]
+    values = [meter.value(card, seed) for meter in meters]
     scores = {
-        value.card.metric: np.array(seer.scores) for value, seer in zip(values, seers, strict=True) if seer.scores
+        value.card.metric: np.array(meter.scores) for value, meter in zip(values, meters, strict=True) if meter.scores
     }
     return Measurements({each.card.metric: each for each in [*values, *_of_usage(usage, card)]}, scores, usage)
 
@@ -102,7 +102,7 @@ def content_hash(pictures: Iterable[PIL.Image.Image]) -> str:
     return _joined([_digest(picture) for picture in pictures])
 
 
-def in_words(policy: Preparation) -> str:
+def preparation_words(policy: Preparation) -> str:
     """A policy with its settings, such as "centre crop 64". Raises ValueError when it is no dataclass."""
     if not is_dataclass(policy):
         raise ValueError(

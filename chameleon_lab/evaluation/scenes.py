@@ -2,7 +2,7 @@
 
 Pictures are judged by `corpora.checker` from their pixels; words by exact match. Prompts and seeds are a function of
 (kind, n, seed) alone. Scenes are from the held-out side of the split; "novel pair" ones hold a colour-shape pair that
-the transformer never saw together.
+the transformer's training never shows together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.corpora.checker import compare, read_scene
+from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.conversations import (
     CAPTION_REQUESTS,
     SMALL_TALK,
@@ -28,7 +28,7 @@ from chameleon_lab.documents import Document, EndTurn, Image
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and what would be right: a scene to be drawn, or words to be said, or just a picture or none."""
+    """A prompt and the right reply: a scene to draw, or words to say, or just a picture or none."""
 
     kind: str
     document: Document
@@ -94,15 +94,15 @@ def _edits(rng: np.random.Generator) -> Prompt:
 def _routing(rng: np.random.Generator) -> Prompt:
     """Half asks for a picture, half for words."""
     if rng.random() < 0.5:
-        made = _edits(rng) if rng.random() < 0.3 else _drawing("held_out", int(rng.integers(1, 4)), full=True)(rng)
-        return Prompt("routing: picture", made.document)
+        drawing = _edits(rng) if rng.random() < 0.3 else _drawing("held_out", int(rng.integers(1, 4)), full=True)(rng)
+        return Prompt("routing: picture", drawing.document)
     if rng.random() < 0.2:
         talk = SMALL_TALK[rng.integers(len(SMALL_TALK))][0]
         return Prompt("routing: words", Document.of(talk, EndTurn()), words="")
     return Prompt("routing: words", (_captions if rng.random() < 0.5 else _questions)(rng).document, words="")
 
 
-KINDS: dict[str, Callable[[np.random.Generator], Prompt]] = {
+PROMPT_KINDS: dict[str, Callable[[np.random.Generator], Prompt]] = {
     "captions": _captions,
     "questions": _questions,
     "routing": _routing,
@@ -116,29 +116,29 @@ KINDS: dict[str, Callable[[np.random.Generator], Prompt]] = {
 
 def prompts(kind: str, n: int, seed: int) -> list[Prompt]:
     """The first `n` prompts of a kind."""
-    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
-    return [KINDS[kind](rng) for _ in range(n)]
+    rng = np.random.default_rng([seed, list(PROMPT_KINDS).index(kind)])
+    return [PROMPT_KINDS[kind](rng) for _ in range(n)]
 
 
 def evaluate(
-    lab: Chameleon, kinds: Sequence[str] = tuple(KINDS), n: int = 200, seed: int = 2026, batch: int = 50
+    lab: Chameleon, kinds: Sequence[str] = tuple(PROMPT_KINDS), n: int = 200, seed: int = 2026, batch: int = 50
 ) -> Iterator[tuple[str, Score]]:
-    """(measure, score) pairs as they are found, `n` prompts of each kind, sampled with the lab's settings."""
+    """(measure, score) pairs, kind after kind: `n` prompts of each kind, sampled with the lab's settings."""
     for kind in kinds:
-        asked = prompts(kind, n, seed)
-        found: dict[str, list[bool]] = {}
+        all_prompts = prompts(kind, n, seed)
+        verdicts: dict[str, list[bool]] = {}
         for start in range(0, n, batch):
-            some = asked[start : start + batch]
+            some = all_prompts[start : start + batch]
             seeds = [seed + start + place for place in range(len(some))]
             replies = lab.engine.generate([prompt.document for prompt in some], lab.settings, seeds)
             for prompt, reply in zip(some, replies, strict=True):
                 for measure, right in judge(kind, prompt, reply).items():
-                    found.setdefault(measure, []).append(right)
-        for measure, rights in found.items():
+                    verdicts.setdefault(measure, []).append(right)
+        for measure, rights in verdicts.items():
             yield measure, Score(sum(rights) / len(rights), len(rights))
 
 
-DRAWN: dict[str, dict[str, str]] = {
+DRAWING_MEASURES: dict[str, dict[str, str]] = {
     "one thing": {
         "one thing, everything right": "all",
         "one thing: colour with shape": "binding",
@@ -161,7 +161,7 @@ DRAWN: dict[str, dict[str, str]] = {
     "edits": {"edits right": "all"},
     "novel pair": {"novel pair, colour with shape": "binding", "novel pair: everything": "all"},
 }
-"""For each kind of drawing: measure to the checker's attribute. A relation is right only between the right things."""
+"""For each kind of drawing: measure to the checker's attribute. A relation counts only between the right things."""
 
 
 def judge(kind: str, prompt: Prompt, reply: Document) -> dict[str, bool]:
@@ -170,8 +170,8 @@ def judge(kind: str, prompt: Prompt, reply: Document) -> dict[str, bool]:
     if kind == "routing":
         return {"a picture exactly when asked": len(pictures) == (prompt.words is None)}
     if prompt.scene is not None:
-        read = compare(prompt.scene, read_scene(pictures[0])) if len(pictures) == 1 else {}
-        verdicts = {measure: read.get(attribute, False) for measure, attribute in DRAWN[kind].items()}
-        return verdicts | ({prompt.kind: read.get("all", False)} if kind == "edits" else {})
+        verdicts = compare_scenes(prompt.scene, read_scene(pictures[0])) if len(pictures) == 1 else {}
+        right = {measure: verdicts.get(attribute, False) for measure, attribute in DRAWING_MEASURES[kind].items()}
+        return right | ({prompt.kind: verdicts.get("all", False)} if kind == "edits" else {})
     right = reply.text == prompt.words and not pictures
     return {"captions exact": right} if kind == "captions" else {"questions right": right, prompt.kind: right}

@@ -12,30 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from chameleon_lab.history import History, Level, RecordedRun, StepRecord, lr_sensitivity
-from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule, Saturation, Spike
+from chameleon_lab.history import History, RecordedRun, lr_sensitivity
+from chameleon_lab.measures import measure_of
+from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
 
 SPAN = 20
 """Steps over which losses are averaged."""
-
-
-@dataclass(frozen=True)
-class Above:
-    """A measure above a threshold, whatever the rest."""
-
-    measure: str
-    threshold: float
-    level: Level = "WARN"
-    checks: int = 2
-
-    @property
-    def name(self) -> str:
-        return f"{self.measure} > {self.threshold:g}"
-
-    def judge(self, record: StepRecord, before: Sequence[StepRecord]) -> str | None:
-        value = record.values.get(self.measure)
-        return None if value is None else f"{self.measure} {value:.0f}" if value > self.threshold else ""
 
 
 COMPARED: dict[str, Rule] = {
@@ -43,7 +26,7 @@ COMPARED: dict[str, Rule] = {
     "WARN: logit > 50": RULES[0],
     "ALARM: logit > 50 and entropy < 0.1": RULES[1],
     "CRITICAL: logit > 100 and entropy < 0.1": RULES[2],
-    "residual norm > 30": Above("residual_norm", 30.0),
+    "residual norm > 30": Beyond("residual_norm", 30.0),
     "gradient norm > 5 times its median": Spike(),
 }
 """The rules that are held against each other; the three levels are the lab's defaults."""
@@ -54,11 +37,11 @@ def preset(name: str, seed: int) -> dict[tuple[str, str], Experiment]:
     if name in PRESETS:
         return {(name, kind): each for kind, each in variations(PRESETS[name], seed).items()}
     if name in ("sensitivity", "sane"):
-        found = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed)
-        return {(f"{rate:g}", kind): each for kind, rates in found.items() for rate, each in rates.items()}
+        grid = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed)
+        return {(f"{rate:g}", kind): each for kind, rates in grid.items() for rate, each in rates.items()}
     if name == "scale":
-        found = scale(seed=seed).items()
-        return {(shape, kind): kinds[kind] for shape, kinds in found for kind in ("baseline", "query_key_norm")}
+        grid = scale(seed=seed).items()
+        return {(shape, kind): kinds[kind] for shape, kinds in grid for kind in ("baseline", "query_key_norm")}
     raise ValueError(f"No preset is called {name!r}; there are {', '.join(NAMES)}.")
 
 
@@ -66,12 +49,12 @@ NAMES = (*PRESETS, "sane", "sensitivity", "scale")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PresetOutcome:
     """How one run of a preset ended. Losses are means of 20 steps, nats a token, but for the held-out one.
 
     `blow_up`: the first step from where the loss stood more than 0.5 above its minimum for 20 steps. `damage`: the
     first from where it stood more than 0.1 above that of the run with query/key norm on the same data, for 30 steps.
-    `heard`: the step at which each of `COMPARED` first sounded.
+    `first_alarms`: the step at which each of `COMPARED` first sounded.
     """
 
     preset: str
@@ -88,13 +71,15 @@ class Outcome:
     log_partition: float
     blow_up: int | None
     damage: int | None
-    heard: dict[str, int]
+    first_alarms: dict[str, int]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
-def outcomes(folder: Path | str, names: Sequence[str] = NAMES, seeds: Sequence[int] = (0, 1, 2)) -> Iterator[Outcome]:
+def outcomes(
+    folder: Path | str, names: Sequence[str] = NAMES, seeds: Sequence[int] = (0, 1, 2)
+) -> Iterator[PresetOutcome]:
     """Trains what is not trained yet, each run in a folder of its own below `folder`, and says how it ended.
 
     What has been trained is read again, so the same call goes on where it was stopped.
@@ -107,50 +92,50 @@ def outcomes(folder: Path | str, names: Sequence[str] = NAMES, seeds: Sequence[i
                 histories[key] = _history(experiment, place)
             for (setting, kind), history in histories.items():
                 twin = None if kind == "query_key_norm" else histories[setting, "query_key_norm"]
-                yield outcome(history, twin, preset=name, setting=setting, variation=kind, seed=seed)
+                yield preset_outcome(history, twin, preset=name, setting=setting, variation=kind, seed=seed)
 
 
 def _history(experiment: Experiment, place: Path) -> History:
     if (place / "state.json").exists():
-        known = RecordedRun(place)
-        if known.state.status == "finished":
-            return known.history
+        run = RecordedRun(place)
+        if run.state.status == "finished":
+            return run.history
     return experiment.run(place).wait()
 
 
-def outcome(history: History, twin: History | None, **known: Any) -> Outcome:
+def preset_outcome(history: History, twin: History | None, **labels: Any) -> PresetOutcome:
     losses = np.array(history.series("loss")[1])
     smooth = _means(losses)
     damage = None
     if twin is not None:
         gap = _means(losses - np.array(twin.series("loss")[1]))
         damage = _held(gap > 0.1, 30)
-    return Outcome(
-        **known,
+    return PresetOutcome(
+        **labels,
         held_out_loss=history.held_out_loss,
         start=float(smooth[0]),
         lowest=float(smooth.min()),
         end=float(smooth[-1]),
         max_attention_logit=history.maximum("max_attention_logit"),
-        attention_entropy=-float(np.max(-np.array(history.series("attention_entropy")[1]))),
+        attention_entropy=float(measure_of("attention_entropy").worst(history.series("attention_entropy")[1])),
         residual_norm=history.maximum("residual_norm"),
         log_partition=history.last("log_partition", "image"),
         blow_up=_held(smooth > np.minimum.accumulate(smooth) + 0.5, 20),
         damage=damage,
-        heard=heard(history),
+        first_alarms=first_alarms(history),
     )
 
 
-def heard(history: History, rules: Mapping[str, Rule] = COMPARED) -> dict[str, int]:
+def first_alarms(history: History, rules: Mapping[str, Rule] = COMPARED) -> dict[str, int]:
     """The step at which each rule, alone, first sounded in a history; those that never did are left out."""
-    found = {}
+    steps = {}
     for name, rule in rules.items():
         detector = DivergenceDetector((rule,))
         for record in history.records:
             if detector.update(record):
-                found[name] = record.step
+                steps[name] = record.step
                 break
-    return found
+    return steps
 
 
 def _means(values: np.ndarray) -> np.ndarray:
@@ -164,29 +149,33 @@ def _held(trouble: np.ndarray, steps: int) -> int | None:
     return int(np.flatnonzero(lasting)[0]) + SPAN - 1 if lasting.any() else None
 
 
-def read(path: Path | str) -> list[Outcome]:
-    """The outcomes of a file that `write` wrote."""
-    return [Outcome(**json.loads(line)) for line in Path(path).read_text().splitlines()]
+def read_presets(path: Path | str) -> list[PresetOutcome]:
+    """The outcomes of a file that `chameleon-lab stability` wrote; before December 2026 it said `heard`."""
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return [PresetOutcome(**{"first_alarms": line.pop("heard", {}), **line}) for line in lines]
 
 
-def by_rate(found: Sequence[Outcome]) -> dict[str, dict[float, list[float]]]:
+def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:
     """Held-out losses of the runs at several rates: by variation, then by rate."""
     losses: dict[str, dict[float, list[float]]] = {}
-    for each in found:
+    for each in outcomes:
         if each.preset == "sensitivity":
             losses.setdefault(each.variation, {}).setdefault(float(each.setting), []).append(each.held_out_loss)
     return losses
 
 
-def markdown(found: Sequence[Outcome]) -> str:
+def preset_tables(outcomes: Sequence[PresetOutcome]) -> str:
     """The outcomes and the alarms' record as tables."""
+    loss, *watched = (
+        measure_of(name).words
+        for name in ("held_out_loss", "max_attention_logit", "residual_norm", "image_log_partition")
+    )
     lines = [
-        "| preset | variation | seeds | held-out loss | lowest to end | blow-up | largest attention logit "
-        "| residual norm | log Z, image |",
+        f"| preset | variation | seeds | {loss} | lowest to end | blow-up | {' | '.join(watched)} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, str, str], list[Outcome]] = {}
-    for each in found:
+    groups: dict[tuple[str, str, str], list[PresetOutcome]] = {}
+    for each in outcomes:
         groups.setdefault((each.preset, each.setting, each.variation), []).append(each)
     for (name, setting, kind), members in groups.items():
         blown = [each.blow_up for each in members if each.blow_up is not None]
@@ -202,39 +191,39 @@ def markdown(found: Sequence[Outcome]) -> str:
             f"{_mean(members, 'log_partition'):.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    if losses := by_rate(found):
-        start = _mean([each for each in found if each.preset == "sensitivity"], "start")
-        told = ", ".join(f"{kind} {lr_sensitivity(rates, start):.3f}" for kind, rates in losses.items())
-        lines += ["", f"Sensitivity to the learning rate (lower is flatter): {told}."]
-    return "\n".join([*lines, "", *_alarm_table(found), ""])
+    if losses := by_rate(outcomes):
+        start = _mean([each for each in outcomes if each.preset == "sensitivity"], "start")
+        values = ", ".join(f"{kind} {lr_sensitivity(rates, start):.3f}" for kind, rates in losses.items())
+        lines += ["", f"Sensitivity to the learning rate (lower is flatter): {values}."]
+    return "\n".join([*lines, "", *_alarm_table(outcomes), ""])
 
 
-def _alarm_table(found: Sequence[Outcome]) -> list[str]:
-    damaged = [each for each in found if each.variation == "baseline" and each.damage is not None]
-    blown = [each for each in found if each.variation == "baseline" and each.blow_up is not None]
-    best = {(o.preset, o.setting, o.seed): o.held_out_loss for o in found if o.variation == "query_key_norm"}
+def _alarm_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
+    damaged = [each for each in outcomes if each.variation == "baseline" and each.damage is not None]
+    blown = [each for each in outcomes if each.variation == "baseline" and each.blow_up is not None]
+    best = {(o.preset, o.setting, o.seed): o.held_out_loss for o in outcomes if o.variation == "query_key_norm"}
     unfixed = [
         each
-        for each in found
+        for each in outcomes
         if each.variation == "baseline" and each.held_out_loss - best[each.preset, each.setting, each.seed] < 0.03
     ]
-    fixed = [each for each in found if each.variation != "baseline"]
+    fixed = [each for each in outcomes if each.variation != "baseline"]
     lines = [
         "| rule | heard in damaged runs | steps before damage | steps before blow-up | false, healthy without fixes "
         "| heard with fixes |",
         "|---|---|---|---|---|---|",
     ]
     for rule in COMPARED:
-        early = [(each.damage or 0) - each.heard[rule] for each in damaged if rule in each.heard]
-        ahead = [(each.blow_up or 0) - each.heard[rule] for each in blown if rule in each.heard]
-        false = [sum(rule in each.heard for each in runs) for runs in (unfixed, fixed)]
+        early = [(each.damage or 0) - each.first_alarms[rule] for each in damaged if rule in each.first_alarms]
+        ahead = [(each.blow_up or 0) - each.first_alarms[rule] for each in blown if rule in each.first_alarms]
+        false = [sum(rule in each.first_alarms for each in runs) for runs in (unfixed, fixed)]
         cells = [rule, f"{len(early)} of {len(damaged)}", _range(early), _range(ahead)]
         cells += [f"{false[0]} of {len(unfixed)}", f"{false[1]} of {len(fixed)}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _mean(members: Sequence[Outcome], name: str) -> float:
+def _mean(members: Sequence[PresetOutcome], name: str) -> float:
     return float(np.mean([getattr(each, name) for each in members]))
 
 

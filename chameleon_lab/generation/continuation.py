@@ -1,12 +1,14 @@
-"""Documents under way: rows, the one cache that holds them, and the step that adds a token to each.
+"""Documents under way: rows, the one decoder that holds them, and the step that adds a token to each.
 
-The cache holds every row of a batch and, below them, each row's twins for guidance (`guidance`). Nothing is computed
-twice: a row is fed what its cache has not seen, a twin catches up when an image starts and keeps what it has in common
-with what it saw before. All is state of the object, so that one may stop after any token and go on later.
+The decoder's rows are those of the batch and, behind them, each row's twins for guidance (`guidance`), so that the
+weights are read once for all: eight rows cost less than three times what one costs. Nothing is computed twice: a row is
+fed what its cache lacks, a twin catches up when an image starts and keeps what its new stream shares with its old one.
+All is state of the object, so that a reader may stop after any token and go on later.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,45 +19,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chameleon_lab import crossovers
+from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.grammar import Mask, Rules, State
+from chameleon_lab.generation.recording import sent
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.kv_cache import KVCache
-from chameleon_lab.recording import sent
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
-AHEAD = {"cuda": 16}
-"""How many codes are picked before the first is looked at, by kind of device; elsewhere one."""
-AT_ONCE = 512  # tokens of a prompt that each row is given at a time, which bounds the memory that they take
-WORDS_AHEAD = 4  # and words, which end when they like: what was computed after that is lost
 
-
-class _Wanted(NamedTuple):
-    """What may come next in a row, and how much of an image is drawn."""
+class Options(NamedTuple):
+    """What may come next in a row, and the share of its image that is drawn; None outside an image."""
 
     mask: Mask
     share: float | None
 
 
-class Row:
-    """One document under way. `limit` bounds its tokens; `shown` is how many of them were told, and the state then;
-    `twinned` is how many its twins were told of the image being drawn, None while none is."""
+class Outcome(NamedTuple):
+    """What a step did to a row: a token, or None where it ended; the state and the number of tokens after it."""
+
+    row: int
+    token: int | None
+    state: State
+    count: int
+
+
+class ReplyRow:
+    """One document under way.
+
+    `limit` bounds its tokens. `yielded`: number of tokens that a reader has got, and the state then. `copied`: number
+    of tokens at the last copy to the guidance twins; None outside an image.
+    """
 
     def __init__(self, tokens: list[int], state: State, limit: int, seed: int) -> None:
         self.tokens, self.state, self.limit = tokens, state, limit
-        self.shown = len(tokens), state
-        self.twinned: int | None = None
-        self._random, self._draws, self._used = np.random.default_rng(seed), list[float](), 0
+        self.yielded = len(tokens), state
+        self.copied: int | None = None
+        self._random, self._draws, self._place = np.random.default_rng(seed), list[float](), 0
 
     def draws(self, count: int) -> list[float]:
-        """The next draws, uniform in [0, 1); those not `used` come again."""
-        self._draws += [self._random.random() for _ in range(self._used + count - len(self._draws))]
-        return self._draws[self._used : self._used + count]
+        """The next draws, uniform in [0, 1); they come again until `skip` passes them."""
+        self._draws += [self._random.random() for _ in range(self._place + count - len(self._draws))]
+        return self._draws[self._place : self._place + count]
 
-    def used(self, count: int) -> None:
-        """So many draws more; below 0, the last ones come again."""
-        self._used += count
+    def skip(self, count: int) -> None:
+        """Passes so many draws; below 0, the last ones come again."""
+        self._place += count
 
     @property
     def room(self) -> int:
@@ -65,8 +75,9 @@ class Row:
 class Continuation:
     """Several documents under way at once; each depends on its own seed only.
 
-    Raises ValueError on a prompt that is ill-formed, holds unknown ids or leaves no room to answer, and where the
-    cache does not fit into memory. `room` is how many positions the cache gets, by default what the settings allow.
+    `room` is how many positions the cache gets for several replies, one after the other; by default there is one, and
+    the cache gets what the settings allow. Raises ValueError on a prompt that is ill-formed, holds unknown ids or
+    leaves no room to answer, and where the cache does not fit into memory.
     """
 
     def __init__(
@@ -86,24 +97,34 @@ class Continuation:
         self._twins: list[list[list[int]]] = [
             [[] for _ in self.rows] for _ in range(self.guide.twins if self.guide else 0)
         ]
-        self._fed = [0] * (len(self.rows) * (1 + len(self._twins)))
-        self._told: deque[tuple[int, int | None, State, int]] = deque()  # yet to be told, with the row's tokens then
+        self._queue: deque[Outcome] = deque()  # not yet yielded
         like = model.embedding.weight
-        self.ahead = AHEAD.get(like.device.type, 1)
-        self._cache = _cache(model.config, len(self._fed), like, room or self._room())
-        self._said_BV = None
+        self.ahead = crossovers.CODES_AHEAD.get(like.device.type, 1)
+        count = len(self.rows) * (1 + len(self._twins))
+        self._decoder = Decoder(model, count, room or self._room(), lasting=room is not None)
+        self._written_BV = None
         if settings.repetition != 1:
-            self._said_BV = torch.zeros(len(self.rows), model.config.vocabulary, dtype=torch.bool, device=like.device)
+            shape = len(self.rows), model.config.vocabulary
+            self._written_BV = torch.zeros(shape, dtype=torch.bool, device=like.device)
+
+    @property
+    def worker(self) -> str:
+        """Who does the sums: see `Decoder`."""
+        return self._decoder.worker
 
     def tokens(self) -> Iterator[tuple[int, int | None, State]]:
         """(row, token, state after it), step by step over all rows that go on.
 
-        Ends are told by the state, with token None. Leave it whenever you like: another call goes on from there.
+        An end is a state with token None. Leave it whenever you like: another call goes on from there. If the weights
+        were changed in between, what the rows hold is computed anew. Raises FloatingPointError when logits are not
+        finite, naming the layer where that begins.
         """
+        with torch.inference_mode():
+            self._decoder.begin()
         while True:
-            while self._told:
-                index, token, state, count = self._told.popleft()
-                self.rows[index].shown = count, state
+            while self._queue:
+                index, token, state, count = self._queue.popleft()
+                self.rows[index].yielded = count, state
                 yield index, token, state
             if all(row.state.ended for row in self.rows):
                 return
@@ -116,23 +137,24 @@ class Continuation:
         then changes nothing.
         """
         row = self.rows[index]
-        kept, state = row.shown
+        count, state = row.yielded
         if state.place is not None:
-            kept -= 1 + state.place
+            count -= 1 + state.place
         elif state.ended == "end_document":
-            kept -= 1
-        whole = np.array([*row.tokens[:kept], *self.tokenizer.vocabulary.check(tokens)])
-        fresh = self._row(whole, 0, room=self._cache.room)
-        row.tokens, row.state, row.limit, row.shown, row.twinned = (
-            fresh.tokens, fresh.state, fresh.limit, fresh.shown, None,
+            count -= 1
+        whole = np.array([*row.tokens[:count], *self.tokenizer.vocabulary.check(tokens)])
+        fresh = self._row(whole, 0, room=self._decoder.cache.room)
+        row.tokens, row.state, row.limit, row.yielded, row.copied = (
+            fresh.tokens, fresh.state, fresh.limit, fresh.yielded, None,
         )  # fmt: skip
-        row.used(-sum(each == index and state.ended != "length" for each, _, state, _ in self._told))
-        self._told = deque(each for each in self._told if each[0] != index)
-        self._rewind(index, min(kept, self._fed[index]))
-        if self._said_BV is not None:
-            self._said_BV[index] = False
+        # Draws of tokens that nobody got come again, so that how far ahead was picked does not show.
+        row.skip(-sum(outcome.row == index and outcome.state.ended != "length" for outcome in self._queue))
+        self._queue = deque(outcome for outcome in self._queue if outcome.row != index)
+        self._decoder.rewind(index, count)
+        if self._written_BV is not None:
+            self._written_BV[index] = False
 
-    def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> Row:
+    def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> ReplyRow:
         prompt = self.tokenizer.vocabulary.check(prompt)
         context = min(self.model.config.context, room or self.model.config.context)
         if seed < 0:
@@ -146,15 +168,15 @@ class Continuation:
             )
         most = self.settings.max_tokens
         limit = context if most is None else min(context, len(prompt) + most)
-        return Row(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, seed)
+        return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, seed)
 
     def _room(self) -> int:
         """Positions that the rows may come to, and their twins, which a negative prompt makes longer."""
-        longer, begin = 0, self.tokenizer.vocabulary.begin_image
+        excess, begin = 0, self.tokenizer.vocabulary.begin_image
         for row in self.rows if self._twins and self.grammar.images else ():
             streams = self._streams([*row.tokens, begin])
-            longer = max(longer, *(len(stream) - len(row.tokens) - 1 for stream in streams))
-        return min(self.model.config.context, max((row.limit for row in self.rows), default=1) + longer)
+            excess = max(excess, *(len(stream) - len(row.tokens) - 1 for stream in streams))
+        return min(self.model.config.context, max((row.limit for row in self.rows), default=1) + excess)
 
     def _streams(self, tokens: list[int]) -> list[list[int]]:
         """What the twins of a row see. Raises ValueError for a guidance that breaks its word."""
@@ -169,221 +191,222 @@ class Continuation:
 
     @torch.inference_mode()
     def _step(self) -> None:
-        """More tokens for each row that goes on, put into `_told`: one, or on a GPU several.
+        """More tokens for each row that goes on, put into `_queue`: one, or on a GPU several.
 
-        There the next ones are picked before the last ones are known here, as long as the grammar can foresee what may
-        come; what comes after it was wrong about a row is forgotten.
+        A GPU works while Python prepares, so long as Python does not ask for a result: the next tokens are picked
+        before the last ones are on this side, as long as the grammar can foresee what may come. What follows a wrong
+        forecast about a row is forgotten.
         """
         for index, row in enumerate(self.rows):
             if not row.state.ended and row.room <= 0:
                 row.state = replace(row.state, ended="length")
-                self._told.append((index, None, row.state, len(row.tokens)))
+                self._queue.append(Outcome(index, None, row.state, len(row.tokens)))
         live = [index for index, row in enumerate(self.rows) if not row.state.ended]
         if not live:
             return
-        first = self._wanted(live)
+        first = self._options(live)
         drawing = [index for index in live if first[index].share is not None]
-        logits_SBV, picked = self._logits(drawing), list[Tensor]()
-        foreseen = [first, *self._foreseen(first)]
-        for place, wanted in enumerate(foreseen):
+        logits_SBV, picked, sums = self._logits(drawing), list[Tensor](), list[Tensor]()
+        forecasts = [first, *self._forecasts(first)]
+        for place, options in enumerate(forecasts):
             if picked:
                 logits_SBV = self._logits_after(picked[-1], live, drawing)
-            picked.append(self._pick(wanted, place, logits_SBV))
-        tokens_PR = torch.stack(picked).tolist()  # the one wait for the device
-        for place, (wanted, tokens_R) in enumerate(zip(foreseen, tokens_PR, strict=True)):
-            if place and not self._goes_on(wanted):
+            tokens_R, sum_ = self._pick(options, place, logits_SBV)
+            picked.append(tokens_R)
+            sums.append(sum_)
+        tokens_PR, sums_P = torch.stack(picked).tolist(), torch.stack(sums).tolist()  # the one wait for the device
+        for place, (options, tokens_R, sum_) in enumerate(zip(forecasts, tokens_PR, sums_P, strict=True)):
+            if place and not self._holds(options):
                 return
+            if not math.isfinite(sum_):
+                raise self._not_finite(live, drawing)
             for index, token in zip(live, tokens_R, strict=True):
                 self._take(index, token)
 
-    def _wanted(self, live: Iterable[int]) -> dict[int, _Wanted]:
+    def _options(self, live: Iterable[int]) -> dict[int, Options]:
         """What may come next in each of these rows, none of which has ended."""
-        return {index: self._wanted_in(self.rows[index].state, self.rows[index].room) for index in live}
+        return {index: self._options_in(self.rows[index].state, self.rows[index].room) for index in live}
 
-    def _wanted_in(self, state: State, room: int) -> _Wanted:
-        return _Wanted(self.grammar.allowed(state, room), self.grammar.share(state))
+    def _options_in(self, state: State, room: int) -> Options:
+        return Options(self.grammar.allowed(state, room), self.grammar.share(state))
 
-    def _foreseen(self, first: dict[int, _Wanted]) -> Iterator[dict[int, _Wanted]]:
-        """What may come after what is `first` wanted, and so on, while each row goes on in its modality as usual."""
-        ahead = min(self.ahead, 1 + self._cache.room - max(self._fed))
+    def _forecasts(self, first: dict[int, Options]) -> Iterator[dict[int, Options]]:
+        """What may come after `first`, and so on, while each row goes on in its modality as usual."""
+        cache = self._decoder.cache
+        ahead = min(self.ahead, 1 + cache.room - int(cache.lengths.max()))
         if any(share is None for _, share in first.values()):
-            ahead = min(ahead, WORDS_AHEAD if self._said_BV is None else 1)
-        states, wanted = {index: self.rows[index].state for index in first}, first
+            # A penalty needs the words before, of which nothing is on this side yet.
+            ahead = min(ahead, crossovers.WORDS_AHEAD if self._written_BV is None else 1)
+        states, options = {index: self.rows[index].state for index in first}, first
         for place in range(1, ahead):
-            for index, (mask, _) in wanted.items():
+            for index, (mask, _) in options.items():
                 states[index] = self.grammar.advance(states[index], mask.usual(self.tokenizer.vocabulary))
             if any(state.ended or self.rows[index].room <= place for index, state in states.items()):
                 return
-            wanted = {index: self._wanted_in(state, self.rows[index].room - place) for index, state in states.items()}
-            if any((wanted[index].share is None) != (first[index].share is None) for index in first):
+            options = {index: self._options_in(state, self.rows[index].room - place) for index, state in states.items()}
+            if any((options[index].share is None) != (first[index].share is None) for index in first):
                 return
-            yield wanted
+            yield options
 
-    def _goes_on(self, foreseen: dict[int, _Wanted]) -> bool:
-        """Whether all rows stand as was foreseen of them."""
-        return not any(self.rows[index].state.ended for index in foreseen) and self._wanted(foreseen) == foreseen
+    def _holds(self, forecast: dict[int, Options]) -> bool:
+        """Whether all rows have come to stand as was forecast."""
+        return not any(self.rows[index].state.ended for index in forecast) and self._options(forecast) == forecast
 
     def _take(self, index: int, token: int) -> None:
-        """Puts a picked token behind its row and tells of it."""
+        """Puts a picked token behind its row and into the queue."""
         row = self.rows[index]
         row.state = self.grammar.advance(row.state, token)
-        row.used(1)
+        row.skip(1)
         if row.state.ended != "ill_formed":
             row.tokens.append(token)
-        if self._said_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
-            self._said_BV[index, token] = True
-        self._told.append((index, None if row.state.ended else token, row.state, len(row.tokens)))
+        if self._written_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
+            self._written_BV[index, token] = True
+        self._queue.append(Outcome(index, None if row.state.ended else token, row.state, len(row.tokens)))
 
-    def _pick(self, wanted: dict[int, _Wanted], place: int, logits_SBV: Tensor) -> Tensor:
-        """A token for each of these rows, in their order, with the draw at this place of those they have next."""
+    def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
+        """What to raise for logits with a NaN or an infinity: the rows are run through the model again to see where.
+
+        A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
+        """
+        streams = [self.rows[index].tokens for index in live]
+        streams += [twins[index] for twins in self._twins for index in drawing]
+        device = self.model.embedding.weight.device
+        for stream in streams:
+            if name := first_not_finite(self.model, torch.tensor(stream, device=device)):
+                return FloatingPointError(
+                    f"The logits after {len(stream)} tokens are not finite: the first output with a NaN or an infinity "
+                    f"is that of {name}. Load the weights anew or go back to an earlier checkpoint; with a 16-bit "
+                    "type, try float32."
+                )
+        return FloatingPointError(
+            f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones for the "
+            f"whole row at once: what computed them ({self.worker}) or its cache is at fault. Please report this, with "
+            "the model's config."
+        )
+
+    def _pick(self, options: dict[int, Options], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:
+        """A token for each of these rows, in their order, with the draw at this place of those they have next.
+
+        The second is a sum of all logits that were picked from: finite exactly where each of them is.
+        """
         alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
-        for index, (mask, share) in wanted.items():
+        for index, (mask, share) in options.items():
             alike.setdefault((mask, share is not None), []).append(index)
-        picked = [self._pick_alike(mask, wanted, place, some, logits_SBV) for (mask, _), some in alike.items()]
+        picked, sums = zip(
+            *(self._pick_alike(mask, options, place, some, logits_SBV) for (mask, _), some in alike.items()),
+            strict=True,
+        )
         if len(picked) == 1:
-            return picked[0]
+            return picked[0], sums[0]
         order = np.argsort([index for some in alike.values() for index in some])
-        return torch.cat(picked)[sent(order, logits_SBV.device)]
+        return torch.cat(picked)[sent(order, logits_SBV.device)], torch.stack(sums).sum()
 
     def _pick_alike(
-        self, mask: Mask, wanted: dict[int, _Wanted], place: int, some: list[int], logits_SBV: Tensor
-    ) -> Tensor:
-        """A token for each of some rows of which the same may come: tokens_R."""
+        self, mask: Mask, options: dict[int, Options], place: int, some: list[int], logits_SBV: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A token for each of some rows of which the same may come, tokens_R, and the sum of the logits."""
         draws = [self.rows[index].draws(place + 1)[place] for index in some]
-        drawn = [share for index in some if (share := wanted[index].share) is not None]
-        ids_V, logits_SRV = mask.ids(logits_SBV.device), _rows(logits_SBV, some)
-        if len(ids_V) == 1:
-            return ids_V.expand(len(some))
-        if drawn:  # guidance and sampler are given the codes alone
+        shares = [share for index in some if (share := options[index].share) is not None]
+        ids_V, logits_SRV = mask.ids(logits_SBV.device), _select(logits_SBV, some)
+        if len(ids_V) == 1:  # nothing to pick, but no less to check
+            return ids_V.expand(len(some)), logits_SRV.sum()
+        if shares:  # guidance and sampler get the codes alone
             logits_SRV = logits_SRV.index_select(-1, ids_V)
-            logits_RV = self.guide.mix(logits_SRV, drawn) if self.guide else logits_SRV[0]
-            return ids_V[self._samplers[1].pick(logits_RV, draws)]
+            logits_RV = self.guide.mix(logits_SRV, shares) if self.guide else logits_SRV[0]
+            return ids_V[self._samplers[1].pick(logits_RV, draws)], logits_SRV.sum()
         # Here most of the vocabulary may come: to hide the rest is faster than to gather it.
         logits_RV = logits_SRV[0].masked_fill(mask.hidden(logits_SRV.device), -torch.inf)
-        return self._samplers[0].pick(logits_RV, draws, None if self._said_BV is None else _rows(self._said_BV, some))
+        written_RV = None if self._written_BV is None else _select(self._written_BV, some)
+        return self._samplers[0].pick(logits_RV, draws, written_RV), logits_SRV[0].sum()
 
     def _logits(self, drawing: list[int]) -> Tensor:
         """Feeds rows, and the twins of those that draw, what their cache lacks: the logits that follow, S x B x V.
 
         S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning. What rows and twins were
-        fed beyond their tokens, because it was foreseen wrongly or a step was interrupted, is taken back first.
+        fed beyond their tokens, by a wrong forecast or because a step was interrupted, is taken back first.
         """
-        count = len(self.rows)
+        count, lengths = len(self.rows), self._decoder.cache.lengths
         for index, row in enumerate(self.rows):
-            self._rewind(index, len(row.tokens) - 1)  # the last one's logits are wanted
-        news = [row.tokens[self._fed[index] :] for index, row in enumerate(self.rows)]
+            self._decoder.rewind(index, len(row.tokens) - 1)  # the next token needs the last one's logits
+        news = [row.tokens[lengths[index] :] for index, row in enumerate(self.rows)]
         for index, row in enumerate(self.rows):
             if row.state.ended:
                 news[index] = []
             elif index not in drawing:
-                row.twinned = None
+                row.copied = None
         if not self._twins or not drawing:
-            return self._feed(news)[None]
+            return self._decoder.logits(self._feed(0, news))[None]
         for index in drawing:
-            self._tell_twins(index)
+            self._update_twins(index)
         for twin, streams in enumerate(self._twins, 1):
             news += [
-                stream[self._fed[twin * count + index] :] if index in drawing else []
+                stream[lengths[twin * count + index] :] if index in drawing else []
                 for index, stream in enumerate(streams)
             ]
+        # All but the last tokens first, without the rows when they lack nothing: a twin's whole stream beside one token
+        # of its row would otherwise pad the row to the same width.
         behind = [new[:-1] for new in news]
         if any(behind):
             start = 0 if any(behind[:count]) else count
-            self._run(start, behind[start:])
-        return self._feed([new[-1:] for new in news]).unflatten(0, (-1, count))
+            self._feed(start, behind[start:])
+        return self._decoder.logits(self._feed(0, [new[-1:] for new in news])).unflatten(0, (-1, count))
 
-    def _tell_twins(self, index: int) -> None:
-        """Tells the twins of a row that draws what they have to see, and takes back what they saw otherwise."""
-        row = self.rows[index]
-        if row.twinned is None:
-            for twin, wanted in enumerate(self._streams(row.tokens)):
+    def _update_twins(self, index: int) -> None:
+        """Gives the twins of a row that draws the tokens they have to see, and takes back those that differ."""
+        row, lengths = self.rows[index], self._decoder.cache.lengths
+        if row.copied is None:
+            for twin, stream in enumerate(self._streams(row.tokens)):
                 place = (1 + twin) * len(self.rows) + index
-                held = self._twins[twin][index][: self._fed[place]]
-                same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, wanted[:-1], strict=False)))
-                self._twins[twin][index] = wanted
-                self._rewind(place, same)
+                pairs = zip(self._twins[twin][index][: lengths[place]], stream[:-1], strict=False)
+                common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                self._twins[twin][index] = stream
+                self._decoder.rewind(place, common)
         else:
             for twin, streams in enumerate(self._twins, 1):
-                streams[index] += row.tokens[row.twinned :]
-                self._rewind(twin * len(self.rows) + index, len(streams[index]) - 1)
-        row.twinned = len(row.tokens)
-        longest = max(len(streams[index]) for streams in self._twins)
-        if longest > self._cache.room:
+                streams[index] += row.tokens[row.copied :]
+                self._decoder.rewind(twin * len(self.rows) + index, len(streams[index]) - 1)
+        row.copied = len(row.tokens)
+        longest, room = max(len(streams[index]) for streams in self._twins), self._decoder.cache.room
+        if longest > room:
             raise ValueError(
-                f"Guidance needs {longest} positions beside the document and the cache holds {self._cache.room}: "
+                f"Guidance needs {longest} positions beside the document and the cache holds {room}: "
                 "shorten the negative prompt, or what else guidance puts before the image."
             )
 
     def _logits_after(self, tokens_R: Tensor, live: list[int], drawing: list[int]) -> Tensor:
-        """The logits after tokens that only the device knows yet, one for each row that goes on: S x B x V."""
+        """The logits after tokens that are on the device only, one for each row that goes on: S x B x V."""
         count, device = len(self.rows), tokens_R.device
         tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
         tokens_B[sent(live, device)] = tokens_R
         twins = len(self._twins) if drawing else 0
-        counts = [int(index in live) for index in range(count)] + [
-            int(index in drawing) for index in range(count)
-        ] * twins
-        outputs_BTD = self._forward(0, tokens_B.repeat(1 + twins)[:, None], counts)
-        return self.model.logits(outputs_BTD[:, 0], self._cache).unflatten(0, (-1, count))
+        counts = [int(index in live) for index in range(count)]
+        counts += [int(index in drawing) for index in range(count)] * twins
+        outputs_BTD = self._decoder.feed(tokens_B.repeat(1 + twins)[:, None], counts)
+        return self._decoder.logits(outputs_BTD[:, 0]).unflatten(0, (-1, count))
 
-    def _feed(self, news: list[list[int]]) -> Tensor:
-        """Runs the model on each cache row's new tokens; the logits after the last of them."""
-        return self.model.logits(self._run(0, news), self._cache)
-
-    def _run(self, start: int, news: list[list[int]]) -> Tensor:
-        """Runs the model on new tokens of the cache rows from `start` on, right-padded to one width, `AT_ONCE` of each
+    def _feed(self, start: int, news: list[list[int]]) -> Tensor:
+        """Feeds new tokens to the decoder's rows from `start` on, right-padded to one width, `PROMPT_POSITIONS` of each
         at a time: outputs_BD after each row's last."""
         width, device = max(map(len, news)), self.model.embedding.weight.device
         tokens_BT = torch.tensor([new + [self.tokenizer.vocabulary.pad] * (width - len(new)) for new in news])
         last_BD: Tensor | None = None
-        for begin in range(0, width, AT_ONCE):
-            part_BT = tokens_BT[:, begin : begin + AT_ONCE].to(device)
+        for begin in range(0, width, crossovers.PROMPT_POSITIONS):
+            part_BT = tokens_BT[:, begin : begin + crossovers.PROMPT_POSITIONS].to(device)
             counts = [min(max(len(new) - begin, 0), part_BT.shape[1]) for new in news]
-            outputs_BTD = self._forward(start, part_BT, counts)
+            outputs_BTD = self._decoder.feed(part_BT, counts, start)
             if outputs_BTD.shape[1] == 1:
                 latest_BD = outputs_BTD[:, 0]
             else:
                 places_B = sent([max(count - 1, 0) for count in counts], device)
                 latest_BD = outputs_BTD[torch.arange(len(news), device=device), places_B]
             if last_BD is not None:
-                fed_B1 = sent([[count > 0] for count in counts], device)
-                latest_BD = torch.where(fed_B1, latest_BD, last_BD)
+                fresh_B1 = sent([[count > 0] for count in counts], device)
+                latest_BD = torch.where(fresh_B1, latest_BD, last_BD)
             last_BD = latest_BD
         assert last_BD is not None
         return last_BD
 
-    def _forward(self, start: int, tokens_BT: Tensor, counts: list[int]) -> Tensor:
-        """Runs the model on tokens of the cache rows from `start` on, so many of each row: outputs_BTD."""
-        stop = start + len(counts)
-        cache = self._cache if stop - start == len(self._fed) else self._cache.part(start, stop)
-        outputs_BTD = self.model.trunk(tokens_BT, cache)
-        cache.advance(counts)
-        for place, taken in enumerate(counts, start):
-            self._fed[place] += taken
-        return outputs_BTD
 
-    def _rewind(self, place: int, length: int) -> None:
-        """Sets a row of the cache back to its first `length` positions."""
-        if length < self._fed[place]:
-            self._fed[place] = length
-            self._cache.rewind(place, length)
-
-
-def _rows(logits: Tensor, some: list[int]) -> Tensor:
+def _select(logits: Tensor, some: list[int]) -> Tensor:
     """Some rows of the last but one dimension, without a copy where they are all."""
     return logits if len(some) == logits.shape[-2] else logits.index_select(-2, sent(some, logits.device))
-
-
-def _cache(config: ModelConfig, rows: int, like: Tensor, room: int) -> KVCache:
-    """A cache, or ValueError saying how much memory it would have taken."""
-    try:
-        return KVCache(config, rows, like, room)
-    except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; a plain one, told by its words, on the CPU
-        if not (isinstance(error, torch.OutOfMemoryError) or "memory" in str(error) or "overflow" in str(error)):
-            raise
-        position = 2 * config.layers * config.kv_heads * config.head_width * like.element_size()
-        raise ValueError(
-            f"Out of memory: the cache takes {rows} rows x {room} positions x {position} bytes = "
-            f"{rows * room * position / 2**30:.1f} GiB on {like.device}. Take fewer documents at once, a smaller "
-            "max_tokens, no guidance (each of its streams is a row), or a smaller dtype."
-        ) from error

@@ -17,11 +17,11 @@ from chameleon_lab.records import Piece, TokenScores
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.transformer import Transformer
 
-CHUNK = 256  # positions whose logits are held at once when scoring
+SCORED_AT_ONCE = 256  # positions whose logits are held at once when scoring
 
 
 class Engine:
-    """Continues and scores documents. `images`: whether it draws where it is given no grammar."""
+    """Continues and scores documents. `images`: whether it draws where no grammar is passed."""
 
     def __init__(self, model: Transformer, tokenizer: MixedModalTokenizer, images: bool = True) -> None:
         self.model, self.tokenizer, self.images = model, tokenizer, images
@@ -55,7 +55,7 @@ class Engine:
     ) -> Iterator[tuple[int, int | None, State]]:
         """(row, token, state after it), step by step over all rows that go on.
 
-        Ends of turn and document are told by the state, with token None; so is a row that ran out of room ("length").
+        An end of turn or document, or of the room ("length"), is in the state, with token None.
         Raises ValueError on a prompt that is ill-formed, holds unknown ids, or leaves no room to answer.
         """
         return self._continuation(prompts, settings, seeds, grammar).tokens()
@@ -84,8 +84,8 @@ class Engine:
         scores: list[TokenScores] = []
         for outputs_TD, each, allowed in zip(outputs_BTD, scored, masks, strict=True):
             logs: list[Tensor] = []
-            for start in range(0, len(each), CHUNK):
-                stop = min(start + CHUNK, len(each))
+            for start in range(0, len(each), SCORED_AT_ONCE):
+                stop = min(start + SCORED_AT_ONCE, len(each))
                 logits_TV = self.model.logits(outputs_TD[len(before) - 1 :][start:stop])
                 if allowed:
                     allowed_TV = torch.from_numpy(np.stack([mask.allowed_V for mask in allowed[start:stop]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.records import StopReason
+from chameleon_lab.tokenizers.grids import ImageForm, Slot, SlotKind, image_form
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
 
 @dataclass(frozen=True)
 class State:
-    """Where one row stands: `place` counts the tokens since `begin_image`, None outside an image; `grid` is what that
-    image has told of its rows and columns of codes; `images` were begun; `ended` says why it ended, if it has."""
+    """Where one row stands: `place` counts the tokens since `begin_image`, None outside an image; `grid` holds the
+    sides that this image's tokens have given so far; `images` were begun; `ended` says why it ended, if it has."""
 
     place: int | None = None
     grid: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class Mask:
     def __init__(self, allowed_V: np.ndarray) -> None:
         self.allowed_V = allowed_V
         self._usual: int | None = None
-        self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._by_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def ids(self, device: torch.device) -> Tensor:
         """The tokens that may come, rising, as a tensor that stays on its device."""
@@ -52,10 +52,10 @@ class Mask:
         return self._usual
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._kept:
+        if device not in self._by_device:
             ids, hidden_V = np.flatnonzero(self.allowed_V), ~self.allowed_V
-            self._kept[device] = torch.from_numpy(ids).to(device), torch.from_numpy(hidden_V).to(device)
-        return self._kept[device]
+            self._by_device[device] = torch.from_numpy(ids).to(device), torch.from_numpy(hidden_V).to(device)
+        return self._by_device[device]
 
 
 class Rules(Protocol):
@@ -78,70 +78,31 @@ class Rules(Protocol):
     def share(self, state: State) -> float | None: ...
 
 
-class Slot(enum.Enum):
-    """What stands at a place of an image."""
-
-    SIDE = "a grid token"
-    CODE = "a code"
-    NEW_LINE = "new_line"
-    END = "end_image"
-
-
 @dataclass(frozen=True)
-class ImageForm:
-    """How an image is written: begin_image, exactly `codes` codes, end_image; or, where the vocabulary has grid and row
-    tokens, begin_image, rows, columns, rows of codes each with its new_line, end_image, and `codes` is not asked.
-
-    Raises ValueError when neither says how many codes there are.
-    """
+class Syntax:
+    """What a well-formed document is, all modalities granted: words and specials, and images as `form` has them."""
 
     vocabulary: Vocabulary
-    codes: int | None = None
+    form: ImageForm
 
-    def __post_init__(self) -> None:
-        if self.codes is None and not self.vocabulary.any_grid:
-            raise ValueError("Images of this vocabulary tell no grid: say how many codes they have (image_codes).")
-        if self.codes is not None and self.codes < 1:
-            raise ValueError(f"An image has at least 1 code, not {self.codes}.")
-
-    def slot(self, state: State) -> Slot:
-        """What comes next inside an image."""
-        assert state.place is not None
-        if not self.vocabulary.any_grid:
-            return Slot.CODE if state.place < (self.codes or 0) else Slot.END
-        if state.place < 2:
-            return Slot.SIDE
-        rows, columns = state.grid
-        row, column = divmod(state.place - 2, columns + 1)
-        return Slot.END if row == rows else Slot.NEW_LINE if column == columns else Slot.CODE
+    def slot(self, state: State) -> Slot | None:
+        """What comes next inside an image; None outside."""
+        return None if state.place is None else self.form.slot(state.place, state.grid)
 
     def share(self, state: State) -> float | None:
         """How much of an image is drawn while codes of it are missing; None elsewhere."""
-        if state.place is None or (self.vocabulary.any_grid and state.place < 2):
-            return None
-        if not self.vocabulary.any_grid:
-            share = state.place / (self.codes or 1)
-        else:
-            rows, columns = state.grid
-            row, column = divmod(state.place - 2, columns + 1)
-            share = (row * columns + column) / (rows * columns)
-        return share if share < 1 else None
+        slot = self.slot(state)
+        return None if slot is None else slot.share
 
-    def left(self, state: State) -> int:
-        """Tokens until this image is done, its smallest where its grid is not told yet."""
-        assert state.place is not None
-        rows, columns = (*state.grid, 2, 2)[:2] if self.vocabulary.any_grid else (1, self.codes or 0)
-        return self.vocabulary.image_length(rows, columns) - 1 - state.place
+    def missing(self, state: State) -> int:
+        """Tokens until the image under way is done, its smallest where its grid is not known yet."""
+        return 0 if state.place is None else self.form.length(*state.grid) - 1 - state.place
 
     def follows(self, state: State, token: int) -> bool:
-        """Whether a document may go on so, all modalities granted."""
-        vocabulary = self.vocabulary
-        coded = vocabulary.modality[token] == Modality.IMAGE
-        side = vocabulary.is_grid(token)
-        if state.place is None:
-            return not (coded or side or token in (vocabulary.end_image, vocabulary.new_line))
-        fits = {Slot.SIDE: side, Slot.CODE: coded, Slot.NEW_LINE: token == vocabulary.new_line}
-        return bool(fits.get(self.slot(state), token == vocabulary.end_image))
+        """Whether a document may go on so."""
+        if (slot := self.slot(state)) is not None:
+            return bool(self.form.ids[slot.kind][token])
+        return token != self.vocabulary.end_image and not self.vocabulary.within_images[token]
 
     def advance(self, state: State, token: int) -> State:
         """The state after one more token that follows."""
@@ -149,9 +110,7 @@ class ImageForm:
         if state.place is not None:
             if token == vocabulary.end_image:
                 return State(images=state.images)
-            told = vocabulary.any_grid and state.place < 2
-            grid = (*state.grid, vocabulary.side_of_token(token)) if told else state.grid
-            return State(state.place + 1, grid, state.images)
+            return State(state.place + 1, self.form.advance(state.place, state.grid, token), state.images)
         if token == vocabulary.begin_image:
             return State(0, (), state.images + 1)
         if token == vocabulary.end_turn:
@@ -160,10 +119,10 @@ class ImageForm:
             return State(images=state.images, ended="end_document")
         return state
 
-    def read(self, tokens: Iterable[int], state: State | None = None) -> State:
+    def read(self, tokens: Iterable[int]) -> State:
         """The state after tokens that need not be of one turn. Raises ValueError, with the place, where one cannot
         stand."""
-        state = state or State()
+        state = State()
         for place, token in enumerate(tokens):
             if not self.follows(state, int(token)):
                 raise ValueError(f"The prompt is ill-formed: token {token} at position {place} cannot stand there.")
@@ -171,15 +130,22 @@ class ImageForm:
         return State(state.place, state.grid)
 
 
+def _syntax(vocabulary: Vocabulary, image_codes: int | None) -> Syntax:
+    """That of a vocabulary whose images have so many codes, unless their tokens give their grids."""
+    if image_codes is None and not vocabulary.largest_side:
+        raise ValueError("Images of this vocabulary tell no grid: say how many codes they have (image_codes).")
+    return Syntax(vocabulary, image_form(vocabulary, 1, image_codes or 0))
+
+
 @dataclass(frozen=True)
 class Grammar:
-    """Documents are text and images in any order, images as `ImageForm` says, none begun that does not fit whole.
+    """Documents are text and images in any order, none of which is begun that does not fit whole.
 
     `text` and `images` switch the modalities: without images a reply is text only, without text images only. At least
     `min_images` and at most `max_images` are drawn before the reply ends; what stands in the prompt does not count.
-    `image_codes` is how many codes an image has; where tokens tell its grid that is not asked, and `grid` may say
-    which one all images of the reply shall have (None: any that fits). Masks come from blocks of ids, never from how a
-    piece is spelled.
+    `image_codes` is how many codes an image has; where tokens give its grid that is not asked, and `grid` may be the
+    (rows, columns) that all images of the reply shall have (None: any that fits). Masks come from blocks
+    of ids, never from how a piece is spelled.
 
     Raises ValueError for settings that contradict one another.
     """
@@ -202,16 +168,16 @@ class Grammar:
             )
         for side in self.grid or ():
             self.vocabulary.token_of_side(side)
-        _ = self.form
+        _ = self.syntax
 
     @cached_property
-    def form(self) -> ImageForm:
-        return ImageForm(self.vocabulary, self.image_codes)
+    def syntax(self) -> Syntax:
+        return _syntax(self.vocabulary, self.image_codes)
 
     def start(self, tokens: np.ndarray, room: int) -> State:
         """The state after a prompt. Raises ValueError for a prompt that is ill-formed or cannot be finished."""
-        state = self.form.read(tokens)
-        missing = self.form.left(state) if state.place is not None else 0
+        state = self.syntax.read(tokens)
+        missing = self.syntax.missing(state)
         if missing and not self.images:
             raise ValueError(
                 "The prompt ends inside an image and this grammar allows text only: finish the image, or let the "
@@ -232,27 +198,29 @@ class Grammar:
     def allowed(self, state: State, room: int) -> Mask:
         """Which tokens may come next, at least one."""
         owed = max(0, self.min_images - state.images)
-        if state.place is None:
+        slot = self.syntax.slot(state)
+        if slot is None:
             begin = self.images and state.images < self.max_images and room >= max(1, owed) * self._smallest
             words = self.text and room > owed * self._smallest  # a word leaves room for the images owed
             return self._outside(words, begin, not owed or not (words or begin))
-        slot = self.form.slot(state)
-        return self._sides(state, room - owed * self._smallest) if slot is Slot.SIDE else self._inside[slot]
+        if slot.kind is SlotKind.SIDE:
+            return self._sides(state, room - owed * self._smallest)
+        if slot.kind not in self._masks:
+            self._masks[slot.kind] = Mask(self.syntax.form.ids[slot.kind])
+        return self._masks[slot.kind]
 
     def advance(self, state: State, token: int) -> State:
         """The state after one more token."""
-        return self.form.advance(state, token)
+        return self.syntax.advance(state, token)
 
     def share(self, state: State) -> float | None:
         """How much of an image is drawn while codes of it are missing; None elsewhere."""
-        return self.form.share(state)
+        return self.syntax.share(state)
 
     @cached_property
     def _smallest(self) -> int:
         """Tokens of the smallest image that may be begun."""
-        return self.vocabulary.image_length(
-            *(self.grid or ((2, 2) if self.vocabulary.any_grid else (1, self.form.codes or 0)))
-        )
+        return self.syntax.form.length(*(self.grid or ()))
 
     def _sides(self, state: State, room: int) -> Mask:
         """Grid tokens of images that fit. An image that the prompt began may have any grid."""
@@ -261,7 +229,7 @@ class Grammar:
             return self._only(vocabulary.token_of_side(self.grid[len(state.grid)]))
         left = room + 1 + len(state.grid)  # for the whole image, what is there of it included
         fits = takewhile(
-            lambda side: vocabulary.image_length(*(*state.grid, side, 2)[:2]) <= left,
+            lambda side: self.syntax.form.length(*state.grid, side) <= left,
             range(2, vocabulary.largest_side + 1, 2),
         )
         return self._only(*map(vocabulary.token_of_side, fits))
@@ -278,16 +246,6 @@ class Grammar:
         if tokens not in self._masks:
             self._masks[tokens] = Mask(np.isin(np.arange(self.vocabulary.size), tokens))
         return self._masks[tokens]
-
-    @cached_property
-    def _inside(self) -> dict[Slot, Mask]:
-        inside = {
-            Slot.CODE: Mask(self.vocabulary.modality == Modality.IMAGE),
-            Slot.END: self._only(self.vocabulary.end_image),
-        }
-        return inside | (
-            {} if self.vocabulary.new_line is None else {Slot.NEW_LINE: self._only(self.vocabulary.new_line)}
-        )
 
     @cached_property
     def _masks(self) -> dict[Hashable, Mask]:
@@ -309,12 +267,12 @@ class Unrestricted:
     images = True
 
     @cached_property
-    def form(self) -> ImageForm:
-        return ImageForm(self.vocabulary, self.image_codes)
+    def syntax(self) -> Syntax:
+        return _syntax(self.vocabulary, self.image_codes)
 
     def start(self, tokens: np.ndarray, room: int) -> State:
         """The state after a prompt. Raises ValueError for one that is ill-formed."""
-        return self.form.read(tokens)
+        return self.syntax.read(tokens)
 
     def allowed(self, state: State, room: int) -> Mask:
         """Everything."""
@@ -322,13 +280,13 @@ class Unrestricted:
 
     def advance(self, state: State, token: int) -> State:
         """The state after one more token, whatever it is."""
-        if self.form.follows(state, token):
-            return self.form.advance(state, token)
+        if self.syntax.follows(state, token):
+            return self.syntax.advance(state, token)
         return State(state.place, state.grid, state.images, "ill_formed")
 
     def share(self, state: State) -> float | None:
         """How much of an image is drawn while codes of it are missing; None elsewhere."""
-        return self.form.share(state)
+        return self.syntax.share(state)
 
     @cached_property
     def _everything(self) -> Mask:

@@ -2,7 +2,7 @@
 
 A guided row has *twins*, further streams in the same batch and cache that see less of the document, and whose logits
 are mixed with the row's own while it draws. A guidance of your own is a frozen dataclass with the two methods of
-`Guidance`; what a twin sees is any function like `without_words`; how strong it is may follow a `Schedule`.
+`Guidance`; what a twin sees is any function like `without_words`; how strong it is may follow a `GuidanceSchedule`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from chameleon_lab.documents import Document
-from chameleon_lab.recording import sent
+from chameleon_lab.generation.recording import sent
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality
 
@@ -37,7 +37,7 @@ class Guidance(Protocol):
     def mix(self, logits_SRV: Tensor, shares: Sequence[float]) -> Tensor: ...
 
 
-class Schedule(Protocol):
+class GuidanceSchedule(Protocol):
     """How strong guidance is when a share, in [0, 1), of the image is drawn."""
 
     def scale(self, share: float) -> float: ...
@@ -55,11 +55,8 @@ def without_words(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndar
     It only grows as the document grows, so that twins never begin anew.
     """
     vocabulary = tokenizer.vocabulary
-    kept = vocabulary.modality[tokens] == Modality.IMAGE
-    kept |= np.isin(tokens, (vocabulary.begin_document, vocabulary.begin_image, vocabulary.end_image))
-    if vocabulary.first_grid is not None and vocabulary.new_line is not None:
-        kept |= (tokens == vocabulary.new_line) | ((vocabulary.first_grid < tokens) & (tokens < vocabulary.first_text))
-    return tokens[kept]
+    delimiters = vocabulary.begin_document, vocabulary.begin_image, vocabulary.end_image
+    return tokens[vocabulary.within_images[tokens] | np.isin(tokens, delimiters)]
 
 
 def image_alone(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarray:
@@ -68,7 +65,7 @@ def image_alone(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarra
 
 
 def from_begin_image(tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> np.ndarray:
-    """The image being drawn and not even a begin: Lumina-mGPT's, whose image tells its grid first."""
+    """The image being drawn and not even a begin: Lumina-mGPT's, whose image gives its grid first."""
     return tokens[np.flatnonzero(tokens == tokenizer.vocabulary.begin_image)[-1] :]
 
 
@@ -105,13 +102,13 @@ class Negative:
 class TwoWay:
     """u + scale (c - u): 1 leaves the row's logits as they are (arXiv 2309.02591, section 3.2)."""
 
-    scale: float | Schedule = 3.0
+    scale: float | GuidanceSchedule = 3.0
     without: Unconditional = without_words
 
     twins = 1
 
     def __post_init__(self) -> None:
-        _checked("guidance", self.scale)
+        _check_scale("guidance", self.scale)
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [self.without(tokens, tokenizer)]
@@ -129,15 +126,15 @@ class ThreeWay:
     as Chameleon's released code has it, its defaults included.
     """
 
-    text: float | Schedule = 3.0
-    image: float | Schedule = 1.2
+    text: float | GuidanceSchedule = 3.0
+    image: float | GuidanceSchedule = 1.2
     without: Unconditional = image_alone  # what u sees
 
     twins = 2
 
     def __post_init__(self) -> None:
-        _checked("text guidance", self.text)
-        _checked("image guidance", self.image)
+        _check_scale("text guidance", self.text)
+        _check_scale("image guidance", self.image)
 
     def streams(self, tokens: np.ndarray, tokenizer: MixedModalTokenizer) -> Sequence[np.ndarray]:
         return [without_words(tokens, tokenizer), self.without(tokens, tokenizer)]
@@ -171,12 +168,12 @@ class Between:
         return self.strength if self.start <= share < self.stop else 1.0
 
 
-def _checked(name: str, scale: float | Schedule) -> None:
+def _check_scale(name: str, scale: float | GuidanceSchedule) -> None:
     if isinstance(scale, int | float) and not scale >= 0:
         raise ValueError(f"{name} must be 0 or more (1 is none), not {scale}.")
 
 
-def _scales(scale: float | Schedule, shares: Sequence[float], like: Tensor) -> float | Tensor:
+def _scales(scale: float | GuidanceSchedule, shares: Sequence[float], like: Tensor) -> float | Tensor:
     """One number for all rows, or a column of a scheduled one for each."""
     if isinstance(scale, int | float):
         return scale

@@ -9,20 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chameleon_lab.recording import sent
-
-HEADS, SMALL = (256, 16), 4096
-"""Of so many shares or more the likeliest 256th is sorted first, a 16th if that is not enough, and last of all the
-whole."""
+from chameleon_lab import crossovers
+from chameleon_lab.generation.recording import sent
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """In this order: the penalty on words already said, temperature (0 takes the likeliest), top-k, top-p, min-p.
+    """In this order: the penalty on words already written, temperature (0 takes the likeliest), top-k, top-p, min-p.
 
     `top_k` keeps that many of the likeliest tokens (0: all); `top_p` the fewest that hold this share of what top-k
     left; `min_p` those at least this share as likely as the likeliest (arXiv 2407.01082). `repetition` divides the
-    positive logits of tokens already said and multiplies the negative ones (CTRL, arXiv 1909.05858, section 4.1).
+    positive logits of tokens already written and multiplies the negative ones (CTRL, arXiv 1909.05858, section 4.1).
 
     Raises ValueError on what cannot be.
     """
@@ -45,36 +42,36 @@ class Sampler:
         if not self.repetition > 0:
             raise ValueError(f"repetition must be above 0 (1 is no penalty), not {self.repetition}.")
 
-    def pick(self, logits_RV: Tensor, draws: Sequence[float], said_RV: Tensor | None = None) -> Tensor:
+    def pick(self, logits_RV: Tensor, draws: Sequence[float], written_RV: Tensor | None = None) -> Tensor:
         """A token a row: that at the quantile `draws[row]`, uniform in [0, 1), of the row's tokens, likeliest first.
 
-        Of equally likely ones the lower id comes first. -inf logits are never taken; `said_RV` marks what the penalty
-        is about. One draw a token makes a row's result depend on its own seed only, whatever the batch. Nothing here
-        waits for a GPU.
+        Of equally likely ones the lower id comes first. -inf logits are never taken; `written_RV` marks what the
+        penalty is about. One draw a token makes a row's result depend on its own seed only, whatever the batch. Nothing
+        here waits for a GPU.
         """
-        if said_RV is not None and self.repetition != 1:
+        if written_RV is not None and self.repetition != 1:
             softer_RV = torch.where(logits_RV > 0, logits_RV / self.repetition, logits_RV * self.repetition)
-            logits_RV = torch.where(said_RV, softer_RV, logits_RV)
+            logits_RV = torch.where(written_RV, softer_RV, logits_RV)
         if self.temperature == 0:
             return logits_RV.argmax(-1)
         # The largest goes to 0 first, so that a tiny temperature cannot overflow.
         shares_RV = torch.softmax((logits_RV - logits_RV.amax(-1, keepdim=True)) / self.temperature, -1, torch.float32)
         draws_R1 = sent(draws, shares_RV.device, shares_RV.dtype)[:, None]
-        keys_RV, size = _keys(shares_RV), shares_RV.shape[-1]
+        keys_RV, size = _sort_keys(shares_RV), shares_RV.shape[-1]
         # To ask whether a part is enough would be to wait for a GPU, which sorts the whole in little time.
-        in_parts = shares_RV.is_cpu and size >= SMALL and not 0 < self.top_k < size
+        in_parts = shares_RV.is_cpu and size >= crossovers.SORTED_SIZE and not 0 < self.top_k < size
         if in_parts and (total_R1 := _total(shares_RV)) is not None:
-            for count in (size // part for part in HEADS):
-                order_RN = _first(keys_RV, count)
+            for count in (size // part for part in crossovers.SORTED_PARTS):
+                order_RN = _likeliest(keys_RV, count)
                 place_R1 = self._place(shares_RV.gather(-1, order_RN), draws_R1, total_R1)
                 if bool((place_R1 < count).all()):
                     return order_RN.gather(-1, place_R1)[:, 0]
-        order_RN = _first(keys_RV, min(self.top_k or size, size))
+        order_RN = _likeliest(keys_RV, min(self.top_k or size, size))
         place_R1 = self._place(shares_RV.gather(-1, order_RN), draws_R1)
         return order_RN.gather(-1, place_R1.clamp_max(order_RN.shape[-1] - 1))[:, 0]
 
     def _place(self, shares_RN: Tensor, draws_R1: Tensor, total_R1: Tensor | None = None) -> Tensor:
-        """Where each row's token stands among its N likeliest: place_R1, N if the rest, too, has to be known for it.
+        """Where each row's token stands among its N likeliest: place_R1, N if it lies among the rest.
 
         `total_R1` is the sum of all that top-p has to do with, unless it is these N.
         """
@@ -92,7 +89,7 @@ class Sampler:
         return torch.where(last_R1 < count, place_R1, count)
 
 
-def _keys(shares_RV: Tensor) -> Tensor:
+def _sort_keys(shares_RV: Tensor) -> Tensor:
     """Whole numbers in the order of float32 shares, the largest first, equal ones by their ids: a key's lower half.
 
     No two are equal. So whatever sorts them, in whole or in part, their order is that of a stable sort of the shares.
@@ -102,7 +99,7 @@ def _keys(shares_RV: Tensor) -> Tensor:
     return torch.sub(ids_V, shares_RV.view(torch.int32), alpha=2**32)
 
 
-def _first(keys_RV: Tensor, count: int) -> Tensor:
+def _likeliest(keys_RV: Tensor, count: int) -> Tensor:
     """The ids of the `count` smallest keys, in their order."""
     if count < keys_RV.shape[-1]:
         keys_RN = keys_RV.topk(count, largest=False).values

@@ -1,4 +1,4 @@
-"""A session: one document under way, told in pieces, that can be left after any of them and continued."""
+"""A session: one document under way, read in pieces, that can be left after any of them and continued."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Session:
         ...
     session.append(Document.of("and now a blue one", EndTurn()))  # only this is computed, not what came before
     ```
+
+    A session stays with the model that it was begun with. If its weights have changed when a stream begins, all is
+    computed anew.
     """
 
     def __init__(self, continuation: Continuation) -> None:
@@ -41,28 +44,33 @@ class Session:
     @property
     def tokens(self) -> np.ndarray:
         """All tokens so far, prompts and replies: 1-D int64."""
-        count, _ = self._row.shown
+        count, _ = self._row.yielded
         return np.array(self._row.tokens[:count], np.int64)
 
     @property
+    def worker(self) -> str:
+        """Who did the last sums: "model", "lean" or "graph" (see `Decoder`)."""
+        return self._continuation.worker
+
+    @property
     def reply(self) -> Document:
-        """The reply under way, as far as it was told; an image not yet finished is left out."""
+        """The reply under way, as far as its pieces were read; an image not yet finished is left out."""
         return self._reader.document()
 
     def stream(self) -> Iterator[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
         of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
-        _, before = self._row.shown
+        _, before = self._row.yielded
         for _, token, state in self._continuation.tokens():
             if token is not None:
                 self._pieces += self._reader.read(token)
                 self._pieces += self._started(before, state)
-            yield from self._untold()
+            yield from self._rest()
             before = state
         if not self._closed:
             self._pieces += self._reader.close()
             self._closed = True
-        yield from self._untold()
+        yield from self._rest()
         yield StopPiece(self._row.state.ended or "stopped")
 
     def append(self, document: Document) -> None:
@@ -77,13 +85,13 @@ class Session:
         self._pieces.clear()
         self._closed = False
 
-    def _untold(self) -> Iterator[Piece]:
-        """Pieces read but not told yet: a stream may be left between two of one token's."""
+    def _rest(self) -> Iterator[Piece]:
+        """Pieces not yet yielded: a reader may leave a stream between two of one token's."""
         while self._pieces:
             yield self._pieces.popleft()
 
     def _started(self, before: State, state: State) -> Iterator[Piece]:
-        """A grey picture without codes where a token has let an image start, its grid known."""
+        """A grey picture without codes where a token has let an image start whose grid is certain."""
         share, tokenizer = self._continuation.grammar.share, self._continuation.tokenizer
         if share(before) is None and share(state) is not None:
             rows, columns = state.grid or tokenizer.grid

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, TypedDict, TypeVar, Unpack
 
 from chameleon_lab.documents import Document
-from chameleon_lab.generation import guidance as known
+from chameleon_lab.generation import guidance as guides
 from chameleon_lab.generation.guidance import Guidance, TwoWay
 from chameleon_lab.generation.samplers import Sampler
 
@@ -15,28 +17,26 @@ from chameleon_lab.generation.samplers import Sampler
 class Settings:
     """How to sample: text and images each with a `Sampler`, and how strongly images follow the words.
 
-    What begins with `image_` is for images; None there is "as for text". `guidance` is a number (`TwoWay`; 1 is not at
-    all guided) or any `Guidance`. `repetition` is about the words of the reply: image tokens and the prompt are spared.
-    `max_tokens` bounds the reply; None lets it fill the model's context. `window` is how many tokens of a conversation
-    the model is given: older turns are left out (None: none are).
+    What begins with `image_` is for images; None there is "as for text". The words beside each
+    field are the help of its option on the command line. `guidance` is a number (`TwoWay`) or any `Guidance`.
     """
 
-    temperature: float = 0.7
-    image_temperature: float = 0.7
-    top_p: float = 0.95
-    guidance: float | Guidance = 1.0
-    max_tokens: int | None = None
-    window: int | None = None
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition: float = 1.0
-    image_top_p: float | None = None
-    image_top_k: int | None = None
-    image_min_p: float | None = None
+    temperature: Annotated[float, "0 takes the likeliest token"] = 0.7
+    image_temperature: Annotated[float, "the temperature of images alone"] = 0.7
+    top_p: Annotated[float, "keep the likeliest tokens that sum to this share"] = 0.95
+    guidance: Annotated[float | Guidance, "how strongly pictures follow the words; 1 is not at all guided"] = 1.0
+    max_tokens: Annotated[int | None, "most tokens of the reply; otherwise the model's context is the limit"] = None
+    window: Annotated[int | None, "tokens of a conversation that the model is given; older turns are left out"] = None
+    top_k: Annotated[int, "keep so many of the likeliest tokens; 0 keeps all"] = 0
+    min_p: Annotated[float, "keep tokens at least this share as likely as the likeliest"] = 0.0
+    repetition: Annotated[float, "penalty on words already in the reply; 1 is none, and image tokens are spared"] = 1.0
+    image_top_p: Annotated[float | None, "top-p of images alone"] = None
+    image_top_k: Annotated[int | None, "top-k of images alone"] = None
+    image_min_p: Annotated[float | None, "min-p of images alone"] = None
 
     def __post_init__(self) -> None:
-        guides = isinstance(self.guidance, int | float) or callable(getattr(self.guidance, "mix", None))
-        if isinstance(self.guidance, type) or not guides:  # a class, too, has its methods
+        mixes = isinstance(self.guidance, int | float) or callable(getattr(self.guidance, "mix", None))
+        if isinstance(self.guidance, type) or not mixes:  # a class, too, has its methods
             raise TypeError(
                 "guidance is a number, or an object such as ThreeWay() or TwoWay(3.0, without=Negative(document)), not "
                 f"{self.guidance!r}."
@@ -66,65 +66,102 @@ class Settings:
         guide = TwoWay(self.guidance)
         return None if self.guidance == 1 else guide
 
-    def changed(
-        self,
-        *,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        guidance: float | Guidance | None = None,
-        max_tokens: int | None = None,
-    ) -> Settings:
-        """These settings with what is given replaced; `temperature` and `top_p` are set for both modalities.
+    def changed(self, **changes: Unpack[Changes]) -> Settings:
+        """These settings with the given fields replaced; None leaves a field as it is.
 
-        For the rest, `dataclasses.replace(settings, image_top_k=2000)`.
+        `temperature`, `top_p`, `top_k` and `min_p` are set for both modalities, unless what is for images is given
+        beside them. To set a field back to None, use `dataclasses.replace`. Raises TypeError, naming the fields, for a
+        name that is none of them.
         """
-        both = {} if temperature is None else {"temperature": temperature, "image_temperature": temperature}
-        both |= {} if top_p is None else {"top_p": top_p, "image_top_p": None}
-        rest = {"guidance": guidance, "max_tokens": max_tokens}
-        return replace(self, **both, **{name: value for name, value in rest.items() if value is not None})
+        if strange := [name for name in changes if name not in SETTING_NAMES]:
+            raise TypeError(f"No setting is called {', '.join(strange)}; there are {', '.join(SETTING_NAMES)}.")
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        images: dict[str, Any] = {f"image_{name}": None for name in ("top_p", "top_k", "min_p") if name in given}
+        if "temperature" in given:
+            images["image_temperature"] = given["temperature"]
+        return replace(self, **(images | given))
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON. Raises ValueError on a guidance of your own, which nobody could read back."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        return {each.name: _plain_setting(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Settings:
         """The settings that `to_plain` wrote. Raises ValueError on what it cannot have written."""
-        return cls(**{name: _unplain(value) for name, value in plain.items()})
+        return cls(**{name: _setting_of(value) for name, value in plain.items()})
 
 
-KNOWN: dict[str, Any] = {
+SETTING_NAMES = tuple(each.name for each in fields(Settings))
+"""The names of all settings."""
+
+
+class Changes(TypedDict, total=False):
+    """Settings by name, as keyword arguments: what `Settings.changed` takes."""
+
+    temperature: float | None
+    image_temperature: float | None
+    top_p: float | None
+    guidance: float | Guidance | None
+    max_tokens: int | None
+    window: int | None
+    top_k: int | None
+    min_p: float | None
+    repetition: float | None
+    image_top_p: float | None
+    image_top_k: int | None
+    image_min_p: float | None
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_settings(function: Function) -> Function:
+    """Spells out, in a function's signature, the settings that its `**changes` take: help and notebooks show them, and
+    a chat cell sees which ones it may offer."""
+    signature = inspect.signature(function)
+    named = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    spelled = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in Changes.__annotations__.items()
+    ]
+    setattr(function, "__signature__", signature.replace(parameters=[*named, *spelled]))  # noqa: B010
+    return function
+
+
+NAMEABLE: dict[str, Any] = {
     each.__name__: each
     for each in (
-        *(known.TwoWay, known.ThreeWay, known.Linear, known.Between, known.Negative),
-        *(known.without_words, known.image_alone, known.from_begin_image, known.masked_words),
+        *(guides.TwoWay, guides.ThreeWay, guides.Linear, guides.Between, guides.Negative),
+        *(guides.without_words, guides.image_alone, guides.from_begin_image, guides.masked_words),
     )
 }
 """Classes and functions that saved settings may name."""
 
 
-def _plain(value: Any) -> Any:
+def _plain_setting(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, Document):
         return {"document": value.to_json()}
-    if (name := getattr(value, "__name__", None)) and KNOWN.get(name) is value:
+    if (name := getattr(value, "__name__", None)) and NAMEABLE.get(name) is value:
         return {"is": name}
-    if KNOWN.get(type(value).__name__) is not type(value):
+    if NAMEABLE.get(type(value).__name__) is not type(value):
         raise ValueError(
             f"{value!r} is not the lab's own, so no saved settings can name it: pass it to stream and generate "
-            f"instead. The lab's are {', '.join(KNOWN)}."
+            f"instead. The lab's are {', '.join(NAMEABLE)}."
         )
-    return {"is": type(value).__name__} | {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return {"is": type(value).__name__} | {
+        each.name: _plain_setting(getattr(value, each.name)) for each in fields(value)
+    }
 
 
-def _unplain(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "document" in value and "is" not in value:
-        return Document.from_json(value["document"])
-    if (name := value.get("is")) not in KNOWN:
-        raise ValueError(f"Saved settings name {name!r}, which this lab does not know; it knows {', '.join(KNOWN)}.")
-    found = KNOWN[name]
-    rest = {key: _unplain(inner) for key, inner in value.items() if key != "is"}
-    return found(**rest) if isinstance(found, type) else found
+def _setting_of(plain: Any) -> Any:
+    if not isinstance(plain, dict):
+        return plain
+    if "document" in plain and "is" not in plain:
+        return Document.from_json(plain["document"])
+    if (name := plain.get("is")) not in NAMEABLE:
+        raise ValueError(f"Saved settings name {name!r}, which this lab does not know; it knows {', '.join(NAMEABLE)}.")
+    named = NAMEABLE[name]
+    rest = {key: _setting_of(inner) for key, inner in plain.items() if key != "is"}
+    return named(**rest) if isinstance(named, type) else named

@@ -1,8 +1,9 @@
 """Attention at three prices: a bound at every step, sampled query rows every few, all rows seldom or under a warning.
 
-An attention logit is q.k / sqrt(head width), before the softmax. A row is what one query sees: the positions of its
-own document up to itself; padding neither asks nor is seen. What heads look at is made again from the rotated queries
-and keys, layer by layer as the forward pass comes by, so that the model keeps its fused attention.
+An attention logit is q.k / sqrt(head width), before the softmax. A row is what one query may attend to: the positions
+of its own document up to itself; padding neither attends nor is attended to. Logits and shares are computed anew from
+the rotated queries and keys, layer by layer as the forward pass goes on, so that the model keeps its fused attention;
+through the layer's own cap and softmax, where a fix has filled these slots.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.monitors.watch import Moment, Readings
-from chameleon_lab.transformer import Attention
+
+UNFILLED = nn.Identity()  # a slot that an attention lacks, or that no fix fills
 
 SCORES = 2**18
-"""How many attention logits are held at once: what a CPU keeps in its cache makes them two to four times faster."""
+"""How many attention logits are in memory at once: as many as a CPU's cache holds are two to four times faster."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,10 @@ class AttentionBound:
 
     def watch(self, moment: Moment) -> Generator[None, None, Readings]:
         names = [f"blocks.{layer}.attention" for layer in range(len(moment.model.blocks))]
-        seen: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for name in names:
-            for which in ("query_tap", "key_tap"):
-                moment.keep(f"{name}.{which}", seen)
+            for tap in ("query_tap", "key_tap"):
+                moment.keep(f"{name}.{tap}", outputs)
         padded = not bool(moment.real_BT.all())
         yield
 
@@ -43,8 +45,9 @@ class AttentionBound:
             lengths_BTH = torch.linalg.vector_norm(x_BTHK, dim=-1, dtype=torch.float32)
             return (lengths_BTH[moment.real_BT] if padded else lengths_BTH).max()
 
-        bounds = [longest(seen[f"{name}.query_tap"]) * longest(seen[f"{name}.key_tap"]) for name in names]
-        bounds_L = torch.stack(bounds) * moment.model.config.head_width**-0.5
+        bounds = [longest(outputs[f"{name}.query_tap"]) * longest(outputs[f"{name}.key_tap"]) for name in names]
+        widths_L = torch.tensor([outputs[f"{name}.key_tap"].shape[-1] for name in names], device=bounds[0].device)
+        bounds_L = torch.stack(bounds) * widths_L**-0.5
         return {"attention_logit_bound": (bounds_L.max(), bounds_L)}
 
 
@@ -52,9 +55,10 @@ class AttentionBound:
 class AttentionRows:
     """`max_attention_logit`, the largest, and `attention_entropy`, the lowest head's mean; both by layer and head.
 
-    A row's entropy is divided by the log of its length: 1 where a head looks everywhere alike, 0 where at one position;
-    rows of one position are not counted. Where attention has a cap, logits are those that go into it and entropy is of
-    what comes out.
+    A row's entropy is divided by the log of its length: 1 where a head attends everywhere alike, 0 where to one
+    position; rows of one position are not counted. Logits are those that go into a cap, where attention has one, and
+    entropy is of what comes out of its cap and softmax: of shares that need not sum to 1, as those of a softmax with
+    a sink, the entropy is of their proportions, and 1 where there are none.
 
     From `rows` queries of each row of the batch, spread over its length at random; from all of them at steps divisible
     by `exact_every`, and while an alarm stands. The largest of sampled logits is never above the exact one.
@@ -66,8 +70,8 @@ class AttentionRows:
 
     def watch(self, moment: Moment) -> Generator[None, None, Readings]:
         exact = moment.warned or moment.step % self.exact_every == 0
-        places_BR, asked_BR = all_places(moment) if exact else sampled_places(moment, self.rows)
-        look = AttentionLook(moment, places_BR, asked_BR)
+        places_BR, real_BR = all_places(moment) if exact else sampled_places(moment, self.rows)
+        look = AttentionLook(moment, places_BR, real_BR)
         on_attention(moment, look)
         yield
         logits_LH, entropy_LH = (torch.stack(list(each.values())) for each in (look.logits, look.entropies))
@@ -77,18 +81,16 @@ class AttentionRows:
         return readings
 
 
-def on_attention(moment: Moment, see: Callable[[Attention, Tensor, Tensor], None]) -> None:
-    """Has `see` called with each layer's attention and its rotated queries and keys, q_BTHK and k_BTHK, in order."""
-    waiting: list[Tensor] = []
+def on_attention(moment: Moment, read: Callable[[int, Tensor, Tensor], None]) -> None:
+    """Has `read` called with each layer's number and its rotated queries and keys, q_BTHK and k_BTHK, in order."""
+    queries: list[Tensor] = []
 
-    def see_key(attention: Attention, k_BTHK: Tensor) -> None:
-        see(attention, waiting.pop(), k_BTHK)
+    def read_keys(layer: int, k_BTHK: Tensor) -> None:
+        read(layer, queries.pop(), k_BTHK)
 
     for layer in range(len(moment.model.blocks)):
-        attention = moment.model.get_submodule(name := f"blocks.{layer}.attention")
-        assert isinstance(attention, Attention)
-        moment.on_output(f"{name}.query_tap", waiting.append)
-        moment.on_output(f"{name}.key_tap", partial(see_key, attention))
+        moment.on_output(f"blocks.{layer}.attention.query_tap", queries.append)
+        moment.on_output(f"blocks.{layer}.attention.key_tap", partial(read_keys, layer))
 
 
 def all_places(moment: Moment) -> tuple[Tensor, Tensor]:
@@ -106,48 +108,60 @@ def sampled_places(moment: Moment, rows: int) -> tuple[Tensor, Tensor]:
 
 
 class AttentionLook:
-    """What heads make of the queries at `places_BR`, where these are `asked_BR`.
+    """What heads make of the queries at `places_BR`, of which those are read that are `real_BR`.
 
-    Fills `logits` and `entropies`, H values a layer. `long_rows`: how many rows had two positions or more
-    to choose from; without any there is no entropy.
+    Fills `logits` and `entropies`, H values a layer. `long_rows`: number of rows with two positions or more to choose
+    from; without any there is no entropy.
     """
 
-    def __init__(self, moment: Moment, places_BR: Tensor, asked_BR: Tensor) -> None:
+    def __init__(self, moment: Moment, places_BR: Tensor, real_BR: Tensor) -> None:
+        attentions = (moment.model.get_submodule(f"blocks.{at}.attention") for at in range(len(moment.model.blocks)))
+        self._slots = [(getattr(each, "cap", UNFILLED), getattr(each, "softmax", UNFILLED)) for each in attentions]
         self.logits: dict[int, Tensor] = {}
         self.entropies: dict[int, Tensor] = {}
         self._chunks: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         rows, positions = moment.batch.inputs_BT.shape
         step = max(1, SCORES // (rows * positions * moment.model.config.heads))
         each_B1 = torch.arange(rows, device=places_BR.device)[:, None]
-        for chunk_BR, real_BR in zip(places_BR.split(step, 1), asked_BR.split(step, 1), strict=True):
-            seen_S = torch.arange(int(chunk_BR.max()) + 1, device=chunk_BR.device)
-            hidden_BRS = seen_S > chunk_BR[..., None]
+        for chunk_BR, chunk_real_BR in zip(places_BR.split(step, 1), real_BR.split(step, 1), strict=True):
+            keys_S = torch.arange(int(chunk_BR.max()) + 1, device=chunk_BR.device)
+            hidden_BRS = keys_S > chunk_BR[..., None]
             if (documents_BT := moment.batch.documents_BT) is not None:
-                hidden_BRS |= documents_BT[each_B1, chunk_BR][..., None] != documents_BT[:, None, : len(seen_S)]
-            lengths_BR = len(seen_S) - hidden_BRS.sum(-1)
-            counted_BR = real_BR & (lengths_BR > 1)
-            shares_BR = torch.where(counted_BR, 1 / lengths_BR.clamp_min(2).log(), 0)
-            self._chunks.append((chunk_BR, hidden_BRS[:, None], ~real_BR[:, None], shares_BR[:, None]))
-        self.long_rows = sum(int((shares_B1R > 0).sum()) for *_, shares_B1R in self._chunks)
+                hidden_BRS |= documents_BT[each_B1, chunk_BR][..., None] != documents_BT[:, None, : len(keys_S)]
+            lengths_BR = len(keys_S) - hidden_BRS.sum(-1)
+            scale_BR = torch.where(chunk_real_BR & (lengths_BR > 1), 1 / lengths_BR.clamp_min(2).log(), 0)
+            self._chunks.append((chunk_BR, hidden_BRS[:, None], ~chunk_real_BR[:, None], scale_BR[:, None]))
+        self.long_rows = sum(int((scale_B1R > 0).sum()) for *_, scale_B1R in self._chunks)
         self._each_B1 = each_B1
 
-    def __call__(self, attention: Attention, q_BTHK: Tensor, k_BTHK: Tensor) -> None:
-        largest, entropy, cap = [], [], attention.cap
+    def __call__(self, layer: int, q_BTHK: Tensor, k_BTHK: Tensor) -> None:
+        largest, entropy, (cap, softmax) = [], [], self._slots[layer]
         k_BHSK = k_BTHK.float().transpose(1, 2).contiguous()
-        for places_BR, hidden_B1RS, unasked_B1R, shares_B1R in self._chunks:
-            q_BRHK = q_BTHK[self._each_B1, places_BR].float() * attention.head_width**-0.5
-            q_BHRK = q_BRHK.unflatten(2, (attention.kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        for places_BR, hidden_B1RS, padding_B1R, scale_B1R in self._chunks:
+            q_BRHK = q_BTHK[self._each_B1, places_BR].float() * q_BTHK.shape[-1] ** -0.5
+            q_BHRK = q_BRHK.unflatten(2, (k_BTHK.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
             # R holds all heads that share a key
             logits_BHRS = q_BHRK @ k_BHSK[:, :, : hidden_B1RS.shape[-1]].mT
             logits_BHRS = logits_BHRS.unflatten(2, (-1, places_BR.shape[1])).flatten(1, 2)
             tops_BHR = logits_BHRS.masked_fill_(hidden_B1RS, -torch.inf).amax(-1)
-            largest.append(tops_BHR.masked_fill(unasked_B1R, -torch.inf).amax((0, 2)))
+            largest.append(tops_BHR.masked_fill(padding_B1R, -torch.inf).amax((0, 2)))
             if not isinstance(cap, nn.Identity):
                 logits_BHRS = cap(logits_BHRS).masked_fill_(hidden_B1RS, -torch.inf)
-            logits_BHRS.sub_(cap(tops_BHR)[..., None]).clamp_min_(-80)  # where exp underflows, it is slow
-            weights_BHRS = logits_BHRS.exp()
-            sums_BHR = weights_BHRS.sum(-1)
-            means_BHR = weights_BHRS.mul_(logits_BHRS).sum(-1) / sums_BHR
-            entropy.append(((sums_BHR.log() - means_BHR) * shares_B1R).sum((0, 2)))
-        self.logits[attention.layer] = torch.stack(largest).amax(0)
-        self.entropies[attention.layer] = torch.stack(entropy).sum(0) / max(1, self.long_rows)
+            if isinstance(softmax, nn.Identity | nn.Softmax):
+                logits_BHRS.sub_(cap(tops_BHR)[..., None]).clamp_min_(-80)  # where exp underflows, it is slow
+                weights_BHRS = logits_BHRS.exp()
+                sums_BHR = weights_BHRS.sum(-1)
+                means_BHR = weights_BHRS.mul_(logits_BHRS).sum(-1) / sums_BHR
+                entropy.append(((sums_BHR.log() - means_BHR) * scale_B1R).sum((0, 2)))
+            else:
+                entropy.append(entropy_of(softmax(logits_BHRS), scale_B1R).sum((0, 2)))
+        self.logits[layer] = torch.stack(largest).amax(0)
+        self.entropies[layer] = torch.stack(entropy).sum(0) / max(1, self.long_rows)
+
+
+def entropy_of(shares_BHRS: Tensor, scale_B1R: Tensor) -> Tensor:
+    """The entropy of each row's proportions times its scale: 0 at a scale of 0, else 1 for a row without shares."""
+    sums_BHR1 = shares_BHRS.sum(-1, keepdim=True)
+    parts_BHRS = shares_BHRS / sums_BHR1
+    entropy_BHR = -torch.special.xlogy(parts_BHRS, parts_BHRS).sum(-1) * scale_B1R
+    return torch.where(scale_B1R > 0, torch.where(sums_BHR1[..., 0] > 0, entropy_BHR, 1.0), 0.0)

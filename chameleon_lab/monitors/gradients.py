@@ -53,9 +53,9 @@ class UpdateRatio:
         before = [[each.clone() for each in block.parameters()] for block in moment.model.blocks]
         yield
         ratios = []
-        for block, kept in zip(moment.model.blocks, before, strict=True):
-            moved = [now - was for now, was in zip(block.parameters(), kept, strict=True)]
-            ratios.append(length(moved) / length(kept))
+        for block, weights in zip(moment.model.blocks, before, strict=True):
+            moved = [new - old for new, old in zip(block.parameters(), weights, strict=True)]
+            ratios.append(length(moved) / length(weights))
         ratios_L = torch.stack(ratios)
         return {"update_ratio": (ratios_L.max(), ratios_L)}
 
@@ -65,20 +65,20 @@ def products(moment: Moment) -> tuple[list[str], Tensor]:
     block, and last for what is in none."""
     model, objective = moment.model, moment.objective
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    found: dict[str, tuple[Tensor, ...]] = {}
+    gradients_of: dict[str, tuple[Tensor, ...]] = {}
     for kind in Modality:
         targets = int(of_kind(moment.batch, kind).sum())
         if weight := targets * getattr(objective, f"{kind.name.lower()}_weight"):
             with moment.aside():
                 loss = weight * objective(model, only(moment.batch, kind))["loss_with_penalties"]
                 gradients = torch.autograd.grad(loss, [each for _, each in named], materialize_grads=True)
-            found[kind.name.lower()] = gradients
-    dots_GMM = torch.zeros(len(model.blocks) + 1, len(found), len(found), dtype=torch.float64)
+            gradients_of[kind.name.lower()] = gradients
+    dots_GMM = torch.zeros(len(model.blocks) + 1, len(gradients_of), len(gradients_of), dtype=torch.float64)
     for index, (name, _) in enumerate(named):
         block = int(name.split(".")[1]) if name.startswith("blocks.") else -1
-        parts_MX = torch.stack([gradients[index].flatten().float() for gradients in found.values()])
+        parts_MX = torch.stack([gradients[index].flatten().float() for gradients in gradients_of.values()])
         dots_GMM[block] += (parts_MX @ parts_MX.T).cpu()
-    return list(found), dots_GMM
+    return list(gradients_of), dots_GMM
 
 
 def length(values: Iterable[Tensor]) -> Tensor:

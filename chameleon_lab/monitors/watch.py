@@ -9,10 +9,13 @@ class EmbeddingNorm:
     every: int = 10
 
     def watch(self, moment):
-        seen = moment.record("embedding")
+        outputs = moment.record("embedding")
         yield
-        return {"embedding_norm": seen["embedding"].square().mean().sqrt()}
+        return {"embedding_norm": outputs["embedding"].square().mean().sqrt()}
 ```
+
+A screen treats a measure of your own like the one of `measures.MEASURES` that ends its name: this one like `norm`, on
+a log axis, the highest of several values as the worst.
 
 Monitors draw nothing from the global random generators, so that a run with them and one without are the same run.
 """
@@ -29,7 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.measures import measure_of
 from chameleon_lab.objective import Objective
+from chameleon_lab.parts import require_each
 from chameleon_lab.taps import record
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Vocabulary
@@ -60,54 +65,53 @@ class Moment:
     objective: Objective
     warned: bool = False
     _hooks: ExitStack = field(default_factory=ExitStack, repr=False)
-    _deaf: bool = field(default=False, repr=False)
+    _muted: bool = field(default=False, repr=False)
 
     def record(self, *patterns: str) -> dict[str, Tensor]:
         """Outputs of submodules by name, as `taps.record` gives them; filled by the step's forward pass."""
         return self._hooks.enter_context(record(self.model, *patterns))
 
-    def keep(self, name: str, kept: dict[str, Tensor]) -> None:
-        """Has the output of the submodule of that name put into `kept`, under its name."""
+    def keep(self, name: str, outputs: dict[str, Tensor]) -> None:
+        """Has the output of the submodule of that name put into `outputs`, under its name."""
 
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if not self._deaf:
-                kept[name] = output.detach()
+            if not self._muted:
+                outputs[name] = output.detach()
 
         self._hooks.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
 
-    def on_output(self, name: str, see: Callable[[Tensor], None]) -> None:
-        """Has `see` called with the output of the submodule of that name as soon as it is there.
+    def on_output(self, name: str, read: Callable[[Tensor], None]) -> None:
+        """Has `read` called with the output of the submodule of that name as soon as it is computed.
 
-        What a monitor takes from it there need not be kept until the step is over. No gradient is recorded, and
-        autocast is off.
+        So the output need not be kept until the step is over. No gradient is recorded, and autocast is off.
         """
 
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if self._deaf:
+            if self._muted:
                 return
             kind = output.device.type
             full = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-            self._deaf = True
+            self._muted = True
             try:
                 with torch.no_grad(), full:
-                    see(output.detach())
+                    read(output.detach())
             finally:
-                self._deaf = False
+                self._muted = False
 
         self._hooks.callback(self.model.get_submodule(name).register_forward_hook(hook).remove)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """For passes of a monitor's own: `on_output` does not hear them, and they leave random generators and the
-        model's buffers as they were."""
+        """For passes of a monitor's own: they do not reach `on_output`, and leave random generators and the model's
+        buffers as they were."""
         device = self.batch.inputs_BT.device
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self._deaf = True
+        self._muted = True
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
                 yield
         finally:
-            self._deaf = False
+            self._muted = False
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
 
@@ -122,47 +126,82 @@ class Moment:
 
 
 @dataclass
-class Seen:
-    """What the monitors due at a step read: plain values, and values of layers or heads."""
+class Readout:
+    """What the monitors due at a step read: plain values, and values of layers or heads; `readers` of the values.
+
+    Where two monitors read one measure, the later one's reading stands.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     layers: dict[str, list[Any]] = field(default_factory=dict)
+    readers: dict[str, Monitor] = field(default_factory=dict)
 
-    def add(self, readings: Readings) -> None:
-        for name, reading in readings.items():
+    def add(self, readings: Readings | None, monitor: Monitor) -> None:
+        """Takes a monitor's readings in. Raises ValueError, naming it, for what are none."""
+        if not isinstance(readings, Mapping | None):
+            raise ValueError(f"{monitor} returned {readings!r}; a monitor returns its readings by name, in a mapping.")
+        for name, reading in (readings or {}).items():
             for part in reading if isinstance(reading, tuple) else (reading,):
                 if isinstance(part, Tensor) and part.ndim:
                     self.layers[name] = part.detach().float().cpu().tolist()
-                else:
+                    continue
+                try:
                     self.values[name] = float(part)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{monitor} read {part!r} as {name!r}, which is no number.") from error
+                self.readers[name] = monitor
+
+    def beside(self, own: Mapping[str, float]) -> dict[str, float]:
+        """The step's own values, and the monitors' after them.
+
+        Raises ValueError where a monitor would overwrite one, or one that the step records at other times.
+        """
+        for name, monitor in self.readers.items():
+            if name in own or measure_of(name).of_step:
+                raise ValueError(
+                    f"{monitor} reads {name!r}, which the step itself records; call its reading otherwise."
+                )
+        return {**own, **self.values}
+
+
+def check_monitors(monitors: Any) -> None:
+    """Raises ValueError for what is no monitor, and for one that is due at no step."""
+    require_each(monitors, "a monitor", "every", "watch")
+    for monitor in monitors:
+        if isinstance(monitor.every, bool) or not isinstance(monitor.every, int) or monitor.every < 1:
+            raise ValueError(f"{monitor} is to watch every {monitor.every!r} steps; give it a whole number from 1 on.")
 
 
 @contextmanager
-def watching(monitors: Iterable[Monitor], moment: Moment) -> Iterator[Seen]:
-    """The step stands inside: `seen` is filled when it is over."""
+def watching(monitors: Iterable[Monitor], moment: Moment) -> Iterator[Readout]:
+    """The step stands inside: the readout is filled when it is over. Raises ValueError as a monitor's mistake shows."""
     due: list[tuple[Monitor, Generator[None, None, Readings]]] = []
-    seen = Seen()
+    readout = Readout()
     with moment._hooks:
         with torch.no_grad():
             for monitor in monitors:
                 if moment.step % monitor.every == 0:
                     watch = monitor.watch(moment)
-                    if _ended(watch, seen):
-                        continue
-                    due.append((monitor, watch))
-        yield seen
+                    if not isinstance(watch, Generator):
+                        raise ValueError(
+                            f"The watch of {monitor} returned {watch!r} at once; it must `yield` once, where the step "
+                            "stands, and then return its readings."
+                        )
+                    if not _ended(watch, monitor, readout):
+                        due.append((monitor, watch))
+        yield readout
     with torch.no_grad():
         for monitor, watch in due:
-            if not _ended(watch, seen):
+            if not _ended(watch, monitor, readout):
                 watch.close()
                 raise ValueError(f"{monitor} yields twice; a monitor yields once, where the step stands.")
 
 
-def _ended(watch: Generator[None, None, Readings], seen: Seen) -> bool:
-    """Lets a monitor go on; if that is its end, its readings are seen."""
+def _ended(watch: Generator[None, None, Readings], monitor: Monitor, readout: Readout) -> bool:
+    """Lets a monitor go on; if that is its end, its readings are taken in."""
     try:
         next(watch)
     except StopIteration as end:
-        seen.add(end.value or {})
+        readout.add(end.value, monitor)
         return True
     return False

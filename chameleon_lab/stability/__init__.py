@@ -6,10 +6,10 @@
 - `watch(moment)` acts around a step, in the form of a monitor: a fix of the *step*, listed among the monitors
 
 A fix of your own is one more such class. Two fixes that want one slot are an error that names both. `FIXES` has the
-lab's by name, and `about(fix)` what its docstring says: what it is, its slot, its source, and what was seen of it. The
-last is no verdict. Where it speaks of a ramp, a model of 240k parameters was trained for 700 steps while the learning
-rate rose from 1e-3 to 0.3, once, by a prototype of this lab; the loss (nats a token) is that on held-out documents at
-the end. The lab's own `STRESS_RAMP` has other documents and other figures: compare within one of them.
+lab's by name, and `about(fix)` what its docstring says: what it is, its slot, its source, and a trial of it. A
+trial is no verdict. Those with a ramp trained a model of 240k parameters for 700 steps while the learning rate rose
+from 1e-3 to 0.3, once, in a prototype of this lab; the loss (nats a token) is that on held-out documents at the end.
+The lab's own `STRESS_RAMP` has other documents and other figures: compare within one of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from chameleon_lab.optimization import Tuning
+from chameleon_lab.parts import require
 from chameleon_lab.stability.penalties import MaxZLoss, Penalty, ZLoss
 from chameleon_lab.stability.slots import (
+    AttentionSink,
     AttentionSoftCap,
     Dropout,
     EmbeddingNorm,
@@ -32,17 +34,18 @@ from chameleon_lab.stability.slots import (
     QueryKeyRMSNorm,
     Sandwich,
     SigmaReparam,
+    Softpick,
     attentions,
     blocks,
     rms_norm,
 )
 from chameleon_lab.stability.tunings import AdamEps, IndependentWeightDecay, MuonForMatrices, UpdateClipping
-from chameleon_lab.stability.watches import Moment, QKClip, Watch
+from chameleon_lab.stability.watches import QKClip, Watch, WatchedStep
 from chameleon_lab.transformer import Fix as Installed
 
-Fix = Installed | Penalty | Tuning | Watch
+StabilityFix = Installed | Penalty | Tuning | Watch
 
-FIXES: dict[str, Fix] = {
+FIXES: dict[str, StabilityFix] = {
     "query_key_norm": QueryKeyNorm(),
     "query_key_rms_norm": QueryKeyRMSNorm(),
     "norm_reordering": NormReordering(),
@@ -51,6 +54,8 @@ FIXES: dict[str, Fix] = {
     "dropout": Dropout(),
     "embedding_norm": EmbeddingNorm(),
     "attention_soft_cap": AttentionSoftCap(),
+    "attention_sink": AttentionSink(),
+    "softpick": Softpick(),
     "output_soft_cap": OutputSoftCap(),
     "sigma_reparam": SigmaReparam(),
     "z_loss": ZLoss(),
@@ -75,26 +80,27 @@ class About:
     what: str
     slot: str
     source: str
-    seen: str
+    trial: str
 
 
 def kind(fix: Any) -> str:
     """Where a fix takes hold: model, loss, recipe or step. Raises ValueError for what is no fix, or two at once."""
-    found = [method for method in KINDS if callable(getattr(fix, method, None))]
-    if len(found) != 1:
+    require(fix, "a fix")
+    methods = [method for method in KINDS if callable(getattr(fix, method, None))]
+    if len(methods) != 1:
         raise ValueError(
-            f"{fix!r} is no fix: it has {' and '.join(found) or 'none'} of the methods {', '.join(KINDS)}, and a fix "
+            f"{fix!r} is no fix: it has {' and '.join(methods) or 'none'} of the methods {', '.join(KINDS)}, and a fix "
             "has exactly one."
         )
-    return KINDS[found[0]]
+    return KINDS[methods[0]]
 
 
-def about(fix: Fix) -> About:
+def about(fix: StabilityFix) -> About:
     """A fix in words: `[about(fix) for fix in FIXES.values()]` is a table of all."""
-    what, *labelled = re.split(r"^(Slot|Source|Seen): ", inspect.getdoc(type(fix)) or "", flags=re.MULTILINE)
+    what, *labelled = re.split(r"^(Slot|Source|Trial): ", inspect.getdoc(type(fix)) or "", flags=re.MULTILINE)
     parts = dict(zip(labelled[::2], labelled[1::2], strict=True))
-    texts = [" ".join(text.split()) for text in (what, *(parts.get(label, "") for label in ("Slot", "Source", "Seen")))]
-    return About(repr(fix), kind(fix), *texts)
+    texts = (what, *(parts.get(label, "") for label in ("Slot", "Source", "Trial")))
+    return About(repr(fix), kind(fix), *(" ".join(text.split()) for text in texts))
 
 
 __all__ = [
@@ -102,14 +108,13 @@ __all__ = [
     "KINDS",
     "About",
     "AdamEps",
+    "AttentionSink",
     "AttentionSoftCap",
     "Dropout",
     "EmbeddingNorm",
-    "Fix",
     "IndependentWeightDecay",
     "LayerScale",
     "MaxZLoss",
-    "Moment",
     "MuonForMatrices",
     "NormReordering",
     "OutputSoftCap",
@@ -119,8 +124,11 @@ __all__ = [
     "QueryKeyRMSNorm",
     "Sandwich",
     "SigmaReparam",
+    "Softpick",
+    "StabilityFix",
     "UpdateClipping",
     "Watch",
+    "WatchedStep",
     "ZLoss",
     "about",
     "attentions",

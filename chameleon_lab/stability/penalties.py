@@ -21,7 +21,7 @@ class ZLoss:
 
     Slot: a penalty of the objective.
     Source: arXiv 2405.09818, section 2.3: 1e-5; PaLM and arXiv 2309.14322: 1e-4.
-    Seen: one seed, 600 steps, beside a query/key norm: log Z ends at 10.8 with 1e-5, 6.8 with 1e-3 and 0.12 with 1e-2,
+    Trial: one seed, 600 steps, beside a query/key norm: log Z ends at 10.8 with 1e-5, 6.8 with 1e-3 and 0.12 with 1e-2,
     without at 11.0; the loss is no better for it.
     """
 
@@ -38,7 +38,7 @@ class MaxZLoss:
 
     Slot: a penalty of the objective.
     Source: Baichuan 2 (arXiv 2309.10305): 2e-4, there beside a normed head.
-    Seen: one seed, the lab's `STRESS_RAMP`: last loss 5.15, without any fix 4.94 (in training, over the last 20 steps,
+    Trial: one seed, the lab's `STRESS_RAMP`: last loss 5.15, without any fix 4.94 (in training, over the last 20 steps,
     4.12 and 5.35): within the noise.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class QueryKeyNorm:
 
     Slot: `query_norm` and `key_norm` of each attention.
     Source: as in the released Chameleon (arXiv 2405.09818, section 2.3); arXiv 2302.05442, arXiv 2309.14322.
-    Seen: one seed, an extreme learning-rate ramp: last loss 2.83, and noisy (2.45 in training over the last 20 steps);
+    Trial: one seed, an extreme learning-rate ramp: last loss 2.83, and noisy (2.45 in training over the last 20 steps);
     without any fix 3.92, with the RMS form 2.30.
     """
 
@@ -43,7 +44,7 @@ class QueryKeyRMSNorm:
 
     Slot: `query_norm` and `key_norm` of each attention.
     Source: the form of OLMo 2 (arXiv 2501.00656) and Gemma 3; Chameleon's own is `QueryKeyNorm`.
-    Seen: three seeds, an extreme learning-rate ramp: last loss 2.28 to 2.43, without any fix 3.92 to 4.43.
+    Trial: three seeds, an extreme learning-rate ramp: last loss 2.28 to 2.43, without any fix 3.92 to 4.43.
     """
 
     eps: float = 1e-5
@@ -60,7 +61,7 @@ class NormReordering:
 
     Slot: `post_norm` and `pre_norm` of both branches of each block.
     Source: Chameleon-34B (arXiv 2405.09818, section 2.3); Swin v2 (arXiv 2111.09883).
-    Seen: one seed, an extreme learning-rate ramp: last loss 2.60 alone, with the residual small (RMS 15) but attention
+    Trial: one seed, an extreme learning-rate ramp: last loss 2.60 alone, with the residual small (RMS 15) but attention
     logits up to 3.9e5; it wants a query/key norm beside it (with one and a z-loss, three seeds: 2.01 to 2.10).
     """
 
@@ -77,7 +78,7 @@ class Sandwich:
 
     Slot: `pre_norm` and `post_norm` of both branches of each block.
     Source: CogView, there against overflow in a model of text and image tokens (arXiv 2105.13290); Gemma 3.
-    Seen: one seed, an extreme learning-rate ramp: last loss 1.96 with a query/key norm, the best of all that were
+    Trial: one seed, an extreme learning-rate ramp: last loss 1.96 with a query/key norm, the best of all that were
     tried; without any fix 3.92.
     """
 
@@ -94,7 +95,7 @@ class LayerScale:
 
     Slot: `scale` of both branches of each block, after a post-norm and before dropout.
     Source: CaiT (arXiv 2103.17239): 0.1 to depth 18, 1e-5 at 24, 1e-6 beyond; from zero in arXiv 2304.13013.
-    Seen: one seed, an extreme learning-rate ramp: last loss 4.22 from 0.1, without any fix 3.92: no help there.
+    Trial: one seed, an extreme learning-rate ramp: last loss 4.22 from 0.1, without any fix 3.92: no help there.
     """
 
     start: float = 0.1
@@ -111,7 +112,7 @@ class Dropout:
 
     Slot: `dropout` of both branches of each block.
     Source: arXiv 2405.09818, section 2.3: 0.1 for Chameleon-7B, none for 34B, where it went ill with the re-ordering.
-    Seen: one seed each, an extreme learning-rate ramp: last loss 4.19 alone (without any fix 3.92) and 2.26 with a
+    Trial: one seed each, an extreme learning-rate ramp: last loss 4.19 alone (without any fix 3.92) and 2.26 with a
     query/key norm (which alone gave 2.30): no effect.
     """
 
@@ -129,7 +130,7 @@ class EmbeddingNorm:
 
     Slot: `embedding_norm` of the model.
     Source: the stable embedding of arXiv 2110.02861; BLOOM (arXiv 2211.05100).
-    Seen: one seed, the lab's `STRESS_RAMP`: last loss 5.72, without any fix 4.94 (in training, over the last 20 steps,
+    Trial: one seed, the lab's `STRESS_RAMP`: last loss 5.72, without any fix 4.94 (in training, over the last 20 steps,
     4.77 and 5.35): no help there. BLOOM's authors found that it steadies training and costs a little of the result.
     """
 
@@ -145,7 +146,7 @@ class AttentionSoftCap:
 
     Slot: `cap` of each attention.
     Source: Gemma 2 (arXiv 2408.00118), 50; Gemma 3 has a query/key norm in its stead.
-    Seen: one seed, an extreme learning-rate ramp: last loss 2.74, without any fix 3.92; what goes into the cap still
+    Trial: one seed, an extreme learning-rate ramp: last loss 2.74, without any fix 3.92; what goes into the cap still
     reached 5e4, and that is what a monitor of queries and keys shows.
     """
 
@@ -157,12 +158,48 @@ class AttentionSoftCap:
 
 
 @dataclass(frozen=True)
+class AttentionSink:
+    """A learned logit a head beside those of the keys, with no value: a head that finds nothing may look nowhere.
+
+    Takes the place of the fused kernel, and so costs speed.
+
+    Slot: `softmax` of each attention.
+    Source: gpt-oss (arXiv 2508.10925); at 0 and not learned it is softmax-one (arXiv 2309.17453, appendix).
+    Seen: not yet tried here.
+    """
+
+    start: float = 0.0
+
+    def install(self, model: Transformer) -> None:
+        for attention in attentions(model):
+            model.fill(attention, "softmax", SinkSoftmax(attention.heads, self.start), self)
+
+
+@dataclass(frozen=True)
+class Softpick:
+    """Attention's shares are relu(e^logit - 1) over the sum of |e^logit - 1|: exact zeros, sums below 1, no sinks.
+
+    Takes the place of the fused kernel, and so costs speed.
+
+    Slot: `softmax` of each attention.
+    Source: arXiv 2504.20966.
+    Seen: not yet tried here.
+    """
+
+    eps: float = 1e-6
+
+    def install(self, model: Transformer) -> None:
+        for attention in attentions(model):
+            model.fill(attention, "softmax", RectifiedSoftmax(self.eps), self)
+
+
+@dataclass(frozen=True)
 class OutputSoftCap:
     """The head's logits through cap * tanh(logit / cap).
 
     Slot: `cap` of the model.
     Source: Gemma 2 (arXiv 2408.00118), 30.
-    Seen: one seed, the lab's `STRESS_RAMP`: last loss 4.87, without any fix 4.94: no effect there.
+    Trial: one seed, the lab's `STRESS_RAMP`: last loss 4.87, without any fix 4.94: no effect there.
     """
 
     cap: float = 30.0
@@ -179,7 +216,7 @@ class SigmaReparam:
 
     Slot: `qkv` and `out` of each attention, `gate_up` and `down` of each feed-forward.
     Source: arXiv 2303.06296, against the collapse of attention's entropy.
-    Seen: one seed, an extreme learning-rate ramp: last loss 2.11, without any fix 3.92, with attention logits up to
+    Trial: one seed, an extreme learning-rate ramp: last loss 2.11, without any fix 3.92, with attention logits up to
     273.
     """
 
@@ -219,6 +256,8 @@ class GroupedNorm(nn.Module):
     Raises ValueError where the heads do not make so many equal groups.
     """
 
+    roles: ClassVar = {"weight": "gain", "bias": "gain"}
+
     def __init__(self, heads: int, groups: int, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         if groups < 1 or heads % groups:
@@ -253,12 +292,46 @@ class SoftCap(nn.Module):
         return f"{self.cap:g}"
 
 
+class SinkSoftmax(nn.Module):
+    """The softmax over the keys and one more logit for each head, whose share is left out: sums below 1."""
+
+    def __init__(self, heads: int, start: float) -> None:
+        super().__init__()
+        self.logit_H = nn.Parameter(torch.full((heads,), start))
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        sink_BHT1 = self.logit_H.to(logits_BHTS.dtype)[:, None, None].expand(*logits_BHTS.shape[:-1], 1)
+        return torch.cat((logits_BHTS, sink_BHT1), -1).softmax(-1)[..., :-1]
+
+    def extra_repr(self) -> str:
+        return str(len(self.logit_H))
+
+
+class RectifiedSoftmax(nn.Module):
+    """relu(e^logit - 1) over the sum of |e^logit - 1| and `eps`; hidden positions, of logit -inf, count for nothing."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, logits_BHTS: Tensor) -> Tensor:
+        x = logits_BHTS.float()
+        most = x.amax(-1, keepdim=True).clamp_min(0)  # all times e^-most, so that nothing overflows
+        less = torch.where(x.isneginf(), 0, torch.exp(x - most) - torch.exp(-most))
+        return (less.relu() / (less.abs().sum(-1, keepdim=True) + self.eps * torch.exp(-most))).to(logits_BHTS.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"
+
+
 class Spectral(nn.Module):
     """A matrix in `parts` of so many rows, each divided by its greatest singular value and times a learned scalar.
 
     The singular vectors are followed by power iteration, `iterations` a forward pass in training (torch's
     `spectral_norm` does it so, too).
     """
+
+    roles: ClassVar = {"weight": "matrix"}
 
     def __init__(self, weight: nn.Parameter, parts: tuple[int, ...], iterations: int = 1) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chameleon_lab.optimization import Recipe
+from chameleon_lab.optimization import MuonScale, Recipe
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class IndependentWeightDecay:
 
     Slot: `independent` and `weight_decay` of the recipe.
     Source: arXiv 2309.14322; torch's AdamW multiplies decay by the rate.
-    Seen: one seed, a learning-rate of 0.03: 0, 1e-4 and 1e-3 end alike after 300 steps; in an extreme learning-rate
+    Trial: one seed, a learning-rate of 0.03: 0, 1e-4 and 1e-3 end alike after 300 steps; in an extreme learning-rate
     ramp Chameleon's 0.1, multiplied by the rate, ended at 4.76, this at 3.92.
     """
 
@@ -29,7 +29,7 @@ class UpdateClipping:
 
     Slot: `update_clipping` of the recipe. The clipping of gradients stays; the recipe's `clip` of inf is none.
     Source: arXiv 2304.13013, section 3, after Adafactor; a smaller second beta helps against the same evil.
-    Seen: one seed, an extreme learning-rate ramp: last loss 4.31 in place of the clipping of gradients, with that and
+    Trial: one seed, an extreme learning-rate ramp: last loss 4.31 in place of the clipping of gradients, with that and
     without any fix 3.92: no help there.
     """
 
@@ -43,7 +43,7 @@ class AdamEps:
 
     Slot: `eps` of the recipe.
     Source: Chameleon 1e-5 (arXiv 2405.09818, section 2.3); OLMo 2 1e-8 (arXiv 2501.00656).
-    Seen: not measured in this lab.
+    Trial: not measured in this lab.
     """
 
     eps: float = 1e-8
@@ -56,13 +56,17 @@ class AdamEps:
 class MuonForMatrices:
     """Muon for the matrices of the blocks, AdamW for the rest: a matrix's step has all its singular values about equal.
 
-    Slot: `muon_rate` of the recipe.
-    Source: torch's own Muon; arXiv 2502.16982, and Kimi K2 (arXiv 2507.20534), where logits grew with it: see `QKClip`.
-    Seen: one seed, the lab's `STRESS_RAMP`: last loss 2.81, without any fix 4.94; but its own rate rose to 0.02 only,
-    so that this was no equal strain.
+    Slot: `muon_rate`, `muon_scale` and `muon_by_parts` of the recipe.
+    Source: Keller Jordan's Muon as in torch, and his scale of steps; "match_rms_adamw" is that of arXiv 2502.16982, and
+    wants AdamW's rate. Kimi K2 (arXiv 2507.20534) saw logits grow with Muon: see `QKClip`.
+    Trial: one seed, the lab's `STRESS_RAMP`: last loss 2.81, without any fix 4.94; but its own rate rose to 0.02 only,
+    so that this was no equal strain. By parts, not whole, in 300 steps of `LAB` with a query/key norm, at five pairs of
+    rate and scale, three seeds: held-out loss 0.010 lower (standard error 0.003), in 10 of 14 runs.
     """
 
     rate: float = 0.02
+    scale: MuonScale = "original"
+    by_parts: bool = False
 
     def tune(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, muon_rate=self.rate)
+        return replace(recipe, muon_rate=self.rate, muon_scale=self.scale, muon_by_parts=self.by_parts)

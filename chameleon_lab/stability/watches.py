@@ -16,7 +16,7 @@ from chameleon_lab.transformer import Attention, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
 
-class Moment(Protocol):
+class WatchedStep(Protocol):
     """One step of a training as a watch sees it; `monitors` gives these."""
 
     @property
@@ -34,7 +34,7 @@ class Watch(Protocol):
     @property
     def every(self) -> int: ...
 
-    def watch(self, moment: Moment) -> Generator[None, None, Mapping[str, float | Tensor]]: ...
+    def watch(self, moment: WatchedStep) -> Generator[None, None, Mapping[str, float | Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class QKClip:
     Slot: around a step; rows of `qkv.weight` of each attention. Raises ValueError where a query or key norm, or another
     matrix, would undo it.
     Source: Kimi K2 (arXiv 2507.20534, section 2.1), 100, with Muon; a shared key left alone as its rotary one is.
-    Seen: one seed each, an extreme learning-rate ramp with AdamW: last loss 2.92 at 30 and 3.57 at 100, without 3.92.
+    Trial: one seed each, an extreme learning-rate ramp with AdamW: last loss 2.92 at 30 and 3.57 at 100, without 3.92.
     """
 
     threshold: float = 100.0
     every: int = 1
 
-    def watch(self, moment: Moment) -> Generator[None, None, Mapping[str, float | Tensor]]:
+    def watch(self, moment: WatchedStep) -> Generator[None, None, Mapping[str, float | Tensor]]:
         self._require_free(moment.model)
-        seen = moment.record("blocks.*.attention.query_tap", "blocks.*.attention.key_tap")
+        outputs = moment.record("blocks.*.attention.query_tap", "blocks.*.attention.key_tap")
         yield
         places = [f"blocks.{attention.layer}.attention" for attention in attentions(moment.model)]
-        taps = [(seen[f"{place}.query_tap"], seen[f"{place}.key_tap"]) for place in places]
+        taps = [(outputs[f"{place}.query_tap"], outputs[f"{place}.key_tap"]) for place in places]
         greatest_LH = torch.stack([greatest_logits(q, k, moment.batch, self.threshold) for q, k in taps])
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(greatest_LH, dist.ReduceOp.MAX)  # each process has seen other documents
+            dist.all_reduce(greatest_LH, dist.ReduceOp.MAX)  # each process has other documents
         over_LH = (greatest_LH > self.threshold) & greatest_LH.isfinite()
         for attention, factor_H in zip(
             attentions(moment.model), torch.where(over_LH, self.threshold / greatest_LH, 1.0), strict=True

@@ -1,6 +1,6 @@
 """The image tokenizer: pixels to codes and back.
 
-Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has it; `CHAMELEON` is that one):
+Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has it; `CHAMELEON_IMAGES` is that one):
 
 - encoder: a convolution, then levels of residual blocks, each but the last ending in a stride-2 convolution
 - residual block: GroupNorm, swish, 3x3 convolution, twice; a 1x1 convolution on the shortcut where the width changes
@@ -12,7 +12,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -82,12 +82,12 @@ class ImageTokenizerConfig:
         return self.side // self.factor, self.side // self.factor
 
 
-CHAMELEON = ImageTokenizerConfig(
+CHAMELEON_IMAGES = ImageTokenizerConfig(
     side=512, codes=8192, code_width=256, widths=(128, 128, 256, 256, 512), latent_width=256
 )
 """The published settings: 68,718,467 parameters, 512x512 pixels to 32x32 codes of 8192."""
 
-TINY = ImageTokenizerConfig(
+TINY_IMAGES = ImageTokenizerConfig(
     side=64,
     codes=512,
     code_width=16,
@@ -103,16 +103,20 @@ TINY = ImageTokenizerConfig(
 
 
 class ImageTokenizer(nn.Module):
-    """Pictures to codes and back, on any grid whose sides are multiples of `config.factor`."""
+    """Pictures to codes and back, on any grid whose sides are multiples of `config.factor`.
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    One whose files hold no picture decoder has None for `decoder`: it reads pictures and cannot draw them. `source` is
+    where it comes from, for the error that says so.
+    """
+
+    def __init__(self, config: ImageTokenizerConfig, source: str = "This image tokenizer") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.source = config, source
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
         self.quantize = config.build_quantizer()
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
-        self.decoder: nn.Module = Decoder(config)
+        self.decoder: nn.Module | None = Decoder(config)
 
     @property
     def codes(self) -> int:
@@ -138,7 +142,7 @@ class ImageTokenizer(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
         """What training needs: reconstructed pixels_BCHW (straight-through), and what the quantizer made."""
         quantized = self.quantize(self.quant_conv(self.encoder(pixels_BCHW)))
-        return self.decoder(self.post_quant_conv(quantized.latents_BCHW)), quantized
+        return self.require_decoder()(self.post_quant_conv(quantized.latents_BCHW)), quantized
 
     @property
     def last_layer(self) -> Tensor:
@@ -160,12 +164,17 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
             )
-        return self.decoder(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        return self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
 
-    def require_decoder(self) -> None:
-        """Raises ValueError, which says what to add, where codes cannot become pictures."""
-        if isinstance(self.decoder, NoDecoder):
-            self.decoder()
+    def require_decoder(self) -> nn.Module:
+        """The decoder. Raises ValueError, which says what to add, where there is none."""
+        if self.decoder is None:
+            raise ValueError(
+                f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. "
+                "Meta's vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there, or name the folder "
+                "that has it, Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self.decoder
 
     @property
     def preparations(self) -> dict[str, Preparation]:
@@ -219,7 +228,7 @@ class Encoder(nn.Module):
         for level, width in enumerate(widths):
             last = level == len(widths) - 1
             self.down.append(
-                Level(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
+                ResolutionLevel(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
             )
             incoming = width
         self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
@@ -245,7 +254,7 @@ class Decoder(nn.Module):
         up: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             resample = Upsample(widths[level]) if level else nn.Identity()
-            up.insert(0, Level(incoming, widths[level], config.blocks + 1, groups, resample))
+            up.insert(0, ResolutionLevel(incoming, widths[level], config.blocks + 1, groups, resample))
             incoming = widths[level]
         self.up = nn.ModuleList(up)  # finest level first, as in the released keys; run from last to first
         self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
@@ -259,68 +268,7 @@ class Decoder(nn.Module):
         return self.unfold(self.conv_out(F.silu(self.norm_out(x_BCHW))))
 
 
-class NoDecoder(nn.Module):
-    """Stands where a checkpoint without a picture decoder leaves a gap: codes can be had of pictures, not pictures of
-    codes."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-
-    def forward(self, latents_BCHW: Tensor | None = None) -> Tensor:
-        raise ValueError(
-            f"{self.source} holds no picture decoder (keys 'decoder.*'), so its codes cannot become pictures. Meta's "
-            "vqgan.ckpt and Anole's copy hold one: load the image tokenizer from there, or name the folder that has "
-            "it, Chameleon.load(folder, tokenizer='data/tokenizer')."
-        )
-
-
-class NoImageTokenizer(ImageTokenizer):
-    """Stands where a folder without an image tokenizer leaves a gap: codes can be read and written, pictures cannot.
-
-    `grid`: (rows, columns) of an image's codes. What else `config` says are the published settings.
-    """
-
-    def __init__(self, codes: int, grid: tuple[int, int], source: str) -> None:
-        nn.Module.__init__(self)
-        self.config = replace(CHAMELEON, codes=codes, side=grid[0] * CHAMELEON.factor)
-        self.source, self._grid = source, grid
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self._grid
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def codebook(self) -> np.ndarray:
-        raise self._missing("there is no codebook")
-
-    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Quantized]:
-        raise self._missing("there is nothing to train")
-
-    def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
-        raise self._missing("pictures cannot become codes")
-
-    def encode_batch(self, pictures: list[PIL.Image.Image], preparation: Preparation | None = None) -> np.ndarray:
-        raise self._missing("pictures cannot become codes")
-
-    def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
-        raise self._missing("codes cannot become pictures")
-
-    def require_decoder(self) -> None:
-        raise self._missing("codes cannot become pictures")
-
-    def _missing(self, consequence: str) -> ValueError:
-        return ValueError(
-            f"{self.source} holds no image tokenizer, so {consequence}. Put the same model's vqgan.ckpt and vqgan.yaml "
-            "into the folder, or name the folder they are in: Chameleon.load(folder, tokenizer='data/tokenizer')."
-        )
-
-
-class Level(nn.Module):
+class ResolutionLevel(nn.Module):
     """Residual blocks at one resolution, then the way to the next."""
 
     def __init__(self, incoming: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:

@@ -72,7 +72,7 @@ class FiniteScalarQuantizer(nn.Module):
         return (digits_BCHW - half_C11) / half_C11
 
     def _squashed(self, latents_BCHW: Tensor) -> Tensor:
-        """Digits before rounding, 0..level-1. Latent 0 is brought to the level of value 0; of two levels each gets half
+        """Digits before rounding, 0..level-1. Latent 0 falls on the level of value 0; with two levels, each gets half
         of the line instead."""
         last_C11 = torch.tensor(self.levels, device=latents_BCHW.device)[:, None, None] - 1.0
         shift_C11 = torch.where(last_C11 > 1, torch.atanh(last_C11 % 2 / last_C11), 0.0)
@@ -143,7 +143,7 @@ def entropy_penalty(latents_BCHW: Tensor, temperature: float, together: int = 8)
     -width log 2, where every latent is sure of its code and all codes are as frequent.
 
     A code's chance is softmax(-|z - e|^2 / temperature) over all corners e, hence a bit's sigmoid(4z / temperature).
-    So many bits are taken `together`, and such groups as if they were independent (arXiv 2406.07548, section 4).
+    Groups of `together` bits are enumerated, and count as independent of each other (arXiv 2406.07548, section 4).
     """
     logits_XC = 4 * latents_BCHW.float().movedim(1, -1).flatten(0, 2) / temperature
     penalty = (F.softplus(logits_XC) - logits_XC * logits_XC.sigmoid()).sum(1).mean()

@@ -1,4 +1,4 @@
-"""What an image tokenizer learns from: pixels, perception, and a critic (VQ-GAN, arXiv 2012.09841, section 3.1).
+"""The loss of an image tokenizer: pixels, perception, and a critic (VQ-GAN, arXiv 2012.09841, section 3.1).
 
 - `ReconstructionObjective` says which parts with what weights, `ReconstructionLoss` computes them
 - a patch critic by hinge loss starts late; its weight is |gradient of the rest| / |gradient of the critic's|
@@ -51,8 +51,8 @@ class ReconstructionObjective:
     adversary: Adversary | None = field(default_factory=Adversary)
 
 
-class Judged(NamedTuple):
-    """A loss to descend, and its parts as they are recorded."""
+class LossParts(NamedTuple):
+    """A loss to descend, and the parts of it that a training records, by name."""
 
     loss: Tensor
     values: dict[str, Tensor]
@@ -82,7 +82,7 @@ class ReconstructionLoss(nn.Module):
 
     def forward(
         self, pixels_BCHW: Tensor, rebuilt_BCHW: Tensor, quantized: Quantized, last_layer: Tensor, step: int
-    ) -> Judged:
+    ) -> LossParts:
         error_BCHW = rebuilt_BCHW - pixels_BCHW
         square = error_BCHW.square().mean()
         loss = error_BCHW.abs().mean() + self.objective.square * square
@@ -100,7 +100,7 @@ class ReconstructionLoss(nn.Module):
             critic_loss = 0.5 * (F.relu(1 - real_BHW).mean() + F.relu(1 + fake_BHW).mean())
             values |= {"critic_loss": critic_loss, "fooling_loss": fooling, "critic_weight": weight}
             loss = loss + weight * fooling + critic_loss
-        return Judged(loss + quantized.loss, values)
+        return LossParts(loss + quantized.loss, values)
 
 
 def adaptive_weight(rest: Tensor, fooling: Tensor, last_layer: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def adaptive_weight(rest: Tensor, fooling: Tensor, last_layer: Tensor) -> Tensor
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """What is computed inside takes gradients to its inputs, not to the module's parameters."""
+    """Inside, gradients reach the module's inputs and not its parameters."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     yield
@@ -144,7 +144,7 @@ class PatchCritic(nn.Module):
 
 
 class Lpips(nn.Module):
-    """LPIPS on VGG (arXiv 1801.03924), the mean over a batch. ValueError where weights or torchvision lack.
+    """LPIPS on VGG (arXiv 1801.03924), the mean over a batch. Raises ValueError without weights or torchvision.
 
     The network is no part of the state: a checkpoint does not carry it.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import PIL.Image
@@ -11,55 +10,114 @@ import PIL.Image
 from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.pictures import LARGEST_AREA
 from chameleon_lab.records import ImagePiece, Piece, TextPiece
-from chameleon_lab.tokenizers.grids import AreaGrid
+from chameleon_lab.tokenizers.grids import AreaGrid, ImageForm, Slot, SlotKind, image_form
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.preparation import Preparation
 from chameleon_lab.tokenizers.text import TextTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
-WINDOW = 32
+LOOKBACK = 32
 """Pieces of a text that a `PieceReader` looks back on, at least, to tell what one more adds."""
 
 
 class MixedModalTokenizer:
     """A text tokenizer, an image tokenizer and the vocabulary they share.
 
-    An image is `begin_image`, its codes row by row, `end_image`. All images have one `grid`, unless the vocabulary has
-    tokens for grids and new lines: then each has its own, of even sides, which it tells (see `Vocabulary`).
-    `preparation` is what pictures without codes go through: the image tokenizer's own policy, or, for images of any
-    grid, `AreaGrid` of the same area.
+    `form` says how images are written: all on one `grid`, unless the vocabulary has tokens for grids and new lines (see
+    `tokenizers.grids`). `preparation` is what pictures without codes go through: the image tokenizer's own policy, or,
+    for images of any grid, `AreaGrid` of the same area.
 
-    Raises ValueError when the parts disagree about how many codes or pieces there are.
+    A checkpoint may lack a part, which is None here: then `grid` says what the image tokenizer's would be, and `source`
+    where the checkpoint is. `missing` says what is lacking in words, and asking for `text` or `image` raises ValueError
+    with what to add. Raises ValueError when the parts disagree about how many codes or pieces there are.
     """
 
     def __init__(
         self,
-        text: TextTokenizer,
-        image: ImageTokenizer,
+        text: TextTokenizer | None,
+        image: ImageTokenizer | None,
         vocabulary: Vocabulary,
         *,
         preparation: Preparation | None = None,
+        grid: tuple[int, int] | None = None,
+        source: str = "This model",
     ) -> None:
-        if image.codes != vocabulary.codes or text.size != vocabulary.pieces:
+        codes, pieces = image.codes if image else vocabulary.codes, text.size if text else vocabulary.pieces
+        if (codes, pieces) != (vocabulary.codes, vocabulary.pieces):
             raise ValueError(
                 f"The vocabulary has room for {vocabulary.codes} codes and {vocabulary.pieces} pieces, but the image "
-                f"tokenizer has {image.codes} codes and the text tokenizer {text.size} pieces."
+                f"tokenizer has {codes} codes and the text tokenizer {pieces} pieces."
             )
-        self.text, self.image, self.vocabulary = text, image, vocabulary
-        if vocabulary.any_grid and preparation is None:
+        if image is None and grid is None:
+            raise ValueError("Without an image tokenizer, say how many (rows, columns) of codes an image has: grid=.")
+        self._text, self._image, self.vocabulary, self.source = text, image, vocabulary, source
+        self._grid = grid
+        self.form = image_form(vocabulary, *self.grid)
+        if image and not self.form.sides and preparation is None:
             rows, columns = self.grid
             preparation = AreaGrid(2 * image.config.factor, max(1, rows * columns // 4))
         self.preparation = preparation
 
     @property
+    def text(self) -> TextTokenizer:
+        """What turns text into pieces. Raises ValueError, which says what to add, where it is lacking."""
+        if self._text is None:
+            raise ValueError(
+                f"{self.source} holds no text tokenizer, so text cannot become tokens, nor tokens text. Put Meta's "
+                "text_tokenizer.json or Hugging Face's tokenizer.json of the same model into the folder, or name the "
+                "folder it is in: Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self._text
+
+    @property
+    def image(self) -> ImageTokenizer:
+        """What turns pictures into codes. Raises ValueError, which says what to add, where it is lacking."""
+        if self._image is None:
+            raise ValueError(
+                f"{self.source} holds no image tokenizer, so pictures cannot become codes, and codes cannot become "
+                "pictures. Put the same model's vqgan.ckpt and vqgan.yaml into the folder, or name the folder they are "
+                "in: Chameleon.load(folder, tokenizer='data/tokenizer')."
+            )
+        return self._image
+
+    @property
+    def can_spell(self) -> bool:
+        """Whether text can become tokens, and tokens text."""
+        return self._text is not None
+
+    @property
+    def can_read(self) -> bool:
+        """Whether pictures can become tokens."""
+        return self._image is not None
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether tokens can become pictures."""
+        return self._image is not None and self._image.decoder is not None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is lacking, in words."""
+        gaps = {
+            "no text tokenizer: text can neither be read nor written": not self.can_spell,
+            "no image tokenizer: pictures can neither be read nor written": not self.can_read,
+            "no picture decoder: pictures can be read, not written": self.can_read and not self.can_draw,
+        }
+        return tuple(words for words, lacking in gaps.items() if lacking)
+
+    def with_parts(self, text: TextTokenizer | None, image: ImageTokenizer | None) -> MixedModalTokenizer:
+        """The same vocabulary and grid with these parts, None for one that is to be lacking."""
+        return MixedModalTokenizer(text, image, self.vocabulary, grid=self.grid, source=self.source)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of every image, or of the square one where images have any grid."""
-        return self.image.grid
+        return self._image.grid if self._image else self._grid or (0, 0)
 
     @property
     def image_tokens(self) -> int:
         """Tokens of one image of `grid`, delimiters included."""
-        return self.vocabulary.image_length(*self.grid)
+        return self.form.length(*self.grid)
 
     def encode(self, document: Document) -> np.ndarray:
         """Document to tokens, from `begin_document` on: 1-D int64. Open-ended: no `end_document` is added."""
@@ -72,7 +130,7 @@ class MixedModalTokenizer:
         vocabulary = self.vocabulary
         if isinstance(segment, Text):
             try:
-                pieces = self.text.encode(segment.text)
+                pieces = self.text.encode(segment.text) if segment.text else []
             except UnicodeEncodeError as error:
                 raise ValueError(
                     f"The text holds half a character, {error.object[error.start]!r}: take it out."
@@ -81,33 +139,26 @@ class MixedModalTokenizer:
         if isinstance(segment, EndTurn):
             return np.array([vocabulary.end_turn], np.int64)
         codes = segment.codes if segment.codes is not None else self.image.encode(segment.picture, self.preparation)
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or (codes.shape != self.grid and not vocabulary.any_grid):
-            wanted = "(rows, columns)" if vocabulary.any_grid else self.grid
-            raise ValueError(f"Images of this model have a grid of {wanted} codes; this one has {codes.shape}.")
-        inner, told = vocabulary.tokens_of_codes(codes), []
-        if vocabulary.any_grid:
-            told = [vocabulary.token_of_side(side) for side in codes.shape]
-            inner = np.column_stack([inner, np.full(len(inner), vocabulary.new_line)])
-        return np.concatenate([[vocabulary.begin_image, *told], inner.ravel(), [vocabulary.end_image]])
+        tokens = self.form.write(np.asarray(codes))
+        return np.concatenate([[vocabulary.begin_image], tokens, [vocabulary.end_image]])
 
     def length(self, segment: Segment) -> int:
         """How many tokens a segment has. Pictures are not encoded for it, at most prepared."""
         if not isinstance(segment, Image):
             return len(self.encode_segment(segment))
-        if not self.vocabulary.any_grid:
+        if self.form.sides:
             return self.image_tokens
         if segment.codes is not None:
-            return self.vocabulary.image_length(*np.shape(segment.codes))
+            return self.form.length(*np.shape(segment.codes))
         width, height = self.image.prepare(segment.picture, self.preparation).size
-        return self.vocabulary.image_length(height // self.image.config.factor, width // self.image.config.factor)
+        return self.form.length(height // self.image.config.factor, width // self.image.config.factor)
 
     def tokens_of_picture(self, picture: PIL.Image.Image) -> np.ndarray:
         """A picture of any size and mode to the tokens of one image, delimiters included: 1-D int64."""
         return self.encode_segment(Image(picture))
 
     def picture_of_tokens(self, tokens: Sequence[int] | np.ndarray) -> PIL.Image.Image:
-        """The tokens of one image to its picture. Delimiters may be left out, and grid tokens where new lines tell.
+        """The tokens of one image to its picture. Delimiters may be left out, and its sides where new lines give them.
 
         Raises ValueError on tokens that are not those of one whole image.
         """
@@ -117,7 +168,7 @@ class MixedModalTokenizer:
             inner = inner[1:]
         if len(inner) and inner[-1] == vocabulary.end_image:
             inner = inner[:-1]
-        lines = np.flatnonzero(inner == vocabulary.new_line) if vocabulary.any_grid else np.array([], np.int64)
+        lines = np.flatnonzero(inner == vocabulary.new_line)
         if len(lines) and vocabulary.modality[inner[0]] == Modality.IMAGE:
             inner = np.concatenate([[vocabulary.token_of_side(side) for side in (len(lines), int(lines[0]))], inner])
         document = self.decode([vocabulary.begin_image, *inner, vocabulary.end_image])
@@ -140,56 +191,59 @@ class MixedModalTokenizer:
         return reader.document()
 
 
-@dataclass
 class _OpenImage:
     """An image of which not all tokens are read yet.
 
-    `grid` is empty until its tokens tell it, `factor` the pixels along a code's side, `lines` how many new lines were
-    read, `picture` what the codes so far look like if that was drawn.
+    `factor` is the pixels along a code's side, `picture` what the codes so far look like if that was drawn.
     """
 
-    vocabulary: Vocabulary
-    factor: int
-    grid: tuple[int, ...]
-    codes: list[int] = field(default_factory=list)
-    lines: int = 0
-    picture: PIL.Image.Image | None = None
+    def __init__(self, form: ImageForm, factor: int) -> None:
+        self.form, self.factor, self.sides = form, factor, form.sides
+        self.tokens: list[int] = []
+        self.picture: PIL.Image.Image | None = None
+
+    @property
+    def slot(self) -> Slot:
+        """What comes next."""
+        return self.form.slot(len(self.tokens), self.sides)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The codes of the whole rows so far: rows x columns."""
+        return self.form.read(self.tokens)
 
     def read(self, token: int) -> bool:
         """Takes one more token, and says whether it ends a row of codes. Raises ValueError where it cannot stand."""
-        vocabulary = self.vocabulary
-        if len(self.grid) < 2:
-            if not vocabulary.is_grid(token):
-                raise ValueError(f"An image begins with two tokens that tell its grid; token {token} tells none.")
-            self.grid = (*self.grid, vocabulary.side_of_token(token))
-            if len(self.grid) == 2:
-                self._limit(*self.grid)
+        slot = self.slot
+        if not self.form.ids[slot.kind][token]:
+            raise ValueError(self._misfit(slot, token))
+        if slot.kind is SlotKind.END:
             return False
-        wanted = self.grid[0] * self.grid[1]
-        row_ended = vocabulary.any_grid and len(self.codes) == (self.lines + 1) * self.grid[1]
-        if token == vocabulary.new_line and row_ended:
-            self.lines += 1
+        self.sides = self.form.advance(len(self.tokens), self.sides, token)
+        self.tokens.append(token)
+        if slot.kind is SlotKind.SIDE and len(self.sides) == 2:
+            self._limit(*self.sides)
+        if slot.kind is not SlotKind.CODE:
             return False
-        if vocabulary.modality[token] != Modality.IMAGE:
-            raise ValueError(f"Token {token} stands inside an image, after {len(self.codes)} of its codes.")
-        if len(self.codes) == wanted and not row_ended:
-            raise ValueError(f"An image goes on after its {wanted} codes, with token {token}.")
-        if row_ended:
-            raise ValueError(f"A row of {self.grid[1]} codes goes on with token {token} instead of a new line.")
-        self.codes.append(int(vocabulary.codes_of_tokens(np.array(token))))
         self.picture = None
-        return len(self.codes) % self.grid[1] == 0
+        return (slot.codes + 1) % self.sides[1] == 0
 
-    def whole(self) -> np.ndarray:
-        """Its codes, rows x columns. Raises ValueError while some are wanting."""
-        if len(self.grid) < 2:
-            raise ValueError("An image ends before its grid is told.")
-        wanted = self.grid[0] * self.grid[1]
-        if len(self.codes) != wanted:
-            raise ValueError(f"An image ends after {len(self.codes)} codes instead of {wanted}.")
-        if self.vocabulary.any_grid and self.lines != self.grid[0]:
-            raise ValueError(f"An image ends after {self.lines} new lines instead of {self.grid[0]}.")
-        return np.array(self.codes).reshape(self.grid)
+    def _misfit(self, slot: Slot, token: int) -> str:
+        """Why a token cannot stand in a slot."""
+        vocabulary, (_, codes, total) = self.form.vocabulary, slot
+        if token == vocabulary.end_image:
+            if slot.kind is SlotKind.SIDE:
+                return "An image ends before its grid is given."
+            if codes < total:
+                return f"An image ends after {codes} codes instead of {total}."
+            return f"An image ends after {self.sides[0] - 1} new lines instead of {self.sides[0]}."
+        if slot.kind is SlotKind.SIDE:
+            return f"An image begins with two tokens that tell its grid; token {token} tells none."
+        if vocabulary.modality[token] != Modality.IMAGE:
+            return f"Token {token} stands inside an image, after {codes} of its codes."
+        if slot.kind is SlotKind.NEW_LINE:
+            return f"A row of {self.sides[1]} codes goes on with token {token} instead of a new line."
+        return f"An image goes on after its {total} codes, with token {token}."
 
     def _limit(self, rows: int, columns: int) -> None:
         width, height = columns * self.factor, rows * self.factor
@@ -210,7 +264,7 @@ class PieceReader:
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
         self._segments: list[Segment] = []
         self._pieces: list[int] = []
-        self._start = self._shown = self._whole = 0
+        self._start = self._yielded = self._whole = 0
         self._image: _OpenImage | None = None
 
     @property
@@ -219,7 +273,7 @@ class PieceReader:
 
     @property
     def codes_read(self) -> int:
-        return len(self._image.codes) if self._image else 0
+        return self._image.slot.codes if self._image else 0
 
     def read(self, token: int, pictures: bool = True) -> Iterator[Piece]:
         """The pieces that one more token gives: none, one, or two. `pictures=False` skips partial pictures.
@@ -228,12 +282,12 @@ class PieceReader:
         """
         vocabulary = self._vocabulary
         if self._image is not None:
-            if token == vocabulary.end_image:
-                codes, shown = self._image.whole(), self._image.picture
-                self._segments.append(Image(shown or self._tokenizer.image.decode(codes), codes))
-                self._image = None
-            elif self._image.read(token) and pictures:
+            if self._image.read(token) and pictures:
                 yield self._piece(self._image)
+            if token == vocabulary.end_image:
+                codes, picture = self._image.codes, self._image.picture
+                self._segments.append(Image(picture or self._tokenizer.image.decode(codes), codes))
+                self._image = None
             return
         if vocabulary.modality[token] == Modality.TEXT:
             self._pieces.append(token - vocabulary.first_text)
@@ -244,8 +298,7 @@ class PieceReader:
         yield from self._close_text()
         if token == vocabulary.begin_image:
             self._tokenizer.image.require_decoder()  # now, not when all of it is drawn
-            grid = () if vocabulary.any_grid else self._tokenizer.grid
-            self._image = _OpenImage(vocabulary, self._tokenizer.image.config.factor, grid)
+            self._image = _OpenImage(self._tokenizer.form, self._tokenizer.image.config.factor)
         elif token == vocabulary.end_turn:
             self._segments.append(EndTurn())
 
@@ -254,36 +307,40 @@ class PieceReader:
         yield from self._close_text()
 
     def document(self) -> Document:
-        pending = self._tokenizer.text.decode(self._pieces)
+        pending = self._spelled()
         return Document((*self._segments, *([Text(pending)] if pending else [])))
 
+    def _spelled(self, start: int = 0) -> str:
+        pieces = self._pieces[start:]
+        return self._tokenizer.text.decode(pieces) if pieces else ""
+
     def _grown_text(self) -> Iterator[Piece]:
-        """The text that the last piece added. Only pieces from `_start` on are decoded, `_shown` characters of which
-        are told, so that a long text costs no more a piece than a short one; `_whole` is where a character last ended.
+        """The text that the last piece added. Only pieces from `_start` on are decoded, `_yielded` characters of which
+        were yielded, so that a long text costs no more a piece than a short one; `_whole` is where a character last
+        ended.
         """
-        text = self._tokenizer.text.decode(self._pieces[self._start :])
+        text = self._spelled(self._start)
         ready = text.rstrip("\ufffd")  # an unfinished character waits for its other bytes
-        if len(ready) > self._shown:
-            yield TextPiece(ready[self._shown :])
-            self._shown = len(ready)
+        if len(ready) > self._yielded:
+            yield TextPiece(ready[self._yielded :])
+            self._yielded = len(ready)
         if ready == text:
-            if len(self._pieces) - self._start > WINDOW and self._whole > self._start:
+            if len(self._pieces) - self._start > LOOKBACK and self._whole > self._start:
                 self._start = self._whole
-                self._shown = len(self._tokenizer.text.decode(self._pieces[self._start :]))
+                self._yielded = len(self._spelled(self._start))
             self._whole = len(self._pieces)
 
     def _close_text(self) -> Iterator[Piece]:
-        rest = self._tokenizer.text.decode(self._pieces[self._start :])
-        if len(rest) > self._shown:
-            yield TextPiece(rest[self._shown :])
-        if text := self._tokenizer.text.decode(self._pieces):
+        rest = self._spelled(self._start)
+        if len(rest) > self._yielded:
+            yield TextPiece(rest[self._yielded :])
+        if text := self._spelled():
             self._segments.append(Text(text))
-        self._pieces, self._start, self._shown, self._whole = [], 0, 0, 0
+        self._pieces, self._start, self._yielded, self._whole = [], 0, 0, 0
 
     def _piece(self, image: _OpenImage) -> ImagePiece:
         """The picture so far, rows not yet drawn filled with the code of the last cell above them."""
-        rows, columns = image.grid
-        drawn = np.array(image.codes).reshape(-1, columns)
-        filled = np.concatenate([drawn, np.repeat(drawn[-1:], rows - len(drawn), axis=0)])
+        rows, codes = image.sides[0], image.codes
+        filled = np.concatenate([codes, np.repeat(codes[-1:], rows - len(codes), axis=0)])
         image.picture = self._tokenizer.image.decode(filled)
-        return ImagePiece(image.picture, drawn, rows)
+        return ImagePiece(image.picture, codes, rows)

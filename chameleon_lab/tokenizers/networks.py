@@ -1,4 +1,4 @@
-"""Feature networks: what LPIPS, rFID and KID look through, from files on this machine.
+"""Feature networks of LPIPS, rFID and KID, from files on this machine.
 
 - nothing is ever downloaded: a missing file is an error that says where it is looked for and where it is published
 - a file is read as tensors only, and must have the SHA-256 that its name promises, as PyTorch's published files do
@@ -26,19 +26,19 @@ class WeightsFile:
     name: str
     published: str
 
-    def read(self, wanted_by: str) -> dict[str, Tensor]:
+    def read(self, purpose: str) -> dict[str, Tensor]:
         """Its tensors by name. Raises ValueError when it is not there, not whole, or holds more than tensors."""
         path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
         if not path.is_file():
             raise ValueError(
-                f"{wanted_by} needs the file {self.name}, which is not in {path.parent}. Nothing is downloaded from "
+                f"{purpose} needs the file {self.name}, which is not in {path.parent}. Nothing is downloaded from "
                 f"here: fetch {self.published}/{self.name} once, with a browser for example, and put it into that "
                 "folder. The folder is hub/checkpoints under the environment's TORCH_HOME, where that is set."
             )
         data = path.read_bytes()
-        promised, found = path.stem.rsplit("-", 1)[-1], hashlib.sha256(data).hexdigest()
-        if not found.startswith(promised):
-            raise ValueError(f"{path} is damaged: its SHA-256 begins {found[:8]}, not {promised}. Fetch it anew.")
+        promised, actual = path.stem.rsplit("-", 1)[-1], hashlib.sha256(data).hexdigest()
+        if not actual.startswith(promised):
+            raise ValueError(f"{path} is damaged: its SHA-256 begins {actual[:8]}, not {promised}. Fetch it anew.")
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # strange bytes can raise anything at all
@@ -126,11 +126,11 @@ def inception() -> FeatureNetwork:
     return FeatureNetwork("Inception v3 of 2015, 2048 features, resizing as TensorFlow 1", Pooled(extractor))
 
 
-def _load(module: str, wanted_by: str) -> ModuleType:
+def _load(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
         package = module.split(".")[0]
         raise ValueError(
-            f"{wanted_by} needs {package}, which cannot be loaded here ({error}): pip install 'chameleon-lab[metrics]'."
+            f"{purpose} needs {package}, which cannot be loaded here ({error}): pip install 'chameleon-lab[metrics]'."
         ) from error

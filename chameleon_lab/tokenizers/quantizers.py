@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents: the latents_BCHW that stand for the codes, with a gradient for those that came
-    in; their codes_BHW; and the quantizer's own loss."""
+    """A quantizer's output: latents_BCHW of the chosen codes, with a gradient for the input; codes_BHW; its loss."""
 
     latents_BCHW: Tensor
     codes_BHW: Tensor
@@ -55,8 +54,8 @@ def straight_through(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
 def rotate_to(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
     """The chosen latents as a rotation and rescaling of the latents, both held constant (arXiv 2410.06424, section 4).
 
-    The gradient keeps its angle to the vector: at the latent it stands as it stood at the code. A latent of length 0
-    has no direction to turn from, and takes the gradient as it is.
+    Backwards the gradient turns with it: its angle to the latent is its angle to the code. A latent of length 0 has no
+    direction to turn from, and takes the gradient unchanged.
     """
     with torch.no_grad():
         chosen_BCHW = chosen_BCHW.to(latents_BCHW.dtype)
@@ -74,7 +73,7 @@ def rotate_to(latents_BCHW: Tensor, chosen_BCHW: Tensor) -> Tensor:
 # Learned books
 
 DISTANCES = 2**24
-"""So many distances, 64 MB of float32, are held at once: all of a 512x512 picture's to 8192 codes, not a batch's."""
+"""Distances in memory at once, 64 MB of float32: one 512x512 picture's to 8192 codes, but not a batch's."""
 
 
 @torch.no_grad()
@@ -82,7 +81,7 @@ def nearest(latents_BCHW: Tensor, book_NC: Tensor) -> Tensor:
     """The nearest entry of each latent, by |z|^2 + |e|^2 - 2ze in float32 at least: codes_BHW."""
     device = latents_BCHW.device.type
     dtype = torch.promote_types(torch.promote_types(latents_BCHW.dtype, book_NC.dtype), torch.float32)
-    # In half precision the difference of large numbers is mostly rounding, so autocast must not have its way here.
+    # In half precision the difference of large numbers is mostly rounding, so autocast is off here.
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         book_NC, latents_XC = book_NC.to(dtype), latents_BCHW.movedim(1, -1).flatten(0, 2).to(dtype)
         squares_N = (book_NC**2).sum(1)
@@ -113,7 +112,7 @@ class VectorQuantizer(nn.Module):
     """Nearest neighbour in a codebook learned by gradient (van den Oord et al., arXiv 1711.00937; Chameleon's).
 
     Loss: `codebook` times the pull of entries to their latents plus `commitment` times the pull of latents to their
-    entries. The code of taming-transformers, and whoever trained by it, has the two weights exchanged, 0.25 and 1:
+    entries. taming-transformers' code, and every model trained with it, has the two weights exchanged, 0.25 and 1:
     "vector_legacy". Nothing keeps it from collapsing: an entry that wins no latent gets no gradient.
     """
 
@@ -289,9 +288,10 @@ class Adapted(nn.Module):
     """A module of the package vector-quantize-pytorch, or one called as those are, as a quantizer of `size` codes.
 
     `module` maps latents to (latents, indices) or (latents, indices, loss), and indices back by `indices_to_codes` or
-    `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. Built for feature maps
-    (accept_image_fmap, channel_first) it gets them, else sequences with channels last. Raises ValueError for a module
-    of several codes a cell, such as ResidualVQ. Its loss, and what keeps it from collapsing, are the module's.
+    `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. A module built
+    for feature maps (accept_image_fmap, channel_first) gets feature maps, any other gets sequences with channels last.
+    Raises ValueError for a module of several codes a cell, such as ResidualVQ. The loss, and whatever keeps the book
+    from collapsing, are the module's.
 
         ImageTokenizerConfig(..., quantizer=lambda size, width: Adapted(SimVQ(dim=width, codebook_size=size), size))
     """
@@ -323,13 +323,13 @@ class Adapted(nn.Module):
         return back(codes_BHW) if self.maps else back(codes_BHW.flatten(1)).mT.unflatten(2, codes_BHW.shape[1:])
 
     def forward(self, latents_BCHW: Tensor) -> Quantized:
-        made, codes, *loss = self.module(latents_BCHW if self.maps else latents_BCHW.flatten(2).mT)
+        output, codes, *loss = self.module(latents_BCHW if self.maps else latents_BCHW.flatten(2).mT)
         batch, _, rows, columns = latents_BCHW.shape
         if codes.shape not in ((batch, rows, columns), (batch, rows * columns)):
             raise ValueError(
                 f"{self.kind} gives codes of shape {tuple(codes.shape)} for {batch} grids of {rows}x{columns} cells; "
                 "a picture's grid has room for one a cell."
             )
-        made_BCHW = made if self.maps else made.mT.unflatten(2, (rows, columns))
+        output_BCHW = output if self.maps else output.mT.unflatten(2, (rows, columns))
         codes_BHW = codes.view(batch, rows, columns).long()
-        return Quantized(made_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))
+        return Quantized(output_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))

@@ -167,30 +167,6 @@ class JsonTokenizer:
         return name
 
 
-class NoTextTokenizer:
-    """Stands where a folder without a text tokenizer leaves a gap: there is room for `size` pieces, and no text."""
-
-    def __init__(self, pieces: int, source: str) -> None:
-        self.size, self.source = pieces, source
-
-    def encode(self, text: str) -> list[int]:
-        if text:
-            raise self._missing("text cannot become tokens")
-        return []
-
-    def decode(self, pieces: Sequence[int]) -> str:
-        if len(pieces):
-            raise self._missing("tokens cannot become text")
-        return ""
-
-    def _missing(self, consequence: str) -> ValueError:
-        return ValueError(
-            f"{self.source} holds no text tokenizer, so {consequence}. Put Meta's text_tokenizer.json or Hugging "
-            "Face's tokenizer.json of the same model into the folder, or name the folder it is in: "
-            "Chameleon.load(folder, tokenizer='data/tokenizer')."
-        )
-
-
 _UNKNOWN = "\ue000"
 """A name for what no piece spells that cannot come up in bytes spelled as letters."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+GLANCE = 0.25
+"""Seconds between two looks at what comes from outside this process."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,11 @@ class Turn:
         """Waits in line; whether the turn came before `give_up` said so."""
         with _moved:
             _queue.append(self)
-            while not _moved.wait_for(lambda: _queue[0] is self or give_up(), 0.05):
-                pass
-            return _queue[0] is self
+        while not give_up():
+            with _moved:
+                if _moved.wait_for(lambda: _queue[0] is self, 0.05):
+                    return True
+        return False
 
     def leave(self) -> None:
         with _moved:
@@ -53,9 +60,13 @@ class Turn:
 
 
 class Control:
-    """What was ordered and is not done yet. One training takes orders; anyone may give them."""
+    """What was ordered and is not done yet. One training takes orders; anyone may give them.
 
-    def __init__(self) -> None:
+    `attend` is called between two steps and while the run stands still, at least every `GLANCE` seconds.
+    """
+
+    def __init__(self, attend: Callable[[], None] = lambda: None) -> None:
+        self.attend = attend
         self._changed = threading.Condition()
         self._orders: deque[Order] = deque()
         self.stopping = self.paused = self._saving = False
@@ -91,23 +102,35 @@ class Control:
             vars(self).update(flags)
             self._changed.notify_all()
 
-    def take(self) -> tuple[list[Order], bool]:
-        """The orders given since the last time, and whether a checkpoint was asked for."""
+    def take(self) -> tuple[list[Order], bool, bool, bool]:
+        """The orders given since the last time; whether to save, to stop, to pause."""
+        self.attend()
         with self._changed:
             orders, saving = list(self._orders), self._saving
             self._orders.clear()
             self._saving = False
-            return orders, saving
+            return orders, saving, self.stopping, self.paused
 
-    def idle(self) -> None:
-        """Waits while the run is paused and nothing is ordered; meanwhile the machine is another run's."""
-        held, random = self.turn.held, torch.get_rng_state()
+    def idle(self, seconds: float = math.inf) -> None:
+        """Waits while the run is paused and nothing is ordered, at most so long; meanwhile the machine is another's."""
+        trains, random = self.turn.held, torch.get_rng_state()
         self.turn.leave()
-        with self._changed:
-            self._changed.wait_for(lambda: not self.paused or self.stopping or self._saving or bool(self._orders))
-        if held:
-            self.turn.take(lambda: self.stopping)
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self.attend()
+            with self._changed:
+                if self._changed.wait_for(
+                    lambda: not self.paused or self.stopping or self._saving or bool(self._orders), GLANCE
+                ):
+                    break
+        if trains:
+            self.turn.take(self.give_up)
             torch.set_rng_state(random)
+
+    def give_up(self) -> bool:
+        """Whether to wait no longer; asked while the run waits for its turn."""
+        self.attend()
+        return self.stopping
 
 
 def release_workers() -> None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from chameleon_lab.monitors.alarms import RULES, DivergenceDetector, Rule
+from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
 from chameleon_lab.monitors.default import MONITORS
-from chameleon_lab.monitors.watch import Monitor
+from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
-from chameleon_lab.planner import PUBLISHED
-from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
+from chameleon_lab.parts import require, require_each
+from chameleon_lab.plain import fingerprint
+from chameleon_lab.published import PUBLISHED
+from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.modules import Budget, LanguageModule
+from chameleon_lab.training.run import Run
+from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ModelConfig, Transformer
-
-if TYPE_CHECKING:
-    from chameleon_lab.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class Experiment:
     kept: int = 8
     precision: str = "32-true"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
+        require(self.model, "a model's config", "fixes", "vocabulary")
+        require_each(self.model.fixes, "a fix of the model", "install")
+        require(self.budget, "a budget", "progress")
+        if self.data is not None:
+            require(self.data, "a data source", "open")
+        require(self.recipe, "a recipe", "optimizers", "pace", "multiplier")
+        require(
+            self.objective, "an objective", "__call__", "penalties", "text_weight", "image_weight", "special_weight"
+        )
+        check_monitors(self.monitors)
+        check_rules(self.rules)
 
     def with_fixes(self, *fixes: Any) -> Experiment:
         """The experiment with stability fixes, each where its kind belongs (see `stability`).
@@ -86,35 +100,34 @@ class Experiment:
             raise ValueError(f"The experiment {self.name!r} has no data: replace(experiment, data=...) gives it some.")
         return self.data.open(self.seed, self.budget.steps)
 
-    def detector(self) -> DivergenceDetector:
-        return DivergenceDetector(self.rules)
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """Fixes of the model that it has none of yet, by name."""
+        installed = {type(fix) for fix in self.model.fixes}
+        return tuple(name for name, fix in FIXES.items() if kind(fix) == "model" and type(fix) not in installed)
+
+    def prepare(self, folder: Path) -> Prepared:
+        corpus = self.open()
+        return Prepared(self.build(corpus), corpus.batches)
+
+    def finish(self, module: LanguageModule, history: History, folder: Path) -> Transformer:
+        """The transformer; its weights are in the checkpoint already."""
+        return module.model.eval()
+
+    def product(self, folder: Path) -> None:
+        return None
 
     @property
     def fingerprint(self) -> str:
         """Eight letters that are the same for equal experiments."""
-        return hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()[:8]
+        return fingerprint(self)
 
     def run(self, folder: Path | str | None = None) -> Run:
         """Trains in the background, in `folder` or one named after the experiment below `runs`; returns at once.
 
         A folder where this experiment was stopped goes on; where it ended, the run is over at once.
         """
-        from chameleon_lab.training.run import Run
-
         return Run(self, folder).start()
-
-
-def plain(value: Any) -> Any:
-    """Frozen dataclasses and what they hold as plain values, each with the name of what it is."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"is": type(value).__name__} | {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value) if isinstance(value, Path) else getattr(value, "__name__", type(value).__name__)
 
 
 def variations(experiment: Experiment, seed: int = 0) -> dict[str, Experiment]:
@@ -253,20 +266,20 @@ def sensitivity(rates: Sequence[float] = RATES, seed: int = 0) -> dict[str, dict
     }
 
 
-SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
+SCALE_SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
 
 
-def scale(shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
+def scale(shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
     """P5: widths and depths at one rate, 0.03, for 300 steps: `scale()["64x4"]["baseline"]`."""
     base = replace(LAB, budget=Budget(steps=300), recipe=replace(LAB.recipe, rate=0.03))
-    made = {}
+    experiments = {}
     for width, layers in shapes:
         heads = max(1, width // 32)
         shape = replace(
             base.model, width=width, layers=layers, heads=heads, kv_heads=heads, ffn_width=8 * round(width / 3)
         )
-        made[f"{width}x{layers}"] = variations(replace(base, name=f"scale-{width}x{layers}", model=shape), seed)
-    return made
+        experiments[f"{width}x{layers}"] = variations(replace(base, name=f"scale-{width}x{layers}", model=shape), seed)
+    return experiments
 
 
 PRESETS = {each.name: each for each in (STRESS_RAMP, SIDE_BY_SIDE, SILENT_GROWTH)}

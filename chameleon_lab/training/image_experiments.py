@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,22 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.corpora.sources import (
     HELD_OUT_PHOTOGRAPHS,
-    Beside,
     Crops,
+    JoinedBatches,
     PictureFiles,
     photographs,
     picture_files,
 )
+from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import NotANumber, Rule
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer, ImageTokenizerConfig
-from chameleon_lab.tokenizers.image import TINY as TINY_TOKENIZER
+from chameleon_lab.plain import fingerprint, plain_values
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
-from chameleon_lab.training.folder import Report, RunFolder
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule
+from chameleon_lab.training.run import Run
+from chameleon_lab.training.trainable import Prepared
 
 Pixels = Callable[[int], Tensor]
 """pixels_BCHW in [-1, 1] as a function of the step alone."""
@@ -71,7 +74,7 @@ def photographs_and_scenes(experiment: ImageExperiment) -> Pixels:
         )
     few = max(1, experiment.batch // 4)
     crops = Crops(PictureFiles(files), experiment.side, experiment.seed, experiment.batch - few)
-    return Beside((crops, SceneImages(experiment.seed, few, experiment.side)))
+    return JoinedBatches((crops, SceneImages(experiment.seed, few, experiment.side)))
 
 
 def folder_of_pictures(path: Path | str) -> Source:
@@ -87,7 +90,8 @@ def _crops_of_folder(experiment: ImageExperiment, path: Path | str) -> Pixels:
 class ImageExperiment:
     """A training of an image tokenizer: everything that decides the result but the machine.
 
-    `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side.
+    `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side. `rules`
+    sound alarms; `kept` checkpoints stay for forks, evenly over the budget.
     """
 
     name: str
@@ -98,36 +102,68 @@ class ImageExperiment:
     source: Source = scenes
     batch: int = 16
     crop: int | None = None
+    rules: tuple[Rule, ...] = (NotANumber(),)
+    kept: int = 0
+    precision: str = "32-true"
     seed: int = 0
 
     @property
     def side(self) -> int:
         return self.crop or self.tokenizer.side
 
-    def run(self, folder: Path | str, report: Report = lambda module, record: None) -> ImageTokenizer:
-        """Trains in `folder`, or goes on there, and writes the tokenizer to `folder/tokenizer`, in float16."""
-        run, finished = RunFolder(folder), Path(folder) / "tokenizer"
+    @property
+    def offers(self) -> tuple[str, ...]:
+        return ()
+
+    def with_fixes(self, *fixes: Any) -> ImageExperiment:
+        """The same: fixes are a transformer's. Raises ValueError for any."""
+        if fixes:
+            raise ValueError(f"{', '.join(map(repr, fixes))}: fixes are for transformers, not for image tokenizers.")
+        return self
+
+    def prepare(self, folder: Path) -> Prepared:
+        native.plain_image_config(self.tokenizer)  # which raises for what could not be saved in the end
+        torch.manual_seed(self.seed)
+        module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
+        return Prepared(module, self.source(self))
+
+    def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:
+        """The tokenizer as it is written to `folder/tokenizer`, in float16."""
+        last = history.records[-1]
+        card = {
+            "experiment": plain_values(self),
+            "trained": date.today().isoformat(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+            "minutes": round(last.seconds / 60, 1),
+            "steps": last.step + 1,
+        }
+        native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), folder / "tokenizer", card)
+        tokenizer = self.product(folder)
+        assert tokenizer is not None
+        return tokenizer
+
+    def product(self, folder: Path) -> ImageTokenizer | None:
         own = () if isinstance(self.tokenizer.quantizer, str) else (self.tokenizer.quantizer,)
-        if not finished.exists():
-            run.folder.mkdir(parents=True, exist_ok=True)
-            run.write("config.json", describe_image(self))
-            torch.manual_seed(self.seed)
-            module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
-            last = run.fit(module, self.source(self), report).records[-1]
-            card = {
-                "experiment": describe_image(self),
-                "trained": date.today().isoformat(),
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-                "minutes": round(last.seconds / 60, 1),
-                "steps": last.step + 1,
-            }
-            native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), finished, card)
-        return native.read_image_tokenizer(finished, own).float()
+        written = folder / "tokenizer"
+        return native.read_native_images(written, own).float() if written.exists() else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight letters that are the same for equal experiments."""
+        return fingerprint(self)
+
+    def run(self, folder: Path | str | None = None) -> Run:
+        """Trains in the background, in `folder` or one named after the experiment below `runs`; returns at once.
+
+        `run(...).result()` waits for the tokenizer. A folder where this experiment was stopped goes on; where it
+        ended, the run is over at once.
+        """
+        return Run(self, folder).start()
 
 
 REFERENCE = ImageExperiment(
     name="reference",
-    tokenizer=replace(CHAMELEON, quantizer="vector_legacy"),
+    tokenizer=replace(CHAMELEON_IMAGES, quantizer="vector_legacy"),
     recipe=Recipe(
         rate=4.5e-6 * 16,
         betas=(0.5, 0.9),
@@ -147,7 +183,7 @@ The critic begins after 10,000 steps. For a GPU and many pictures: `chameleon-la
 
 TINY = ImageExperiment(
     name="tiny",
-    tokenizer=TINY_TOKENIZER,
+    tokenizer=TINY_IMAGES,
     recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-4, warm_up=50, schedule=CoolDown(0.4)),
     budget=Budget(minutes=15),
     objective=ReconstructionObjective("edges", square=2.0, adversary=None),
@@ -156,7 +192,7 @@ TINY = ImageExperiment(
 
 PHOTOGRAPHS = ImageExperiment(
     name="photographs",
-    tokenizer=replace(TINY_TOKENIZER, side=128, codes=1024, patch=4, widths=(128,)),
+    tokenizer=replace(TINY_IMAGES, side=128, codes=1024, patch=4, widths=(128,)),
     recipe=TINY.recipe,
     budget=Budget(minutes=9),
     objective=TINY.objective,
@@ -171,10 +207,3 @@ PHOTOGRAPHS = ImageExperiment(
 
 IMAGE_EXPERIMENTS = {"photographs": PHOTOGRAPHS, "reference": REFERENCE}
 """Those that are trained by name alone; `TINY` is a stage of the model of that name."""
-
-
-def describe_image(experiment: ImageExperiment) -> dict[str, Any]:
-    """The experiment as plain values."""
-    tokenizer = native.plain_image_config(experiment.tokenizer)
-    source = getattr(experiment.source, "__name__", repr(experiment.source))
-    return asdict(experiment) | {"tokenizer": tokenizer, "source": source}

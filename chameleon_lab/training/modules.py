@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.packing import Batch
-from chameleon_lab.monitors.watch import Moment, Monitor, Seen, watching
+from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.stability import ZLoss
@@ -57,7 +57,7 @@ class Steps(IterableDataset):
         return count(self.start * self.processes + self.rank, self.processes)
 
 
-PATIENCE = 10
+SKIP_LIMIT = 10
 """Steps in a row whose loss or gradient is no number before a training gives up."""
 
 FLOAT16 = ("16-mixed", "16-true", "transformer-engine-float16")
@@ -69,7 +69,7 @@ class PacedModule(lightning.LightningModule, ABC):
     """A module that trains to a budget on `batches(place)`, with its own clock and schedule and a record of each step.
 
     A subclass gives `loss_and_values(batch)`. `values` and `layers` hold what the last step recorded. A step whose loss
-    or gradient is not a number changes nothing and says `skipped`; `PATIENCE` of them in a row are a
+    or gradient is not a number changes nothing and says `skipped`; `SKIP_LIMIT` of them in a row are a
     FloatingPointError.
     """
 
@@ -90,9 +90,9 @@ class PacedModule(lightning.LightningModule, ABC):
         """What to descend, and what to record, of a batch."""
 
     @contextmanager
-    def watched(self, batch: Any) -> Iterator[Seen]:
-        """The step stands inside; what is seen of it is recorded."""
-        yield Seen()
+    def watched(self, batch: Any) -> Iterator[Readout]:
+        """The step stands inside; what monitors read of it is recorded."""
+        yield Readout()
 
     def aside(self) -> dict[str, float]:
         """Further values to record, measured after the step and off its clock."""
@@ -101,6 +101,11 @@ class PacedModule(lightning.LightningModule, ABC):
     @property
     def progress(self) -> float:
         return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def processes(self) -> int:
+        """How many share the training."""
+        return self.trainer.world_size if self._trainer else 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,8 +117,8 @@ class PacedModule(lightning.LightningModule, ABC):
         """Raises ValueError for a setting that there is not, and for an impossible value."""
         if name not in self.settings:
             raise ValueError(
-                f"{name!r} cannot be changed while a run goes on; {', '.join(self.settings)} can. For anything else, "
-                "QK-norm and the order of norms above all, fork the run: run.fork(QueryKeyNorm())."
+                f"{name!r} cannot be changed while a run goes on; {', '.join(self.settings) or 'nothing'} can. For "
+                "anything else, QK-norm and the order of norms above all, fork the run: run.fork(QueryKeyNorm())."
             )
         if name != "weights" and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
             raise ValueError(f"{name} must be a number of at least 0, not {value!r}.")
@@ -135,7 +140,7 @@ class PacedModule(lightning.LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.recipe.optimizers(self.named_parameters())
+        return self.recipe.optimizers(self)
 
     def training_step(self, place: int, index: int) -> None:
         batch = self.batches(place).to(self.device)
@@ -146,7 +151,7 @@ class PacedModule(lightning.LightningModule, ABC):
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)
-        with self.watched(batch) as seen:
+        with self.watched(batch) as readout:
             loss, values = self.loss_and_values(batch)
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -154,14 +159,12 @@ class PacedModule(lightning.LightningModule, ABC):
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
             sound = bool(torch.isfinite(loss) & torch.isfinite(norm))
             if sound:
-                for optimizer, (rate, decay) in zip(optimizers, self.recipe.paces, strict=True):
-                    optimizer.param_groups[0]["weight_decay"] = decay
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * multiplier
+                for optimizer in optimizers:
+                    self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
                     optimizer.step()
-        self.values = {name: float(value.detach()) for name, value in values.items()}
-        self.values |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier, **seen.values}
-        self.layers = seen.layers
+        own = {name: float(value.detach()) for name, value in values.items()}
+        own |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
+        self.values, self.layers = readout.beside(own), readout.layers
         self.step += 1
         spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=loss.device)
         self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
@@ -172,11 +175,11 @@ class PacedModule(lightning.LightningModule, ABC):
         self._skipped = 0 if sound else self._skipped + 1
         if self._skipped:
             self.values["skipped"] = 1.0
-        if self._skipped >= PATIENCE:
+        if self._skipped >= SKIP_LIMIT:
             raise FloatingPointError(
-                f"The loss or its gradient was not a number in {PATIENCE} steps in a row, up to step {self.step - 1}; "
-                "these steps changed no weights. Go back to an earlier checkpoint with a lower rate or a fix: "
-                "run.fork(..., at=STEP)."
+                f"The loss or its gradient was not a number in {SKIP_LIMIT} steps in a row, up to step "
+                f"{self.step - 1}; these steps changed no weights. Go back to an earlier checkpoint with a lower rate "
+                "or a fix: run.fork(..., at=STEP)."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -196,8 +199,8 @@ class PacedModule(lightning.LightningModule, ABC):
 
     def names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """An optimizer's kind, then the names of its parameters in the order of its state."""
-        known = {id(parameter): name for name, parameter in self.named_parameters()}
-        members = [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        members = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
         return [type(optimizer).__name__, *members]
 
 
@@ -218,9 +221,9 @@ class CodebookWatch(nn.Module):
 
     @torch.no_grad()
     def forward(self, codes_BHW: Tensor) -> dict[str, Tensor]:
-        seen_N = torch.bincount(codes_BHW.flatten(), minlength=len(self.idle_N))
-        self.idle_N = torch.where(seen_N > 0, 0, self.idle_N + 1)
-        self.counts_N = self.counts_N * 0.5 ** (2 / self.span) + seen_N
+        counts_N = torch.bincount(codes_BHW.flatten(), minlength=len(self.idle_N))
+        self.idle_N = torch.where(counts_N > 0, 0, self.idle_N + 1)
+        self.counts_N = self.counts_N * 0.5 ** (2 / self.span) + counts_N
         used_N = self.idle_N < self.span
         share_N = self.counts_N / self.counts_N.sum()
         entropy = -(share_N * share_N.clamp_min(1e-12).log()).sum()
@@ -276,9 +279,9 @@ class LanguageModule(PacedModule):
         return measures.pop("loss_with_penalties"), {**measures, "tokens": tokens}
 
     @contextmanager
-    def watched(self, batch: Batch) -> Iterator[Seen]:
-        with watching(self.monitors, Moment(self.step, self.model, batch, self.objective, self.warned)) as seen:
-            yield seen
+    def watched(self, batch: Batch) -> Iterator[Readout]:
+        with watching(self.monitors, Moment(self.step, self.model, batch, self.objective, self.warned)) as readout:
+            yield readout
 
     def aside(self) -> dict[str, float]:
         due = self.progress >= 1 or (self.held_out_every is not None and self.step % self.held_out_every == 0)
@@ -303,7 +306,7 @@ class LanguageModule(PacedModule):
     def settings(self) -> dict[str, Any]:
         z_loss = [term.weight for term in self.objective.penalties if isinstance(term, ZLoss)]
         dropout = [module.p for module in self._dropouts]
-        mixture = self.batches.shares(self.step * self._processes) if isinstance(self.batches, Mixture) else {}
+        mixture = self.batches.shares(self.step * self.processes) if isinstance(self.batches, Mixture) else {}
         return {
             **super().settings,
             "z_loss": z_loss[0] if z_loss else 0.0,
@@ -312,10 +315,6 @@ class LanguageModule(PacedModule):
             "image_weight": self.objective.image_weight,
             **({"weights": mixture} if mixture else {}),
         }
-
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size if self._trainer else 1
 
     @property
     def _dropouts(self) -> list[nn.Dropout]:
@@ -345,7 +344,7 @@ class LanguageModule(PacedModule):
 
     def _reweighted(self, weights: Mapping[str, float], since: int) -> Mixture:
         assert isinstance(self.batches, Mixture)
-        return self.batches.reweighted(weights, since * self._processes)
+        return self.batches.reweighted(weights, since * self.processes)
 
 
 def _learned(batch: Batch, kind: Modality) -> int:

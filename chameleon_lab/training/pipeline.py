@@ -1,11 +1,12 @@
-"""The three stages that make a model of nothing: BPE, image tokenizer, transformer."""
+"""The three stages that make a model from scratch, each a run: BPE, image tokenizer, transformer."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,27 @@ import numpy as np
 import torch
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.corpora.mixture import sample_documents
-from chameleon_lab.documents import Text
 from chameleon_lab.generation.engine import Settings
-from chameleon_lab.history import History, StepRecord
+from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import Rule
+from chameleon_lab.plain import plain_values
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.tokenizers.text import SentencePieceTokenizer
 from chameleon_lab.training.data import Scenes
-from chameleon_lab.training.experiments import TINY, Experiment, plain
-from chameleon_lab.training.folder import Report, RunFolder
+from chameleon_lab.training.experiments import TINY, Experiment
+from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import TINY as TINY_IMAGE
-from chameleon_lab.training.image_experiments import ImageExperiment, describe_image
-from chameleon_lab.training.modules import Budget, PacedModule
+from chameleon_lab.training.image_experiments import ImageExperiment
+from chameleon_lab.training.modules import Budget, LanguageModule
+from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Samples
+from chameleon_lab.training.text_experiments import TextExperiment, scene_texts
+from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class SceneModel:
-    """A model of drawn scenes, from nothing: `pieces` of BPE, an image tokenizer, a transformer on both."""
+    """A model of drawn scenes, from scratch: `pieces` of BPE, an image tokenizer, a transformer on both."""
 
     name: str
     image: ImageExperiment
@@ -54,9 +57,10 @@ class SceneModel:
         image = replace(self.image, budget=Budget(minutes=0.3 * minutes))
         return replace(self, image=image, transformer=replace(self.transformer, budget=Budget(minutes=0.7 * minutes)))
 
-    def describe(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return plain(self) | {"image": describe_image(self.image)}
+    @property
+    def text(self) -> TextExperiment:
+        texts = partial(scene_texts, weights=self.scenes.weights)
+        return TextExperiment(self.name, self.pieces, texts, self.transformer.seed)
 
 
 TINY_MODEL = SceneModel(
@@ -74,66 +78,106 @@ TINY_MODEL = SceneModel(
 MODELS = {TINY_MODEL.name: TINY_MODEL}
 
 
-class Pipeline:
-    """Carries a model through its stages in a folder; what is done there is not done again.
+@dataclass(frozen=True)
+class SceneTransformer:
+    """The last stage of a `SceneModel`: its transformer on its `tokenizer`, drawing samples on the way and saved with
+    both tokenizers in the end, in float16. Beside the run's folder `transformer` these are `samples` and `model`."""
 
-    `folder/text`, `folder/image` and `folder/transformer` are runs, `folder/samples` what the transformer drew on the
-    way, `folder/model` is the finished model, in float16. `processes` share the transformer's training.
-    """
-
-    def __init__(self, model: SceneModel, folder: Path | str, processes: int = 1) -> None:
-        self.model, self.folder, self.processes = model, Path(folder), processes
+    name: str
+    model: SceneModel
+    tokenizer: MixedModalTokenizer
 
     @property
-    def run(self) -> RunFolder:
+    def experiment(self) -> Experiment:
+        return replace(self.model.transformer, data=replace(self.model.scenes, tokenizer=self.tokenizer))
+
+    @property
+    def budget(self) -> Budget:
+        return self.experiment.budget
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.seed
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return self.experiment.rules
+
+    @property
+    def kept(self) -> int:
+        return self.experiment.kept
+
+    @property
+    def offers(self) -> Sequence[str]:
+        return self.experiment.offers
+
+    @property
+    def precision(self) -> str:
         bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        precision = "bf16-mixed" if bf16 else "32-true"
-        return RunFolder(self.folder / "transformer", precision=precision, processes=self.processes)
+        return "bf16-mixed" if bf16 else "32-true"
 
-    def train(self, report: Callable[[str], Report] = lambda stage: lambda module, record: None) -> Chameleon:
-        """All stages; `report(stage)` gives what is called after each step of a stage."""
-        self.run.write("config.json", self.model.describe())
-        text = self.train_text()
-        image = self.model.image.run(self.folder / "image", report("image tokenizer"))
-        return self.train_transformer(MixedModalTokenizer(text, image, self.model.vocabulary), report("transformer"))
+    def with_fixes(self, *fixes: Any) -> SceneTransformer:
+        return replace(self, model=replace(self.model, transformer=self.model.transformer.with_fixes(*fixes)))
 
-    def train_text(self) -> SentencePieceTokenizer:
-        path = self.folder / "text" / "text_tokenizer.model"
-        if not path.exists():
-            rng = np.random.default_rng([self.model.transformer.seed, 1])
-            documents = sample_documents(rng, dict(self.model.scenes.weights), 6000)
-            texts = [part.text for document in documents for part in document if isinstance(part, Text)]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(SentencePieceTokenizer.train(texts, self.model.pieces).model)
-        return SentencePieceTokenizer.load(path)
+    def prepare(self, folder: Path) -> Prepared:
+        prepared = self.experiment.prepare(folder)
+        assert isinstance(prepared.module, LanguageModule)
+        lab = Chameleon(prepared.module.model, self.tokenizer, self.model.settings)
+        return replace(prepared, report=Samples(lab, _sibling(folder, "samples")))
 
-    def train_transformer(self, tokenizer: MixedModalTokenizer, report: Report) -> Chameleon:
-        experiment = replace(self.model.transformer, data=replace(self.model.scenes, tokenizer=tokenizer))
-        corpus = experiment.open()
-        module = experiment.build(corpus)
-        samples = Samples(Chameleon(module.model, tokenizer, self.model.settings), self.folder)
-
-        def report_and_sample(module: PacedModule, record: StepRecord) -> None:
-            report(module, record)
-            samples(module, record)
-
-        history = self.run.fit(module, corpus.batches, report_and_sample)
+    def finish(self, module: LanguageModule, history: History, folder: Path) -> Chameleon:
         card = {
-            "experiment": self.model.describe(),
+            "experiment": plain_values(self.model),
             "trained": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {self.processes} x {torch.get_num_threads()} CPU thread(s), "
+            "machine": f"{platform.machine()}, {module.processes} x {torch.get_num_threads()} CPU thread(s), "
             f"torch {torch.__version__}",
             "minutes": {
-                "image tokenizer": _minutes(RunFolder(self.folder / "image").history),
+                "image tokenizer": _minutes(RunFolder(folder.with_name("image")).history),
                 "transformer": _minutes(history),
             },
             "steps": len(history.records),
             "tokens": int(sum(history.series("tokens")[1])),
             "curve": curve(history),
         }
-        tokenizer.image.half()
-        Chameleon(module.model.half().eval(), tokenizer, self.model.settings, card).save(self.folder / "model")
-        return Chameleon.load(self.folder / "model")
+        self.tokenizer.image.half()
+        lab = Chameleon(module.model.half().eval(), self.tokenizer, self.model.settings, card)
+        lab.save(_sibling(folder, "model"))
+        return Chameleon.load(_sibling(folder, "model"))
+
+    def product(self, folder: Path) -> Chameleon | None:
+        written = _sibling(folder, "model")
+        return Chameleon.load(written) if written.exists() else None
+
+
+def _sibling(folder: Path, what: str) -> Path:
+    """`model` for the folder `transformer`, `model-fork-1` for `transformer-fork-1`."""
+    return folder.with_name(folder.name.replace("transformer", what))
+
+
+class Pipeline:
+    """Carries a model through its stages in a folder; what is done there is not done again.
+
+    `folder/text`, `folder/image` and `folder/transformer` are the stages' runs, `folder/samples` what the transformer
+    drew on the way, `folder/model` is the finished model. `processes` share the transformer's training.
+    """
+
+    def __init__(self, model: SceneModel, folder: Path | str, processes: int = 1) -> None:
+        self.model, self.folder, self.processes = model, Path(folder), processes
+
+    def stages(self) -> Iterator[tuple[str, Run]]:
+        """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
+        text = self.model.text.run(self.folder / "text")
+        yield "text tokenizer", text
+        image = self.model.image.run(self.folder / "image")
+        yield "image tokenizer", image
+        tokenizer = MixedModalTokenizer(text.result(), image.result(), self.model.vocabulary)
+        last = SceneTransformer(self.model.name, self.model, tokenizer)
+        yield "transformer", Run(last, self.folder / "transformer", processes=self.processes).start()
+
+    def train(self) -> Chameleon:
+        """All stages, one after the other."""
+        *_, last = (run.result() for _, run in self.stages())
+        return last
 
 
 def _minutes(history: History) -> float:
@@ -146,6 +190,6 @@ def curve(history: History, points: int = 60) -> dict[str, list[float | None]]:
     spans = [history.records[start:stop] for start, stop in pairwise(edges)]
     drawn: dict[str, list[float | None]] = {"minutes": [round(span[-1].seconds / 60, 2) for span in spans]}
     for name in ("text_loss", "image_loss"):
-        seen = [[record.values[name] for record in span if name in record.values] for span in spans]
-        drawn[name] = [round(float(np.mean(values)), 4) if values else None for values in seen]
+        losses = [[record.values[name] for record in span if name in record.values] for span in spans]
+        drawn[name] = [round(float(np.mean(values)), 4) if values else None for values in losses]
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -11,19 +12,39 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chameleon_lab.history import LEVELS, Alarm, History, Level, RunState, Status, StepRecord, event_line
-from chameleon_lab.stability import FIXES
-from chameleon_lab.training.control import Control, Order, release_workers
-from chameleon_lab.training.experiments import Experiment, plain
-from chameleon_lab.training.folder import RunFolder, write_text
+from chameleon_lab.history import (
+    LEVELS,
+    ORDERS,
+    Alarm,
+    Answer,
+    History,
+    Level,
+    PostedOrder,
+    RunState,
+    Status,
+    StepRecord,
+    Tail,
+    event_line,
+)
+from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
+from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
+from chameleon_lab.stability import FIXES, kind
+from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
+from chameleon_lab.training.folder import RunFolder, write_atomically
+from chameleon_lab.training.loop import train
 from chameleon_lab.training.modules import LanguageModule, PacedModule
+from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import Transformer
 
 log = logging.getLogger(__name__)
+
+FREE = ("budget", "rules", "held_out_every", "kept")
+"""What of an experiment has no say in what is learned, so that a run may go on with another."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,13 @@ class Rescue:
     level: Level = "ALARM"
     back: int = 50
     times: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown level, and for what is no fix."""
+        if self.level not in LEVELS:
+            raise ValueError(f"{self} waits for the level {self.level!r}; there are {', '.join(LEVELS)}.")
+        for fix in self.fixes:
+            kind(fix)
 
 
 @dataclass(frozen=True)
@@ -50,72 +78,99 @@ class Origin:
 
 
 class Run:
-    """One training of an experiment, in a folder.
+    """One training of anything trainable, in a folder: a transformer, an image tokenizer, a text tokenizer.
 
     `start` returns at once; the work is done by a thread of this process, one run at a time, others wait for their
-    turn. A paused run leaves its turn to them. Orders are carried out between two steps, and each is recorded.
-    Starting a run in a folder where this process trains already stops that one first and goes on from its checkpoint;
-    where another process does, it is refused.
+    turn. A paused run leaves its turn to them. Orders are carried out between two steps, and each is recorded; other
+    processes give theirs through the folder (`history.RecordedRun.act`). Starting a run in a folder where this process
+    trains already stops that one first and goes on from its checkpoint; where another process does, it is refused.
+    `processes` share the training (see `loop.train`).
     """
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Trainable,
         folder: Path | str | None = None,
         *,
         origin: Origin | None = None,
         rescue: Rescue | None = None,
+        processes: int = 1,
     ) -> None:
-        self.experiment, self.origin, self.rescue = experiment, origin, rescue
-        self.folder = Path(folder or Path("runs") / f"{experiment.name}-{experiment.seed}-{experiment.fingerprint}")
+        self.experiment, self.origin, self.rescue, self.processes = experiment, origin, rescue, processes
+        self.folder = Path(folder or Path("runs") / f"{experiment.name}-{experiment.seed}-{fingerprint(experiment)}")
+        self.config: dict[str, Any] = plain_values(experiment)
         self.forks: list[Run] = []
-        self._place = RunFolder(self.folder, kept=experiment.kept, precision=experiment.precision)
-        self._control = Control()
+        self._place = RunFolder(self.folder)
+        self._control = Control(self._attend)
         self._thread: threading.Thread | None = None
+        self._over = threading.Event()  # a `join` that Ctrl+C interrupts takes the thread for dead from then on
         self._status: Status = "waiting"
         self._error: BaseException | None = None
-        self._told = ""
-        self._sounded: Alarm | None = None
-        self._module: LanguageModule | None = None
+        self._message = ""
+        self._trigger: Alarm | None = None
+        self._module: PacedModule | None = None
+        self._product: Any = None
         self._speed: deque[tuple[float, float]] = deque(maxlen=50)  # (when, tokens) of the last steps
-        self._written = 0.0
+        self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
+        self._orders_read = 0
+        self._attended = self._written = 0.0
+        self._state_written: RunState | None = None
+        self._writing = threading.Lock()
 
     # What is asked of it
 
     def start(self) -> Run:
         """Begins, or goes on where this folder ended; returns this run at once."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None and not self._over.is_set():
             return self
         before = _live.get(self.folder.resolve())
         _live[self.folder.resolve()] = self
         if self._thread is not None:
-            self._control, self._error, self._told, self._sounded = Control(), None, "", None
-            self._status = "waiting"
+            self._control, self._error, self._message, self._trigger = Control(self._attend), None, "", None
+            self._status, self._product = "waiting", None
+        self._over.clear()
         release_workers()
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
         return self
 
-    def wait(self, timeout: float | None = None) -> History:
+    def wait(self, timeout: float | None = None, report: Callable[[StepRecord], Any] | None = None) -> History:
         """Blocks until the run is over. Raises what it failed with, and TimeoutError after `timeout` seconds.
 
-        An interrupt (Ctrl+C, the kernel's stop button) stops the run, its checkpoint written, and is raised again.
+        `report` is called here with the newest record, several times a second. An interrupt (Ctrl+C, the kernel's stop
+        button) stops the run, its checkpoint written, and is raised again.
         """
         if self._thread is None:
             raise ValueError(f"The run {self.name!r} was not started: call start() first.")
+        ends = None if timeout is None else time.monotonic() + timeout
+        records, reported = self._place.ledger.records, None
         try:
-            ends = None if timeout is None else time.monotonic() + timeout
-            while self._thread.is_alive():
-                self._thread.join(0.1)
-                if ends is not None and time.monotonic() > ends and self._thread.is_alive():
+            while True:
+                over = self._over.is_set()
+                if report is not None and records and records[-1] is not reported:
+                    report(reported := records[-1])
+                if over:
+                    break
+                if not self._over.wait(0.1) and ends is not None and time.monotonic() > ends:
                     raise TimeoutError(f"The run {self.name!r} is {self.state.status} after {timeout:g} seconds.")
         except KeyboardInterrupt:
             self.stop()
-            self._thread.join()
+            self._over.wait()
             raise
+        self._thread.join()
         if self._error is not None:
             raise self._error
         return self.history
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits, and returns what was trained: the transformer, or the tokenizer as it lies in the folder.
+
+        Raises as `wait` does, and ValueError when the run was stopped before its budget was spent.
+        """
+        self.wait(timeout)
+        if self._status != "finished":
+            raise ValueError(f"The run {self.name!r} is {self._status}: nothing came of it yet. start() goes on.")
+        return self._product
 
     def pause(self) -> None:
         """Stands still after the step it is at, until `resume` or `stop`; meanwhile other runs have the machine."""
@@ -160,34 +215,26 @@ class Run:
         if at is None and not self.state.over:
             self._control.save(wait=30.0)
         step, checkpoint = self._checkpoint(at)
-        told = [repr(fix) for fix in fixes] + [f"{key} {value:g}" for key, value in settings.items()]
-        difference = ", ".join(told) or "nothing changed"
+        changes = [repr(fix) for fix in fixes] + [f"{key} {value:g}" for key, value in settings.items()]
+        difference = ", ".join(changes) or "nothing changed"
         number = len(self.forks) + 1
         experiment = replace(experiment, name=name or f"{self.name}-fork-{number}")
         origin = Origin(self.name, self.folder, step, checkpoint, difference)
-        place = folder or self.folder.with_name(f"{self.folder.name}-fork-{number}-{experiment.fingerprint}")
+        place = folder or self.folder.with_name(f"{self.folder.name}-fork-{number}-{fingerprint(experiment)}")
         forked = Run(experiment, place, origin=origin, rescue=rescue)
         for key, value in settings.items():
             forked._control.change(Order(key, value, reason or "fork"))
         self.forks.append(forked)
-        self._tell()
+        self._write_state()
         return forked.start()
 
     def act(self, command: str, **arguments: Any) -> None:
-        """One of the commands of a panel: pause, resume, stop, save, change, fork. Raises ValueError for another."""
-        commands: dict[str, Callable[..., Any]] = {
-            "pause": self.pause,
-            "resume": self.resume,
-            "stop": self.stop,
-            "save": self.save,
-            "change": self.change,
-            "fork": self._fork_by_name,
-        }
-        if command not in commands:
-            raise ValueError(f"A run knows no command {command!r}; it knows {', '.join(commands)}.")
+        """One of the commands of a panel, `history.ORDERS`. Raises ValueError for another."""
+        if command not in ORDERS:
+            raise ValueError(f"A run has no command {command!r}; it has {', '.join(ORDERS)}.")
         if self.state.over and command != "fork":
             raise ValueError(f"The run {self.name!r} is {self.state.status}: it cannot {command}. A fork can go on.")
-        commands[command](**arguments)
+        (self._fork_by_name if command == "fork" else getattr(self, command))(**arguments)
 
     def _fork_by_name(self, fix: str, reason: str = "") -> None:
         if fix not in FIXES:
@@ -196,7 +243,7 @@ class Run:
             self.pause()  # the fork is what is to be seen now
         self.fork(FIXES[fix], reason=reason)
 
-    # What it tells
+    # How it stands
 
     @property
     def name(self) -> str:
@@ -208,11 +255,6 @@ class Run:
         return self._place.ledger.history if self._place.ledger.records else self._place.history
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The experiment as plain values."""
-        return plain(self.experiment)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What can be changed while it runs, as it is now."""
         return self._module.settings if self._module is not None else {}
@@ -222,52 +264,51 @@ class Run:
         """The transformer, in training or trained. Raises ValueError before there is one."""
         if self._module is None:
             raise ValueError(f"The run {self.name!r} has no model yet: it is {self._status}.")
+        if not isinstance(self._module, LanguageModule):
+            raise ValueError(f"The run {self.name!r} trains no transformer: result() gives what it makes.")
         return self._module.model
 
     @property
     def state(self) -> RunState:
         module, origin = self._module, self.origin
-        installed = {type(fix).__name__ for fix in self.experiment.model.fixes}
-        offers = [
-            name for name, fix in FIXES.items() if hasattr(fix, "install") and type(fix).__name__ not in installed
-        ]
         paused = self._control.paused and self._status in ("running", "waiting")
         return RunState(
             self.name,
             "paused" if paused else self._status,
-            progress=module.progress if module is not None else 0.0,
+            progress=module.progress if module is not None else float(self._status == "finished"),
             steps=self.experiment.budget.steps,
             tokens_per_second=self._tokens_per_second(),
-            error=self._told,
+            error=self._message,
             settings=self.settings,
-            offers=tuple(offers),
+            offers=tuple(self.experiment.offers),
             parent=origin.parent if origin else "",
             forked_at=origin.step if origin else None,
             difference=origin.difference if origin else "",
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
             host=socket.gethostname(),
+            thresholds=thresholds_of(self.experiment.rules),
         )
 
     def _tokens_per_second(self) -> float:
-        seen = list(self._speed)
-        if len(seen) < 2 or seen[-1][0] == seen[0][0]:
+        pace = list(self._speed)
+        if len(pace) < 2 or pace[-1][0] == pace[0][0]:
             return 0.0
-        return sum(tokens for _, tokens in seen[1:]) / (seen[-1][0] - seen[0][0])
+        return sum(tokens for _, tokens in pace[1:]) / (pace[-1][0] - pace[0][0])
 
     def _checkpoint(self, at: int | None) -> tuple[int, Path]:
-        known = self._place.checkpoints
+        checkpoints = self._place.checkpoints
         if self.state.over and self._place.checkpoint.exists():
             last = self.history.records[-1].step + 1 if self.history.records else 0
-            known[last] = self._place.checkpoint
-        fitting = [step for step in known if at is None or step <= at]
+            checkpoints[last] = self._place.checkpoint
+        fitting = [step for step in checkpoints if at is None or step <= at]
         if not fitting:
-            there = ", ".join(map(str, sorted(known))) or "none yet"
+            there = ", ".join(map(str, sorted(checkpoints))) or "none yet"
             raise ValueError(
                 f"The run {self.name!r} has no checkpoint{'' if at is None else f' at or before step {at}'}; its "
                 f"checkpoints: {there}. run.save() writes one."
             )
-        return max(fitting), known[max(fitting)]
+        return max(fitting), checkpoints[max(fitting)]
 
     # The thread
 
@@ -275,89 +316,178 @@ class Run:
         try:
             if before is not None and before is not self and before._thread is not None:
                 before.stop()
-                before._thread.join()
-            with self._place.locked():
-                self._begin()
-                if self._control.turn.take(lambda: self._control.stopping):
-                    self._train()
-                else:
-                    self._status = "stopped"
-        except BaseException as error:  # shown by panels, raised by `wait`
-            self._error, self._status = error, "failed"
-            self._told = f"{type(error).__name__}: {error}"
-            log.warning("The run %s failed: %s", self.name, self._told)
+                before._over.wait()
+            with nullcontext() if _helping() else self._place.locked():
+                self._claim()
+                try:
+                    if self._control.turn.take(self._control.give_up):
+                        self._train()
+                    else:
+                        self._status = "stopped"
+                except BaseException as error:
+                    self._fail(error)
+                finally:
+                    self._control.turn.leave()
+                    self._attend(last=True)
+                    self._write_state()
+            if self._trigger is not None:
+                self._rescue(self._trigger)
+        except BaseException as error:  # refused: the folder is another run's, and stays as it is
+            self._fail(error)
         finally:
-            self._control.turn.leave()
-            self._tell()
-        if self._sounded is not None:
-            self._rescue(self._sounded)
+            self._over.set()
 
-    def _begin(self) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """For panels to show, and for `wait` to raise."""
+        self._error, self._status, self._message = error, "failed", f"{type(error).__name__}: {error}"
+        if not isinstance(error, SystemExit):  # how a helping process ends
+            log.warning("The run %s failed: %s", self.name, self._message)
+
+    def _claim(self) -> None:
+        """Writes what is trained here, and reads what came of it already, unless the budget has changed since.
+
+        Raises ValueError where the folder holds another experiment's run.
+        """
         path = self.folder / "config.json"
-        if path.exists() and self._place.checkpoint.exists():
-            known = json.loads(path.read_text())
-            free = ("budget", "rules", "held_out_every", "kept")  # without a say in what is learned
-            apart = [key for key, value in self.config.items() if key not in free and known.get(key) != value]
-            if apart:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        now = json.loads(json.dumps(self.config))
+        product = self.experiment.product(self.folder)
+        if self._place.checkpoint.exists() or product is not None:
+            old, new = ({key: value for key, value in each.items() if key not in FREE} for each in (before, now))
+            # What earlier versions wrote of image tokenizers and pipelines does not say what it is.
+            if before.get("is") not in (None, "SceneModel") and (apart := discrepancies(old, new)):
                 raise ValueError(
                     f"{self.folder} holds a run of another experiment: {', '.join(apart)} differ. Give this one "
                     "another folder, or delete that one."
                 )
-        self._place.write("config.json", self.config)
-        self._tell()
+        elif not path.exists():
+            self._tell_of_edits(now)
+        if not _helping():
+            (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
+            self._orders_read = 0
+            self._place.write("config.json", described(self.experiment))
+            self._write_state()
+        budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
+        grown = "budget" in before and budgets[0] != budgets[1] and self._place.checkpoint.exists()
+        self._product = None if grown else product
+
+    def _tell_of_edits(self, now: dict[str, Any]) -> None:
+        """Says so where the same was trained before with other code, as after a cell was edited."""
+        same_name = f"{glob.escape(f'{self.name}-{self.experiment.seed}')}-*/config.json"
+        for path in sorted(self.folder.parent.glob(same_name)):
+            apart = discrepancies(json.loads(path.read_text()), now)
+            if apart and all("(the source of " in each for each in apart):
+                log.info("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
+                return
 
     def _train(self) -> None:
+        if self._product is not None:
+            self._status = "finished"
+            return
         self._status = "running"
-        corpus = self.experiment.open()
-        self._module = module = self.experiment.build(corpus)
+        self._write_state()
+        prepared = self.experiment.prepare(self.folder)
+        self._module = module = prepared.module
         if self.origin is not None and not self._place.checkpoint.exists():
             self._inherit(self.origin)
-        origin = self.origin.checkpoint if self.origin else None
-        detector = self.experiment.detector()
-        self._place.fit(module, corpus.batches, self._report, control=self._control, detector=detector, origin=origin)
+        train(
+            prepared,
+            self._place,
+            self._report,
+            control=self._control,
+            detector=DivergenceDetector(self.experiment.rules),
+            origin=self.origin.checkpoint if self.origin else None,
+            kept=self.experiment.kept,
+            precision=self.experiment.precision,
+            processes=self.processes,
+        )
+        if module.progress >= 1:
+            self._product = self.experiment.finish(module, self.history, self.folder)
         self._status = "finished" if module.progress >= 1 else "stopped"
 
     def _inherit(self, origin: Origin) -> None:
         """The parent's records up to the fork are this run's too, so that its curves are whole."""
         before = RunFolder(origin.folder).history.until(origin.step)
-        write_text(self.folder / "metrics.jsonl", before.to_jsonl())
-        write_text(self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions))))
+        write_atomically(self.folder / "metrics.jsonl", before.to_jsonl())
+        write_atomically(
+            self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions)))
+        )
 
     def _report(self, module: PacedModule, record: StepRecord) -> None:
         now = time.monotonic()
         self._speed.append((now, record.values.get("tokens", 0.0)))
         if now - self._written > 2.0:
-            self._tell()
-        if self.rescue is not None and self._sounded is None:
+            self._write_state()
+        if self.rescue is not None and self._trigger is None:
             loud = LEVELS[LEVELS.index(self.rescue.level) :]
             for event in reversed(self._place.ledger.events):
                 if event.step < record.step:
                     break
                 if isinstance(event, Alarm) and event.level in loud:
-                    self._sounded = event
+                    self._trigger = event
                     self.stop()
 
     def _rescue(self, alarm: Alarm) -> None:
         rescue = self.rescue
         assert rescue is not None
-        seen = f"{alarm.level} at step {alarm.step}: {alarm.told}"
+        reason = f"{alarm.level} at step {alarm.step}: {alarm.message}"
         if rescue.times < 1 or not (rescue.fixes or rescue.cool != 1):
-            self._told = f"Stopped by {seen}. Nothing is left to be tried."
+            self._message = f"Stopped by {reason}. Nothing is left to be tried."
         else:
             left = replace(rescue, fixes=(), times=rescue.times - 1)
             cooler = {"rate": self.settings["rate"] * rescue.cool} if rescue.cool != 1 else {}
-            fork = self.fork(*rescue.fixes, at=max(0, alarm.step - rescue.back), reason=seen, rescue=left, **cooler)
-            self._told = f"Stopped by {seen}. {fork.name} goes on from step {fork.origin.step if fork.origin else 0}."
-        log.warning("%s: %s", self.name, self._told)
-        self._tell()
+            fork = self.fork(*rescue.fixes, at=max(0, alarm.step - rescue.back), reason=reason, rescue=left, **cooler)
+            start = fork.origin.step if fork.origin else 0
+            self._message = f"Stopped by {reason}. {fork.name} goes on from step {start}."
+        log.warning("%s: %s", self.name, self._message)
+        self._write_state()
 
-    def _tell(self) -> None:
-        """Writes how the run stands, for those who look at its folder."""
-        self._written = time.monotonic()
+    # For onlookers in other processes
+
+    def _attend(self, last: bool = False) -> None:
+        """Takes the orders that came through the folder, and has the folder show how the run stands."""
+        now = time.monotonic()
+        if _helping() or (now - self._attended < GLANCE and not last):
+            return
+        self._attended = now
+        for posted in self._orders.values()[self._orders_read :]:
+            self._orders_read += 1
+            if posted.command == "fork" and not last:  # it waits for a checkpoint, which this thread writes
+                threading.Thread(target=self._take, args=(posted,), name=f"fork of {self.name}", daemon=True).start()
+            else:
+                self._take(posted)
+        before, state = self._state_written, self.state
+        if before is None or (before.status, before.settings) != (state.status, state.settings):
+            self._write_state()
+
+    def _take(self, posted: PostedOrder) -> None:
+        records, refusal = self._place.ledger.records, ""
         try:
-            self._place.write("state.json", asdict(self.state))
-        except OSError as error:
-            log.warning("%s: state.json could not be written (%s)", self.name, error)
+            if self._status not in ("running", "waiting"):
+                raise ValueError(f"The run {self.name!r} is {self._status}: it cannot {posted.command}.")
+            self.act(posted.command, **posted.arguments)
+        except Exception as error:  # whatever others write there, the run goes on
+            refusal = str(error) or type(error).__name__
+        step = records[-1].step + 1 if records else 0
+        self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
+
+    def _write_state(self) -> None:
+        if _helping():
+            return
+        with self._writing:
+            self._written, self._state_written = time.monotonic(), self.state
+            try:
+                self._place.write("state.json", asdict(self._state_written))
+            except OSError as error:
+                log.warning("%s: state.json could not be written (%s)", self.name, error)
+
+
+def _helping() -> bool:
+    """Whether this process only shares the work of the one that was started, which alone writes the folder.
+
+    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    """
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
 _live: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()

@@ -21,13 +21,13 @@ REQUESTS = (
     "draw a red circle left of a blue square",
     "draw a large green heart above a small yellow ring on a tan background",
 )
-SHOWN = arrange([("triangle", "purple", "large"), ("star", "red", "small")], "beside", "mint")
+SCENE = arrange([("triangle", "purple", "large"), ("star", "red", "small")], "beside", "mint")
 
 
 class Samples:
-    """Called after each step; every `share` of the budget it draws `REQUESTS`, describes `SHOWN`, and saves the model.
+    """Called after each step; every `share` of the budget it draws `REQUESTS` and describes `SCENE`.
 
-    One picture file a time, `folder/samples/050.png` at half of the budget, the requests side by side.
+    One picture file a time, `folder/050.png` at half of the budget, the requests side by side.
     """
 
     def __init__(self, lab: Chameleon, folder: Path, share: float = 0.05) -> None:
@@ -39,15 +39,15 @@ class Samples:
         self._next = (module.progress // self.share + 1) * self.share
         self.lab.model.eval()
         requests = [Document.of(request, EndTurn()) for request in REQUESTS]
-        requests.append(Document.of(SHOWN.picture(), "what do you see?", EndTurn()))
-        *drawn, told = self.lab.engine.generate(requests, self.lab.settings, range(len(requests)))
+        requests.append(Document.of(SCENE.picture(), "what do you see?", EndTurn()))
+        *drawn, description = self.lab.engine.generate(requests, self.lab.settings, range(len(requests)))
         self.lab.model.train()
         side = self.lab.tokenizer.image.config.side
         sheet = PIL.Image.new("RGB", (side * len(drawn), side), "white")
         for place, reply in enumerate(drawn):
             for picture in reply.pictures[:1]:
                 sheet.paste(picture, (side * place, 0))
-        path = self.folder / "samples" / f"{round(100 * module.progress):03d}.png"
+        path = self.folder / f"{round(100 * module.progress):03d}.png"
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)
-        log.info('samples         %s; to "%s" it says "%s"', path, SHOWN.caption(), told.text)
+        log.info('samples         %s; to "%s" it says "%s"', path, SCENE.caption(), description.text)

@@ -23,9 +23,9 @@ from torch import nn
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Settings
 from chameleon_lab.generation.grammar import Grammar, Mask, State
-from chameleon_lab.kv_cache import KVCache
 from chameleon_lab.quantization import quantize
 from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.stability import QueryKeyNorm
@@ -59,21 +59,21 @@ SEVEN = shape(65_536, 4096, 32, 32, 11_008, 4096)
 
 
 def ours(model: Transformer, tokens: int, rows: int = 1, before: int = 0) -> Callable[[], object]:
-    """Greedy decoding of so many tokens a row, after three; if something is `before` them, it is in the cache."""
-    filled = KVCache(model.config, rows, model.embedding.weight, tokens + 3 + before) if before else None
-    if filled:
-        filled.keys.normal_()
-        filled.values.normal_()
+    """Greedy decoding of so many tokens a row, after three; if something is `before` them, it is in the cache.
+
+    One reply, so to say: what a decoder looks at where one begins is in `test_where_a_reply_begins`.
+    """
+    decoder = Decoder(model, rows, tokens + 3 + before)
+    for each in [each for pair in decoder.cache.layers for each in pair] if before else []:
+        each.normal_()
 
     @torch.inference_mode()
     def decode() -> torch.Tensor:
-        cache = filled or KVCache(model.config, rows, model.embedding.weight, tokens + 3)
-        cache.lengths[:] = before
+        decoder.cache.lengths[:] = before
         latest_BT = torch.full((rows, 3), 5, device=model.embedding.weight.device)
         for _ in range(tokens):
-            output_BTD = model.trunk(latest_BT, cache)
-            cache.advance([latest_BT.shape[1]] * rows)
-            latest_BT = model.logits(output_BTD[:, -1:], cache).argmax(-1)
+            output_BTD = decoder.feed(latest_BT, [latest_BT.shape[1]] * rows)
+            latest_BT = decoder.logits(output_BTD[:, -1:]).argmax(-1)
         return latest_BT.cpu()
 
     return decode
@@ -196,6 +196,35 @@ def test_kinds_of_weights_where_memory_bounds(rows: int, threads: int, say: Call
     say(
         f"1024x12, {rows} row(s), {threads} thread(s): float32 {12 / full:.1f} steps/s, bfloat16 {12 / bf16:.1f} "
         f"({full / bf16:.2f} times), int8 {12 / int8:.1f} ({bf16 / int8:.2f} times bfloat16)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "rows"),
+    [("192x6, 1k", torch.float32, 1), ("512x8, 8k", torch.float32, 8), ("1024x12, 16k", torch.bfloat16, 1)],
+)
+def test_where_a_reply_begins(name: str, dtype: torch.dtype, rows: int, say: Callable[[str], None]) -> None:
+    """Weights are compared with their packed copies, and, for a session, with what they were in the reply before."""
+    model, token_B1 = Transformer(SHAPES[name]).to(dtype).eval(), torch.full((rows, 1), 5)
+    session = Decoder(model, rows, 8, lasting=True)
+
+    @torch.inference_mode()
+    def step(decoder: Decoder) -> None:
+        decoder.logits(decoder.trunk(token_B1)[:, -1:])
+
+    once = [Decoder(model, rows, 8)]
+
+    def reply() -> None:
+        once[0] = Decoder(model, rows, 8)
+        once[0].begin()
+        step(once[0])
+
+    step(once[0])
+    first, later, again = seconds(reply, lambda: step(once[0]), torch.inference_mode()(session.begin))
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    say(
+        f"{name}, {dtype}, {rows} row(s), {size / 1e6:.0f} MB: the first step of a reply {1e3 * first:.1f} ms, a later "
+        f"one {1e3 * later:.1f}; a session's look at all weights {1e3 * again:.1f}"
     )
 
 

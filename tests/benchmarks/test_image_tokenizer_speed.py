@@ -17,20 +17,20 @@ CASE = """
 import json, resource, sys, time
 import torch
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig
-from chameleon_lab.tokenizers.image import CHAMELEON, ImageTokenizer
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
 from chameleon_lab.checkpoints.huggingface import our_name
 
 who, side, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 theirs = ChameleonVQVAE(ChameleonVQVAEConfig()).eval()
-ours = ImageTokenizer(CHAMELEON).eval()
+ours = ImageTokenizer(CHAMELEON_IMAGES).eval()
 ours.load_state_dict({our_name(name): tensor for name, tensor in theirs.state_dict().items()}, strict=False)
 pixels_BCHW = torch.nn.functional.interpolate(torch.rand(1, 3, side // 8, side // 8) * 2 - 1, side)
 with torch.inference_mode():
     latents_XC = ours.quant_conv(ours.encoder(pixels_BCHW)).movedim(1, -1).flatten(0, 2)
-    spread = torch.randn(CHAMELEON.codes, CHAMELEON.code_width) * latents_XC.std(0)
-    book = latents_XC[torch.randint(len(latents_XC), (CHAMELEON.codes,))] + spread / 2
+    spread = torch.randn(CHAMELEON_IMAGES.codes, CHAMELEON_IMAGES.code_width) * latents_XC.std(0)
+    book = latents_XC[torch.randint(len(latents_XC), (CHAMELEON_IMAGES.codes,))] + spread / 2
     theirs.quantize.embedding.weight.copy_(book)
     ours.quantize.embedding.weight.copy_(book)
     exact_BHW = ours.encode_pixels(pixels_BCHW)

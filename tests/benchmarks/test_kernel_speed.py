@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.attention import attention_of_one
-from chameleon_lab.decoding import lean
+from chameleon_lab.generation.kernels import attention_of_one
+from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.quantization import Int8Linear
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def test_products_of_a_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     with torch.inference_mode(False):
         plain = [nn.Linear(inputs, outputs, bias=False) for _ in range(BYTES // (4 * outputs * inputs))]
         half = [nn.Linear(inputs, outputs, bias=False, dtype=torch.bfloat16) for _ in plain]
-    ours, ours_half = ([(lean(Holder(layer), (Holder,)).layer,) for layer in each] for each in (plain, half))
+    ours, ours_half = ([(LeanTwin(Holder(layer), (Holder,)).model.layer,) for layer in each] for each in (plain, half))
     packed = [Int8Linear(inputs, outputs) for _ in plain]
     for made, layer in zip(packed, plain, strict=True):
         made.take(made.pack(layer.weight))

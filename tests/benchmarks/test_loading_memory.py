@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from chameleon_lab.checkpoints import native
+from chameleon_lab.checkpoints import formats
+from chameleon_lab.checkpoints.opened import Parts
 from chameleon_lab.checkpoints.tensors import LazyTensor, open_safetensors, size, write_safetensors
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -51,6 +52,7 @@ import sys
 import torch
 from pathlib import Path
 from chameleon_lab.checkpoints import formats
+from chameleon_lab.checkpoints.opened import ReadOptions
 
 torch.zeros(2**20).bfloat16()
 here = Path(sys.argv[1])
@@ -63,12 +65,12 @@ sys.stdin.readline()
 """
 CONVERT = "formats.write_opened(formats.open_folder(here / '{}'), here / '{}', '{}', shards={}, pictures=False)"
 TASKS = {
-    "load as bfloat16": ("parts = formats.read(here / 'native')", 2),
-    "load as float32": ("parts = formats.read(here / 'native', dtype=torch.float32)", 4),
+    "load as bfloat16": ("parts = formats.read_parts(here / 'native')", 2),
+    "load as float32": ("parts = formats.read_parts(here / 'native', options=ReadOptions(dtype=torch.float32))", 4),
     "native to Meta's, 4 shards": (CONVERT.format("native", "meta", "meta", 4), 0),
-    "load Meta's": ("parts = formats.read(here / 'meta')", 2),
+    "load Meta's": ("parts = formats.read_parts(here / 'meta')", 2),
     "Meta's to Hugging Face's": (CONVERT.format("meta", "port", "huggingface", None), 0),
-    "load Hugging Face's": ("parts = formats.read(here / 'port')", 2),
+    "load Hugging Face's": ("parts = formats.read_parts(here / 'port')", 2),
     "Hugging Face's to native": (CONVERT.format("port", "again", "native", None), 0),
 }
 """What is done, and how many bytes of every parameter stay in memory at the end."""
@@ -83,7 +85,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, image_config) -> Iterator[Pa
     vocabulary = Vocabulary.layout(image_config.codes, text.size, sentinels=LARGE.vocabulary - others)
     tokenizer = MixedModalTokenizer(text, ImageTokenizer(image_config), vocabulary)
     small = Transformer(replace(LARGE, width=8, layers=1, heads=1, kv_heads=1, head_width=8, ffn_width=8))
-    native.write(native.Parts(small, tokenizer), folder / "native")
+    formats.write_parts(Parts(small, tokenizer), folder / "native")
     path = folder / "native" / "config.json"
     config = json.loads(path.read_text())
     config["model"] |= {key: value for key, value in asdict(replace(LARGE, fixes=())).items() if key != "fixes"}

@@ -80,7 +80,7 @@ class Training:
             real_tokens=tokens_BT.numel(),
         )
         self.objective = Objective(penalties=(ZLoss(1e-5),))
-        self.optimizers = Recipe(rate=1e-4, muon_rate=shape.muon_rate).optimizers(self.model.named_parameters())
+        self.optimizers = Recipe(rate=1e-4, muon_rate=shape.muon_rate).optimizers(self.model)
 
         self.clocking = 0.0  # what it takes to clock one hook
         self.clocking = median(self.step([Nothing()], step, idle=True).monitors for step in range(9)) / 2 / shape.layers

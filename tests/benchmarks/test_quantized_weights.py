@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.mixture import scene_pairs
-from chameleon_lab.kv_cache import KVCache
+from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
@@ -96,13 +96,12 @@ def test_tokens_a_second_by_kind_of_weights(capsys: pytest.CaptureFixture[str]) 
 
 @torch.inference_mode()
 def _seconds_a_step(model: Transformer, rows: int, steps: int) -> float:
-    cache = KVCache(model.config, rows, model.embedding.weight, 64)
+    decoder = Decoder(model, rows, 64)
     latest_B1, times = torch.full((rows, 1), 5), []
     for _ in range(steps):
         started = time.perf_counter()
-        outputs_BTD = model.trunk(latest_B1, cache)
-        cache.advance([1] * rows)
-        latest_B1 = model.logits(outputs_BTD[:, -1:]).argmax(-1)
+        outputs_BTD = decoder.feed(latest_B1, [1] * rows)
+        latest_B1 = decoder.logits(outputs_BTD[:, -1:]).argmax(-1)
         times.append(time.perf_counter() - started)
     return min(times[2:])
 

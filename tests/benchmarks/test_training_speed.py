@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_transformer import CONFIG, their_weights
+from support import CONFIG, their_weights
 
 from chameleon_lab.transformer import Transformer
 

@@ -127,7 +127,7 @@ class Bridge:
         self.page.expose_function("toKernel", self._to_kernel)
         self.page.set_content(PAGE)
         state = {name: value for name, value in self.widget.get_state().items() if not name.startswith("_")}
-        self.page.evaluate(MOUNT, {"esm": self.widget._esm, "css": self.widget._css, "state": state})
+        self.page.evaluate(MOUNT, {"esm": self.widget._esm, "css": getattr(self.widget, "_css", ""), "state": state})
 
     def _to_kernel(self, kind: str, content: str, buffers: list[str]) -> None:
         if not self.alive:

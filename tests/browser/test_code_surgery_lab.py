@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-SURGERY = """from chameleon_widgets.code_surgery import CodeSurgery
+SURGERY = """from chameleon_widgets.images.code_surgery import CodeSurgery
 surgery = CodeSurgery(fakes.Codec(), samples={"circle and square": fakes.scene()})
 surgery"""
 CHANGED = "pass\nint((surgery.codes != surgery.original).sum())"
@@ -62,7 +62,7 @@ def test_strokes_outlive_the_page_and_the_still_the_kernel(open_notebook, screen
 
 
 TINY = """from chameleon_lab.chameleon import Chameleon
-from chameleon_widgets.code_surgery import CodeSurgery
+from chameleon_widgets.images.code_surgery import CodeSurgery
 tiny = CodeSurgery(Chameleon.load("tiny").tokenizer.image, samples={"circle and square": fakes.scene()})
 tiny"""
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import sample_scene
-from chameleon_widgets.code_surgery import CodeSurgery
+from chameleon_widgets.images.code_surgery import CodeSurgery
 from chameleon_widgets.pictures import png
 
 CODEC = fakes.Codec()
@@ -43,7 +43,7 @@ def settled(surgery):
     """Everything painted is decoded, and the page has heard of it."""
     widget = surgery.widget
     for _ in range(3):
-        surgery.until(lambda: not widget._worker.busy and widget._pump.drain() and widget.comm.sent.empty())
+        surgery.until(lambda: not widget._worker.busy and widget._line.settle() and widget.comm.sent.empty())
         surgery.page.wait_for_timeout(30)
 
 

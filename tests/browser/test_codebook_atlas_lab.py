@@ -11,7 +11,7 @@ import numpy as np, torch
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.records import CodebookUsage
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from chameleon_widgets.codebook_atlas import CodebookAtlas
+from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 torch.manual_seed(0)
 torch.set_num_threads(1)
 config = ImageTokenizerConfig(side=64, codes=8192, code_width=256, widths=(8, 16), latent_width=16, blocks=1,
@@ -63,7 +63,8 @@ def test_any_of_8192_codes_is_a_click_away(open_notebook, screenshots, capsys):
     expect(page.locator(".chm-atlas .chm-lamp")).to_have_text("Ready", timeout=120_000)
     first = page.evaluate("() => window.painted") / 1000 - notebook.kernel("pass\nbegan")
     order, columns = notebook.kernel(
-        "from chameleon_widgets import codebook_map\n(atlas._study.order_N.tolist(), codebook_map.columns_of(8192))"
+        "from chameleon_widgets.images.codebook_map import columns_of\n"
+        "(atlas._study.order_N.tolist(), columns_of(8192))"
     )
     rows = -(-8192 // columns)
     seconds = []

@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.records import CodebookUsage
-from chameleon_widgets.codebook_atlas import CodebookAtlas
-from chameleon_widgets.codebook_map import columns_of
+from chameleon_widgets.images.codebook_atlas import CodebookAtlas
+from chameleon_widgets.images.codebook_map import columns_of
 
 CELL = """([code, columns, order]) => {
   const canvas = document.querySelector('.chm-atlas-map canvas');
@@ -213,7 +213,7 @@ def test_a_cell_of_the_picture_leads_to_its_code_by_mouse_and_keyboard(atlas):
     page = atlas.page
     page.get_by_role("combobox", name="Picture").select_option("scene 7")
     atlas.until(lambda: page.get_by_role("img", name="scene 7, as the encoder sees it").is_visible())
-    codes = atlas.widget._study.sightings.seen[6].codes
+    codes = atlas.widget._study.sightings.pictures[6].codes
     box = page.locator(".chm-atlas-picture").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] * 6.5 / 8)
     shown(atlas, codes[6, 2])

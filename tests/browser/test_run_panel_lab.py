@@ -16,7 +16,7 @@ class Timed(GrowingRun):
         super().grow(*records)
         self.told[self.records[-1].step] = time.time()
 
-from chameleon_widgets.run_panel import RunPanel"""
+from chameleon_widgets.runs.run_panel import RunPanel"""
 
 LEFT = (
     "import threading\nsorted(thread.name for thread in threading.enumerate() if thread.name.startswith('run panel'))"
@@ -97,7 +97,7 @@ def test_a_cell_run_again_leaves_one_pump_and_a_reloaded_page_gets_all(open_note
     notebook.run_all()
     page.wait_for_timeout(1000)
     expect(page.locator(".chm-run .chm-lamp")).to_have_text("Training")
-    assert notebook.kernel("earlier._pump.drain()\nearlier._ended and not panel._ended")
+    assert notebook.kernel("earlier._line.settle()\nearlier._line.ended and not panel._line.ended")
     page.wait_for_timeout(2500)  # a pump lingers
     assert notebook.kernel(LEFT) == ["run panel pump"]
     notebook.kernel("run.become(status='finished')\nNone")

@@ -11,7 +11,7 @@ from fakes import GrowingRun, step_record
 from playwright.sync_api import expect
 
 from chameleon_lab.history import StepRecord
-from chameleon_widgets.run_panel import RunPanel
+from chameleon_widgets.runs.run_panel import RunPanel
 
 PIXELS = """([selector, x, y, width, height]) => {
   const canvas = document.querySelector(selector);
@@ -354,7 +354,7 @@ def test_a_page_that_missed_messages_asks_again_and_has_every_record_once(panel)
     bridge.alive = False
     grown = len(run.records)
     run.grow()
-    bridge.widget._pump.drain()
+    bridge.widget._line.settle()
     time.sleep(0.2)
     bridge.deliver()  # into the void
     bridge.alive = True

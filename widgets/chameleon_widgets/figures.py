@@ -24,22 +24,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
-from chameleon_widgets.comparison import (
-    COLOURS,
-    Columns,
-    first_measures,
-    smoothed,
-    wide,
-    words,
-)
+from chameleon_lab.measures import default_thresholds, measure_of, measures_of, threshold_lines
+from chameleon_widgets.runs.comparison import CURVE_COLOURS as COLOURS
+from chameleon_widgets.runs.comparison import Columns, first_measures, smoothed
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
-LEVELS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
-THRESHOLDS: Mapping[str, float] = {"WARN": 50.0, "CRITICAL": 100.0}
-"""Largest attention logits at which the alarms as delivered sound, by level."""
-
+LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
 CELL, CAPTION_WIDTH = (3.6, 2.6), 34  # inches of one chart; letters of caption to a chart's width
 
 
@@ -48,10 +40,15 @@ def run_figure(
     state: RunState | None = None,
     *,
     smoothing: float = 0.0,
-    thresholds: Mapping[str, float] = THRESHOLDS,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
     """One run: whatever it recorded of loss, largest attention logit, attention entropy, log-partition and residual
-    norm by layer; triangles above for alarms, dotted lines for what was changed on the way."""
+    norm by layer; triangles above for alarms, dotted lines for what was changed on the way.
+
+    `thresholds`: by measure and level, where dashed lines show what its rules sound at; else those of `state`, and of
+    the default rules without one.
+    """
+    limits = thresholds if thresholds is not None else state.thresholds if state else default_thresholds()
     columns = Columns(history)
     names = columns.names
     charts = []
@@ -67,10 +64,8 @@ def run_figure(
         charts.append(_residual_norm)
     figure, axes = _frame(len(charts))
     for axis, draw in zip(axes, charts, strict=True):
-        if draw is _max_logit:
-            _max_logit(axis, columns, smoothing, thresholds)
-        else:
-            draw(axis, columns, smoothing)
+        draw(axis, columns, smoothing)
+        _threshold_lines(axis, limits)
         if draw is not _residual_norm:
             for change in history.interventions:
                 axis.axvline(change.step, color=SOFT, linewidth=0.9, linestyle=":", gid="intervention")
@@ -95,31 +90,32 @@ def compare_figure(
     measure that no run has.
     """
     runs = {name: Columns(history) for name, history in histories.items()}
-    known = sorted({name for columns in runs.values() for name in columns.names})
-    chosen = first_measures(known) if measures is None else list(measures)
-    for name in chosen:
-        if name not in known:
-            raise KeyError(f"No run recorded {name!r}; there is {', '.join(known) or 'nothing'}.")
+    names = sorted({name for columns in runs.values() for name in columns.names})
+    charts = first_measures(names) if measures is None else list(measures)
+    for name in charts:
+        if name not in names:
+            raise KeyError(f"No run recorded {name!r}; there is {', '.join(names) or 'nothing'}.")
     others = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(histories) if name not in (colours or {})}
     hues = {**(colours or {}), **others}
     dashes: dict[str, Literal["-", "--"]] = {
         name: "--" if at % (2 * len(COLOURS)) >= len(COLOURS) else "-" for at, name in enumerate(hues)
     }
-    figure, axes = _frame(len(chosen))
-    for axis, measure in zip(axes, chosen, strict=True):
+    figure, axes = _frame(len(charts))
+    for axis, measure in zip(axes, charts, strict=True):
         weight = 0.0 if measure.startswith("held_out") else smoothing
         for name, columns in runs.items():
             _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
-        _head(axis, words(measure), log=wide(measure))
+        about = measure_of(measure)
+        _head(axis, about.words, log=about.axis == "log")
         for row, (name, history) in enumerate(histories.items()):
             _alarm_marks(axis, history.alarms, hues[name], row)
     if axes:
         handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in histories]
         names = [_short(name) for name in histories]
         _legend(figure, handles, names, loc="outside upper left", ncols=min(4, len(names)))
-    told = [f"{name}: {_facts(history)}" for name, history in histories.items()]
+    facts = [f"{name}: {_facts(history)}" for name, history in histories.items()]
     opening = "Runs aligned by step." if histories else "No runs."
-    _caption(figure, axes, " ".join([opening, *(f"{each}." for each in told), _smoothing(smoothing), note]))
+    _caption(figure, axes, " ".join([opening, *(f"{each}." for each in facts), _smoothing(smoothing), note]))
     return figure
 
 
@@ -127,13 +123,13 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
     """Held-out loss against learning rate, a line for each configuration: mean and range over seeds.
 
     `outcomes`: by configuration, the losses of each rate, one a seed. `start`: the loss before training, above which
-    no loss is drawn or counted; a loss that is no number counts as that. The legend has `lr_sensitivity`.
+    no loss is curves or counted; a loss that is no number counts as that. The legend has `lr_sensitivity`.
     """
-    shown = {name: counted(losses, start) for name, losses in outcomes.items() if losses}
-    figure, axes = _frame(1 if shown else 0, (6.4, 3.8))
+    curves = {name: counted(losses, start) for name, losses in outcomes.items() if losses}
+    figure, axes = _frame(1 if curves else 0, (6.4, 3.8))
     for axis in axes:
         handles = []
-        for at, (name, losses) in enumerate(shown.items()):
+        for at, (name, losses) in enumerate(curves.items()):
             colour, rates = COLOURS[at % len(COLOURS)], list(losses)
             means = [float(np.mean(each)) for each in losses.values()]
             (line,) = axis.plot(rates, means, color=colour, linewidth=1.4, marker="o", markersize=4.5, gid=name)
@@ -141,27 +137,27 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
             axis.fill_between(rates, lows, highs, color=colour, alpha=0.16, linewidth=0)
             handles.append(line)
         axis.set_xscale("log")
-        _head(axis, "held-out loss, nats a token", across="learning rate")
-        if len(tried := sorted({rate for losses in shown.values() for rate in losses})) <= 10:
+        _head(axis, _title("held_out_loss", Columns()), across="learning rate")
+        if len(tried := sorted({rate for losses in curves.values() for rate in losses})) <= 10:
             axis.set_xticks(tried, [f"{rate:g}" for rate in tried], minor=False)
             axis.set_xticks([], minor=True)
-        if any(start in each for losses in shown.values() for each in losses.values()):
+        if any(start in each for losses in curves.values() for each in losses.values()):
             axis.axhline(start, color=SOFT, linewidth=0.9, linestyle="--", gid="start")
-        labels = [f"{_short(name)}: sensitivity {lr_sensitivity(losses, start):.3g}" for name, losses in shown.items()]
+        labels = [f"{_short(name)}: sensitivity {lr_sensitivity(losses, start):.3g}" for name, losses in curves.items()]
         _legend(axis, handles, labels, loc="best")
-    seeds = sorted({len(each) for losses in shown.values() for each in losses.values()}) or [0]
+    seeds = sorted({len(each) for losses in curves.values() for each in losses.values()}) or [0]
     over = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-    told = (
+    text = (
         f"Held-out loss against learning rate; lines are means and bands the range over seeds, {over} a rate. "
         "LR sensitivity: mean over rates of the loss less the best of them, nats a token (arXiv 2309.14322). "
     )
     if math.isfinite(start):
-        told += f"The loss at the start, {start:.3g}, is the most that counts."
-    _caption(figure, axes, told)
+        text += f"The loss at the start, {start:.3g}, is the most that counts."
+    _caption(figure, axes, text)
     return figure
 
 
-def data_uri(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     """The figure as a small PNG inside a `data:` address, for a still."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=100)
@@ -171,20 +167,30 @@ def data_uri(figure: Figure) -> str:
 # The charts of one run
 
 
+def _title(name: str, columns: Columns) -> str:
+    measure = measures_of({*columns.names, name})[name]
+    return f"{measure.words}, {measure.unit}" if measure.unit else measure.words
+
+
 def _loss(axis: Axes, columns: Columns, smoothing: float) -> None:
     for name, (modality, colour) in _by_modality("loss").items():
         _line(axis, columns.series(name), colour, smoothing, label=modality or "all", name=name)
     steps, values = columns.series("held_out_loss")
     if len(steps):
         axis.plot(steps, values, color=COLOURS[2], marker="o", markersize=3.5, label="held out", gid="held_out_loss")
-    _head(axis, "loss, nats a token", legend=True)
+    _head(axis, _title("loss", columns), legend=True)
 
 
-def _max_logit(axis: Axes, columns: Columns, smoothing: float, thresholds: Mapping[str, float]) -> None:
+def _max_logit(axis: Axes, columns: Columns, smoothing: float) -> None:
     _line(axis, columns.series("max_attention_logit"), INK, smoothing, name="max_attention_logit")
-    _head(axis, "max attention logit", log=True)
-    for level, threshold in thresholds.items():
-        colour = LEVELS.get(level, SOFT)
+    _head(axis, _title("max_attention_logit", columns), log=measure_of("max_attention_logit").axis == "log")
+
+
+def _threshold_lines(axis: Axes, limits: Mapping[str, Mapping[str, float]]) -> None:
+    """A dashed line and its words at each value beyond which a rule sounds on one of the chart's measures."""
+    names = dict.fromkeys(str(line.get_gid()) for line in axis.lines)
+    for threshold, level in (each for name in names for each in threshold_lines(limits.get(name, {}))):
+        colour = LEVEL_COLOURS.get(level, SOFT)
         axis.axhline(threshold, color=colour, linewidth=0.9, linestyle="--", gid=f"threshold {level}")
         axis.annotate(
             f"{level} {threshold:g}",
@@ -201,24 +207,24 @@ def _max_logit(axis: Axes, columns: Columns, smoothing: float, thresholds: Mappi
 def _entropy(axis: Axes, columns: Columns, smoothing: float) -> None:
     names = [name for name in columns.names if name.endswith("attention_entropy")]
     for at, name in enumerate(names):
-        _line(axis, columns.series(name), (INK, *COLOURS)[at % 8], smoothing, label=words(name), name=name)
-    _head(axis, "attention entropy, lowest head", legend=len(names) > 1)
+        _line(axis, columns.series(name), (INK, *COLOURS)[at % 8], smoothing, label=measure_of(name).words, name=name)
+    _head(axis, f"{measure_of('attention_entropy').words}, lowest head", legend=len(names) > 1)
 
 
 def _log_partition(axis: Axes, columns: Columns, smoothing: float) -> None:
     for name, (modality, colour) in _by_modality("log_partition").items():
         _line(axis, columns.series(name), colour, smoothing, label=modality or "all", name=name)
-    _head(axis, "log-partition (log Z)", legend=True)
+    _head(axis, _title("log_partition", columns), legend=True)
 
 
 def _residual_norm(axis: Axes, columns: Columns, smoothing: float) -> None:
-    kept = [record for record in columns.history.records if record.layers.get("residual_norm")]
-    steps = np.array([record.step for record in kept], np.float64)
-    values_LT = np.ma.masked_invalid([record.layers["residual_norm"] for record in kept]).T
+    records = [record for record in columns.history.records if record.layers.get("residual_norm")]
+    steps = np.array([record.step for record in records], np.float64)
+    values_LT = np.ma.masked_invalid([record.layers["residual_norm"] for record in records]).T
     several = np.diff(steps) / 2 if len(steps) > 1 else np.array([0.5])
     edges = np.concatenate([[steps[0] - several[0]], steps[:-1] + np.diff(steps) / 2, [steps[-1] + several[-1]]])
-    known = values_LT.compressed()
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    finite = values_LT.compressed()
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     norm = LogNorm(low, high) if high > low > 0 else Normalize(low, high if high > low else low + 1)
     layers = np.arange(len(values_LT) + 1) + 0.5
     mesh = axis.pcolormesh(edges, layers, values_LT, norm=norm, cmap="viridis", rasterized=True)
@@ -279,7 +285,7 @@ def _line(
     label: str = "",
     dash: Literal["-", "--"] = "-",
 ) -> None:
-    """A curve; behind a smoothed one, faint, what it was made of."""
+    """A curve; behind a smoothed one, faint, the recorded values."""
     steps, values = points
     if not len(steps):
         return
@@ -294,7 +300,7 @@ def _line(
 def _alarm_marks(axis: Axes, alarms: Sequence[Alarm], colour: str = "", row: int = 0) -> None:
     """Triangles above the chart, hollow for a warning: in the level's colour, or in a run's, a row for each."""
     for alarm in alarms:
-        hue = colour or LEVELS.get(alarm.level, SOFT)
+        hue = colour or LEVEL_COLOURS.get(alarm.level, SOFT)
         axis.plot(
             alarm.step,
             0.985 - 0.045 * row,
@@ -328,16 +334,16 @@ def _caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
 
 
 def _run_caption(history: History, state: RunState | None, smoothing: float) -> str:
-    told = f"{state.name}: " if state else ""
+    title = f"{state.name}: " if state else ""
     facts = _facts(history) + (f", {state.status}" if state else "")
-    parts = [f"{told}{facts}."]
+    parts = [f"{title}{facts}."]
     if state and state.parent:
         parts.append(f"Forked from {state.parent} at step {state.forked_at}: {state.difference or 'no difference'}.")
     if state and state.error:
         parts.append(f"It failed: {state.error.splitlines()[-1]}.")
     if history.alarms:
         first = history.alarms[0]
-        parts.append(f"Triangles are alarms, hollow for warnings; the first, at step {first.step}: {first.told}.")
+        parts.append(f"Triangles are alarms, hollow for warnings; the first, at step {first.step}: {first.message}.")
     if history.interventions:
         changes = (f"{each.name} {each.before} → {each.after} at step {each.step}" for each in history.interventions)
         parts.append(f"Dotted lines: {'; '.join(changes)}.")

@@ -3,7 +3,7 @@
 JupyterLab prefers the widget to any other form of the same output, and shows "model not found" for a widget whose
 kernel is gone. So a widget is displayed as two outputs: the live view, and after it the still, which the view hides
 while it is connected, and which hides the view's error when the view is dead. The still is an ordinary display with an
-id, brought up to date after each result, so that what is saved is what was last seen.
+id, brought up to date after each result, so that what is saved is the last state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+
+STILL_SIDE = 512  # pixels: larger pictures are kept in the notebook made smaller
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -33,7 +35,7 @@ class Still:
         self.name = "chameleon-still-" + re.sub(r"\W", "", key)
         self.revision = 0
         self._make = make
-        self._shown = False
+        self._displayed = False
 
     def bundle(self) -> dict[str, str]:
         """The still in the forms of a notebook output."""
@@ -50,14 +52,14 @@ class Still:
         """Displays the live view, and the still after it, in the notebook cell now running."""
         from IPython.display import display
 
-        display({WIDGET_VIEW: view, "text/plain": title}, raw=True)
+        display({**view, "text/plain": title}, raw=True)
         display(self.bundle(), raw=True, display_id=self.name)
-        self._shown = True
+        self._displayed = True
 
     def refresh(self) -> None:
         """Brings every displayed still up to date, from any thread."""
         self.revision += 1
-        if self._shown:
+        if self._displayed:
             from IPython.display import display
 
             display(self.bundle(), raw=True, display_id=self.name, update=True)

@@ -1,11 +1,16 @@
 // Bundles each widget into ../chameleon_widgets/static, where it is committed. The same input gives the same bytes.
 import { build } from "esbuild";
 
+const WIDGETS = {
+  chat: ["chat_cell"],
+  images: ["reconstruction_viewer", "codebook_atlas", "code_surgery"],
+  runs: ["run_panel", "compare_panel"],
+};
+
 await build({
-  entryPoints: ["chat_cell", "reconstruction_viewer", "codebook_atlas", "code_surgery", "run_panel", "compare_panel"].flatMap((name) => [
-    `src/${name}.js`,
-    `src/${name}.css`,
-  ]),
+  entryPoints: Object.entries(WIDGETS).flatMap(([folder, names]) =>
+    names.flatMap((out) => ["js", "css"].map((kind) => ({ in: `src/${folder}/${out}.${kind}`, out }))),
+  ),
   outdir: process.argv[2] ?? "../chameleon_widgets/static",
   bundle: true,
   format: "esm",

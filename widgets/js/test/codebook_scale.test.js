@@ -1,8 +1,9 @@
 // How counts of codes are shown. Run with `node --test test/codebook_scale.test.js`.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
-import { colourAt, grouped, percent, ranked, share, short, ticks, times } from "../src/codebook_scale.js";
+import { grouped, percent, short } from "../src/charts/axis.js";
+import { colourAt } from "../src/charts/canvas.js";
+import { ranked, share, ticks, times } from "../src/images/codebook_scale.js";
 
 test("each tenfold is as far on the scale, from one at the start to the most at the end", () => {
   assert.equal(share(1, 1000), 0);
@@ -13,7 +14,10 @@ test("each tenfold is as far on the scale, from one at the start to the most at 
 
 test("colours pass through the stops and stay between them", () => {
   const stops = ["#000000", "#ff0000", "#ffffff"];
-  assert.deepEqual([0, 0.5, 1].map((place) => colourAt(stops, place)), ["rgb(0 0 0)", "rgb(255 0 0)", "rgb(255 255 255)"]);
+  assert.deepEqual(
+    [0, 0.5, 1].map((place) => colourAt(stops, place)),
+    ["rgb(0 0 0)", "rgb(255 0 0)", "rgb(255 255 255)"],
+  );
   assert.equal(colourAt(stops, 0.25), "rgb(128 0 0)");
   assert.equal(colourAt(stops, 7), colourAt(stops, 1));
 });
@@ -34,6 +38,9 @@ test("codes of equal count share a rank, and all codes are ranked", () => {
 
 test("numbers in words", () => {
   assert.deepEqual([0, 1, 2, 1234].map(times), ["never seen", "seen once", "seen 2 times", "seen 1,234 times"]);
-  assert.deepEqual([percent(0), percent(0.00123), percent(0.4567), percent(1)], ["0.0 %", "0.12 %", "45.7 %", "100.0 %"]);
+  assert.deepEqual(
+    [percent(0), percent(0.00123), percent(0.4567), percent(1)],
+    ["0.0 %", "0.12 %", "45.7 %", "100.0 %"],
+  );
   assert.deepEqual([grouped(8192), short(8192), short(1e5).toLowerCase()], ["8,192", "8,192", "100k"]);
 });

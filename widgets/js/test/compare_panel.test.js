@@ -2,30 +2,46 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Averaged } from "../src/averaged.js";
-import { marksOf, reach } from "../src/compare_panel.js";
-import { best, cell, colourOf, number, standing } from "../src/compare_tables.js";
-import { counted } from "../src/rate_plot.js";
+import { Averaged } from "../src/charts/averaged.js";
+import { Points } from "../src/charts/points.js";
+import { marksOf, reach } from "../src/runs/compare_panel.js";
+import { best, cell, colourOf, number, standing } from "../src/runs/compare_tables.js";
+import { counted } from "../src/runs/rate_plot.js";
 
-const close = (one, other) => assert.ok([...one].every((each, at) => Math.abs(each - other[at]) < 1e-6), `${[...one]} is not ${other}`);
+const close = (one, other) =>
+  assert.ok(
+    [...one].every((each, at) => Math.abs(each - other[at]) < 1e-6),
+    `${[...one]} is not ${other}`,
+  );
 
 test("smoothing is an unbiased mean that goes on as values come in, and leaves what is no number in its place", () => {
-  const whole = new Averaged(0.5).add([0, 2, 4], [1, NaN, 3]).add([6], [5]);
-  assert.deepEqual([...whole.recorded.values], [1, NaN, 3, 5]);
-  assert.ok(Number.isNaN(whole.mean.values[1]));
-  close([0, 2, 3].map((at) => whole.mean.values[at]), [1, 3.5 / 1.5, (0.25 + 1.5 + 5) / 1.75]);
-  const later = new Averaged().add([0, 2, 4, 6], [1, NaN, 3, 5]);
-  assert.equal(later.mean, later.recorded);
-  later.smooth(0.5);
-  assert.deepEqual(later.mean.values, whole.mean.values);
-  later.smooth(0);
-  assert.equal(later.mean, later.recorded);
+  const recorded = new Points().add([0, 2, 4], [1, NaN, 3]);
+  const grown = new Averaged(recorded);
+  grown.mean(0.5);
+  recorded.add([6], [5]);
+  const mean = grown.mean(0.5);
+  assert.equal(grown.mean(0.5), mean);
+  assert.ok(Number.isNaN(mean.values[1]));
+  close(
+    [0, 2, 3].map((at) => mean.values[at]),
+    [1, 3.5 / 1.5, (0.25 + 1.5 + 5) / 1.75],
+  );
+  assert.equal(grown.mean(0), recorded);
+  assert.deepEqual(new Averaged(recorded).mean(0.5).values, mean.values);
+  assert.deepEqual(grown.mean(0.9).values, new Averaged(recorded).mean(0.9).values);
 });
 
 test("all charts have the steps of all series", () => {
+  const averaged = (...steps) =>
+    new Averaged(
+      new Points().add(
+        steps,
+        steps.map(() => 1),
+      ),
+    );
   assert.equal(reach([]), null);
-  assert.deepEqual(reach([new Averaged().add([5], [1])]), [5, 6]);
-  assert.deepEqual(reach([new Averaged().add([5, 9], [1, 1]), new Averaged().add([0, 7], [1, 1])]), [0, 9]);
+  assert.deepEqual(reach([averaged(5)]), [5, 6]);
+  assert.deepEqual(reach([averaged(5, 9), averaged(0, 7)]), [0, 9]);
 });
 
 test("numbers that JSON cannot hold come over by name, and what was not recorded is a dash", () => {
@@ -54,14 +70,40 @@ test("a run that goes on says how far it is", () => {
 });
 
 test("alarms, changes and forks are marks in the run's colour", () => {
-  const marks = marksOf({ row: { parent: "a", forked_at: 7 }, alarms: [[3, "WARN", "logit 60"]], changes: [[5, "rate 1 → 2"]] }, colourOf(9));
-  assert.deepEqual(marks.map(({ step, kind, told }) => [step, kind, told]),
-    [[7, "change", "forked from a"], [5, "change", "rate 1 → 2"], [3, "alarm", "WARN: logit 60"]]);
+  const marks = marksOf(
+    { row: { parent: "a", forked_at: 7 } },
+    {
+      alarms: [{ step: 3, level: "WARN", message: "logit 60" }],
+      changes: [{ step: 5, name: "rate", before: "1", after: "2", reason: "" }],
+    },
+    colourOf(9),
+  );
+  assert.deepEqual(
+    marks.map(({ step, kind, words }) => [step, kind, words]),
+    [
+      [7, "change", "forked from a"],
+      [5, "change", "rate from 1 to 2"],
+      [3, "alarm", "WARN: logit 60"],
+    ],
+  );
   assert.ok(marks.every(({ colour }) => colour === "var(--curve-2)"));
 });
 
 test("losses count for at most the one at the start, and nan counts as it", () => {
-  const group = { name: "a", number: 0, losses: [[0.1, [1, 2]], [0.3, ["nan", 9]]] };
-  assert.deepEqual(counted(group, 5), [{ rate: 0.1, seeds: [1, 2], mean: 1.5 }, { rate: 0.3, seeds: [5, 5], mean: 5 }]);
-  assert.deepEqual(counted(group, Infinity).map(({ seeds }) => seeds), [[1, 2], [9]]);
+  const group = {
+    name: "a",
+    number: 0,
+    losses: [
+      [0.1, [1, 2]],
+      [0.3, ["nan", 9]],
+    ],
+  };
+  assert.deepEqual(counted(group, 5), [
+    { rate: 0.1, seeds: [1, 2], mean: 1.5 },
+    { rate: 0.3, seeds: [5, 5], mean: 5 },
+  ]);
+  assert.deepEqual(
+    counted(group, Infinity).map(({ seeds }) => seeds),
+    [[1, 2], [9]],
+  );
 });

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { shownWidth } from "../src/pictures.js";
-import { wiped } from "../src/wipe.js";
+import { shownWidth } from "../src/images/errors.js";
+import { wiped } from "../src/images/wipe.js";
+
 test("pictures of one subject are shown at one width, a whole multiple of their own where there is one", () => {
   const square = (side) => ({ width: side, height: side });
   assert.equal(shownWidth([square(64)], 404, 400), 384);

@@ -1,15 +1,24 @@
 // The functions that need no browser. Run with `npm test`.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
-import { moved } from "../src/code_grid.js";
-import { pack, tidy } from "../src/composer.js";
-import { connect } from "../src/link.js";
-import { errorMap, heat, sortFiles } from "../src/pictures.js";
-import { counts, lampWords, sentences, settingWords } from "../src/words.js";
+import { pack, tidy } from "../src/chat/composer.js";
+import { lampWords, sentences, settingWords } from "../src/chat/words.js";
+import { connect } from "../src/frame/line.js";
+import { sortFiles } from "../src/frame/pictures.js";
+import { moved } from "../src/images/code_grid.js";
+import { errorMap, heat } from "../src/images/errors.js";
+import { counts } from "../src/images/round_trip.js";
 
 test("sentences end at punctuation before a space, and nothing is lost", () => {
-  for (const text of ["", "One. Two", "3.5 is a number. Yes!", "“Really?” he said", "no end", "a line\nanother", "Dr. No."]) {
+  for (const text of [
+    "",
+    "One. Two",
+    "3.5 is a number. Yes!",
+    "“Really?” he said",
+    "no end",
+    "a line\nanother",
+    "Dr. No.",
+  ]) {
     const [whole, rest] = sentences(text);
     assert.equal(whole + rest, text);
   }
@@ -17,10 +26,9 @@ test("sentences end at punctuation before a space, and nothing is lost", () => {
   assert.deepEqual(sentences("It is 3.5"), ["", "It is 3.5"]);
 });
 
-test("the lamp says what is going on, and silence of the kernel above all", () => {
-  assert.deepEqual(lampWords("connected", { name: "drawing", row: 3, rows: 8 }), ["drawing", "Drawing row 3 of 8"]);
-  assert.deepEqual(lampWords("connected", undefined), ["idle", "Ready"]);
-  assert.equal(lampWords("silent", { name: "drawing", row: 3, rows: 8 })[0], "disconnected");
+test("the lamp says what is going on", () => {
+  assert.deepEqual(lampWords({ name: "drawing", row: 3, rows: 8 }), ["drawing", "Drawing row 3 of 8"]);
+  assert.deepEqual(lampWords(undefined), ["idle", "Ready"]);
 });
 
 test("a setting shows as many digits as its step has", () => {
@@ -68,20 +76,31 @@ test("arrow keys stay inside the grid", () => {
 test("bits and bytes of a reconstruction", () => {
   const codes = Array.from({ length: 8 }, () => Array(8).fill(3));
   const facts = counts({ codes, bits: 9, codebook: 512, psnr: 27.34, width: 64, height: 64 });
-  assert.deepEqual(facts, [["27.3", "dB PSNR"], ["64 × 9", "bits = 72 bytes"], ["171 ×", "smaller than the pixels"],
-    ["1", "of 512 codes used"]]);
+  assert.deepEqual(facts, [
+    ["27.3", "dB PSNR"],
+    ["64 × 9", "bits = 72 bytes"],
+    ["171 ×", "smaller than the pixels"],
+    ["1", "of 512 codes used"],
+  ]);
 });
 
 test("a request is settled by the kernel's answer, or found unanswered", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const sent = [];
   let listener;
-  const model = { get() {}, set() {}, save_changes() {}, on: (_, each) => (listener = each), off() {},
-    send: (content) => sent.push(content) };
+  const model = {
+    get() {},
+    set() {},
+    save_changes() {},
+    on: (_, each) => (listener = each),
+    off() {},
+    send: (content) => sent.push(content),
+  };
   const states = [];
   const link = connect(model, { receive() {}, change: (state) => states.push(state) });
   const first = link.request({ kind: "send" });
-  listener({ heard: sent[0].mark }, []);
+  const [view, number] = sent[0].mark.split("-");
+  listener({ kind: "line", requests: { [view]: Number(number) } }, []);
   assert.equal(await first, true);
   const second = link.request({ kind: "send" });
   context.mock.timers.tick(2100);

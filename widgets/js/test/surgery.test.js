@@ -2,8 +2,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { between, brushed, codesFile, connected, outline, randomCodes, readCodes, rectangle, replay, squares, tally } from "../src/strokes.js";
-import { codesInHand } from "../src/surgery_codes.js";
+import {
+  between,
+  brushed,
+  codesFile,
+  connected,
+  outline,
+  randomCodes,
+  readCodes,
+  rectangle,
+  replay,
+  squares,
+  tally,
+} from "../src/images/strokes.js";
+import { codesInHand } from "../src/images/surgery_codes.js";
 
 const shape = { rows: 4, columns: 7 };
 
@@ -28,12 +40,7 @@ test("a quick stroke leaves no gap and ends where it ends", () => {
 });
 
 test("a fill takes what hangs together by its sides, not corners, nor around the edge", () => {
-  const codes = [
-    5, 1, 1, 5, 5, 5, 5,
-    1, 5, 1, 5, 1, 1, 1,
-    1, 1, 5, 5, 5, 5, 5,
-    5, 5, 5, 1, 1, 1, 1,
-  ];
+  const codes = [5, 1, 1, 5, 5, 5, 5, 1, 5, 1, 5, 1, 1, 1, 1, 1, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1];
   assert.deepEqual(connected(codes, 2, shape), [1, 2, 9]);
   assert.deepEqual(connected(codes, 7, shape), [7, 14, 15]);
   assert.deepEqual(connected(codes, 6, shape), [3, 4, 5, 6, 10, 16, 17, 18, 19, 20, 21, 22, 23]);
@@ -41,17 +48,31 @@ test("a fill takes what hangs together by its sides, not corners, nor around the
 
 test("a rectangle is the same from whichever corners it is drawn", () => {
   const cells = [9, 10, 16, 17];
-  for (const [one, other] of [[9, 17], [17, 9], [10, 16], [16, 10]]) assert.deepEqual(rectangle(one, other, shape), cells);
+  for (const [one, other] of [
+    [9, 17],
+    [17, 9],
+    [10, 16],
+    [16, 10],
+  ])
+    assert.deepEqual(rectangle(one, other, shape), cells);
 });
 
 test("the outline of cells is closed and leaves out what they share", () => {
   for (const cells of [[0], [9, 10], [0, 6], [0, 1, 7, 8, 9, 20], Array.from({ length: 28 }, (_, at) => at)]) {
-    const ends = tally([...outline(cells, shape).matchAll(/M(\d+) (\d+)([hv])1/g)].flatMap(([, x, y, way]) =>
-      [`${x} ${y}`, way === "h" ? `${Number(x) + 1} ${y}` : `${x} ${Number(y) + 1}`]));
+    const ends = tally(
+      [...outline(cells, shape).matchAll(/M(\d+) (\d+)([hv])1/g)].flatMap(([, x, y, way]) => [
+        `${x} ${y}`,
+        way === "h" ? `${Number(x) + 1} ${y}` : `${x} ${Number(y) + 1}`,
+      ]),
+    );
     for (const [corner, count] of ends) assert.equal(count % 2, 0, `${cells} at ${corner}`);
   }
   assert.equal(outline([9, 10], shape).match(/M/g).length, 6);
-  assert.equal(outline([6, 7], shape).match(/M/g).length, 8, "the end of a row and the start of the next are no neighbours");
+  assert.equal(
+    outline([6, 7], shape).match(/M/g).length,
+    8,
+    "the end of a row and the start of the next are no neighbours",
+  );
   assert.equal(outline([], shape), "");
   assert.equal(squares([9], shape), "M2 1h1v1h-1z");
 });
@@ -62,7 +83,8 @@ test("random codes are those of the seed, and of all there are", () => {
   assert.notDeepEqual(codes, randomCodes(8, 4000, 16));
   const counts = tally(codes);
   assert.equal(counts.size, 16);
-  for (const [code, count] of counts) assert.ok(code >= 0 && code < 16 && count > 150 && count < 350, `${code}: ${count}`);
+  for (const [code, count] of counts)
+    assert.ok(code >= 0 && code < 16 && count > 150 && count < 350, `${code}: ${count}`);
 });
 
 test("a file of codes is read as it was written", () => {
@@ -77,18 +99,24 @@ test("a file of codes is read as it was written", () => {
 
 test("a file without codes says so and names itself", () => {
   for (const text of ["", "{", "words"]) assert.throws(() => readCodes(text, "a.json"), /“a\.json” is not JSON/);
-  for (const text of ["{}", "null", "3", '"codes"', '{"codes": 3}']) assert.throws(() => readCodes(text, "a.json"), /“a\.json” holds no codes/);
+  for (const text of ["{}", "null", "3", '"codes"', '{"codes": 3}'])
+    assert.throws(() => readCodes(text, "a.json"), /“a\.json” holds no codes/);
 });
 
 /** A kernel that hears what is sent, and frames that come when they are called. */
 function kernel(codes = [0, 0, 0, 0, 0, 0]) {
   const sent = [];
   const frames = [];
-  const hand = codesInHand(async (content) => sent.push(content), (act) => frames.push(act));
+  const hand = codesInHand(
+    async (content) => sent.push(content),
+    (act) => frames.push(act),
+  );
   const view = (numbers) => new DataView(Int32Array.from(numbers).buffer);
   const update = (now, numbers = {}, key = 1) => {
     const buffers = [view(now), view(codes)];
-    hand.take({ applied: numbers, grid: { key, name: "", rows: 2, columns: 3, undo: 1, redo: 0 } }, () => buffers.shift());
+    hand.take({ applied: numbers, grid: { key, name: "", rows: 2, columns: 3, undo: 1, redo: 0 } }, () =>
+      buffers.shift(),
+    );
   };
   update(codes);
   return { hand, sent, update, frame: () => frames.splice(0).forEach((act) => act()), view: () => sent[0].view };
@@ -100,11 +128,20 @@ test("the first edit goes at once, those of one frame together, and cells that h
   assert.equal(hand.paint([0], 5, "a"), false);
   hand.paint([1], 5, "a");
   hand.paint([2, 3], 5, "a");
-  assert.deepEqual(sent.map(({ cells }) => cells), [[0]]);
+  assert.deepEqual(
+    sent.map(({ cells }) => cells),
+    [[0]],
+  );
   frame();
-  assert.deepEqual(sent.map(({ cells }) => cells), [[0], [1, 2, 3]]);
+  assert.deepEqual(
+    sent.map(({ cells }) => cells),
+    [[0], [1, 2, 3]],
+  );
   assert.deepEqual([...hand.grid.codes], [5, 5, 5, 5, 0, 0]);
-  assert.deepEqual(sent.map(({ number }) => number), [1, 2]);
+  assert.deepEqual(
+    sent.map(({ number }) => number),
+    [1, 2],
+  );
 });
 
 test("what the kernel has not heard of stays on top of what it tells", () => {
@@ -128,7 +165,13 @@ test("to a kernel that was silent everything it has not heard is sent again, in 
   }
   update([7, 0, 0, 0, 0, 0], { [view()]: 1 });
   hand.resend();
-  assert.deepEqual(sent.slice(3).map(({ number, stroke }) => [number, stroke]), [[2, "b"], [3, "c"]]);
+  assert.deepEqual(
+    sent.slice(3).map(({ number, stroke }) => [number, stroke]),
+    [
+      [2, "b"],
+      [3, "c"],
+    ],
+  );
 });
 
 test("edits of one picture are not laid over another", () => {
@@ -140,6 +183,14 @@ test("edits of one picture are not laid over another", () => {
 
 test("replayed edits take one code for all cells or one for each, and leave their source alone", () => {
   const codes = Int32Array.from([0, 0, 0]);
-  assert.deepEqual([...replay(codes, [{ cells: [0, 2], codes: 4 }, { cells: [1, 2], codes: [5, 6] }])], [4, 5, 6]);
+  assert.deepEqual(
+    [
+      ...replay(codes, [
+        { cells: [0, 2], codes: 4 },
+        { cells: [1, 2], codes: [5, 6] },
+      ]),
+    ],
+    [4, 5, 6],
+  );
   assert.deepEqual([...codes], [0, 0, 0]);
 });

@@ -1,0 +1,42 @@
+"""The sizes at which one way to compute overtakes another, or costs too much memory: all results are the same.
+
+Those marked "fitted" were measured on two cores of an AMD EPYC (AVX-512, VNNI, bfloat16) with torch 2.13.0, on 22
+November 2026; `pytest -m slow tests/benchmarks/test_crossovers.py -s` prints what the present machine says beside each.
+The others are bounds of memory, or chosen for GPUs, of which none was at hand.
+"""
+
+# Attention of whole sequences, on a CPU
+PLAIN_POSITIONS = 512  # fitted: up to so many positions plain products beat torch's fused kernel, about twofold
+QUERY_BLOCK = 128  # fitted: queries at a time in them, so that keys behind a block cost nothing
+
+# Attention of one query, on a CPU
+FUSED_NUMBERS = 2**16  # fitted: up to so many numbers in a layer's keys, torch's kernel is faster for a single query
+
+# Products of a few rows with a matrix, on a CPU
+MATRIX_PARTS = (
+    8  # into at most so many parts of a batch a matrix falls for a single row in float32; two do, or one a thread
+)
+WIDE_INPUTS = 4096  # fitted: from so many inputs on, with one thread, the parts are slower than `F.linear` after all
+NARROW_INPUTS = 2048  # fitted: up to so many inputs, in float32, the transposed product of two rows is the fastest
+TRANSPOSED_ROWS = 3  # fitted: up to so many rows it beats `F.linear`, where the weights are not repacked
+PACKED_LEAST, PACKED_MOST = 4, 32  # fitted: between so many rows oneDNN's packed weights are up to twice as fast
+PACKED_BYTES = 2**30  # models beyond this get no packed second copy of their matrices
+
+# Recorded steps, on a GPU
+GRAPH_POSITIONS = 512  # a recorded step sees as far as the next multiple of this; then another is recorded
+GRAPH_PATIENCE = 32  # steps before the first is recorded, since recording costs as much as many
+
+# A reply under way
+PROMPT_POSITIONS = 512  # tokens of a prompt that each row is fed at a time, which bounds the memory that they take
+CODES_AHEAD = {"cuda": 16}  # codes picked before the first is looked at, by kind of device; elsewhere one
+WORDS_AHEAD = 4  # and words, which may end at any time: what was computed behind an end is lost
+
+# Sampling, on a CPU
+SORTED_SIZE = 4096  # fitted: from so many candidates on, sort a part of them first:
+SORTED_PARTS = (256, 16)  # fitted: the likeliest 256th, then the likeliest 16th, and last of all the whole
+
+# Quantized matrices
+BYTE_ROWS = 128  # fitted: so many rows at a time are multiplied in bytes, never much slower than bfloat16
+INT8_ROWS = 12  # fitted: up to so many rows torch's int8 kernel beats a product with the unpacked matrix
+PACKED_AT_ONCE = 2**22  # weights packed at a time
+UNPACKED_AT_ONCE = 2**24  # weights unpacked at a time

@@ -1,0 +1,145 @@
+"""Measures: the facts about each watched value, stated once, for alarms, panels, figures and tables.
+
+A name may begin with the part of the data that a value is of: `held_out`, a modality, or both (`held_out_image_loss`).
+A measure of your own reads like the one in `MEASURES` that ends its name: `embedding_norm` like `norm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+DATA_PARTS = ("held_out", "text", "image", "special")
+"""With what a measure's name may begin, where it is of a part of the data."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A watched value, such as the largest attention logit.
+
+    `words`: its name as a person reads it. `axis`: the one that shows it. `worse`: where trouble lies, and so which
+    value stands for several layers, heads or steps (the highest where neither direction is trouble). `per`: the
+    smallest thing that has a value of its own. `by_modality`: whether text and image tokens have one each. `of_step`:
+    whether the training step itself records it, and no monitor may. `thresholds`: by an alarm's level, the value
+    beyond which the default rules sound. `base` and `part`: the name without and only the part of the data.
+    """
+
+    name: str
+    words: str = ""
+    unit: str = ""
+    axis: Literal["linear", "log"] = "linear"
+    worse: Literal["higher", "lower", "neither"] = "higher"
+    per: Literal["step", "layer", "head"] = "step"
+    by_modality: bool = False
+    of_step: bool = False
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    base: str = ""
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", self.words or self.name.replace("_", " "))
+        object.__setattr__(self, "base", self.base or self.name)
+
+    def worst(self, values: ArrayLike, axis: int | None = None) -> np.ndarray:
+        """The worst of values along an axis of theirs, or of all; nan where one of them is."""
+        return np.asarray((np.min if self.worse == "lower" else np.max)(np.asarray(values), axis=axis))
+
+    def to_plain(self, thresholds: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What a screen has to know, for JSON. `thresholds`: a run's own, by level, in place of the default ones.
+
+        Measures of one `base` belong on one chart, of that `title`; `part` tells them apart there.
+        """
+        return {
+            "name": self.name,
+            "base": self.base,
+            "part": self.part,
+            "words": self.words,
+            "title": self.words if self.name == self.base else measure_of(self.base).words,
+            "unit": self.unit,
+            "log": self.axis == "log",
+            "worse": self.worse,
+            "thresholds": threshold_lines(self.thresholds if thresholds is None else thresholds),
+        }
+
+
+MEASURES = {
+    each.name: each
+    for each in (
+        Measure("loss", unit="nats a token", by_modality=True, of_step=True),
+        Measure(
+            "max_attention_logit", axis="log", per="head", thresholds={"WARN": 50.0, "ALARM": 50.0, "CRITICAL": 100.0}
+        ),
+        Measure("attention_entropy", worse="lower", per="head", thresholds={"ALARM": 0.1, "CRITICAL": 0.1}),
+        Measure("attention_logit_bound", axis="log", per="layer"),
+        Measure("residual_norm", axis="log", per="layer"),
+        Measure("output_norm", axis="log"),
+        Measure("logit_norm", axis="log", by_modality=True),
+        Measure("log_partition", "log-partition", "log Z", by_modality=True),
+        Measure("entropy", unit="nats", worse="lower", by_modality=True),
+        Measure("gradient_norm", axis="log", of_step=True),
+        Measure("gradient_share", worse="neither", by_modality=True),
+        Measure("gradient_cosine", worse="lower", per="layer"),
+        Measure("update_ratio", axis="log", per="layer"),
+        Measure("clipped_heads", unit="heads"),
+        Measure("rate", axis="log", worse="neither", of_step=True),
+        Measure("tokens", unit="a step", worse="neither", of_step=True),
+        Measure("skipped", unit="steps", of_step=True),
+        Measure("norm", axis="log"),
+        # Of image tokenizers, whose losses are not nats.
+        *(Measure(f"{name}_loss") for name in ("pixel", "perceptual", "quantizer")),
+        *(Measure(name, worse="neither") for name in ("critic_loss", "fooling_loss", "critic_weight")),
+        Measure("psnr", "PSNR", "dB", worse="lower"),
+        Measure("usage", "codebook usage", "of the codes", worse="lower"),
+        Measure("perplexity", "codebook perplexity", "codes", worse="lower"),
+        Measure("dead_codes", unit="codes"),
+    )
+}
+"""The lab's measures by name, without their parts of the data."""
+
+
+def measure_of(name: str) -> Measure:
+    """The measure of that name: the lab's, of the part of the data that the name begins with, or one read like it."""
+    base, parts = name, list[str]()
+    while prefix := next((each for each in DATA_PARTS if base.startswith(f"{each}_") and base != f"{each}_"), ""):
+        parts.append(prefix)
+        base = base.removeprefix(f"{prefix}_")
+    words = base.split("_")
+    endings = ("_".join(words[at:]) for at in range(len(words)))
+    like = next((MEASURES[each] for each in endings if each in MEASURES), Measure(base))
+    plain_words = like.words if like.name == base else base.replace("_", " ")
+    full_words = "held-out " * ("held_out" in parts) + plain_words
+    full_words += "".join(f", {each} tokens" for each in parts if each != "held_out")
+    return replace(
+        like,
+        name=name,
+        words=full_words,
+        base=base,
+        part=" ".join(each.replace("_", " ") for each in parts),
+        thresholds=like.thresholds if name == like.name else {},
+        of_step=like.of_step and like.name == base,
+    )
+
+
+def measures_of(names: Iterable[str]) -> dict[str, Measure]:
+    """The measures of a run that recorded these, by name. Losses of an image tokenizer's run are in no unit."""
+    measures = {name: measure_of(name) for name in names}
+    if "pixel_loss" in measures:
+        measures |= {name: replace(each, unit="") for name, each in measures.items() if each.base == "loss"}
+    return measures
+
+
+def default_thresholds() -> dict[str, dict[str, float]]:
+    """By measure and level, the values beyond which the default rules sound."""
+    return {each.name: dict(each.thresholds) for each in MEASURES.values() if each.thresholds}
+
+
+def threshold_lines(thresholds: Mapping[str, float]) -> list[tuple[float, str]]:
+    """(value, level) of the lines that a chart needs: where levels share a value, the first of them is named."""
+    lines: dict[float, str] = {}
+    for level, value in thresholds.items():
+        lines.setdefault(value, level)
+    return list(lines.items())

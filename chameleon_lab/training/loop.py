@@ -1,0 +1,269 @@
+"""One trainer's work: from a folder's last checkpoint to the end of the budget. `Run` is who calls it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from chameleon_lab.history import Alarm, Intervention, StepRecord
+from chameleon_lab.monitors.alarms import DivergenceDetector
+from chameleon_lab.training.control import Control, Order
+from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.modules import PacedModule, Steps
+from chameleon_lab.training.trainable import Prepared, Report
+
+log = logging.getLogger(__name__)
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it tells of itself and its maker's services
+
+# Lightning 2.6 walks its loaders with a name that torch 2.13 is retiring: nothing a user could mend.
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+
+
+def train(
+    prepared: Prepared,
+    folder: RunFolder,
+    report: Report = lambda module, record: None,
+    *,
+    detector: DivergenceDetector | None = None,
+    control: Control | None = None,
+    origin: Path | None = None,
+    kept: int = 0,
+    save_minutes: float = 3.0,
+    precision: str = "32-true",
+    processes: int = 1,
+) -> None:
+    """Trains to the end of the budget, or until `control` says stop.
+
+    `report` is called after each step; `detector` sounds alarms.
+
+    A folder with a checkpoint goes on from it, with the same data order and the same interventions at the same steps.
+    `origin` is another run's checkpoint to begin from: what has the same name and shape is taken over, weights and
+    optimizer's state, the rest begins anew. `checkpoints/last.ckpt` is written atomically every `save_minutes` of
+    training and at the end; of the budget's course, `kept` checkpoints stay, evenly spread.
+
+    With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
+    that called is started again once a process, and for all but the first this ends in SystemExit.
+    """
+    module = prepared.module
+    folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    module.batches = prepared.batches
+    resumed = folder.checkpoint.exists()
+    if resumed:
+        _restore(module, folder.checkpoint)
+    elif origin is not None:
+        graft(module, origin)
+    if (resumed or origin is not None) and module.progress >= 1:
+        return
+    origin = None if resumed else origin
+    keeper = _Keeper(folder, (report, prepared.report), control or Control(), detector, origin, kept, save_minutes)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=processes,
+        max_epochs=-1,  # the budget ends it, so that a run that ended can go on with a larger budget
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keeper],
+    )
+    loader = DataLoader(Steps(module.step, trainer.world_size, trainer.global_rank), batch_size=None)
+    try:
+        trainer.fit(module, loader, ckpt_path=folder.checkpoint if resumed else None, weights_only=True)
+    finally:
+        folder.ledger.close()
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # a helping process has nothing more to do
+
+
+class _Keeper(lightning.Callback):
+    """Between two steps: records, sounds alarms, carries out orders, saves, and ends the run when its time has come."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        reports: tuple[Report, ...],
+        control: Control,
+        detector: DivergenceDetector | None,
+        origin: Path | None,
+        kept: int,
+        save_minutes: float,
+    ) -> None:
+        self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
+        self.kept, self.save_minutes = kept, save_minutes
+        self.saved_at, self.kept_at = 0.0, 0.0
+        self.coming: list[Intervention] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        module = _paced(pl_module)
+        self.saved_at = module.seconds
+        self.kept_at = module.progress
+        self.folder.ledger.open(module.step, write=trainer.is_global_zero)
+        if self.origin is not None:
+            graft_optimizers(module, trainer.optimizers, self.origin)
+        self.coming = [event for event in self.folder.ledger.events if isinstance(event, Intervention)]
+        if self.detector is not None:
+            for record in self.folder.ledger.records:
+                self.detector.update(record)
+            module.warned = self.detector.standing is not None
+        self.carry_out(trainer, module)
+        if self.kept and not module.step:
+            self.try_to_save(trainer, module, keep=True)  # so that a fork can begin where the run began
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = _paced(pl_module)
+        record = StepRecord(module.step - 1, module.seconds, module.values, module.layers)
+        if trainer.is_global_zero:
+            self.folder.ledger.add(record)
+        if self.detector is not None:
+            for alarm in self.detector.update(record):
+                if trainer.is_global_zero:
+                    self.folder.ledger.note(alarm)
+            module.warned = self.detector.standing is not None
+        if trainer.is_global_zero:
+            for report in self.reports:
+                report(module, record)
+        if module.progress >= 1:
+            trainer.should_stop = True
+            return
+        self.carry_out(trainer, module)
+        share = 1 / (self.kept + 1)
+        if self.kept and module.progress - self.kept_at >= share:
+            self.kept_at += share * ((module.progress - self.kept_at) // share)
+            self.try_to_save(trainer, module, keep=True)
+        elif module.seconds - self.saved_at > 60 * self.save_minutes:
+            self.try_to_save(trainer, module)
+
+    def carry_out(self, trainer: lightning.Trainer, module: PacedModule) -> None:
+        """Everything that was ordered, and what was ordered for this step before the run was taken up again."""
+        while self.coming and self.coming[0].step <= module.step:
+            past = self.coming.pop(0)
+            module.change(past.name, past.after, since=past.step)
+        while True:
+            # What the first process was ordered, all do at the same step: one that stops alone leaves the others
+            # waiting for its gradients.
+            orders, saving, stopping, paused = trainer.strategy.broadcast(self.control.take())
+            for order in orders:
+                self.obey(trainer, module, order)
+            if saving:
+                self.try_to_save(trainer, module, keep=True)
+                self.control.saved()
+            if stopping:
+                trainer.should_stop = True
+            if trainer.should_stop or not paused:
+                return
+            self.folder.ledger.flush()
+            self.control.idle(math.inf if trainer.world_size == 1 else 60.0)  # others wait for this one with a limit
+
+    def obey(self, trainer: lightning.Trainer, module: PacedModule, order: Order) -> None:
+        before = module.settings.get(order.name)
+        try:
+            module.change(order.name, order.value)
+        except ValueError as error:  # what was wrong already when it was ordered was refused then
+            log.warning("Not changed: %s", error)
+            return
+        if trainer.is_global_zero:
+            after = module.settings[order.name]
+            self.folder.ledger.note(Intervention(module.step, order.name, before, after, order.reason))
+
+    def try_to_save(self, trainer: lightning.Trainer, module: PacedModule, keep: bool = False) -> None:
+        """Saves; when the disk does not take it, the last good checkpoint stays, and the run goes on and says so."""
+        self.saved_at = module.seconds
+        try:
+            self.save(trainer)
+            if keep and trainer.is_global_zero:
+                _link(self.folder.checkpoint, self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt"))
+        except (OSError, RuntimeError) as error:
+            message = f"no checkpoint could be written ({error}); the last good one is kept"
+            self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        self.folder.ledger.flush()
+        partial = self.folder.checkpoint.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.folder.checkpoint)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _restore(module: PacedModule, checkpoint: Path) -> None:
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        module.load_state_dict(state["state_dict"])
+        module.on_load_checkpoint(state)
+    except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{checkpoint} does not fit this training or is damaged ({why}); "
+            f"delete {checkpoint.parent.parent} to start anew."
+        ) from error
+
+
+def graft(module: PacedModule, checkpoint: Path) -> list[str]:
+    """Takes over what another module's checkpoint has by the same name and shape, its clock, and its random numbers.
+
+    Returns the names that begin anew. Raises ValueError when nothing fits, or the checkpoint is damaged.
+    """
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        saved, own = state["state_dict"], module.state_dict()
+        fitting = {name: saved[name] for name in own if name in saved and saved[name].shape == own[name].shape}
+        module.load_state_dict(fitting, strict=False)
+        module.on_load_checkpoint(state)
+    except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} is damaged: {str(error).splitlines()[0]}. Fork from another one.") from error
+    if not fitting:
+        raise ValueError(f"Nothing in {checkpoint} fits this model: a fork shares most of its parent's shape.")
+    return sorted(own.keys() - fitting.keys())
+
+
+def graft_optimizers(module: PacedModule, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> None:
+    """Takes over the optimizer's state of each parameter whose name and shape another checkpoint has."""
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    states: dict[str, dict[str, Any]] = {}
+    for state, (kind, *names) in zip(saved["optimizer_states"], saved["paced"]["names"], strict=True):
+        states |= {f"{kind} {name}": state["state"][at] for at, name in enumerate(names) if at in state["state"]}
+    for optimizer in optimizers:
+        current = optimizer.state_dict()
+        kind, *names = module.names(optimizer)
+        for at, (name, parameter) in enumerate(zip(names, _parameters(optimizer), strict=True)):
+            state = states.get(f"{kind} {name}")
+            if state and all(value.shape in ((), parameter.shape) for value in state.values()):
+                current["state"][at] = state
+        optimizer.load_state_dict(current)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _paced(module: lightning.LightningModule) -> PacedModule:
+    assert isinstance(module, PacedModule)
+    return module
+
+
+def _link(source: Path, target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # a file system without links
+        partial.write_bytes(source.read_bytes())
+    os.replace(partial, target)

@@ -1,0 +1,65 @@
+"""What a `Run` asks of anything that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from chameleon_lab.history import History, StepRecord
+from chameleon_lab.monitors.alarms import Rule
+from chameleon_lab.training.modules import Budget, PacedModule
+
+Report = Callable[[PacedModule, StepRecord], None]
+"""Called after each step, in the thread that trains."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module and what it trains on: `batches(place)` is a pure function; `report` is called after each step."""
+
+    module: PacedModule
+    batches: Callable[[int], Any]
+    report: Report = lambda module, record: None
+
+
+class Trainable(Protocol):
+    """A frozen dataclass that says what to train: everything that decides the result but the machine.
+
+    `rules` sound alarms. `kept` checkpoints stay for forks, evenly over the budget; `precision` is Lightning's name of
+    one. `offers`: names in `stability.FIXES` of what a fork may add.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def budget(self) -> Budget: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rules(self) -> Sequence[Rule]: ...
+    @property
+    def kept(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def offers(self) -> Sequence[str]: ...
+
+    def prepare(self, folder: Path) -> Prepared:
+        """What there is before the first step, the same each time. Raises ValueError when something is missing."""
+        ...
+
+    def finish(self, module: Any, history: History, folder: Path) -> Any:
+        """Makes of the trained module what was wanted, writes it into the run's folder, and returns it."""
+        ...
+
+    def product(self, folder: Path) -> Any:
+        """What `finish` wrote, read again; None where there is none, and the checkpoint has all."""
+        ...
+
+    def with_fixes(self, *fixes: Any) -> Trainable:
+        """The same with stability fixes. Raises ValueError for those that it cannot have."""
+        ...

@@ -1,0 +1,1 @@
+"""Image tokenizers: what they keep of a picture, their codebooks, and codes under edit."""

@@ -1,0 +1,1 @@
+"""Trainings: one as it goes on, and several compared."""

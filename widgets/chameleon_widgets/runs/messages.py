@@ -1,0 +1,207 @@
+"""What the widgets of runs send to their views. `js/src/runs/messages.d.ts` declares the same for the scripts.
+
+JSON has no nan and no infinity: where a number may be one, it goes by name.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+
+Setting = None | bool | int | float | str
+"""A value as JSON can hold it."""
+
+
+class MeasureColumn(TypedDict):
+    """A measure: how many of the records have it; where not all of them do, which ones is in the buffer of places."""
+
+    name: str
+    count: int
+    whole: bool
+
+
+class LayersColumn(TypedDict):
+    """A measure of layers: rows, and the shape of one. `heads`: shape of one more row, the newest by head."""
+
+    name: str
+    count: int
+    shape: list[int]
+    heads: NotRequired[list[int]]
+
+
+class MeasureFacts(TypedDict):
+    """The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each
+    as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first."""
+
+    name: str
+    base: str
+    part: str
+    words: str
+    title: str
+    unit: str
+    log: bool
+    worse: Literal["higher", "lower", "neither"]
+    thresholds: list[tuple[float, str]]
+
+
+class RecordColumns(TypedDict):
+    """Records as columns. Buffers: steps (float64), places (uint32), values (float32), columns in this order."""
+
+    count: int
+    measures: list[MeasureColumn]
+    layers: list[LayersColumn]
+
+
+class AlarmFacts(TypedDict):
+    """An alarm."""
+
+    step: int
+    level: Literal["WARN", "ALARM", "CRITICAL"]
+    rule: str
+    message: str
+
+
+class ChangeFacts(TypedDict):
+    """An intervention, its values in words."""
+
+    step: int
+    name: str
+    before: str
+    after: str
+    reason: str
+
+
+class AlarmNews(TypedDict):
+    """Alarms from the `start`-th on."""
+
+    start: int
+    list: list[AlarmFacts]
+
+
+class ChangeNews(TypedDict):
+    """Changes from the `start`-th on."""
+
+    start: int
+    list: list[ChangeFacts]
+
+
+class RunNews(TypedDict):
+    """What is new of a history, from the `start`-th record on. A greater `epoch` begins anew. `run`: its place.
+
+    `about`: the measures that no message had before.
+    """
+
+    kind: Literal["records"]
+    run: int
+    epoch: int
+    start: int
+    about: list[MeasureFacts]
+    records: RecordColumns
+    alarms: AlarmNews
+    changes: ChangeNews
+
+
+class PanelState(TypedDict):
+    """How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far."""
+
+    kind: Literal["state"]
+    name: str
+    status: Literal["waiting", "running", "paused", "finished", "stopped", "failed", "interrupted"]
+    over: bool
+    acts: bool
+    folder: bool
+    progress: float
+    step: int | None
+    steps: int | None
+    pace: float | str
+    left: float | None
+    error: str
+    refusal: str
+    refusals: int
+    settings: dict[str, Setting | dict[str, Setting]]
+    offers: list[str]
+    parent: str
+    forked_at: int | None
+    difference: str
+    forks: list[str]
+
+
+class PanelUnreadable(TypedDict):
+    """The run's folder cannot be read."""
+
+    kind: Literal["unreadable"]
+    error: str
+
+
+PanelMessage = PanelState | RunNews | PanelUnreadable
+
+
+class ComparedFacts(TypedDict):
+    """A run: its row of the table, and what sets it apart where it is a fork."""
+
+    row: dict[str, Setting]
+    progress: float
+    over: bool
+    configured: bool
+    forked: str
+
+
+class DifferenceFacts(TypedDict):
+    """A setting in which configs differ: a value in words for each run, None where it has none."""
+
+    key: str
+    values: list[str | None]
+
+
+class RateGroup(TypedDict):
+    """A configuration: its LR sensitivity, and held-out losses by rate."""
+
+    name: str
+    number: float | str
+    losses: list[tuple[float, list[float | str]]]
+
+
+class RateFacts(TypedDict):
+    """Losses against learning rates, and the loss at the start; the loss's words and unit."""
+
+    words: str
+    unit: str
+    start: float | str
+    groups: list[RateGroup]
+
+
+class OutcomeColumn(TypedDict):
+    """A column of the table of outcomes: its key in a row, its heading, and what it is."""
+
+    key: str
+    heading: str
+    hint: str
+
+
+class ComparisonState(TypedDict):
+    """All of a comparison but the curves."""
+
+    kind: Literal["state"]
+    columns: list[OutcomeColumn]
+    runs: list[ComparedFacts]
+    measures: list[MeasureFacts]
+    differences: list[DifferenceFacts]
+    rates: RateFacts
+
+
+class ComparisonFigure(TypedDict):
+    """A figure to be saved, as a buffer."""
+
+    kind: Literal["figure"]
+    format: Literal["png", "svg"]
+    view: str
+
+
+class ComparisonTrouble(TypedDict):
+    """What went wrong with a request."""
+
+    kind: Literal["trouble"]
+    error: str
+
+
+ComparisonMessage = ComparisonState | RunNews | ComparisonFigure | ComparisonTrouble

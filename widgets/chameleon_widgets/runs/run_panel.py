@@ -1,0 +1,208 @@
+"""A run while it trains: its curves by modality, its layers and heads, its alarms, and the hands on it."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anywidget
+import traitlets
+
+from chameleon_lab.history import History, RecordedRun, RunState
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
+from chameleon_widgets.runs.messages import PanelState, PanelUnreadable
+from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
+from chameleon_widgets.stills import escape, image
+from chameleon_widgets.threads import Worker, log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ETA_SECONDS = 30.0  # of training over which its pace is taken
+COMMANDS = ("pause", "resume", "stop", "save")
+
+
+class WatchedRun(Protocol):
+    """What the panel asks of a run. `act` returns at once, and raises ValueError where a command makes no sense."""
+
+    @property
+    def state(self) -> RunState: ...
+
+    @property
+    def history(self) -> History: ...
+
+    def act(self, command: str, **arguments: Any) -> Any: ...
+
+
+class RunPanel(anywidget.AnyWidget):
+    """A run that trains here, or the folder of one that trains or trained anywhere.
+
+    A run is watched and acted upon; so is the folder of a run that goes on in another process, where that takes
+    orders. What is over is read, and not followed. Raises FileNotFoundError for a folder that holds no run.
+    """
+
+    _esm, _css = bundled("run_panel")
+
+    status = traitlets.Unicode("waiting", help="Of the run, as in RunState.").tag(sync=True)
+
+    def __init__(self, run: WatchedRun | str | Path) -> None:
+        self._run: WatchedRun = RecordedRun(run) if isinstance(run, str | Path) else run
+        self._folder = isinstance(self._run, RecordedRun)
+        self._feed = RunFeed()
+        self._pace = deque[tuple[float, float]]()  # (seconds of training, progress)
+        self._sent: PanelState | None = None
+        self._refusal, self._refusals = "", 0
+        self._actor, self._stopper = Worker("run panel worker"), Worker("run panel stop")
+        state = self._run.state
+        self._still_status = state.status if state.over else ""
+        super().__init__(status=state.status)
+        rate = 10.0 if self._folder else 30.0
+        self._line = Line(
+            self, "run panel", flush=self._flush, still=self._still, handlers={"act": self._order}, rate=rate
+        )
+        if not state.over:
+            self._line.ring()
+
+    @property
+    def history(self) -> History:
+        """What the run recorded so far."""
+        return self._run.history
+
+    @property
+    def state(self) -> RunState:
+        """How the run stands."""
+        return self._run.state
+
+    def figure(self, **options: Any) -> Figure:
+        """The run as a matplotlib figure with its caption, to be saved as PNG, SVG or PDF."""
+        from chameleon_widgets.figures import run_figure
+
+        return run_figure(self._run.history, self._run.state, **options)
+
+    # What the browser asks
+
+    def _order(self, content: dict[str, Any], _: object) -> None:
+        command, arguments = str(content.get("command", "")), content.get("arguments")
+        worker = self._stopper if command == "stop" else self._actor  # Stop overtakes whatever takes long
+        worker.submit(partial(self._act, command, arguments if isinstance(arguments, dict) else {}))
+
+    # The workers' threads
+
+    def _act(self, command: str, arguments: dict[str, Any]) -> None:
+        try:
+            self._run.act(command, **self._checked(command, arguments))
+            self._refusal = ""
+        except Exception as error:  # shown in the widget
+            self._refusal = paragraph(error)
+            self._refusals += 1
+        self._line.tell("state")
+
+    def _checked(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the run is asked, so that the browser can ask for nothing else."""
+        state = self._run.state
+        reason = {"reason": str(arguments.pop("reason", ""))}
+        if command in COMMANDS and not arguments:
+            return {}
+        if command == "change" and arguments and arguments.keys() <= state.settings.keys():
+            return arguments | reason
+        if command == "fork" and arguments.keys() == {"fix"} and arguments["fix"] in state.offers:
+            return arguments | reason
+        offers = ", ".join(state.settings if command == "change" else state.offers) or "nothing"
+        what = ", ".join(f"{name} {value}" for name, value in arguments.items()) or "nothing"
+        raise ValueError(f"This run cannot {command} {what}; it offers {offers}.")
+
+    # The pump's thread
+
+    def _flush(self, due: frozenset[Part]) -> bool:
+        if "hello" in due:
+            self._feed.rewind()
+        try:
+            state = self._run.state  # before the history, which is then whole when the state is over
+            history = self._run.history
+        except Exception as error:  # a folder may hold anything
+            self._sent = None
+            self._line.send(PanelUnreadable(kind="unreadable", error=paragraph(error)))
+            return False
+        facts = self._facts(state, history)
+        if due or facts != self._sent:
+            self._sent = facts
+            self.status = state.status
+            self._line.send(facts)
+        for message, buffers in self._feed.news(history, thresholds=state.thresholds):
+            self._line.send(message, buffers)
+        if not state.over:
+            self._line.renew_still(STILL_SECONDS)
+        elif self._still_status != state.status:
+            self._still_status = state.status
+            self._line.renew_still()
+        return not state.over
+
+    def _facts(self, state: RunState, history: History) -> PanelState:
+        last = history.records[-1] if history.records else None
+        orderly = not self._folder or (not state.over and bool(state.settings or state.offers))
+        return PanelState(
+            kind="state",
+            name=state.name,
+            status=state.status,
+            over=state.over,
+            acts=orderly,
+            folder=self._folder,
+            progress=state.progress,
+            step=last.step if last else None,
+            steps=state.steps,
+            pace=json_value(state.tokens_per_second),
+            left=None if state.over or last is None else self._left(last.seconds, state.progress),
+            error=state.error,
+            refusal=self._refusal,
+            refusals=self._refusals,
+            settings=json_value(state.settings),
+            offers=list(state.offers),
+            parent=state.parent,
+            forked_at=state.forked_at,
+            difference=state.difference,
+            forks=list(state.forks),
+        )
+
+    def _left(self, seconds: float, progress: float) -> float | None:
+        """Seconds of training left at the pace of late, None while it is not known."""
+        pace = self._pace
+        if pace and (progress < pace[-1][1] or seconds < pace[-1][0]):
+            pace.clear()
+        if not pace or progress > pace[-1][1]:
+            pace.append((seconds, progress))
+        while len(pace) > 2 and seconds - pace[1][0] > ETA_SECONDS:
+            pace.popleft()
+        (began, before), (now, here) = pace[0], pace[-1]
+        return round((1 - here) * (now - began) / (here - before)) if here > before else None
+
+    def _still(self) -> tuple[str, str]:
+        state, history = self._run.state, self._run.history
+        words = summary(state, history)
+        if not history.records:
+            return f"<p>{escape(words)}</p>", words
+        picture = io.BytesIO()
+        try:
+            self.figure().savefig(picture, format="png", dpi=100)
+        except Exception:  # whatever a run recorded, its panel goes on
+            log.exception("the still of %s could not be drawn", state.name)
+            return f"<p>{escape(words)}</p>", words
+        uri = "data:image/png;base64," + b64encode(picture.getvalue()).decode()
+        return f'{image(uri, words, 720)}<p class="note">{escape(words)}</p>', words
+
+
+def summary(state: RunState, history: History) -> str:
+    """The run in one sentence or two."""
+    last = history.records[-1].step if history.records else None
+    words = f"{state.name}: {state.status}" + (" before its first step" if last is None else f" at step {last:,}")
+    if "loss" in history.names:
+        words += f", loss {history.last('loss'):.3f}"
+    words += "."
+    if alarm := worst_alarm(history.alarms):
+        count = len(history.alarms)
+        words += f" {count} alarm{'s' * (count != 1)}, the worst at step {alarm.step:,}: {alarm.message}."
+    return words + (f" {state.error}" if state.error else "")

@@ -1,0 +1,144 @@
+// The page's end of a widget: its root, its lamp, what it says when the kernel is silent, its still, and its colours.
+
+import { element, lamp, root, write } from "./dom.js";
+import { connect } from "./line.js";
+import { hidesStill, stillKeeper } from "./still.js";
+import { isDark, watchTheme } from "./theme.js";
+
+/** @typedef {{model: import("./line.js").Model, el: HTMLElement}} Context of a view, from anywidget */
+
+/**
+ * @template {{kind: string}} Message
+ * @typedef {{[Kind in Message["kind"]]: (message: Extract<Message, {kind: Kind}>, buffers: DataView[]) => void}} Receivers
+ */
+
+/**
+ * What every widget has. A widget is then what it shows: it makes its nodes, and returns `page.open(...nodes)`, with
+ * `page.header(...)` and `page.alert` among them where it wants them.
+ * @param {Context} context
+ * @param {object} widget
+ * @param {string} widget.label spoken name
+ * @param {string} widget.kind for the style sheet: `.chm-kind`
+ * @param {Record<string, (message: any, buffers: DataView[]) => void>} widget.receive what each kind of message brings,
+ *   as `Receivers` of the widget's messages; the page is refreshed afterwards
+ * @param {() => void} widget.refresh brings the page up to date
+ * @param {() => boolean} widget.ready whether there is something to see here; the still is hidden from then on
+ * @param {() => [string, string]} widget.state colour of the lamp and words beside it, while the kernel answers
+ * @param {() => string[]} [widget.trouble] what the kernel has to say in the alert
+ * @param {() => void} [widget.repaint] after a change of the page's colours
+ * @param {string[]} [widget.traits] that are shown, so that their changes refresh the page
+ */
+export function frame({ model, el }, { label, kind, receive, refresh, ready, state, trouble, repaint, traits = [] }) {
+  const box = root(label, kind);
+  const signal = lamp();
+  const stills = element("div", { hidden: true });
+  const alert = element("div.chm-alert", { role: "alert", hidden: true });
+  let said = ""; // what the page itself has to say
+  let still = ""; // class of the still
+
+  const link = connect(model, {
+    receive(message, buffers) {
+      if (message.kind === "line") {
+        still = message.still;
+        if (message.trouble) said = message.trouble;
+        keeper.receive(message);
+      } else if (Object.hasOwn(receive, message.kind)) receive[message.kind](message, buffers);
+      show();
+    },
+    change: show,
+  });
+  const keeper = stillKeeper(model, link);
+
+  function show() {
+    const words = link.state === "connected" ? state() : SILENCE[link.state];
+    signal.show(...words);
+    box.classList.toggle("chm-orphan", link.state === "silent" && !ready());
+    const covered = ready() ? still : "";
+    if (stills.dataset.of !== covered) stills.replaceChildren(hidesStill((stills.dataset.of = covered)));
+    const text = [said, ...(trouble?.() ?? [])].filter(Boolean).join("\n");
+    alert.hidden = !text;
+    write(alert, text);
+    refresh();
+  }
+
+  /** Says something in the alert, or no longer. @param {string} text */
+  function tell(text) {
+    said = text;
+    show();
+  }
+
+  return {
+    box,
+    alert,
+    /**
+     * The header: the lamp with what stands beside it, and a toolbar.
+     * @param {string} label of the toolbar
+     * @param {Node[]} tools
+     * @param {Node[]} beside the lamp
+     */
+    header(label, tools, beside = []) {
+      return element(
+        "header.chm-head",
+        beside.length ? element("div.chm-who", signal.node, ...beside) : signal.node,
+        element("div.chm-tools", { role: "toolbar", "aria-label": label }, ...tools),
+      );
+    },
+    refresh: show,
+    request: link.request,
+    quiet: link.quiet,
+    tell,
+    get silent() {
+      return link.state === "silent";
+    },
+    /** What the alert holds of the page's own. */
+    get said() {
+      return said;
+    },
+    /**
+     * Asks the kernel for something; says so where it does not answer, beginning with `lost`.
+     * @param {{kind: string, [field: string]: any}} content
+     * @param {{buffers?: ArrayBuffer[], lost?: string}} [options]
+     */
+    async ask(content, { buffers, lost = "The kernel has not answered: it" } = {}) {
+      tell("");
+      const arrived = await link.request(content, buffers);
+      if (!arrived) said = `${lost} is busy with another cell, or gone.`;
+      show();
+      return arrived;
+    },
+    /** Changes a trait. @param {string} name @param {any} value */
+    set(name, value) {
+      model.set(name, value);
+      model.save_changes();
+    },
+    /**
+     * Puts the widget into the page and greets the kernel; what is returned takes it away.
+     * @param {Node[]} nodes
+     * @param {(() => void)[]} [ends] called at the end
+     */
+    open(nodes, ends = []) {
+      box.append(stills, ...nodes);
+      el.replaceChildren(box);
+      for (const trait of traits) model.on(`change:${trait}`, show);
+      const forgetTheme = watchTheme(() => {
+        box.style.colorScheme = isDark(box) ? "dark" : "light";
+        repaint?.();
+      });
+      show();
+      link.request({ kind: "hello" });
+      return () => {
+        for (const end of ends) end();
+        for (const trait of traits) model.off(`change:${trait}`, show);
+        forgetTheme();
+        keeper.dispose();
+        link.close();
+      };
+    },
+  };
+}
+
+/** @type {Record<"silent" | "connecting", [string, string]>} */
+const SILENCE = {
+  silent: ["disconnected", "Disconnected: the kernel does not answer"],
+  connecting: ["connecting", "Connecting"],
+};

@@ -1,0 +1,11 @@
+// Written by widgets/js/messages.py from chameleon_widgets.line: change that, and run `make bundles`.
+
+/** What the line itself says, for every widget: the views' last requests, the still, a handler's error. */
+export interface LineMessage {
+  kind: "line";
+  requests: Record<string, number>;
+  still: string;
+  revision: number;
+  bundle?: Record<string, string>;
+  trouble?: string;
+}
