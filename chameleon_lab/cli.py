@@ -208,8 +208,8 @@ def _settings_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings_of(options: argparse.Namespace) -> Changes:
-    given = {name: getattr(options, name) for name in SETTING_NAMES if getattr(options, name) is not None}
-    return cast(Changes, given)
+    changes = {name: getattr(options, name) for name in SETTING_NAMES if getattr(options, name) is not None}
+    return cast(Changes, changes)
 
 
 def _generate(options: argparse.Namespace) -> None:

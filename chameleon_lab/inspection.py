@@ -36,9 +36,9 @@ from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import CAUSAL, Block, Context, ModelConfig, Packed, Transformer
 from chameleon_lab.vocabulary import Modality
 
-CHUNK = 256  # positions whose logits are held at once
-MASKED = 2**22  # edges of all knock-outs in one forward pass
-WEIGHTS = 2**24  # attention weights held at once
+LOGITS_AT_ONCE = 256  # positions whose logits are held at once
+EDGES_AT_ONCE = 2**22  # edges of all knock-outs in one forward pass
+WEIGHTS_AT_ONCE = 2**24  # attention weights held at once
 BLOCK_BYTES = 2**26  # of queries, keys and values of blocks run again that are kept for the next question
 
 
@@ -101,8 +101,8 @@ class Inspection:
         """Log-probability, rank and entropy of each token after those before it; nan and -1 for the first."""
         self.log_probabilities, self.entropies = np.full((2, len(self)), np.nan)
         self.ranks = np.full(len(self), -1)
-        for start in range(0, len(self) - 1, CHUNK):
-            logs_TV = self._logits(self._outputs_TD[start : min(start + CHUNK, len(self) - 1)]).log_softmax(-1)
+        for start in range(0, len(self) - 1, LOGITS_AT_ONCE):
+            logs_TV = self._logits(self._outputs_TD[start : min(start + LOGITS_AT_ONCE, len(self) - 1)]).log_softmax(-1)
             here = slice(start + 1, start + 1 + len(logs_TV))
             own_T1 = logs_TV.gather(-1, self._tokens_1T[0, here, None])
             self.log_probabilities[here] = own_T1[:, 0].double().cpu().numpy()
@@ -119,12 +119,12 @@ class Inspection:
                 image, code = image + 1, 0
             reading = TokenReading(position, token, Modality(int(modality)), self.words(token))
             if position:
-                held = (
+                measured = (
                     float(self.log_probabilities[position]),
                     int(self.ranks[position]),
                     float(self.entropies[position]),
                 )
-                reading = replace(reading, log_probability=held[0], rank=held[1], entropy=held[2])
+                reading = replace(reading, log_probability=measured[0], rank=measured[1], entropy=measured[2])
             if modality == Modality.IMAGE:
                 row, column = divmod(code, self._grids[image][1])
                 reading, code = replace(reading, image=image, row=row, column=column), code + 1
@@ -276,7 +276,9 @@ class Inspection:
         places, vocabulary = self._places(image), self.tokenizer.vocabulary
         streams_ND = self.model.norm(self._streams[layer + 1][torch.as_tensor(places - 1)])
         ids_N = vocabulary.tokens_of_codes(np.arange(vocabulary.codes))
-        best_N = [part[:, ids_N].argmax(-1).cpu().numpy() for part in map(self._logits, streams_ND.split(CHUNK))]
+        best_N = [
+            part[:, ids_N].argmax(-1).cpu().numpy() for part in map(self._logits, streams_ND.split(LOGITS_AT_ONCE))
+        ]
         return np.concatenate(best_N).reshape(self._grids[image])
 
     def picture(self, layer: int, image: int = 0) -> PIL.Image.Image:
@@ -346,7 +348,7 @@ class Inspection:
         for position in positions.tolist():
             self._require(position)
         changes = [np.empty(0)]
-        for some in np.split(positions, range(step := max(1, MASKED // of**2), len(positions), step)):
+        for some in np.split(positions, range(step := max(1, EDGES_AT_ONCE // of**2), len(positions), step)):
             hidden_BTT = torch.zeros((len(some), of, of), dtype=torch.bool, device=self._tokens_1T.device)
             for hidden_TT, position in zip(hidden_BTT, some.tolist(), strict=True):
                 if position < of:
@@ -387,7 +389,7 @@ class Inspection:
             block.attention.out.register_forward_pre_hook(lambda _module, inputs: mixed.append(inputs[0]))
             for block in self._each_block
         ]
-        wanted = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        gradient_flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
             self.model.requires_grad_(False)
             with torch.inference_mode(False), torch.enable_grad(), self._changed():
@@ -400,8 +402,8 @@ class Inspection:
         finally:
             for hook in hooks:
                 hook.remove()
-            for parameter, wants in wanted:
-                parameter.requires_grad_(wants)
+            for parameter, flag in gradient_flags:
+                parameter.requires_grad_(flag)
 
     def _within(self, length: int) -> Context:
         return CAUSAL if self._documents_1T is None else Packed(self._documents_1T[:, :length])
@@ -451,7 +453,10 @@ class Inspection:
 
     def _spans(self, start: int, stop: int | None = None) -> Iterator[slice]:
         """Query rows in parts whose weights are held at once."""
-        stop, step = len(self) if stop is None else stop, max(1, WEIGHTS // (len(self) * self.model.config.heads))
+        stop, step = (
+            len(self) if stop is None else stop,
+            max(1, WEIGHTS_AT_ONCE // (len(self) * self.model.config.heads)),
+        )
         yield from (slice(begin, min(begin + step, stop)) for begin in range(start, stop, step))
 
     @property

@@ -181,16 +181,16 @@ class _Use:
         few = [self._trace(count) for count in ((layers,) if layers <= FEW_LAYERS else (2, 3))]
         moments = {name: _extrapolate([trace[name] for trace in few], layers) for name in few[0]}
         names = "parameters", "image parameters", "weights", "image tokenizer", "gradients", "optimizer", "cache"
-        parameters, image_parameters, held, picture, gradients, optimizer, cache = map(moments.pop, names)
+        parameters, image_parameters, weights, picture, gradients, optimizer, cache = map(moments.pop, names)
         moment = max(moments, key=moments.__getitem__)
-        activations = max(0, moments[moment] - held - picture - gradients - optimizer - cache)
+        activations = max(0, moments[moment] - weights - picture - gradients - optimizer - cache)
         cache_rows = 0 if self.training else self.rows * GUIDANCE[self.guidance]
         per_token = 2 * layers * self.config.kv_heads * self.config.head_width * WEIGHTS[self.weights].itemsize
         return Plan(
             what=self.title,
             parameters=parameters,
             image_parameters=image_parameters,
-            weights=held + picture,
+            weights=weights + picture,
             gradients=gradients,
             optimizer=optimizer,
             cache=cache,
@@ -276,11 +276,11 @@ class _Use:
         dtype = WEIGHTS[self.weights]
         with torch.inference_mode():
             model = _stand_in(Transformer, self.config, dtype, BITS.get(self.weights))
-            held = ledger.now
+            weights = ledger.now
             image = _stand_in(ImageTokenizer, self.image_tokenizer, dtype) if self.image_tokenizer else None
-            picture = ledger.now - held
+            picture = ledger.now - weights
             decoder = Decoder(model, self.rows * GUIDANCE[self.guidance], self.context, plain=True)
-            cached = ledger.now - held - picture
+            cached = ledger.now - weights - picture
             moments: dict[str, int] = {}
 
             for name, rows, length in self._prefills():
@@ -297,7 +297,7 @@ class _Use:
                     image.decoder(image.post_quant_conv(latents_BCHW))
         return moments | {
             "image parameters": _count(image),
-            "weights": held,
+            "weights": weights,
             "image tokenizer": picture,
             "gradients": 0,
             "optimizer": 0,
@@ -308,7 +308,7 @@ class _Use:
         """The second step of a training, when the optimizer's state and the gradients of the first are there."""
         assert self.training is not None
         model = _stand_in(Transformer, self.config, WEIGHTS[self.weights]).train()
-        held = ledger.now
+        weights = ledger.now
         optimizers = self.training.optimizers(model)
         inputs_BT = torch.zeros(self.rows, self.context, dtype=torch.long)
         targets_X = inputs_BT.flatten()
@@ -337,10 +337,10 @@ class _Use:
         gradients = sum(parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None)
         return moments | {
             "image parameters": 0,
-            "weights": held,
+            "weights": weights,
             "image tokenizer": 0,
             "gradients": gradients,
-            "optimizer": ledger.now - held - gradients,
+            "optimizer": ledger.now - weights - gradients,
             "cache": 0,
         }
 
@@ -397,8 +397,8 @@ def _stand_in(kind: Callable[[Any], Any], config: Any, dtype: torch.dtype, bits:
         quantize(model, bits, "cpu")
     fakes: dict[int, Tensor] = {}
     for module in model.modules():
-        held: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
-        for name, tensor in held.items():
+        tensors: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
+        for name, tensor in tensors.items():
             if tensor is None:
                 continue
             if id(tensor) not in fakes:

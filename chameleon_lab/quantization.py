@@ -230,12 +230,13 @@ def quantize(model: Transformer, bits: int, device: torch.device | str | None = 
     places = [f"blocks.{number}.{name}" for number in range(len(model.blocks)) for name in MATRICES] + ["head"]
     layers: dict[str, QuantizedLinear] = {}
     for place in places:
-        layer = model.get_submodule(place)
+        layer = dict(model.named_modules()).get(place)  # an attention of one's own may have none
         if isinstance(layer, QuantizedLinear):
             raise ValueError(f"{place} is quantised already: quantise a model once, from its own weights.")
         if not isinstance(layer, nn.Linear):
             raise ValueError(
-                f"{model.filled.get(place)} holds the matrix {place} in a form of its own, which cannot be quantised: "
+                f"{model.filled.get(place) or model.filled.get(place.rpartition('.')[0])} holds the matrix {place} in "
+                "a form of its own, which cannot be quantised: "
                 "load the model without `weights`."
             )
         shape = layer.in_features, layer.out_features

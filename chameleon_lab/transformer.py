@@ -130,8 +130,8 @@ class Transformer(nn.Module):
             raise ValueError(f"{fix} wants the slot {key}, which is not there; there are {', '.join(slots)}.")
         if key in self.filled:
             raise ValueError(f"{fix} and {self.filled[key]} both want the slot {key}; keep one of them.")
-        inputs, attributes = PART_CONTRACTS.get(slot, PLAIN_PART)
-        if lacking := [name for name in attributes if not hasattr(module, name)]:
+        (inputs, attributes), names = PART_CONTRACTS.get(slot, PLAIN_PART), dir(module)
+        if lacking := [name for name in attributes if name not in names]:
             raise ValueError(
                 f"{fix} fills the slot {key} with a {type(module).__name__} that has no {', '.join(lacking)}: taps, "
                 f"monitors and decoding ask an {slot} for {', '.join(attributes)} (see transformer.PART_CONTRACTS)."

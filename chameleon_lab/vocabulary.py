@@ -77,16 +77,16 @@ class Vocabulary:
         image_end = self.first_image + self.codes
         specials = (self.end_image, self.begin_image, self.end_turn)
         sentinels = range(self.first_sentinel, self.first_sentinel + self.sentinels)
-        taken = [*specials, *sentinels]
-        end, told = self.first_text, ""
+        ids = [*specials, *sentinels]
+        end, starts = self.first_text, ""
         if self.new_line is not None and self.first_grid is not None:
-            taken.append(self.new_line)
-            end, told = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
-        in_order = self.codes >= 1 and image_end <= min(taken) <= max(taken) < end <= self.first_text <= self.size
-        if not in_order or len(set(taken)) < len(taken) or (self.first_grid is not None and self.largest_side < 2):
+            ids.append(self.new_line)
+            end, starts = self.first_grid, f"new_line is {self.new_line}, grid tokens start at {self.first_grid}, "
+        in_order = self.codes >= 1 and image_end <= min(ids) <= max(ids) < end <= self.first_text <= self.size
+        if not in_order or len(set(ids)) < len(ids) or (self.first_grid is not None and self.largest_side < 2):
             raise ValueError(
                 f"Vocabulary blocks overlap: {self.codes} image codes end at {image_end}, specials are {specials}, "
-                f"sentinels {sentinels.start}..{sentinels.stop - 1}, {told}text starts at {self.first_text} of "
+                f"sentinels {sentinels.start}..{sentinels.stop - 1}, {starts}text starts at {self.first_text} of "
                 f"{self.size}. Use Vocabulary.layout(codes, pieces) for a sound one."
             )
         if self.permutation and sorted(self.permutation) != list(range(self.codes)):

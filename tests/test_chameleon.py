@@ -8,7 +8,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from chameleon_widgets.chat_cell import settings_of
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -17,6 +16,7 @@ from chameleon_lab.generation.guidance import Negative, ThreeWay, without_words
 from chameleon_lab.generation.settings import SETTING_NAMES, Settings
 from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
 from chameleon_lab.transformer import Transformer
+from chameleon_widgets.chat.chat_cell import settings_of
 
 PROMPT = Document.of("draw a red circle", EndTurn())
 

@@ -194,7 +194,7 @@ def test_a_usage_measured_elsewhere_takes_the_place_of_the_pictures():
     atlas.wait()
     assert atlas.usage is usage
     facts, (counts,) = sent(atlas, "usage")[-1]
-    assert facts["given"] and np.frombuffer(counts, "<f8").tolist() == usage.counts_N.tolist()
+    assert facts["external"] and np.frombuffer(counts, "<f8").tolist() == usage.counts_N.tolist()
     assert facts["names"] == ["picture 1", "picture 2"], "they still show where a code is"
 
 

@@ -7,15 +7,15 @@ import pytest
 from chameleon_lab.evaluation import comparison
 from chameleon_lab.evaluation.comparison import CONTENDERS, compare_quantizers, read_outcomes, unseen_scenes
 from chameleon_lab.tokenizers.image import ImageTokenizer
-from chameleon_lab.training.image_experiments import TINY
+from chameleon_lab.training.image_experiments import TINY_PICTURES
 
-BASE = replace(TINY, tokenizer=replace(TINY.tokenizer, widths=(8, 16), latent_width=8), batch=2)
+BASE = replace(TINY_PICTURES, tokenizer=replace(TINY_PICTURES.tokenizer, widths=(8, 16), latent_width=8), batch=2)
 
 
 @pytest.mark.parametrize("name", list(CONTENDERS))
 def test_every_contender_has_nine_bits_a_code(name):
     contender = CONTENDERS[name]
-    config = replace(TINY.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
+    config = replace(TINY_PICTURES.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
     assert ImageTokenizer(config).quantize.size == 512
 
 

@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation import kernels, recording
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.lean import LeanTwin
-from chameleon_lab.generation.weights import fingerprint
+from chameleon_lab.generation.weights import _row_hashes, digest
+from chameleon_lab.quantization import quantize
 from chameleon_lab.records import StopPiece
 from chameleon_lab.stability import (
     AttentionSink,
@@ -196,86 +198,86 @@ def test_training_is_not_touched_by_a_stand_in():
 # Changed weights, however they were changed
 
 
-def merge(model: Transformer) -> None:
+def merge(model: Any) -> None:
     """As peft merges an adapter: in place, through `.data`."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "blocks" in name:
             parameter.data += 0.3 * torch.randn(len(parameter), 1) @ torch.randn(1, parameter.shape[1])
 
 
-def swap_rows(model: Transformer) -> None:
+def swap_rows(model: Any) -> None:
     weight_OI = model.blocks[1].feed_forward.down.weight.data
     weight_OI[[0, 5]] = weight_OI[[5, 0]]
 
 
-def flip_signs(model: Transformer) -> None:
+def flip_signs(model: Any) -> None:
     for block in model.blocks:
         block.attention.out.weight.data[:, 1::2] *= -1  # an even number in each row, all in upper halves of words
 
 
-def step(model: Transformer) -> None:
+def step(model: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03, fused=True)
     with torch.enable_grad():
         model(tokens(2, 5)).logsumexp(-1).mean().backward()
     optimizer.step()
 
 
-def exchange(model: Transformer) -> None:
+def exchange(model: Any) -> None:
     for block in model.blocks:
         block.feed_forward.down.weight.data = torch.randn_like(block.feed_forward.down.weight)
 
 
-def renew(model: Transformer) -> None:
+def renew(model: Any) -> None:
     model.blocks[0].attention.qkv.weight = nn.Parameter(torch.randn_like(model.blocks[0].attention.qkv.weight))
 
 
-def replace_layer(model: Transformer) -> None:
+def replace_layer(model: Any) -> None:
     new = nn.Linear(32, CONFIG.vocabulary, bias=False, dtype=model.head.weight.dtype)
     model.head = new
 
 
-def load(model: Transformer) -> None:
+def load(model: Any) -> None:
     model.load_state_dict({name: weight * 1.5 for name, weight in model.state_dict().items()})
 
 
-def assign(model: Transformer) -> None:
+def assign(model: Any) -> None:
     model.load_state_dict({name: weight * 1.5 for name, weight in model.state_dict().items()}, assign=True)
 
 
-def fill(model: Transformer) -> None:
+def fill(model: Any) -> None:
     model.fill(model.blocks[0], "attention_post_norm", Halved(), "a cell's")  # pyright: ignore[reportArgumentType]
 
 
-def hook(model: Transformer) -> None:
+def hook(model: Any) -> None:
     model.blocks[1].feed_forward.register_forward_hook(lambda _module, _inputs, output: 3 * output)
 
 
-def hook_everywhere(model: Transformer) -> None:
+def hook_everywhere(model: Any) -> None:
     def double(module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         return 2 * output if module is model.blocks[1].feed_forward.down else None
 
-    HANDLES.append(nn.modules.module.register_module_forward_hook(double))
+    HANDLES.append(nn.modules.module.register_module_forward_hook(double))  # pyright: ignore[reportArgumentType]
 
 
-def patch(model: Transformer) -> None:
+def patch(model: Any) -> None:
     down = model.blocks[1].feed_forward.down
     down.forward = lambda x: -nn.functional.linear(x, down.weight)
 
 
-def widen(model: Transformer) -> None:
+def widen(model: Any) -> None:
     model.norm.eps = 10.0
 
 
-def move(model: Transformer) -> None:
+def move(model: Any) -> None:
     model.to(torch.float64).to(torch.float32)
     model.head.weight.data *= 2
 
 
-def halve(model: Transformer) -> None:
+def halve(model: Any) -> None:
     model.to(torch.bfloat16 if model.head.weight.dtype == torch.float32 else torch.float32)
 
 
-def add_in_place(model: Transformer) -> None:
+def add_in_place(model: Any) -> None:
     for parameter in model.parameters():
         parameter.mul_(1.5)
 
@@ -378,9 +380,15 @@ def exchanged(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return x[order]
 
 
+def row_hashes(tensor: torch.Tensor) -> bytes:
+    """What a GPU makes of a tensor."""
+    return _row_hashes(tensor).numpy().tobytes()
+
+
+@pytest.mark.parametrize("digest", [digest, row_hashes])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("edit", EDITS)
-def test_every_kind_of_edit_changes_the_fingerprint(edit, dtype):
+def test_every_kind_of_edit_changes_the_digest(edit, dtype, digest):
     for seed in range(20):
         torch.manual_seed(seed)
         rows, width = (int(size) for size in torch.randint(7, 90, (2,)))
@@ -388,12 +396,12 @@ def test_every_kind_of_edit_changes_the_fingerprint(edit, dtype):
         weight_OI[2, 3] = 0
         if seed % 3 == 0:  # of few different numbers, as sparse and symmetric matrices have them
             weight_OI.copy_(torch.eye(rows, width) + 1)
-        before_O = fingerprint(weight_OI)
-        assert torch.equal(fingerprint(weight_OI.clone()), before_O)
+        before = digest(weight_OI)
+        assert digest(weight_OI.clone()) == before
         edited_OI = weight_OI.clone()
         EDITS[edit](edited_OI, torch.randperm(rows - 4), torch.randperm(width - 4))
         if not torch.equal(edited_OI.view(torch.uint8), weight_OI.view(torch.uint8)):
-            assert not torch.equal(fingerprint(edited_OI), before_O)
+            assert digest(edited_OI) != before
         elif seed % 3:
             raise AssertionError("the edit changed nothing")
 
@@ -486,6 +494,17 @@ def test_an_attention_of_other_heads_and_widths_decodes(layers, graphs, monkeypa
     assert bool(recordings) == graphs
 
 
+def test_a_model_with_an_attention_of_its_own_trains_is_watched_and_cannot_be_quantised():
+    model = shaken(replace(CONFIG, fixes=(NarrowAttention((1,)),)))
+    with pytest.raises(
+        ValueError, match=r"NarrowAttention.* holds the matrix blocks\.1\.attention\.qkv in a form of its own"
+    ):
+        quantize(model, 8)
+    with record(model, "blocks.*.attention.*_tap") as taps:
+        model(tokens(2, 7)).logsumexp(-1).mean().backward()
+    assert len(taps) == 4 and all(parameter.grad is not None for parameter in model.parameters())
+
+
 class Deaf(Narrow):
     """Asks its context for nothing."""
 
@@ -525,7 +544,9 @@ def test_another_softmax_decodes_long_rows_and_packed_ones_as_its_formula_says(f
     model = shaken(replace(CONFIG, kv_heads=kv_heads, context=700, fixes=(QueryKeyNorm(), fix))).to(dtype)
     row_T = tokens(1, 600)[0]  # beyond what plain products are for, were it a plain softmax
     whole_TV = model(row_T[None])[0]
-    near = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1 * whole_TV.abs().max(), "rtol": 0}
+    near: dict[str, Any] = (
+        {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1 * whole_TV.abs().max(), "rtol": 0}
+    )
     torch.testing.assert_close(stepwise(model, [row_T[:590]], [585])[0], whole_TV[:590], **near)
     packed_TV = model(row_T[None], Packed((torch.arange(600) >= 100).long()[None]))[0]
     torch.testing.assert_close(packed_TV[:100], whole_TV[:100], **near)

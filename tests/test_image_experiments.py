@@ -20,7 +20,7 @@ from chameleon_lab.training.image_experiments import (
     IMAGE_EXPERIMENTS,
     PHOTOGRAPHS,
     REFERENCE,
-    TINY,
+    TINY_PICTURES,
     ImageExperiment,
     folder_of_pictures,
 )
@@ -30,7 +30,7 @@ from chameleon_lab.training.modules import Budget, CodebookWatch
 @pytest.fixture
 def small(image_config) -> ImageExperiment:
     """Three steps on two scenes of 16 pixels."""
-    return replace(TINY, tokenizer=image_config, budget=Budget(steps=3), batch=2, crop=16)
+    return replace(TINY_PICTURES, tokenizer=image_config, budget=Budget(steps=3), batch=2, crop=16)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_usage_remembers_codes_for_its_span_and_no_longer():
 
 
 def test_experiments_are_plain_values_for_their_card(small):
-    for experiment in (*IMAGE_EXPERIMENTS.values(), TINY, replace(small, source=folder_of_pictures("mine"))):
+    for experiment in (*IMAGE_EXPERIMENTS.values(), TINY_PICTURES, replace(small, source=folder_of_pictures("mine"))):
         plain = plain_values(replace(experiment, tokenizer=replace(experiment.tokenizer, quantizer=Halves)))
         assert json.loads(json.dumps(plain))["name"] == experiment.name
     assert REFERENCE.recipe.betas == (0.5, 0.9) and REFERENCE.objective.perceptual == "lpips"

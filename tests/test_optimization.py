@@ -491,7 +491,7 @@ class OwnGroups(Recipe):
 def test_a_training_follows_the_schedule_with_groups_of_ones_own(tmp_path):
     recipe = OwnGroups(rate=1e-2, warm_up=2, schedule=Exponential(0.25))
     Recorded.paces.clear()
-    run = replace(LAB, budget=Budget(steps=4), recipe=recipe, monitors=(), kept=0).run(tmp_path / "run")
+    run = replace(LAB, budget=Budget(steps=4), recipe=recipe, monitors=(), checkpoints=0).run(tmp_path / "run")
     rates = run.wait().series("rate")[1]
     assert rates == pytest.approx([1e-2 * recipe.multiplier(step, step / 4) for step in range(4)])
     assert Recorded.paces == [[(pytest.approx(rate / 10), 0.0), (pytest.approx(rate), 0.2)] for rate in rates]

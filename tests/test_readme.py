@@ -32,7 +32,7 @@ def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
         "_reconstruct",
         "_evaluate",
         "_compare",
-        "_tokenize",
+        "_tokenize_corpus",
         "_stability",
         "_plan",
         "_convert",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.generation import recording
-from chameleon_lab.generation.recording import Recorded, replays, sent
+from chameleon_lab.generation.recording import Recorded, replays, upload
 
 
 def test_only_a_gpu_replays():
@@ -90,7 +90,7 @@ def test_a_thread_may_use_the_gpu_while_another_records():
 
     def use() -> None:
         while not done.is_set():
-            sent([1.0, 2.0], weight_IO.device).sum().item()
+            upload([1.0, 2.0], weight_IO.device).sum().item()
             torch.empty(2**22, device="cuda")
 
     with ThreadPoolExecutor(1) as pool:

@@ -72,7 +72,7 @@ def experiment(mixed) -> Experiment:
         Toys(mixed),
         Recipe(rate=3e-3, warm_up=2, schedule=Constant()),
         monitors=(AttentionRows(every=2),),
-        kept=3,
+        checkpoints=3,
         seed=1,
     )
 
@@ -91,7 +91,7 @@ def hold(run: Run, at: int = 0) -> None:
 
 def stand(run: Run) -> None:
     """Waits until a paused run stands still."""
-    while run._control.turn.held and not run.state.over:
+    while run._control.turn.active and not run.state.over:
         time.sleep(0.002)
 
 
@@ -433,7 +433,7 @@ def test_a_run_can_be_forked_while_it_goes_on(experiment, tmp_path):
 
 
 def test_a_fork_needs_a_checkpoint_and_says_which_there_are(experiment, tmp_path):
-    run = replace(experiment, kept=0).run(tmp_path)
+    run = replace(experiment, checkpoints=0).run(tmp_path)
     run.wait()
     with pytest.raises(ValueError, match=f"no checkpoint at or before step 3; its checkpoints: {STEPS}"):
         run.fork(at=3)
@@ -478,7 +478,9 @@ def test_a_step_that_is_no_number_changes_nothing_and_is_recorded(experiment, tm
 
 
 def test_a_run_of_steps_that_are_no_numbers_gives_up_and_keeps_its_checkpoints(experiment, tmp_path):
-    endless = replace(experiment, objective=Objective(penalties=(Lost(3, 999),)), budget=Budget(steps=40), kept=20)
+    endless = replace(
+        experiment, objective=Objective(penalties=(Lost(3, 999),)), budget=Budget(steps=40), checkpoints=20
+    )
     run = endless.run(tmp_path)
     with pytest.raises(FloatingPointError, match=rf"not a number in {SKIP_LIMIT} steps in a row.*run.fork"):
         run.wait()

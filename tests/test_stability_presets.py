@@ -93,7 +93,7 @@ def test_attention_logits_grow_without_query_key_norm_and_not_with_it(tmp_path):
         largest = {}
         for name, each in variations(replace(SIDE_BY_SIDE, budget=Budget(steps=150)), seed).items():
             if name != "all":
-                run = replace(each, kept=0).run(tmp_path / f"{name}-{seed}")
+                run = replace(each, checkpoints=0).run(tmp_path / f"{name}-{seed}")
                 largest[name] = run.wait().maximum("max_attention_logit")
         assert largest["baseline"] > 10 * largest["query_key_norm"]
 
@@ -175,7 +175,7 @@ def test_tables_say_how_runs_ended_and_when_alarms_sounded(tmp_path):
 
 def test_the_command_trains_what_is_not_trained_and_writes_tables(tmp_path, monkeypatch, capsys):
     for name, each in PRESETS.items():
-        monkeypatch.setitem(PRESETS, name, replace(each, budget=Budget(steps=60), kept=0))
+        monkeypatch.setitem(PRESETS, name, replace(each, budget=Budget(steps=60), checkpoints=0))
     arguments = ["stability", "stress_ramp", "--seeds", "1", "--folder", str(tmp_path)]
     assert main(arguments) == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}

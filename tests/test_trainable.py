@@ -60,7 +60,7 @@ IMAGE = ImageTokenizerConfig(
 MODEL = ModelConfig(0, 16, 1, 2, 1, 8, 24, 500, fixes=(Dropout(0.2),))
 KINDS: dict[str, Any] = {
     "transformer": Experiment(
-        "toy", MODEL, Budget(steps=STEPS), SlowScenes("tiny", 200), RECIPE, Objective(), monitors=(), kept=3
+        "toy", MODEL, Budget(steps=STEPS), SlowScenes("tiny", 200), RECIPE, Objective(), monitors=(), checkpoints=3
     ),
     "image tokenizer": ImageExperiment(
         "toy",
@@ -71,7 +71,7 @@ KINDS: dict[str, Any] = {
         slow_scenes,
         batch=2,
         crop=16,
-        kept=3,
+        checkpoints=3,
     ),
     "text tokenizer": TextExperiment("toy", 320, words),
 }
@@ -114,7 +114,7 @@ def hold(run: Run, at: int = 0) -> None:
     """Pauses a run once it has made a step after `at`, and waits until it stands still."""
     until(lambda: len(run.history.records) > at or run.state.over)
     run.pause()
-    until(lambda: not run._control.turn.held or run.state.over)
+    until(lambda: not run._control.turn.active or run.state.over)
 
 
 def test_it_leaves_a_whole_folder_and_what_is_done_is_not_done_again(kind, tmp_path):
@@ -228,7 +228,7 @@ def test_orders_through_the_folder_are_carried_out_and_answered(stepwise, tmp_pa
     until(lambda: len(run.history.records) > 1)
     onlooker = RecordedRun(tmp_path)
     assert answer(onlooker, onlooker.act("pause")).refusal == ""
-    until(lambda: not run._control.turn.held)
+    until(lambda: not run._control.turn.active)
     assert until(lambda: onlooker.state.status == "paused") and not run.state.over
     made = len(run.history.records)
     changed = answer(onlooker, onlooker.act("change", rate=1e-3, reason="from afar"))
@@ -315,21 +315,25 @@ KILLED = """
 import sys
 sys.path[:0] = {paths!r}
 from test_trainable import *
+from chameleon_lab.training.modules import PacedModule
 torch.set_num_threads(1)
+step = PacedModule.training_step
+PacedModule.training_step = lambda *arguments: (time.sleep({rest}), step(*arguments))[1]
 Run(KINDS[{kind!r}], {folder!r}).start().wait()
 """
+"""`rest`: seconds before each step, so that an onlooker's order comes before the end."""
 
 
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_path):
     here = Path(__file__).parent
 
-    def process(folder: Path) -> subprocess.Popen:
-        script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder))
+    def process(folder: Path, rest: float = 0.0) -> subprocess.Popen:
+        script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder), rest=rest)
         return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
 
     folder = tmp_path / "killed"
-    first = process(folder)
+    first = process(folder, rest=1.0)
     until(lambda: (folder / "metrics.jsonl").exists())
     onlooker = RecordedRun(folder)
     until(lambda: len(onlooker.history.records) > 1 or first.poll() is not None)
@@ -350,7 +354,7 @@ def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_pa
 @pytest.mark.slow
 def test_processes_that_share_a_training_obey_at_the_same_step(tmp_path):
     here, folder, script = Path(__file__).parent, tmp_path / "run", tmp_path / "train.py"
-    source = KILLED.format(paths=[str(here), str(here.parent)], kind="transformer", folder=str(folder))
+    source = KILLED.format(paths=[str(here), str(here.parent)], kind="transformer", folder=str(folder), rest=0.0)
     longer = "replace(KINDS['transformer'], budget=Budget(steps=10_000))"
     script.write_text(source.replace("Run(KINDS['transformer'], ", f"Run({longer}, processes=2, folder="))
     with subprocess.Popen([sys.executable, str(script)], cwd=tmp_path) as process:

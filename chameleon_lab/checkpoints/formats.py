@@ -57,7 +57,7 @@ class Format(Protocol):
 
 
 CLAIMANTS: tuple[Format, ...] = (Native(), Meta(), *map(HuggingFace, DIALECTS))
-"""What a folder may hold, asked one after the other."""
+"""What a folder may hold, candidates one after the other."""
 
 BY_NAME: dict[str, Format] = {
     "native": Native(),
@@ -67,7 +67,7 @@ BY_NAME: dict[str, Format] = {
     "anole": HuggingFace("anole", stated=True),
     "huggingface-4.43": HuggingFace("lumina", stated=True, grids=False),
 }
-"""What a user may call a layout: then a folder is not asked which dialect it speaks."""
+"""What a user may call a layout: then a folder is not candidates which dialect it speaks."""
 
 FORMATS = ("native", "meta", *DIALECTS)
 
@@ -95,8 +95,8 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
     if layout is not None and layout not in BY_NAME:
         raise ValueError(f"No layout is called {layout!r}; there are {', '.join(BY_NAME)}.")
     chosen = () if tokenizer is None else (_tokenizer_at(Path(tokenizer)),)
-    asked = CLAIMANTS if layout is None else (BY_NAME[layout],)
-    matches = [(format, places) for format in asked if (places := format.claims(folder))]
+    candidates = CLAIMANTS if layout is None else (BY_NAME[layout],)
+    matches = [(format, places) for format in candidates if (places := format.claims(folder))]
     if len(matches) > 1:
         names = [format.name for format, _ in matches]
         raise ValueError(

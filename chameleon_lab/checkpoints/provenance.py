@@ -31,7 +31,7 @@ RESEARCH_LICENCE = "Chameleon Research License"
 LARGEST_HASHED = 2**28
 """Bytes: larger files are hashed on request only (14 GB take tens of seconds)."""
 
-SUFFIXES = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
+WEIGHT_SUFFIXES = {".json", ".yaml", ".model", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
 class LicenceError(PermissionError, ValueError):
@@ -132,7 +132,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """The files of weights and tokenizers, by their names from the folder, and how large they are."""
     for place in (folder, folder / "tokenizer"):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if file.suffix in SUFFIXES and file.is_file():
+            if file.suffix in WEIGHT_SUFFIXES and file.is_file():
                 yield file.relative_to(folder).as_posix(), file.stat().st_size
 
 

@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,11 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch 2.14 warns of what it checks in a sparse tensor, which is refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         strange = re.search(r"GLOBAL ([\w.]+)", str(error))
         if strange is None:

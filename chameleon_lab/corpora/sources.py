@@ -19,7 +19,7 @@ from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 PHOTOGRAPH_FILES = {
     "china": "sklearn/datasets/images/china.jpg",
@@ -63,10 +63,10 @@ def picture_files(folder: Path | str) -> dict[str, Path]:
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() and not path.name.startswith(".")
     }
     if not files:
-        raise ValueError(f"{folder} holds no pictures: no file there ends in {', '.join(sorted(SUFFIXES))}.")
+        raise ValueError(f"{folder} holds no pictures: no file there ends in {', '.join(sorted(PICTURE_SUFFIXES))}.")
     return files
 
 

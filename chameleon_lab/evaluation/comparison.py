@@ -18,7 +18,7 @@ from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
 from chameleon_lab.training.folder import write_atomically
-from chameleon_lab.training.image_experiments import TINY, ImageExperiment
+from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
 
@@ -70,7 +70,7 @@ def unseen_scenes(count: int = 200, seed: int = 2026) -> Iterator[PIL.Image.Imag
 def compare_quantizers(
     folder: Path | str,
     *,
-    base: ImageExperiment = TINY,
+    base: ImageExperiment = TINY_PICTURES,
     steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),

@@ -109,7 +109,7 @@ def preset_outcome(history: History, twin: History | None, **labels: Any) -> Pre
     damage = None
     if twin is not None:
         gap = _means(losses - np.array(twin.series("loss")[1]))
-        damage = _held(gap > 0.1, 30)
+        damage = _onset(gap > 0.1, 30)
     return PresetOutcome(
         **labels,
         held_out_loss=history.held_out_loss,
@@ -120,7 +120,7 @@ def preset_outcome(history: History, twin: History | None, **labels: Any) -> Pre
         attention_entropy=float(measure_of("attention_entropy").worst(history.series("attention_entropy")[1])),
         residual_norm=history.maximum("residual_norm"),
         log_partition=history.last("log_partition", "image"),
-        blow_up=_held(smooth > np.minimum.accumulate(smooth) + 0.5, 20),
+        blow_up=_onset(smooth > np.minimum.accumulate(smooth) + 0.5, 20),
         damage=damage,
         first_alarms=first_alarms(history),
     )
@@ -143,7 +143,7 @@ def _means(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.ones(SPAN) / SPAN, mode="valid")
 
 
-def _held(trouble: np.ndarray, steps: int) -> int | None:
+def _onset(trouble: np.ndarray, steps: int) -> int | None:
     """The step at which a trouble of 20-step means began that lasted so many steps."""
     lasting = np.convolve(trouble, np.ones(steps), mode="valid") >= steps
     return int(np.flatnonzero(lasting)[0]) + SPAN - 1 if lasting.any() else None

@@ -22,7 +22,7 @@ from torch import Tensor
 from chameleon_lab import crossovers
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.grammar import Mask, Rules, State
-from chameleon_lab.generation.recording import sent
+from chameleon_lab.generation.recording import upload
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
@@ -299,7 +299,7 @@ class Continuation:
         if len(picked) == 1:
             return picked[0], sums[0]
         order = np.argsort([index for some in alike.values() for index in some])
-        return torch.cat(picked)[sent(order, logits_SBV.device)], torch.stack(sums).sum()
+        return torch.cat(picked)[upload(order, logits_SBV.device)], torch.stack(sums).sum()
 
     def _pick_alike(
         self, mask: Mask, options: dict[int, Options], place: int, some: list[int], logits_SBV: Tensor
@@ -377,7 +377,7 @@ class Continuation:
         """The logits after tokens that are on the device only, one for each row that goes on: S x B x V."""
         count, device = len(self.rows), tokens_R.device
         tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
-        tokens_B[sent(live, device)] = tokens_R
+        tokens_B[upload(live, device)] = tokens_R
         twins = len(self._twins) if drawing else 0
         counts = [int(index in live) for index in range(count)]
         counts += [int(index in drawing) for index in range(count)] * twins
@@ -397,10 +397,10 @@ class Continuation:
             if outputs_BTD.shape[1] == 1:
                 latest_BD = outputs_BTD[:, 0]
             else:
-                places_B = sent([max(count - 1, 0) for count in counts], device)
+                places_B = upload([max(count - 1, 0) for count in counts], device)
                 latest_BD = outputs_BTD[torch.arange(len(news), device=device), places_B]
             if last_BD is not None:
-                fresh_B1 = sent([[count > 0] for count in counts], device)
+                fresh_B1 = upload([[count > 0] for count in counts], device)
                 latest_BD = torch.where(fresh_B1, latest_BD, last_BD)
             last_BD = latest_BD
         assert last_BD is not None
@@ -409,4 +409,4 @@ class Continuation:
 
 def _select(logits: Tensor, some: list[int]) -> Tensor:
     """Some rows of the last but one dimension, without a copy where they are all."""
-    return logits if len(some) == logits.shape[-2] else logits.index_select(-2, sent(some, logits.device))
+    return logits if len(some) == logits.shape[-2] else logits.index_select(-2, upload(some, logits.device))

@@ -21,7 +21,7 @@ from chameleon_lab.generation import recording
 from chameleon_lab.generation.kv_cache import KVCache, Step
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.recording import Recorded
-from chameleon_lab.generation.weights import Structure, fingerprints
+from chameleon_lab.generation.weights import Structure, weights_digest
 from chameleon_lab.transformer import Transformer, turned_at
 
 
@@ -40,7 +40,7 @@ class Decoder:
         self.worker = "model"
         self._rows, self._room = rows, room or model.config.context
         self._structure: Structure | None = None
-        self._prints: Tensor | None = None
+        self._digest = b""
         self._prepare()
 
     def _prepare(self) -> None:
@@ -53,7 +53,7 @@ class Decoder:
         self._twin: LeanTwin | None = None
         self._listeners: list[dict] | None = []
         self._steps: dict[tuple[int, int, int], Recorded] = {}
-        self._taken = 0
+        self._steps_taken = 0
 
     def _allocate(self, like: Tensor) -> KVCache:
         config, rows, room = self.model.config, self._rows, self._room
@@ -74,7 +74,7 @@ class Decoder:
 
         Copies of weights are compared with them at their first use in a reply (`PackedMatrix`). A lasting decoder
         compares modules, their settings, the addresses of weights and all weights themselves, or in models beyond
-        `crossovers.PACKED_BYTES` on a CPU as many rows as make that up. That takes as long as a few tokens.
+        `crossovers.PACKED_BYTES` on a CPU as many rows as make that up. That takes about as long as a token.
         """
         structure = Structure(self.model) if self.lasting else None  # else made for one reply, and bound to nothing yet
         moved = self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr()
@@ -86,10 +86,10 @@ class Decoder:
         for pack in self._twin.packs if self._twin else ():
             pack.current = False
         on_cpu = self.model.embedding.weight.device.type == "cpu"
-        prints = fingerprints(self.model, crossovers.PACKED_BYTES if on_cpu else float("inf"))
-        if self._prints is not None and not torch.equal(prints, self._prints):
+        now = weights_digest(self.model, crossovers.PACKED_BYTES if on_cpu else float("inf"))
+        if self._digest not in (b"", now):
             self.cache.lengths[:] = 0
-        self._prints = prints
+        self._digest = now
 
     def feed(self, tokens_BT: Tensor, counts: list[int], start: int = 0) -> Tensor:
         """Runs new tokens of the rows from `start` on, right-padded to one width; `counts` of each are real.
@@ -104,8 +104,8 @@ class Decoder:
         """The same without keeping the tokens: rows stay at their lengths."""
         rows, twin = slice(start, start + len(tokens_BT)), self._lean()
         if twin is not None and tokens_BT.shape[1] == 1 and recording.replays(tokens_BT.device):
-            self._taken += 1
-            if self._taken > crossovers.GRAPH_PATIENCE:
+            self._steps_taken += 1
+            if self._steps_taken > crossovers.GRAPH_PATIENCE:
                 self.worker = "graph"
                 return self._replay(twin, tokens_BT, rows)
         self.worker = "model" if twin is None else "lean"

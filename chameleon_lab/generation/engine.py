@@ -90,8 +90,8 @@ class Engine:
                 if allowed:
                     allowed_TV = torch.from_numpy(np.stack([mask.allowed_V for mask in allowed[start:stop]]))
                     logits_TV = logits_TV.masked_fill(~allowed_TV.to(device), -torch.inf)
-                wanted_T1 = torch.from_numpy(each[start:stop]).to(device)[:, None]
-                logs.append(logits_TV.log_softmax(-1).gather(-1, wanted_T1)[:, 0])
+                target_T1 = torch.from_numpy(each[start:stop]).to(device)[:, None]
+                logs.append(logits_TV.log_softmax(-1).gather(-1, target_T1)[:, 0])
             logs_T = torch.cat(logs).double().cpu().numpy() if logs else np.empty(0)
             scores.append(TokenScores(each, logs_T, self.tokenizer.vocabulary.modality[each]))
         return scores

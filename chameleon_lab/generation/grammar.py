@@ -197,14 +197,14 @@ class Grammar:
 
     def allowed(self, state: State, room: int) -> Mask:
         """Which tokens may come next, at least one."""
-        owed = max(0, self.min_images - state.images)
+        missing = max(0, self.min_images - state.images)
         slot = self.syntax.slot(state)
         if slot is None:
-            begin = self.images and state.images < self.max_images and room >= max(1, owed) * self._smallest
-            words = self.text and room > owed * self._smallest  # a word leaves room for the images owed
-            return self._outside(words, begin, not owed or not (words or begin))
+            begin = self.images and state.images < self.max_images and room >= max(1, missing) * self._smallest
+            words = self.text and room > missing * self._smallest  # a word leaves room for the images missing
+            return self._outside(words, begin, not missing or not (words or begin))
         if slot.kind is SlotKind.SIDE:
-            return self._sides(state, room - owed * self._smallest)
+            return self._sides(state, room - missing * self._smallest)
         if slot.kind not in self._masks:
             self._masks[slot.kind] = Mask(self.syntax.form.ids[slot.kind])
         return self._masks[slot.kind]

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from chameleon_lab.documents import Document
-from chameleon_lab.generation.recording import sent
+from chameleon_lab.generation.recording import upload
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Modality
 
@@ -177,4 +177,4 @@ def _scales(scale: float | GuidanceSchedule, shares: Sequence[float], like: Tens
     """One number for all rows, or a column of a scheduled one for each."""
     if isinstance(scale, int | float):
         return scale
-    return sent([scale.scale(share) for share in shares], like.device, like.dtype)[:, None]
+    return upload([scale.scale(share) for share in shares], like.device, like.dtype)[:, None]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from chameleon_lab import crossovers, native_ops
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, plain_softmax
-from chameleon_lab.generation.weights import fingerprint
+from chameleon_lab.generation.weights import digest
 
 Call = Callable[[Tensor], Tensor]
 
@@ -99,7 +99,7 @@ class PackedMatrix:
 
     def __init__(self, weight_OI: Tensor) -> None:
         self.weight_OI, self.current = weight_OI.detach(), False
-        self._prints_O: Tensor | None = None
+        self._digest = b""
         self._multiply: Call | None = None
         self._padding_RI = weight_OI.detach().new_zeros(crossovers.PACKED_LEAST, weight_OI.shape[1])
 
@@ -114,9 +114,8 @@ class PackedMatrix:
         return self._multiply(x_NI)[:rows].view(*x.shape[:-1], -1)
 
     def _renew(self) -> None:
-        prints_O = fingerprint(self.weight_OI)
-        if self._prints_O is None or not torch.equal(prints_O, self._prints_O):
-            self._multiply, self._prints_O = native_ops.pack_matrix(self.weight_OI), prints_O
+        if (now := digest(self.weight_OI)) != self._digest:
+            self._multiply, self._digest = native_ops.pack_matrix(self.weight_OI), now
         self.current = True
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, hiding
 from chameleon_lab.generation.kernels import attention_of_one
-from chameleon_lab.generation.recording import sent
+from chameleon_lab.generation.recording import upload
 from chameleon_lab.transformer import ModelConfig
 
 Pair = tuple[Tensor, Tensor]
@@ -55,7 +55,7 @@ class KVCache:
 
     def starts(self, rows: slice) -> Tensor:
         """The lengths of these rows, on the device: starts_B1."""
-        return sent(self.lengths[rows].copy(), self.layers[0][0].device)[:, None]
+        return upload(self.lengths[rows].copy(), self.layers[0][0].device)[:, None]
 
     def advance(self, counts: Sequence[int], start: int = 0) -> None:
         """The rows from `start` on have taken so many of their new tokens."""
@@ -93,9 +93,11 @@ class Step:
     ) -> None:
         self._cache, self._rows, self.attended = cache, rows, 0
         least, most = 0, 1
+        self._first = True
         if starts_B1 is None:
             lengths = cache.lengths[rows]
             least, most = int(lengths.min()), int(lengths.max())
+            self._first = most == 0  # later ones need not look at widths, which takes a microsecond a layer
             cache.require(least + width)
             reach = min(most + width, cache.room)
         self._reach = reach
@@ -130,7 +132,7 @@ class Step:
         if k_BHTK.requires_grad or v_BHTK.requires_grad:
             k_BHTK, v_BHTK = k_BHTK.detach(), v_BHTK.detach()
         k_BHSK, v_BHSK = self._visible[layer]
-        if k_BHTK.shape[1::2] != k_BHSK.shape[1::2] or v_BHTK.shape[1::2] != v_BHSK.shape[1::2]:
+        if self._first and (k_BHTK.shape[1::2], v_BHTK.shape[1::2]) != (k_BHSK.shape[1::2], v_BHSK.shape[1::2]):
             self._cache.fit(layer, k_BHTK, v_BHTK)
             self._visible = self._cache.span(self._rows, slice(self._reach))
             self._targets = self._cache.span(self._rows, self._positions) if self._positions else []

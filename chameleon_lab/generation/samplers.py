@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab import crossovers
-from chameleon_lab.generation.recording import sent
+from chameleon_lab.generation.recording import upload
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sampler:
             return logits_RV.argmax(-1)
         # The largest goes to 0 first, so that a tiny temperature cannot overflow.
         shares_RV = torch.softmax((logits_RV - logits_RV.amax(-1, keepdim=True)) / self.temperature, -1, torch.float32)
-        draws_R1 = sent(draws, shares_RV.device, shares_RV.dtype)[:, None]
+        draws_R1 = upload(draws, shares_RV.device, shares_RV.dtype)[:, None]
         keys_RV, size = _sort_keys(shares_RV), shares_RV.shape[-1]
         # To ask whether a part is enough would be to wait for a GPU, which sorts the whole in little time.
         in_parts = shares_RV.is_cpu and size >= crossovers.SORTED_SIZE and not 0 < self.top_k < size
@@ -84,8 +84,8 @@ class Sampler:
             last_R1 = torch.where(likely_RN[:, -1:], last_R1, less_R1)
         if self.top_p == 1 and not self.min_p:  # a draw among the N needs no more than the total
             return torch.minimum(torch.searchsorted(totals_RN, draws_R1 * total_R1, right=True), last_R1)
-        kept_R1 = totals_RN.gather(-1, last_R1.clamp_max(count - 1))
-        place_R1 = torch.minimum(torch.searchsorted(totals_RN, draws_R1 * kept_R1, right=True), last_R1)
+        share_R1 = totals_RN.gather(-1, last_R1.clamp_max(count - 1))
+        place_R1 = torch.minimum(torch.searchsorted(totals_RN, draws_R1 * share_R1, right=True), last_R1)
         return torch.where(last_R1 < count, place_R1, count)
 
 

@@ -75,11 +75,11 @@ class Settings:
         """
         if strange := [name for name in changes if name not in SETTING_NAMES]:
             raise TypeError(f"No setting is called {', '.join(strange)}; there are {', '.join(SETTING_NAMES)}.")
-        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-        images: dict[str, Any] = {f"image_{name}": None for name in ("top_p", "top_k", "min_p") if name in given}
-        if "temperature" in given:
-            images["image_temperature"] = given["temperature"]
-        return replace(self, **(images | given))
+        chosen: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        images: dict[str, Any] = {f"image_{name}": None for name in ("top_p", "top_k", "min_p") if name in chosen}
+        if "temperature" in chosen:
+            images["image_temperature"] = chosen["temperature"]
+        return replace(self, **(images | chosen))
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON. Raises ValueError on a guidance of your own, which nobody could read back."""

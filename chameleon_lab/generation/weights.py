@@ -1,4 +1,4 @@
-"""How a decoder knows that a model is still the one it prepared for: its structure, and fingerprints of its weights.
+"""How a decoder knows that a model is still the one it prepared for: its structure, and a digest of its weights.
 
 An edit through `.data`, as `peft` merges an adapter, changes neither address nor version: only reading shows it.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from chameleon_lab import native_ops
 from chameleon_lab.quantization import QuantizedLinear
 
-WORDS_AT_ONCE = 2**16  # 8-byte words hashed at a time: what a core's second cache holds
+WORDS_AT_ONCE = 2**24  # hashed at a time on a GPU: 128 MB of its memory
 
 
 class Structure:
@@ -41,37 +42,46 @@ class Structure:
         return isinstance(other, Structure) and self._facts == other._facts
 
 
-def fingerprints(model: nn.Module, most: float = float("inf")) -> Tensor:
-    """The fingerprints of all weights that are not quantized, one after the other.
+def weights_digest(model: nn.Module, most: float = float("inf")) -> bytes:
+    """One digest of all weights that are not quantized.
 
     Of a model of more than `most` bytes, every so-manieth row of each matrix is read, so that about as many are.
     """
     owners = [module for module in model.modules() if not isinstance(module, QuantizedLinear)]
     tensors = [each for owner in owners for each in (*owner.parameters(recurse=False), *owner.buffers(recurse=False))]
     step = max(1, int(-(-sum(each.nbytes for each in tensors) // most)))
-    prints = [fingerprint(each[::step] if each.dim() > 1 else each) for each in tensors]
-    return torch.cat(prints) if prints else torch.empty(0, dtype=torch.int64)
+    return b"".join(digest(each[::step] if each.dim() > 1 else each) for each in tensors)
+
+
+def digest(tensor: Tensor) -> bytes:
+    """128 bits that change with any bit of a tensor: XXH3, which reads at 10 GB/s on one core, a plain sum at 13.
+
+    Sums do not see rows that change places, nor signs that change in pairs.
+    """
+    tensor = tensor.detach()
+    if tensor.device.type != "cpu":
+        tensor = _row_hashes(tensor).cpu()
+    return xxhash.xxh3_128_digest(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @torch.no_grad()
-def fingerprint(tensor: Tensor) -> Tensor:
-    """A hash of the bits of each row: int64, on the tensor's device. Rows that differ agree about once in 2^30.
+def _row_hashes(tensor: Tensor) -> Tensor:
+    """A hash of the bits of each row, made where the tensor lies: int64. Rows that differ agree about once in 2^30.
 
-    Words of 8 bytes times odd random numbers, summed modulo 2^64. A difference in a word's uppermost bits alone, as of
-    signs, would meet few random bits there, so these bits are added to lower ones first; by 29 places and not 32, or
-    two signs that change in one word would cancel. 3.7 GB/s on one core.
+    Words of up to 8 bytes times odd random numbers, summed modulo 2^64. A difference in a word's uppermost bits alone,
+    as of signs, would meet few random bits there, so these bits are added to lower ones first; by 29 places and not 32,
+    or two signs that change in one word would cancel.
     """
-    rows = tensor.detach().reshape(len(tensor) if tensor.dim() > 1 else 1, -1).contiguous()
+    rows = tensor.reshape(len(tensor) if tensor.dim() > 1 else 1, -1).contiguous()
     words = rows.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
     if words.shape[1] * words.element_size() % 8 == 0 and words.data_ptr() % 8 == 0:
         words = words.view(torch.int64)
     odd = _odd_numbers(words.shape[1], words.device)
-    step = max(1, WORDS_AT_ONCE // max(1, words.shape[1])) if words.device.type == "cpu" else len(words)
-    prints: list[Tensor] = []
-    for part in words.split(step):
+    hashes: list[Tensor] = []
+    for part in words.split(max(1, WORDS_AT_ONCE // max(1, words.shape[1]))):
         mixed = part.long() + (part.long() >> 29)
-        prints.append(mixed.mv(odd) if mixed.device.type == "cpu" else mixed.mul_(odd).sum(-1))
-    return torch.cat(prints)
+        hashes.append(mixed.mul_(odd).sum(-1))
+    return torch.cat(hashes)
 
 
 @functools.lru_cache(maxsize=64)

@@ -165,7 +165,7 @@ class AttentionSink:
 
     Slot: `softmax` of each attention.
     Source: gpt-oss (arXiv 2508.10925); at 0 and not learned it is softmax-one (arXiv 2309.17453, appendix).
-    Seen: not yet tried here.
+    Trial: none here yet.
     """
 
     start: float = 0.0
@@ -183,7 +183,7 @@ class Softpick:
 
     Slot: `softmax` of each attention.
     Source: arXiv 2504.20966.
-    Seen: not yet tried here.
+    Trial: none here yet.
     """
 
     eps: float = 1e-6

@@ -100,10 +100,10 @@ def greatest_logits(q_BTHK: Tensor, k_BTGK: Tensor, batch: Batch, worth: float) 
     greatest = []
     for start in range(0, length, 256):
         rows = slice(start, start + 256)
-        seen_BRT = (places_T[rows, None] >= places_T) & real_BT[:, rows, None]
+        visible_BRT = (places_T[rows, None] >= places_T) & real_BT[:, rows, None]
         if documents_BT is not None:
-            seen_BRT = seen_BRT & (documents_BT[:, rows, None] == documents_BT[:, None])
+            visible_BRT = visible_BRT & (documents_BT[:, rows, None] == documents_BT[:, None])
         with torch.autocast(q_BTHK.device.type, enabled=False):
             logits_BHRT = torch.einsum("brhk,bthk->bhrt", q_BTHK[:, rows], k_BTHK)
-        greatest.append(logits_BHRT.masked_fill_(~seen_BRT[:, None], -torch.inf).amax((0, 2, 3)))
+        greatest.append(logits_BHRT.masked_fill_(~visible_BRT[:, None], -torch.inf).amax((0, 2, 3)))
     return torch.stack(greatest).amax(0)

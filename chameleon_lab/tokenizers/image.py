@@ -112,11 +112,11 @@ class ImageTokenizer(nn.Module):
     def __init__(self, config: ImageTokenizerConfig, source: str = "This image tokenizer") -> None:
         super().__init__()
         self.config, self.source = config, source
-        self.encoder = Encoder(config)
+        self.encoder = PictureEncoder(config)
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
         self.quantize = config.build_quantizer()
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
-        self.decoder: nn.Module | None = Decoder(config)
+        self.decoder: nn.Module | None = PictureDecoder(config)
 
     @property
     def codes(self) -> int:
@@ -215,7 +215,7 @@ class ImageTokenizer(nn.Module):
         return Reconstruction(original, codes, self.decode(codes))
 
 
-class Encoder(nn.Module):
+class PictureEncoder(nn.Module):
     """Pixels to latents, `config.factor` times smaller along each side."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
@@ -242,7 +242,7 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x_BCHW))))
 
 
-class Decoder(nn.Module):
+class PictureDecoder(nn.Module):
     """Latents to pixels."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:

@@ -97,10 +97,10 @@ class SentencePieceTokenizer:
         # that character's three bytes come out as those of U+2581.
         stand_in = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in text)
         pieces = self._processor.encode(text.replace(_SPACE, stand_in))
-        foreign, meant = self._byte_pieces(stand_in), self._byte_pieces(_SPACE)
+        foreign, own = self._byte_pieces(stand_in), self._byte_pieces(_SPACE)
         for place in range(len(pieces) - 2):
             if pieces[place : place + 3] == foreign:
-                pieces[place : place + 3] = meant
+                pieces[place : place + 3] = own
         return pieces
 
     def _byte_pieces(self, letter: str) -> list[int]:

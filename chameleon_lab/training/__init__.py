@@ -1,0 +1,9 @@
+"""Training: the only place that knows Lightning.
+
+- `modules`, `data`: what a step is, and what it is given
+- `trainable`: what a `Run` asks of anything that trains
+- `folder`, `loop`, `control`: a run on disk, one trainer's work, and orders between two steps
+- `run`: `Run`, the only executor; in the background, its orders and its forks
+- `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
+- `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
+"""

@@ -38,7 +38,7 @@ class Turn:
     """
 
     @property
-    def held(self) -> bool:
+    def active(self) -> bool:
         with _moved:
             return _queue[:1] == [self]
 
@@ -113,7 +113,7 @@ class Control:
 
     def idle(self, seconds: float = math.inf) -> None:
         """Waits while the run is paused and nothing is ordered, at most so long; meanwhile the machine is another's."""
-        trains, random = self.turn.held, torch.get_rng_state()
+        trains, random = self.turn.active, torch.get_rng_state()
         self.turn.leave()
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:

@@ -31,7 +31,7 @@ class Experiment:
     """What to train: everything that decides the result but the machine.
 
     `model.vocabulary` 0 is filled in from the data. `rules` sound alarms. The held-out loss is measured at the end, and
-    every `held_out_every` steps where given; `kept` checkpoints stay for forks, evenly over the budget.
+    every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the budget.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Experiment:
     monitors: tuple[Monitor, ...] = MONITORS
     rules: tuple[Rule, ...] = RULES
     held_out_every: int | None = None
-    kept: int = 8
+    checkpoints: int = 8
     precision: str = "32-true"
     seed: int = 0
 
@@ -206,7 +206,7 @@ TINY = Experiment(
     ),
     budget=Budget(minutes=175),
     objective=Objective(text_weight=2.0, penalties=(ZLoss(1e-4),)),
-    kept=0,
+    checkpoints=0,
 )
 """The shipped model's transformer, 2.9 M parameters, about 3 h on two cores."""
 

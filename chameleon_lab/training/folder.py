@@ -32,8 +32,8 @@ class RunFolder:
     @property
     def checkpoints(self) -> dict[int, Path]:
         """The checkpoints that were kept on the way, by the step they go on with."""
-        kept = self.checkpoint.parent.glob("step-*.ckpt")
-        return {int(path.stem.removeprefix("step-")): path for path in sorted(kept)}
+        files = self.checkpoint.parent.glob("step-*.ckpt")
+        return {int(path.stem.removeprefix("step-")): path for path in sorted(files)}
 
     @property
     def history(self) -> History:

@@ -91,7 +91,7 @@ class ImageExperiment:
     """A training of an image tokenizer: everything that decides the result but the machine.
 
     `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side. `rules`
-    sound alarms; `kept` checkpoints stay for forks, evenly over the budget.
+    sound alarms; so many `checkpoints` stay for forks, evenly over the budget.
     """
 
     name: str
@@ -103,7 +103,7 @@ class ImageExperiment:
     batch: int = 16
     crop: int | None = None
     rules: tuple[Rule, ...] = (NotANumber(),)
-    kept: int = 0
+    checkpoints: int = 0
     precision: str = "32-true"
     seed: int = 0
 
@@ -181,7 +181,7 @@ REFERENCE = ImageExperiment(
 The critic begins after 10,000 steps. For a GPU and many pictures: `chameleon-lab train reference --pictures FOLDER`.
 """
 
-TINY = ImageExperiment(
+TINY_PICTURES = ImageExperiment(
     name="tiny",
     tokenizer=TINY_IMAGES,
     recipe=Recipe(rate=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-4, warm_up=50, schedule=CoolDown(0.4)),
@@ -193,9 +193,9 @@ TINY = ImageExperiment(
 PHOTOGRAPHS = ImageExperiment(
     name="photographs",
     tokenizer=replace(TINY_IMAGES, side=128, codes=1024, patch=4, widths=(128,)),
-    recipe=TINY.recipe,
+    recipe=TINY_PICTURES.recipe,
     budget=Budget(minutes=9),
-    objective=TINY.objective,
+    objective=TINY_PICTURES.objective,
     source=photographs_and_scenes,
     batch=8,
     crop=64,
@@ -206,4 +206,4 @@ PHOTOGRAPHS = ImageExperiment(
 """
 
 IMAGE_EXPERIMENTS = {"photographs": PHOTOGRAPHS, "reference": REFERENCE}
-"""Those that are trained by name alone; `TINY` is a stage of the model of that name."""
+"""Those that are trained by name alone; `TINY_PICTURES` is a stage of the model of that name."""

@@ -36,7 +36,7 @@ def train(
     detector: DivergenceDetector | None = None,
     control: Control | None = None,
     origin: Path | None = None,
-    kept: int = 0,
+    checkpoints: int = 0,
     save_minutes: float = 3.0,
     precision: str = "32-true",
     processes: int = 1,
@@ -48,7 +48,7 @@ def train(
     A folder with a checkpoint goes on from it, with the same data order and the same interventions at the same steps.
     `origin` is another run's checkpoint to begin from: what has the same name and shape is taken over, weights and
     optimizer's state, the rest begins anew. `checkpoints/last.ckpt` is written atomically every `save_minutes` of
-    training and at the end; of the budget's course, `kept` checkpoints stay, evenly spread.
+    training and at the end; of the budget's course, so many `checkpoints` stay, evenly spread.
 
     With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
     that called is started again once a process, and for all but the first this ends in SystemExit.
@@ -64,7 +64,9 @@ def train(
     if (resumed or origin is not None) and module.progress >= 1:
         return
     origin = None if resumed else origin
-    keeper = _Keeper(folder, (report, prepared.report), control or Control(), detector, origin, kept, save_minutes)
+    keeper = _Keeper(
+        folder, (report, prepared.report), control or Control(), detector, origin, checkpoints, save_minutes
+    )
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=processes,
@@ -95,11 +97,11 @@ class _Keeper(lightning.Callback):
         control: Control,
         detector: DivergenceDetector | None,
         origin: Path | None,
-        kept: int,
+        checkpoints: int,
         save_minutes: float,
     ) -> None:
         self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
-        self.kept, self.save_minutes = kept, save_minutes
+        self.checkpoints, self.save_minutes = checkpoints, save_minutes
         self.saved_at, self.kept_at = 0.0, 0.0
         self.coming: list[Intervention] = []
 
@@ -116,7 +118,7 @@ class _Keeper(lightning.Callback):
                 self.detector.update(record)
             module.warned = self.detector.standing is not None
         self.carry_out(trainer, module)
-        if self.kept and not module.step:
+        if self.checkpoints and not module.step:
             self.try_to_save(trainer, module, keep=True)  # so that a fork can begin where the run began
 
     def on_train_batch_end(
@@ -138,8 +140,8 @@ class _Keeper(lightning.Callback):
             trainer.should_stop = True
             return
         self.carry_out(trainer, module)
-        share = 1 / (self.kept + 1)
-        if self.kept and module.progress - self.kept_at >= share:
+        share = 1 / (self.checkpoints + 1)
+        if self.checkpoints and module.progress - self.kept_at >= share:
             self.kept_at += share * ((module.progress - self.kept_at) // share)
             self.try_to_save(trainer, module, keep=True)
         elif module.seconds - self.saved_at > 60 * self.save_minutes:

@@ -23,8 +23,7 @@ from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import TINY, Experiment
 from chameleon_lab.training.folder import RunFolder
-from chameleon_lab.training.image_experiments import TINY as TINY_IMAGE
-from chameleon_lab.training.image_experiments import ImageExperiment
+from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.modules import Budget, LanguageModule
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Samples
@@ -65,7 +64,7 @@ class SceneModel:
 
 TINY_MODEL = SceneModel(
     name="tiny",
-    image=TINY_IMAGE,
+    image=TINY_PICTURES,
     pieces=512,
     transformer=TINY,
     settings=Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5, window=200),
@@ -104,8 +103,8 @@ class SceneTransformer:
         return self.experiment.rules
 
     @property
-    def kept(self) -> int:
-        return self.experiment.kept
+    def checkpoints(self) -> int:
+        return self.experiment.checkpoints
 
     @property
     def offers(self) -> Sequence[str]:

@@ -43,7 +43,7 @@ from chameleon_lab.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
-FREE = ("budget", "rules", "held_out_every", "kept")
+FREE = ("budget", "rules", "held_out_every", "checkpoints", "kept")
 """What of an experiment has no say in what is learned, so that a run may go on with another."""
 
 
@@ -397,7 +397,7 @@ class Run:
             control=self._control,
             detector=DivergenceDetector(self.experiment.rules),
             origin=self.origin.checkpoint if self.origin else None,
-            kept=self.experiment.kept,
+            checkpoints=self.experiment.checkpoints,
             precision=self.experiment.precision,
             processes=self.processes,
         )

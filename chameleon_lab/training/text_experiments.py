@@ -44,7 +44,7 @@ class TextExperiment:
     seed: int = 0
     budget: Budget = field(default=Budget(steps=1), init=False)
     rules: tuple[Rule, ...] = field(default=(), init=False)
-    kept: int = field(default=0, init=False)
+    checkpoints: int = field(default=0, init=False)
     precision: str = field(default="32-true", init=False)
     offers: tuple[str, ...] = field(default=(), init=False)
 

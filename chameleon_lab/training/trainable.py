@@ -27,8 +27,8 @@ class Prepared:
 class Trainable(Protocol):
     """A frozen dataclass that says what to train: everything that decides the result but the machine.
 
-    `rules` sound alarms. `kept` checkpoints stay for forks, evenly over the budget; `precision` is Lightning's name of
-    one. `offers`: names in `stability.FIXES` of what a fork may add.
+    `rules` sound alarms. `checkpoints`: how many stay for forks, evenly over the budget. `precision` is Lightning's
+    name of one. `offers`: names in `stability.FIXES` of what a fork may add.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -42,7 +42,7 @@ class Trainable(Protocol):
     @property
     def rules(self) -> Sequence[Rule]: ...
     @property
-    def kept(self) -> int: ...
+    def checkpoints(self) -> int: ...
     @property
     def precision(self) -> str: ...
     @property

@@ -94,7 +94,7 @@ def test_attention_of_whole_sequences(say) -> None:
 def test_attention_of_one_query(say) -> None:
     def times(length: int) -> float:
         q_BH1K = torch.randn(1, 8, 1, 32)
-        pairs = copies_of(lambda: torch.randn(2, 1, 8, length, 32))
+        pairs = [(pair[0], pair[1]) for pair in copies_of(lambda: torch.randn(2, 1, 8, length, 32))]
         return ratio(
             lambda n: attention_of_one(q_BH1K, *pairs[n], None),
             lambda n: F.scaled_dot_product_attention(q_BH1K, *pairs[n]),
@@ -105,10 +105,6 @@ def test_attention_of_one_query(say) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crossovers, "FUSED_NUMBERS", 0)
         say("FUSED_NUMBERS", value, [(each * length, times(length)) for length in (64, 128, 256, 512, 2048)])
-
-
-def in_parts(x_1I: Tensor, weight_OI: Tensor, parts: int = 2) -> Tensor:
-    return torch.bmm(weight_OI.unflatten(0, (parts, -1)), x_1I.expand(parts, -1)[..., None])
 
 
 def test_products_of_one_row(say) -> None:

@@ -18,7 +18,7 @@ from chameleon_lab.training.modules import Budget
 
 pytestmark = pytest.mark.slow
 
-BARE = replace(SIDE_BY_SIDE, monitors=(), kept=0, budget=Budget(steps=150))
+BARE = replace(SIDE_BY_SIDE, monitors=(), checkpoints=0, budget=Budget(steps=150))
 
 
 def plain_loop(steps: int) -> float:

@@ -1,5 +1,7 @@
 """The comparison of runs in a real JupyterLab with a real kernel: live, from a folder, and as a still."""
 
+import time
+
 from playwright.sync_api import expect
 
 RUNS = """import json
@@ -47,8 +49,10 @@ def test_a_live_run_is_compared_with_a_folder_and_leaves_a_still_that_outlives_t
         page.get_by_role("button", name="Save as SVG").click()
     assert download.value.suggested_filename == "runs.svg"
     threads = "import threading\nany(each.name.startswith('compare panel pump') for each in threading.enumerate())"
-    page.wait_for_timeout(1500)
-    assert notebook.kernel(threads) is False
+    deadline = time.monotonic() + 30  # the pump lingers for two seconds after the last still is drawn
+    while notebook.kernel(threads):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(500)
     expect(page.locator(".chameleon-still")).to_contain_text("baseline: finished, 140 steps")
     expect(page.locator(".chameleon-still")).to_be_hidden()
     notebook.save()

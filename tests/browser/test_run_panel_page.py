@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 import time
 from dataclasses import asdict, replace
 
@@ -10,7 +12,7 @@ import pytest
 from fakes import GrowingRun, step_record
 from playwright.sync_api import expect
 
-from chameleon_lab.history import StepRecord
+from chameleon_lab.history import RecordedRun, StepRecord
 from chameleon_widgets.runs.run_panel import RunPanel
 
 PIXELS = """([selector, x, y, width, height]) => {
@@ -391,6 +393,29 @@ def test_a_finished_run_is_seen_from_its_folder_without_controls(panel, tmp_path
     expect(bridge.page.get_by_role("toolbar", name="Controls")).to_be_hidden()
     expect(bridge.page.locator(".chm-curves")).to_have_count(2)
     bridge.page.screenshot(path=screenshots / "run-folder.png")
+
+
+def test_a_run_in_another_process_is_steered_through_its_folder(panel, tmp_path, screenshots):
+    class Obedient(RecordedRun):
+        def act(self, command, **arguments):
+            if command == "pause":
+                raise ValueError("That process does not read its orders.")
+            orders.append((command, arguments))
+
+    orders, run = [], saturating(300)
+    state = replace(run.state, process=os.getpid(), host=socket.gethostname())
+    (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
+    (tmp_path / "metrics.jsonl").write_text(run.history.to_jsonl())
+    bridge = panel(Obedient(tmp_path))
+    bridge.until(lambda: lamp(bridge) == "Training")
+    expect(bridge.page.get_by_text("from its folder")).to_be_visible()
+    bridge.page.get_by_role("button", name="Pause").click()
+    bridge.until(lambda: bridge.page.get_by_role("alert").is_visible())
+    expect(bridge.page.get_by_role("alert")).to_have_text("That process does not read its orders.")
+    bridge.page.screenshot(path=screenshots / "run-folder-live.png")
+    bridge.page.get_by_role("button", name="Save a checkpoint now").click()
+    bridge.until(lambda: orders == [("save", {})])
+    bridge.until(lambda: bridge.page.get_by_role("alert").is_hidden())
 
 
 def test_a_kernel_that_does_not_answer_is_told(panel):

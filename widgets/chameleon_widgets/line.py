@@ -40,8 +40,8 @@ class LineMessage(TypedDict):
     trouble: NotRequired[str]
 
 
-def bundled(name: str) -> tuple[Path, Path]:
-    """The script and the style sheet of a widget: `_esm, _css = bundled("chat_cell")`."""
+def assets(name: str) -> tuple[Path, Path]:
+    """The script and the style sheet of a widget: `_esm, _css = assets("chat_cell")`."""
     static = Path(__file__).parent / "static"
     return static / f"{name}.js", static / f"{name}.css"
 
@@ -55,7 +55,7 @@ class Line:
     `still()` is the widget's picture for a saved notebook: HTML body and plain text. Another thread calls it.
     `handlers` do what the browser asks, by the `kind` of the message. They flip flags and hand work over, and never
     compute. One that returns True has begun work that will `ring` soon, so that the answer goes out with the result.
-    `end` ends the widget's work, once: when its notebook cell is run again, or when the widget is closed.
+    `end` ends the widget's work: when its notebook cell is run again, and when the widget is closed.
     """
 
     def __init__(
@@ -119,9 +119,8 @@ class Line:
 
     def end(self) -> None:
         """Ends the widget's work and follows nothing any more. Views are still answered."""
-        if not self.ended:
-            self.ended = True
-            self._end()
+        self.ended = True
+        self._end()
 
     def _receive(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         kind, trouble, awaited = str(content.get("kind", "")), "", False

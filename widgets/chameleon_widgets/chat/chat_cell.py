@@ -18,7 +18,7 @@ from chameleon_lab.pictures import read_picture
 from chameleon_lab.records import Piece
 from chameleon_widgets.chat.conversation import Conversation, ConversationFeed, Exchange, message_of
 from chameleon_widgets.chat.messages import ConversationExport
-from chameleon_widgets.line import Line, Part, bundled
+from chameleon_widgets.line import Line, Part, assets
 from chameleon_widgets.threads import Worker
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ class ChatCell(anywidget.AnyWidget):
     the callable takes are shown and passed; a default that it does not take raises ValueError.
     """
 
-    _esm, _css = bundled("chat_cell")
+    _esm, _css = assets("chat_cell")
 
     status = traitlets.Unicode("idle", help="idle, reading, writing, drawing, stopped or error.").tag(sync=True)
     settings = traitlets.Dict(help="What the next reply is made with; seed None draws a new one.").tag(sync=True)

@@ -173,7 +173,7 @@ class ConversationFeed:
     def __init__(self, conversation: Conversation, pending: list[threading.Event]) -> None:
         self._conversation = conversation
         self._pending = pending  # one event for each message not yet replied to, set when that was given up
-        self._sent: dict[int, tuple[list[Any], list[Any], dict[str, Any]]] = {}
+        self._delivered: dict[int, tuple[list[Any], list[Any], dict[str, Any]]] = {}
         self._order: list[int] | None = None
         self._number = 0
         self._busy = False
@@ -182,7 +182,7 @@ class ConversationFeed:
         """The next message and its buffers, with everything where it is `whole`; None when there is nothing new."""
         with self._conversation.lock:
             if whole:
-                self._sent, self._order = {}, None
+                self._delivered, self._order = {}, None
             pictures: list[PIL.Image.Image] = []
             changed = [news for each in self._conversation.exchanges if (news := self._news(each, pictures))]
             order = [each.key for each in self._conversation.exchanges]
@@ -190,14 +190,14 @@ class ConversationFeed:
         if not (whole or changed or order != self._order or busy != self._busy):
             return None
         self._order, self._number, self._busy = order, self._number + 1, busy
-        self._sent = {key: sent for key, sent in self._sent.items() if key in order}
+        self._delivered = {key: parts for key, parts in self._delivered.items() if key in order}
         message = ConversationUpdate(
             kind="update", number=self._number, busy=busy, whole=whole, order=order, changed=changed
         )
         return message, [png(picture, CHAT_SIDE) for picture in pictures]
 
     def _news(self, exchange: Exchange, pictures: list[PIL.Image.Image]) -> ExchangeNews | None:
-        user, reply, meta = self._sent.setdefault(exchange.key, ([], [], {}))
+        user, reply, meta = self._delivered.setdefault(exchange.key, ([], [], {}))
         news: ExchangeNews = {"key": exchange.key}
         now = {
             "state": exchange.state,
@@ -209,17 +209,17 @@ class ConversationFeed:
         if now != meta:
             news |= now  # type: ignore[assignment]
             meta.update(now)
-        for name, parts, sent in (("user", exchange.user, user), ("reply", exchange.reply, reply)):
-            if fresh := _fresh(parts, sent, pictures):
+        for name, parts, delivered in (("user", exchange.user, user), ("reply", exchange.reply, reply)):
+            if fresh := _fresh(parts, delivered, pictures):
                 news[name] = fresh
         return news if len(news) > 1 else None
 
 
-def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Image]) -> list[PartNews]:
-    """What of `parts` is not in `sent` yet (text by length, pictures by identity); `sent` is brought up to date."""
+def _fresh(parts: Sequence[object], delivered: list[Any], pictures: list[PIL.Image.Image]) -> list[PartNews]:
+    """What of `parts` is not in `delivered` yet (text by length, pictures by identity), which is brought up to date."""
     fresh: list[PartNews] = []
     for at, part in enumerate(parts):
-        before = sent[at] if at < len(sent) else None
+        before = delivered[at] if at < len(delivered) else None
         if isinstance(part, Text):
             start = before or 0
             if before is None or len(part.text) > start:
@@ -233,7 +233,7 @@ def _fresh(parts: Sequence[object], sent: list[Any], pictures: list[PIL.Image.Im
                 fresh.append(news)
                 pictures.append(part.picture)
             now = part
-        sent[at : at + 1] = [now]
+        delivered[at : at + 1] = [now]
     return fresh
 
 

@@ -15,7 +15,7 @@ import traitlets
 from chameleon_lab.pictures import read_picture, rgb
 from chameleon_widgets.images.edits import Codec, Grid, Surgery, Swatches, grid_of, whole_numbers
 from chameleon_widgets.images.messages import GridFacts, PictureFacts, SurgeryUpdate
-from chameleon_widgets.line import Handler, Line, Part, bundled, paragraph
+from chameleon_widgets.line import Handler, Line, Part, assets, paragraph
 from chameleon_widgets.pictures import png
 from chameleon_widgets.threads import Worker
 
@@ -32,7 +32,7 @@ class CodeSurgery(anywidget.AnyWidget):
     that is a number. Codes set later, here or from a file, are an edit if the grid keeps its shape, else a new start.
     """
 
-    _esm, _css = bundled("code_surgery")
+    _esm, _css = assets("code_surgery")
 
     status = traitlets.Unicode("idle", help="idle, working or error.").tag(sync=True)
 
@@ -51,7 +51,7 @@ class CodeSurgery(anywidget.AnyWidget):
         self._waiting, self._stale, self._seconds = 0, False, 0.0  # that the last job took
         self._applied = dict[str, int]()  # number of the last edit of each view
         self._resting = False  # nothing is painted any more: the still may be made once all is decoded
-        self._sent: PIL.Image.Image | None = None  # the decoded original that the views have
+        self._page_before: PIL.Image.Image | None = None  # the decoded original that the views have
         self._swatches = Swatches(self._surgery.swatch)
         self._worker = Worker("code surgery worker")
         super().__init__()
@@ -221,8 +221,8 @@ class CodeSurgery(anywidget.AnyWidget):
             decoded, error, working = self._surgery.decoded, self._error, self._waiting > 0
             message = SurgeryUpdate(kind="update", applied=dict(self._applied))
             resting, self._resting = self._resting and not working, self._resting and working
-            before = None if "hello" in due else self._sent
-            self._sent = decoded.before if decoded is not None and "pictures" in due else before
+            before = None if "hello" in due else self._page_before
+            self._page_before = decoded.before if decoded is not None and "pictures" in due else before
         self.status = "working" if working else "error" if error is not None else "idle"
         buffers: list[bytes] = []
         if "samples" in due:

@@ -26,7 +26,7 @@ from chameleon_widgets.images.messages import (
     AtlasState,
     AtlasUsage,
 )
-from chameleon_widgets.line import Line, Part, bundled
+from chameleon_widgets.line import Line, Part, assets
 from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.threads import Worker
 
@@ -42,7 +42,7 @@ class CodebookAtlas(anywidget.AnyWidget):
     ValueError for a codebook that is missing, misshapen or not finite, and for a usage of another size.
     """
 
-    _esm, _css = bundled("codebook_atlas")
+    _esm, _css = assets("codebook_atlas")
 
     status = traitlets.Unicode("working", help="idle, working or error.").tag(sync=True)
     selected: Any = traitlets.Any(None, help="The code chosen in the cell or from Python; None while there is none.")
@@ -56,7 +56,7 @@ class CodebookAtlas(anywidget.AnyWidget):
     ) -> None:
         self._study = CodebookStudy(tokenizer, pictures, usage)
         self._detail: tuple[AtlasCode, list[bytes]] = NO_CODE, []
-        self._wanted: deque[int] = deque()  # codes whose decoded patches the detail waits for
+        self._queue: deque[int] = deque()  # codes whose decoded patches the detail waits for
         self._picture = 0
         self._colours_wanted = self._colouring = False
         self._counted = 0.0  # when the usage was sent last
@@ -148,14 +148,14 @@ class CodebookAtlas(anywidget.AnyWidget):
         content, patches = self._study.detail(code)
         self._detail = content, [png(patch) for patch in patches]
         self._line.tell("code")
-        idle = not self._wanted
-        self._wanted = deque([code, *(each for each, _ in content["near"])])
+        idle = not self._queue
+        self._queue = deque([code, *(each for each, _ in content["near"])])
         if idle:
             self._decode()
 
     def _decode(self) -> None:
-        self._line.tell(*self._study.decode(self._wanted))
-        if self._wanted and not self._line.ended:
+        self._line.tell(*self._study.decode(self._queue))
+        if self._queue and not self._line.ended:
             self._worker.submit(self._decode)
 
     def _colour(self, again: bool = False) -> None:
@@ -186,7 +186,7 @@ class CodebookAtlas(anywidget.AnyWidget):
             self._line.send(layout, [study.order_N.astype("<u4").tobytes()])
         if "usage" in due:
             names = [each.name for each in pictures]
-            use = AtlasUsage(kind="usage", names=names, given=study.given is not None, **facts(usage))
+            use = AtlasUsage(kind="usage", names=names, external=study.external_usage is not None, **facts(usage))
             self._line.send(use, [usage.counts_N.astype("<f8").tobytes()])
         if "picture" in due and pictures:
             picture, codes = pictures[self._picture].picture, pictures[self._picture].codes

@@ -107,15 +107,15 @@ def draw(order_N: np.ndarray, counts_N: np.ndarray, width: int = 1120) -> PIL.Im
     rows = math.ceil(len(order_N) / columns)
     side = max(1, min(80, width // columns))
     inner = max(1, side - max(1, side // 14))
-    seen_N = counts_N[order_N]
+    ordered_N = counts_N[order_N]
     paper, dead = (np.array(_rgb(colour), np.uint8) for colour in (PAPER, DEAD))
     cells_NSSC = np.tile(paper, (rows * columns, side, side, 1))
-    cells_NSSC[: len(order_N), :inner, :inner] = shades(seen_N)[:, None, None]
+    cells_NSSC[: len(order_N), :inner, :inner] = shades(ordered_N)[:, None, None]
     if counts_N.any():
         row, column = np.indices((side, side)) - (inner - 1) / 2
         cross_SS = np.abs(np.abs(row) - np.abs(column)) < max(1, side / 20)
         cross_SS &= np.maximum(np.abs(row), np.abs(column)) <= inner * 0.38
-        cells_NSSC[: len(order_N)][seen_N == 0] = np.where(cross_SS[:, :, None], dead, paper)
+        cells_NSSC[: len(order_N)][ordered_N == 0] = np.where(cross_SS[:, :, None], dead, paper)
     map_RSQSC = cells_NSSC.reshape(rows, columns, side, side, 3).swapaxes(1, 2)
     return PIL.Image.fromarray(map_RSQSC.reshape(rows * side, columns * side, 3))
 

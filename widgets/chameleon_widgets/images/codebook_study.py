@@ -55,7 +55,7 @@ class CodebookStudy:
         self.size = len(self.book_NC)
         if usage is not None and len(usage.counts_N) != self.size:
             raise ValueError(f"The usage counts {len(usage.counts_N)} codes, and the codebook has {self.size}.")
-        self.given = usage
+        self.external_usage = usage
         self.sightings = Sightings(self.size)
         self.order_N: np.ndarray | None = None
         self.colours_N4 = np.zeros((self.size, 4), np.uint8)
@@ -69,7 +69,7 @@ class CodebookStudy:
     @property
     def usage(self) -> CodebookUsage:
         """The usage given, else that of the pictures encoded so far."""
-        return self.sightings.usage if self.given is None else self.given
+        return self.sightings.usage if self.external_usage is None else self.external_usage
 
     @property
     def doing(self) -> str:

@@ -192,33 +192,33 @@ class Swatches:
 
     def __init__(self, swatch: Callable[[int], bytes]) -> None:
         self._swatch = swatch
-        self._made: dict[int, bytes] = {}
-        self._wanted, self._fresh = deque[int](), deque[int]()
+        self._pictures: dict[int, bytes] = {}
+        self._queue, self._fresh = deque[int](), deque[int]()
 
     def want(self, codes: Iterable[int]) -> None:
-        self._wanted.extend(codes)
+        self._queue.extend(codes)
 
     def forget(self) -> None:
         """Makes none of those that are still wanted."""
-        self._wanted.clear()
+        self._queue.clear()
 
     def make(self, seconds: float) -> bool:
         """Makes swatches for so long, one at least; whether more may be wanted."""
         until = time.monotonic() + seconds
         while True:
             try:
-                code = self._wanted.popleft()
+                code = self._queue.popleft()
             except IndexError:
                 return False
-            if code not in self._made:
-                self._made[code] = self._swatch(code)
+            if code not in self._pictures:
+                self._pictures[code] = self._swatch(code)
             self._fresh.append(code)
             if time.monotonic() > until:
                 return True
 
     def take(self) -> dict[int, bytes]:
         """Those made since the last call."""
-        return {code: self._made[code] for code in [self._fresh.popleft() for _ in range(len(self._fresh))]}
+        return {code: self._pictures[code] for code in [self._fresh.popleft() for _ in range(len(self._fresh))]}
 
 
 def whole_numbers(values: object, end: int | None, whose: str) -> np.ndarray:

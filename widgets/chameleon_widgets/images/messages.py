@@ -69,7 +69,7 @@ class AtlasUsage(TypedDict):
 
     kind: Literal["usage"]
     names: list[str]
-    given: bool
+    external: bool
     tokens: int
     usage: float
     perplexity: float

@@ -16,7 +16,7 @@ from chameleon_lab.pictures import read_picture, rgb
 from chameleon_lab.records import Reconstruction
 from chameleon_widgets.images.messages import ViewerOffers, ViewerResult
 from chameleon_widgets.images.round_trips import RoundTrip, refusal_words, still
-from chameleon_widgets.line import Line, Part, bundled, paragraph
+from chameleon_widgets.line import Line, Part, assets, paragraph
 from chameleon_widgets.pictures import png
 from chameleon_widgets.threads import Worker
 
@@ -43,7 +43,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
     codes there are, for the count of bits; left out, it is each tokenizer's `codes`, where that is a number.
     """
 
-    _esm, _css = bundled("reconstruction_viewer")
+    _esm, _css = assets("reconstruction_viewer")
 
     status = traitlets.Unicode("idle", help="idle, working or error.").tag(sync=True)
 

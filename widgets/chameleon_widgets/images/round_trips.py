@@ -33,8 +33,8 @@ class RoundTrip:
     @property
     def pictures(self) -> tuple[PIL.Image.Image, ...]:
         """Original and reconstruction; none where there is an error."""
-        made = self.result
-        return (made.original, made.picture) if isinstance(made, Reconstruction) else ()
+        result = self.result
+        return (result.original, result.picture) if isinstance(result, Reconstruction) else ()
 
     @property
     def bits(self) -> int | None:
@@ -55,22 +55,22 @@ class RoundTrip:
             width=0,
             height=0,
         )
-        if not isinstance(made := self.result, Reconstruction):
-            facts["error"] = paragraph(made)
+        if not isinstance(result := self.result, Reconstruction):
+            facts["error"] = paragraph(result)
             return facts
-        facts["codes"], (facts["width"], facts["height"]) = made.codes.tolist(), made.original.size
-        facts["psnr"] = None if math.isinf(made.psnr) else made.psnr
-        facts["ssim"] = None if math.isnan(made.ssim) else made.ssim
+        facts["codes"], (facts["width"], facts["height"]) = result.codes.tolist(), result.original.size
+        facts["psnr"] = None if math.isinf(result.psnr) else result.psnr
+        facts["ssim"] = None if math.isnan(result.ssim) else result.ssim
         return facts
 
     def summary(self) -> str:
         """One line: how many codes, of how many bits, and how close the picture came back."""
-        if not isinstance(made := self.result, Reconstruction):
-            return paragraph(made)
-        count = made.codes.size
+        if not isinstance(result := self.result, Reconstruction):
+            return paragraph(result)
+        count = result.codes.size
         size = f" × {self.bits} bits = {count * self.bits} bits" if self.bits else ""
-        psnr_text = "equal" if math.isinf(made.psnr) else f"PSNR {made.psnr:.1f} dB"
-        ssim_text = "" if math.isnan(made.ssim) else f", SSIM {made.ssim:.3f}"
+        psnr_text = "equal" if math.isinf(result.psnr) else f"PSNR {result.psnr:.1f} dB"
+        ssim_text = "" if math.isnan(result.ssim) else f", SSIM {result.ssim:.3f}"
         return f"{count} codes{size}, {psnr_text}{ssim_text}"
 
 

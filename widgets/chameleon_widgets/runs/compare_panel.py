@@ -16,7 +16,7 @@ from chameleon_widgets import stills
 from chameleon_widgets.runs.compared_runs import ComparedRuns, outcome_words
 from chameleon_widgets.runs.comparison import CURVE_COLOURS, RunLike, first_measures
 from chameleon_widgets.runs.messages import ComparisonFigure, ComparisonState, ComparisonTrouble
-from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
 from chameleon_widgets.threads import Worker
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ComparePanel(anywidget.AnyWidget):
     FileNotFoundError for a folder without a run and TypeError for what is none.
     """
 
-    _esm, _css = bundled("compare_panel")
+    _esm, _css = assets("compare_panel")
 
     measures: Any = traitlets.List(traitlets.Unicode(), help="What is charted, in order.").tag(sync=True)
     smoothing: Any = traitlets.Float(0.0, min=0.0, max=0.99, help="Weight of the exponential mean.").tag(sync=True)

@@ -50,18 +50,18 @@ class RunFeed:
         `measures`: only these are sent, those of layers as the worst of them; left out, all, and layers as they are.
         `thresholds`: of the run's rules, by measure and level; left out, those of the default rules.
         """
-        wanted = None if measures is None else frozenset(measures)
-        more = wanted is not None and self._measures is not None and not wanted <= self._measures
+        chosen = None if measures is None else frozenset(measures)
+        more = chosen is not None and self._measures is not None and not chosen <= self._measures
         if more or self._rewritten(history):
             self.epoch += 1
             self.rewind()
-        self._measures = wanted
+        self._measures = chosen
         while True:
             records = history.records[self._records : self._records + RECORDS_A_MESSAGE]
             alarms, changes = history.alarms[self._alarms :], history.interventions[self._changes :]
             if not records and not alarms and not changes:
                 return
-            columns, buffers = record_columns(records, wanted)
+            columns, buffers = record_columns(records, chosen)
             names = [column["name"] for column in (*columns["measures"], *columns["layers"])]
             facts = measure_facts(names, thresholds)
             message = RunNews(

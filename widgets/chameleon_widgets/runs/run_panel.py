@@ -14,7 +14,7 @@ import anywidget
 import traitlets
 
 from chameleon_lab.history import History, RecordedRun, RunState
-from chameleon_widgets.line import STILL_SECONDS, Line, Part, bundled, paragraph
+from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
 from chameleon_widgets.runs.messages import PanelState, PanelUnreadable
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
 from chameleon_widgets.stills import escape, image
@@ -46,7 +46,7 @@ class RunPanel(anywidget.AnyWidget):
     orders. What is over is read, and not followed. Raises FileNotFoundError for a folder that holds no run.
     """
 
-    _esm, _css = bundled("run_panel")
+    _esm, _css = assets("run_panel")
 
     status = traitlets.Unicode("waiting", help="Of the run, as in RunState.").tag(sync=True)
 
@@ -55,7 +55,7 @@ class RunPanel(anywidget.AnyWidget):
         self._folder = isinstance(self._run, RecordedRun)
         self._feed = RunFeed()
         self._pace = deque[tuple[float, float]]()  # (seconds of training, progress)
-        self._sent: PanelState | None = None
+        self._facts_before: PanelState | None = None
         self._refusal, self._refusals = "", 0
         self._actor, self._stopper = Worker("run panel worker"), Worker("run panel stop")
         state = self._run.state
@@ -125,12 +125,12 @@ class RunPanel(anywidget.AnyWidget):
             state = self._run.state  # before the history, which is then whole when the state is over
             history = self._run.history
         except Exception as error:  # a folder may hold anything
-            self._sent = None
+            self._facts_before = None
             self._line.send(PanelUnreadable(kind="unreadable", error=paragraph(error)))
             return False
         facts = self._facts(state, history)
-        if due or facts != self._sent:
-            self._sent = facts
+        if due or facts != self._facts_before:
+            self._facts_before = facts
             self.status = state.status
             self._line.send(facts)
         for message, buffers in self._feed.news(history, thresholds=state.thresholds):

@@ -166,7 +166,7 @@ function render(context) {
     sending = false;
     field.lock(false);
     if (arrived) field.clear();
-    else page.tell(`${page.said} It stays here.`);
+    else page.tell(`${page.notice} It stays here.`);
     toEnd(true);
     page.refresh();
   }

@@ -33,14 +33,14 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
   const signal = lamp();
   const stills = element("div", { hidden: true });
   const alert = element("div.chm-alert", { role: "alert", hidden: true });
-  let said = ""; // what the page itself has to say
+  let notice = ""; // what the page itself has to say
   let still = ""; // class of the still
 
   const link = connect(model, {
     receive(message, buffers) {
       if (message.kind === "line") {
         still = message.still;
-        if (message.trouble) said = message.trouble;
+        if (message.trouble) notice = message.trouble;
         keeper.receive(message);
       } else if (Object.hasOwn(receive, message.kind)) receive[message.kind](message, buffers);
       show();
@@ -55,7 +55,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     box.classList.toggle("chm-orphan", link.state === "silent" && !ready());
     const covered = ready() ? still : "";
     if (stills.dataset.of !== covered) stills.replaceChildren(hidesStill((stills.dataset.of = covered)));
-    const text = [said, ...(trouble?.() ?? [])].filter(Boolean).join("\n");
+    const text = [notice, ...(trouble?.() ?? [])].filter(Boolean).join("\n");
     alert.hidden = !text;
     write(alert, text);
     refresh();
@@ -63,7 +63,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
 
   /** Says something in the alert, or no longer. @param {string} text */
   function tell(text) {
-    said = text;
+    notice = text;
     show();
   }
 
@@ -91,8 +91,8 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
       return link.state === "silent";
     },
     /** What the alert holds of the page's own. */
-    get said() {
-      return said;
+    get notice() {
+      return notice;
     },
     /**
      * Asks the kernel for something; says so where it does not answer, beginning with `lost`.
@@ -102,7 +102,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     async ask(content, { buffers, lost = "The kernel has not answered: it" } = {}) {
       tell("");
       const arrived = await link.request(content, buffers);
-      if (!arrived) said = `${lost} is busy with another cell, or gone.`;
+      if (!arrived) notice = `${lost} is busy with another cell, or gone.`;
       show();
       return arrived;
     },

@@ -80,7 +80,7 @@ export function connect(model, { receive, change }) {
      * @returns {Promise<boolean>}
      */
     request(content, buffers) {
-      const sent = performance.now();
+      const posted = performance.now();
       const mark = post(content, buffers);
       return new Promise((resolve) => {
         /** @param {boolean} arrived */
@@ -90,7 +90,7 @@ export function connect(model, { receive, change }) {
           if (!arrived) become("silent");
           resolve(arrived);
         };
-        const timer = setTimeout(() => settle(last > sent), PATIENCE);
+        const timer = setTimeout(() => settle(last > posted), PATIENCE);
         open.set(mark, { settle, timer });
       });
     },

@@ -48,7 +48,7 @@ export async function readPicture(file) {
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     blob = await new Promise((resolve, reject) =>
-      canvas.toBlob((made) => (made ? resolve(made) : reject(new Error(notPicture(file.name)))), "image/png"),
+      canvas.toBlob((png) => (png ? resolve(png) : reject(new Error(notPicture(file.name)))), "image/png"),
     );
   }
   bitmap.close();

@@ -15,7 +15,7 @@ import { work } from "./surgery_work.js";
 
 const NUMBERED = 12; // columns up to which numbers can be read
 const UNKNOWN = "color-mix(in srgb, var(--accent) 40%, transparent)"; // of what is painted with a code not seen yet
-const KEPT = "What you paint is kept here, and decoded as soon as the kernel answers.";
+const WAITING_WORDS = "What you paint is kept here, and decoded as soon as the kernel answers.";
 const REST = 800; // milliseconds without an edit before the still is made
 
 /** @param {import("../frame/frame.js").Context} context */
@@ -37,9 +37,9 @@ function render(context) {
     ready: () => whole,
     state() {
       if (opening || model.get("status") === "working") return ["working", opening ? "Opening" : "Decoding"];
-      return error || page.said ? ["error", "Error"] : ["idle", "Ready"];
+      return error || page.notice ? ["error", "Error"] : ["idle", "Ready"];
     },
-    trouble: () => [page.silent && hand.waits ? KEPT : error],
+    trouble: () => [page.silent && hand.waits ? WAITING_WORDS : error],
     traits: ["status"],
   });
   const { box, tell } = page;

@@ -60,7 +60,7 @@ function render(context) {
     ready: () => book.columns > 0,
     state() {
       if (state.doing) return ["working", state.doing];
-      return page.said || state.trouble.length ? ["error", "Error"] : ["idle", "Ready"];
+      return page.notice || state.trouble.length ? ["error", "Error"] : ["idle", "Ready"];
     },
     trouble: () => state.trouble,
     repaint: () => map.repaint(),
@@ -192,7 +192,7 @@ function render(context) {
       [
         grouped(facts.tokens),
         "tokens seen",
-        facts.given ? "elsewhere" : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`,
+        facts.external ? "elsewhere" : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`,
       ],
     ];
     figures.replaceChildren(

@@ -64,8 +64,8 @@ export function codebookMap({ book, name, choose, painted }) {
     for (let at = 0; at < book.order.length; at += 1) {
       const code = book.order[at];
       const count = book.counts[code];
-      const known = book.view === "colour" && book.colours && book.colours[4 * code + 3];
-      const rgb = known && book.colours ? book.colours.subarray(4 * code, 4 * code + 3) : null;
+      const coloured = book.view === "colour" && book.colours && book.colours[4 * code + 3];
+      const rgb = coloured && book.colours ? book.colours.subarray(4 * code, 4 * code + 3) : null;
       const under = !rgb ? "onPaper" : 0.3 * rgb[0] + 0.6 * rgb[1] + 0.1 * rgb[2] > 120 ? "onLight" : "onDark";
       if (!count && book.tokens) cross(crosses[under], at, inner);
       if (rgb) context.fillStyle = `rgb(${rgb.join(" ")})`;

@@ -53,7 +53,7 @@ export interface AtlasMap {
 export interface AtlasUsage {
   kind: "usage";
   names: string[];
-  given: boolean;
+  external: boolean;
   tokens: number;
   usage: number;
   perplexity: number;

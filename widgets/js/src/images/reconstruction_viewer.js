@@ -46,7 +46,7 @@ function render(context) {
     ready: () => whole,
     state() {
       if (asking || model.get("status") === "working") return ["working", "Encoding"];
-      return error || page.said ? ["error", "Error"] : ["idle", "Ready"];
+      return error || page.notice ? ["error", "Error"] : ["idle", "Ready"];
     },
     trouble: () => [error],
     traits: ["status"],

@@ -84,8 +84,8 @@ export function rectangle(one, other, { rows, columns }) {
  */
 export function replay(codes, edits) {
   const painted = codes.slice();
-  for (const { cells, codes: given } of edits)
-    cells.forEach((cell, index) => (painted[cell] = typeof given === "number" ? given : given[index]));
+  for (const { cells, codes: fresh } of edits)
+    cells.forEach((cell, index) => (painted[cell] = typeof fresh === "number" ? fresh : fresh[index]));
   return painted;
 }
 

@@ -36,9 +36,9 @@ export function overlay() {
 
   return {
     node,
-    /** @param {import("./strokes.js").Shape} given */
-    shape(given) {
-      size = given;
+    /** @param {import("./strokes.js").Shape} shape */
+    shape(shape) {
+      size = shape;
       node.setAttribute("viewBox", `0 0 ${size.columns} ${size.rows}`);
       node.classList.toggle("chm-fine", Math.max(size.rows, size.columns) > 16);
       trace("lines", lines(size));
@@ -93,7 +93,7 @@ export function board({ label, describe, acts }) {
   let size = { rows: 0, columns: 0 };
   let [home, anchor] = [0, 0];
   /** @type {Place | null} */
-  let held = null; // where a drag has come to
+  let reached = null; // where a drag has come to
 
   /** @param {number} at @returns {Place} */
   const middle = (at) => ({ at, row: Math.floor(at / size.columns) + 0.5, column: (at % size.columns) + 0.5 });
@@ -122,27 +122,27 @@ export function board({ label, describe, acts }) {
   node.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     node.setPointerCapture(event.pointerId);
-    held = place(event);
-    goTo(held.at);
-    anchor = held.at;
-    acts.down(held, event);
+    reached = place(event);
+    goTo(reached.at);
+    anchor = reached.at;
+    acts.down(reached, event);
   });
   node.addEventListener("pointermove", (event) => {
-    for (const each of held ? (event.getCoalescedEvents?.() ?? []) : []) {
+    for (const each of reached ? (event.getCoalescedEvents?.() ?? []) : []) {
       const next = place(each);
-      acts.drag(/** @type {Place} */ (held), next);
-      held = next;
+      acts.drag(/** @type {Place} */ (reached), next);
+      reached = next;
     }
     const here = place(event);
-    if (held) acts.drag(held, here);
-    if (held) held = here;
+    if (reached) acts.drag(reached, here);
+    if (reached) reached = here;
     acts.hover(here);
   });
   for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
     node.addEventListener(end, () => {
-      if (!held) return;
-      goTo(held.at);
-      held = null;
+      if (!reached) return;
+      goTo(reached.at);
+      reached = null;
       acts.up();
     });
   node.addEventListener("pointerleave", () => acts.hover(null));
@@ -169,10 +169,10 @@ export function board({ label, describe, acts }) {
     node,
     mark: over.mark,
     numbers: over.numbers,
-    /** @param {import("./strokes.js").Shape} given */
-    shape(given) {
-      size = given;
-      over.shape(given);
+    /** @param {import("./strokes.js").Shape} shape */
+    shape(shape) {
+      size = shape;
+      over.shape(shape);
       node.setAttribute("aria-rowcount", String(size.rows));
       node.setAttribute("aria-colcount", String(size.columns));
       anchor = 0;

@@ -24,15 +24,15 @@ import { replay } from "./strokes.js";
 export function codesInHand(request, later) {
   const view = Math.random().toString(36).slice(2, 10);
   let grid = /** @type {Grid | null} */ (null);
-  let pending = /** @type {(import("./strokes.js").Edit & {sent: boolean})[]} */ ([]);
+  let pending = /** @type {(import("./strokes.js").Edit & {underway: boolean})[]} */ ([]);
   let number = 0;
   let waiting = false;
 
   function send() {
     for (const edit of pending) {
-      if (edit.sent) continue;
-      edit.sent = true;
-      const { sent, ...content } = edit;
+      if (edit.underway) continue;
+      edit.underway = true;
+      const { underway, ...content } = edit;
       request({ kind: "edit", view, ...content });
     }
   }
@@ -44,7 +44,7 @@ export function codesInHand(request, later) {
     waiting = true;
     later(() => {
       waiting = false;
-      if (pending.some((edit) => !edit.sent)) soon();
+      if (pending.some((edit) => !edit.underway)) soon();
     });
   }
 
@@ -69,12 +69,12 @@ export function codesInHand(request, later) {
     paint(cells, codes, stroke) {
       if (!grid) return false;
       const { codes: now, key } = grid;
-      const given = (/** @type {number} */ index) => (typeof codes === "number" ? codes : codes[index]);
-      const real = cells.map((_, index) => index).filter((index) => now[cells[index]] !== given(index));
+      const codeAt = (/** @type {number} */ index) => (typeof codes === "number" ? codes : codes[index]);
+      const real = cells.map((_, index) => index).filter((index) => now[cells[index]] !== codeAt(index));
       if (!real.length) return false;
       const written = real.map((index) => cells[index]);
       const last = pending.at(-1);
-      if (last && !last.sent && last.stroke === stroke && typeof codes === "number" && last.codes === codes)
+      if (last && !last.underway && last.stroke === stroke && typeof codes === "number" && last.codes === codes)
         last.cells.push(...written);
       else
         pending.push({
@@ -82,8 +82,8 @@ export function codesInHand(request, later) {
           number: (number += 1),
           stroke,
           cells: written,
-          codes: typeof codes === "number" ? codes : real.map(given),
-          sent: false,
+          codes: typeof codes === "number" ? codes : real.map(codeAt),
+          underway: false,
         });
       grid.codes = replay(now, [{ ...pending[pending.length - 1], cells: written }]);
       soon();
@@ -92,7 +92,7 @@ export function codesInHand(request, later) {
     send,
     /** Sends again what the kernel has not taken: what it has twice it ignores. */
     resend() {
-      for (const edit of pending) edit.sent = false;
+      for (const edit of pending) edit.underway = false;
       send();
     },
     /**
