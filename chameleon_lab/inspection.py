@@ -40,6 +40,7 @@ LOGITS_AT_ONCE = 256  # positions whose logits are held at once
 EDGES_AT_ONCE = 2**22  # edges of all knock-outs in one forward pass
 WEIGHTS_AT_ONCE = 2**24  # attention weights held at once
 BLOCK_BYTES = 2**26  # of queries, keys and values of blocks run again that are kept for the next question
+MEAN_BYTES = 2**27  # of weights averaged over heads, kept where those of all layers are no more than this
 
 
 class HeadValues(NamedTuple):
@@ -79,6 +80,7 @@ class Inspection:
         self._documents_1T = None if documents_T is None else torch.as_tensor(documents_T, device=device)[None]
         self._context: Context = CAUSAL if self._documents_1T is None else Packed(self._documents_1T)
         self._blocks: OrderedDict[int, HeadValues] = OrderedDict()
+        self._means: dict[int, Tensor] = {}
         self._streams: list[Tensor] = []  # T x D each: the input of the first block, then each block's output
         names = ["embedding_norm", *(f"blocks.{layer}" for layer in range(model.config.layers))]
         with torch.inference_mode(), self._changed(), _outputs(model, names) as outputs:
@@ -88,6 +90,11 @@ class Inspection:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Layers, and heads in each."""
+        return self.model.config.layers, self.model.config.heads
 
     @property
     def quantized(self) -> bool:
@@ -113,7 +120,7 @@ class Inspection:
     def readings(self) -> list[TokenReading]:
         """All tokens as plain values. As a table: `pandas.DataFrame([vars(each) for each in look.readings])`."""
         readings, image, code = list[TokenReading](), -1, 0
-        vocabulary = self.tokenizer.vocabulary
+        vocabulary, grids = self.tokenizer.vocabulary, self._grids
         for position, (token, modality) in enumerate(zip(self.tokens.tolist(), self.modalities, strict=True)):
             if token == vocabulary.begin_image:
                 image, code = image + 1, 0
@@ -126,7 +133,7 @@ class Inspection:
                 )
                 reading = replace(reading, log_probability=measured[0], rank=measured[1], entropy=measured[2])
             if modality == Modality.IMAGE:
-                row, column = divmod(code, self._grids[image][1])
+                row, column = divmod(code, grids[image][1])
                 reading, code = replace(reading, image=image, row=row, column=column), code + 1
             readings.append(reading)
         return readings
@@ -145,6 +152,13 @@ class Inspection:
             case Modality.IMAGE:
                 return f"code {int(vocabulary.codes_of_tokens(np.array(token)))}"
         return next((name for name in SPECIALS if getattr(vocabulary, name) == token), f"special {token}")
+
+    def swatch(self, token: int) -> PIL.Image.Image | None:
+        """What a token looks like: two rows of two of its code, decoded; None for what is no code."""
+        vocabulary = self.tokenizer.vocabulary
+        if vocabulary.modality[token] != Modality.IMAGE:
+            return None
+        return self.tokenizer.image.decode(np.full((2, 2), vocabulary.codes_of_tokens(np.array(token))))
 
     def alternatives(self, position: int, k: int = 5) -> list[tuple[int, float]]:
         """(token, probability) of the `k` likeliest tokens at a position, given all before it, likeliest first."""
@@ -225,9 +239,22 @@ class Inspection:
         for layer in reversed(range(self.model.config.layers)):
             read_T = torch.zeros_like(row_T)
             for span in self._spans(0, position + 1):
-                read_T += row_T[span] @ self._weights(layer, span).float().mean(0)[:, : position + 1]
+                read_T += row_T[span] @ self._mean_weights(layer, span)[:, : position + 1]
             row_T = (row_T + read_T) / 2
         return row_T.cpu().numpy()
+
+    @torch.inference_mode()
+    def rollout_readers(self, position: int) -> np.ndarray:
+        """How much each token from `position` on drew on it through all layers: its column of all rollouts, 1-D."""
+        self._require(position)
+        column_T = torch.zeros(len(self), device=self._tokens_1T.device)
+        column_T[position] = 1
+        for layer in range(self.model.config.layers):
+            read = [
+                self._mean_weights(layer, span)[:, position:] @ column_T[position:] for span in self._spans(position)
+            ]
+            column_T[position:] = (column_T[position:] + torch.cat(read)) / 2
+        return column_T[position:].cpu().numpy()
 
     def relevance(self, position: int) -> np.ndarray:
         """Attention times the gradient of this token's log-probability, through all layers: 1-D, of all before it.
@@ -288,6 +315,11 @@ class Inspection:
         tokenizer raises where it cannot draw.
         """
         return self.tokenizer.image.decode(self.codes(layer, image))
+
+    def image(self, image: int = 0) -> PIL.Image.Image:
+        """An image of the document, decoded from its own codes. Raises ValueError for one that is not whole."""
+        codes_N = self.tokenizer.vocabulary.codes_of_tokens(self.tokens[self._places(image)])
+        return self.tokenizer.image.decode(codes_N.reshape(self._grids[image]))
 
     @torch.inference_mode()
     def contributions(self, position: int, token: int | None = None) -> list[Contribution]:
@@ -450,6 +482,15 @@ class Inspection:
             hidden_TS |= self._documents_1T[0] != self._documents_1T[0, rows, None]
         scores_HTS = attention.cap(q_HTK[:, rows] @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5)
         return attention.softmax(scores_HTS.masked_fill(hidden_TS, -torch.inf))
+
+    def _mean_weights(self, layer: int, rows: slice) -> Tensor:
+        """`_weights` averaged over heads: rows x T. Kept, for the next rollout, where those of all layers are few."""
+        if 4 * len(self) ** 2 * self.model.config.layers > MEAN_BYTES:
+            return self._weights(layer, rows).float().mean(0)
+        if layer not in self._means:
+            spans = self._spans(0)
+            self._means[layer] = torch.cat([self._weights(layer, span).float().mean(0) for span in spans])
+        return self._means[layer][rows]
 
     def _spans(self, start: int, stop: int | None = None) -> Iterator[slice]:
         """Query rows in parts whose weights are held at once."""

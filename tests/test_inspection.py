@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from chameleon_lab import inspection
 from chameleon_lab.attention import SOFTMAX, UNCAPPED
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.grammar import Grammar
@@ -105,6 +106,25 @@ def test_probabilities_ranks_and_entropies_are_those_of_the_logits(model, look, 
         assert first == int(logs_TV[position - 1].argmax())
     best = [position for position in range(1, len(tokens)) if look.alternatives(position, 1)[0][0] == tokens[position]]
     assert best == np.flatnonzero(look.ranks == 0).tolist()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, kept, monkeypatch):
+    monkeypatch.setattr(inspection, "MEAN_BYTES", inspection.MEAN_BYTES if kept else 0)
+    rows = [look.rollout(position) for position in range(len(look))]
+    for position in (0, 4, len(look) - 1):
+        column = [row[position] for row in rows[position:]]
+        np.testing.assert_allclose(look.rollout_readers(position), column, atol=1e-6)
+    assert bool(look._means) == kept
+
+
+def test_images_and_codes_have_their_look(look, mixed, tokens):
+    codes = mixed.vocabulary.codes_of_tokens(tokens[look.modalities == Modality.IMAGE]).reshape(4, 4)
+    np.testing.assert_array_equal(look.image(), mixed.image.decode(codes))
+    np.testing.assert_array_equal(look.swatch(tokens[7]), mixed.image.decode(np.full((2, 2), codes[0, 0])))
+    assert look.swatch(tokens[1]) is None and look.depth == (3, 4)
+    with pytest.raises(ValueError, match="no image 1"):
+        look.image(1)
 
 
 def test_attention_rows_are_those_of_an_explicit_softmax(model, look, tokens):
