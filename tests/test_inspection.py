@@ -108,14 +108,14 @@ def test_probabilities_ranks_and_entropies_are_those_of_the_logits(model, look, 
     assert best == np.flatnonzero(look.ranks == 0).tolist()
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, kept, monkeypatch):
-    monkeypatch.setattr(inspection, "MEAN_BYTES", inspection.MEAN_BYTES if kept else 0)
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, cached, monkeypatch):
+    monkeypatch.setattr(inspection, "MEAN_BYTES", inspection.MEAN_BYTES if cached else 0)
     rows = [look.rollout(position) for position in range(len(look))]
     for position in (0, 4, len(look) - 1):
         column = [row[position] for row in rows[position:]]
         np.testing.assert_allclose(look.rollout_readers(position), column, atol=1e-6)
-    assert bool(look._means) == kept
+    assert bool(look._means) == cached
 
 
 def test_images_and_codes_have_their_look(look, mixed, tokens):

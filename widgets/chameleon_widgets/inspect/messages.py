@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 
 class TokenFacts(TypedDict):
-    """A token: its words, its modality (0 special, 1 text, 2 image), and the image, row and column of its cell."""
+    """A token, its `Modality`, and which cell of which image it is. `sink`: heads rest there that read nothing."""
 
     words: str
     modality: int
@@ -36,9 +36,9 @@ class InspectorState(TypedDict):
     trouble: str
 
 
-class AttentionRows(TypedDict):
-    """Rows of attention, a float32 buffer for each head: over positions 0 to `position` ("from"), or from it to the last
-    ("by"). Layer -1 is rollout, through all layers."""
+class HeadRows(TypedDict):
+    """Rows of attention, a float32 buffer for each head: over positions 0 to `position` ("from"), or from there to the
+    last ("by"). Layer -1 is rollout, through all layers."""
 
     kind: Literal["rows"]
     layer: int
@@ -48,9 +48,8 @@ class AttentionRows(TypedDict):
 
 
 class Alternative(TypedDict):
-    """What could have stood at a position, its probability with and without guidance, and whether it stands there.
-
-    Without guidance, `guided` is None. `swatch`: whether a buffer with its look comes along."""
+    """What could have stood at a position: its probability, that under guidance (None where there is none), and whether
+    it stands there. `swatch`: whether a buffer with its look comes along."""
 
     words: str
     probability: float
@@ -60,8 +59,8 @@ class Alternative(TypedDict):
 
 
 class TokenDetail(TypedDict):
-    """The chosen position. `guidance`: what became of guidance, in words; `shares`: of each layer and head, how much of
-    its row fell on words, patches, sinks and other special tokens. Buffers: looks of codes as PNG."""
+    """The chosen position. `shares`: of each layer and head, how much of its row falls on words, patches, sinks, and
+    other special tokens. Buffers: looks of codes as PNG."""
 
     kind: Literal["detail"]
     position: int | None
@@ -86,4 +85,4 @@ class KnockOut(TypedDict):
     nats: float
 
 
-InspectorMessage = InspectedDocument | InspectorState | AttentionRows | TokenDetail | LensPicture | KnockOut
+InspectorMessage = InspectedDocument | InspectorState | HeadRows | TokenDetail | LensPicture | KnockOut

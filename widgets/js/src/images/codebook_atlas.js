@@ -192,7 +192,9 @@ function render(context) {
       [
         grouped(facts.tokens),
         "tokens seen",
-        facts.external ? "elsewhere" : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`,
+        facts.external
+          ? "elsewhere"
+          : `in ${grouped(facts.names.length)} picture${facts.names.length === 1 ? "" : "s"}`,
       ],
     ];
     figures.replaceChildren(
