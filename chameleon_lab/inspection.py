@@ -153,12 +153,29 @@ class Inspection:
                 return f"code {int(vocabulary.codes_of_tokens(np.array(token)))}"
         return next((name for name in SPECIALS if getattr(vocabulary, name) == token), f"special {token}")
 
-    def swatch(self, token: int) -> PIL.Image.Image | None:
-        """What a token looks like: two rows of two of its code, decoded; None for what is no code."""
+    def swatch(self, token: int, position: int) -> PIL.Image.Image | None:
+        """What a code would look like at a position: its image drawn with it, cut out; None for what is no code.
+
+        Where no whole image has a cell there, it is two rows of two of the code.
+        """
         vocabulary = self.tokenizer.vocabulary
         if vocabulary.modality[token] != Modality.IMAGE:
             return None
-        return self.tokenizer.image.decode(np.full((2, 2), vocabulary.codes_of_tokens(np.array(token))))
+        code = vocabulary.codes_of_tokens(np.array(token))
+        image = int((self.tokens[:position] == vocabulary.begin_image).sum()) - 1
+        try:
+            places = self._places(image)
+        except ValueError:
+            places = np.empty(0, np.int64)
+        if position not in places:
+            return self.tokenizer.image.decode(np.full((2, 2), code))
+        rows, columns = self._grids[image]
+        codes_RC = vocabulary.codes_of_tokens(self.tokens[places]).reshape(rows, columns)
+        row, column = divmod(int(np.flatnonzero(places == position)[0]), columns)
+        codes_RC[row, column] = code
+        picture = self.tokenizer.image.decode(codes_RC)
+        width, height = picture.width // columns, picture.height // rows
+        return picture.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
 
     def alternatives(self, position: int, k: int = 5) -> list[tuple[int, float]]:
         """(token, probability) of the `k` likeliest tokens at a position, given all before it, likeliest first."""

@@ -121,8 +121,15 @@ def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, cached, monkey
 def test_images_and_codes_have_their_look(look, mixed, tokens):
     codes = mixed.vocabulary.codes_of_tokens(tokens[look.modalities == Modality.IMAGE]).reshape(4, 4)
     np.testing.assert_array_equal(look.image(), mixed.image.decode(codes))
-    np.testing.assert_array_equal(look.swatch(tokens[7]), mixed.image.decode(np.full((2, 2), codes[0, 0])))
-    assert look.swatch(tokens[1]) is None and look.depth == (3, 4)
+    begin, decode = list(tokens).index(mixed.vocabulary.begin_image), mixed.image.decode
+    codes[2, 3] = 5
+    token = int(mixed.vocabulary.tokens_of_codes(np.array(5)))
+    picture = decode(codes)
+    width, height = picture.width // 4, picture.height // 4
+    box = (3 * width, 2 * height, 4 * width, 3 * height)
+    np.testing.assert_array_equal(look.swatch(token, begin + 12), picture.crop(box))
+    np.testing.assert_array_equal(look.swatch(token, 2), decode(np.full((2, 2), 5)))
+    assert look.swatch(tokens[1], 2) is None and look.depth == (3, 4)
     with pytest.raises(ValueError, match="no image 1"):
         look.image(1)
 

@@ -44,7 +44,7 @@ class Hall:
             Modality.TEXT,
         ]
         self.readings = [
-            TokenReading(at, self.token(at), kind, words, *self.cell(at), *((-at / 2, at, 1.5) if at else ()))
+            TokenReading(at, self.token(at), kind, words, *self.cell(at), *self.measures(at))
             for at, (words, kind) in enumerate(zip(names, kinds, strict=True))
         ]
 
@@ -55,6 +55,10 @@ class Hall:
     @staticmethod
     def cell(at: int) -> tuple[int | None, int | None, int | None]:
         return (0, *divmod(at - 3, 2)) if 3 <= at < 7 else (None, None, None)
+
+    @staticmethod
+    def measures(at: int) -> tuple[float | None, int | None, float | None]:
+        return (-at / 2, at, 1.5) if at else (None, None, None)
 
     def words(self, token: int) -> str:
         return self.readings[token - 100].words
@@ -87,8 +91,8 @@ class Hall:
     def picture(self, layer: int, image: int) -> PIL.Image.Image:
         return PIL.Image.new("RGB", (8, 8), (layer, image, 7))
 
-    def swatch(self, token: int) -> PIL.Image.Image | None:
-        return PIL.Image.new("RGB", (4, 4), (token, 0, 0)) if 103 <= token < 107 else None
+    def swatch(self, token: int, position: int) -> PIL.Image.Image | None:
+        return PIL.Image.new("RGB", (4, 4), (token, position, 0)) if 103 <= token < 107 else None
 
     def without(self, position: int, of: int) -> float:
         return position - of / 10
@@ -165,7 +169,7 @@ def test_the_chosen_token_comes_with_its_alternatives_and_their_looks(hall: Hall
     assert [each["words"] for each in content["alternatives"]] == ["code 4", "code 5", "code 6", "code 7", "done"]
     assert [each["chosen"] for each in content["alternatives"]] == [*[False] * 4, True]
     assert content["alternatives"][-1]["probability"] == pytest.approx(math.exp(-4))
-    assert [pixel(look)[0] for look in looks] == [103, 104, 105, 106]  # type: ignore[index]
+    assert [pixel(look) for look in looks] == [(token, 8, 0) for token in (103, 104, 105, 106)]
     assert np.allclose(content["shares"], [[[2 / 9, 4 / 9, 2 / 9, 1 / 9]] * HEADS] * LAYERS, atol=1e-3)
     hall.guide = object()
     inspector.selected = 3

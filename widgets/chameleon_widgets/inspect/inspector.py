@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -67,7 +67,7 @@ class Look(Protocol):
 
     def picture(self, layer: int, image: int) -> PIL.Image.Image: ...
 
-    def swatch(self, token: int) -> PIL.Image.Image | None: ...
+    def swatch(self, token: int, position: int) -> PIL.Image.Image | None: ...
 
     def without(self, position: int, of: int) -> float: ...
 
@@ -119,7 +119,7 @@ class Inspector(anywidget.AnyWidget):
     def _valid(self, proposal: Any) -> int | None:
         if (value := proposal["value"]) is None:
             return None
-        return self._whole("position", operator.index(value), len(self._look.readings))
+        return self._whole("position", operator.index(value), len(self._readings or self._look.readings))
 
     @traitlets.observe("selected")
     def _chosen(self, _: object) -> None:
@@ -134,10 +134,8 @@ class Inspector(anywidget.AnyWidget):
         layer = self._whole("layer", content.get("layer"), layers, ROLLOUT)
         head = self._whole("head", content.get("head"), heads)
         idle = not self._worker.busy
-        waiting = self._hover is not None
         self._hover = (way, layer, head, self._position(content.get("position")))
-        if not waiting:  # else what waits already finds this one, which is newer
-            self._submit("", self._read_rows)
+        self._submit("", self._read_rows)
         return idle  # then the answer comes at once
 
     def _select(self, content: dict[str, Any], _: object) -> bool:
@@ -172,8 +170,9 @@ class Inspector(anywidget.AnyWidget):
 
     # The worker's thread
 
-    def _submit(self, doing: str, work: Any) -> None:
-        """Has work done in its turn. What it raises is what the widget says, until other work has been done."""
+    def _submit(self, doing: str, work: Callable[[], object]) -> None:
+        """Has work done in its turn. What it raises is what the widget says, until other work is done; work that had
+        nothing to do says False."""
 
         def step() -> None:
             if self._line.ended:
@@ -182,8 +181,8 @@ class Inspector(anywidget.AnyWidget):
                 self._doing = doing
                 self._line.tell("state")
             try:
-                work()
-                self._trouble = ""
+                if work() is not False:
+                    self._trouble = ""
             except Exception as error:
                 log.exception("%s failed", doing or "An answer")
                 self._trouble = paragraph(error)
@@ -226,10 +225,10 @@ class Inspector(anywidget.AnyWidget):
         self._line.renew_still()
         self._look.rollout(len(readings) - 1)  # what it keeps makes the first hover quick
 
-    def _read_rows(self) -> None:
+    def _read_rows(self) -> bool:
         hover, self._hover = self._hover, None
         if hover is None:
-            return
+            return False  # an earlier turn has answered a newer hover
         way, layer, head, position = hover
         heads = [head]
         if layer == ROLLOUT:
@@ -240,6 +239,7 @@ class Inspector(anywidget.AnyWidget):
         else:
             rows = [self._look.readers(layer, head, position)]
         self._answer(HeadRows(kind="rows", layer=layer, heads=heads, position=position, way=way), *map(_floats, rows))
+        return True
 
     def _look_up(self, position: int | None) -> None:
         if position != self.selected:
@@ -258,7 +258,7 @@ class Inspector(anywidget.AnyWidget):
         if position and reading.token not in [token for token, *_ in offers]:
             offers.append((reading.token, math.exp(reading.log_probability or 0.0), None))
         for token, probability, share in offers:
-            swatch = self._look.swatch(token)
+            swatch = self._look.swatch(token, position)
             swatches += [] if swatch is None else [png(swatch, SWATCH_PIXELS)]
             alternatives.append(
                 Alternative(

@@ -31,7 +31,7 @@ test("a token is spoken with its place and its probability", () => {
 
 test("sinks do not set the scale of what is painted, and are painted fully", () => {
   const painted = strengths([0.9, 0.01, 0.04], 0, TOKENS);
-  assert.deepEqual([...painted], [1, 0.5, 1, 0]);
+  assert.deepEqual([...painted], [1, 0.25, 1, 0]);
   assert.deepEqual([...strengths([0.25, 0], 2, TOKENS)], [0, 0, 1, 0]);
   assert.deepEqual([...strengths([0, 0], 0, TOKENS)], [0, 0, 0, 0]);
 });

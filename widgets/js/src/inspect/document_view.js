@@ -178,7 +178,7 @@ function lensFigure(image, png, rows, columns, layers, ask) {
     element("div.chm-inspect-stage", img, cells),
     element("figcaption", play, slider, words),
   );
-  const width = Math.max(224, Math.min(448, 14 * columns));
+  const width = Math.max(288, Math.min(512, 16 * columns));
   node.style.setProperty("--width", `${width}px`);
   node.style.setProperty("--rows", String(rows));
   node.style.setProperty("--columns", String(columns));

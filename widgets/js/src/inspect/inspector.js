@@ -113,11 +113,20 @@ function render(context) {
   const body = element(
     "div.chm-inspect-body",
     { hidden: true },
-    element("div.chm-inspect-left", view.node, readout),
+    element(
+      "div.chm-inspect-left",
+      view.node,
+      readout,
+      element(
+        "div.chm-inspect-legend",
+        element("span", element("i.chm-inspect-patches"), "where it looked, by the strongest that is no sink"),
+        element("span", element("i.chm-inspect-line"), "surprise (−log p, full at 8 nats)"),
+      ),
+    ),
     element(
       "aside.chm-inspect-aside",
       { "aria-label": "Heads, and the chosen token" },
-      element("div", element("b.chm-inspect-title", { text: "Layer and head" }), heads.node, legend()),
+      element("div", element("b.chm-inspect-title", { text: "Layer (down) and head (across)" }), heads.node, legend()),
       detail.node,
       element("p.chm-inspect-caution", CAUTION, " ", knocking),
       hint,
@@ -206,7 +215,11 @@ function render(context) {
       way === "by"
         ? ""
         : `: words ${percentage(shares[0])} · patches ${percentage(shares[1])} · sinks ${percentage(shares[2])} · other ${percentage(shares[3])}`;
-    readout.replaceChildren(`${where}, ${verb} `, element("b", { text: plainWords(facts.tokens[at]) }), falls);
+    readout.replaceChildren(
+      `${where}, ${verb} `,
+      element("b", { text: plainWords(facts.tokens[at]) }),
+      falls.replaceAll(" %", "\u00a0%"),
+    );
   }
 
   function refresh() {
@@ -251,6 +264,7 @@ function legend() {
   return element(
     "div.chm-inspect-legend",
     ...parts.map((name) => element("span", element(`i.chm-inspect-${name}`), name)),
+    element("span", { text: "looked at from the chosen token" }),
   );
 }
 

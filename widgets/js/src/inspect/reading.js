@@ -40,7 +40,7 @@ export function strengths(row, first, tokens) {
   const painted = new Float32Array(tokens.length);
   let most = 1e-3;
   for (let at = 0; at < row.length; at += 1) if (!tokens[first + at].sink) most = Math.max(most, row[at]);
-  for (let at = 0; at < row.length; at += 1) painted[first + at] = Math.sqrt(Math.min(1, Math.max(0, row[at] / most)));
+  for (let at = 0; at < row.length; at += 1) painted[first + at] = Math.min(1, Math.max(0, row[at] / most));
   return painted;
 }
 
