@@ -253,3 +253,14 @@ def test_the_still_shows_words_as_text_and_the_image(inspector: Inspector):
     assert "&lt;b&gt;" in bundle["text/html"] and "<b>" not in bundle["text/html"]
     assert bundle["text/html"].count("data:image/png") == 1 and "code 4" not in bundle["text/html"]
     assert bundle["text/plain"].startswith("Inspector. A document of 9 tokens, 2.25 nats a token")
+
+
+def test_an_image_under_way_has_cells_without_a_look(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    def refuse(image: int) -> PIL.Image.Image:
+        raise ValueError(f"Image {image} has 3 of its 4 codes: it is not whole.")
+
+    monkeypatch.setattr(hall, "image", refuse)
+    inspector = Inspector(hall)
+    content, (_, _, picture) = answers(inspector, "document")[-1]
+    assert picture == b"" and sum(token["image"] == 0 for token in content["tokens"]) == 4
+    assert "<img" not in inspector._line.mimebundle()["text/html"]

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.inspection import Inspection
 from chameleon_widgets import Inspector
 
 WORDS = "draw a red circle left of a blue square"
@@ -175,6 +176,18 @@ def test_text_is_never_html(mounted):
     bridge = mounted(lambda: Inspector(look))
     bridge.until(lambda: words(bridge).count() == len(look))
     assert bridge.page.locator(".chm-inspect img, .chm-inspect-flow b").count() == 0
+    bridge.widget.close()
+
+
+def test_an_image_under_way_is_its_cells(mounted, look):
+    early = Inspection(look.model, look.tokenizer, look.tokens[:30])
+    bridge = mounted(lambda: Inspector(early))
+    drawn = sum(each.image == 0 for each in early.readings)
+    bridge.until(lambda: cells(bridge).count() == drawn > 0)
+    expect(bridge.page.locator(".chm-inspect-stage img")).to_be_hidden()
+    expect(bridge.page.get_by_label("Image 1 as it is after layer")).to_be_disabled()
+    cells(bridge).last.click()
+    bridge.until(lambda: bridge.widget.selected == 29 and "code" in readout(bridge))
     bridge.widget.close()
 
 
