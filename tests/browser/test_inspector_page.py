@@ -171,6 +171,23 @@ def test_knocking_a_token_out_says_what_it_changed(inspector, look):
     expect(page.get_by_role("alert")).to_contain_text("Only tokens before the chosen one")
 
 
+def test_surprise_lies_under_words_and_over_cells(inspector, look, screenshots):
+    page, styles = inspector.page, "node => getComputedStyle(node).boxShadow"
+    surest, oddest = (fun(range(64), key=lambda at: -cell(look, at).log_probability) for fun in (min, max))
+    assert cells(inspector).nth(oddest).evaluate(styles) == "none"
+    page.get_by_role("button", name="Surprise").click()
+    values = [
+        float(cells(inspector).nth(at).evaluate("node => node.style.getPropertyValue('--surprise')"))
+        for at in (surest, oddest)
+    ]
+    np.testing.assert_allclose(
+        values, [min(1, -cell(look, at).log_probability / 8) for at in (surest, oddest)], atol=1e-3
+    )
+    shades = [cells(inspector).nth(at).evaluate(styles) for at in (surest, oddest)]
+    assert "none" not in shades and shades[0] != shades[1]
+    page.screenshot(path=str(screenshots / "inspector-surprise.png"))
+
+
 def test_text_is_never_html(mounted):
     look = Chameleon.load("tiny").inspect(Document.of("<img src=x onerror=alert(1)> a <b>bold</b> word", EndTurn()))
     bridge = mounted(lambda: Inspector(look))
@@ -223,7 +240,7 @@ HOVERS = """async (targets) => {
       await new Promise((resolve) => requestAnimationFrame(resolve));
     times.push(performance.now() - start);
   }
-  window.times = times;
+  return (window.times = times);
 }"""
 
 
