@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,8 +14,10 @@ from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Rules
+from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, takes_settings
+from chameleon_lab.inspection import Inspection
 from chameleon_lab.parts import require
 from chameleon_lab.records import Piece, TokenScores
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -175,6 +177,24 @@ class Chameleon:
         Raises ValueError for a document beyond the model's context.
         """
         return self.engine.score([_document(document)], given and _document(given), grammar)[0]
+
+    def inspect(
+        self,
+        document: Document | Session,
+        *,
+        guidance: float | Guidance | None = None,
+        changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> Inspection:
+        """What the model saw and thought at every token of a document, or of a session as far as it is written.
+
+        `changes` are functions of submodules' outputs by name, under which it is looked at (`taps.change`); `guidance`
+        is what pictures were drawn with, by default the session's, or that of `settings`. Raises ValueError for a
+        document beyond the model's context.
+        """
+        tokens = document.tokens if isinstance(document, Session) else self.encode(document)
+        settings = document.settings if isinstance(document, Session) else self.settings
+        guide = settings.changed(**({} if guidance is None else {"guidance": guidance})).guide
+        return Inspection(self.model, self.tokenizer, tokens, guide=guide, changes=changes)
 
     def _request(
         self, document: Document, seed: int, settings: Settings | None, grammar: Rules | None, changes: Changes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -25,15 +25,8 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     Values are detached; outputs that are no single tensor are skipped. Costs nothing outside the block. Raises
     ValueError on a pattern that matches nothing, naming some of the names there are.
     """
-    modules = dict(model.named_modules())
     outputs: dict[str, Tensor] = {}
-    chosen: dict[str, nn.Module] = {}
-    for pattern in patterns:
-        matched = fnmatch.filter(modules, pattern)
-        if not matched:
-            some = ", ".join(list(modules)[1:12])
-            raise ValueError(f"No submodule matches {pattern!r}; the names begin {some}, ...")
-        chosen.update((name, modules[name]) for name in matched)
+    chosen = {name: module for pattern in patterns for name, module in _matching(model, pattern).items()}
 
     def reader(name: str):
         def read(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -48,3 +41,35 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def change(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Has the outputs of submodules, by name or shell pattern, replaced by functions of them while the block runs.
+
+    ```python
+    with change(lab.model, {"blocks.3": lambda x_BTD: x_BTD + direction_D}):
+        lab.generate(document)
+    ```
+
+    Raises ValueError on a pattern that matches nothing.
+    """
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, changed=changed: changed(output))
+        for pattern, changed in changes.items()
+        for module in _matching(model, pattern).values()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    modules = dict(model.named_modules())
+    names = [pattern] if pattern in modules else fnmatch.filter(modules, pattern)
+    if not names:
+        some = ", ".join(list(modules)[1:12])
+        raise ValueError(f"No submodule matches {pattern!r}; the names begin {some}, ...")
+    return {name: modules[name] for name in names}

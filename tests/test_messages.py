@@ -10,6 +10,7 @@ import pytest
 
 from chameleon_widgets.chat.messages import ChatMessage
 from chameleon_widgets.images.messages import AtlasMessage, SurgeryUpdate, ViewerMessage
+from chameleon_widgets.inspect.messages import InspectorMessage
 from chameleon_widgets.runs.messages import ComparisonMessage, PanelMessage
 
 WIDGETS = Path(__file__).parents[1] / "widgets"
@@ -23,6 +24,7 @@ SCRIPTS = {
     "images/reconstruction_viewer": ViewerMessage,
     "images/codebook_atlas": AtlasMessage,
     "images/code_surgery": SurgeryUpdate,
+    "inspect/inspector": InspectorMessage,
     "runs/run_panel": PanelMessage,
     "runs/compare_panel": ComparisonMessage,
 }
@@ -74,7 +76,7 @@ def test_what_json_does_not_know_is_no_type_of_a_message():
     assert messages.typescript(dict[str, list[int | None]]) == "Record<string, (number | null)[]>"
 
 
-@pytest.mark.parametrize("family", ["chat", "images", "runs"])
+@pytest.mark.parametrize("family", ["chat", "images", "inspect", "runs"])
 def test_what_a_page_asks_for_is_handled_and_nothing_else_is(family: str):
     scripts = "".join(path.read_text() for path in sorted((WIDGETS / "js/src" / family).glob("*.js")))
     requests = set(re.findall(r'(?:ask|request|open)\(\s*\{\s*kind: "(\w+)"', scripts)) - {"hello", "ping"}

@@ -11,6 +11,7 @@ import PIL.Image
 from chameleon_lab.documents import Document
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import State
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import ImagePiece, Piece, StopPiece
 from chameleon_lab.tokenizers.mixed import PieceReader
 
@@ -40,6 +41,11 @@ class Session:
         self._unread: tuple[int, State, State] | None = None  # a token, and the states before and after it
         self._reads = False  # whether the reader is within a token, or was interrupted there
         self._closed = False
+
+    @property
+    def settings(self) -> Settings:
+        """What the reply is sampled with."""
+        return self._continuation.settings
 
     @property
     def tokens(self) -> np.ndarray:

@@ -8,18 +8,20 @@ stills         the picture of a widget that stays in a saved notebook, where no 
 chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: what was said
 images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_study`, `codebook_map`, `sightings`),
                CodeSurgery (`edits`)
+inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
 figures        one run, several, loss against learning rate: matplotlib figures with captions
 static/        the bundles, built from ../js by `npm run build` and committed
 ```
-Everything here imports only the border of `chameleon_lab` (documents, history, records, vocabulary): no torch.
+All of it imports only the border of `chameleon_lab` (documents, history, readings, records, vocabulary), no torch.
 """
 
 from chameleon_widgets.chat.chat_cell import ChatCell
 from chameleon_widgets.images.code_surgery import CodeSurgery
 from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 from chameleon_widgets.images.reconstruction import ReconstructionViewer
+from chameleon_widgets.inspect.inspector import Inspector
 from chameleon_widgets.runs.compare_panel import ComparePanel
 from chameleon_widgets.runs.run_panel import RunPanel
 
-__all__ = ["ChatCell", "CodeSurgery", "CodebookAtlas", "ComparePanel", "ReconstructionViewer", "RunPanel"]
+__all__ = ["ChatCell", "CodeSurgery", "CodebookAtlas", "ComparePanel", "Inspector", "ReconstructionViewer", "RunPanel"]

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 WIDGETS = Path(__file__).parents[1]
-MODULES = {"frame": "line", "chat": "chat.messages", "images": "images.messages", "runs": "runs.messages"}
+MODULES = {
+    "frame": "line",
+    "chat": "chat.messages",
+    "images": "images.messages",
+    "inspect": "inspect.messages",
+    "runs": "runs.messages",
+}
 WORDS: dict[Any, str] = {str: "string", int: "number", float: "number", bool: "boolean", Any: "any", type(None): "null"}
 
 

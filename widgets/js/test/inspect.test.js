@@ -1,0 +1,84 @@
+// What the inspector reads out of numbers, and which rows it asks for.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { nats, neighbour, percentage, sharesOf, spoken, strengths, surprise } from "../src/inspect/reading.js";
+import { rowStore } from "../src/inspect/row_store.js";
+
+const token = (modality, words, more = {}) => ({
+  words,
+  modality,
+  sink: false,
+  image: null,
+  row: null,
+  column: null,
+  rank: 0,
+  ...more,
+});
+const TOKENS = [
+  token(2, "begin_document", { sink: true }),
+  token(0, "red"),
+  token(1, "code 22", { image: 0, row: 2, column: 3 }),
+  token(2, "end_turn"),
+];
+
+test("a token is spoken with its place and its probability", () => {
+  assert.equal(spoken(TOKENS[2], Math.log(0.12)), "code 22, row 3, column 4, probability 12 %");
+  assert.equal(spoken(TOKENS[0], NaN), "begin document");
+  assert.equal(spoken(token(0, "\n"), Math.log(0.05)), "↵, probability 5.0 %");
+  assert.equal(percentage(1e-6), "under 0.1 %");
+  assert.equal(nats(-2.314), "−2.31 nats");
+});
+
+test("sinks do not set the scale of what is painted, and are painted fully", () => {
+  const painted = strengths([0.9, 0.01, 0.04], 0, TOKENS);
+  assert.deepEqual([...painted], [1, 0.25, 1, 0]);
+  assert.deepEqual([...strengths([0.25, 0], 2, TOKENS)], [0, 0, 1, 0]);
+  assert.deepEqual([...strengths([0, 0], 0, TOKENS)], [0, 0, 0, 0]);
+});
+
+test("a row falls on words, patches, sinks and others", () => {
+  assert.deepEqual(sharesOf([0.5, 0.25, 0.125, 0.125], TOKENS), [0.25, 0.125, 0.5, 0.125]);
+});
+
+test("surprise is 0 for what is sure or has no probability, and 1 from 8 nats on", () => {
+  assert.deepEqual(
+    [NaN, 0, -4, -8, -50].map((log) => surprise(log) + 0),
+    [0, 0, 0.5, 1, 1],
+  );
+});
+
+test("arrow keys go along the document and over the page, and end at its ends", () => {
+  const boxes = [0, 1, 2, 3, 4, 5].map((at) => ({
+    left: 20 * (at % 3),
+    top: 20 * Math.floor(at / 3),
+    width: 20,
+    height: 20,
+  }));
+  const ways = { ArrowLeft: 0, ArrowRight: 2, ArrowUp: 1, ArrowDown: 4, Home: 0, End: 5, a: 1 };
+  for (const [key, to] of Object.entries(ways)) assert.equal(neighbour(key, 1, boxes), to, key);
+  assert.equal(neighbour("ArrowDown", 5, boxes), 5);
+  assert.equal(neighbour("ArrowUp", 5, boxes), 2);
+});
+
+test("while a row is on its way, of those wanted meanwhile only the newest is asked for", () => {
+  const asked = [];
+  const store = rowStore((place) => asked.push(place.position));
+  const at = (position) => ({ way: "from", layer: 0, head: 0, position });
+  for (const position of [1, 2, 3, 4]) assert.equal(store.get(at(position)), undefined);
+  assert.deepEqual(asked, [1]);
+  store.put(at(1), new Float32Array(2));
+  store.proceed();
+  assert.deepEqual(asked, [1, 4]);
+  assert.equal(store.get(at(1)).length, 2, "what has come needs no asking");
+  store.forget();
+  store.get(at(9));
+  assert.deepEqual(asked, [1, 4, 9], "after trouble the next hover asks again");
+});
+
+test("rows are kept as far as the store goes, the newest first", () => {
+  const store = rowStore(() => {}, 10);
+  const at = (position) => ({ way: "by", layer: 1, head: 2, position });
+  for (const position of [1, 2, 3]) store.put(at(position), new Float32Array(4));
+  assert.equal(store.get(at(1)), undefined);
+  assert.equal(store.get(at(2)).length + store.get(at(3)).length, 8);
+});
