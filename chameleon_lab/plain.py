@@ -193,9 +193,10 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     elif isinstance(thing, np.ndarray):
         yield f"{thing.dtype} {thing.shape} {_hash(thing.tobytes())}"
     elif type(thing).__module__.startswith("torch") and hasattr(thing, "layout"):  # a tensor: nothing here loads torch
-        yield f"{thing.dtype} {tuple(thing.shape)}"
-        if str(thing.layout) == "torch.strided" and thing.device.type != "meta":
-            yield _hash(thing.detach().cpu().double().numpy().tobytes())
+        tensor: Any = thing
+        yield f"{tensor.dtype} {tuple(tensor.shape)}"
+        if str(tensor.layout) == "torch.strided" and tensor.device.type != "meta":
+            yield _hash(tensor.detach().cpu().double().numpy().tobytes())
     elif isinstance(thing, type):
         yield f"class {thing.__name__}"
         if _personal(thing):

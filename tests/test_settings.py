@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_what_is_no_number_is_refused_by_the_settings_name(name, value):
 
 
 def test_other_kinds_of_numbers_become_plain_ones_and_can_be_saved():
-    given = {name: np.float32(0.5) for name in SETTING_NAMES} | {"repetition": 10**30}
+    given: dict[str, Any] = {name: np.float32(0.5) for name in SETTING_NAMES} | {"repetition": 10**30}
     given |= {name: np.int64(3) for name in ("max_tokens", "window", "top_k", "image_top_k")}
     plain = Settings(**given).to_plain()
     assert json.loads(json.dumps(plain)) == plain and {type(value) for value in plain.values()} == {int, float}
@@ -44,8 +45,9 @@ def test_other_kinds_of_numbers_become_plain_ones_and_can_be_saved():
 @pytest.mark.parametrize("name", ["max_tokens", "window", "top_k", "image_top_k"])
 def test_half_a_token_is_refused(name):
     for value in (2.5, -1):
+        setting: dict[str, Any] = {name: value}
         with pytest.raises(ValueError, match=f"{name.removeprefix('image_')} must be a whole number"):
-            Settings(**{name: value})
+            Settings(**setting)
 
 
 @pytest.mark.parametrize("part", [None, "x", [1], float("nan"), float("inf"), True], ids=repr)
