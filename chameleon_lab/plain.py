@@ -202,7 +202,8 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
         if _personal(thing):
             yield from _of_all(thing.__bases__, visited)
             for name, member in sorted(vars(thing).items()):
-                if not _BOOKKEEPING.fullmatch(name) and not _generated(thing, member):
+                state = name.startswith("_") and isinstance(member, list | dict | set)  # kept to itself while it works
+                if not (state or _BOOKKEEPING.fullmatch(name) or _generated(thing, member)):
                     yield name
                     yield from _source(member, visited)
     elif isinstance(thing, FunctionType):

@@ -64,7 +64,7 @@ class Native:
         with _damage(place):
             model_config = _model_config(config["model"], options.fixes)
             vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
-            settings = Settings.from_plain(config["generation"])
+            settings = _settings(config["generation"], place)
             with torch.device("meta"):
                 Transformer(model_config)  # what it cannot be built of is damage, too
             text = _text_tokenizer(config["text_tokenizer"], place)
@@ -300,3 +300,10 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
     return path
+
+
+def _settings(plain: Any, place: Path) -> Settings:
+    try:
+        return Settings.from_plain(plain)
+    except ValueError as error:
+        raise ValueError(f"{place / 'config.json'} is damaged: {error}") from error
