@@ -201,8 +201,11 @@ def _source(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
         yield f"class {thing.__name__}"
         if _personal(thing):
             yield from _of_all(thing.__bases__, visited)
+            methods = [member for member in vars(thing).values() if isinstance(member, FunctionType)]
+            codes = [code for method in methods for code in _codes(method.__code__)]
+            collecting = {name for code in codes for name in _filled_names(code, ("LOAD_ATTR",))}
             for name, member in sorted(vars(thing).items()):
-                state = name.startswith("_") and isinstance(member, list | dict | set)  # kept to itself while it works
+                state = name in collecting and isinstance(member, list | dict | set)
                 if not (state or _BOOKKEEPING.fullmatch(name) or _generated(thing, member)):
                     yield name
                     yield from _source(member, visited)
@@ -272,11 +275,11 @@ FILLERS |= {"setdefault", "sort", "update"}
 """Methods that change a list, set or mapping."""
 
 
-def _filled_names(code: CodeType) -> Iterator[str]:
+def _filled_names(code: CodeType, loads: tuple[str, ...] = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF")) -> Iterator[str]:
     """Names of the lists and mappings that code puts things into: what it collects there is not what it does."""
     instructions = list(dis.get_instructions(code))
     for at, each in enumerate(instructions):
-        if not each.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF")):
+        if not each.opname.startswith(loads):
             continue
         after = instructions[at + 1 :]
         following = next((other for other in after if other.opname not in ("PUSH_NULL", "CACHE")), None)

@@ -250,11 +250,11 @@ def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
 class PressesCtrlC:
     """A penalty as a user might write one, and a user who thinks better of it, once."""
 
-    _presses: ClassVar[list[int]] = []
+    presses: ClassVar[list[int]] = []
 
     def penalty(self, logits_XV: torch.Tensor) -> torch.Tensor:
-        if not self._presses:
-            self._presses.append(signal.SIGINT)
+        if not self.presses:
+            self.presses.append(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             time.sleep(0.5)
         return logits_XV.new_zeros(len(logits_XV))
