@@ -284,3 +284,14 @@ def test_a_description_has_the_source_itself():
     assert label == plain["is"] and not rest
     assert "return helper(model) * SCALE + inner()" in source and "return value + 1" in source
     assert "sources" not in described(QueryKeyNorm())
+
+
+def test_what_methods_put_into_their_class_is_no_source_and_its_constants_are():
+    source = "class Thing:\n    calls, table = [], [1]\n    def use(self):\n        self.calls.append(self.table)"
+    space: dict = {"__name__": "__main__"}
+    exec(source, space)
+    before = fingerprint(space["Thing"])
+    space["Thing"]().use()
+    assert fingerprint(space["Thing"]) == before
+    space["Thing"].table = [2]
+    assert fingerprint(space["Thing"]) != before
