@@ -131,16 +131,18 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
         **changes: Unpack[Changes],
     ) -> Iterator[Piece]:
         """The model's reply as it comes: text, partial pictures, and last a `StopPiece` with the reason.
 
         `settings` are the lab's own unless given, and `changes` are made to them (see `Settings.changed`):
         `lab.stream(document, temperature=0.9, image_top_k=100)`. `grammar` says what may be written (text and images).
+        The reply begins with the tokens of `prefix`, as if the model had written them: an image may be under way there.
         Close the iterator to stop. Raises ValueError for an empty document and for one that is too long for the
-        model's context.
+        model's context, and for a prefix that no reply can begin with.
         """
-        return self.engine.stream(*self._request(document, seed, settings, grammar, changes))
+        return self.engine.stream(*self._request(document, seed, settings, grammar, changes), prefix)
 
     @takes_settings
     def generate(
@@ -150,11 +152,12 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
         **changes: Unpack[Changes],
     ) -> Document:
         """The whole reply: what `stream` gives for the same seed, as a document."""
         document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
-        return self.engine.generate([document], settings, [seed], grammar)[0]
+        return self.engine.generate([document], settings, [seed], grammar, prefix)[0]
 
     @takes_settings
     def begin(
@@ -164,11 +167,12 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
         **changes: Unpack[Changes],
     ) -> Session:
         """The same reply as a session, which can be left after any piece, continued, and appended to: nothing that it
         has computed is computed again."""
-        return self.engine.begin(*self._request(document, seed, settings, grammar, changes))
+        return self.engine.begin(*self._request(document, seed, settings, grammar, changes), prefix)
 
     def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:
         """How likely the model holds a document, token by token and by modality, after `given` (nothing: on its own).

@@ -278,3 +278,38 @@ def test_left_alone_a_model_tells_in_pieces_until_it_is_ill_formed(engine):
         *_, stop = engine.stream(ASKED, WARM, seed, Unrestricted(WORDS, CODES))
         reasons.add(stop.reason)
     assert "ill_formed" in reasons
+
+
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_reply_that_begins_with_tokens_goes_on_as_if_the_model_had_written_them(engine, guidance):
+    greedy = Settings(temperature=0.0, image_temperature=0.0, guidance=guidance, max_tokens=60, repetition=1.2)
+    grammar = Grammar(WORDS, CODES, min_images=2, max_images=2)
+    session = engine.begin(ASKED, greedy, 0, grammar)
+    whole = assembled(list(session.stream()))
+    start = len(engine.tokenizer.encode(ASKED))
+    reply = session.tokens[start:]
+    assert len(reply) > 30
+    for count in range(len(reply)):
+        branch = engine.begin(ASKED, greedy, 0, grammar, reply[:count])
+        pieces = list(branch.stream())
+        assert np.array_equal(branch.tokens, session.tokens), count
+        assert assembled(pieces) == branch.reply == whole
+        drawn = [piece for piece in pieces if isinstance(piece, ImagePiece) and piece.complete]
+        assert len(drawn) == 2  # each image of the prefix comes once, whole
+    assert engine.generate([ASKED, ASKED], greedy, [0, 1], grammar, reply[:9]) == [whole, whole]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        ([WORDS.end_turn], "ends the reply"),
+        ([WORDS.end_image], "cannot stand there"),
+        ([WORDS.begin_image, WORDS.begin_image], "cannot stand there"),
+        ([WORDS.size], str(WORDS.size)),
+        ([WORDS.first_text] * 500, "no room"),
+    ],
+)
+def test_a_prefix_that_no_reply_can_begin_with_is_refused(engine, prefix, words):
+    with pytest.raises(ValueError, match=words):
+        engine.begin(ASKED, WARM, 0, None, prefix)

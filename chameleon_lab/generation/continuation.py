@@ -77,8 +77,9 @@ class Continuation:
     """Several documents under way at once; each depends on its own seed only.
 
     `room` is how many positions the cache gets for several replies, one after the other; by default there is one, and
-    the cache gets what the settings allow. Raises ValueError on a prompt that is ill-formed, holds unknown ids or
-    leaves no room to answer, and where the cache does not fit into memory.
+    the cache gets what the settings allow. Each reply begins with the tokens of `prefix`, as if it had written them.
+    Raises ValueError on a prompt that is ill-formed, holds unknown ids or leaves no room to answer, on a prefix that
+    the grammar forbids or that ends the reply, and where the cache does not fit into memory.
     """
 
     def __init__(
@@ -90,10 +91,13 @@ class Continuation:
         seeds: Sequence[int],
         grammar: Rules,
         room: int | None = None,
+        prefix: Sequence[int] = (),
     ) -> None:
         self.model, self.tokenizer, self.settings, self.grammar = model, tokenizer, settings, grammar
         self.guide = settings.guide
         self.rows = [self._row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        for row in self.rows if len(prefix) else ():
+            self._write(row, prefix)
         self._samplers = settings.text_sampler, settings.image_sampler
         self._twins: list[list[list[int]]] = [
             [[] for _ in self.rows] for _ in range(self.guide.twins if self.guide else 0)
@@ -107,6 +111,7 @@ class Continuation:
         if settings.repetition != 1:
             shape = len(self.rows), model.config.vocabulary
             self._written_BV = torch.zeros(shape, dtype=torch.bool, device=like.device)
+            self._written_BV[:, [token for token in prefix if self._is_word(token)]] = True
 
     @property
     def worker(self) -> str:
@@ -170,6 +175,22 @@ class Continuation:
         most = self.settings.max_tokens
         limit = context if most is None else min(context, len(prompt) + most)
         return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, int(seed))
+
+    def _write(self, row: ReplyRow, prefix: Sequence[int]) -> None:
+        """Puts the tokens with which a reply begins behind its prompt, each as the grammar allows it."""
+        for place, token in enumerate(self.tokenizer.vocabulary.check(prefix).tolist()):
+            fits = row.room > 0 and self.grammar.allowed(row.state, row.room).allowed_V[token]
+            row.state = self.grammar.advance(row.state, token) if fits else row.state
+            if not fits or row.state.ended:
+                raise ValueError(
+                    f"A reply cannot begin with this prefix: token {token} at place {place} of it "
+                    + ("ends the reply." if fits else "cannot stand there, or there is no room for what it begins.")
+                )
+            row.tokens.append(token)
+        row.yielded = len(row.tokens), row.state
+
+    def _is_word(self, token: int) -> bool:
+        return self.tokenizer.vocabulary.modality[token] == Modality.TEXT
 
     def _room(self) -> int:
         """Positions that the rows may come to, and their twins, which a negative prompt makes longer."""
@@ -260,7 +281,7 @@ class Continuation:
         row.skip(1)
         if row.state.ended != "ill_formed":
             row.tokens.append(token)
-        if self._written_BV is not None and self.tokenizer.vocabulary.modality[token] == Modality.TEXT:
+        if self._written_BV is not None and self._is_word(token):
             self._written_BV[index, token] = True
         self._queue.append(Outcome(index, None if row.state.ended else token, row.state, len(row.tokens)))
 

@@ -27,38 +27,65 @@ class Engine:
         self.model, self.tokenizer, self.images = model, tokenizer, images
 
     def stream(
-        self, document: Document, settings: Settings, seed: int = 0, grammar: Rules | None = None
+        self,
+        document: Document,
+        settings: Settings,
+        seed: int = 0,
+        grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
     ) -> Iterator[Piece]:
-        """Pieces of the continuation as they come, a `StopPiece` last. Close the iterator to stop at once."""
-        prompt = self.tokenizer.encode(document)
-        return Session(self._continuation([prompt], settings, [seed], grammar)).stream()
+        """Pieces of the continuation as they come, a `StopPiece` last. Close the iterator to stop at once.
 
-    def begin(self, document: Document, settings: Settings, seed: int = 0, grammar: Rules | None = None) -> Session:
-        """The document as a session, with a cache for all of the model's context: stream, leave, append, go on."""
+        The reply begins with the tokens of `prefix`, which it holds to as if it had written them.
+        """
         prompt = self.tokenizer.encode(document)
-        return Session(self._continuation([prompt], settings, [seed], grammar, self.model.config.context))
+        return Session(self._continuation([prompt], settings, [seed], grammar, prefix=prefix), len(prefix)).stream()
+
+    def begin(
+        self,
+        document: Document,
+        settings: Settings,
+        seed: int = 0,
+        grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
+    ) -> Session:
+        """The document as a session, with a cache for all of the model's context: stream, leave, append, go on."""
+        prompt, room = self.tokenizer.encode(document), self.model.config.context
+        return Session(self._continuation([prompt], settings, [seed], grammar, room, prefix), len(prefix))
 
     def generate(
-        self, documents: Sequence[Document], settings: Settings, seeds: Sequence[int], grammar: Rules | None = None
+        self,
+        documents: Sequence[Document],
+        settings: Settings,
+        seeds: Sequence[int],
+        grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
     ) -> list[Document]:
-        """The continuations of several documents at once; each depends on its own seed only."""
+        """The continuations of several documents at once, each of its own seed only; all begin with `prefix`."""
         readers = [PieceReader(self.tokenizer) for _ in documents]
+        for reader in readers:
+            reader.read_all(map(int, prefix), pictures=False)
         prompts = [self.tokenizer.encode(document) for document in documents]
-        for row, token, _ in self.tokens(prompts, settings, seeds, grammar):
+        for row, token, _ in self.tokens(prompts, settings, seeds, grammar, prefix):
             if token is not None:
                 for _ in readers[row].read(token, pictures=False):
                     pass
         return [reader.document() for reader in readers]
 
     def tokens(
-        self, prompts: Sequence[np.ndarray], settings: Settings, seeds: Sequence[int], grammar: Rules | None = None
+        self,
+        prompts: Sequence[np.ndarray],
+        settings: Settings,
+        seeds: Sequence[int],
+        grammar: Rules | None = None,
+        prefix: Sequence[int] = (),
     ) -> Iterator[tuple[int, int | None, State]]:
         """(row, token, state after it), step by step over all rows that go on.
 
         An end of turn or document, or of the room ("length"), is in the state, with token None.
         Raises ValueError on a prompt that is ill-formed, holds unknown ids, or leaves no room to answer.
         """
-        return self._continuation(prompts, settings, seeds, grammar).tokens()
+        return self._continuation(prompts, settings, seeds, grammar, prefix=prefix).tokens()
 
     @torch.inference_mode()
     def score(
@@ -120,9 +147,10 @@ class Engine:
         seeds: Sequence[int],
         grammar: Rules | None,
         room: int | None = None,
+        prefix: Sequence[int] = (),
     ) -> Continuation:
         grammar = grammar or self.default_grammar()
-        return Continuation(self.model, self.tokenizer, prompts, settings, seeds, grammar, room)
+        return Continuation(self.model, self.tokenizer, prompts, settings, seeds, grammar, room, prefix)
 
     def default_grammar(self) -> Grammar:
         """Text and images in any order, or text alone where the engine is not to draw."""

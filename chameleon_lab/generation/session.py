@@ -30,9 +30,15 @@ class Session:
     computed anew.
     """
 
-    def __init__(self, continuation: Continuation) -> None:
+    def __init__(self, continuation: Continuation, prefix: int = 0) -> None:
+        """`prefix`: with how many tokens of the continuation the reply begins."""
         self._continuation, self._row = continuation, continuation.rows[0]
         self._renew()
+        if prefix:
+            self._start -= prefix
+            self._pieces += self._reader.read_all(self.tokens[self._start :].tolist())
+            if self._reader.in_image and not self._reader.codes_read:
+                self._pieces += self._started(State(), self._row.state)
 
     def _renew(self) -> None:
         """Nothing read of the reply that begins behind the tokens so far."""
@@ -100,9 +106,7 @@ class Session:
             return
         if self._reads:
             reader = PieceReader(self._continuation.tokenizer)
-            for token in self.tokens[self._start : -1].tolist():
-                for _ in reader.read(token, pictures=False):
-                    pass
+            reader.read_all(self.tokens[self._start : -1].tolist(), pictures=False)
             self._reader = reader
         token, before, state = self._unread
         self._reads = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import PIL.Image
@@ -301,6 +301,19 @@ class PieceReader:
             self._image = _OpenImage(self._tokenizer.form, self._tokenizer.image.config.factor)
         elif token == vocabulary.end_turn:
             self._segments.append(EndTurn())
+
+    def read_all(self, tokens: Iterable[int], pictures: bool = True) -> list[Piece]:
+        """The pieces of many tokens that come at once: of each image only the last, with all rows there are."""
+        pieces = list[Piece]()
+        for token in tokens:
+            pieces += self.read(token, pictures=False)
+            if pictures and token == self._vocabulary.end_image:
+                image = self._segments[-1]
+                assert isinstance(image, Image) and image.codes is not None
+                pieces.append(ImagePiece(image.picture, image.codes, len(image.codes)))
+        if pictures and self._image is not None and len(self._image.codes):
+            pieces.append(self._piece(self._image))
+        return pieces
 
     def close(self) -> Iterator[Piece]:
         """What was still held back: text that ended inside a character."""
