@@ -1,6 +1,12 @@
 """Fixtures that tests share: random objects of the library, made of the toys in support.py in well under a second."""
 
+import os
 from collections.abc import Callable, Iterator
+
+# Beside another worker, threads for all cores wait for each other: in kernels, in children, in runs' own threads. torch
+# reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import PIL.Image

@@ -296,7 +296,7 @@ def test_whatever_lies_in_the_file_of_orders_the_run_goes_on_and_the_next_order_
         with tmp_path.joinpath("orders.jsonl").open("ab") as file:
             file.write(line + b"\n")
     assert answer(onlooker, onlooker.act("save")).refusal == ""
-    assert all(onlooker.answers[order].refusal for order in "234") and not onlooker.answers["5"].refusal
+    assert all(answer(onlooker, order).refusal for order in "234") and not answer(onlooker, "5").refusal
     assert all(isinstance(each.reason, str) for each in run.history.interventions)
     tmp_path.joinpath("orders.jsonl").unlink()
     assert answer(onlooker, onlooker.act("pause")).refusal == ""  # of a new file, with fewer orders than the old one
