@@ -114,15 +114,15 @@ CLOCKS = tuple(f"{hour}-{half}" for hour in HOURS for half in ("oclock", "thirty
 IDEAS = """\
 gesture:
 backhand-index-pointing-down backhand-index-pointing-left backhand-index-pointing-right backhand-index-pointing-up
-call-me-hand clapping-hands crossed-fingers ear flexed-biceps folded-hands foot hand-with-fingers-splayed index-
-pointing-up leg love-you-gesture nail-polish nose ok-hand oncoming-fist open-hands palms-up-together pinched-fingers
-raised-fist raised-hand raising-hands sign-of-the-horns thumbs-down thumbs-up victory-hand vulcan-salute waving-hand
-writing-hand
+call-me-hand clapping-hands crossed-fingers ear flexed-biceps folded-hands foot hand-with-fingers-splayed
+index-pointing-up leg love-you-gesture nail-polish nose ok-hand oncoming-fist open-hands palms-up-together
+pinched-fingers raised-fist raised-hand raising-hands sign-of-the-horns thumbs-down thumbs-up victory-hand
+vulcan-salute waving-hand writing-hand
 
 sky:
 cloud cloud-with-lightning cloud-with-lightning-and-rain cloud-with-rain cloud-with-snow comet crescent-moon cyclone
-droplet fire first-quarter-moon first-quarter-moon-face fog full-moon full-moon-face glowing-star high-voltage last-
-quarter-moon last-quarter-moon-face new-moon new-moon-face rainbow ringed-planet shooting-star snowflake snowman
+droplet fire first-quarter-moon first-quarter-moon-face fog full-moon full-moon-face glowing-star high-voltage
+last-quarter-moon last-quarter-moon-face new-moon new-moon-face rainbow ringed-planet shooting-star snowflake snowman
 snowman-without-snow star sun sun-behind-cloud sun-behind-large-cloud sun-behind-rain-cloud sun-behind-small-cloud
 sun-with-face tornado umbrella umbrella-with-rain-drops volcano waning-crescent-moon waning-gibbous-moon water-wave
 waxing-crescent-moon waxing-gibbous-moon wind-face
@@ -134,22 +134,22 @@ motorcycle oncoming-bus oncoming-police-car oncoming-taxi parachute passenger-sh
 sailboat satellite ship skateboard small-airplane speedboat sport-utility-vehicle taxi tractor train tram trolleybus
 
 place:
-bank camping castle church circus-tent desert-island factory ferris-wheel fountain hospital hotel house house-with-
-garden japanese-castle mosque mount-fuji mountain post-office school snow-capped-mountain stadium statue-of-liberty
-sunrise tent tokyo-tower
+bank camping castle church circus-tent desert-island factory ferris-wheel fountain hospital hotel house
+house-with-garden japanese-castle mosque mount-fuji mountain post-office school snow-capped-mountain stadium
+statue-of-liberty sunrise tent tokyo-tower
 
 thing:
 alarm-clock american-football artist-palette balloon baseball basketball battery bell bomb books bowling boxing-glove
-briefcase camera candle christmas-tree closed-book closed-umbrella clutch-bag coffin compass computer-disk couch-and-
-lamp credit-card crown crystal-ball dagger desktop-computer dice direct-hit door dress drum electric-plug envelope
-eyeglasses fishing-pole floppy-disk game-die gear gem-stone glasses glowing-star goblin graduation-cap guitar hammer
-handbag headphone high-heeled-shoe hourglass-done ice-skate jack-o-lantern jeans key kimono kite label laptop light-
-bulb lipstick locked loudspeaker magnet magnifying-glass-tilted-left mans-shoe megaphone microphone microscope mobile-
-phone money-bag musical-keyboard musical-note necktie newspaper package paintbrush paperclip pen pencil pill ping-pong
-pool-8-ball puzzle-piece radio ribbon ring rugby-football running-shirt running-shoe saxophone scissors scroll shield
-shopping-cart shower skis soccer-ball sparkles sunglasses syringe t-shirt teddy-bear telephone telescope television
-tennis thermometer toilet top-hat trophy trumpet unlocked video-game violin volleyball watch wrapped-gift wrench yarn
-yo-yo
+briefcase camera candle christmas-tree closed-book closed-umbrella clutch-bag coffin compass computer-disk
+couch-and-lamp credit-card crown crystal-ball dagger desktop-computer dice direct-hit door dress drum electric-plug
+envelope eyeglasses fishing-pole floppy-disk game-die gear gem-stone glasses glowing-star goblin graduation-cap guitar
+hammer handbag headphone high-heeled-shoe hourglass-done ice-skate jack-o-lantern jeans key kimono kite label laptop
+light-bulb lipstick locked loudspeaker magnet magnifying-glass-tilted-left mans-shoe megaphone microphone microscope
+mobile-phone money-bag musical-keyboard musical-note necktie newspaper package paintbrush paperclip pen pencil pill
+ping-pong pool-8-ball puzzle-piece radio ribbon ring rugby-football running-shirt running-shoe saxophone scissors
+scroll shield shopping-cart shower skis soccer-ball sparkles sunglasses syringe t-shirt teddy-bear telephone telescope
+television tennis thermometer toilet top-hat trophy trumpet unlocked video-game violin volleyball watch wrapped-gift
+wrench yarn yo-yo
 
 left out:
 anger-symbol dotted-line-face distorted-face eye-in-speech-bubble left-speech-bubble right-anger-bubble speech-balloon
