@@ -1,0 +1,256 @@
+"""Emoji: ideas that people ask for, drawn by five hands and named in five languages, as documents of every kind.
+
+`Emoji(folder)` reads what `emoji_artwork.build` wrote. What is held out is decided by construction: some drawings
+(an idea in one hand's style), and some combinations (a gesture in a tone, a shape in a colour) in all styles.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageChops
+import PIL.ImageFilter
+import PIL.ImageOps
+
+from chameleon_lab.corpora.emoji_artwork import LANGUAGES, SIDE, STYLES, Drawn
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+
+Choice = np.random.Generator
+
+ENGLISH = 0.6  # share of documents; the other languages have equal parts of the rest
+HELD_OUT_DRAWINGS = 8  # of a hundred
+HELD_OUT_COMBINATIONS = 15  # of a hundred
+WIDEST_SHIFT = 2  # pixels of 64
+SMALLEST_SCALE = 0.9
+
+STYLE_NAMES = {"noto": "noto", "blob": "blob", "flat": "flat", "3d": "3D", "twitter": "twitter"}
+DRAW = {
+    "en": ("draw {}", "draw {} in {} style"),
+    "de": ("zeichne {}", "zeichne {} im {}-Stil"),
+    "fr": ("dessine {}", "dessine {} dans le style {}"),
+    "es": ("dibuja {}", "dibuja {} al estilo {}"),
+    "ja": ("{}を描いて", "{}を描いて、{}風に"),
+}
+WHAT = {
+    "en": "what is this?",
+    "de": "was ist das?",
+    "fr": "qu'est-ce que c'est ?",
+    "es": "¿qué es esto?",
+    "ja": "これは何？",
+}
+ALIKE = {
+    "en": "the same in {} style", "de": "dasselbe im {}-Stil", "fr": "le même dans le style {}",
+    "es": "lo mismo al estilo {}", "ja": "同じものを{}風に",
+}  # fmt: skip
+COLOUR_IN = {
+    "en": "color this in: {}", "de": "male das aus: {}", "fr": "colorie ceci : {}", "es": "colorea esto: {}",
+    "ja": "これに色を塗って: {}",
+}  # fmt: skip
+PLURALS = {"animal": "animals", "food": "foods", "face": "faces", "heart": "hearts", "transport": "ways to travel"}
+KINDS_OF_SKETCH = ("outline", "silhouette", "grey")
+
+
+class Emoji:
+    """The corpus in a folder. `ideas` in a fixed order; pictures are RGB on white."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises ValueError where no corpus was built."""
+        self.folder = Path(folder)
+        if not (self.folder / "sources.json").is_file():
+            raise ValueError(
+                f"{folder} holds no emoji corpus: `python -m chameleon_lab.corpora.emoji_artwork {folder}` builds one."
+            )
+        lines = (self.folder / "ideas.jsonl").read_text(encoding="utf-8").splitlines()
+        plain = [json.loads(line) for line in lines]
+        self.ideas = [
+            Drawn(
+                each["idea"],
+                each["family"],
+                each["names"],
+                tuple(each["parts"]) if each["parts"] else None,
+                tuple(each["styles"]),
+            )
+            for each in plain
+        ]
+        self._drawing = lru_cache(maxsize=None)(self._read)
+
+    def where(self, idea: Drawn, style: str) -> str:
+        """On which side of the split a drawing stands: "trainable", "drawing" or "combination"."""
+        if idea.parts and _share("/".join(idea.parts)) < HELD_OUT_COMBINATIONS:
+            return "combination"
+        return "drawing" if _share(f"{idea.idea}/{style}") < HELD_OUT_DRAWINGS else "trainable"
+
+    def drawings(self, where: str = "trainable") -> list[tuple[Drawn, str]]:
+        """(idea, style) of every drawing on one side of the split."""
+        return [(idea, style) for idea in self.ideas for style in idea.styles if self.where(idea, style) == where]
+
+    def picture(self, idea: Drawn, style: str, rng: Choice | None = None, side: int = 64) -> PIL.Image.Image:
+        """A drawing on white; with `rng` a little shifted and made smaller."""
+        return self._placed(self._drawing(idea.idea, style), rng, side)
+
+    def sketch(self, idea: Drawn, style: str, kind: str, rng: Choice | None = None, side: int = 64) -> PIL.Image.Image:
+        """What there is of a drawing before its colours: its outline, its silhouette, or its greys."""
+        drawing = self._drawing(idea.idea, style)
+        alpha = drawing.getchannel("A")
+        match kind:
+            case "silhouette":
+                grey = PIL.ImageChops.invert(alpha)
+            case "grey":
+                grey = _on_white(drawing).convert("L")
+            case _:
+                edges = _on_white(drawing).convert("L").filter(PIL.ImageFilter.FIND_EDGES)
+                edges = PIL.ImageChops.lighter(edges, alpha.filter(PIL.ImageFilter.FIND_EDGES))
+                edges = PIL.ImageOps.expand(PIL.ImageOps.crop(edges, 2), 2)  # the filter draws a frame
+                grey = PIL.ImageChops.invert(edges.point(lambda value: min(255, 3 * value)))
+        return self._placed(grey.convert("RGB"), rng, side)
+
+    def _placed(self, drawing: PIL.Image.Image, rng: Choice | None, side: int) -> PIL.Image.Image:
+        scale = 1.0 if rng is None else rng.uniform(SMALLEST_SCALE, 1.0)
+        shift = np.zeros(2) if rng is None else rng.uniform(-WIDEST_SHIFT, WIDEST_SHIFT, 2) * SIDE / 64
+        margin, span = SIDE // 4, SIDE / scale
+        wide = PIL.Image.new("RGB", (SIDE + 2 * margin,) * 2, "white")
+        wide.paste(drawing, (margin, margin), drawing if drawing.mode == "RGBA" else None)
+        left, top = margin - (span - SIDE) / 2 - shift
+        return wide.resize((side, side), PIL.Image.Resampling.BICUBIC, box=(left, top, left + span, top + span))
+
+    def _read(self, idea: str, style: str) -> PIL.Image.Image:
+        picture = PIL.Image.open(self.folder / "pictures" / style / f"{idea}.png")
+        picture.load()
+        return picture
+
+    # Documents
+
+    @cached_property
+    def _trainable(self) -> list[tuple[Drawn, str]]:
+        return self.drawings()
+
+    @cached_property
+    def _by_idea(self) -> dict[str, list[str]]:
+        styles: dict[str, list[str]] = {}
+        for idea, style in self._trainable:
+            styles.setdefault(idea.idea, []).append(style)
+        return styles
+
+    @cached_property
+    def _members(self) -> dict[str, list[Drawn]]:
+        members: dict[str, list[Drawn]] = {}
+        for idea in self.ideas:
+            if idea.idea in self._by_idea:
+                members.setdefault(idea.family, []).append(idea)
+        return members
+
+    @property
+    def kinds(self) -> dict[str, Callable[[Choice], Document]]:
+        """The kinds of document, by name: each draws one from what is trainable."""
+        return {
+            "drawing": self.drawing,
+            "naming": self.naming,
+            "caption": self.caption,
+            "style": self.style,
+            "restyling": self.restyling,
+            "colouring": self.colouring,
+            "category": self.category,
+            "list": self.list_of,
+            "free": self.free,
+        }
+
+    def any(self, rng: Choice) -> tuple[Drawn, str]:
+        return self._trainable[int(rng.integers(len(self._trainable)))]
+
+    def _image(self, idea: Drawn, style: str, rng: Choice, learn: bool = True) -> Image:
+        return Image(self.picture(idea, style, rng), learn=learn)
+
+    def drawing(self, rng: Choice) -> Document:
+        """A request, and the drawing."""
+        (idea, style), language = self.any(rng), _language(rng)
+        plain, styled = DRAW[language]
+        named = rng.random() < 0.7
+        request = (
+            styled.format(idea.names[language], STYLE_NAMES[style]) if named else plain.format(idea.names[language])
+        )
+        if rng.random() < 0.1:
+            request = idea.names[language]
+        return _turns([Text(request, learn=False)], [self._image(idea, style, rng)])
+
+    def naming(self, rng: Choice) -> Document:
+        """A drawing, and its name in the language of the question."""
+        (idea, style), language = self.any(rng), _language(rng)
+        asked = [self._image(idea, style, rng, learn=False), Text(WHAT[language], learn=False)]
+        return _turns(asked, [Text(idea.names[language])])
+
+    def caption(self, rng: Choice) -> Document:
+        """A name and its drawing, either first."""
+        (idea, style), language = self.any(rng), _language(rng)
+        pair = [Text(idea.names[language]), self._image(idea, style, rng)]
+        return Document(tuple(pair if rng.random() < 0.5 else pair[::-1]))
+
+    def style(self, rng: Choice) -> Document:
+        """A drawing, and whose style it has."""
+        idea, style = self.any(rng)
+        asked = [self._image(idea, style, rng, learn=False), Text("in which style?", learn=False)]
+        return _turns(asked, [Text(STYLE_NAMES[style])])
+
+    def restyling(self, rng: Choice) -> Document:
+        """A drawing, and the same idea by another hand."""
+        while len(styles := self._by_idea[(idea := self.any(rng)[0]).idea]) < 2:
+            continue
+        before, after = rng.choice(styles, 2, replace=False)
+        request = ALIKE[_language(rng)].format(STYLE_NAMES[after])
+        asked = [self._image(idea, before, rng, learn=False), Text(request, learn=False)]
+        return _turns(asked, [self._image(idea, after, rng)])
+
+    def colouring(self, rng: Choice) -> Document:
+        """An outline, a silhouette or greys, and the drawing."""
+        (idea, style), language = self.any(rng), _language(rng)
+        place = int(rng.integers(2**31))  # the sketch and the drawing lie alike
+        sketch = self.sketch(idea, style, str(rng.choice(KINDS_OF_SKETCH)), np.random.default_rng(place))
+        request = Text(COLOUR_IN[language].format(idea.names[language]), learn=False)
+        drawing = Image(self.picture(idea, style, np.random.default_rng(place)))
+        return _turns([Image(sketch, learn=False), request], [drawing])
+
+    def category(self, rng: Choice) -> Document:
+        """A drawing, and of which family it is."""
+        idea, style = self.any(rng)
+        asked = [self._image(idea, style, rng, learn=False), Text("what kind of thing is it?", learn=False)]
+        return _turns(asked, [Text(idea.family)])
+
+    def list_of(self, rng: Choice) -> Document:
+        """A request for three of a kind, and each by name with its drawing, all by one hand."""
+        family = str(rng.choice(list(PLURALS)))
+        style, parts = str(rng.choice(STYLES)), list[Text | Image]()
+        members = [idea for idea in self._members[family] if style in self._by_idea[idea.idea]]
+        for place in rng.choice(len(members), 3, replace=False):
+            idea = members[int(place)]
+            parts += [Text(idea.names["en"]), self._image(idea, style, rng)]
+        return _turns([Text(f"three {PLURALS[family]} in {STYLE_NAMES[style]} style", learn=False)], parts)
+
+    def free(self, rng: Choice) -> Document:
+        """A drawing without any words: what guidance compares with."""
+        return Document((self._image(*self.any(rng), rng),))
+
+
+def _turns(asked: list[Text | Image], answered: list[Text | Image]) -> Document:
+    return Document((*asked, EndTurn(learn=False), *answered, EndTurn()))
+
+
+def _language(rng: Choice) -> str:
+    if rng.random() < ENGLISH:
+        return LANGUAGES[0]
+    return LANGUAGES[1 + int(rng.integers(len(LANGUAGES) - 1))]
+
+
+def _share(name: str) -> int:
+    """A number from 0 to 99 that is always the same for a name."""
+    return zlib.crc32(name.encode()) % 100
+
+
+def _on_white(drawing: PIL.Image.Image) -> PIL.Image.Image:
+    white = PIL.Image.new("RGB", drawing.size, "white")
+    white.paste(drawing, mask=drawing.getchannel("A"))
+    return white
