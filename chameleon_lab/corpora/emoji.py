@@ -18,10 +18,9 @@ import PIL.ImageChops
 import PIL.ImageFilter
 import PIL.ImageOps
 
-from chameleon_lab.corpora.emoji_artwork import LANGUAGES, SIDE, STYLES, Drawn
+from chameleon_lab.corpora.conversations import Choice
+from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-
-Choice = np.random.Generator
 
 ENGLISH = 0.6  # share of documents; the other languages have equal parts of the rest
 HELD_OUT_DRAWINGS = 8  # of a hundred
@@ -107,16 +106,16 @@ class Emoji:
                 edges = _on_white(drawing).convert("L").filter(PIL.ImageFilter.FIND_EDGES)
                 edges = PIL.ImageChops.lighter(edges, alpha.filter(PIL.ImageFilter.FIND_EDGES))
                 edges = PIL.ImageOps.expand(PIL.ImageOps.crop(edges, 2), 2)  # the filter draws a frame
-                grey = PIL.ImageChops.invert(edges.point(lambda value: min(255, 3 * value)))
+                grey = PIL.ImageChops.invert(edges.point([min(255, 3 * value) for value in range(256)]))
         return self._placed(grey.convert("RGB"), rng, side)
 
     def _placed(self, drawing: PIL.Image.Image, rng: Choice | None, side: int) -> PIL.Image.Image:
         scale = 1.0 if rng is None else rng.uniform(SMALLEST_SCALE, 1.0)
-        shift = np.zeros(2) if rng is None else rng.uniform(-WIDEST_SHIFT, WIDEST_SHIFT, 2) * SIDE / 64
-        margin, span = SIDE // 4, SIDE / scale
-        wide = PIL.Image.new("RGB", (SIDE + 2 * margin,) * 2, "white")
+        shift = np.zeros(2) if rng is None else rng.uniform(-WIDEST_SHIFT, WIDEST_SHIFT, 2) * ARTWORK_SIDE / 64
+        margin, span = ARTWORK_SIDE // 4, ARTWORK_SIDE / scale
+        wide = PIL.Image.new("RGB", (ARTWORK_SIDE + 2 * margin, ARTWORK_SIDE + 2 * margin), "white")
         wide.paste(drawing, (margin, margin), drawing if drawing.mode == "RGBA" else None)
-        left, top = margin - (span - SIDE) / 2 - shift
+        left, top = margin - (span - ARTWORK_SIDE) / 2 - shift
         return wide.resize((side, side), PIL.Image.Resampling.BICUBIC, box=(left, top, left + span, top + span))
 
     def _read(self, idea: str, style: str) -> PIL.Image.Image:
@@ -145,20 +144,12 @@ class Emoji:
                 members.setdefault(idea.family, []).append(idea)
         return members
 
+    KINDS = ("drawing", "naming", "caption", "style", "restyling", "colouring", "category", "list", "free")
+
     @property
     def kinds(self) -> dict[str, Callable[[Choice], Document]]:
         """The kinds of document, by name: each draws one from what is trainable."""
-        return {
-            "drawing": self.drawing,
-            "naming": self.naming,
-            "caption": self.caption,
-            "style": self.style,
-            "restyling": self.restyling,
-            "colouring": self.colouring,
-            "category": self.category,
-            "list": self.list_of,
-            "free": self.free,
-        }
+        return {kind: getattr(self, "list_of" if kind == "list" else kind) for kind in self.KINDS}
 
     def any(self, rng: Choice) -> tuple[Drawn, str]:
         return self._trainable[int(rng.integers(len(self._trainable)))]
@@ -181,8 +172,8 @@ class Emoji:
     def naming(self, rng: Choice) -> Document:
         """A drawing, and its name in the language of the question."""
         (idea, style), language = self.any(rng), _language(rng)
-        asked = [self._image(idea, style, rng, learn=False), Text(WHAT[language], learn=False)]
-        return _turns(asked, [Text(idea.names[language])])
+        question = [self._image(idea, style, rng, learn=False), Text(WHAT[language], learn=False)]
+        return _turns(question, [Text(idea.names[language])])
 
     def caption(self, rng: Choice) -> Document:
         """A name and its drawing, either first."""
@@ -193,8 +184,8 @@ class Emoji:
     def style(self, rng: Choice) -> Document:
         """A drawing, and whose style it has."""
         idea, style = self.any(rng)
-        asked = [self._image(idea, style, rng, learn=False), Text("in which style?", learn=False)]
-        return _turns(asked, [Text(STYLE_NAMES[style])])
+        question = [self._image(idea, style, rng, learn=False), Text("in which style?", learn=False)]
+        return _turns(question, [Text(STYLE_NAMES[style])])
 
     def restyling(self, rng: Choice) -> Document:
         """A drawing, and the same idea by another hand."""
@@ -202,8 +193,8 @@ class Emoji:
             continue
         before, after = rng.choice(styles, 2, replace=False)
         request = ALIKE[_language(rng)].format(STYLE_NAMES[after])
-        asked = [self._image(idea, before, rng, learn=False), Text(request, learn=False)]
-        return _turns(asked, [self._image(idea, after, rng)])
+        question = [self._image(idea, before, rng, learn=False), Text(request, learn=False)]
+        return _turns(question, [self._image(idea, after, rng)])
 
     def colouring(self, rng: Choice) -> Document:
         """An outline, a silhouette or greys, and the drawing."""
@@ -217,8 +208,8 @@ class Emoji:
     def category(self, rng: Choice) -> Document:
         """A drawing, and of which family it is."""
         idea, style = self.any(rng)
-        asked = [self._image(idea, style, rng, learn=False), Text("what kind of thing is it?", learn=False)]
-        return _turns(asked, [Text(idea.family)])
+        question = [self._image(idea, style, rng, learn=False), Text("what kind of thing is it?", learn=False)]
+        return _turns(question, [Text(idea.family)])
 
     def list_of(self, rng: Choice) -> Document:
         """A request for three of a kind, and each by name with its drawing, all by one hand."""
@@ -235,8 +226,8 @@ class Emoji:
         return Document((self._image(*self.any(rng), rng),))
 
 
-def _turns(asked: list[Text | Image], answered: list[Text | Image]) -> Document:
-    return Document((*asked, EndTurn(learn=False), *answered, EndTurn()))
+def _turns(question: list[Text | Image], reply: list[Text | Image]) -> Document:
+    return Document((*question, EndTurn(learn=False), *reply, EndTurn()))
 
 
 def _language(rng: Choice) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import PIL.Image
 
-SIDE = 96
+ARTWORK_SIDE = 96
 """Pixels along a side: more than a tokenizer of 64 reads, so that pictures can be shifted and scaled."""
 
 LANGUAGES = ("en", "de", "fr", "es", "ja")
@@ -100,10 +100,10 @@ PACKAGES = (
 )
 STYLES = tuple(each.style for each in PACKAGES)
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
-HEARTS = tuple(f"{colour}-heart" for colour in (*COLOURS, "pink", "grey", "light-blue"))
-SHAPES = tuple(f"{colour}-{shape}" for shape in ("circle", "square") for colour in COLOURS)
-SHAPES += ("black-large-square", "white-large-square")
+HEART_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
+HEARTS = tuple(f"{colour}-heart" for colour in (*HEART_COLOURS, "pink", "grey", "light-blue"))
+COLOURED_SHAPES = tuple(f"{colour}-{shape}" for shape in ("circle", "square") for colour in HEART_COLOURS)
+COLOURED_SHAPES += ("black-large-square", "white-large-square")
 TONES = {
     "light": "1f3fb", "medium-light": "1f3fc", "medium": "1f3fd", "medium-dark": "1f3fe", "dark": "1f3ff",
 }  # fmt: skip
@@ -161,6 +161,9 @@ LISTS = {family: names.split() for family, _, names in (each.partition(":") for 
 """Ideas by family, in Noto's names; faces, animals and food are Noto's own categories, without those `left out`."""
 
 
+FAMILIES = ("heart", "shape", "clock", *(family for family in LISTS if family != "left out"), "face", "animal", "food")
+
+
 @dataclass(frozen=True)
 class Drawn:
     """An idea: its code points, its family, its names by language, and the hands that drew it.
@@ -211,17 +214,19 @@ class Hand:
         return idea in (self._files or self.names)
 
     def draw(self, idea: str) -> PIL.Image.Image:
-        """The drawing in RGBA, `SIDE` pixels along a side."""
+        """The drawing in RGBA, `ARTWORK_SIDE` pixels along a side."""
         if self._files:
             file = self._archive.extractfile(self._files[idea])
             assert file is not None
-            return PIL.Image.open(file).convert("RGBA").resize((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
+            return (
+                PIL.Image.open(file).convert("RGBA").resize((ARTWORK_SIDE, ARTWORK_SIDE), PIL.Image.Resampling.LANCZOS)
+            )
         name, icons = self.names[idea], self._icons
         icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
         width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
         svg = (
             f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="0 0 {width} {height}" width="{SIDE}" height="{SIDE}">{icon["body"]}</svg>'
+            f'viewBox="0 0 {width} {height}" width="{ARTWORK_SIDE}" height="{ARTWORK_SIDE}">{icon["body"]}</svg>'
         )
         import resvg_py  # pyright: ignore[reportMissingImports]
 
@@ -256,16 +261,16 @@ def ideas_of(noto: Hand) -> Iterator[tuple[str, str, tuple[str, str] | None]]:
     """(code points, family, parts) of the ideas that people ask for, by Noto's names and categories."""
     points = {name: idea for idea, name in sorted(noto.names.items(), reverse=True)}
     families: dict[str, Any] = {
-        "heart": HEARTS, "shape": SHAPES, "clock": CLOCKS, **LISTS,
+        "heart": HEARTS, "shape": COLOURED_SHAPES, "clock": CLOCKS, **LISTS,
         "face": noto.categories["Smileys & Emotion"],
         "animal": noto.categories["Animals & Nature"], "food": noto.categories["Food & Drink"],
     }  # fmt: skip
-    taken = set(families.pop("left out"))
+    earlier = set(families.pop("left out"))
     for family, names in families.items():
         for name in sorted(names):
-            if name in taken or name not in points:
+            if name in earlier or name not in points:
                 continue
-            taken.add(name)
+            earlier.add(name)
             parts = name.rpartition("-") if family in ("heart", "shape", "clock") else ()
             yield points[name], family, (parts[0], parts[2]) if parts else None
             if family == "gesture":
