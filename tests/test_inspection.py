@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from chameleon_lab import inspection
 from chameleon_lab.attention import SOFTMAX, UNCAPPED
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import ThreeWay
-from chameleon_lab.inspection import Inspection, add, put
+from chameleon_lab.inspection import Inspection, add, put, trace
 from chameleon_lab.quantization import quantize
 from chameleon_lab.stability import (
     AttentionSink,
@@ -110,7 +109,7 @@ def test_probabilities_ranks_and_entropies_are_those_of_the_logits(model, look, 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, cached, monkeypatch):
-    monkeypatch.setattr(inspection, "MEAN_BYTES", inspection.MEAN_BYTES if cached else 0)
+    monkeypatch.setattr(trace, "MEAN_BYTES", trace.MEAN_BYTES if cached else 0)
     rows = [look.rollout(position) for position in range(len(look))]
     for position in (0, 4, len(look) - 1):
         column = [row[position] for row in rows[position:]]
