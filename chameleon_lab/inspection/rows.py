@@ -30,7 +30,8 @@ class AttentionReadings(Likelihood):
     def readers(self, layer: int, head: int, position: int) -> np.ndarray:
         """How much each token from `position` on read it, by one head: 1-D, of positions `position` to the last."""
         self.require(position, layer=layer, head=head)
-        columns = [self.weights(layer, rows)[head, :, position] for rows in self.spans(position)]
+        # Copied, since a slice alone would keep all the weights of its rows
+        columns = [self.weights(layer, rows)[head, :, position].clone() for rows in self.spans(position)]
         return torch.cat(columns).cpu().numpy()
 
     def shares(self, layer: int, head: int, position: int) -> AttentionShares:

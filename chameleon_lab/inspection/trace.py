@@ -20,7 +20,7 @@ from chameleon_lab.taps import change
 from chameleon_lab.transformer import CAUSAL, Block, Context, ModelConfig, Packed, Transformer
 
 LOGITS_AT_ONCE = 256  # positions whose logits are held at once
-WEIGHTS_AT_ONCE = 2**24  # attention weights held at once
+WEIGHTS_AT_ONCE = 2**22  # attention weights held at once
 BLOCK_BYTES = 2**26  # of queries, keys and values of blocks run again that are kept for the next question
 MEAN_BYTES = 2**27  # of weights averaged over heads, kept where those of all layers are no more than this
 
@@ -152,7 +152,7 @@ class Trace:
         """The softmax of some query rows, all heads, in float32: H x rows x T, 0 where a query cannot look."""
         q_HTK, k_HTK, _ = self.heads_of(layer)
         attention = self.blocks[layer].attention
-        scores_HTS = attention.cap(q_HTK[:, rows].float() @ k_HTK.float().transpose(1, 2) * q_HTK.shape[-1] ** -0.5)
+        scores_HTS = attention.cap((q_HTK[:, rows].float() * q_HTK.shape[-1] ** -0.5) @ k_HTK.float().transpose(1, 2))
         return attention.softmax(scores_HTS.masked_fill_(self.hidden(rows), -torch.inf)).float()
 
     def mean_weights(self, layer: int, rows: slice) -> Tensor:
