@@ -444,6 +444,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, help="tokens of each (default: the model's context)")
     parser.add_argument("--guidance", choices=tuple(GUIDANCE), default="none", help="of pictures (default: none)")
     parser.add_argument("--training", action="store_true", help="plan a training step instead of use")
+    parser.add_argument("--inspection", action="store_true", help="plan a look at one document (Chameleon.inspect)")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of a training")
     parser.add_argument("--muon", action="store_true", help="train the blocks' matrices with Muon")
 
@@ -468,6 +469,7 @@ def _plan(options: argparse.Namespace) -> None:
         training=recipe if options.training else None,
         precision=options.precision,
         image_tokenizer=image,
+        inspection=options.inspection,
     )
     sys.stdout.write(f"{answer}\n")
     if options.device_memory is None:

@@ -1,8 +1,8 @@
 """What fits where: the memory that a model takes, for use and for training, found without building it.
 
-The lab's own code (trunk, cache, objective, optimizers, picture decoder) runs on fake tensors that have shapes and no
-data, while a ledger follows which of their storages are alive. So the figures are those of the code as it is, fixes
-included: with an allocator that keeps nothing, eight small models took what was planned within 3 %. What this
+The lab's own code (trunk, cache, objective, optimizers, picture decoder, a look) runs on fake tensors that have shapes
+and no data, while a ledger follows which of their storages are alive. So the figures are those of the code as it is,
+fixes included: with an allocator that keeps nothing, eight small models took what was planned within 3 %. What this
 cannot see is estimated: `GAPS` for the allocator, `RESERVE` for all else on a device.
 """
 
@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from torch.utils._pytree import tree_leaves
 
 from chameleon_lab.crossovers import PROMPT_POSITIONS
 from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.inspection.effects import without_edges
+from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.quantization import BITS, quantize
@@ -58,10 +61,11 @@ PRECISIONS = ("32-true", "bf16-mixed")
 class Plan:
     """The memory that a use of a model takes, in bytes; `print(plan)` shows it as a table.
 
-    `parameters` and `image_parameters` are counts. `cache_per_token` is for all `cache_rows` together. `activations` is
-    what the most demanding moment, `moment`, holds besides what stands in the other fields, `gaps` what the allocator
-    loses by it. `advice` says what to change when it does not fit: each line is a change (on top of the ones before
-    it) and what the peak would then be.
+    `parameters` and `image_parameters` are counts. `cache_per_token` is for all `cache_rows` together. `inspection` is
+    what an inspected document keeps: (layers + 2) x width numbers a token, in the dtype of what stands beside the
+    weights. `activations` is what the most demanding moment, `moment`, holds besides what stands in the other fields,
+    `gaps` what the allocator loses by it. `advice` says what to change when it does not fit: each line is a change (on
+    top of the ones before it) and what the peak would then be.
     """
 
     what: str
@@ -78,11 +82,13 @@ class Plan:
     moment: str
     device_memory: float | None = None
     advice: tuple[str, ...] = ()
+    inspection: int = 0
 
     @property
     def peak(self) -> int:
         """The most that is held at once."""
-        return self.weights + self.gradients + self.optimizer + self.cache + self.activations + self.gaps
+        stands = self.weights + self.gradients + self.optimizer + self.cache + self.inspection
+        return stands + self.activations + self.gaps
 
     @property
     def fits(self) -> bool | None:
@@ -97,6 +103,7 @@ class Plan:
             ("gradients", self.gradients, ""),
             ("optimizer", self.optimizer, ""),
             ("cache", self.cache, cache),
+            ("inspection", self.inspection, "the stream: (layers + 2) x width numbers a token"),
             ("activations", self.activations, f"at most, in the {self.moment}"),
             ("gaps", self.gaps, "of the allocator, about"),
             ("peak", self.peak, ""),
@@ -130,8 +137,10 @@ def plan(
     training: Recipe | None = None,
     precision: str = "32-true",
     image_tokenizer: ImageTokenizerConfig | None = None,
+    inspection: bool = False,
 ) -> Plan:
-    """What a model of this shape takes: to write `rows` documents of `context` tokens at once, or to train on them.
+    """What a model of this shape takes: to write `rows` documents of `context` tokens at once, to train on them, or, as
+    `inspection`, to look at one.
 
     `device_memory` is in GB (10^9 bytes). `weights`: float32, bfloat16, int8 or int4; by default bfloat16 for use and
     float32 for training. `guidance`: none, two-way or three-way. A recipe as `training` plans a training with it, in
@@ -143,6 +152,7 @@ def plan(
     """
     use = _Use(config, weights or ("float32" if training else "bfloat16"), rows, context or config.context)
     use = replace(use, guidance=guidance, training=training, precision=precision, image_tokenizer=image_tokenizer)
+    use = replace(use, inspection=inspection)
     if device_memory is not None and not device_memory > 0:
         raise ValueError(f"A device has more than 0 GB of memory, not {device_memory}.")
     memory = None if device_memory is None else device_memory * GB
@@ -162,6 +172,7 @@ class _Use:
     training: Recipe | None = None
     precision: str = "32-true"
     image_tokenizer: ImageTokenizerConfig | None = None
+    inspection: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("weights", WEIGHTS), ("guidance", GUIDANCE), ("precision", PRECISIONS)):
@@ -171,6 +182,11 @@ class _Use:
             raise ValueError(
                 f"rows must be 1 or more and context 1 to the model's {self.config.context}, not {self.rows} and "
                 f"{self.context}."
+            )
+        if self.inspection and (self.training or self.rows > 1 or self.guidance != "none"):
+            raise ValueError(
+                f"A look is at one document, rows=1, without training or guidance; got rows={self.rows}, guidance="
+                f"{self.guidance!r}{' and a recipe' if self.training else ''}."
             )
         if self.training and self.weights in BITS:
             raise ValueError(f"{self.weights} weights cannot be trained: take float32 or bfloat16.")
@@ -182,9 +198,10 @@ class _Use:
         moments = {name: _extrapolate([trace[name] for trace in few], layers) for name in few[0]}
         names = "parameters", "image parameters", "weights", "image tokenizer", "gradients", "optimizer", "cache"
         parameters, image_parameters, weights, picture, gradients, optimizer, cache = map(moments.pop, names)
+        inspection = moments.pop("inspection", 0)
         moment = max(moments, key=moments.__getitem__)
-        activations = max(0, moments[moment] - weights - picture - gradients - optimizer - cache)
-        cache_rows = 0 if self.training else self.rows * GUIDANCE[self.guidance]
+        activations = max(0, moments[moment] - weights - picture - gradients - optimizer - cache - inspection)
+        cache_rows = 0 if self.training or self.inspection else self.rows * GUIDANCE[self.guidance]
         per_token = 2 * layers * self.config.kv_heads * self.config.head_width * WEIGHTS[self.weights].itemsize
         return Plan(
             what=self.title,
@@ -199,10 +216,13 @@ class _Use:
             activations=activations,
             gaps=int(min(GAPS, GAPS_SHARE * activations)),
             moment=moment,
+            inspection=inspection,
         )
 
     @property
     def title(self) -> str:
+        if self.inspection:
+            return f"a look at a document of {self.context} tokens, weights in {self.weights}:"
         if self.training is None:
             return f"{self.rows} row(s) of {self.context} tokens, weights in {self.weights}, guidance {self.guidance}:"
         kind = "Muon and AdamW" if self.training.muon_rate else "AdamW"
@@ -279,6 +299,12 @@ class _Use:
             weights = ledger.now
             image = _stand_in(ImageTokenizer, self.image_tokenizer, dtype) if self.image_tokenizer else None
             picture = ledger.now - weights
+            if self.inspection:
+                return self._sizes_in_inspection(model, ledger) | {
+                    "image parameters": _count(image),
+                    "weights": weights,
+                    "image tokenizer": picture,
+                }
             decoder = Decoder(model, self.rows * GUIDANCE[self.guidance], self.context, plain=True)
             cached = ledger.now - weights - picture
             moments: dict[str, int] = {}
@@ -303,6 +329,23 @@ class _Use:
             "optimizer": 0,
             "cache": cached,
         }
+
+    def _sizes_in_inspection(self, model: Transformer, ledger: _Ledger) -> dict[str, int]:
+        """What a look keeps, and the peaks of its making and of the questions that take most."""
+        moments: dict[str, int] = {}
+        stands, tokens_T = ledger.now, np.zeros(self.context, np.int64)
+        with ledger.moment("first look", moments):
+            trace = _PlannedTrace(model, tokens_T)
+            kept = ledger.now - stands
+            model.logits(trace.outputs_TD[:LOGITS_AT_ONCE]).log_softmax(-1)
+        with ledger.moment("attention of a layer", moments):
+            trace.weights(0, next(trace.spans(0)))
+        with ledger.moment("knock-out", moments):
+            beyond_TT = trace.hidden()
+            model.trunk(
+                trace.tokens_1T, without_edges(trace.context, beyond_TT, torch.zeros_like(beyond_TT)[None, None])
+            )
+        return moments | {"inspection": kept, "gradients": 0, "optimizer": 0, "cache": 0}
 
     def _sizes_in_training(self, ledger: _Ledger) -> dict[str, int]:
         """The second step of a training, when the optimizer's state and the gradients of the first are there."""
@@ -351,6 +394,13 @@ class _Unshared(Causal):
     @staticmethod
     def _mask(length: int, device: torch.device) -> Tensor:
         return torch.full((length, length), -torch.inf, device=device).triu(1)
+
+
+class _PlannedTrace(Trace):
+    """A trace of fake tensors, whose masks no other model gets."""
+
+    def context_of(self, length: int) -> Causal:
+        return _Unshared()
 
 
 class _Ledger(TorchDispatchMode):

@@ -202,6 +202,7 @@ class Attention(nn.Module):
         self.query_tap, self.key_tap = Tap(), Tap()
         self.cap: nn.Module = nn.Identity()
         self.softmax: nn.Module = nn.Softmax(dim=-1)
+        self.head_outputs = Tap()
         self.out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
@@ -212,7 +213,8 @@ class Attention(nn.Module):
         k_BTHK = self.key_tap(rotate(self.key_norm(k_BTHK), turns_BT1K))
         q_BHTK, k_BHTK, v_BHTK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         mixed_BHTK = context.attend(self.layer, q_BHTK, k_BHTK, v_BHTK, self.cap, self.softmax)
-        return self.out(mixed_BHTK.transpose(1, 2).reshape(batch, positions, -1))
+        mixed_BTHK = self.head_outputs(mixed_BHTK.transpose(1, 2))
+        return self.out(mixed_BTHK.reshape(batch, positions, -1))
 
 
 class FeedForward(nn.Module):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from chameleon_lab import cli, planner
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.generation.kv_cache import KVCache
+from chameleon_lab.inspection.effects import without_edges
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import GB, Plan, plan, verdicts
@@ -114,9 +116,32 @@ def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[S
     assert found.peak - found.gaps == pytest.approx(ledger.peak, rel=0.03)
 
 
+@pytest.mark.parametrize("config", [SHAPE_7B, SHAPE_34B], ids=["7B", "34B"])
+def test_a_look_at_4096_tokens_of_a_published_shape_keeps_the_stream_alone(config: ModelConfig):
+    found, tokens = plan(config, weights="int8", inspection=True), config.context
+    assert tokens == 4096 and found.cache == found.cache_rows == 0
+    assert found.inspection == pytest.approx(2 * (config.layers + 2) * config.width * tokens, rel=1e-3)
+    assert found.activations < 2 * GB < 4 * config.heads * tokens**2
+    assert "a look at a document of 4096 tokens" in str(found) and "(layers + 2) x width" in str(found)
+
+
+@pytest.mark.parametrize("fixes", [(QueryKeyNorm(),), (AttentionSoftCap(),)], ids=["plain", "cap"])
+def test_what_a_look_keeps_and_takes_is_what_a_real_one_does(fixes: tuple[StabilityFix, ...]):
+    config = replace(SMALL, fixes=fixes)
+    found, model = plan(config, weights="float32", inspection=True), Transformer(config).eval()
+    with planner._Ledger() as ledger:
+        look = planner._PlannedTrace(model, np.arange(config.context) % config.vocabulary)
+        assert ledger.now == found.inspection
+        look.weights(0, next(look.spans(0)))
+        hidden_TT = look.hidden()
+        with torch.inference_mode():
+            model.trunk(look.tokens_1T, without_edges(look.context, hidden_TT, hidden_TT[None, None]))
+    assert found.peak - found.gaps - found.weights == pytest.approx(ledger.peak, rel=0.03)
+
+
 def test_many_layers_are_planned_from_a_few(monkeypatch: pytest.MonkeyPatch):
     config = replace(SMALL, layers=5)
-    settings: list[dict[str, Any]] = [{"weights": "int8", "rows": 2}, {"training": Recipe()}]
+    settings: list[dict[str, Any]] = [{"weights": "int8", "rows": 2}, {"training": Recipe()}, {"inspection": True}]
     for arguments in settings:
         quick = plan(config, **arguments)
         with monkeypatch.context() as patch:
@@ -143,6 +168,9 @@ def test_a_plan_holds_no_memory_and_leaves_no_fakes_behind():
         ({"device_memory": 0}, "more than 0 GB"),
         ({"device_memory": float("nan")}, "more than 0 GB"),
         ({"weights": "int8", "training": Recipe()}, "int8 weights cannot be trained"),
+        ({"inspection": True, "rows": 2}, "A look is at one document.*got rows=2"),
+        ({"inspection": True, "guidance": "two-way"}, "A look is at one document.*'two-way'"),
+        ({"inspection": True, "training": Recipe()}, "A look is at one document.*and a recipe"),
     ],
 )
 def test_settings_that_make_no_plan_are_refused(arguments: dict[str, Any], message: str):
@@ -162,6 +190,8 @@ def test_the_command_plans_a_published_model_a_shipped_one_and_no_other(capsys: 
     assert "7,013,158,912 parameters" in (told := capsys.readouterr().out) and "fits 16 GB" in told
     assert cli.main(["plan", "tiny", "--training", "--rows", "2", "--context", "100"]) == 0
     assert "a training step of 2 x 100 tokens" in (told := capsys.readouterr().out) and "this machine's" in told
+    assert cli.main(["plan", "tiny", "--inspection"]) == 0
+    assert "a look at a document of 1024 tokens" in capsys.readouterr().out
     assert cli.main(["plan", "no-such-model"]) == 2
     assert "no-such-model" in capsys.readouterr().err
 
