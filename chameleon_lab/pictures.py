@@ -16,7 +16,7 @@ import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -210,12 +210,11 @@ def _mark_in_exif(exif: bytes) -> int | None:
     Cameras and editors leave EXIF of all kinds behind, cut short or with values of odd types.
     """
     body = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "little", b"MM": "big"}.get(body[:2])
-    if order is None:
+    if body[:2] not in (b"II", b"MM"):
         return None
 
     def number(start: int, length: int) -> int:
-        return int.from_bytes(body[start : start + length], order)
+        return int.from_bytes(body[start : start + length], "little" if body[:1] == b"I" else "big")
 
     table = number(4, 4)
     for entry in range(number(table, 2)):
@@ -325,7 +324,7 @@ def _transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | No
     """What turns colours of a profile into sRGB; None for a broken one, for one of another kind of colours, and for one
     within two levels of sRGB."""
     try:
-        parsed = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        parsed: Any = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if parsed.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):
             return None
         transform = PIL.ImageCms.buildTransform(parsed, PIL.ImageCms.createProfile("sRGB"), mode, "RGB")
