@@ -24,7 +24,7 @@ LARGEST_SETTINGS = 16 * 2**20
 LARGEST_YAML = 256 * 2**10
 """Bytes: its parser takes seconds for so many."""
 
-DEEPEST = 64
+DEEPEST_NESTING = 64
 """How deep lists and objects may lie in one another."""
 
 GET_ANEW = "Get or save it anew."
@@ -106,12 +106,12 @@ def parse_json(text: str | bytes, name: Path | str, remedy: str = GET_ANEW) -> A
     except (ValueError, MemoryError) as error:
         raise ValueError(f"{name} is not JSON: {reason_of(error)}. {remedy}") from error
     level = [value] if isinstance(value, list | dict) else []
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST_NESTING):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = [below for each in inner for below in each if isinstance(below, list | dict)]
         if not level:
             return value
-    raise ValueError(f"{name} is nested more than {DEEPEST} deep. {remedy}")
+    raise ValueError(f"{name} is nested more than {DEEPEST_NESTING} deep. {remedy}")
 
 
 def read_json(path: Path | str, largest: int = LARGEST_SETTINGS, remedy: str = GET_ANEW) -> Any:
@@ -137,8 +137,12 @@ def read_yaml(path: Path | str, remedy: str = GET_ANEW) -> Any:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-                fault = "uses aliases (*name)" if depth <= DEEPEST else f"is nested more than {DEEPEST} deep"
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_NESTING:
+                fault = (
+                    "uses aliases (*name)"
+                    if depth <= DEEPEST_NESTING
+                    else f"is nested more than {DEEPEST_NESTING} deep"
+                )
                 raise ValueError(f"{path} {fault}, which the lab does not read. {remedy}")
         return yaml.safe_load(text)
 

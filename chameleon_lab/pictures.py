@@ -196,6 +196,8 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
         digits = "".join(hexadecimal.split("\n")[3:])
         exif = bytes.fromhex(digits) if re.fullmatch(r"(?:[0-9A-Fa-f]{2}|\s)*", digits) else None
     mark = _mark_in_exif(exif) if isinstance(exif, bytes) else None
+    if mark is None and exif is None:  # a program may have set one
+        mark = getattr(picture, "_exif", None) and picture.getexif().get(0x0112)
     if mark is None:
         xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or ""
         text = xmp.decode("latin-1") if isinstance(xmp, bytes) else str(xmp)
