@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.pictures import open_picture, read_picture
+from chameleon_lab.files import parse_json, reason_of
+from chameleon_lab.pictures import decode_picture, open_picture, read_picture
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,7 @@ class Document:
     @classmethod
     def from_json(cls, text: str) -> Document:
         """The document that `to_json` wrote. Raises ValueError, saying which segment and why, for anything else."""
-        try:
-            plain = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Not a document: the text is not JSON ({error}).") from error
+        plain = parse_json(text, "Not a document: the text", "Write documents with to_json.")
         if not isinstance(plain, list):
             raise ValueError(f"Not a document: expected a JSON list of segments, got {type(plain).__name__}.")
         return cls(tuple(_from_plain(index, entry) for index, entry in enumerate(plain)))
@@ -177,6 +175,9 @@ def _segments(parts: Iterable[object]) -> Iterator[Segment]:
             )
 
 
+LARGEST_CODE = 2**31
+"""No codebook is as large."""
+
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Kinds of pixels that a PNG file keeps; others are written as RGB."""
 
@@ -211,20 +212,36 @@ def _png(picture: PIL.Image.Image) -> str:
 def _from_plain(index: int, entry: object) -> Segment:
     if not isinstance(entry, dict):
         raise ValueError(f"Segment {index} of the document is not an object: {str(entry)[:40]!r}.")
-    learn = bool(entry.get("learn", True))
     try:
+        learn = entry.get("learn", True)
+        if not isinstance(learn, bool):
+            raise ValueError(f"learn must be true or false, not {str(learn)[:40]!r}")
         if "text" in entry:
-            return Text(str(entry["text"]), learn)
+            if not isinstance(entry["text"], str):
+                raise ValueError(f"text must be a string, not {str(entry['text'])[:40]!r}")
+            return Text(entry["text"], learn)
         if "end_turn" in entry:
             return EndTurn(learn)
-        picture = PIL.Image.open(io.BytesIO(base64.b64decode(entry["image"], validate=True)))
-        picture.load()
-        codes = np.asarray(entry["codes"], np.int64) if "codes" in entry else None
-        return Image(picture, codes, learn)
+        if "image" not in entry:
+            raise KeyError("image")
+        written = base64.b64decode(entry["image"], validate=True)
+        picture = decode_picture(io.BytesIO(written), "The picture")
+        return Image(picture, _grid_of(entry["codes"]) if "codes" in entry else None, learn)
     except KeyError as error:
         raise ValueError(f"Segment {index} of the document has neither text, end_turn nor image.") from error
-    except (TypeError, ValueError, OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"Segment {index} of the document cannot be read: {error}.") from error
+    except (TypeError, ValueError) as error:
+        reason = reason_of(error).rstrip(".")
+        raise ValueError(f"Segment {index} of the document cannot be read: {reason}.") from error
+
+
+def _grid_of(plain: object) -> np.ndarray:
+    """A grid of codes. Raises ValueError for what is no table of whole numbers that an image can have."""
+    rows = plain if isinstance(plain, list) else []
+    whole = all(isinstance(row, list) and len(row) == len(rows[0]) and len(row) > 0 for row in rows)
+    flat = [code for row in rows for code in row] if whole else []
+    if not flat or not all(type(code) is int and 0 <= code < LARGEST_CODE for code in flat):
+        raise ValueError(f"codes must be rows of whole numbers from 0, all rows of one length; got {str(plain)[:40]}")
+    return np.array(rows, np.int64)
 
 
 def _from_entry(entry: object, decode: Callable[[Sequence[int]], Document] | None) -> Segment | Document:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def require(thing: Any, what: str, *members: str) -> None:
@@ -43,3 +45,49 @@ def plain_number(value: Any, name: str, whole: bool = False) -> Any:
     if whole and number != int(number):
         raise ValueError(f"{name} must be a whole number, not {value!r}.")
     return int(number) if whole else float(number)
+
+
+LARGEST_WHOLE = 2**53
+"""Beyond it whole numbers of a file are none that another program could have meant."""
+
+
+def require_fields(value: Any, **limits: tuple[float, float]) -> None:
+    """Raises ValueError, naming class, field and value, where a field of a dataclass is not of its annotated type.
+
+    Numbers must be finite; those with `limits` lie between the least and the most. A field annotated as something other
+    than numbers, strings, truth values and tuples or lists of them is not looked at.
+    """
+    hints = get_type_hints(type(value))
+    for each in fields(value):
+        content, hint = getattr(value, each.name), hints[each.name]
+        if not _is_of(content, hint):
+            kind = str(each.type).replace("typing.", "")
+            raise ValueError(f"{type(value).__name__}.{each.name} must be of type {kind}, not {str(content)[:60]!r}.")
+        least, most = limits.get(each.name, (-math.inf, math.inf))
+        for number in content if isinstance(content, tuple) else (content,):
+            if isinstance(number, numbers.Real) and not least <= float(number) <= most:
+                raise ValueError(
+                    f"{type(value).__name__}.{each.name} must lie in {least:,g}..{most:,g}; got {str(number)[:60]}."
+                )
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type, as far as that is one of plain values."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, each) for each in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple and arguments[1:] == (...,):
+        return isinstance(value, tuple) and all(_is_of(each, arguments[0]) for each in value)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return whole and abs(int(value)) <= LARGEST_WHOLE
+    if hint is float:
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return number and (not isinstance(value, int) or abs(value) <= LARGEST_WHOLE) and math.isfinite(value)
+    if hint in (str, NoneType):
+        return isinstance(value, hint)
+    return True

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, attention_to_earlier, rotate, rotations, uses_fused
+from chameleon_lab.parts import require_fields
 from chameleon_lab.taps import Tap
 
 
@@ -35,7 +36,7 @@ class Fix(Protocol):
 class ModelConfig:
     """Shape of a transformer; `fixes` are installed in order when it is built.
 
-    Raises ValueError when heads do not share keys evenly or the head width is odd.
+    Raises ValueError when heads do not share keys evenly, the head width is odd, or a value is none that it can have.
     """
 
     vocabulary: int
@@ -52,6 +53,10 @@ class ModelConfig:
     fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
+        sizes = dict.fromkeys(
+            ("width", "layers", "heads", "kv_heads", "head_width", "ffn_width", "context"), (1, 2**31)
+        )
+        require_fields(self, **sizes, vocabulary=(0, 2**31), rope_theta=(1e-30, 1e30), norm_eps=(0, 1))
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key heads evenly.")
         if self.head_width % 2:

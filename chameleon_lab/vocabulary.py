@@ -10,6 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
+from chameleon_lab.parts import require_fields
+
+LARGEST_VOCABULARY = 2**24
+"""Tokens: the largest in use have a fiftieth."""
+
 
 class Modality(enum.IntEnum):
     """What kind of thing a token stands for."""
@@ -70,6 +75,12 @@ class Vocabulary:
     first_image = 4
 
     def __post_init__(self) -> None:
+        require_fields(self)
+        if self.size > LARGEST_VOCABULARY or not 0 <= self.sentinels <= self.size or self.codes > self.size:
+            raise ValueError(
+                f"No vocabulary has {self.size:,} tokens, {self.codes:,} codes and {self.sentinels:,} sentinels: the "
+                f"most are {LARGEST_VOCABULARY:,}, and codes and sentinels are among them."
+            )
         if (self.new_line is None) != (self.first_grid is None):
             raise ValueError(
                 f"Images of any grid need both new_line and first_grid; got {self.new_line} and {self.first_grid}."

@@ -509,7 +509,7 @@ def test_a_foreign_image_tokenizer_is_described_as_it_is(tree):
         with pytest.raises(ValueError, match=f"sets {setting}"):
             Chameleon.load(tree)
     (tree / "tokenizer" / "vqgan.yaml").write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(ValueError, match="does not describe an image tokenizer"):
+    with pytest.raises(ValueError, match=r"vqgan\.yaml is damaged: could not determine a constructor"):
         Chameleon.load(tree)
     (tree / "tokenizer" / "vqgan.yaml").unlink()
     with pytest.raises(ValueError, match=r"vqgan\.yaml is missing"):

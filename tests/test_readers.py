@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zipfile
 from collections import Counter
 
@@ -9,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_lab.corpora import shards
+from chameleon_lab.corpora import readers, shards
 from chameleon_lab.corpora.readers import (
     READERS,
     PictureFolder,
@@ -22,7 +23,9 @@ from chameleon_lab.corpora.readers import (
     plain_text,
     source_code,
 )
+from chameleon_lab.corpora.sources import picture_files
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.pictures import open_picture
 
 
 def shade(grey: int) -> PIL.Image.Image:
@@ -95,6 +98,161 @@ def test_captions_may_stand_in_one_file(pictures):
     assert [entry for entry in texts(documents) if isinstance(entry, list)] == [["one", 10], ["three", 30]]
     assert reasons(documents)["gone.png"] == "a caption without a picture"
     assert set(reasons(documents)) == {"metadata.jsonl, line 4", "metadata.jsonl, line 5", "b.png", "gone.png"}
+
+
+@pytest.mark.parametrize("ending", ["a.txt", "a.png.txt", "a.caption", "a.png.caption"])
+def test_a_caption_is_found_under_each_name_that_programs_give_it(pictures, ending):
+    (pictures / ending).write_text("a grey square")
+    assert ["a grey square", 10] in texts(captioned_pictures(pictures))
+    assert not any("without a picture" in reason for reason in reasons(captioned_pictures(pictures)).values())
+
+
+def test_metadata_may_be_an_array(pictures):
+    (pictures / "metadata.json").write_text(json.dumps([{"file_name": "a.png", "text": "one"}], indent=1))
+    assert ["one", 10] in texts(captioned_pictures(pictures))
+
+
+# What lies in a folder besides: one rule for all readers
+
+
+@pytest.fixture
+def visited(tmp_path):
+    """A folder with a good entry for each reader, and links, hidden folders, pipes and devices beside it."""
+    outside, folder = tmp_path / "outside", tmp_path / "corpus"
+    for place in (outside, folder / "deep", folder / ".ipynb_checkpoints", folder / ".thumbnails" / "large"):
+        place.mkdir(parents=True)
+        shade(40).save(place / "x.png")
+        (place / "x.txt").write_text(f"the text of {place.name}")
+    (folder / "away").symlink_to(outside)
+    (folder / "again").symlink_to(folder / "deep")
+    (folder / "round").symlink_to(folder)
+    shade(50).save(folder / "good.png")
+    (folder / "good.txt").write_text("good")
+    for name in ("key.txt", "key.png"):
+        (folder / name).symlink_to(outside / f"x{name[3:]}")
+    os.mkfifo(folder / "pipe.txt")
+    shade(60).save(folder / "piped.png")
+    os.mkfifo(folder / "piped.txt")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["captions", "text"])
+def test_links_out_hidden_folders_and_pipes_are_left_alone_and_said(visited, kind):
+    documents = list(READERS[kind](visited, PictureFolder(visited)))
+    words = sorted(document.text for document in documents if isinstance(document, Document))
+    assert words == ["good", "the text of deep"]
+    why = reasons(documents)
+    assert next(name for name, reason in why.items() if reason == "it is a link out of the folder").startswith(
+        "away/ and "
+    )
+    assert "it is a link to a folder, which is read where it lies" in why.values()
+    assert "it is a pipe or a device, not a file" in why.values()
+
+
+def test_jsonl_finds_no_picture_behind_a_link_or_a_pipe(visited):
+    names = ("good.png", "key.png", "away/x.png", "pipe.txt", "../outside/x.png", ".thumbnails/large/x.png")
+    lines(visited / "made.jsonl", *({"image": name, "caption": "c"} for name in names))
+    documents = list(jsonl(visited / "made.jsonl"))
+    assert sum(isinstance(each, Document) for each in documents) == 2  # the first and the last, which are named
+    assert {name.split()[-1] for name in reasons(documents)} == {"2", "3", "4", "5"}
+
+
+def test_pictures_of_every_ending_and_of_none_are_taken_and_the_rest_is_counted(tmp_path, caplog):
+    kinds = {
+        "avif": "AVIF",
+        "jfif": "JPEG",
+        "jpe": "JPEG",
+        "jp2": "JPEG2000",
+        "ppm": "PPM",
+        "webp": "WEBP",
+        "tif": "TIFF",
+    }
+    for ending, kind in kinds.items():
+        shade(9).save(tmp_path / f"a.{ending}", kind)
+    for kind in set(kinds.values()) | {"PNG", "GIF", "BMP"}:
+        shade(9).save(tmp_path / f"bare{kind}", kind)
+    (tmp_path / "README").write_text("no picture")
+    (tmp_path / "raw.heic").write_bytes(b"x")
+    (tmp_path / ".cache").mkdir()
+    shade(9).save(tmp_path / ".cache" / "b.png")
+    with caplog.at_level("INFO"):
+        files = picture_files(tmp_path)
+    assert {*files} == {
+        *(f"a.{ending}" for ending in kinds),
+        *(f"bare{kind}" for kind in {*kinds.values(), "PNG", "GIF", "BMP"}),
+    }
+    assert all(open_picture(path).size == (8, 8) for path in files.values())
+    for words in ("16 taken", "1: no picture ends in .heic", "1: it does not begin as a picture", "1: it is hidden"):
+        assert words in caplog.text
+
+
+# Entries of wrong types
+
+WRONG = (None, True, 3, 1.5, "", [], {}, [None], {"a": 1}, 10**30, [[10**30]], [[1.9]], "\ud800", float("nan"))
+
+
+@pytest.mark.parametrize("name", ["jsonl", "obelics", "mmc4"])
+def test_an_entry_of_wrong_types_is_skipped_and_never_ends_a_corpus(pictures, name):
+    """Each value of each key of each record, as each wrong thing: the good entries around it are read."""
+    good = {
+        "jsonl": [
+            {"image": "a.png", "caption": "c"},
+            {"text": "t"},
+            {"file_name": "a.png", "text": "t"},
+            {"images": ["a.png"], "text": "see <image>"},
+        ],
+        "obelics": [{"images": ["a.png", None], "texts": [None, "x"]}],
+        "mmc4": [{"text_list": ["x"], "image_info": [{"image_name": "a.png", "matched_text_index": 0}]}],
+    }[name]
+    entries = [json.dumps(record | {key: wrong}) for record in good for key in record for wrong in WRONG]
+    entries += [json.dumps(wrong) for wrong in WRONG] + ["[" * 5000, '{"text": ' * 3000, "NaN", "1" * 5000, "{} {}"]
+    if name == "jsonl":
+        code = {"image": written_png(), "codes": [[0, 1], [2, 3]], "learn": True}
+        entries += [json.dumps([{**code, key: wrong}]) for key in code for wrong in (*WRONG, "no", [[1, 2], [3]])]
+        entries += [json.dumps([{"text": wrong}, {"end_turn": True, "learn": wrong}]) for wrong in WRONG]
+    last = json.dumps(good[0])
+    lines(pictures / "made.jsonl", last, *entries, last)
+    documents = list(READERS[name](pictures / "made.jsonl", PictureFolder(pictures)))
+    assert isinstance(documents[0], Document) and documents[0] == documents[-1]
+    for document in documents:
+        for part in document if isinstance(document, Document) else ():
+            assert isinstance(part.learn, bool)
+            assert (
+                isinstance(part.text, str) if isinstance(part, Text) else part.codes is None or part.codes.dtype == int
+            )
+
+
+def written_png() -> str:
+    return json.loads(Document.of(shade(5)).to_json())[0]["image"]
+
+
+def test_an_array_of_records_is_read_as_lines_are(pictures):
+    records = [
+        {"file_name": "a.png", "text": "one"},
+        {"images": ["a.png", "b.png"], "text": "see <image>, then <image>"},
+    ]
+    records += [{"images": ["b.png"], "text": "last"}, {"images": ["a.png"], "text": "<image> <image>"}, {"text": None}]
+    (pictures / "made.json").write_text(json.dumps(records))
+    (pictures / "made.jsonl").write_text(json.dumps(records, indent=2))
+    for path in ("made.json", "made.jsonl"):
+        documents = list(jsonl(pictures / path))
+        assert texts(documents) == [
+            ["one", 10],
+            ["see", 10, ", then", 20],
+            ["last", 20],
+            f"{path}, entry 4",
+            f"{path}, entry 5",
+        ]
+
+
+def test_a_line_without_an_end_is_passed_over_in_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LARGEST_DOCUMENT", 1000)
+    path = tmp_path / "made.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n' + b"x" * 5_000_000 + b'\n{"text": "b"}\n'))
+    assert texts(jsonl(path)) == [["a"], "made.jsonl.gz, line 2", ["b"]]
+    monkeypatch.setattr(readers, "LARGEST_RUN", 2_000_000)
+    with pytest.raises(ValueError, match=r"made\.jsonl\.gz holds a line of more than 2,000,000 bytes"):
+        list(jsonl(path))
 
 
 # JSON Lines
@@ -237,7 +395,7 @@ def test_text_files_are_documents_each_and_hidden_ones_are_left_alone(tmp_path):
     assert texts(documents) == [["one\r\n two "], ["three"], "f.txt", "g.txt"]
     assert reasons(documents) == {
         "f.txt": "it is empty",
-        "g.txt": "g.txt is no UTF-8 text (invalid start byte at byte 0)",
+        "g.txt": f"{tmp_path / 'g.txt'} is no UTF-8 text (invalid start byte at byte 0).",
     }
     assert texts(plain_text(tmp_path / "e.py")) == [["x"]]
 

@@ -78,7 +78,7 @@ def test_folders_without_pictures_say_so(folder, tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
         picture_files(folder / "a.png")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(ValueError, match=r"holds no pictures: no file there ends in \.bmp"):
+    with pytest.raises(ValueError, match=r"holds no pictures: no file there ends in \.avif"):
         picture_files(tmp_path / "bare")
     unreadable = PictureFiles({"letter": folder / "letter.png"})
     with pytest.raises(ValueError, match=r"None of the 1 pictures can be read: .*letter"):

@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from chameleon_lab.documents import Document, EndTurn, Text
 from chameleon_lab.records import TextPiece
+from chameleon_lab.tokenizers.family_json import require_quick
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.tokenizers.text import JsonTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
@@ -181,12 +182,15 @@ def test_half_a_surrogate_pair_is_refused(text):
         ("{}", "no tokenizer.json"),
         ('{"model": {"vocab": {}, "merges": []}}', "name each id from 0 on"),
         ('{"model": {"type": "Unigram", "vocab": [], "merges": []}}', "It is Unigram, and the family's are BPEs"),
-        (changed(vocab=[]), "no tokenizer.json"),
-        (changed(merges=[["a"]]), "cannot read"),
-        (changed(merges=None), "marks the parts of words"),
+        (changed(vocab=[]), "Its vocab is no table"),
+        (changed(merges=[["a"]]), "is no pair of pieces"),
+        (changed(merges=None), "Its merges are no list"),
         (changed(continuing_subword_prefix="x"), "marks the parts of words"),  # the library would end the process
         ('{"model": {"vocab": {"a": 0, "b": 2, "c": 3, "d": 4}, "merges": []}}', "1 names are missing, first for 1"),
-        (json.dumps(json.loads(family_json()) | {"pre_tokenizer": {"type": "Magic"}}), "cannot read"),
+        (
+            json.dumps(json.loads(family_json()) | {"pre_tokenizer": {"type": "Magic"}}),
+            "Its pre-tokenizer is or holds Magic",
+        ),
     ],
     ids=range(12),
 )
@@ -196,6 +200,120 @@ def test_what_is_no_tokenizer_of_the_family_is_refused(broken, why, tmp_path):
     (tmp_path / "text_tokenizer.json").write_text(broken)
     with pytest.raises(ValueError, match=rf"text_tokenizer\.json holds no text tokenizer of the family: .*{why}"):
         JsonTokenizer.load(tmp_path / "text_tokenizer.json")
+
+
+def with_parts(**parts: Any) -> str:
+    """The tokenizer's JSON with other parts than its BPE."""
+    return json.dumps(json.loads(family_json()) | parts)
+
+
+def split_by(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 3}}, r"Its normalizer \(Sequence\)"),
+        ({"normalizer": {"type": "NFC"}}, r"Its normalizer \(NFC\)"),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 10**6}}, r"Its normalizer \(Prepend\)"),
+        ({"decoder": {"type": "Sequence", "decoders": [GROWTH] * 3}}, "Its decoder is Sequence"),
+        ({"decoder": {"type": "CTC", "pad_token": "x"}}, "Its decoder is CTC"),
+        ({"pre_tokenizer": {"type": "Metaspace", "replacement": "x", "prepend_scheme": "always"}}, "holds Metaspace"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Sequence"}]}}, "holds Sequence"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split_by("x")] * 99}}, "has 99 parts"),
+        ({"pre_tokenizer": split_by("x") | {"behavior": 7}}, "has no pattern with a behavior"),
+        ({"pre_tokenizer": split_by("x" * 2000)}, "neither Regex nor String"),
+        ({"pre_tokenizer": {"type": "Digits", "individual_digits": 3}}, "individual_digits must be true or false"),
+        ({"pre_tokenizer": "x"}, "'x'"),
+        ({"added_tokens": [{"id": "0", "content": "<s>"}]}, "has no id with a content"),
+    ],
+    ids=range(13),
+)
+def test_parts_that_the_family_does_not_use_are_refused_by_name(parts, why):
+    with pytest.raises(ValueError, match=why):
+        JsonTokenizer(with_parts(**parts))
+
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+FAMILY_PATTERNS = (
+    *("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", "([\t\n]|    |  )"),
+    *(r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2, GPT2.replace("'s|'t|'re|'ve|'m|'ll|'d", "'(?:[sdmt]|ll|ve|re)")),
+    *("[\"'(),.:;&]", r"\p{N}{1,3}", "(?i:'s|'t)"),
+)
+SLOW_PATTERNS = (
+    *(
+        "(a+)+$",
+        "(a|a)*b",
+        "(?:a*)*",
+        "([a-z]+)+!",
+        "(a{1,9}){9}{9}",
+        "a{1000}",
+        "(a{64}){65,}",
+        "(a*){3}",
+        "a**",
+        "a+*",
+    ),
+    *(r"(\w)\1+", r"(?<n>a)\k<n>", r"(?<=a+)b", "(?>a+)b", r"(?R)", "(?~a)", r"\g<1>", "(?#x)a", "((a*)b)+"),
+    *(r".*.*x", r"\s*\s*\s*x", r".+\x00", "a*b", "[^x]+y", "x?[^x]+y", r"a|.*.*", "(a*|b)c"),
+    *("((a|a){8}){8}", "(a|a){16}b", "a?" * 30 + "b", "(a|a)" * 20 + "b", ".[0-9]+>", r"\s+$", ".+(?![ab])", "(?!.+x)"),
+)
+
+
+@pytest.mark.parametrize("pattern", FAMILY_PATTERNS)
+def test_the_family_s_patterns_are_taken(pattern):
+    require_quick(pattern)
+    parts = {"type": "Sequence", "pretokenizers": [split_by(pattern), {"type": "ByteLevel", "add_prefix_space": False}]}
+    JsonTokenizer(with_parts(pre_tokenizer=parts)).encode("a <sentinel:12> b  c\n" * 3)
+
+
+@pytest.mark.parametrize("pattern", SLOW_PATTERNS)
+def test_patterns_that_a_text_could_keep_busy_for_ever_are_refused(pattern):
+    with pytest.raises(ValueError, match=r"The pattern"):
+        JsonTokenizer(with_parts(pre_tokenizer=split_by(pattern)))
+
+
+def test_random_patterns_are_refused_or_quick():
+    """What `require_quick` lets pass comes to an end with any letters: a slow one would hang the test."""
+    rng, taken = np.random.default_rng(0), 0
+    parts = [
+        "a",
+        "b",
+        "x",
+        ".",
+        r"\s",
+        "[^a]",
+        r"\p{L}",
+        "(",
+        "(?:",
+        "(?!",
+        ")",
+        "|",
+        "*",
+        "+",
+        "?",
+        "{2,3}",
+        "{2,}",
+        "$",
+    ]
+    texts = ["a" * 20000, "ab" * 10000, " " * 20000, "a" * 19999 + "x"]
+    for _ in range(300):
+        pattern = "".join(rng.choice(parts, rng.integers(1, 9)))
+        try:
+            require_quick(pattern)
+        except ValueError:
+            continue
+        try:
+            splitter = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        except Exception:  # what the library cannot read it refuses
+            continue
+        taken += 1
+        for each in texts:
+            splitter.pre_tokenize_str(each)
+    assert taken > 20
 
 
 JUNK = (None, True, -1, 3.5, 10**30, "x", "", [], {}, [[]], {"a": 1}, "\ud800")

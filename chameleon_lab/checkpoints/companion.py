@@ -14,7 +14,9 @@ from typing import Any
 from chameleon_lab.checkpoints import names, native, provenance
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import Tensors
+from chameleon_lab.files import intact, read_table
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.parts import require_fields
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
@@ -60,15 +62,15 @@ def read_companion(folder: Path) -> Companion:
     path = folder / COMPANION
     if not path.is_file():
         return Companion()
-    try:
-        plain = json.loads(path.read_text())
+    with intact(path, "Save the model anew, or take the file away."):
+        plain = read_table(path)
         fields: dict[str, Any] = plain["vocabulary"]
         fields["permutation"] = tuple(fields["permutation"])
         rows, columns = plain["grid"]
         settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
-        return Companion(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}. Save the model anew, or take the file away.") from error
+        companion = Companion(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
+        require_fields(companion, groups=(1, 2**16))
+        return companion
 
 
 def write_foreign(opened: Opened, folder: Path, format: str, write_files: Callable[[Path], None]) -> None:

@@ -24,7 +24,7 @@ from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.checkpoints.huggingface import DIALECTS, HuggingFace
 from chameleon_lab.checkpoints.meta import TOKENIZER_FILES, Meta
 from chameleon_lab.checkpoints.native import Native
-from chameleon_lab.checkpoints.opened import Opened, Parts, ReadOptions
+from chameleon_lab.checkpoints.opened import Opened, Parts, ReadOptions, require_layers
 from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -223,6 +223,7 @@ def write_opened(
         raise ValueError(f"Shards of this kind are Meta's alone: give format='meta', not {format!r}.")
     if shards is not None and shards < 1:
         raise ValueError(f"shards must be 1 or more, not {shards}.")
+    require_layers(opened.config, opened.tensors, opened.source)
     with torch.device("meta"):
         check(Transformer(opened.config), opened.tensors, opened.source)
     if not pictures:

@@ -25,7 +25,7 @@ import torch
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import read_companion, write_foreign
 from chameleon_lab.checkpoints.native import holds_port
-from chameleon_lab.checkpoints.opened import Opened, ReadOptions
+from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
 from chameleon_lab.checkpoints.text_files import (
     IMAGE,
@@ -35,6 +35,7 @@ from chameleon_lab.checkpoints.text_files import (
     read_text,
     write_text_tokenizer,
 )
+from chameleon_lab.files import read_table
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 from chameleon_lab.vocabulary import LUMINA, Vocabulary
@@ -109,11 +110,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         there = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
-    try:
-        plain = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}. The folder is damaged; get or save it anew.") from error
-    return plain if isinstance(plain, dict) else {}
+    return read_table(path, remedy="The folder is damaged; get or save it anew.")
 
 
 def read_port(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
@@ -203,7 +200,7 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
             norm_eps=plain.get("rms_norm_eps", 1e-5),
             tied=plain.get("tie_word_embeddings") or False,
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where} does not describe a Chameleon: {error!r}. Get or save the folder anew.") from error
 
 
@@ -220,6 +217,7 @@ def read_port_images(
     tensors = names.image_to_ours(open_safetensors(folder))
     if not tensors:
         raise ValueError(f"{folder} holds no image tokenizer: none of its tensors is called {VQ}* or encoder.*.")
+    require_blocks(config, tensors, folder)
     with torch.device("meta"):
         tokenizer = ImageTokenizer(config, str(folder))
     if not any(name.startswith("decoder.") for name in tensors):
@@ -244,7 +242,7 @@ def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.js
             blocks=plain["num_res_blocks"],
             middle=True,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{where} does not describe a Chameleon image tokenizer: {error}. Give the folder that "
             "ChameleonVQVAE.save_pretrained wrote, or a whole model's."

@@ -24,10 +24,11 @@ import yaml
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import read_companion, write_foreign
-from chameleon_lab.checkpoints.opened import Opened, ReadOptions
+from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
+from chameleon_lab.files import read_table, read_yaml
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 
@@ -73,6 +74,7 @@ class Meta:
         if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):
             return None
         config, tensors = read_image_config(folder / "vqgan.yaml"), read_image_tensors(folder / "vqgan.ckpt")
+        require_blocks(config, tensors, folder, "vqgan.yaml")
         with torch.device("meta"):
             image = ImageTokenizer(config, str(folder))
         if not any(name.startswith("decoder.") for name in tensors):
@@ -145,14 +147,9 @@ def _params(folder: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        plain = json.loads(path.read_text())
+        return read_table(path, remedy="Get the checkpoint anew.")
     except FileNotFoundError as error:
         raise ValueError(f"The checkpoint is incomplete: {path} is missing.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}. Get the checkpoint anew.") from error
-    if not isinstance(plain, dict):
-        raise ValueError(f"{path} is damaged: it holds no table.")
-    return plain
 
 
 def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
@@ -173,7 +170,7 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
             rope_theta=theta,
             norm_eps=params.get("norm_eps", 1e-5),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {error!r}.") from error
 
 
@@ -219,8 +216,9 @@ def read_image_config(path: Path) -> ImageTokenizerConfig:
     """Our config of a `vqgan.yaml`. Raises ValueError for one missing, damaged, or of another architecture."""
     if not path.is_file():
         raise ValueError(f"The image tokenizer is incomplete: {path} is missing.")
+    plain = read_yaml(path, "Get it anew.")
     try:
-        params = yaml.safe_load(path.read_text())["model"]["params"]
+        params = plain["model"]["params"]
         plain = params["ddconfig"]
         strange = {
             "double_z": plain.get("double_z", False),
@@ -236,7 +234,7 @@ def read_image_config(path: Path) -> ImageTokenizerConfig:
             latent_width=plain["z_channels"],
             blocks=plain["num_res_blocks"],
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
         raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
     settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
     if settings:

@@ -16,8 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,11 @@ import torch
 
 from chameleon_lab import stability
 from chameleon_lab.checkpoints import provenance
-from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions
+from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions, require_blocks, require_layers
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
+from chameleon_lab.files import intact, read_json, read_table
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.parts import require_fields
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import (
@@ -65,6 +67,7 @@ class Native:
             model_config = _model_config(config["model"], options.fixes)
             vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
             settings = _settings(config["generation"], place)
+            require_layers(model_config, open_safetensors(place, "model"), place)
             with torch.device("meta"):
                 Transformer(model_config)  # what it cannot be built of is damage, too
             text = _text_tokenizer(config["text_tokenizer"], place)
@@ -149,10 +152,9 @@ def holds_port(folder: Path) -> bool:
 def _plain_config(folder: Path) -> dict[str, Any]:
     """A folder's `config.json`; empty where there is none that can be read."""
     try:
-        plain = json.loads((folder / "config.json").read_text())
+        return read_table(folder / "config.json")
     except (OSError, ValueError):
         return {}
-    return plain if isinstance(plain, dict) else {}
 
 
 def _write_files(opened: Opened, folder: Path) -> None:
@@ -211,24 +213,19 @@ def read_native_images(
         if config["image_tokenizer"].get("missing"):
             raise ValueError(f"{folder} holds no image tokenizer: the model was saved without one.")
         image_config = _image_config(config["image_tokenizer"], quantizers)
+        tensors = open_safetensors(folder, "image_tokenizer")
+        require_blocks(image_config, tensors, folder)
         with torch.device("meta"):
             image = ImageTokenizer(image_config, str(folder))
-    tensors = open_safetensors(folder, "image_tokenizer")
     if not config.get("picture_decoder", True):
         image.decoder = None
     fill(image, tensors, folder / "image_tokenizer.safetensors", dtype=dtype, device=device)
     return image.eval()
 
 
-@contextmanager
-def _damage(folder: Path) -> Iterator[None]:
+def _damage(folder: Path) -> AbstractContextManager[None]:
     """What a config at odds with itself raises, as one ValueError that names the file."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
-    except (TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
+    return intact(folder / "config.json", "The checkpoint is damaged: get or save it anew.")
 
 
 def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> ImageTokenizerConfig:
@@ -249,10 +246,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no model folder: it {there}. "
             "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
         )
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}. The checkpoint is damaged; get or save it anew.") from error
+    config = read_json(path, remedy="The checkpoint is damaged; get or save it anew.")
     if not isinstance(config, dict) or config.get("format") != NATIVE_FORMAT:
         raise ValueError(f"{path} does not describe a Chameleon Lab model; its format is not {NATIVE_FORMAT!r}.")
     if config.get("version") != NATIVE_VERSION:
@@ -275,6 +269,7 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
                 f"pass its class, Chameleon.load(folder, fixes=[{entry['fix']}])."
             )
         fixes.append(kind(**arguments))  # pyright: ignore[reportArgumentType]
+        require_fields(fixes[-1])
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 

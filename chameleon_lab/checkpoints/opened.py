@@ -13,6 +13,7 @@ from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import Tensors, fill, tensors_of
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.quantization import BITS, quantize, require_plain
+from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.transformer import ModelConfig, Transformer
@@ -44,6 +45,21 @@ class ReadOptions:
     licence: str | None = None
     dtype: torch.dtype | None = None
     device: torch.device | str = "cpu"
+
+
+def require_layers(config: ModelConfig, tensors: Tensors, source: Path, file: str = "config.json") -> None:
+    """Raises ValueError for a config of far more layers than the tensors under our names have, before any is made."""
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("blocks.") and name.count(".") > 1})
+    if config.layers > layers + 64:
+        raise ValueError(f"{source} contradicts the folder's {file}: {layers:,} layers instead of {config.layers:,}.")
+
+
+def require_blocks(config: ImageTokenizerConfig, tensors: Tensors, source: Path, file: str = "config.json") -> None:
+    """Raises ValueError for a config of far more residual blocks than there are tensors of an image tokenizer."""
+    blocks = len(config.widths) * config.blocks
+    if blocks > len(tensors) + 64:
+        fault = f"{len(tensors):,} tensors, and {blocks:,} residual blocks"
+        raise ValueError(f"{source} contradicts the folder's {file}: {fault}.")
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class Opened:
         self, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", weights: str | None = None
     ) -> Parts:
         """Everything, a tensor at a time, to where it is wanted; `weights` "int8" or "int4" are packed then."""
+        require_layers(self.config, self.tensors, self.source)
         with torch.device("meta"):
             model = Transformer(self.config)
         tensors = dict(self.tensors)

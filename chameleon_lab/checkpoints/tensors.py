@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from chameleon_lab.files import LARGEST_JSON, read_table
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -148,7 +150,7 @@ def _shard_files(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, 
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        index = json.loads(path.read_text())["weight_map"]
+        index = read_table(path, LARGEST_JSON)["weight_map"]
         plain = all(isinstance(file, str) and Path(file).name == file for file in index.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no index of shards: {error!r}. Get or save the checkpoint anew.") from error
@@ -170,7 +172,7 @@ def _one_safetensors(path: Path) -> dict[str, LazyTensor]:
             if dtype is None:
                 raise ValueError(f"{path} holds {name} as {about.get_dtype()}, which the lab does not read.")
             tensors[name] = LazyTensor(tuple(about.get_shape()), dtype, lambda name=name: file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} is damaged or no safetensors file: {error}. Get or save the checkpoint anew."
         ) from error

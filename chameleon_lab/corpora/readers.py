@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.corpora.sources import picture_files
+from chameleon_lab.corpora.folders import FolderListing, listing, picture_listing
 from chameleon_lab.documents import Document, Image, Segment, Text
+from chameleon_lab.files import LARGEST_JSON, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
+
+log = logging.getLogger(__name__)
 
 
 class Skipped(NamedTuple):
@@ -51,7 +55,7 @@ class PictureFolder:
         path = self.folder / "addresses.json"
         if path.exists():
             try:
-                self._addresses = {name: str(place) for name, place in _object(json.loads(_read_text(path))).items()}
+                self._addresses = {name: str(place) for name, place in read_table(path, LARGEST_JSON).items()}
             except ValueError as error:
                 raise ValueError(f"{path} is no JSON object of addresses and paths: {error}.") from error
 
@@ -65,11 +69,18 @@ class PictureFolder:
         return open_picture(path)
 
 
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Endings of caption files: of `cat.jpg` it is `cat.txt`, `cat.jpg.txt`, `cat.caption` or `cat.jpg.caption`."""
+
+METADATA = ("metadata.jsonl", "metadata.json")
+
+
 def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
     """Pairs, caption first: each picture of a folder and below, with the text beside it.
 
-    The caption of `cat.jpg` is `cat.txt`, or the entry {"file_name": "cat.jpg", "text": ...} in a `metadata.jsonl` of
-    the folder. A picture without a caption, and a caption without a picture, are skipped.
+    The caption of `cat.jpg` is in a file (see `CAPTION_SUFFIXES`), or the entry {"file_name": "cat.jpg", "text": ...}
+    in a `metadata.jsonl` or `metadata.json` of the folder. A picture without a caption, and a caption without a
+    picture, are skipped; what lies in the folder besides is skipped by reason: see `corpora.folders`.
     """
     folder = Path(folder)
     captions: dict[str, str] = {}
@@ -81,28 +92,44 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         captions[entry["file_name"]] = caption
         yield from ()
 
-    if (folder / "metadata.jsonl").exists():
-        yield from _each(folder / "metadata.jsonl", described)
-    pictures = picture_files(folder)
-    for name, path in pictures.items():
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one that holds pictures.")
+    for name in METADATA:
+        if (folder / name).is_file():
+            yield from _each(folder / name, described)
+    pictures = picture_listing(folder, *CAPTION_SUFFIXES, ".json", ".jsonl")
+    if not pictures.files:
+        raise ValueError(f"{folder} holds no pictures: {pictures}.")
+    log.info("%s.", pictures)
+    yield from (Skipped(*each) for each in pictures.skips)
+    beside = {path: name for name, path in listing(folder).files.items() if path.suffix.lower() in CAPTION_SUFFIXES}
+    unused = dict(beside)
+    for name, path in pictures.files.items():
+        own = [each for suffix in CAPTION_SUFFIXES for each in (path.with_suffix(suffix), Path(f"{path}{suffix}"))]
+        files = [each for each in own if each in beside]
+        for each in files:
+            unused.pop(each, None)
         try:
-            caption = captions.pop(name, None) or _read_text(path.with_suffix(".txt"))
+            caption = captions.pop(name, None)
+            if caption is None and not files:
+                raise ValueError(f"a picture without a caption: write one to {path.with_suffix('.txt').name} beside it")
+            caption = text_of_file(files[0], LARGEST_DOCUMENT) if caption is None else caption
             if not caption.strip():
                 raise ValueError("its caption is empty")
             yield Document.of(caption.strip(), open_picture(path))
-        except FileNotFoundError:
-            yield Skipped(name, f"a picture without a caption: write one to {path.with_suffix('.txt').name} beside it")
         except (ValueError, OSError) as error:
             yield Skipped(name, str(error))
-    used = {path.with_suffix(".txt") for path in pictures.values()}
-    for path in sorted(folder.rglob("*.txt")):
-        if path not in used and not path.name.startswith("."):
-            yield Skipped(path.relative_to(folder).as_posix(), "a caption without a picture")
-    yield from (Skipped(name, "a caption without a picture") for name in captions)
+    yield from (Skipped(name, "a caption without a picture") for name in (*unused.values(), *captions))
 
 
 def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Document | Skipped]:
-    """One document a line: a list as `Document.to_json` writes it, {"image": path, "caption": ...}, or {"text": ...}.
+    """One document a line, or an entry of a JSON array: a list as `Document.to_json` writes it, or an object.
+
+    ```
+    {"text": ...}                          a text
+    {"image": path, "caption": ...}        a pair; "file_name" and "text" do as well
+    {"images": [path, ...], "text": ...}   pictures where the text says <image>, or all of them behind it
+    ```
 
     Images are found in the file's own folder unless `find` is given; a pair comes caption first.
     """
@@ -112,19 +139,42 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
         if isinstance(entry, list):
             yield Document.from_json(json.dumps(entry))
             return
-        caption, image, text = (_object(entry).get(key) for key in ("caption", "image", "text"))
-        if isinstance(image, str) and isinstance(caption, str) and caption.strip():
-            yield Document.of(caption.strip(), find(image))
+        record = _object(entry)
+        words = [record[key] for key in ("caption", "text") if record.get(key) is not None]
+        image = next((record[key] for key in ("image", "file_name") if record.get(key) is not None), None)
+        images = record.get("images")
+        if any(not isinstance(each, str) for each in (*words, *([image] if image is not None else []))):
+            raise ValueError("its text, caption, image or file_name is no string")
+        if images is not None:
+            if not isinstance(images, list) or not all(isinstance(each, str) for each in images):
+                raise ValueError("its images are no list of paths")
+            yield Document.of(*_placed(words[0].strip() if words else "", [find(each) for each in images]))
         elif image is not None:
-            raise ValueError("an image without a caption")
-        elif caption is not None:
+            if not words or not words[0].strip():
+                raise ValueError("an image without a caption")
+            yield Document.of(words[0].strip(), find(image))
+        elif record.get("caption") is not None:
             raise ValueError("a caption without an image")
-        elif isinstance(text, str):
-            yield Document.of(text)
+        elif words:
+            yield Document.of(words[0])
         else:
             raise ValueError("it has neither image and caption nor text")
 
     return _each(path, read)
+
+
+def _placed(text: str, pictures: list[PIL.Image.Image]) -> Iterator[str | PIL.Image.Image]:
+    """A text with pictures where it says `<image>`, or all of them behind it."""
+    parts = text.split("<image>")
+    if len(parts) == 1:
+        yield from ([text] if text else [])
+        yield from pictures
+        return
+    if len(parts) != len(pictures) + 1:
+        raise ValueError(f"its text says <image> {len(parts) - 1} times, and it has {len(pictures)} images")
+    for place, part in enumerate(parts):
+        yield from ([part.strip()] if part.strip() else [])
+        yield from pictures[place : place + 1]
 
 
 def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
@@ -139,7 +189,9 @@ def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]
             raise ValueError("it has no lists images and texts of one length")
         if any((image is None) == (text is None) for image, text in zip(images, texts, strict=True)):
             raise ValueError("at each place there must be either an image or a text")
-        parts = (Text(str(text)) if image is None else str(image) for image, text in zip(images, texts, strict=True))
+        if any(not isinstance(each, str | None) for each in (*images, *texts)):
+            raise ValueError("one of its images or texts is no string")
+        parts = (Text(text) if image is None else image for image, text in zip(images, texts, strict=True))
         yield from _interleaved(name, parts, find)
 
     return _each(path, read)
@@ -155,12 +207,14 @@ def mmc4(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
         sentences, infos = (_object(entry).get(key) for key in ("text_list", "image_info"))
         if not isinstance(sentences, list) or not isinstance(infos, list):
             raise ValueError("it has no lists text_list and image_info")
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            raise ValueError("one of its sentences is no string")
         before: dict[int, list[str]] = {}
         for number, info in enumerate(infos):
             info = info if isinstance(info, dict) else {}
             place, image = info.get("matched_text_index"), info.get("image_name") or info.get("raw_url")
-            if isinstance(place, int) and 0 <= place < len(sentences) and image:
-                before.setdefault(place, []).append(str(image))
+            if type(place) is int and 0 <= place < len(sentences) and image and isinstance(image, str):
+                before.setdefault(place, []).append(image)
             else:
                 yield Skipped(f"{name}, image {number}", f"it has no name, or matches no sentence ({place})")
         parts: list[Text | str] = []
@@ -181,20 +235,22 @@ def plain_text(path: Path | str, suffixes: Iterable[str] = (".txt", ".md")) -> I
     path, suffixes = Path(path), frozenset(suffixes)
     if not path.exists():
         raise ValueError(f"There is no file or folder {path}.")
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.suffix in suffixes)
+    whole = listing(path) if path.is_dir() else FolderListing(path.parent, {path.name: path})
+    files = {name: file for name, file in whole.files.items() if file == path or file.suffix in suffixes}
     if not files:
-        raise ValueError(f"{path} holds no text: no file there ends in {', '.join(sorted(suffixes))}.")
-    for file in files:
-        inside = file.relative_to(path) if file != path else Path(file.name)
-        if any(part.startswith(".") for part in inside.parts) or not file.is_file():
-            continue
+        endings = ", ".join(sorted(suffixes))
+        raise ValueError(f"{path} holds no text: no file there ends in {endings}. {whole}.")
+    if whole.left_out:
+        log.info("%s.", whole)
+    yield from (Skipped(*each) for each in whole.skips)
+    for name, file in files.items():
         try:
-            text = _read_text(file)
+            text = text_of_file(file, LARGEST_DOCUMENT)
             if not text.strip():
                 raise ValueError("it is empty")
             yield Document.of(text)
         except (ValueError, OSError) as error:
-            yield Skipped(inside.as_posix(), str(error))
+            yield Skipped(name, str(error))
 
 
 CODE = frozenset(
@@ -254,58 +310,91 @@ def _interleaved(name: str, parts: Iterable[Text | str], find: FindPicture) -> I
     yield Document(tuple(segments)) if segments else Skipped(name, "nothing is left of it")
 
 
-def _each(path: Path | str, read: Callable[[str, Any], Iterator[Document | Skipped]]) -> Iterator[Document | Skipped]:
-    """What `read(name, value)` makes of each line of a JSON Lines file, plain or in a .gz or .zip.
+LARGEST_DOCUMENT = 64 * 2**20
+"""Bytes of a text, or of a line: pictures in it count. A longer one is skipped."""
 
-    A line that is not JSON, and one on which `read` raises ValueError or OSError, is skipped.
+LARGEST_RUN = 2**30
+"""Bytes after which a line is none: an archive of little more than a megabyte may hold one without an end."""
+
+
+def _each(path: Path | str, read: Callable[[str, Any], Iterator[Document | Skipped]]) -> Iterator[Document | Skipped]:
+    """What `read(name, value)` makes of each line of a JSON Lines file, plain or in a .gz or .zip, or of each entry of
+    a JSON array in a .json file.
+
+    A line that is not JSON, and one that `read` cannot understand, is skipped.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
+    if path.suffix == ".json" or _begins_array(path):
+        entries = read_json(path, LARGEST_JSON)
+        if not isinstance(entries, list):
+            raise ValueError(f"{path} holds {type(entries).__name__}, where a JSON array of documents is wanted.")
+        for number, entry in enumerate(entries, start=1):
+            yield from _entry(f"{path.name}, entry {number}", entry, read)
+        return
     name = path.name
     try:
-        with _opened(path) as lines:
-            for number, line in enumerate(lines, start=1):
+        with _opened(path) as files:
+            for number, line in enumerate(_lines(path, files), start=1):
                 name = f"{path.name}, line {number}"
-                if line.strip():
-                    yield from _entry(name, line, read)
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+                if line is None:
+                    yield Skipped(name, f"it has more than {LARGEST_DOCUMENT:,} bytes")
+                elif line.strip():
+                    try:
+                        value = parse_json(line, "it", "")
+                    except ValueError as error:
+                        yield Skipped(name, str(error).strip())
+                        continue
+                    yield from _entry(name, value, read)
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({error}), after {name}. Get it anew.") from error
 
 
+def _begins_array(path: Path) -> bool:
+    """Whether a file is one JSON array over several lines, and no JSON Lines."""
+    if path.suffix in (".gz", ".zip"):
+        return False
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].strip() == b"["
+
+
 def _entry(
-    name: str, line: bytes, read: Callable[[str, Any], Iterator[Document | Skipped]]
+    name: str, value: Any, read: Callable[[str, Any], Iterator[Document | Skipped]]
 ) -> Iterator[Document | Skipped]:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:  # what is no JSON, or no UTF-8
-        yield Skipped(name, f"it is not JSON ({error})")
-        return
-    try:
         yield from read(name, value)
-    except (ValueError, OSError) as error:
-        yield Skipped(name, str(error))
+    except (ValueError, OSError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        yield Skipped(name, reason_of(error))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Iterable[bytes]]:
+def _opened(path: Path) -> Iterator[Iterable[IO[bytes]]]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            yield (line for member in archive.namelist() for line in archive.open(member))
+            yield (archive.open(member) for member in archive.namelist())
     elif path.suffix == ".gz":
         with gzip.open(path) as file:
-            yield file
+            yield (file,)
     else:
         with path.open("rb") as file:
-            yield file
+            yield (file,)
 
 
-def _read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises ValueError when it is something else, FileNotFoundError when it is not there."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is no UTF-8 text ({error.reason} at byte {error.start})") from error
+def _lines(path: Path, files: Iterable[IO[bytes]]) -> Iterator[bytes | None]:
+    """The lines of files, None for one that is too long, of which no more is in memory than of another."""
+    for file in files:
+        while line := file.readline(LARGEST_DOCUMENT + 1):
+            length = len(line)
+            if length <= LARGEST_DOCUMENT:
+                yield line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = file.readline(2**20)
+                length += len(line)
+                if length > LARGEST_RUN:
+                    raise ValueError(f"{path} holds a line of more than {LARGEST_RUN:,} bytes, and is not read on.")
+            yield None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
 from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
 from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card, unfinished
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.files import reason_of
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer, TextTokenizer
@@ -25,6 +26,10 @@ from chameleon_lab.vocabulary import Vocabulary
 
 DOCUMENT_KINDS = ("text", "pair", "interleaved", "conversation")
 """Kinds of documents; the index holds a place in this tuple."""
+
+
+BAD_DOCUMENT = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError)
+"""What a document whose parts are of wrong types may raise, wherever it is used; not what a machine's faults raise."""
 
 
 def document_kind(document: Document) -> str:
@@ -239,8 +244,8 @@ def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tu
         number += 1
         try:
             waiting.append((f"document {number}", _prepared(document, tokenizer)))
-        except ValueError as error:
-            yield Skipped(f"document {number}", str(error))
+        except BAD_DOCUMENT as error:
+            yield Skipped(f"document {number}", reason_of(error))
             continue
         pictures += len(document.pictures)
         if len(waiting) >= 256 or pictures >= 64:
@@ -266,9 +271,9 @@ def _tokenize_waiting(
 ) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
     try:
         documents = tokenize([document for _, document in named], tokenizer)
-    except ValueError as error:  # one document is at fault: which one shows when each goes alone
+    except BAD_DOCUMENT as error:  # one document is at fault: which one shows when each goes alone
         if len(named) == 1:
-            yield Skipped(named[0][0], str(error))
+            yield Skipped(named[0][0], reason_of(error))
             return
         for each in named:
             yield from _tokenize_waiting([each], tokenizer)

@@ -14,12 +14,11 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, picture_listing
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 
 log = logging.getLogger(__name__)
-
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 PHOTOGRAPH_FILES = {
     "china": "sklearn/datasets/images/china.jpg",
@@ -56,18 +55,20 @@ def photographs() -> dict[str, Path]:
 
 
 def picture_files(folder: Path | str) -> dict[str, Path]:
-    """The picture files in a folder and below it, by their path in it, in order. Raises ValueError for none."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    """The picture files in a folder and below it, by their path in it, in order; the log says what is left out and why.
+
+    Raises ValueError for none.
+    """
+    if not Path(folder).is_dir():
         raise ValueError(f"{folder} is no folder: give one that holds pictures.")
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    }
-    if not files:
-        raise ValueError(f"{folder} holds no pictures: no file there ends in {', '.join(sorted(PICTURE_SUFFIXES))}.")
-    return files
+    pictures = picture_listing(folder)
+    if not pictures.files:
+        raise ValueError(
+            f"{folder} holds no pictures: no file there ends in {', '.join(sorted(PICTURE_SUFFIXES))}. {pictures}."
+        )
+    if pictures.left_out:
+        log.info("%s.", pictures)
+    return pictures.files
 
 
 class PictureFiles:
@@ -98,7 +99,7 @@ class PictureFiles:
     def _read(self, index: int) -> PIL.Image.Image | None:
         name = self.names[index]
         try:
-            picture = open_picture(self._paths[index])
+            picture = open_picture(self._paths[index], self._shortest)
         except (ValueError, OSError) as error:
             if name not in self.skipped:
                 self.skipped[name] = str(error)

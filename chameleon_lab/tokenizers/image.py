@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chameleon_lab.parts import require_fields
 from chameleon_lab.records import Reconstruction
 from chameleon_lab.tokenizers import levels, quantizers
 from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation, picture_of, preparations
@@ -60,6 +61,10 @@ class ImageTokenizerConfig:
     quantizer: str | Callable[[int, int], Quantizer] = "vector"
 
     def __post_init__(self) -> None:
+        sizes = ("side", "codes", "code_width", "widths", "latent_width", "blocks", "patch", "groups")
+        require_fields(self, **dict.fromkeys(sizes, (1, 2**24)))
+        if self.code_width > 2**16 or len(self.widths) > 24:
+            raise ValueError(f"No codes are {self.code_width:,} wide, and no network has {len(self.widths)} levels.")
         if isinstance(self.quantizer, str) and self.quantizer not in QUANTIZERS:
             raise ValueError(f"No quantizer is called {self.quantizer!r}; there are {', '.join(QUANTIZERS)}.")
         if not self.widths:

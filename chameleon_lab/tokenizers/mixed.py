@@ -19,6 +19,9 @@ from chameleon_lab.vocabulary import Modality, Vocabulary
 LOOKBACK = 32
 """Pieces of a text that a `PieceReader` looks back on, at least, to tell what one more adds."""
 
+LONGEST_SIDE = 1024
+"""Codes along a side of an image."""
+
 
 class MixedModalTokenizer:
     """A text tokenizer, an image tokenizer and the vocabulary they share.
@@ -48,6 +51,10 @@ class MixedModalTokenizer:
                 f"The vocabulary has room for {vocabulary.codes} codes and {vocabulary.pieces} pieces, but the image "
                 f"tokenizer has {codes} codes and the text tokenizer {pieces} pieces."
             )
+        if grid is not None and not (
+            len(grid) == 2 and all(type(side) is int and 0 < side <= LONGEST_SIDE for side in grid)
+        ):
+            raise ValueError(f"A grid is (rows, columns), each a whole number in 1..{LONGEST_SIDE}, not {grid!r}.")
         if image is None and grid is None:
             raise ValueError("Without an image tokenizer, say how many (rows, columns) of codes an image has: grid=.")
         self._text, self._image, self.vocabulary, self.source = text, image, vocabulary, source

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import sentencepiece
 import tokenizers
 
+from chameleon_lab.files import intact, parse_json, read_bytes, text_of_file
+from chameleon_lab.tokenizers.family_json import LARGEST_TABLE, plain_bpe
 from chameleon_lab.vocabulary import Vocabulary
 
 
@@ -83,7 +85,7 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> SentencePieceTokenizer:
-        return cls(Path(path).read_bytes())
+        return cls(read_bytes(path, LARGEST_TABLE))
 
     @property
     def size(self) -> int:
@@ -127,18 +129,16 @@ class JsonTokenizer:
 
     def __init__(self, json: str) -> None:
         self.json = json
-        plain = _plain_bpe(json)
+        plain = plain_bpe(parse_json(json, "It is no tokenizer.json: the text"))
         self.vocabulary = Vocabulary.from_pieces(_table(plain))
-        try:
+        with intact("The tokenizer, as the tokenizers library reads it,"):  # which raises bare Exceptions, and panics
             self._tokenizer = tokenizers.Tokenizer.from_str(_text_only(plain, self.vocabulary))
-        except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"The tokenizers library cannot read this tokenizer: {error}.") from error
 
     @classmethod
     def load(cls, path: Path | str) -> JsonTokenizer:
         """The tokenizer in a file. Raises ValueError, naming the file, when there is none that can be read."""
         try:
-            return cls(Path(path).read_text(encoding="utf-8"))
+            return cls(text_of_file(path, LARGEST_TABLE))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} holds no text tokenizer of the family: {error}") from error
 
@@ -171,42 +171,28 @@ _UNKNOWN = "\ue000"
 """A name for what no piece spells that cannot come up in bytes spelled as letters."""
 
 
-def _plain_bpe(text: str) -> dict[str, Any]:
-    """The JSON of a BPE. Raises ValueError for anything else."""
-    try:
-        plain = json.loads(text)
-        model = plain["model"]
-        if model.get("type", "BPE") != "BPE":
-            raise ValueError(f"It is {model['type']}, and the family's are BPEs.")
-        whole = isinstance(_table(plain), dict) and isinstance(model["merges"], list)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"It is no tokenizer.json with a BPE ({type(error).__name__}: {error}).") from error
-    if not whole or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise ValueError("Its BPE marks the parts of words, as the family's do not, or its merges are broken.")
-    return plain
-
-
 def _table(plain: dict[str, Any]) -> dict[str, int]:
     """Names to ids: the BPE's and the added tokens', which may or may not stand among them."""
-    return plain["model"]["vocab"] | {token["content"]: token["id"] for token in plain.get("added_tokens") or []}
+    return plain["model"]["vocab"] | {token["content"]: token["id"] for token in plain["added_tokens"]}
 
 
 def _text_only(plain: dict[str, Any], vocabulary: Vocabulary) -> str:
     """The tokenizer's JSON with the text block alone, counted from 0, and nothing that adds, cuts or varies tokens."""
     first = vocabulary.first_text
     pieces = {name: token - first for name, token in _table(plain).items() if token >= first}
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in plain["model"]["merges"]]
+    merges = [merge for merge in plain["model"]["merges"] if {*merge, "".join(merge)} <= pieces.keys()]
     model = plain["model"] | {
+        "type": "BPE",
         "vocab": pieces | {_UNKNOWN: len(pieces)},
-        "merges": [merge for merge in merges if {*merge, "".join(merge)} <= pieces.keys()],
+        "merges": merges,
         "unk_token": _UNKNOWN,
         "fuse_unk": False,
         "dropout": None,
     }
-    added = [token | {"id": token["id"] - first} for token in plain.get("added_tokens") or [] if token["id"] >= first]
+    added = [token | {"id": token["id"] - first} for token in plain["added_tokens"] if token["id"] >= first]
     bytes_as_letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return json.dumps(
-        plain
-        | {"model": model, "added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
-        | {"decoder": plain.get("decoder") or bytes_as_letters}
+        {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": plain["pre_tokenizer"]}
+        | {"normalizer": None, "post_processor": None, "truncation": None, "padding": None}
+        | {"decoder": bytes_as_letters}
     )

@@ -1,0 +1,164 @@
+"""Files that somebody else wrote, opened with care: what they are and how large comes first, and one error names them.
+
+- only regular files are read: a pipe or a device would wait for ever, or never end
+- sizes, depths and aliases have limits, so that a small file cannot fill the memory
+- whatever a parser raises is one ValueError with the file's name, its reason and what to do: see `intact`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LARGEST_JSON = 256 * 2**20
+"""Bytes: beyond any index, tokenizer or table of names. What a parser makes of a byte takes ten or more."""
+
+LARGEST_SETTINGS = 16 * 2**20
+"""Bytes of a file of settings, such as a model's `config.json` with its vocabulary's names."""
+
+LARGEST_YAML = 256 * 2**10
+"""Bytes: its parser takes seconds for so many."""
+
+DEEPEST_NESTING = 64
+"""How deep lists and objects may lie in one another."""
+
+GET_ANEW = "Get or save it anew."
+
+
+@contextmanager
+def intact(name: Path | str, remedy: str = GET_ANEW) -> Iterator[None]:
+    """Turns whatever reading or understanding a file raises into one ValueError that names the file.
+
+    An error that names it already, and what the system says of a file (OSError), stay as they are.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, OSError):
+        raise
+    except BaseException as error:  # a panic of Rust code is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if isinstance(error, ValueError) and str(name) in str(error):
+            raise
+        raise ValueError(f"{name} is damaged: {reason_of(error).rstrip('.')}. {remedy}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's reason in at most 300 letters of one line, whatever it is."""
+    words = " ".join(str(error).split())[:300]
+    match error:
+        case RecursionError():
+            return "it is nested too deep"
+        case MemoryError():
+            return "it asks for more memory than there is"
+        case KeyError():
+            return f"it lacks {words}"
+        case ValueError() | OSError() if words:
+            return words
+    return f"{words} ({type(error).__name__})" if words else type(error).__name__
+
+
+def require_regular(path: Path | str, largest: int | None = None) -> Path:
+    """The path, if a regular file of at most `largest` bytes lies there.
+
+    Raises FileNotFoundError where there is none, ValueError for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file.")
+    size = path.stat().st_size
+    if largest is not None and size > largest:
+        raise ValueError(f"{path} has {size:,} bytes, and of its kind at most {largest:,} are read.")
+    return path
+
+
+def read_bytes(path: Path | str, largest: int = LARGEST_JSON) -> bytes:
+    """All of a regular file. Errors: see `require_regular`."""
+    with require_regular(path, largest).open("rb") as file:
+        data = file.read(largest + 1)  # some files, as those below /proc, say that they are empty
+    if len(data) > largest:
+        raise ValueError(f"{path} has more than {largest:,} bytes, and of its kind no more are read.")
+    return data
+
+
+def text_of_file(path: Path | str, largest: int = LARGEST_JSON) -> str:
+    """The text of a UTF-8 file, a mark of its byte order left out. Raises ValueError when it is something else."""
+    data = read_bytes(path, largest)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{Path(path)} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+def parse_json(text: str | bytes, name: Path | str, remedy: str = GET_ANEW) -> Any:
+    """The value of a JSON text. Raises ValueError, naming what `name` says, for what is none or nested too deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{name} is not JSON that can be read: it is nested too deep. {remedy}") from error
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"{name} is not JSON: {reason_of(error)}. {remedy}") from error
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(DEEPEST_NESTING):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [below for each in inner for below in each if isinstance(below, list | dict)]
+        if not level:
+            return value
+    raise ValueError(f"{name} is nested more than {DEEPEST_NESTING} deep. {remedy}")
+
+
+def read_json(path: Path | str, largest: int = LARGEST_SETTINGS, remedy: str = GET_ANEW) -> Any:
+    """The value of a JSON file. Raises FileNotFoundError for none, ValueError, naming the file, for any other fault."""
+    return parse_json(read_bytes(path, largest), path, remedy)
+
+
+def read_table(path: Path | str, largest: int = LARGEST_SETTINGS, remedy: str = GET_ANEW) -> dict[str, Any]:
+    """The object of a JSON file. Errors: see `read_json`; a value of another kind is one, too."""
+    value = read_json(path, largest, remedy)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no object, but {type(value).__name__}. {remedy}")
+    return value
+
+
+def read_yaml(path: Path | str, remedy: str = GET_ANEW) -> Any:
+    """The value of a small YAML file without aliases, of which few bytes can make gigabytes.
+
+    Errors: see `read_json`.
+    """
+    text = text_of_file(path, LARGEST_YAML)
+    with intact(path, remedy):
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_NESTING:
+                fault = (
+                    "uses aliases (*name)"
+                    if depth <= DEEPEST_NESTING
+                    else f"is nested more than {DEEPEST_NESTING} deep"
+                )
+                raise ValueError(f"{path} {fault}, which the lab does not read. {remedy}")
+        return yaml.safe_load(text)
+
+
+def require_numbers(plain: dict[str, Any], name: Path | str, **limits: tuple[type, float, float]) -> None:
+    """Raises ValueError, naming file, entry and value, unless each entry that is there is a number within limits.
+
+    `limits`: of each entry the type, int or float, the least and the most. For float any finite number will do.
+    """
+    for key, (kind, least, most) in limits.items():
+        if key not in plain:
+            continue
+        value = plain[key]
+        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        if not (number and least <= value <= most):
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(
+                f"{name} is damaged: {key} must be {what} in {least:g}..{most:g}, not {str(value)[:40]!r}."
+            )
