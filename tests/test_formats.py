@@ -279,7 +279,7 @@ def test_the_layout_is_detected_and_named_in_the_log(format, tmp_path, caplog):
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
         assert formats.detect(tmp_path / "there").name == format
-    assert [each.name for each in formats.CLAIMANTS if each.claims(tmp_path / "there")] == [format]
+    assert [each.name for each in formats.CLAIMANTS if each.claim(tmp_path / "there")] == [format]
     assert f"has the layout '{format}'" in caplog.text
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
@@ -31,28 +32,34 @@ IMAGE = "<image>"
 
 
 def read_text(
-    folders: Iterable[Path], size: int, companion: Companion, source: Path, table: Mapping[str, int] | None = None
+    folders: Iterable[Path],
+    size: int,
+    companion: Companion,
+    source: Path,
+    table: Mapping[str, int] | None = None,
+    chosen: Path | None = None,
 ) -> tuple[TextTokenizer | None, Vocabulary]:
-    """The text tokenizer of the first folder (or file) that holds one, and the vocabulary of `size` tokens around it.
+    """The text tokenizer of the first folder (or file) that holds a fitting one, and the vocabulary around it.
 
-    `table` is the config's own of names to ids. Raises ValueError where they contradict one another, and where nothing
-    tells what the tokens are.
+    It is of `size` tokens, or fewer where the model's rows are padded. `table` is the config's own of names to ids,
+    and `chosen` the place that a user named, whose tokenizer is taken at its word. Raises ValueError where they
+    contradict one another, and where nothing tells what the tokens are.
     """
-    text = next(filter(None, map(_text_in, folders)), None)
+    text = _fitting_text(folders, size, chosen)
     vocabulary = text.vocabulary if isinstance(text, JsonTokenizer) else None
     if vocabulary is None and table:
         vocabulary = Vocabulary.from_pieces(table)
     saved = companion.vocabulary
     if saved is not None and (vocabulary is None or replace(saved, new_line=None, first_grid=None) == vocabulary):
         vocabulary = saved
-    if vocabulary is None and size == CHAMELEON.size:
+    if vocabulary is None and names.is_padding(size, CHAMELEON.size):
         vocabulary = CHAMELEON
     if vocabulary is None:
         raise ValueError(
             f"{source} does not tell what its {size} tokens are: it has no table of names and no text tokenizer. Name "
             "the folder that has text_tokenizer.json: Chameleon.load(folder, tokenizer=...)."
         )
-    if vocabulary.size != size:
+    if not fits(vocabulary, size):
         raise ValueError(
             f"{source} holds a model of {size} tokens, and its table names {vocabulary.size}: they do not belong "
             "together. Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
@@ -62,12 +69,38 @@ def read_text(
     return text, vocabulary
 
 
-def _text_in(place: Path) -> JsonTokenizer | SentencePieceTokenizer | None:
-    files = [place] if place.is_file() else [place / name for name in (*TABLES, SENTENCEPIECE)]
-    for path in files:
-        if path.is_file():
-            return SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)
-    return None
+def _fitting_text(
+    places: Iterable[Path], size: int, chosen: Path | None
+) -> JsonTokenizer | SentencePieceTokenizer | None:
+    """The first text tokenizer whose table is of the model's size, or else the first; None where there is none.
+
+    Others lie in many folders, such as a Llama's `tokenizer.json`: one that cannot be read is passed over for one that
+    can, unless the user named it.
+    """
+    first: JsonTokenizer | SentencePieceTokenizer | None = None
+    fault: ValueError | None = None
+    for place in places:
+        for path in [place] if place.is_file() else [place / name for name in (*TABLES, SENTENCEPIECE)]:
+            if not path.is_file():
+                continue
+            try:
+                text = SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)
+            except ValueError as error:
+                if place == chosen:
+                    raise
+                fault = fault or error
+                continue
+            if place == chosen or isinstance(text, SentencePieceTokenizer) or fits(text.vocabulary, size):
+                return text
+            first = first or text
+    if first is None and fault is not None:
+        raise fault
+    return first
+
+
+def fits(vocabulary: Vocabulary, size: int) -> bool:
+    """Whether a model of `size` rows can be one of a vocabulary."""
+    return vocabulary.size == size or names.is_padding(size, vocabulary.size)
 
 
 # Writing
@@ -78,17 +111,17 @@ def names_of(vocabulary: Vocabulary, text: TextTokenizer | None, placeholder: bo
 
     With `placeholder` the token kept for pictures is called `<image>`, if there is one.
     """
-    names = [vocabulary.spelling(token) for token in range(vocabulary.first_text)]
+    spellings = [vocabulary.spelling(token) for token in range(vocabulary.first_text)]
     image = image_placeholder(vocabulary)
     if placeholder and image is not None:
-        names[image] = IMAGE
+        spellings[image] = IMAGE
     if isinstance(text, JsonTokenizer):
-        names += [text.spelling(piece) for piece in range(text.size)]
+        spellings += [text.spelling(piece) for piece in range(text.size)]
     elif isinstance(text, ByteTokenizer):
-        names += _letters_of_bytes()
+        spellings += _letters_of_bytes()
     else:
-        names += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
-    return {name: token for token, name in enumerate(names)}
+        spellings += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
+    return {name: token for token, name in enumerate(spellings)}
 
 
 def image_placeholder(vocabulary: Vocabulary) -> int | None:
