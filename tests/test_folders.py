@@ -16,6 +16,7 @@ from test_formats import make_lab, weights
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, names
 from chameleon_lab.checkpoints.companion import COMPANION
+from chameleon_lab.cli import main
 from chameleon_lab.documents import Document
 
 
@@ -356,3 +357,32 @@ def test_a_gguf_file_is_called_by_its_name(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match="It holds a GGUF file"):
         Chameleon.load(tmp_path / "model.gguf")
+
+
+# From a shell
+
+
+@pytest.mark.parametrize("command", [["generate", "hi"], ["evaluate"], ["tokenize", "scenes", "--out", "x"]])
+def test_a_command_takes_of_a_folder_what_load_takes(command, monkeypatch, tmp_path):
+    loads: list[dict[str, object]] = []
+
+    def load(folder: str, **named: object) -> None:
+        loads.append({"folder": folder, **named})
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Chameleon, "load", load)
+    monkeypatch.chdir(tmp_path)
+    folder = ["--model", "there", "--layout", "lumina", "--tokenizer", "words", "--dtype", "bfloat16"]
+    assert main([*command, *folder]) == 2
+    wanted = {"folder": "there", "layout": "lumina", "tokenizer": Path("words"), "dtype": torch.bfloat16}
+    assert wanted.items() <= loads[0].items()
+
+
+def test_a_plan_and_a_conversion_take_a_layout_and_a_tokenizer(folder, tmp_path, capsys):
+    place = folder("meta")
+    shutil.move(place / "tokenizer", tmp_path / "words")
+    told = ["--layout", "meta", "--tokenizer", str(tmp_path / "words")]
+    assert main(["plan", str(place), *told]) == 0
+    assert main(["convert", str(place), str(tmp_path / "native"), "--format", "native", *told]) == 0
+    capsys.readouterr()
+    assert_the_model(tmp_path / "native")
