@@ -453,7 +453,7 @@ def test_settings_at_the_top_give_way_to_those_of_the_model(tree):
         ({"vocab_size": 281}, "281"),
         ({"qk_normalization": False}, r"unknown \['blocks\.0\.attention\.key_norm"),
         ({"ffn_dim_multiplier": 2.0}, "contradict"),
-        ({"n_heads": 3}, r"params\.json is damaged.*3 query heads cannot share 4 key heads"),
+        ({"n_heads": 3, "n_kv_heads": 4}, r"params\.json is damaged.*3 query heads cannot share 4 key heads"),
         ({"n_heads": 0}, "damaged"),
     ],
 )

@@ -115,7 +115,7 @@ class HuggingFace:
                 image, images = smallest_image_config(vocabulary.codes, tokenizer.grid), {}
             text = tokenizer.text if tokenizer.can_spell else None
             about = {
-                "vq_config": port_image_config(image),
+                "vq_config": port_image_config(image, self.name),
                 "vocabulary_map": names_of(vocabulary, text, placeholder=True),
             }
             write_port(opened.tensors, opened.config, images, whole, self.name, about)
@@ -312,6 +312,8 @@ def read_port_images(
 def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.json") -> ImageTokenizerConfig:
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
     plain = plain.get("vq_config") or plain
+    former = {"latent_channels": "z_channels", "double_latent": "double_z"}  # Anole's words
+    plain = {name: plain[old] for name, old in former.items() if old in plain} | plain
     if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
         plain = port_image_config(CHAMELEON_IMAGES) | plain
     try:
@@ -386,11 +388,12 @@ def norm_rows(config: ModelConfig, dialect: str) -> tuple[int, int]:
 
 
 def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, Any]:
-    versions = {"huggingface": {}, "lumina": {"transformers_version": "4.43.0"}, "anole": {}}
+    # Lumina-mGPT's class takes the logits of image tokens away unless told not to, and then draws code 0 for ever.
+    own = {"huggingface": {}, "lumina": {"mask_image_logits": False}, "anole": {"qk_layernorm": True}}
     return {
         "architectures": [ANOLE if dialect == "anole" else "ChameleonForConditionalGeneration"],
         "model_type": "chameleon",
-        **versions[dialect],
+        **own[dialect],
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
         "intermediate_size": config.ffn_width,
@@ -415,10 +418,12 @@ def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[s
     }
 
 
-def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
-    """Their config of an image tokenizer that their layout can express (see `meta.check_image`)."""
+def port_image_config(config: ImageTokenizerConfig, dialect: str = "huggingface") -> dict[str, Any]:
+    """Their config of an image tokenizer that their layout can express (see `names.check_image`)."""
     base = math.gcd(*config.widths)
+    former = {"z_channels": config.latent_width, "double_z": False}  # as Anole's copy calls them
     return {
+        **(former if dialect == "anole" else {}),
         "model_type": "chameleon_vqgan",
         "embed_dim": config.code_width,
         "num_embeddings": config.codes,
@@ -433,6 +438,23 @@ def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
         "dropout": 0.0,
         "attn_type": "vanilla",
     }
+
+
+_PARTS = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}" + IMAGE + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+)
+
+CHAT = "{{ bos_token }}{% for message in messages %}" + _PARTS + "{{ sep_token }}{% endfor %}"
+"""How a conversation becomes a text, each turn with its end. Roles are not written: they alternate."""
+
+END = "<end of turn>"
+CHAT_OF_PROCESSOR = (
+    "{% for message in messages %}" + _PARTS + "{% if not loop.last %}{{ '" + END + "' }}{% endif %}{% endfor %}"
+)
+"""The same for the port's processor, which puts the begin and the last end of turn there itself. No release of it takes
+a template from a folder, so that a person has to hand it over: see docs/weights.md."""
 
 
 def write_settings(vocabulary: Vocabulary, image: ImageTokenizerConfig, tokenizer: bool, folder: Path) -> None:
@@ -478,6 +500,10 @@ def write_settings(vocabulary: Vocabulary, image: ImageTokenizerConfig, tokenize
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "processor_class": "ChameleonProcessor",
+            "chat_template": [
+                {"name": "default", "template": CHAT},
+                {"name": "processor", "template": CHAT_OF_PROCESSOR.replace(END, special["sep_token"])},
+            ],
             **special,
         }
         rows, columns = image.grid

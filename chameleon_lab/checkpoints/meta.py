@@ -318,15 +318,17 @@ def write_meta(tensors: Tensors, config: ModelConfig, folder: Path, shards: int)
 
 
 def _plain_params(config: ModelConfig) -> dict[str, Any]:
+    """The settings of a config. `n_kv_heads` equal to all heads and a null `ffn_dim_multiplier` are left out: the
+    converters of Hugging Face and Anole take the first for fewer heads, and multiply by the second."""
     multiple_of, multiplier = _ffn_rule(config)
     model = {
         "dim": config.width,
         "n_layers": config.layers,
         "n_heads": config.heads,
-        "n_kv_heads": config.kv_heads,
+        **({"n_kv_heads": config.kv_heads} if config.kv_heads != config.heads else {}),
         "vocab_size": config.vocabulary,
         "multiple_of": multiple_of,
-        "ffn_dim_multiplier": multiplier,
+        **({"ffn_dim_multiplier": multiplier} if multiplier is not None else {}),
         "norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "qk_normalization": names.norm_groups(config) is not None,

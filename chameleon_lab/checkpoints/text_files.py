@@ -1,16 +1,20 @@
 """What foreign folders say of text and of the vocabulary: a table of names to ids, and the file of a text tokenizer.
 
 The family keeps text tokenizer and vocabulary in one `tokenizers` JSON (Meta: `text_tokenizer.json`, Hugging Face:
-`tokenizer.json`). A model of this lab with sentencepiece has no such file: its sentencepiece model lies there instead,
-and the table names its pieces `<piece:0>`, `<piece:1>`, ...
+`tokenizer.json`). A model of this lab with sentencepiece gets one that gives the same ids, for other programs, and its
+sentencepiece model beside it, which is what the lab reads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import sentencepiece
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
@@ -25,7 +29,7 @@ from chameleon_lab.vocabulary import CHAMELEON, Vocabulary
 TABLES = ("text_tokenizer.json", "tokenizer.json")
 SENTENCEPIECE = "text_tokenizer.model"
 IMAGE = "<image>"
-"""What Hugging Face calls the reserved token after the end of a turn: where a picture's codes will stand."""
+"""What Hugging Face calls the token for which a picture's codes will stand: see `image_placeholder`."""
 
 
 # Reading
@@ -80,7 +84,7 @@ def _fitting_text(
     first: JsonTokenizer | SentencePieceTokenizer | None = None
     fault: ValueError | None = None
     for place in places:
-        for path in [place] if place.is_file() else [place / name for name in (*TABLES, SENTENCEPIECE)]:
+        for path in [place] if place.is_file() else [place / name for name in (SENTENCEPIECE, *TABLES)]:
             if not path.is_file():
                 continue
             try:
@@ -119,32 +123,39 @@ def names_of(vocabulary: Vocabulary, text: TextTokenizer | None, placeholder: bo
         spellings += [text.spelling(piece) for piece in range(text.size)]
     elif isinstance(text, ByteTokenizer):
         spellings += _letters_of_bytes()
+    elif isinstance(text, SentencePieceTokenizer):
+        spellings += _spellings_of_pieces(text, spellings)
     else:
         spellings += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
     return {name: token for token, name in enumerate(spellings)}
 
 
 def image_placeholder(vocabulary: Vocabulary) -> int | None:
-    """The reserved token that stands for a picture to come: the one after the end of a turn, if it is free."""
+    """The token that stands for a picture to come: the reserved one after the end of a turn, or else the last sentinel,
+    which a prompt to the port has no use for; None where images have grids of their own and none is reserved."""
     token = vocabulary.end_turn + 1
-    ends = {vocabulary.first_text, vocabulary.new_line, vocabulary.first_grid}
-    return None if token in ends else token
+    if token not in (vocabulary.first_text, vocabulary.new_line, vocabulary.first_grid):
+        return token
+    last = vocabulary.first_sentinel + vocabulary.sentinels - 1
+    return last if vocabulary.sentinels and vocabulary.first_grid is None else None
 
 
 def write_text_tokenizer(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
-    """Writes the text tokenizer under a name, or as what it is where the family has no word for it.
+    """Writes the text tokenizer under a name as the JSON that other programs read, and a sentencepiece model besides.
 
-    Whether a JSON was written, which is what other programs read.
+    Whether a JSON was written.
     """
+    json_text = text if isinstance(text, JsonTokenizer) else None
     if isinstance(text, SentencePieceTokenizer):
         (folder / SENTENCEPIECE).write_bytes(text.model)
+        json_text = JsonTokenizer(json_of_sentencepiece(text, vocabulary))
     if isinstance(text, ByteTokenizer):
-        text = JsonTokenizer(_json_of_bytes(vocabulary))
-    if isinstance(text, JsonTokenizer):
+        json_text = JsonTokenizer(_json_of_bytes(vocabulary))
+    if json_text is not None:
         (folder / name).write_text(
-            _renamed_placeholder(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
+            _renamed_placeholder(json_text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
         )
-    return isinstance(text, JsonTokenizer)
+    return json_text is not None
 
 
 def _renamed_placeholder(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
@@ -183,9 +194,71 @@ _BEGINS = json.dumps(
 
 def _json_of_bytes(vocabulary: Vocabulary) -> str:
     """`ByteTokenizer` as a `tokenizers` JSON: a byte-level BPE without merges."""
-    table = names_of(vocabulary, ByteTokenizer())
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    table = names_of(vocabulary, ByteTokenizer())
+    return _json_of_bpe(vocabulary, table, {"vocab": table}, pre_tokenizer=level, decoder=level)
+
+
+SPACE = "\ufdd0"
+"""How a sentencepiece model's JSON spells a space: a character that Unicode keeps out of texts. With sentencepiece's
+own, U+2581, a written U+2581 would become a space, which the lab's tokenizer takes care that it does not."""
+
+
+def json_of_sentencepiece(text: SentencePieceTokenizer, vocabulary: Vocabulary) -> str:
+    """A sentencepiece BPE as a `tokenizers` JSON that gives the same ids.
+
+    Pieces merge in the order of their scores, from whatever two pieces make them, and bytes stand in for what no piece
+    spells. Only which of two overlapping pairs that make the same piece comes first (`aa` and `a` in `aaaa`) is
+    decided by the pair there, and by the place here.
+    """
+    table = names_of(vocabulary, text)
+    pieces = set(list(table)[vocabulary.first_text :])
+    model = sentencepiece.SentencePieceProcessor(model_proto=text.model)
+    learned = [name for name in _spellings_of_pieces(text, ()) if name in pieces and len(name) > 1]
+    learned = [name for name in learned if not _BYTE_OR_PIECE.fullmatch(name)]
+    scores = {name: model.get_score(table[name] - vocabulary.first_text) for name in learned}
+    merges = [
+        f"{name[:cut]} {name[cut:]}"  # the older spelling, which tokenizers 0.19 reads as well
+        for name in sorted(learned, key=lambda name: -scores[name])
+        for cut in range(1, len(name))
+        if name[:cut] in pieces and name[cut:] in pieces
+    ]
+    spaces = [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    return _json_of_bpe(
+        vocabulary,
+        table,
+        {"vocab": table, "merges": merges, "byte_fallback": True},
+        normalizer={"type": "Sequence", "normalizers": spaces},
+        decoder={"type": "Sequence", "decoders": decoders},
+    )
+
+
+_BYTE_OR_PIECE = re.compile(r"<0x[0-9A-F]{2}>|<piece:[0-9]+>")
+
+
+def _spellings_of_pieces(text: SentencePieceTokenizer, others: Collection[str]) -> list[str]:
+    """A name for each piece: its letters, spaces as `SPACE`, bytes as `<0x41>`; what it cannot share with `others`, and
+    what spells nothing, by its number."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=text.model)
+    spellings: list[str] = []
+    for piece in range(text.size):
+        name = model.id_to_piece(piece)
+        silent = model.is_unknown(piece) or model.is_control(piece) or model.is_unused(piece)
+        odd = _BYTE_OR_PIECE.fullmatch(name) and not model.is_byte(piece)
+        name = name.replace("\u2581", SPACE)
+        spellings.append(f"<piece:{piece}>" if silent or odd or name in others else name)
+    return spellings
+
+
+def _json_of_bpe(vocabulary: Vocabulary, table: dict[str, int], model: dict[str, Any], **parts: Any) -> str:
+    """A `tokenizers` JSON of a BPE and what is around it, the names before the text's as special added tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     plain = {
         "version": "1.0",
         "truncation": None,
@@ -194,9 +267,10 @@ def _json_of_bytes(vocabulary: Vocabulary) -> str:
             {"id": token, "content": name, **flags} for name, token in table.items() if token < vocabulary.first_text
         ],
         "normalizer": None,
-        "pre_tokenizer": level,
+        "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": level,
+        "decoder": None,
+        **parts,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -206,8 +280,8 @@ def _json_of_bytes(vocabulary: Vocabulary) -> str:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": table,
             "merges": [],
+            **model,
         },
     }
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
