@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
+from chameleon_lab.checkpoints.evidence import home, snapshot
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine
@@ -249,7 +250,7 @@ def load_image_tokenizer(
 
     `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
     """
-    path, options = find(folder), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
+    path, options = snapshot(find(folder)), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
     if native.is_native(path):
         return native.read_native_images(path, quantizers, dtype=dtype, device=options.device)
     if (image := formats.read_image_tokenizer([path], options)) is not None:
@@ -267,7 +268,7 @@ def find(folder: Path | str) -> Path:
         for shelf in SHIPPED:
             if (shelf / folder / "config.json").is_file():
                 return shelf / folder
-    return Path(folder)
+    return home(folder)
 
 
 def _document(document: Document) -> Document:

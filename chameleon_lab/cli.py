@@ -17,12 +17,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
 
 from chameleon_lab.chameleon import Chameleon, find, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, native
+from chameleon_lab.checkpoints.evidence import home
 from chameleon_lab.checkpoints.tensors import check_room, size_in_words
 from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.mixture import scene_pairs
@@ -94,6 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 log = logging.getLogger(__name__)
+
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -188,12 +191,26 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
     _settings_options(parser)
+    _folder_options(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--weights", choices=tuple(BITS), help="pack the weights in 8 or 4 bits when they are read")
     parser.add_argument("--licence", help="of the weights, where it is not what their layout suggests")
     parser.add_argument(
         "--acknowledge-licence", action="store_true", help="let weights draw that Meta's licence does not allow to"
     )
+
+
+def _folder_options(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+    """What `Chameleon.load` is told of a folder that does not say it itself."""
+    parser.add_argument("--layout", choices=tuple(formats.BY_NAME), help="what the folder is, where it cannot be told")
+    parser.add_argument("--tokenizer", type=Path, help="folder or file of a tokenizer that the model's folder lacks")
+    if dtype:
+        parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="to compute in (default: float32)")
+
+
+def _load(options: argparse.Namespace, **more: Any) -> Chameleon:
+    dtype = options.dtype and WEIGHT_DTYPES[options.dtype]
+    return Chameleon.load(options.model, layout=options.layout, tokenizer=options.tokenizer, dtype=dtype, **more)
 
 
 def _settings_options(parser: argparse.ArgumentParser) -> None:
@@ -216,8 +233,8 @@ def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
     if options.out.is_file():
         raise ValueError(f"--out is a folder for pictures, and {options.out} is a file.")
-    lab = Chameleon.load(
-        options.model,
+    lab = _load(
+        options,
         device=options.device,
         weights=options.weights,
         licence=options.licence,
@@ -267,6 +284,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
     parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    _folder_options(parser)
     parser.add_argument("-n", type=int, default=200, help="prompts of each kind (default: 200)")
     parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
     parser.add_argument(
@@ -285,7 +303,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError(
             "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
         )
-    lab = Chameleon.load(options.model)
+    lab = _load(options)
     lab.settings = lab.settings.changed(**changes)
     scores: dict[str, dict[str, float]] = {}
     for measure, score in evaluate(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed):
@@ -303,6 +321,7 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, nargs="?", help="the file or folder to read; scenes are drawn instead")
     parser.add_argument("--out", type=Path, required=True, help="where to write: a new or empty folder")
     parser.add_argument("--model", default="tiny", help="whose tokenizers: a model folder or name (default: tiny)")
+    _folder_options(parser)
     parser.add_argument("--pictures", type=Path, help="folder of the documents' pictures (default: beside the file)")
     parser.add_argument("--as-written", action="store_true", help="leave pairs caption first instead of turning half")
     parser.add_argument("--seed", type=int, default=0, help="decides which pairs come picture first (default: 0)")
@@ -326,7 +345,7 @@ def _tokenize_corpus(options: argparse.Namespace) -> None:
         raise ValueError(f"There is nothing at {options.path}.")
     if options.kind != "scenes" and options.held_out:
         raise ValueError("--held-out is for scenes, which know what is held out; keep files of your own aside.")
-    tokenizer = Chameleon.load(options.model).tokenizer
+    tokenizer = _load(options).tokenizer
 
     def counted(documents: Reader) -> Reader:
         last = time.monotonic()
@@ -356,16 +375,12 @@ def _tokenize_corpus(options: argparse.Namespace) -> None:
             write(options.out / name, scene_pairs(count, options.seed, side), side=side)
 
 
-WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 def _convert_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_convert)
     parser.add_argument("source", help="a model folder in any format, or a shipped model's name")
     parser.add_argument("target", type=Path, help="where to write: a new or empty folder")
     parser.add_argument("--format", choices=formats.FORMATS, required=True, help="what to write")
-    parser.add_argument("--layout", choices=formats.FORMATS, help="what SOURCE is, where that cannot be told from it")
-    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer that SOURCE lacks")
+    _folder_options(parser, dtype=False)
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of the transformer's weights (default: as they are)")
     parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
     parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
@@ -373,7 +388,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     """Writes a model in another format, tensor by tensor: it may be larger than memory."""
-    target: Path = options.target
+    target = home(options.target)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ValueError(f"{target} is there already: convert into a new or empty folder.")
     source = find(options.source)
@@ -438,6 +453,7 @@ def _stability(options: argparse.Namespace) -> None:
 def _plan_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_plan)
     parser.add_argument("model", help=f"{', '.join(PUBLISHED)}, a model folder, or a shipped model's name")
+    _folder_options(parser, dtype=False)
     parser.add_argument("--device-memory", type=float, metavar="GB", help="say whether it fits so much, and what would")
     parser.add_argument("--weights", choices=tuple(WEIGHTS), help="(default: bfloat16, and float32 for training)")
     parser.add_argument("--rows", type=int, default=1, help="documents at once (default: 1)")
@@ -456,7 +472,7 @@ def _plan(options: argparse.Namespace) -> None:
     if (published := options.model.lower()) in PUBLISHED:
         config, image = PUBLISHED[published], CHAMELEON_IMAGES
     else:
-        opened = formats.open_folder(find(options.model))
+        opened = formats.open_folder(find(options.model), options.layout, options.tokenizer)
         config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None
     recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
     answer = plan(

@@ -136,6 +136,7 @@ class Vocabulary:
 
         Raises ValueError for a table with gaps or names missing, and one whose blocks are not in the family's order.
         """
+        pieces = _without_placeholder(pieces)
         names = _in_order(pieces)
         if tuple(names[:4]) != _FIRST_NAMES:
             raise ValueError(f"Ids 0..3 must be {', '.join(_FIRST_NAMES)}; this table has {', '.join(names[:4])}.")
@@ -281,6 +282,17 @@ class Vocabulary:
 
 def _image_name(code: int) -> str:
     return "IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z"
+
+
+def _without_placeholder(pieces: Mapping[str, int]) -> Mapping[str, int]:
+    """The table with the name of the sentinel that transformers' `<image>` stands for, where it is one: the lab's own
+    models have no reserved token to spare."""
+    token = pieces.get("<image>")
+    sentinels = sum(1 for name in pieces if isinstance(name, str) and _SENTINEL.fullmatch(name))
+    before = pieces.get(f"<sentinel:{sentinels - 1}>" if sentinels else _BEGIN_IMAGE)
+    if not (isinstance(token, int) and isinstance(before, int) and token == before + 1):
+        return pieces
+    return {f"<sentinel:{sentinels}>" if name == "<image>" else name: token for name, token in pieces.items()}
 
 
 def _in_order(pieces: Mapping[str, int]) -> list[str]:

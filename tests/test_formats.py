@@ -279,7 +279,7 @@ def test_the_layout_is_detected_and_named_in_the_log(format, tmp_path, caplog):
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
         assert formats.detect(tmp_path / "there").name == format
-    assert [each.name for each in formats.CLAIMANTS if each.claims(tmp_path / "there")] == [format]
+    assert [each.name for each in formats.CLAIMANTS if each.claim(tmp_path / "there")] == [format]
     assert f"has the layout '{format}'" in caplog.text
 
 
@@ -453,7 +453,7 @@ def test_settings_at_the_top_give_way_to_those_of_the_model(tree):
         ({"vocab_size": 281}, "281"),
         ({"qk_normalization": False}, r"unknown \['blocks\.0\.attention\.key_norm"),
         ({"ffn_dim_multiplier": 2.0}, "contradict"),
-        ({"n_heads": 3}, r"params\.json is damaged.*3 query heads cannot share 4 key heads"),
+        ({"n_heads": 3, "n_kv_heads": 4}, r"params\.json is damaged.*3 query heads cannot share 4 key heads"),
         ({"n_heads": 0}, "damaged"),
     ],
 )

@@ -7,7 +7,7 @@ formats.write_parts(parts, "chameleon-7b-hf", format="huggingface")
 ```
 
 `native` is the lab's own, `meta` that of the release, and `huggingface`, `lumina` and `anole` are the three dialects of
-Hugging Face's port (see `checkpoints.huggingface`); `huggingface-4.43` is Lumina-mGPT's without its image grids.
+Hugging Face's port (see `checkpoints.huggingface`); `lumina-one-grid` is Lumina-mGPT's without its image grids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from typing import Protocol
 
 import torch
 
+from chameleon_lab.checkpoints import huggingface
 from chameleon_lab.checkpoints.companion import Companion
+from chameleon_lab.checkpoints.evidence import (
+    Claim,
+    foreign_kind,
+    home,
+    packed_kind,
+    snapshot,
+    subfolders,
+    unpack_advice,
+    unused_adapter,
+)
 from chameleon_lab.checkpoints.huggingface import DIALECTS, HuggingFace
 from chameleon_lab.checkpoints.meta import TOKENIZER_FILES, Meta
 from chameleon_lab.checkpoints.native import Native
@@ -39,8 +50,8 @@ class Format(Protocol):
     @property
     def name(self) -> str: ...
 
-    def claims(self, folder: Path) -> tuple[Path, ...]:
-        """Where the weights lie that a folder holds or leads to, then where else their tokenizers may; () for none."""
+    def claim(self, folder: Path) -> Claim:
+        """What a folder holds, or leads to, of this format; a false one for nothing."""
         ...
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
@@ -57,7 +68,7 @@ class Format(Protocol):
 
 
 CLAIMANTS: tuple[Format, ...] = (Native(), Meta(), *map(HuggingFace, DIALECTS))
-"""What a folder may hold, candidates one after the other."""
+"""What a folder may hold."""
 
 BY_NAME: dict[str, Format] = {
     "native": Native(),
@@ -65,9 +76,11 @@ BY_NAME: dict[str, Format] = {
     "huggingface": HuggingFace("huggingface", stated=True),
     "lumina": HuggingFace("lumina", stated=True, grids=True),
     "anole": HuggingFace("anole", stated=True),
+    "lumina-one-grid": HuggingFace("lumina", stated=True, grids=False),
     "huggingface-4.43": HuggingFace("lumina", stated=True, grids=False),
 }
-"""What a user may call a layout: then a folder is not candidates which dialect it speaks."""
+"""What a user may call a layout: then a folder's norms are not asked which dialect it speaks. `huggingface-4.43` is the
+former name of `lumina-one-grid`, and a mistake: transformers 4.43 has the layout `huggingface`."""
 
 FORMATS = ("native", "meta", *DIALECTS)
 
@@ -85,36 +98,88 @@ class FolderLayout:
         return self.format.name
 
 
+WEIGHTS = {"native": "model.safetensors", "meta": "consolidated*.pth"}
+"""What each layout's weights are called, where that is not the port's."""
+
+
 def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str | None = None) -> FolderLayout:
     """The layout of a folder, by its files and the shapes in them.
 
+    A layout whose config and weights are both there comes before any of which one is; so a stray file never decides.
     `layout` is taken at its word; `tokenizer` is a folder, or a `text_tokenizer.json`, looked at first. Raises
-    FileNotFoundError for what is no model folder, ValueError where several layouts are possible.
+    FileNotFoundError for what is no model folder, ValueError where several layouts are possible, and for weights that
+    another program packed.
     """
-    folder = Path(folder)
+    folder = snapshot(home(folder))
     if layout is not None and layout not in BY_NAME:
         raise ValueError(f"No layout is called {layout!r}; there are {', '.join(BY_NAME)}.")
-    chosen = () if tokenizer is None else (_tokenizer_at(Path(tokenizer)),)
+    chosen = () if tokenizer is None else (_tokenizer_at(home(tokenizer)),)
     candidates = CLAIMANTS if layout is None else (BY_NAME[layout],)
-    matches = [(format, places) for format in candidates if (places := format.claims(folder))]
+    claims = [(format, claim) for format in candidates if (claim := format.claim(folder))]
+    best = max((claim.rank for _, claim in claims), default=None)
+    matches = [(format, claim) for format, claim in claims if claim.rank == best]
     if len(matches) > 1:
-        names = [format.name for format, _ in matches]
+        state = "ambiguous: it holds the files" if best and best[0] else "no whole model: it holds parts"
+        calls = " or ".join(f"Chameleon.load(folder, layout={format.name!r})" for format, _ in matches)
         raise ValueError(
-            f"{folder} is ambiguous: it holds the files of {' and '.join(names)}. Say which it is: "
-            f"Chameleon.load(folder, layout={names[0]!r})."
+            f"{folder} is {state} of {' and '.join(format.name for format, _ in matches)}. Say which it is: {calls}. "
+            f"{_findings(folder)}"
         )
-    if not matches and layout is not None:
-        raise FileNotFoundError(f"{folder} does not hold the files of the layout {layout!r}.")
     if not matches:
-        there = "holds no config.json and no params.json" if folder.is_dir() else "is a file"
-        there = there if folder.exists() else "does not exist, and the lab downloads nothing"
-        raise FileNotFoundError(
-            f"{folder} is no model folder: it {there}. Give a folder that `lab.save` or `chameleon-lab train` "
-            "wrote, one in Meta's or Hugging Face's layout, or 'tiny'."
+        raise _no_model(folder, layout)
+    ((format, claim),) = matches
+    if claim.fault is not None:
+        raise claim.fault
+    if not claim.whole and (kind := foreign_kind(folder)):
+        raise ValueError(f"{folder} holds no whole model of a layout that the lab reads. {kind}")
+    if adapter := unused_adapter(claim.places[0]):
+        log.warning(
+            "%s is not applied: the model is loaded without it. To have it, merge it with PEFT's merge_and_unload.",
+            claim.places[0] / adapter,
         )
-    ((format, places),) = matches
-    log.info("%s has the layout %r%s.", places[0], format.name, "" if layout is None else ", as was said")
-    return FolderLayout(format, places[0], (*chosen, *places))
+    log.info("%s has the layout %r%s.", claim.places[0], format.name, "" if layout is None else ", as was said")
+    return FolderLayout(format, claim.places[0], (*chosen, *claim.places))
+
+
+def _findings(folder: Path) -> str:
+    """What a folder has of each layout, as a sentence."""
+    rows: list[str] = []
+    for format in CLAIMANTS:
+        if claim := format.claim(folder):
+            weights = WEIGHTS.get(format.name, "safetensors or pytorch_model.bin")
+            rows.append(f"{format.name}: {claim.in_words(weights)}")
+    return f"Of each layout there is: {'; '.join(rows)}." if rows else ""
+
+
+def _no_model(folder: Path, layout: str | None) -> FileNotFoundError | ValueError:
+    """The error for a folder that no layout claims: what it is instead, and a call that works if there is one."""
+    if layout is not None and folder.is_dir():
+        return FileNotFoundError(
+            f"{folder} does not hold the files of the layout {layout!r}. {_findings(folder)}".strip()
+        )
+    if kind := foreign_kind(folder):
+        return ValueError(f"{folder} is no model that the lab reads. {kind}")
+    if folder.is_dir() and (folder / "config.json").is_file():
+        plain = huggingface.read_config(folder)
+        if packed := packed_kind(plain):
+            return ValueError(unpack_advice(folder, packed))
+        kind = f"of model_type {str(plain['model_type'])[:40]!r}" if "model_type" in plain else "of no layout's"
+        return ValueError(
+            f"{folder / 'config.json'} does not describe a Chameleon Lab model, nor a Chameleon of Hugging Face's: it "
+            f"is {kind}. Give a folder that `lab.save` wrote, or one in Meta's or Hugging Face's layout."
+        )
+    there = "holds no config.json and no params.json" if folder.is_dir() else "is a file"
+    there = there if folder.exists() else "does not exist, and the lab downloads nothing"
+    inner = [place for place in subfolders(folder) if any(format.claim(place).whole for format in CLAIMANTS)]
+    models = [place for place in subfolders(folder) if place.name.startswith("models--")]
+    inner = inner or [place for place in models if (place / "snapshots").is_dir()]
+    advice = (
+        f"A folder in it holds one: Chameleon.load({str(inner[0])!r})."
+        if inner
+        else "Give a folder that `lab.save` or `chameleon-lab train` wrote, one in Meta's or Hugging Face's layout, or "
+        "'tiny'."
+    )
+    return FileNotFoundError(f"{folder} is no model folder: it {there}. {advice}")
 
 
 def _tokenizer_at(place: Path) -> Path:
@@ -146,6 +211,8 @@ def open_folder(
     besides, ValueError for files that are damaged or at odds with each other.
     """
     match = detect(folder, layout, tokenizer)
+    if tokenizer is not None:
+        options = replace(options, tokenizer=home(tokenizer))
     opened = _fill_gaps(match.format.open(match.model, match.tokenizers, options), match.tokenizers, options)
     for gap in opened.tokenizer.missing:
         log.info("%s has %s.", opened.source, gap)
@@ -157,7 +224,8 @@ def _fill_gaps(opened: Opened, places: tuple[Path, ...], options: ReadOptions) -
     mixed = opened.tokenizer
     text, image = mixed.text if mixed.can_spell else None, mixed.image if mixed.can_read else None
     if text is None:
-        text, vocabulary = read_text(places, mixed.vocabulary.size, Companion(mixed.vocabulary), opened.source)
+        size, companion = mixed.vocabulary.size, Companion(mixed.vocabulary)
+        text, vocabulary = read_text(places, size, companion, opened.source, chosen=options.tokenizer)
         if vocabulary != mixed.vocabulary:
             raise ValueError(
                 f"The text tokenizer beside {opened.source} is of another vocabulary: they do not belong together. "
@@ -219,6 +287,7 @@ def write_opened(
     """
     if format not in BY_NAME:
         raise ValueError(f"No format is called {format!r}; there are {', '.join(FORMATS)}.")
+    folder = home(folder)
     if shards is not None and format != "meta":
         raise ValueError(f"Shards of this kind are Meta's alone: give format='meta', not {format!r}.")
     if shards is not None and shards < 1:
@@ -232,7 +301,7 @@ def write_opened(
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in opened.tensors.items()}
         opened = replace(opened, tensors=tensors)
-    BY_NAME[format].write(opened, Path(folder), shards)
+    BY_NAME[format].write(opened, folder, shards)
 
 
 def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:

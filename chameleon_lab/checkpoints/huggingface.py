@@ -3,8 +3,9 @@
 There are three, with the same names. They differ in the norms of queries and keys, and in the order of the rows of q
 and k:
 
-- `huggingface`, the present one: a norm for each head; rows in halves
-- `lumina`, that of release 4.43 and of Lumina-mGPT: a norm for each shard of the training; rows in halves
+- `huggingface`, that of every release of transformers since the first with a Chameleon, 4.43: a norm for each head;
+  rows in halves
+- `lumina`, that of Lumina-mGPT: a norm for each shard of the training; rows in halves
 - `anole`, that of Anole's copy from before: one norm for all heads; rows in adjacent pairs, as Meta's
 
 The image tokenizer stands under `model.vqmodel.`, and its picture decoder with it wherever there is one, though the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,18 @@ import torch
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import read_companion, write_foreign
-from chameleon_lab.checkpoints.native import holds_port
+from chameleon_lab.checkpoints.evidence import Claim, packed_kind, plain_config, unpack_advice
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, write_safetensors
+from chameleon_lab.checkpoints.tensors import (
+    MAIN_INDEX,
+    LazyTensor,
+    Tensors,
+    fill,
+    open_safetensors,
+    read_index,
+    visible_files,
+    write_safetensors,
+)
 from chameleon_lab.checkpoints.text_files import (
     IMAGE,
     TABLES,
@@ -35,6 +46,7 @@ from chameleon_lab.checkpoints.text_files import (
     read_text,
     write_text_tokenizer,
 )
+from chameleon_lab.checkpoints.torch_files import open_torch
 from chameleon_lab.files import read_table
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -59,14 +71,27 @@ class HuggingFace:
     stated: bool = False
     grids: bool | None = None
 
-    def claims(self, folder: Path) -> tuple[Path, ...]:
-        mine = holds_port(folder) and (self.stated or dialect_of(folder) == self.name)
-        return (folder,) if mine else ()
+    def claim(self, folder: Path) -> Claim:
+        """The port's config and weights. A dialect that is not stated claims only what its norms say; what nobody can
+        tell falls to the first."""
+        claim = port_claim(folder)
+        if self.stated or not claim:
+            return claim
+        first = self.name == DIALECTS[0]
+        if not claim.whole or claim.fault:
+            return claim if first else Claim()
+        try:
+            dialect = dialect_of(folder)
+        except ValueError as error:
+            return replace(claim, fault=error) if first else Claim()
+        return claim if dialect == self.name else Claim()
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
         companion, plain = read_companion(place), read_config(place)
         config, tensors = read_port(place, self.name)
-        text, vocabulary = read_text(tokenizers, config.vocabulary, companion, place, plain.get("vocabulary_map"))
+        table = plain.get("vocabulary_map")
+        text, vocabulary = read_text(tokenizers, config.vocabulary, companion, place, table, options.tokenizer)
+        config, tensors = names.without_padding(config, tensors, vocabulary.size)
         grids = self.grids
         if grids is None and self.name == "lumina":
             grids = vocabulary.largest_side or any("XLLMX" in each for each in plain.get("architectures") or [])
@@ -77,7 +102,7 @@ class HuggingFace:
         return companion.opened(config, tensors, (text, vocabulary), (place, self.name), options)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
-        if not (holds_port(folder) and names.image_to_ours(open_safetensors(folder))):
+        if not (port_claim(folder).whole and names.image_to_ours(open_weights(folder))):
             return None
         return read_port_images(folder, dtype=options.dtype, device=options.device)
 
@@ -91,7 +116,7 @@ class HuggingFace:
                 image, images = smallest_image_config(vocabulary.codes, tokenizer.grid), {}
             text = tokenizer.text if tokenizer.can_spell else None
             about = {
-                "vq_config": port_image_config(image),
+                "vq_config": port_image_config(image, self.name),
                 "vocabulary_map": names_of(vocabulary, text, placeholder=True),
             }
             write_port(opened.tensors, opened.config, images, whole, self.name, about)
@@ -102,6 +127,56 @@ class HuggingFace:
 
 
 # Reading
+
+_BIN = re.compile(r"pytorch_model(-\d+-of-(\d+))?\.bin")
+_OF_A_PORT = re.compile(
+    r"((_orig_mod|module)\.)*(model\.(_orig_mod\.)?(layers|embed_tokens|norm|vqmodel)\.|lm_head\.|"
+    r"(encoder|decoder|quantize|quant_conv|post_quant_conv)\.)"
+)
+"""How the names of a port's tensors begin, whatever wraps them."""
+
+
+def port_claim(folder: Path) -> Claim:
+    """What a folder has of Hugging Face's layout, its dialect apart."""
+    plain = plain_config(folder)
+    kind = str(plain.get("model_type", ""))
+    keys = {"num_attention_heads", "num_embeddings", "vq_config"} & plain.keys()
+    config = ("config.json" + f" of model_type {kind!r}" * bool(kind)) if keys or kind.startswith("chameleon") else ""
+    files = [file.name for file in visible_files(folder) if not file.name.startswith("adapter_")]
+    weights = next((name for name in files if name.endswith((".safetensors", MAIN_INDEX))), "")
+    weights = weights or next((name for name in files if _BIN.fullmatch(name) or name == BIN_INDEX), "")
+    if not config or plain.get("format") == "chameleon-lab":
+        return Claim()
+    packed = packed_kind(plain)
+    return Claim(config, weights, (folder,), fault=ValueError(unpack_advice(folder, packed)) if packed else None)
+
+
+BIN_INDEX = "pytorch_model.bin.index.json"
+
+
+def open_weights(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of a folder as Hugging Face's programs leave them: safetensors, or else `pytorch_model.bin`, whole or
+    in shards, which torch's safe reader reads. Names are without what torch's wrappers put before them."""
+    files = visible_files(folder)
+    pickled = {file.name: file for file in files if _BIN.fullmatch(file.name)}
+    index = folder / BIN_INDEX
+    safe = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("adapter_")]
+    if safe or not (pickled or index.is_file()):
+        return names.without_wrappers(open_safetensors(folder, belongs=lambda name: bool(_OF_A_PORT.match(name))))
+    if index.is_file():
+        listed = sorted(set(read_index(index).values()))
+    else:
+        listed = ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else sorted(pickled)
+        wanted = {match[2] for name in listed if (match := _BIN.fullmatch(name)) and match[2]}
+        if wanted and wanted != {f"{len(listed):05d}"}:
+            raise ValueError(
+                f"The checkpoint is incomplete: {folder} holds {len(listed)} of the {int(max(wanted))} shards that "
+                f"{listed[0]} is one of. Get the others."
+            )
+    tensors: dict[str, LazyTensor] = {}
+    for name in listed:
+        tensors |= open_torch(folder / name)
+    return names.without_wrappers(tensors)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -134,7 +209,7 @@ def _transformer(folder: Path) -> dict[str, LazyTensor]:
     """What is the transformer's of a folder's tensors, under their names."""
     return {
         name: tensor
-        for name, tensor in open_safetensors(folder).items()
+        for name, tensor in open_weights(folder).items()
         if not name.startswith(VQ) and not name.endswith("rotary_emb.inv_freq")
     }
 
@@ -144,12 +219,18 @@ def dialect_of(folder: Path) -> str:
     plain = read_config(folder)
     config, tensors = model_config(plain, folder / "config.json"), _transformer(folder)
     how = "Say which it is: Chameleon.load(folder, layout=...), one of 'huggingface', 'lumina' and 'anole'."
-    stem = "model.layers.0.self_attn."
-    norms = [tensors.get(f"{stem}{letter}_norm.weight") for letter in "qk"]
+    norms = [
+        next((tensor for name, tensor in tensors.items() if name.endswith(f".self_attn.{letter}_norm.weight")), None)
+        for letter in "qk"
+    ]
     if norms[0] is None or norms[1] is None:
+        if plain.get("model_type", "chameleon") == "chameleon":
+            problem = "Half of a model? Get or save the folder anew."
+        else:
+            problem = f"It is a {str(plain['model_type'])[:40]!r}, and no Chameleon."
         raise ValueError(
-            f"{folder} holds no {stem}q_norm.weight and k_norm.weight, which every dialect of this layout has. Is it a "
-            "Chameleon?"
+            f"{folder} holds no model.layers.*.self_attn.q_norm.weight and k_norm.weight, which every dialect of this "
+            f"layout has. {problem}"
         )
     query, key = norms[0].shape, norms[1].shape
     shards = plain.get("model_parallel_size") or 1
@@ -159,7 +240,7 @@ def dialect_of(folder: Path) -> str:
     rows = (query[0], key[0])
     if by_anole and rows == (1, 1):
         raise ValueError(
-            f"{folder} is ambiguous: its norms, {query}, are of the layout of release 4.43, where rows of q and k are "
+            f"{folder} is ambiguous: its norms, {query}, are of Lumina-mGPT's layout, where rows of q and k are "
             f"in halves, and its class, {ANOLE}, is Anole's, where they are in pairs. {how}"
         )
     if rows == (config.heads, config.kv_heads):
@@ -214,7 +295,7 @@ def read_port_images(
     """
     folder = Path(folder)
     config = image_tokenizer_config(read_config(folder), folder / "config.json")
-    tensors = names.image_to_ours(open_safetensors(folder))
+    tensors = names.image_to_ours(open_weights(folder))
     if not tensors:
         raise ValueError(f"{folder} holds no image tokenizer: none of its tensors is called {VQ}* or encoder.*.")
     require_blocks(config, tensors, folder)
@@ -229,6 +310,8 @@ def read_port_images(
 def image_tokenizer_config(plain: dict[str, Any], where: Path | str = "config.json") -> ImageTokenizerConfig:
     """Our config of theirs. Raises ValueError for settings that no released Chameleon has."""
     plain = plain.get("vq_config") or plain
+    former = {"latent_channels": "z_channels", "double_latent": "double_z"}  # Anole's words
+    plain = {name: plain[old] for name, old in former.items() if old in plain} | plain
     if str(plain.get("model_type", "")).startswith("chameleon"):  # transformers leaves out what is as published
         plain = port_image_config(CHAMELEON_IMAGES) | plain
     try:
@@ -303,11 +386,12 @@ def norm_rows(config: ModelConfig, dialect: str) -> tuple[int, int]:
 
 
 def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[str, Any]:
-    versions = {"huggingface": {}, "lumina": {"transformers_version": "4.43.0"}, "anole": {}}
+    # Lumina-mGPT's class takes the logits of image tokens away unless told not to, and then draws code 0 for ever.
+    own = {"huggingface": {}, "lumina": {"mask_image_logits": False}, "anole": {"qk_layernorm": True}}
     return {
         "architectures": [ANOLE if dialect == "anole" else "ChameleonForConditionalGeneration"],
         "model_type": "chameleon",
-        **versions[dialect],
+        **own[dialect],
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
         "intermediate_size": config.ffn_width,
@@ -332,10 +416,12 @@ def _plain_port(config: ModelConfig, dialect: str, shards: int | None) -> dict[s
     }
 
 
-def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
-    """Their config of an image tokenizer that their layout can express (see `meta.check_image`)."""
+def port_image_config(config: ImageTokenizerConfig, dialect: str = "huggingface") -> dict[str, Any]:
+    """Their config of an image tokenizer that their layout can express (see `names.check_image`)."""
     base = math.gcd(*config.widths)
+    former = {"z_channels": config.latent_width, "double_z": False}  # as Anole's copy calls them
     return {
+        **(former if dialect == "anole" else {}),
         "model_type": "chameleon_vqgan",
         "embed_dim": config.code_width,
         "num_embeddings": config.codes,
@@ -350,6 +436,23 @@ def port_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
         "dropout": 0.0,
         "attn_type": "vanilla",
     }
+
+
+_PARTS = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}" + IMAGE + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+)
+
+CHAT = "{{ bos_token }}{% for message in messages %}" + _PARTS + "{{ sep_token }}{% endfor %}"
+"""How a conversation becomes a text, each turn with its end. Roles are not written: they alternate."""
+
+END = "<end of turn>"
+CHAT_OF_PROCESSOR = (
+    "{% for message in messages %}" + _PARTS + "{% if not loop.last %}{{ '" + END + "' }}{% endif %}{% endfor %}"
+)
+"""The same for the port's processor, which puts the begin and the last end of turn there itself. No release of it takes
+a template from a folder, so that a person has to hand it over: see docs/weights.md."""
 
 
 def write_settings(vocabulary: Vocabulary, image: ImageTokenizerConfig, tokenizer: bool, folder: Path) -> None:
@@ -395,6 +498,10 @@ def write_settings(vocabulary: Vocabulary, image: ImageTokenizerConfig, tokenize
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "processor_class": "ChameleonProcessor",
+            "chat_template": [
+                {"name": "default", "template": CHAT},
+                {"name": "processor", "template": CHAT_OF_PROCESSOR.replace(END, special["sep_token"])},
+            ],
             **special,
         }
         rows, columns = image.grid

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import yaml
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import read_companion, write_foreign
+from chameleon_lab.checkpoints.evidence import Claim, subfolders
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
-from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy
+from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy, visible_files
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.files import read_table, read_yaml
@@ -45,29 +46,37 @@ class Meta:
 
     name: str = "meta"
 
-    def claims(self, folder: Path) -> tuple[Path, ...]:
-        """The folder itself, or the one model that its place in the download tree leads to.
-
-        Raises ValueError where it leads to several.
-        """
-        models = [folder] if _holds_model(folder) else []
-        if not models and not (folder / "config.json").is_file():
+    def claim(self, folder: Path) -> Claim:
+        """The folder itself, or the one model that its place in the download tree leads to: the only whole one, or the
+        only one at all."""
+        inside = _claim_of(folder)
+        claims = {folder: inside} if inside else {}
+        if not inside.whole:
             roots = [folder, folder / "models"]
             if any((folder / name).is_file() for name in TOKENIZER_FILES):
                 roots += [folder.parent / "models", folder.parent]
-            places = {place for root in roots if root.is_dir() for place in (root, *root.iterdir())}
-            models = sorted(filter(_holds_model, places))
-        if len(models) > 1:
-            raise ValueError(
-                f"{folder} leads to several models: {', '.join(map(str, models))}. Give the folder of the one you mean."
+            places = {
+                place for root in roots if root.is_dir() for place in (root, *subfolders(root)) if place != folder
+            }
+            around = {place: each for place in sorted(places) if (each := _claim_of(place))}
+            whole = {place: each for place, each in around.items() if each.whole}
+            claims = whole or claims or around
+        if not claims:
+            return Claim()
+        fault = None
+        if len(claims) > 1:
+            fault = ValueError(
+                f"{folder} leads to several models: {', '.join(map(str, claims))}. Give the folder of the one you mean."
             )
-        roots = [root for model in models for root in (model, model.parent, model.parent.parent)]
-        return (*models, *(root / "tokenizer" for root in roots))
+        model, claim = next(iter(claims.items()))
+        places = (model, *(root / "tokenizer" for root in (model, model.parent, model.parent.parent)))
+        return replace(claim, places=places, inside=model == folder, fault=fault)
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
         companion = read_companion(place)
         config, tensors = read_meta(place, companion.groups)
-        text = read_text(tokenizers, config.vocabulary, companion, place)
+        text = read_text(tokenizers, config.vocabulary, companion, place, chosen=options.tokenizer)
+        config, tensors = names.without_padding(config, tensors, text[1].size)
         return companion.opened(config, tensors, text, (place, self.name), options)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
@@ -97,13 +106,16 @@ class Meta:
         write_foreign(opened, folder, self.name, write_files)
 
 
-def _holds_model(folder: Path) -> bool:
-    return (folder / PARAMS).is_file() or any(folder.glob("consolidated*.pth"))
+def _claim_of(folder: Path) -> Claim:
+    """What a folder itself has of Meta's layout."""
+    config = PARAMS if (folder / PARAMS).is_file() else ""
+    weights = [file.name for file in visible_files(folder) if _FILE.fullmatch(file.name)]
+    return Claim(config, weights[0] if weights else "")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """`consolidated.pth`, or the shards in order. Raises ValueError where some are missing or both are there."""
-    files = sorted(file for file in folder.glob("consolidated*.pth") if _FILE.fullmatch(file.name))
+    files = [file for file in visible_files(folder) if _FILE.fullmatch(file.name)]
     numbers = [match[1] for file in files if (match := _FILE.fullmatch(file.name))]
     if len(numbers) > 1 and numbers != [f"{place:02d}" for place in range(len(numbers))]:
         raise ValueError(
@@ -127,13 +139,26 @@ def read_meta(folder: Path, groups: int | None = None) -> tuple[ModelConfig, dic
     if stated != len(files):
         raise ValueError(f"{folder} holds {len(files)} shards, and its {SHARDS} speaks of {stated}. Get all of them.")
     names.check_shards(config, len(files))
-    shards = [names.rename(_without_fusion(open_torch(file), config, len(files)), "meta", "ours") for file in files]
+    opened = [names.without_wrappers(open_torch(file)) for file in files]
+    _check_all_there(opened, config, folder)
+    shards = [names.rename(_without_fusion(shard, config, len(files)), "meta", "ours") for shard in opened]
     for shard in shards:
         shard.pop("rope.freqs", None)
     parts = names.merge(shards)
     groups = names.fewest_groups(parts, config, groups or 1) if params.get("qk_normalization", False) else None
     config = names.with_fixes(config, groups, bool(params.get("swin_norm", False)))
     return config, names.fuse(parts, config)
+
+
+def _check_all_there(shards: list[dict[str, LazyTensor]], config: ModelConfig, folder: Path) -> None:
+    """Raises ValueError for shards whose embedding is too narrow: others of the model are not there."""
+    embedding = shards[0].get("tok_embeddings.weight")
+    columns = embedding.shape[-1] if embedding is not None else config.width
+    if columns and columns * len(shards) < config.width and config.width % columns == 0:
+        raise ValueError(
+            f"The checkpoint is incomplete: {folder} holds {len(shards)} of the {config.width // columns} shards that "
+            "its params.json and the shapes speak of. Get the others."
+        )
 
 
 def _params(folder: Path) -> dict[str, Any]:
@@ -175,7 +200,7 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
 
 
 def _head_rows(file: Path, name: str) -> int:
-    tensors = open_torch(file)
+    tensors = names.without_wrappers(open_torch(file))
     if name not in tensors:
         raise ValueError(f"{file} holds no {name}: it is no language model of Meta's layout.")
     return tensors[name].shape[0]
@@ -244,7 +269,7 @@ def read_image_config(path: Path) -> ImageTokenizerConfig:
 
 def read_image_tensors(path: Path) -> dict[str, LazyTensor]:
     """A `vqgan.ckpt`'s tensors under our names, without those of the losses that it was trained with."""
-    return names.image_to_ours(open_torch(path))
+    return names.image_to_ours(names.without_wrappers(open_torch(path)))
 
 
 def _image_yaml(config: ImageTokenizerConfig) -> str:
@@ -291,15 +316,17 @@ def write_meta(tensors: Tensors, config: ModelConfig, folder: Path, shards: int)
 
 
 def _plain_params(config: ModelConfig) -> dict[str, Any]:
+    """The settings of a config. `n_kv_heads` equal to all heads and a null `ffn_dim_multiplier` are left out: the
+    converters of Hugging Face and Anole take the first for fewer heads, and multiply by the second."""
     multiple_of, multiplier = _ffn_rule(config)
     model = {
         "dim": config.width,
         "n_layers": config.layers,
         "n_heads": config.heads,
-        "n_kv_heads": config.kv_heads,
+        **({"n_kv_heads": config.kv_heads} if config.kv_heads != config.heads else {}),
         "vocab_size": config.vocabulary,
         "multiple_of": multiple_of,
-        "ffn_dim_multiplier": multiplier,
+        **({"ffn_dim_multiplier": multiplier} if multiplier is not None else {}),
         "norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "qk_normalization": names.norm_groups(config) is not None,

@@ -9,7 +9,7 @@ Facts (formats as found in public code; the family's own weights were not at han
 - Hugging Face's rotate the first half of a head with its second, so rows of q and k change places, and with them the
   weights and biases of their norms (`to_halves`, `to_pairs`)
 - A norm of queries or keys is one vector, or one for each of some equal groups of heads: for each head in Hugging
-  Face's present layout, for each shard in that of its release 4.43 and of Lumina-mGPT (`regroup`)
+  Face's layout, for each shard in Lumina-mGPT's (`regroup`)
 - Norms that follow a branch (34B) bear the names of those that precede it: only the config tells them apart
 
 All of it works on lazy tensors: a matrix is read when it is written or filled in, and no other is in memory then.
@@ -83,6 +83,41 @@ def rename(tensors: Tensors, of: str, to: str) -> dict[str, LazyTensor]:
         return name if pattern not in column else column[pattern].format(layer[0] if layer else "")
 
     return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+def without_wrappers(tensors: Tensors) -> dict[str, LazyTensor]:
+    """The tensors under the names that they have without torch's wrappers.
+
+    DistributedDataParallel puts `module.` before all of them, torch.compile `_orig_mod.` before some. Raises ValueError
+    where two then have one name.
+    """
+    plain = {name: re.sub(r"(^|\.)_orig_mod\.", r"\1", name) for name in tensors}
+    while plain and all(name.startswith("module.") for name in plain.values()):
+        plain = {name: inner.removeprefix("module.") for name, inner in plain.items()}
+    if len(set(plain.values())) < len(plain):
+        twice = next(inner for inner in plain.values() if list(plain.values()).count(inner) > 1)
+        raise ValueError(f"{twice} is there twice, once behind a wrapper of torch's: files of two models are mixed.")
+    return {plain[name]: tensor for name, tensor in tensors.items()}
+
+
+PADDED = 1024
+"""The most rows that a vocabulary is padded to a multiple of."""
+
+
+def is_padding(size: int, names: int) -> bool:
+    """Whether `size` rows are a vocabulary of so many names padded to a multiple of a power of two, 8 or more."""
+    return names <= size and size % 8 == 0 and size - names < min(size & -size, PADDED)
+
+
+def without_padding(config: ModelConfig, parts: Tensors, size: int) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """A config of `size` tokens, and the parts with as many rows of embedding and head: those beyond have no name."""
+    rows = {name: tensor for name, tensor in parts.items() if name in ("embedding.weight", "head.weight")}
+    fitting = {
+        name: split_tensor(tensor, [size, tensor.shape[0] - size], 0)[0]
+        for name, tensor in rows.items()
+        if tensor.shape[0] > size and is_padding(tensor.shape[0], size)
+    }
+    return replace(config, vocabulary=size), {**parts, **fitting}
 
 
 def _cut(part: str) -> int | str:

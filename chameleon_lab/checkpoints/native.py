@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 from chameleon_lab import stability
-from chameleon_lab.checkpoints import provenance
+from chameleon_lab.checkpoints import names, provenance
+from chameleon_lab.checkpoints.evidence import Claim, plain_config
 from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions, require_blocks, require_layers
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
-from chameleon_lab.files import intact, read_json, read_table
+from chameleon_lab.files import intact, read_json
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.parts import require_fields
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
@@ -52,9 +53,12 @@ class Native:
 
     name: str = "native"
 
-    def claims(self, folder: Path) -> tuple[Path, ...]:
-        """A folder with any `config.json` but the port's: that of another model is refused later, by what it lacks."""
-        return (folder,) if (folder / "config.json").is_file() and not holds_port(folder) else ()
+    def claim(self, folder: Path) -> Claim:
+        """A config of the lab's own, and its safetensors; a config that nobody else can claim counts as half of one."""
+        plain = plain_config(folder)
+        config = "config.json of format 'chameleon-lab'" if plain.get("format") == NATIVE_FORMAT else ""
+        files = files_of(folder, "model") if config else []
+        return Claim(config, files[0].name if files else "", (folder,))
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
         config = _read_config(place)
@@ -78,7 +82,8 @@ class Native:
         tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(place))
         card = provenance.with_licence(config.get("card", {}), options.licence)
         weights = place / "model.safetensors"
-        return Opened(model_config, open_safetensors(place, "model"), tokenizer, settings, card, weights)
+        tensors = names.without_wrappers(open_safetensors(place, "model"))
+        return Opened(model_config, tensors, tokenizer, settings, card, weights)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not (is_native(folder) and (folder / "image_tokenizer.safetensors").is_file()):
@@ -118,12 +123,12 @@ def write_whole(
         whole.mkdir()
         write_files(whole)
         if folder.exists():
-            names = {file.name for file in whole.iterdir()}
+            written = {file.name for file in whole.iterdir()}
             weights = [stem for stem in ("model", "image_tokenizer") if files_of(whole, stem)]
-            for name in names:
+            for name in written:
                 os.replace(whole / name, folder / name)
             for file in (file for stem in weights for file in files_of(folder, stem)):
-                if file.name not in names:  # one file where there were shards, or the reverse
+                if file.name not in written:  # one file where there were shards, or the reverse
                     file.unlink()
         else:
             shutil.move(whole, folder)
@@ -141,20 +146,7 @@ def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
 
 def is_native(folder: Path) -> bool:
     """Whether a folder's config is the lab's own."""
-    return _plain_config(folder).get("format") == NATIVE_FORMAT
-
-
-def holds_port(folder: Path) -> bool:
-    """Whether a folder's config is Hugging Face's; that of another model is refused later, by what it lacks."""
-    return bool({"num_attention_heads", "num_embeddings", "vq_config"} & _plain_config(folder).keys())
-
-
-def _plain_config(folder: Path) -> dict[str, Any]:
-    """A folder's `config.json`; empty where there is none that can be read."""
-    try:
-        return read_table(folder / "config.json")
-    except (OSError, ValueError):
-        return {}
+    return plain_config(folder).get("format") == NATIVE_FORMAT
 
 
 def _write_files(opened: Opened, folder: Path) -> None:

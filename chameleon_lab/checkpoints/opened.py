@@ -38,6 +38,7 @@ class ReadOptions:
 
     `fixes` and `quantizers` are classes of the user's own that it was trained with, `licence` that of the weights where
     the folder does not tell, `dtype` (None: as in the files) and `device` those that its tensors are to have.
+    `tokenizer` is where the user says that a tokenizer lies.
     """
 
     fixes: tuple[type, ...] = ()
@@ -45,6 +46,7 @@ class ReadOptions:
     licence: str | None = None
     dtype: torch.dtype | None = None
     device: torch.device | str = "cpu"
+    tokenizer: Path | None = None
 
 
 def require_layers(config: ModelConfig, tensors: Tensors, source: Path, file: str = "config.json") -> None:

@@ -81,16 +81,20 @@ def size(tensors: Tensors) -> int:
 # Reading
 
 
-def open_safetensors(path: Path | str, stem: str | None = None) -> dict[str, LazyTensor]:
+def open_safetensors(
+    path: Path | str, stem: str | None = None, belongs: Callable[[str], bool] | None = None
+) -> dict[str, LazyTensor]:
     """The tensors of a safetensors file, or of a folder's: all shards, and with `stem` only those so called.
 
-    Where a folder has an index, the index says which files count. Raises ValueError for a file that is damaged or no
+    Where a folder has an index, the index says which files count, and one called `model` before any other. `belongs`
+    says of a tensor's name whether it can be one of a model: then files count that are called `model`, or else those
+    that hold such a name. Raises ValueError for a file that is damaged or no
     safetensors, for shards that are missing, and for a name that stands in two of them.
     """
     path = Path(path)
     index: dict[str, str] = {}
     if path.is_dir():
-        files, index = _shard_files(path, stem)
+        files, index = _shard_files(path, stem, belongs)
     else:
         files = [path]
     tensors: dict[str, LazyTensor] = {}
@@ -112,23 +116,34 @@ def open_safetensors(path: Path | str, stem: str | None = None) -> dict[str, Laz
     return tensors
 
 
-def _shard_files(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, str]]:
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder by name, hidden ones left out: macOS puts a `._NAME` beside each file that it copies."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+
+
+def _shard_files(
+    folder: Path, stem: str | None, belongs: Callable[[str], bool] | None
+) -> tuple[list[Path], dict[str, str]]:
     """The files of a folder that count, and which names its index has in which of them."""
-    candidates = sorted(folder.glob("*.safetensors*")) if stem is None else files_of(folder, stem)
+    own = [file for file in visible_files(folder) if ".safetensors" in file.name]
+    candidates = own if stem is None else [file for file in own if _is_named(file, stem)]
     indices = [file for file in candidates if file.name.endswith(".safetensors.index.json")]
     files = [file for file in candidates if file.suffix == ".safetensors"]
-    if len(indices) > 1:
+    main = [file for file in indices if file.name == MAIN_INDEX]
+    if len(indices) > 1 and not (main and belongs):
         raise ValueError(
             f"{folder} holds several indices, {', '.join(file.name for file in indices)}: keep the one of the model "
             "you mean."
         )
     if indices:
-        index = _index(indices[0])
+        path = (main or indices)[0]
+        index = read_index(path)
         named = {folder / name for name in index.values()}
         if absent := sorted(named - set(files)):
             raise ValueError(
-                f"The checkpoint is incomplete: {absent[0]} is missing, and {indices[0].name} speaks of it. Get it "
-                "again."
+                f"The checkpoint is incomplete: {absent[0]} is missing, and {path.name} speaks of it. Get it again."
             )
         return sorted(named), index
     if not files:
@@ -136,6 +151,7 @@ def _shard_files(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, 
         pickled = sorted(file.name for kind in kinds for file in folder.glob(kind))
         pickle = f", and {pickled[0]}, a pickle, is not opened for it: save it as safetensors" if pickled else ""
         raise ValueError(f"The checkpoint is incomplete: {folder / (stem or '*')}.safetensors is missing{pickle}.")
+    files = _main_files(files, belongs)
     for file in files:
         if match := re.fullmatch(r"(.+)-\d+-of-(\d+)\.safetensors", file.name):
             like = re.compile(rf"{re.escape(match[1])}-\d+-of-{match[2]}\.safetensors")
@@ -148,11 +164,27 @@ def _shard_files(folder: Path, stem: str | None) -> tuple[list[Path], dict[str, 
     return files, {}
 
 
-def _index(path: Path) -> dict[str, str]:
+MAIN_INDEX = "model.safetensors.index.json"
+
+
+def _main_files(files: list[Path], belongs: Callable[[str], bool] | None) -> list[Path]:
+    """Of several files of weights those of the model: the usual names before any others, which have to hold a name that
+    `belongs` to one."""
+    if belongs is None or len(files) < 2:
+        return files
+    whole = [file for file in files if file.name == "model.safetensors"]
+    shards = [file for file in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file.name)]
+    if whole or shards:
+        return whole or shards
+    return [file for file in files if any(map(belongs, _one_safetensors(file)))] or files
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """In which file each tensor is, as an index says. Raises ValueError for one that is damaged."""
     try:
         index = read_table(path, LARGEST_JSON)["weight_map"]
         plain = all(isinstance(file, str) and Path(file).name == file for file in index.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no index of shards: {error!r}. Get or save the checkpoint anew.") from error
     if not plain or not index:
         raise ValueError(f"{path} is no index of shards: it must name files beside it. Get the checkpoint anew.")
@@ -253,7 +285,9 @@ def check(
         if name in tensors and _shape(tensors[name]) != _shape(tensor)
     ]
     if missing or strange or misshapen:
-        faults = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
+        more = f" and {len(missing) - 3} more of {len(expected)}: get the rest" if len(missing) > 3 else ""
+        faults = [f"missing {missing[:3]}{more}"] * bool(missing)
+        faults += [f"unknown {strange[:3]}"] * bool(strange) + misshapen[:3]
         raise ValueError(f"{source} contradicts the folder's {config}: {'; '.join(faults)}.")
 
 
@@ -317,8 +351,11 @@ def write_safetensors(tensors: Tensors, folder: Path | str, stem: str = "model",
 
 def files_of(folder: Path, stem: str) -> list[Path]:
     """The files of that name in a folder: one, or shards and their index."""
-    own = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-    return sorted(file for file in folder.iterdir() if own.fullmatch(file.name))
+    return sorted(file for file in folder.iterdir() if _is_named(file, stem))
+
+
+def _is_named(file: Path, stem: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(stem)}(-\d+-of-\d+)?\.safetensors(\.index\.json)?", file.name))
 
 
 def _cut_into_shards(tensors: Tensors, largest: int) -> list[dict[str, LazyTensor]]:

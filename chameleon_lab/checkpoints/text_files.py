@@ -1,17 +1,22 @@
 """What foreign folders say of text and of the vocabulary: a table of names to ids, and the file of a text tokenizer.
 
 The family keeps text tokenizer and vocabulary in one `tokenizers` JSON (Meta: `text_tokenizer.json`, Hugging Face:
-`tokenizer.json`). A model of this lab with sentencepiece has no such file: its sentencepiece model lies there instead,
-and the table names its pieces `<piece:0>`, `<piece:1>`, ...
+`tokenizer.json`). A model of this lab with sentencepiece gets one that gives the same ids, for other programs, and its
+sentencepiece model beside it, which is what the lab reads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import sentencepiece
+
+from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
@@ -24,35 +29,41 @@ from chameleon_lab.vocabulary import CHAMELEON, Vocabulary
 TABLES = ("text_tokenizer.json", "tokenizer.json")
 SENTENCEPIECE = "text_tokenizer.model"
 IMAGE = "<image>"
-"""What Hugging Face calls the reserved token after the end of a turn: where a picture's codes will stand."""
+"""What Hugging Face calls the token for which a picture's codes will stand: see `image_placeholder`."""
 
 
 # Reading
 
 
 def read_text(
-    folders: Iterable[Path], size: int, companion: Companion, source: Path, table: Mapping[str, int] | None = None
+    folders: Iterable[Path],
+    size: int,
+    companion: Companion,
+    source: Path,
+    table: Mapping[str, int] | None = None,
+    chosen: Path | None = None,
 ) -> tuple[TextTokenizer | None, Vocabulary]:
-    """The text tokenizer of the first folder (or file) that holds one, and the vocabulary of `size` tokens around it.
+    """The text tokenizer of the first folder (or file) that holds a fitting one, and the vocabulary around it.
 
-    `table` is the config's own of names to ids. Raises ValueError where they contradict one another, and where nothing
-    tells what the tokens are.
+    It is of `size` tokens, or fewer where the model's rows are padded. `table` is the config's own of names to ids,
+    and `chosen` the place that a user named, whose tokenizer is taken at its word. Raises ValueError where they
+    contradict one another, and where nothing tells what the tokens are.
     """
-    text = next(filter(None, map(_text_in, folders)), None)
+    text = _fitting_text(folders, size, chosen)
     vocabulary = text.vocabulary if isinstance(text, JsonTokenizer) else None
     if vocabulary is None and table:
         vocabulary = Vocabulary.from_pieces(table)
     saved = companion.vocabulary
     if saved is not None and (vocabulary is None or replace(saved, new_line=None, first_grid=None) == vocabulary):
         vocabulary = saved
-    if vocabulary is None and size == CHAMELEON.size:
+    if vocabulary is None and names.is_padding(size, CHAMELEON.size):
         vocabulary = CHAMELEON
     if vocabulary is None:
         raise ValueError(
             f"{source} does not tell what its {size} tokens are: it has no table of names and no text tokenizer. Name "
             "the folder that has text_tokenizer.json: Chameleon.load(folder, tokenizer=...)."
         )
-    if vocabulary.size != size:
+    if not fits(vocabulary, size):
         raise ValueError(
             f"{source} holds a model of {size} tokens, and its table names {vocabulary.size}: they do not belong "
             "together. Name the right tokenizer's folder: Chameleon.load(folder, tokenizer=...)."
@@ -62,12 +73,38 @@ def read_text(
     return text, vocabulary
 
 
-def _text_in(place: Path) -> JsonTokenizer | SentencePieceTokenizer | None:
-    files = [place] if place.is_file() else [place / name for name in (*TABLES, SENTENCEPIECE)]
-    for path in files:
-        if path.is_file():
-            return SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)
-    return None
+def _fitting_text(
+    places: Iterable[Path], size: int, chosen: Path | None
+) -> JsonTokenizer | SentencePieceTokenizer | None:
+    """The first text tokenizer whose table is of the model's size, or else the first; None where there is none.
+
+    Others lie in many folders, such as a Llama's `tokenizer.json`: one that cannot be read is passed over for one that
+    can, unless the user named it.
+    """
+    first: JsonTokenizer | SentencePieceTokenizer | None = None
+    fault: ValueError | None = None
+    for place in places:
+        for path in [place] if place.is_file() else [place / name for name in (SENTENCEPIECE, *TABLES)]:
+            if not path.is_file():
+                continue
+            try:
+                text = SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)
+            except ValueError as error:
+                if place == chosen:
+                    raise
+                fault = fault or error
+                continue
+            if place == chosen or isinstance(text, SentencePieceTokenizer) or fits(text.vocabulary, size):
+                return text
+            first = first or text
+    if first is None and fault is not None:
+        raise fault
+    return first
+
+
+def fits(vocabulary: Vocabulary, size: int) -> bool:
+    """Whether a model of `size` rows can be one of a vocabulary."""
+    return vocabulary.size == size or names.is_padding(size, vocabulary.size)
 
 
 # Writing
@@ -78,40 +115,47 @@ def names_of(vocabulary: Vocabulary, text: TextTokenizer | None, placeholder: bo
 
     With `placeholder` the token kept for pictures is called `<image>`, if there is one.
     """
-    names = [vocabulary.spelling(token) for token in range(vocabulary.first_text)]
+    spellings = [vocabulary.spelling(token) for token in range(vocabulary.first_text)]
     image = image_placeholder(vocabulary)
     if placeholder and image is not None:
-        names[image] = IMAGE
+        spellings[image] = IMAGE
     if isinstance(text, JsonTokenizer):
-        names += [text.spelling(piece) for piece in range(text.size)]
+        spellings += [text.spelling(piece) for piece in range(text.size)]
     elif isinstance(text, ByteTokenizer):
-        names += _letters_of_bytes()
+        spellings += _letters_of_bytes()
+    elif isinstance(text, SentencePieceTokenizer):
+        spellings += _spellings_of_pieces(text, spellings)
     else:
-        names += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
-    return {name: token for token, name in enumerate(names)}
+        spellings += [f"<piece:{piece}>" for piece in range(vocabulary.pieces)]
+    return {name: token for token, name in enumerate(spellings)}
 
 
 def image_placeholder(vocabulary: Vocabulary) -> int | None:
-    """The reserved token that stands for a picture to come: the one after the end of a turn, if it is free."""
+    """The token that stands for a picture to come: the reserved one after the end of a turn, or else the last sentinel,
+    which a prompt to the port has no use for; None where images have grids of their own and none is reserved."""
     token = vocabulary.end_turn + 1
-    ends = {vocabulary.first_text, vocabulary.new_line, vocabulary.first_grid}
-    return None if token in ends else token
+    if token not in (vocabulary.first_text, vocabulary.new_line, vocabulary.first_grid):
+        return token
+    last = vocabulary.first_sentinel + vocabulary.sentinels - 1
+    return last if vocabulary.sentinels and vocabulary.first_grid is None else None
 
 
 def write_text_tokenizer(text: TextTokenizer, vocabulary: Vocabulary, folder: Path, name: str) -> bool:
-    """Writes the text tokenizer under a name, or as what it is where the family has no word for it.
+    """Writes the text tokenizer under a name as the JSON that other programs read, and a sentencepiece model besides.
 
-    Whether a JSON was written, which is what other programs read.
+    Whether a JSON was written.
     """
+    json_text = text if isinstance(text, JsonTokenizer) else None
     if isinstance(text, SentencePieceTokenizer):
         (folder / SENTENCEPIECE).write_bytes(text.model)
+        json_text = JsonTokenizer(json_of_sentencepiece(text, vocabulary))
     if isinstance(text, ByteTokenizer):
-        text = JsonTokenizer(_json_of_bytes(vocabulary))
-    if isinstance(text, JsonTokenizer):
+        json_text = JsonTokenizer(_json_of_bytes(vocabulary))
+    if json_text is not None:
         (folder / name).write_text(
-            _renamed_placeholder(text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
+            _renamed_placeholder(json_text, vocabulary, port=name == "tokenizer.json"), encoding="utf-8"
         )
-    return isinstance(text, JsonTokenizer)
+    return json_text is not None
 
 
 def _renamed_placeholder(text: JsonTokenizer, vocabulary: Vocabulary, port: bool) -> str:
@@ -150,9 +194,71 @@ _BEGINS = json.dumps(
 
 def _json_of_bytes(vocabulary: Vocabulary) -> str:
     """`ByteTokenizer` as a `tokenizers` JSON: a byte-level BPE without merges."""
-    table = names_of(vocabulary, ByteTokenizer())
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    table = names_of(vocabulary, ByteTokenizer())
+    return _json_of_bpe(vocabulary, table, {"vocab": table}, pre_tokenizer=level, decoder=level)
+
+
+SPACE = "\ufdd0"
+"""How a sentencepiece model's JSON spells a space: a character that Unicode keeps out of texts. With sentencepiece's
+own, U+2581, a written U+2581 would become a space, which the lab's tokenizer takes care that it does not."""
+
+
+def json_of_sentencepiece(text: SentencePieceTokenizer, vocabulary: Vocabulary) -> str:
+    """A sentencepiece BPE as a `tokenizers` JSON that gives the same ids.
+
+    Pieces merge in the order of their scores, from whatever two pieces make them, and bytes stand in for what no piece
+    spells. Only which of two overlapping pairs that make the same piece comes first (`aa` and `a` in `aaaa`) is
+    decided by the pair there, and by the place here.
+    """
+    table = names_of(vocabulary, text)
+    pieces = set(list(table)[vocabulary.first_text :])
+    model = sentencepiece.SentencePieceProcessor(model_proto=text.model)
+    learned = [name for name in _spellings_of_pieces(text, ()) if name in pieces and len(name) > 1]
+    learned = [name for name in learned if not _BYTE_OR_PIECE.fullmatch(name)]
+    scores = {name: model.get_score(table[name] - vocabulary.first_text) for name in learned}
+    merges = [
+        f"{name[:cut]} {name[cut:]}"  # the older spelling, which tokenizers 0.19 reads as well
+        for name in sorted(learned, key=lambda name: -scores[name])
+        for cut in range(1, len(name))
+        if name[:cut] in pieces and name[cut:] in pieces
+    ]
+    spaces = [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    return _json_of_bpe(
+        vocabulary,
+        table,
+        {"vocab": table, "merges": merges, "byte_fallback": True},
+        normalizer={"type": "Sequence", "normalizers": spaces},
+        decoder={"type": "Sequence", "decoders": decoders},
+    )
+
+
+_BYTE_OR_PIECE = re.compile(r"<0x[0-9A-F]{2}>|<piece:[0-9]+>")
+
+
+def _spellings_of_pieces(text: SentencePieceTokenizer, others: Collection[str]) -> list[str]:
+    """A name for each piece: its letters, spaces as `SPACE`, bytes as `<0x41>`; what it cannot share with `others`, and
+    what spells nothing, by its number."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=text.model)
+    spellings: list[str] = []
+    for piece in range(text.size):
+        name = model.id_to_piece(piece)
+        silent = model.is_unknown(piece) or model.is_control(piece) or model.is_unused(piece)
+        odd = _BYTE_OR_PIECE.fullmatch(name) and not model.is_byte(piece)
+        name = name.replace("\u2581", SPACE)
+        spellings.append(f"<piece:{piece}>" if silent or odd or name in others else name)
+    return spellings
+
+
+def _json_of_bpe(vocabulary: Vocabulary, table: dict[str, int], model: dict[str, Any], **parts: Any) -> str:
+    """A `tokenizers` JSON of a BPE and what is around it, the names before the text's as special added tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     plain = {
         "version": "1.0",
         "truncation": None,
@@ -161,9 +267,10 @@ def _json_of_bytes(vocabulary: Vocabulary) -> str:
             {"id": token, "content": name, **flags} for name, token in table.items() if token < vocabulary.first_text
         ],
         "normalizer": None,
-        "pre_tokenizer": level,
+        "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": level,
+        "decoder": None,
+        **parts,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -173,8 +280,8 @@ def _json_of_bytes(vocabulary: Vocabulary) -> str:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": table,
             "merges": [],
+            **model,
         },
     }
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"

@@ -32,9 +32,14 @@ from chameleon_lab.checkpoints.tensors import (
     size,
 )
 
+WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict")
+"""Keys under which training programs put a model's tensors, averaged ones before others."""
+
+DEEPEST = 4
+
 
 def open_torch(path: Path | str) -> dict[str, LazyTensor]:
-    """The tensors of a file of torch's own (.pth, .ckpt, .bin, .pt), mapped; a `state_dict` inside is unwrapped.
+    """The tensors of a file of torch's own (.pth, .ckpt, .bin, .pt), mapped; those under one of `WRAPPERS` inside it.
 
     Raises ValueError, with nothing executed, for a file that is damaged, of before torch 1.6, or more than weights.
     """
@@ -69,8 +74,11 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     except Exception as error:  # what a damaged archive raises is anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is damaged or no weights file: {first}. Get or save it anew.") from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for _ in range(DEEPEST):  # not for ever: a pickle may hold itself
+        key = next((key for key in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
+        if key is None or any(isinstance(value, Tensor) for value in loaded.values()):
+            break
+        loaded = loaded[key]
     named = loaded.items() if isinstance(loaded, dict) else ()
     tensors = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
