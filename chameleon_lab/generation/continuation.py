@@ -9,10 +9,10 @@ All is state of the object, so that a reader may stop after any token and go on 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import takewhile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from operator import length_hint
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 from chameleon_lab import crossovers
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.grammar import Mask, Rules, State
+from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.recording import upload
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.parts import plain_number
@@ -37,40 +38,78 @@ class Options(NamedTuple):
     share: float | None
 
 
-class Outcome(NamedTuple):
-    """What a step did to a row: a token, or None where it ended; the state and the number of tokens after it."""
+class Draws:
+    """Numbers of a seed, uniform in [0, 1), by their places."""
 
-    row: int
-    token: int | None
-    state: State
-    count: int
+    def __init__(self, seed: int) -> None:
+        self._seed, self._numbers = seed, list[float]()
+
+    def __getitem__(self, place: int) -> float:
+        if place >= len(self._numbers):
+            # All of them again, and not the next of a generator: one that was interrupted has lost a number.
+            self._numbers = np.random.default_rng(self._seed).random(2 * place + 64).tolist()
+        return self._numbers[place]
 
 
+@dataclass(frozen=True)
 class ReplyRow:
-    """One document under way.
+    """One document under way, as it stands at one moment: a step makes another of it, and changes none.
 
-    `limit` bounds its tokens. `yielded`: number of tokens that a reader has got, and the state then. `copied`: number
-    of tokens at the last copy to the guidance twins; None outside an image.
+    `limit` bounds its tokens. The reply begins at token `start`; it is the one with the number `reply` in this row.
+    The next of its `draws` is the one at `place`.
     """
 
-    def __init__(self, tokens: list[int], state: State, limit: int, seed: int) -> None:
-        self.tokens, self.state, self.limit = tokens, state, limit
-        self.yielded = len(tokens), state
-        self.copied: int | None = None
-        self._random, self._draws, self._place = np.random.default_rng(seed), list[float](), 0
-
-    def draws(self, count: int) -> list[float]:
-        """The next draws, uniform in [0, 1); they come again until `skip` passes them."""
-        self._draws += [self._random.random() for _ in range(self._place + count - len(self._draws))]
-        return self._draws[self._place : self._place + count]
-
-    def skip(self, count: int) -> None:
-        """Passes so many draws; below 0, the last ones come again."""
-        self._place += count
+    tokens: tuple[int, ...]
+    state: State
+    limit: int
+    start: int
+    draws: Draws
+    place: int = 0
+    reply: int = 0
 
     @property
     def room(self) -> int:
         return self.limit - len(self.tokens)
+
+
+class Moment(NamedTuple):
+    """All that a continuation is at one moment, so that one assignment takes it to the next.
+
+    `rows` as the last step left them, and the `outcomes` of that step: a row's index, a token, or None where the row
+    ended, and the state after it; `after` is the row after each. `rest` are the outcomes not yet yielded, and `before`
+    the rows before all of them.
+    """
+
+    rows: tuple[ReplyRow, ...]
+    before: tuple[ReplyRow, ...]
+    outcomes: tuple[tuple[int, int | None, State], ...]
+    after: tuple[ReplyRow, ...]
+    rest: Iterator[tuple[int, int | None, State]]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[ReplyRow],
+        before: Sequence[ReplyRow],
+        outcomes: Sequence[tuple[int, int | None, State]] = (),
+        after: Sequence[ReplyRow] = (),
+    ) -> Moment:
+        return cls(tuple(rows), tuple(before), tuple(outcomes), tuple(after), iter(tuple(outcomes)))
+
+    @property
+    def yielded(self) -> list[ReplyRow]:
+        """The rows as far as their outcomes were yielded."""
+        rows, count = list(self.before), len(self.outcomes) - length_hint(self.rest)
+        for (index, _, _), row in zip(self.outcomes[:count], self.after, strict=False):
+            rows[index] = row
+        return rows
+
+
+class TwinStream(NamedTuple):
+    """What a twin sees. `copied`: number of its row's tokens at the last copy; None outside an image."""
+
+    tokens: list[int]
+    copied: int | None = None
 
 
 class Continuation:
@@ -95,70 +134,81 @@ class Continuation:
     ) -> None:
         self.model, self.tokenizer, self.settings, self.grammar = model, tokenizer, settings, grammar
         self.guide = settings.guide
-        self.rows = [self._row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        for row in self.rows if len(prefix) else ():
-            self._write(row, prefix)
+        rows = [self._row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        rows = [self._write(row, prefix) for row in rows] if len(prefix) else rows
+        self.moment = Moment.of(rows, rows)
         self._samplers = settings.text_sampler, settings.image_sampler
-        self._twins: list[list[list[int]]] = [
-            [[] for _ in self.rows] for _ in range(self.guide.twins if self.guide else 0)
-        ]
-        self._queue: deque[Outcome] = deque()  # not yet yielded
+        self._twins = [[TwinStream([])] * len(rows) for _ in range(self.guide.twins if self.guide else 0)]
         like = model.embedding.weight
         self.ahead = crossovers.CODES_AHEAD.get(like.device.type, 1)
-        count = len(self.rows) * (1 + len(self._twins))
+        count = len(rows) * (1 + len(self._twins))
         self._decoder = Decoder(model, count, room or self._room(), lasting=room is not None)
         self._written_BV = None
         if settings.repetition != 1:
-            shape = len(self.rows), model.config.vocabulary
+            shape = len(rows), model.config.vocabulary
             self._written_BV = torch.zeros(shape, dtype=torch.bool, device=like.device)
-            self._written_BV[:, [token for token in prefix if self._is_word(token)]] = True
+        self._marked = [(-1, 0)] * len(rows)  # of each row in `_written_BV`: which reply, and up to which token
 
     @property
     def worker(self) -> str:
         """Who does the sums: see `Decoder`."""
         return self._decoder.worker
 
-    def tokens(self) -> Iterator[tuple[int, int | None, State]]:
+    @property
+    def rows(self) -> tuple[ReplyRow, ...]:
+        """The rows as the last step left them."""
+        return self.moment.rows
+
+    def tokens(self) -> Handover[tuple[int, int | None, State]]:
         """(row, token, state after it), step by step over all rows that go on.
 
-        An end is a state with token None. Leave it whenever you like: another call goes on from there. If the weights
-        were changed in between, what the rows hold is computed anew. Raises FloatingPointError when logits are not
-        finite, naming the layer where that begins.
+        An end is a state with token None. Leave it, or interrupt it, whenever you like: another call goes on from
+        there. If the weights were changed in between, what the rows hold is computed anew. Raises FloatingPointError
+        when logits are not finite, naming the layer where that begins.
         """
-        with torch.inference_mode():
-            self._decoder.begin()
+        return Handover.of(self._steps())
+
+    def _steps(self) -> Generator[Iterator[tuple[int, int | None, State]], None, None]:
+        self.begin()
         while True:
-            while self._queue:
-                index, token, state, count = self._queue.popleft()
-                self.rows[index].yielded = count, state
-                yield index, token, state
+            while length_hint(self.moment.rest):
+                yield islice(self.moment.rest, 1)
             if all(row.state.ended for row in self.rows):
                 return
-            self._step()
+            self.step()
 
-    def append(self, index: int, tokens: np.ndarray) -> None:
+    def begin(self) -> None:
+        """Called where steps begin: looks whether the weights are still those that the rows were computed with."""
+        with torch.inference_mode():
+            self._decoder.begin()
+
+    def append(self, index: int, tokens: np.ndarray, row: ReplyRow | None = None) -> None:
         """Puts more of a prompt behind what a row has written, for a new reply; what is cached stays.
 
-        An end of document, or an image left unfinished, is taken back first. Raises what the constructor raises, and
-        then changes nothing.
+        `row` is the row as far as its reader has it, by default as far as it was yielded. An end of document, or an
+        image left unfinished, is taken back first. Raises what the constructor raises, and then changes nothing.
         """
-        row = self.rows[index]
-        count, state = row.yielded
-        if state.place is not None:
-            count -= 1 + state.place
-        elif state.ended == "end_document":
+        yielded = self.moment.yielded
+        row = yielded[index] if row is None else row
+        count = len(row.tokens)
+        if row.state.place is not None:
+            count -= 1 + row.state.place
+        elif row.state.ended == "end_document":
             count -= 1
         whole = np.array([*row.tokens[:count], *self.tokenizer.vocabulary.check(tokens)])
         fresh = self._row(whole, 0, room=self._decoder.cache.room)
-        row.tokens, row.state, row.limit, row.yielded, row.copied = (
-            fresh.tokens, fresh.state, fresh.limit, fresh.yielded, None,
-        )  # fmt: skip
         # Draws of tokens that nobody got come again, so that how far ahead was picked does not show.
-        row.skip(-sum(outcome.row == index and outcome.state.ended != "length" for outcome in self._queue))
-        self._queue = deque(outcome for outcome in self._queue if outcome.row != index)
+        fresh = replace(fresh, draws=row.draws, place=row.place, reply=self.rows[index].reply + 1)
+        # Caches go back first: one that lacks something is filled again, one that has too much would be believed.
         self._decoder.rewind(index, count)
-        if self._written_BV is not None:
-            self._written_BV[index] = False
+        for streams in self._twins:
+            streams[index] = streams[index]._replace(copied=None)
+        rows, yielded[index] = list(self.rows), fresh
+        rows[index] = fresh
+        left = len(self.moment.outcomes) - length_hint(self.moment.rest)
+        pairs = zip(self.moment.outcomes[left:], self.moment.after[left:], strict=True)
+        others = [(outcome, after) for outcome, after in pairs if outcome[0] != index]
+        self.moment = Moment.of(rows, yielded, [outcome for outcome, _ in others], [after for _, after in others])
 
     def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> ReplyRow:
         prompt = self.tokenizer.vocabulary.check(prompt)
@@ -174,20 +224,21 @@ class Continuation:
             )
         most = self.settings.max_tokens
         limit = context if most is None else min(context, len(prompt) + most)
-        return ReplyRow(prompt.tolist(), self.grammar.start(prompt, limit - len(prompt)), limit, int(seed))
+        state = self.grammar.start(prompt, limit - len(prompt))
+        return ReplyRow(tuple(prompt.tolist()), state, limit, len(prompt), Draws(int(seed)))
 
-    def _write(self, row: ReplyRow, prefix: Sequence[int]) -> None:
-        """Puts the tokens with which a reply begins behind its prompt, each as the grammar allows it."""
+    def _write(self, row: ReplyRow, prefix: Sequence[int]) -> ReplyRow:
+        """The row with the tokens with which a reply begins behind its prompt, each as the grammar allows it."""
         for place, token in enumerate(self.tokenizer.vocabulary.check(prefix).tolist()):
             fits = row.room > 0 and self.grammar.allowed(row.state, row.room).allowed_V[token]
-            row.state = self.grammar.advance(row.state, token) if fits else row.state
-            if not fits or row.state.ended:
+            state = self.grammar.advance(row.state, token) if fits else row.state
+            if not fits or state.ended:
                 raise ValueError(
                     f"A reply cannot begin with this prefix: token {token} at place {place} of it "
                     + ("ends the reply." if fits else "cannot stand there, or there is no room for what it begins.")
                 )
-            row.tokens.append(token)
-        row.yielded = len(row.tokens), row.state
+            row = replace(row, tokens=(*row.tokens, token), state=state)
+        return row
 
     def _is_word(self, token: int) -> bool:
         return self.tokenizer.vocabulary.modality[token] == Modality.TEXT
@@ -212,86 +263,97 @@ class Continuation:
         return streams
 
     @torch.inference_mode()
-    def _step(self) -> None:
-        """More tokens for each row that goes on, put into `_queue`: one, or on a GPU several.
+    def step(self) -> None:
+        """More tokens for each row that goes on: one, or on a GPU several.
 
         A GPU works while Python prepares, so long as Python does not ask for a result: the next tokens are picked
         before the last ones are on this side, as long as the grammar can foresee what may come. What follows a wrong
         forecast about a row is forgotten.
+
+        All is computed aside, and then `moment` becomes another in one assignment: a step that is interrupted anywhere
+        was not taken. What it leaves behind in caches is told by their lengths, and taken back by the next.
         """
-        for index, row in enumerate(self.rows):
+        rows, outcomes, after = list(self.rows), list[tuple[int, int | None, State]](), list[ReplyRow]()
+
+        def become(index: int, token: int | None, row: ReplyRow) -> None:
+            rows[index] = row
+            outcomes.append((index, token, row.state))
+            after.append(row)
+
+        for index, row in enumerate(rows):
             if not row.state.ended and row.room <= 0:
-                row.state = replace(row.state, ended="length")
-                self._queue.append(Outcome(index, None, row.state, len(row.tokens)))
-        live = [index for index, row in enumerate(self.rows) if not row.state.ended]
-        if not live:
-            return
-        first = self._options(live)
+                become(index, None, replace(row, state=replace(row.state, ended="length")))
+        live = [index for index, row in enumerate(rows) if not row.state.ended]
+        for place, (options, tokens_R, sum_) in enumerate(self._picks(live, rows) if live else ()):
+            if place and not (math.isfinite(sum_) and self._holds(options, rows)):
+                break  # the next step goes on from here, or raises
+            if not math.isfinite(sum_):
+                raise self._not_finite(live, [index for index in live if options[index].share is not None])
+            for index, token in zip(live, tokens_R, strict=True):
+                row = self._with(rows[index], token)
+                become(index, None if row.state.ended else token, row)
+        self.moment = Moment.of(rows, self.rows, outcomes, after)
+
+    def _picks(
+        self, live: list[int], rows: Sequence[ReplyRow]
+    ) -> Iterator[tuple[dict[int, Options], list[int], float]]:
+        """What may come next, what was picked of it, and the sum of its logits; then what may come after that, and so
+        on as far ahead as can be foreseen."""
+        first = self._options(live, rows)
         drawing = [index for index in live if first[index].share is not None]
-        logits_SBV, picked, sums = self._logits(drawing), list[Tensor](), list[Tensor]()
-        forecasts = [first, *self._forecasts(first)]
+        logits_SBV, picked, sums = self._logits(drawing, rows), list[Tensor](), list[Tensor]()
+        forecasts = [first, *self._forecasts(first, rows)]
         for place, options in enumerate(forecasts):
             if picked:
                 logits_SBV = self._logits_after(picked[-1], live, drawing)
-            tokens_R, sum_ = self._pick(options, place, logits_SBV)
+            tokens_R, sum_ = self._pick(options, place, logits_SBV, rows)
             picked.append(tokens_R)
             sums.append(sum_)
         tokens_PR, sums_P = torch.stack(picked).tolist(), torch.stack(sums).tolist()  # the one wait for the device
-        for place, (options, tokens_R, sum_) in enumerate(zip(forecasts, tokens_PR, sums_P, strict=True)):
-            if place and not self._holds(options):
-                return
-            if not math.isfinite(sum_):
-                raise self._not_finite(live, drawing)
-            for index, token in zip(live, tokens_R, strict=True):
-                self._take(index, token)
+        return zip(forecasts, tokens_PR, sums_P, strict=True)
 
-    def _options(self, live: Iterable[int]) -> dict[int, Options]:
+    def _with(self, row: ReplyRow, token: int) -> ReplyRow:
+        """The row with a picked token behind it."""
+        state = self.grammar.advance(row.state, token)
+        tokens = row.tokens if state.ended == "ill_formed" else (*row.tokens, token)
+        return replace(row, tokens=tokens, state=state, place=row.place + 1)
+
+    def _options(self, live: Iterable[int], rows: Sequence[ReplyRow]) -> dict[int, Options]:
         """What may come next in each of these rows, none of which has ended."""
-        return {index: self._options_in(self.rows[index].state, self.rows[index].room) for index in live}
+        return {index: self._options_in(rows[index].state, rows[index].room) for index in live}
 
     def _options_in(self, state: State, room: int) -> Options:
         return Options(self.grammar.allowed(state, room), self.grammar.share(state))
 
-    def _forecasts(self, first: dict[int, Options]) -> Iterator[dict[int, Options]]:
+    def _forecasts(self, first: dict[int, Options], rows: Sequence[ReplyRow]) -> Iterator[dict[int, Options]]:
         """What may come after `first`, and so on, while each row goes on in its modality as usual."""
         cache = self._decoder.cache
         ahead = min(self.ahead, 1 + cache.room - int(cache.lengths.max()))
         if any(share is None for _, share in first.values()):
             # A penalty needs the words before, of which nothing is on this side yet.
             ahead = min(ahead, crossovers.WORDS_AHEAD if self._written_BV is None else 1)
-        states, options = {index: self.rows[index].state for index in first}, first
+        states, options = {index: rows[index].state for index in first}, first
         for place in range(1, ahead):
             for index, (mask, _) in options.items():
                 states[index] = self.grammar.advance(states[index], mask.usual(self.tokenizer.vocabulary))
-            if any(state.ended or self.rows[index].room <= place for index, state in states.items()):
+            if any(state.ended or rows[index].room <= place for index, state in states.items()):
                 return
-            options = {index: self._options_in(state, self.rows[index].room - place) for index, state in states.items()}
+            options = {index: self._options_in(state, rows[index].room - place) for index, state in states.items()}
             if any((options[index].share is None) != (first[index].share is None) for index in first):
                 return
             yield options
 
-    def _holds(self, forecast: dict[int, Options]) -> bool:
+    def _holds(self, forecast: dict[int, Options], rows: Sequence[ReplyRow]) -> bool:
         """Whether all rows have come to stand as was forecast."""
-        return not any(self.rows[index].state.ended for index in forecast) and self._options(forecast) == forecast
-
-    def _take(self, index: int, token: int) -> None:
-        """Puts a picked token behind its row and into the queue."""
-        row = self.rows[index]
-        row.state = self.grammar.advance(row.state, token)
-        row.skip(1)
-        if row.state.ended != "ill_formed":
-            row.tokens.append(token)
-        if self._written_BV is not None and self._is_word(token):
-            self._written_BV[index, token] = True
-        self._queue.append(Outcome(index, None if row.state.ended else token, row.state, len(row.tokens)))
+        return not any(rows[index].state.ended for index in forecast) and self._options(forecast, rows) == forecast
 
     def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
         """What to raise for logits with a NaN or an infinity: the rows are run through the model again to see where.
 
         A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
         """
-        streams = [self.rows[index].tokens for index in live]
-        streams += [twins[index] for twins in self._twins for index in drawing]
+        streams = [list(self.rows[index].tokens) for index in live]
+        streams += [twins[index].tokens for twins in self._twins for index in drawing]
         device = self.model.embedding.weight.device
         for stream in streams:
             if name := first_not_finite(self.model, torch.tensor(stream, device=device)):
@@ -311,7 +373,9 @@ class Continuation:
             "the model's config."
         )
 
-    def _pick(self, options: dict[int, Options], place: int, logits_SBV: Tensor) -> tuple[Tensor, Tensor]:
+    def _pick(
+        self, options: dict[int, Options], place: int, logits_SBV: Tensor, rows: Sequence[ReplyRow]
+    ) -> tuple[Tensor, Tensor]:
         """A token for each of these rows, in their order, with the draw at this place of those they have next.
 
         The second is a sum of all logits that were picked from, mixed ones included: finite where each of them is.
@@ -320,7 +384,7 @@ class Continuation:
         for index, (mask, share) in options.items():
             alike.setdefault((mask, share is not None), []).append(index)
         picked, sums = zip(
-            *(self._pick_alike(mask, options, place, some, logits_SBV) for (mask, _), some in alike.items()),
+            *(self._pick_alike(mask, options, place, some, logits_SBV, rows) for (mask, _), some in alike.items()),
             strict=True,
         )
         if len(picked) == 1:
@@ -329,10 +393,16 @@ class Continuation:
         return torch.cat(picked)[upload(order, logits_SBV.device)], torch.stack(sums).sum()
 
     def _pick_alike(
-        self, mask: Mask, options: dict[int, Options], place: int, some: list[int], logits_SBV: Tensor
+        self,
+        mask: Mask,
+        options: dict[int, Options],
+        place: int,
+        some: list[int],
+        logits_SBV: Tensor,
+        rows: Sequence[ReplyRow],
     ) -> tuple[Tensor, Tensor]:
         """A token for each of some rows of which the same may come, tokens_R, and the sum of the logits."""
-        draws = [self.rows[index].draws(place + 1)[place] for index in some]
+        draws = [rows[index].draws[rows[index].place + place] for index in some]
         shares = [share for index in some if (share := options[index].share) is not None]
         ids_V, logits_SRV = mask.ids(logits_SBV.device), _select(logits_SBV, some)
         if len(ids_V) == 1:  # nothing to pick, but no less to check
@@ -346,31 +416,43 @@ class Continuation:
             return ids_V[self._samplers[1].pick(logits_RV, draws)], sum_
         # Here most of the vocabulary may come: to hide the rest is faster than to gather it.
         logits_RV = logits_SRV[0].masked_fill(mask.hidden(logits_SRV.device), -torch.inf)
-        written_RV = None if self._written_BV is None else _select(self._written_BV, some)
+        written_RV = None if self._written_BV is None else _select(self._words_written(self._written_BV), some)
         return self._samplers[0].pick(logits_RV, draws, written_RV), logits_SRV[0].sum()
 
-    def _logits(self, drawing: list[int]) -> Tensor:
+    def _words_written(self, written_BV: Tensor) -> Tensor:
+        """Which words each row's reply holds, brought up to date from the rows themselves."""
+        for index, row in enumerate(self.rows):
+            reply, count = self._marked[index]
+            if reply != row.reply:
+                written_BV[index], count = False, row.start
+            if words := [token for token in row.tokens[count:] if self._is_word(token)]:
+                written_BV[index, words] = True
+            self._marked[index] = row.reply, len(row.tokens)
+        return written_BV
+
+    def _logits(self, drawing: list[int], rows: Sequence[ReplyRow]) -> Tensor:
         """Feeds rows, and the twins of those that draw, what their cache lacks: the logits that follow, S x B x V.
 
         S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning. What rows and twins were
         fed beyond their tokens, by a wrong forecast or because a step was interrupted, is taken back first.
         """
-        count, lengths = len(self.rows), self._decoder.cache.lengths
-        for index, row in enumerate(self.rows):
+        count, lengths = len(rows), self._decoder.cache.lengths
+        for index, row in enumerate(rows):
             self._decoder.rewind(index, len(row.tokens) - 1)  # the next token needs the last one's logits
-        news = [row.tokens[lengths[index] :] for index, row in enumerate(self.rows)]
-        for index, row in enumerate(self.rows):
+        news = [list(row.tokens[lengths[index] :]) for index, row in enumerate(rows)]
+        for index, row in enumerate(rows):
             if row.state.ended:
                 news[index] = []
             elif index not in drawing:
-                row.copied = None
+                for streams in self._twins:
+                    streams[index] = streams[index]._replace(copied=None)
         if not self._twins or not drawing:
             return self._decoder.logits(self._feed(0, news))[None]
         for index in drawing:
-            self._update_twins(index)
+            self._update_twins(index, rows[index])
         for twin, streams in enumerate(self._twins, 1):
             news += [
-                stream[lengths[twin * count + index] :] if index in drawing else []
+                stream.tokens[lengths[twin * count + index] :] if index in drawing else []
                 for index, stream in enumerate(streams)
             ]
         # All but the last tokens first, without the rows when they lack nothing: a twin's whole stream beside one token
@@ -381,22 +463,24 @@ class Continuation:
             self._feed(start, behind[start:])
         return self._decoder.logits(self._feed(0, [new[-1:] for new in news])).unflatten(0, (-1, count))
 
-    def _update_twins(self, index: int) -> None:
-        """Gives the twins of a row that draws the tokens they have to see, and takes back those that differ."""
-        row, lengths = self.rows[index], self._decoder.cache.lengths
-        if row.copied is None:
-            for twin, stream in enumerate(self._streams(row.tokens)):
-                place = (1 + twin) * len(self.rows) + index
-                pairs = zip(self._twins[twin][index][: lengths[place]], stream[:-1], strict=False)
-                common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-                self._twins[twin][index] = stream
-                self._decoder.rewind(place, common)
-        else:
-            for twin, streams in enumerate(self._twins, 1):
-                streams[index] += row.tokens[row.copied :]
-                self._decoder.rewind(twin * len(self.rows) + index, len(streams[index]) - 1)
-        row.copied = len(row.tokens)
-        longest, room = max(len(streams[index]) for streams in self._twins), self._decoder.cache.room
+    def _update_twins(self, index: int, row: ReplyRow) -> None:
+        """Gives the twins of a row that draws the tokens they have to see, and takes back those that differ.
+
+        A twin's cache holds its tokens at all places that both have, so it goes back before its tokens change.
+        """
+        fresh = None
+        for twin, streams in enumerate(self._twins):
+            (tokens, copied), place = streams[index], (1 + twin) * len(self.rows) + index
+            if copied is None:
+                fresh = fresh or self._streams(list(row.tokens))
+                pairs = zip(tokens[: self._decoder.cache.lengths[place]], fresh[twin][:-1], strict=False)
+                self._decoder.rewind(place, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+                tokens = fresh[twin]
+            else:
+                tokens = tokens + list(row.tokens[copied:])
+                self._decoder.rewind(place, len(tokens) - 1)
+            streams[index] = TwinStream(tokens, len(row.tokens))
+        longest, room = max(len(streams[index].tokens) for streams in self._twins), self._decoder.cache.room
         if longest > room:
             raise ValueError(
                 f"Guidance needs {longest} positions beside the document and the cache holds {room}: "

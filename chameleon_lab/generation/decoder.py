@@ -46,7 +46,6 @@ class Decoder:
     def _prepare(self) -> None:
         """An empty cache, and nothing bound to the model yet."""
         like = self.model.embedding.weight
-        self._embedding_VD = like.detach()  # which keeps the address taken
         self.cache = self._allocate(like)
         places_1T = torch.arange(self._room + 1, device=like.device)[None]
         self._turns_T1K = turned_at(places_1T, self.model.config)[0]
@@ -54,6 +53,8 @@ class Decoder:
         self._listeners: list[dict] | None = []
         self._steps: dict[tuple[int, int, int], Recorded] = {}
         self._steps_taken = 0
+        # Last, since by this `begin` sees whether all of it is done. It keeps the address taken.
+        self._embedding_VD = like.detach()
 
     def _allocate(self, like: Tensor) -> KVCache:
         config, rows, room = self.model.config, self._rows, self._room
@@ -134,9 +135,9 @@ class Decoder:
         if self.plain or torch.is_grad_enabled() or self._listeners is None:
             return None
         if self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr():  # moved within a reply
-            self._embedding_VD, self._twin, self._steps = self.model.embedding.weight.detach(), None, {}
+            self._twin, self._steps, self._embedding_VD = None, {}, self.model.embedding.weight.detach()
         if self._twin is None:
-            self._twin, self._listeners = LeanTwin(self.model), native_ops.listeners(self.model)
+            self._listeners, self._twin = native_ops.listeners(self.model), LeanTwin(self.model)
         return None if self._listeners is None or any(self._listeners) else self._twin
 
     def _replay(self, twin: LeanTwin, tokens_B1: Tensor, rows: slice) -> Tensor:

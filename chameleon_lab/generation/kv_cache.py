@@ -51,7 +51,7 @@ class KVCache:
         rows, positions = len(self.lengths), self.room + 1
         old, _ = self.layers[layer]
         keys, values = (old.new_zeros(rows, new.shape[1], positions, new.shape[3]) for new in (k_BHTK, v_BHTK))
-        self.layers[layer], self._stack = (keys, values), None
+        self._stack, self.layers[layer] = None, (keys, values)
 
     def starts(self, rows: slice) -> Tensor:
         """The lengths of these rows, on the device: starts_B1."""

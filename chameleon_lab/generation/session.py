@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from operator import length_hint
 
 import numpy as np
 import PIL.Image
 
 from chameleon_lab.documents import Document
-from chameleon_lab.generation.continuation import Continuation
+from chameleon_lab.generation.continuation import Continuation, Moment, ReplyRow
 from chameleon_lab.generation.grammar import State
+from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import ImagePiece, Piece, StopPiece
 from chameleon_lab.tokenizers.mixed import PieceReader
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far a reply is read. One assignment takes a session from one to the next: token, state and piece together.
+
+    `row`: the document as far as it was read, or up to the token that was refused. `moment` and `place`: which outcome
+    of the continuation comes next, and `state` what the grammar said before it. The reader has read `count` tokens; it
+    is None while it reads one more, and after an interrupt there: then another one reads all `count` again. `pieces`
+    are those not yet yielded, and `closed` says that the last ones are among them.
+    """
+
+    row: ReplyRow
+    moment: Moment
+    state: State
+    count: int
+    reader: PieceReader | None
+    place: int = 0
+    pieces: Iterator[Piece] = iter(())
+    closed: bool = False
 
 
 class Session:
@@ -26,27 +49,33 @@ class Session:
     session.append(Document.of("and now a blue one", EndTurn()))  # only this is computed, not what came before
     ```
 
-    A session stays with the model that it was begun with. If its weights have changed when a stream begins, all is
-    computed anew.
+    The same after an interrupt (Ctrl+C), wherever it comes: another stream goes on with the next piece, and none is
+    lost, told twice or another. A session stays with the model that it was begun with. If its weights have changed when
+    a stream begins, all is computed anew.
     """
 
     def __init__(self, continuation: Continuation, prefix: int = 0) -> None:
         """`prefix`: with how many tokens of the continuation the reply begins."""
-        self._continuation, self._row = continuation, continuation.rows[0]
-        self._renew()
+        self._continuation = continuation
+        self._latest = self._fresh()
         if prefix:
-            self._start -= prefix
-            self._pieces += self._reader.read_all(self.tokens[self._start :].tolist())
-            if self._reader.in_image and not self._reader.codes_read:
-                self._pieces += self._started(State(), self._row.state)
+            row, reader = self._latest.row, PieceReader(continuation.tokenizer)
+            pieces = reader.read_all(row.tokens[row.start :])
+            if reader.in_image and not reader.codes_read:
+                pieces += self._started(State(), row.state)
+            self._latest = replace(self._latest, count=prefix, reader=reader, pieces=iter(pieces))
 
-    def _renew(self) -> None:
+    def _fresh(self) -> Reading:
         """Nothing read of the reply that begins behind the tokens so far."""
-        self._reader, self._start = PieceReader(self._continuation.tokenizer), len(self.tokens)
-        self._pieces: deque[Piece] = deque()
-        self._unread: tuple[int, State, State] | None = None  # a token, and the states before and after it
-        self._reads = False  # whether the reader is within a token, or was interrupted there
-        self._closed = False
+        row, moment = self._continuation.rows[0], self._continuation.moment
+        return Reading(row, moment, row.state, 0, PieceReader(self._continuation.tokenizer))
+
+    @property
+    def _reading(self) -> Reading:
+        """How far the present reply is read; `append` begins another, even where it was interrupted afterwards."""
+        if self._latest.row.reply != self._continuation.rows[0].reply:
+            self._latest = self._fresh()
+        return self._latest
 
     @property
     def settings(self) -> Settings:
@@ -56,8 +85,7 @@ class Session:
     @property
     def tokens(self) -> np.ndarray:
         """All tokens so far, prompts and replies: 1-D int64."""
-        count, _ = self._row.yielded
-        return np.array(self._row.tokens[:count], np.int64)
+        return np.array(self._reading.row.tokens, np.int64)
 
     @property
     def worker(self) -> str:
@@ -67,25 +95,12 @@ class Session:
     @property
     def reply(self) -> Document:
         """The reply under way, as far as its pieces were read; an image not yet finished is left out."""
-        return self._reader.document()
+        return self._reader(self._reading).document()
 
-    def stream(self) -> Iterator[Piece]:
+    def stream(self) -> Handover[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
         of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
-        self._read()
-        yield from self._rest()
-        _, before = self._row.yielded
-        for _, token, state in self._continuation.tokens():
-            if token is not None:
-                self._unread = token, before, state
-                self._read()
-            yield from self._rest()
-            before = state
-        if not self._closed:
-            self._pieces += self._reader.close()
-            self._closed = True
-        yield from self._rest()
-        yield StopPiece(self._row.state.ended or "stopped")
+        return Handover.of(self._rest())
 
     def append(self, document: Document) -> None:
         """Goes on with more of a prompt behind what was written so far; then `stream` a new reply to it.
@@ -94,29 +109,57 @@ class Session:
         `EndTurn()` to end it, or append an empty one to go on with it. Raises ValueError where there is no room left,
         and then changes nothing.
         """
-        self._continuation.append(0, self._continuation.tokenizer.encode(document)[1:])
-        self._renew()
+        tokens = self._continuation.tokenizer.encode(document)[1:]
+        self._continuation.append(0, tokens, self._reading.row)
 
-    def _read(self) -> None:
-        """Reads the token that is not yet read, again where that was interrupted: a picture takes long to decode.
+    def _rest(self) -> Generator[Iterator[Piece], None, None]:
+        """Pieces not yet yielded, one at a time: a reader may leave a stream between two of one token's."""
+        self._continuation.begin()
+        while True:
+            reading = self._reading
+            while length_hint(reading.pieces):
+                yield islice(reading.pieces, 1)
+            if reading.closed:
+                break
+            self._read(reading)
+        yield iter((StopPiece(self._reading.row.state.ended or "stopped"),))
 
-        A reader that was interrupted knows half of a token; a new one reads all before it first.
-        """
-        if self._unread is None:
-            return
-        if self._reads:
-            reader = PieceReader(self._continuation.tokenizer)
-            reader.read_all(self.tokens[self._start : -1].tolist(), pictures=False)
-            self._reader = reader
-        token, before, state = self._unread
-        self._reads = True
-        pieces = [*self._reader.read(token), *self._started(before, state)]
-        self._pieces, self._unread, self._reads = deque([*self._pieces, *pieces]), None, False
+    def _read(self, reading: Reading) -> None:
+        """Goes on by one outcome of the continuation, or has it take a step, or closes the reply."""
+        moment, place = reading.moment, reading.place
+        if place < len(moment.outcomes):
+            _, token, state = moment.outcomes[place]
+            row, further = moment.after[place], replace(reading, moment=moment, place=place + 1)
+            if token is None:
+                self._latest = replace(further, row=row)
+                return
+            reader = self._reader(reading)
+            self._latest = replace(reading, reader=None)
+            try:
+                pieces = [*reader.read(token), *self._started(reading.state, state)]
+            except ValueError:  # here ends what can be shown, whoever reads on; `append` takes an image back
+                self._latest = replace(reading, reader=None, row=row)
+                raise
+            self._latest = replace(
+                further, row=row, state=state, count=reading.count + 1, reader=reader, pieces=iter(pieces)
+            )
+        elif moment is not self._continuation.moment:
+            self._latest = replace(reading, moment=self._continuation.moment, place=0)
+        elif not reading.row.state.ended:
+            self._continuation.step()
+        else:
+            reader = self._reader(reading)
+            self._latest = replace(reading, reader=None)
+            pieces = list(reader.close())
+            self._latest = replace(reading, reader=reader, pieces=iter(pieces), closed=True)
 
-    def _rest(self) -> Iterator[Piece]:
-        """Pieces not yet yielded: a reader may leave a stream between two of one token's."""
-        while self._pieces:
-            yield self._pieces.popleft()
+    def _reader(self, reading: Reading) -> PieceReader:
+        """The reader, or where that was interrupted, another one that has read the same."""
+        if reading.reader is not None:
+            return reading.reader
+        reader, row = PieceReader(self._continuation.tokenizer), reading.row
+        reader.read_all(row.tokens[row.start : row.start + reading.count], pictures=False)
+        return reader
 
     def _started(self, before: State, state: State) -> Iterator[Piece]:
         """A grey picture without codes where a token has let an image start whose grid is certain."""
