@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,7 @@ from chameleon_lab.documents import Document
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import State
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.records import ImagePiece, Piece, StopPiece
+from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece
 from chameleon_lab.tokenizers.mixed import PieceReader
 
 
@@ -69,15 +69,20 @@ class Session:
         """The reply under way, as far as its pieces were read; an image not yet finished is left out."""
         return self._reader.document()
 
-    def stream(self) -> Iterator[Piece]:
+    def stream(self, progress: Callable[[ReplyProgress], object] | None = None) -> Iterator[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
-        of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
+        of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once.
+
+        `progress` is called after each new token: a row of an image is one piece, and many tokens.
+        """
         self._read()
         yield from self._rest()
         _, before = self._row.yielded
         for _, token, state in self._continuation.tokens():
             if token is not None:
                 self._unread = token, before, state
+                if progress is not None:
+                    progress(self._progress(token, state))
                 self._read()
             yield from self._rest()
             before = state
@@ -86,6 +91,14 @@ class Session:
             self._closed = True
         yield from self._rest()
         yield StopPiece(self._row.state.ended or "stopped")
+
+    def _progress(self, token: int, state: State) -> ReplyProgress:
+        (count, _), continuation = self._row.yielded, self._continuation
+        image = None
+        if state.place is not None:
+            slot = continuation.tokenizer.form.slot(state.place, state.grid)
+            image = slot.codes, slot.total
+        return ReplyProgress(token, self._row.limit - count, continuation.model.config.context - count, image)
 
     def append(self, document: Document) -> None:
         """Goes on with more of a prompt behind what was written so far; then `stream` a new reply to it.
