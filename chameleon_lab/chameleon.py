@@ -13,7 +13,7 @@ from chameleon_lab.checkpoints import formats, huggingface, native, provenance
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine
-from chameleon_lab.generation.grammar import MODALITIES, Rules
+from chameleon_lab.generation.grammar import MODALITY_SWITCHES, Rules
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, takes_settings
@@ -227,10 +227,12 @@ class Chameleon:
         if settings is not None and not isinstance(settings, Settings):
             raise TypeError(f"settings are Settings(...), not {settings!r}; single ones are given by their names.")
         if modality is not None:
-            if modality not in MODALITIES or grammar is not None:
-                beside = " beside a grammar" if modality in MODALITIES else ""
-                raise ValueError(f"modality is one of {', '.join(MODALITIES)} without a grammar, not {modality!r}{beside}.")
-            grammar = self.engine.grammar_of(MODALITIES[modality]) if modality != "free" else None
+            if modality not in MODALITY_SWITCHES or grammar is not None:
+                beside = " beside a grammar" if modality in MODALITY_SWITCHES else ""
+                raise ValueError(
+                    f"modality is one of {', '.join(MODALITY_SWITCHES)} without a grammar, not {modality!r}{beside}."
+                )
+            grammar = self.engine.grammar_of(MODALITY_SWITCHES[modality]) if modality != "free" else None
         if grammar is not None:
             require(grammar, "a grammar", "start", "allowed", "advance", "share", "images")
         settings = (settings or self.settings).changed(**changes)

@@ -32,7 +32,7 @@ from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.comparison import compare_quantizers
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
-from chameleon_lab.generation.grammar import MODALITIES
+from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
@@ -188,7 +188,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
-    parser.add_argument("--modality", choices=tuple(MODALITIES), help="what the answer holds (default: free)")
+    parser.add_argument("--modality", choices=tuple(MODALITY_SWITCHES), help="what the answer holds (default: free)")
     _settings_options(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--weights", choices=tuple(BITS), help="pack the weights in 8 or 4 bits when they are read")

@@ -56,9 +56,9 @@ Piece = TextPiece | ImagePiece | StopPiece
 class ReplyProgress:
     """Where a reply stands after one more of its tokens.
 
-    `token` is its id; `image`: within an image, how many of its codes there are, of how many in all (0 while its grid is
-    not known), None outside. `room` counts the tokens that may still come in this reply, `context` the positions left
-    in the model.
+    `token` is its id; `image`: within an image, how many of its codes there are, of how many in all (0 while its
+    grid is not known), None outside. `room` counts the tokens that may still come in this reply, `context` the
+    positions left in the model.
     """
 
     token: int

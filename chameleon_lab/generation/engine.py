@@ -160,6 +160,6 @@ class Engine:
         return self.grammar_of({"images": self.images})
 
     def grammar_of(self, switches: Mapping[str, Any]) -> Grammar:
-        """A grammar of this model's images, with the switches of a row of `MODALITIES`."""
+        """A grammar of this model's images, with the switches of a row of `MODALITY_SWITCHES`."""
         rows, columns = self.tokenizer.grid
         return Grammar(self.tokenizer.vocabulary, rows * columns, **switches)

@@ -253,7 +253,7 @@ class Grammar:
         return {}
 
 
-MODALITIES: dict[str, dict[str, Any]] = {
+MODALITY_SWITCHES: dict[str, dict[str, Any]] = {
     "free": {},
     "words": {"images": False},
     "picture": {"text": False, "min_images": 1, "max_images": 1},

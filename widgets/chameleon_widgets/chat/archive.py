@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from chameleon_lab.documents import Document, Image, Segment, Text
+from chameleon_lab.documents import Document, Image, Text
 from chameleon_lab.records import ImagePiece
 from chameleon_widgets.chat.conversation import Conversation, faded
 from chameleon_widgets.chat.exchange import Exchange, Message, ReplyPart, Words, describe
@@ -18,7 +18,7 @@ from chameleon_widgets.line import paragraph
 from chameleon_widgets.pictures import png
 
 FORMAT = "chameleon chat"
-PLAIN = (str, int, float, bool, type(None))
+PLAIN_TYPES = (str, int, float, bool, type(None))
 REASONS = ("", "end_turn", "end_document", "length", "stopped", "ill_formed")
 
 
@@ -42,8 +42,12 @@ def tree_to_json(conversation: Conversation) -> str:
                     "parent": each.parent.key if each.parent and each.parent.key else None,
                     "message": places[id(each.message)],
                     "reply": [_part_to_plain(part) for part in each.reply],
-                    "settings": {name: value for name, value in each.settings.items() if isinstance(value, PLAIN)},
-                    "other_settings": [name for name, value in each.settings.items() if not isinstance(value, PLAIN)],
+                    "settings": {
+                        name: value for name, value in each.settings.items() if isinstance(value, PLAIN_TYPES)
+                    },
+                    "other_settings": [
+                        name for name, value in each.settings.items() if not isinstance(value, PLAIN_TYPES)
+                    ],
                     "choices": list(each.choices),
                     "prefix": list(each.prefix),
                     "tokens": list(each.tokens),
@@ -106,8 +110,8 @@ def markdown_archive(conversation: Conversation) -> bytes:
                     if isinstance(part, Text | Words):
                         lines.append(quoted(part.text.strip()) + "\n")
                     elif isinstance(part, Image | ImagePiece):
-                        whole = isinstance(part, Image) or part.complete
-                        pictures.append(png(part.picture if whole else faded(part)))
+                        unfinished = part if isinstance(part, ImagePiece) and not part.complete else None
+                        pictures.append(png(faded(unfinished) if unfinished else part.picture))
                         lines.append(f"![Picture of the {who.lower()}](picture-{len(pictures)}.png)\n")
             note = describe(each) + (f" · error: {paragraph(each.error)}" if each.error is not None else "")
             lines.append(f"*{quoted(note)}*\n")
@@ -134,7 +138,10 @@ def _part_to_plain(part: ReplyPart) -> dict[str, Any]:
         return {"text": part.text}
     if isinstance(part, Image):
         return _to_list(Document((part,)))[0]
-    return _to_list(Document((Image(part.picture, part.codes),)))[0] | {"rows": part.rows, "columns": part.codes.shape[1]}
+    return _to_list(Document((Image(part.picture, part.codes),)))[0] | {
+        "rows": part.rows,
+        "columns": part.codes.shape[1],
+    }
 
 
 def _part_of(entry: Mapping[str, Any]) -> ReplyPart:
@@ -154,7 +161,7 @@ def _part_of(entry: Mapping[str, Any]) -> ReplyPart:
 
 def _exchange_of(entry: Mapping[str, Any], messages: list[Message], parent: Exchange | None) -> Exchange:
     settings, choices = entry["settings"], entry["choices"]
-    if not isinstance(settings, dict) or not all(isinstance(value, PLAIN) for value in settings.values()):
+    if not isinstance(settings, dict) or not all(isinstance(value, PLAIN_TYPES) for value in settings.values()):
         raise ValueError("its settings are no plain values")
     if entry["reason"] not in REASONS or not isinstance(entry["error"], str | None):
         raise ValueError("how it ended is unreadable")

@@ -77,7 +77,7 @@ class StreamArguments:
             if value is None:
                 continue
             if name == "modality":
-                if value not in MODALITY_LABELS:
+                if not isinstance(value, str) or value not in MODALITY_LABELS:
                     raise ValueError(f"modality is one of {', '.join(MODALITY_LABELS)}, not {str(value)[:40]!r}.")
             elif not _is_number(value) or (name == "seed" and not 0 <= int(value) < LARGEST_SEED):
                 limits = f" of 0 to {LARGEST_SEED - 1}" if name == "seed" else ""

@@ -32,7 +32,7 @@ from chameleon_widgets.threads import Worker, log
 BEST = 4
 LARGEST_IMPORT = 2**28  # bytes
 
-Parts = tuple[tuple[Segment, ...], ValueError | None]  # what was said, and what of it could not be read
+MessageParts = tuple[tuple[Segment, ...], ValueError | None]  # what was said, and what of it could not be read
 
 
 class ChatCell(anywidget.AnyWidget):
@@ -79,9 +79,7 @@ class ChatCell(anywidget.AnyWidget):
         self._upload = bytearray()
         self._inspectors = TurnInspectors(self._conversation, inspect, self._branch)
         self._export = ChatExport(self._conversation, tokens, self._inspectors)
-        self._feed = ConversationFeed(
-            self._conversation, self._pending, self._inspectors.ids, self._arguments.resumes
-        )
+        self._feed = ConversationFeed(self._conversation, self._pending, self._inspectors.ids, self._arguments.resumes)
         offers = {
             "modalities": MODALITY_LABELS if "modality" in self._arguments.settings else {},
             "inspect": inspect is not None,
@@ -96,8 +94,8 @@ class ChatCell(anywidget.AnyWidget):
             offers=offers,
         )
         handlers = {
-            "send": lambda content, buffers: self._said(content, buffers, None),
-            "edit": lambda content, buffers: self._said(content, buffers, self._named(content)),
+            "send": lambda content, buffers: self._read(content, buffers, None),
+            "edit": lambda content, buffers: self._read(content, buffers, self._named(content)),
             "again": lambda content, _: self._again(self._named(content)),
             "best": lambda content, _: self._best(self._named(content), content.get("count", BEST)),
             "proceed": lambda content, _: self._proceed(self._named(content)),
@@ -194,12 +192,12 @@ class ChatCell(anywidget.AnyWidget):
             raise ValueError(f"There is no message {str(content.get('key'))[:20]!r} in this conversation any more.")
         return exchange
 
-    def _said(self, content: dict[str, Any], buffers: Sequence[memoryview], old: Exchange | None) -> None:
+    def _read(self, content: dict[str, Any], buffers: Sequence[memoryview], old: Exchange | None) -> None:
         parent = self._conversation.tip if old is None else old.parent
         if old is not None:
             self.stop()
         exchange = Exchange(parent=parent, origin="send" if old is None else "edit")
-        self._submit(exchange, partial(read_parts, content, buffers, old))
+        self._submit(exchange, partial(message_parts, content, buffers, old))
 
     def _again(self, old: Exchange | None) -> None:
         if old is not None and old.user:
@@ -220,7 +218,9 @@ class ChatCell(anywidget.AnyWidget):
 
     def _proceed(self, old: Exchange | None) -> None:
         if old is None or not (old.resumable and self._arguments.resumes):
-            raise ValueError("Only a reply that was stopped or cut off can be continued, where the stream takes prefix.")
+            raise ValueError(
+                "Only a reply that was stopped or cut off can be continued, where the stream takes prefix."
+            )
         exchange = Exchange(old.message, old.parent, "continue", tuple(old.tokens))
         limit = old.settings.get("max_tokens")  # counts the prefix too
         keywords = {} if old.reason == "stopped" or not limit else {"max_tokens": limit + len(old.tokens)}
@@ -254,7 +254,7 @@ class ChatCell(anywidget.AnyWidget):
     def _submit(
         self,
         exchange: Exchange,
-        read: Callable[[], Parts] | None = None,
+        read: Callable[[], MessageParts] | None = None,
         *,
         changes: Mapping[str, Any] | None = None,
         keywords: Mapping[str, Any] | None = None,
@@ -278,7 +278,7 @@ class ChatCell(anywidget.AnyWidget):
     def _reply(
         self,
         exchange: Exchange,
-        read: Callable[[], Parts] | None,
+        read: Callable[[], MessageParts] | None,
         settings: dict[str, Any],
         keywords: dict[str, Any],
         anew: bool,
@@ -364,7 +364,9 @@ class ChatCell(anywidget.AnyWidget):
         for each in buffers:
             if len(self._upload) + each.nbytes > LARGEST_IMPORT:
                 self._upload = bytearray()
-                raise ValueError(f"The file is larger than {LARGEST_IMPORT >> 20} MB: load it in Python, cell.load(PATH).")
+                raise ValueError(
+                    f"The file is larger than {LARGEST_IMPORT >> 20} MB: load it in Python, cell.load(PATH)."
+                )
             self._upload += each
         if content.get("last"):
             data, self._upload = bytes(self._upload), bytearray()
@@ -419,7 +421,7 @@ def until_stopped(stream: Iterable[Piece], stopping: threading.Event) -> Iterato
             stream.close()
 
 
-def read_parts(content: Mapping[str, Any], buffers: Sequence[memoryview], old: Exchange | None) -> Parts:
+def message_parts(content: Mapping[str, Any], buffers: Sequence[memoryview], old: Exchange | None) -> MessageParts:
     """The message in a request of the browser: text, pictures as files in `buffers`, parts of an `old` message.
 
     What can be read is kept even where a picture cannot; what was wrong comes beside it.

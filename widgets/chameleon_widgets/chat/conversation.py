@@ -19,7 +19,7 @@ CHAT_SIDE = 512  # pixels: larger pictures are sent to the screen and to the sti
 class Conversation:
     """A tree of exchanges under `root`, which says nothing itself. Everything that reads or changes it holds `lock`.
 
-    `shape` counts changes of the tree and of the path; `strip` holds replies to one message that wait to be chosen from.
+    `shape` counts changes of the tree and of the path; `strip` holds replies to one message, to choose from.
     """
 
     def __init__(self, document: Document | None = None) -> None:

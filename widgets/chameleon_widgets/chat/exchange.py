@@ -15,7 +15,7 @@ from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece, TextPiece
 from chameleon_widgets.chat.messages import ReplyState
 
-Origin = Literal["send", "edit", "regenerate", "continue", "best", "force", "resample", "import"]
+ReplyOrigin = Literal["send", "edit", "regenerate", "continue", "best", "force", "resample", "import"]
 """The act that a reply came from."""
 
 _exchange_keys = itertools.count(1)
@@ -63,7 +63,7 @@ class Exchange:
 
     message: Message = field(default_factory=Message)
     parent: Exchange | None = None
-    origin: Origin = "send"
+    origin: ReplyOrigin = "send"
     prefix: tuple[int, ...] = ()
     stopping: threading.Event = field(default_factory=threading.Event)
     children: list[Exchange] = field(default_factory=list)
@@ -146,7 +146,7 @@ class Exchange:
 
     @property
     def resumable(self) -> bool:
-        """Whether the reply was cut short, by a stop or for want of room, and there is room to go on with its tokens."""
+        """Whether the reply was cut short, by a stop or for want of room, and there is room to go on."""
         room = self.progress is None or self.progress.context > 0
         return not self.running and bool(self.tokens) and self.reason in ("stopped", "length") and room
 

@@ -25,8 +25,7 @@ EXPORTS: dict[str, tuple[str, str, str]] = {
 
 
 class ChatExport:
-    """Makes the files. `tokens` gives a document's token ids, where they can be told; `inspectors` are put live into the
-    page."""
+    """Makes the files. `tokens` gives a document's token ids, where it is known; `inspectors` are live in the page."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class ChatExport:
         return json.dumps({"document": [int(token) for token in whole], "replies": replies}).encode()
 
     def _page(self) -> bytes:
-        from chameleon_widgets import standalone  # pyright: ignore[reportAttributeAccessIssue]
+        from chameleon_widgets.standalone import page  # pyright: ignore[reportMissingImports]
 
         recordings = self._inspectors.recordings()
         parts, widgets = [f"<style>{STYLE}</style>"], {}
@@ -75,4 +74,4 @@ class ChatExport:
             if each.key in recordings:
                 widgets[f"turn-{each.key}"] = recordings[each.key]
                 parts.append(f'<div data-widget="turn-{each.key}"></div>')
-        return standalone.page("Conversation", "".join(parts), widgets).encode()
+        return page("Conversation", "".join(parts), widgets).encode()

@@ -87,8 +87,8 @@ class ConversationFeed:
         tree = []
         if len(exchanges) > len(path):  # there is a branch: a path alone needs no drawing
             for each in exchanges:
-                said = " ".join(part.text for part in each.user if isinstance(part, Text)).strip()
-                words = said[:LABEL] or ("a picture" if each.user else "…")
+                phrase = " ".join(part.text for part in each.user if isinstance(part, Text)).strip()
+                words = phrase[:LABEL] or ("a picture" if each.user else "…")
                 parent = each.parent.key if each.parent else 0
                 tree.append({"key": each.key, "parent": parent, "words": words, "origin": each.origin})
         return {"variants": variants, "tree": tree, "strip": [each.key for each in self._conversation.strip]}

@@ -48,7 +48,9 @@ class TurnInspectors:
         try:
             assert self._inspect is not None and self._context is not None
             guidance = exchange.settings.get("guidance")
-            options = {"guidance": guidance} if guidance is not None and "guidance" in arguments_of(self._inspect)[0] else {}
+            options = (
+                {"guidance": guidance} if guidance is not None and "guidance" in arguments_of(self._inspect)[0] else {}
+            )
             look = self._inspect(self._conversation.document_to(exchange), **options)
             self._widgets[exchange.key] = self._context.run(self._make, exchange, look)
             self.ids[exchange.key] = self._widgets[exchange.key].model_id or ""
@@ -69,7 +71,9 @@ class TurnInspectors:
         """The tokens of the reply before a position, and the one that is put there. Raises ValueError for a position
         that is not the reply's."""
         readings = look.readings
-        ends = [at for at, each in enumerate(readings) if each.words == "end_turn" and each.modality == Modality.SPECIAL]
+        ends = [
+            at for at, each in enumerate(readings) if each.words == "end_turn" and each.modality == Modality.SPECIAL
+        ]
         turns = sum(isinstance(part, EndTurn) for part in self._conversation.document_to(exchange, reply=False))
         start = ends[turns - 1] + 1
         if position < start:

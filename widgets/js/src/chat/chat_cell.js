@@ -94,7 +94,8 @@ function render(context) {
   /** @returns {import("./messages.js").ReplyState | undefined} */
   function state() {
     const key = order.at(-1);
-    const last = key === undefined ? undefined : views.get(key)?.now.state;
+    const running = [...views.values()].find((view) => view.now.running)?.now.state;
+    const last = running ?? (key === undefined ? undefined : views.get(key)?.now.state);
     return working && !BUSY.includes(last?.name ?? "") ? { name: "reading" } : last;
   }
 

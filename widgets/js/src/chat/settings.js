@@ -50,13 +50,15 @@ export function settingsPanel(model, { lastSeed, close }) {
     });
     const own = button("Model's own", null, () => set({ [name]: null }), { class: "chm-button chm-own" });
     own.setAttribute("aria-label", `${range.label}: the model's own`);
+    const hint = element("span.chm-hint");
     const choose = button("Choose a value", null, () => set({ [name]: middle }), { class: "chm-button chm-own" });
     refreshers.push(() => {
       const value = model.get("settings")[name] ?? null;
       const effective = value ?? range.own ?? null;
       input.value = String(effective ?? middle);
       // The browser rounds to the step: the words tell the value that is used
-      output.textContent = settingWords(effective, range.step, value === null);
+      output.textContent = settingWords(effective, range.step);
+      hint.textContent = [range.hint, value === null ? "the model's own" : ""].filter(Boolean).join(" · ");
       input.hidden = effective === null;
       choose.hidden = effective !== null;
       own.hidden = value === null;
@@ -67,7 +69,8 @@ export function settingsPanel(model, { lastSeed, close }) {
       output,
       input,
       choose,
-      element("div.chm-row", element("span.chm-hint", { text: range.hint }), own),
+      hint,
+      own,
     );
   }
 

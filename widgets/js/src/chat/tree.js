@@ -84,25 +84,23 @@ export function treeView(walk) {
       const step = tree.length > MANY ? 11 : 20;
       places = layTree(tree);
       if (!on.has(cursor) || document.activeElement !== node) cursor = path.at(-1) ?? 0;
-      const across = 2 * step + step * Math.max(0, ...[...places.values()].map((each) => each.column));
+      const across = 3 * step + step * Math.max(0, ...[...places.values()].map((each) => each.column));
       const down = step + step * Math.max(0, ...[...places.values()].map((each) => each.row));
-      const x = (/** @type {number} */ column) => step / 2 + step * column;
+      const at = (/** @type {number} */ line) => step / 2 + step * line;
       drawing.setAttribute("width", String(across));
       drawing.setAttribute("height", String(down));
       const [edges, dots] = [/** @type {Element[]} */ ([]), /** @type {Element[]} */ ([])];
       for (const each of tree) {
         const place = places.get(each.key);
         if (!place) continue;
-        const from = places.get(each.parent);
+        const from = places.get(each.parent) ?? { column: -1, row: 0 };
         const state = on.has(each.key) ? "chm-on" : "chm-off";
-        if (from) {
-          const [x0, y0, x1, y1] = [x(from.column), x(from.row), x(place.column), x(place.row)];
-          edges.push(shape("path", { class: state, d: `M${x0} ${y0}C${x0} ${y1} ${x0} ${y1} ${x1} ${y1}` }));
-        }
+        const [x0, y0, x1, y1] = [at(from.column + 1), at(from.row), at(place.column + 1), at(place.row)];
+        edges.push(shape("path", { class: state, d: `M${x0} ${y0}C${x0} ${y1} ${x0} ${y1} ${x1} ${y1}` }));
         const dot = shape("circle", {
           class: state,
-          cx: x(place.column),
-          cy: x(place.row),
+          cx: x1,
+          cy: y1,
           r: RADIUS,
           "data-key": each.key,
         });
@@ -113,6 +111,7 @@ export function treeView(walk) {
         dots.push(dot);
       }
       drawing.replaceChildren(
+        shape("circle", { class: "chm-root", cx: at(0), cy: at(0), r: 2 }),
         ...edges.sort((a, b) => Number(a.classList.contains("chm-on")) - Number(b.classList.contains("chm-on"))),
         ...dots,
       );

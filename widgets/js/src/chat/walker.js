@@ -41,8 +41,8 @@ export function walker(noun, walk) {
     },
     /** Takes the keys: after a step, another exchange stands where this one stood. @param {1 | -1} [by] */
     focus(by = 1) {
-      const wanted = by < 0 ? before : after;
-      (wanted.disabled ? (by < 0 ? after : before) : wanted).focus();
+      const side = by < 0 ? before : after;
+      (side.disabled ? (by < 0 ? after : before) : side).focus();
     },
   };
 }

@@ -39,13 +39,9 @@ export function lampWords(state) {
 }
 
 /**
- * A slider's value in words.
- * @param {number | null} value null where nobody tells
+ * A slider's value in words; null where nobody tells.
+ * @param {number | null} value
  * @param {number} step
- * @param {boolean} [own] whether it is the model's own
  */
-export function settingWords(value, step, own = false) {
-  if (value === null) return "the model's own";
-  const digits = step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2;
-  return value.toFixed(digits) + (own ? " · the model's own" : "");
-}
+export const settingWords = (value, step) =>
+  value === null ? "" : value.toFixed(step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2);
