@@ -202,13 +202,17 @@ class Chameleon:
         """What the model saw and thought at every token of a document, or of a session as far as it is written.
 
         `changes` are functions of submodules' outputs by name, under which it is looked at (`taps.change`); `guidance`
-        is what pictures were drawn with, by default the session's, or that of `settings`. Raises ValueError for a
+        is what pictures were drawn with, by default the session's, or that of `settings`, which branches are drawn with
+        too. Raises ValueError for a
         document beyond the model's context.
         """
         tokens = document.tokens if isinstance(document, Session) else self.encode(document)
         settings = document.settings if isinstance(document, Session) else self.settings
-        guide = settings.changed(**({} if guidance is None else {"guidance": guidance})).guide
-        return Inspection(self.model, self.tokenizer, tokens, guide=guide, changes=changes)
+        settings, images = settings.changed(guidance=guidance), self.engine.images
+        return Inspection(
+            self.model, self.tokenizer, tokens,
+            guide=settings.guide, changes=changes, settings=settings, images=images,
+        )  # fmt: skip
 
     def _request(
         self,

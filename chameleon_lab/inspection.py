@@ -6,6 +6,7 @@ look.alternatives(26)  # what could have stood there
 look.attention(3, 0, 26)  # where layer 3's head 0 looked from there
 look.picture(2)  # the picture as the stream after block 2 would draw it
 look.without(5, of=26)  # what knocking token 5 out does to token 26
+look.branch(26, seed=1)  # what the model would have written from there, as an inspection of its own
 ```
 
 What is kept is the residual stream, one vector a position and layer: never positions x positions x heads x layers. An
@@ -19,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import PIL.Image
@@ -27,7 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention
+from chameleon_lab.generation.continuation import Continuation
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.guidance import Guidance
+from chameleon_lab.generation.settings import Changes, Settings
 from chameleon_lab.quantization import QuantizedLinear
 from chameleon_lab.readings import AttentionShares, Contribution, TokenReading
 from chameleon_lab.stability.slots import Scale
@@ -55,8 +59,9 @@ class Inspection:
     """One document as a model holds it. Positions count from 0, layers and heads too; what is returned is numpy's.
 
     `changes` are functions of submodules' outputs, by name, under which the model is looked at (see `taps.change`);
-    `guide` is the guidance with which pictures were drawn; `documents_T` numbers the documents of a packed row. Raises
-    ValueError for a document beyond the model's context.
+    `guide` is the guidance with which pictures were drawn; `documents_T` numbers the documents of a packed row;
+    `settings` are what branches are drawn with, and `images` whether they may hold pictures. Raises ValueError for a
+    document beyond the model's context.
     """
 
     def __init__(
@@ -68,8 +73,11 @@ class Inspection:
         guide: Guidance | None = None,
         documents_T: np.ndarray | None = None,
         changes: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        settings: Settings | None = None,
+        images: bool = True,
     ) -> None:
         self.model, self.tokenizer, self.guide, self.changes = model, tokenizer, guide, dict(changes or {})
+        self.settings, self.images = settings or Settings(guidance=guide or 1.0), images
         self.tokens = tokenizer.vocabulary.check(tokens)
         if not 0 < len(self.tokens) <= model.config.context:
             raise ValueError(
@@ -81,6 +89,7 @@ class Inspection:
         self._context: Context = CAUSAL if self._documents_1T is None else Packed(self._documents_1T)
         self._blocks: OrderedDict[int, HeadValues] = OrderedDict()
         self._means: dict[int, Tensor] = {}
+        self._knock_out: tuple[tuple[int, ...], Tensor] | None = None  # the last joint one, and its outputs_TD
         self._streams: list[Tensor] = []  # T x D each: the input of the first block, then each block's output
         names = ["embedding_norm", *(f"blocks.{layer}" for layer in range(model.config.layers))]
         with torch.inference_mode(), self._changed(), _outputs(model, names) as outputs:
@@ -108,13 +117,17 @@ class Inspection:
         """Log-probability, rank and entropy of each token after those before it; nan and -1 for the first."""
         self.log_probabilities, self.entropies = np.full((2, len(self)), np.nan)
         self.ranks = np.full(len(self), -1)
-        for start in range(0, len(self) - 1, LOGITS_AT_ONCE):
-            logs_TV = self._logits(self._outputs_TD[start : min(start + LOGITS_AT_ONCE, len(self) - 1)]).log_softmax(-1)
-            here = slice(start + 1, start + 1 + len(logs_TV))
+        for here, logs_TV in self._logs(self._outputs_TD):
             own_T1 = logs_TV.gather(-1, self._tokens_1T[0, here, None])
             self.log_probabilities[here] = own_T1[:, 0].double().cpu().numpy()
             self.ranks[here] = (logs_TV > own_T1).sum(-1).cpu().numpy()
             self.entropies[here] = torch.special.entr(logs_TV.exp()).sum(-1).double().cpu().numpy()
+
+    def _logs(self, outputs_TD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Log-probabilities of all that may stand there, a part of the positions at a time; none for the first."""
+        for start in range(0, len(self) - 1, LOGITS_AT_ONCE):
+            logs_TV = self._logits(outputs_TD[start : min(start + LOGITS_AT_ONCE, len(self) - 1)]).log_softmax(-1)
+            yield slice(start + 1, start + 1 + len(logs_TV)), logs_TV
 
     @property
     def readings(self) -> list[TokenReading]:
@@ -177,11 +190,15 @@ class Inspection:
         width, height = picture.width // columns, picture.height // rows
         return picture.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
 
-    def alternatives(self, position: int, k: int = 5) -> list[tuple[int, float]]:
-        """(token, probability) of the `k` likeliest tokens at a position, given all before it, likeliest first."""
+    def alternatives(self, position: int, k: int = 5, without: Sequence[int] = ()) -> list[tuple[int, float]]:
+        """(token, probability) of the `k` likeliest tokens at a position, given all before it, likeliest first.
+
+        `without`: positions that no other token can see, as in `knock_out`.
+        """
         self._require(position, 1)
         with torch.inference_mode():
-            shares_V = self._logits(self._outputs_TD[position - 1 : position])[0].softmax(-1)
+            outputs_TD = self._outputs_without(without) if len(without) else self._outputs_TD
+            shares_V = self._logits(outputs_TD[position - 1 : position])[0].softmax(-1)
             top = shares_V.topk(min(k, len(shares_V)))
         return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
@@ -272,6 +289,15 @@ class Inspection:
             ]
             column_T[position:] = (column_T[position:] + torch.cat(read)) / 2
         return column_T[position:].cpu().numpy()
+
+    @torch.inference_mode()
+    def rollouts(self) -> np.ndarray:
+        """`rollout` of all positions at once: positions x positions, 0 above the diagonal."""
+        whole_TT = torch.eye(len(self), device=self._tokens_1T.device)
+        for layer in range(self.model.config.layers):
+            read = [self._mean_weights(layer, span) @ whole_TT for span in self._spans(0)]
+            whole_TT = (whole_TT + torch.cat(read)) / 2
+        return whole_TT.cpu().numpy()
 
     def relevance(self, position: int) -> np.ndarray:
         """Attention times the gradient of this token's log-probability, through all layers: 1-D, of all before it.
@@ -421,7 +447,105 @@ class Inspection:
         hidden_1HTT[0, head, target, source] = True
         return float(self._log_probability(of, Edges(hidden_1HTT, layer))[0] - self.log_probabilities[of])
 
+    @torch.inference_mode()
+    def knock_out(self, positions: Sequence[int]) -> np.ndarray:
+        """The change of every token's log-probability, in nats, when no other token can see any of `positions`: 1-D,
+        one number a position of the document, 0 before the first of them and nan for the first token."""
+        changes, outputs_TD = np.full(len(self), np.nan), self._outputs_without(positions)
+        for here, logs_TV in self._logs(outputs_TD):
+            own_T = logs_TV.gather(-1, self._tokens_1T[0, here, None])[:, 0]
+            changes[here] = own_T.double().cpu().numpy() - self.log_probabilities[here]
+        changes[1 : min(positions, default=len(self)) + 1] = 0.0  # what comes before cannot change: no rounding either
+        return changes
+
+    # What it would have become
+
+    def branch(
+        self,
+        position: int,
+        token: int | None = None,
+        *,
+        seed: int = 0,
+        without: Sequence[int] = (),
+        each: Callable[[int], object] | None = None,
+        **changes: Unpack[Changes],
+    ) -> Inspection:
+        """This document up to `position`, and from there on another: `token`, or what a draw of `seed` puts there, and
+        what the model then writes to the end of its turn. A picture under way is gone on with.
+
+        In a user's turn, which has an end of turn behind it, `token` replaces the one that stands there and the rest of
+        the turn stays; without a token all of it stays. The reply to it is drawn anew. The tokens of `without` are left
+        out of what goes before. `changes` are made to the `settings`; `each` is called with the number of tokens drawn
+        so far and may raise to stop. Raises ValueError where the result would be no well-formed document, for packed
+        rows, and under `changes` of the model, which decoding does not know.
+        """
+        self._require(position, 1)
+        if self.changes or self._documents_1T is not None:
+            raise ValueError("A branch is drawn by the model as it is, of one document: inspect it without `changes`.")
+        settings, engine = self.settings.changed(**changes), Engine(self.model, self.tokenizer, self.images)
+        prompt, prefix = self._fork(position, token, without)
+        vocabulary, grammar = self.tokenizer.vocabulary, engine.default_grammar()
+        if prefix and prefix[-1] in (vocabulary.end_turn, vocabulary.end_document):
+            tokens = np.array([*prompt, *prefix])
+            if grammar.syntax.read(tokens[:-1]).place is not None:
+                raise ValueError(
+                    f"Position {position} lies within a picture, which has to be whole before its turn ends."
+                )
+        else:
+            reply = Continuation(self.model, self.tokenizer, [prompt], settings, [seed], grammar, prefix=prefix)
+            for count, _ in enumerate(reply.tokens(), 1):
+                if each is not None:
+                    each(count)
+            tokens = np.array(reply.rows[0].tokens)
+        return Inspection(
+            self.model, self.tokenizer, tokens, guide=settings.guide, settings=settings, images=self.images
+        )
+
+    def _fork(self, position: int, token: int | None, without: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+        """The prompt of a branch, and the tokens with which its reply begins."""
+        vocabulary = self.tokenizer.vocabulary
+        ends = np.flatnonzero(self.tokens == vocabulary.end_turn)
+        turn = int((ends < position).sum())
+        start = int(ends[turn - 1]) + 1 if turn else 1
+        stays = np.ones(len(self), bool)
+        for place in without:
+            self._require(place, 1)
+            if self.modalities[place] != Modality.TEXT:
+                raise ValueError(
+                    f"Only words can be left out of a document, and position {place} is "
+                    f"{self.words(self.tokens[place])!r}. `knock_out` measures what happens without it."
+                )
+            stays[place] = False
+        fresh = [] if token is None else vocabulary.check([token]).tolist()
+        if turn % 2 == 0 and turn < len(ends):  # a user's turn
+            stop = int(ends[turn])
+            rest = [] if fresh == [vocabulary.end_turn] else self.tokens[position:stop][stays[position:stop]].tolist()
+            if fresh and position < stop and stays[position]:
+                rest = rest[1:]
+            before = self.tokens[:position][stays[:position]].tolist()
+            words = before + (fresh if fresh != [vocabulary.end_turn] else []) + rest
+            return np.array([*words, vocabulary.end_turn]), []
+        if turn % 2 == 0:  # a text under way, which the model goes on with
+            start = position
+        before, prefix = (self.tokens[part][stays[part]] for part in (slice(start), slice(start, position)))
+        return before, [*prefix.tolist(), *fresh]
+
     # Parts
+
+    def _outputs_without(self, positions: Sequence[int]) -> Tensor:
+        """outputs_TD of the document where no other token can see any of `positions`; kept for the next question."""
+        places = tuple(sorted(set(map(int, positions))))
+        for place in places:
+            self._require(place)
+        if self._knock_out is None or self._knock_out[0] != places:
+            hidden_1TT = torch.zeros((1, len(self), len(self)), dtype=torch.bool, device=self._tokens_1T.device)
+            hidden_1TT[:, :, list(places)] = True
+            hidden_1TT.diagonal(dim1=1, dim2=2).zero_()  # a token that sees nothing would be no number
+            edges = Edges(hidden_1TT[:, None])
+            edges.begin(self._context, self._documents_1T, len(self), self._outputs_TD.dtype)
+            with self._changed():
+                self._knock_out = places, self.model.trunk(self._tokens_1T, edges)[0]
+        return self._knock_out[1]
 
     def _log_probability(self, of: int, edges: Edges) -> np.ndarray:
         """Of the token at `of` under each row of `edges`: 1-D, float64."""
