@@ -227,11 +227,10 @@ class ChatCell(anywidget.AnyWidget):
         changes = {"modality": old.settings.get("modality")} if "modality" in self._arguments.settings else {}
         self._submit(exchange, changes=changes, keywords=keywords)
 
-    def _branch(self, old: Exchange, prefix: Sequence[int], forced: bool, seed: int | None) -> None:
+    def _branch(self, old: Exchange, prefix: Sequence[int], forced: bool, seed: int) -> None:
         """A reply beside another that begins with tokens of it, made with the same settings and another seed."""
         exchange = Exchange(old.message, old.parent, "force" if forced else "resample", tuple(prefix))
         exchange.choices = old.choices
-        seed = secrets.randbelow(LARGEST_SEED) if seed is None else int(seed)
         self._submit(exchange, keywords=old.settings | ({"seed": seed} if "seed" in old.settings else {}), anew=False)
 
     def _walk(self, exchange: Exchange) -> None:

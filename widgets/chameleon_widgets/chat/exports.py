@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from chameleon_lab.documents import Document
 from chameleon_widgets.chat.archive import markdown_archive, tree_to_json
 from chameleon_widgets.chat.conversation import Conversation
 from chameleon_widgets.chat.turn_inspectors import TurnInspectors
+from chameleon_widgets.standalone import Recording, page
 from chameleon_widgets.stills import STYLE
 
 EXPORTS: dict[str, tuple[str, str, str]] = {
@@ -36,8 +36,6 @@ class ChatExport:
         self._conversation, self._tokens, self._inspectors = conversation, tokens, inspectors
 
     def offers(self, name: str) -> bool:
-        if name == "page":
-            return find_spec("chameleon_widgets.standalone") is not None
         return name != "tokens" or self._tokens is not None
 
     def file(self, name: str) -> tuple[bytes, str, str]:
@@ -64,10 +62,8 @@ class ChatExport:
         return json.dumps({"document": [int(token) for token in whole], "replies": replies}).encode()
 
     def _page(self) -> bytes:
-        from chameleon_widgets.standalone import page  # pyright: ignore[reportMissingImports]
-
         recordings = self._inspectors.recordings()
-        parts, widgets = [f"<style>{STYLE}</style>"], {}
+        parts, widgets = [f"<style>{STYLE}</style>"], dict[str, Recording]()
         for each in self._conversation.path:
             body, _ = self._conversation.fragment(each)
             parts.append(f'<section class="chameleon-still">{body}</section>')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from chameleon_lab.documents import EndTurn
 from chameleon_lab.vocabulary import Modality
@@ -13,6 +12,7 @@ from chameleon_widgets.chat.conversation import Conversation
 from chameleon_widgets.chat.exchange import Exchange
 from chameleon_widgets.inspect.inspector import Inspector, Look
 from chameleon_widgets.line import paragraph
+from chameleon_widgets.standalone import Recording
 from chameleon_widgets.threads import log
 
 COMING = "…"  # in place of an inspector's model id, while the model looks
@@ -26,7 +26,7 @@ class TurnInspectors:
         self,
         conversation: Conversation,
         inspect: Callable[..., Look] | None,
-        branch: Callable[[Exchange, Sequence[int], bool, int | None], None],
+        branch: Callable[[Exchange, Sequence[int], bool, int], None],
     ) -> None:
         self._conversation, self._inspect, self._branch = conversation, inspect, branch
         self._widgets: dict[int, Inspector] = {}
@@ -61,11 +61,10 @@ class TurnInspectors:
         done("")
 
     def _make(self, exchange: Exchange, look: Look) -> Inspector:
-        def branch(position: int, token: int | None, seed: int | None = None) -> None:
+        def branch(position: int, token: int | None, seed: int) -> None:
             self._branch(exchange, self._prefix(exchange, look, position, token), token is not None, seed)
 
-        offers: dict[str, Any] = {"branch": branch} if "branch" in arguments_of(Inspector)[0] else {}
-        return Inspector(look, **offers)
+        return Inspector(look, branch=branch)
 
     def _prefix(self, exchange: Exchange, look: Look, position: int, token: int | None) -> list[int]:
         """The tokens of the reply before a position, and the one that is put there. Raises ValueError for a position
@@ -80,9 +79,9 @@ class TurnInspectors:
             raise ValueError("This was not written by the model: choose a word or a patch of its reply.")
         return [each.token for each in readings[start:position]] + ([] if token is None else [token])
 
-    def recordings(self) -> dict[int, Any]:
+    def recordings(self) -> dict[int, Recording]:
         """What the open inspectors show, for a page without a kernel, by the key of their exchange."""
-        return {key: widget.recording() for key, widget in self._widgets.items() if hasattr(widget, "recording")}  # type: ignore[attr-defined]
+        return {key: widget.recording() for key, widget in self._widgets.items()}
 
     def close(self, exchange: Exchange) -> None:
         self.ids.pop(exchange.key, None)

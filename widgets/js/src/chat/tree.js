@@ -97,13 +97,7 @@ export function treeView(walk) {
         const state = on.has(each.key) ? "chm-on" : "chm-off";
         const [x0, y0, x1, y1] = [at(from.column + 1), at(from.row), at(place.column + 1), at(place.row)];
         edges.push(shape("path", { class: state, d: `M${x0} ${y0}C${x0} ${y1} ${x0} ${y1} ${x1} ${y1}` }));
-        const dot = shape("circle", {
-          class: state,
-          cx: x1,
-          cy: y1,
-          r: RADIUS,
-          "data-key": each.key,
-        });
+        const dot = shape("circle", { class: state, cx: x1, cy: y1, r: RADIUS, "data-key": each.key });
         dot.append(shape("title"));
         /** @type {Element} */ (dot.firstChild).textContent =
           each.origin === "send" ? each.words : `${each.words} (${each.origin})`;
