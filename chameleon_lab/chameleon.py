@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from chameleon_lab.checkpoints.evidence import home, snapshot
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.engine import Engine
-from chameleon_lab.generation.grammar import Rules
+from chameleon_lab.generation.grammar import MODALITY_SWITCHES, Rules
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, takes_settings
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.parts import require
-from chameleon_lab.records import Piece, TokenScores
+from chameleon_lab.records import Piece, ReplyProgress, TokenScores
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
@@ -29,6 +29,9 @@ from chameleon_lab.vocabulary import Vocabulary
 HERE = Path(__file__).parent
 SHIPPED = (HERE.parent / "data", HERE / "data")
 """Where shipped models lie: in a source checkout, and in an installed wheel."""
+
+
+ModalityChoice = Literal["free", "words", "picture", "interleaved"]
 
 
 class Chameleon:
@@ -132,18 +135,23 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        modality: ModalityChoice | None = None,
         prefix: Sequence[int] = (),
+        progress: Callable[[ReplyProgress], object] | None = None,
         **changes: Unpack[Changes],
     ) -> Iterator[Piece]:
         """The model's reply as it comes: text, partial pictures, and last a `StopPiece` with the reason.
 
         `settings` are the lab's own unless given, and `changes` are made to them (see `Settings.changed`):
-        `lab.stream(document, temperature=0.9, image_top_k=100)`. `grammar` says what may be written (text and images).
-        The reply begins with the tokens of `prefix`, as if the model had written them: an image may be under way there.
-        Close the iterator to stop. Raises ValueError for an empty document and for one that is too long for the
-        model's context, and for a prefix that no reply can begin with.
+        `lab.stream(document, temperature=0.9, image_top_k=100)`. `grammar` says what may be written (text and images),
+        or `modality` in a word: "words" or a "picture" alone, "interleaved" words and pictures, "free" for whatever
+        comes. The reply begins with the tokens of `prefix`, as if the model had written them: an image may be under way
+        there. `progress` is called after each new token. Close the iterator to stop. Raises ValueError for an empty
+        document and for one that is too long for the model's context, for a prefix that no reply can begin with, and
+        for a modality beside a grammar.
         """
-        return self.engine.stream(*self._request(document, seed, settings, grammar, changes), prefix)
+        request = self._request(document, seed, settings, grammar, modality, changes)
+        return self.engine.stream(*request, prefix, progress)
 
     @takes_settings
     def generate(
@@ -153,11 +161,12 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        modality: ModalityChoice | None = None,
         prefix: Sequence[int] = (),
         **changes: Unpack[Changes],
     ) -> Document:
         """The whole reply: what `stream` gives for the same seed, as a document."""
-        document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
+        document, settings, seed, grammar = self._request(document, seed, settings, grammar, modality, changes)
         return self.engine.generate([document], settings, [seed], grammar, prefix)[0]
 
     @takes_settings
@@ -168,12 +177,13 @@ class Chameleon:
         seed: int = 0,
         settings: Settings | None = None,
         grammar: Rules | None = None,
+        modality: ModalityChoice | None = None,
         prefix: Sequence[int] = (),
         **changes: Unpack[Changes],
     ) -> Session:
         """The same reply as a session, which can be left after any piece, continued, and appended to: nothing that it
         has computed is computed again."""
-        return self.engine.begin(*self._request(document, seed, settings, grammar, changes), prefix)
+        return self.engine.begin(*self._request(document, seed, settings, grammar, modality, changes), prefix)
 
     def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:
         """How likely the model holds a document, token by token and by modality, after `given` (nothing: on its own).
@@ -193,16 +203,26 @@ class Chameleon:
         """What the model saw and thought at every token of a document, or of a session as far as it is written.
 
         `changes` are functions of submodules' outputs by name, under which it is looked at (`taps.change`); `guidance`
-        is what pictures were drawn with, by default the session's, or that of `settings`. Raises ValueError for a
+        is what pictures were drawn with, by default the session's, or that of `settings`, which branches are drawn with
+        too. Raises ValueError for a
         document beyond the model's context.
         """
         tokens = document.tokens if isinstance(document, Session) else self.encode(document)
         settings = document.settings if isinstance(document, Session) else self.settings
-        guide = settings.changed(**({} if guidance is None else {"guidance": guidance})).guide
-        return Inspection(self.model, self.tokenizer, tokens, guide=guide, changes=changes)
+        settings, images = settings.changed(guidance=guidance), self.engine.images
+        return Inspection(
+            self.model, self.tokenizer, tokens,
+            guide=settings.guide, changes=changes, settings=settings, images=images,
+        )  # fmt: skip
 
     def _request(
-        self, document: Document, seed: int, settings: Settings | None, grammar: Rules | None, changes: Changes
+        self,
+        document: Document,
+        seed: int,
+        settings: Settings | None,
+        grammar: Rules | None,
+        modality: str | None,
+        changes: Changes,
     ) -> tuple[Document, Settings, int, Rules | None]:
         """What the engine is asked for: the latest turns, the settings with their changes, and the grammar, which is
         looked at where the weights' licence forbids images; without a grammar the engine draws none.
@@ -211,6 +231,13 @@ class Chameleon:
         """
         if settings is not None and not isinstance(settings, Settings):
             raise TypeError(f"settings are Settings(...), not {settings!r}; single ones are given by their names.")
+        if modality is not None:
+            if modality not in MODALITY_SWITCHES or grammar is not None:
+                beside = " beside a grammar" if modality in MODALITY_SWITCHES else ""
+                raise ValueError(
+                    f"modality is one of {', '.join(MODALITY_SWITCHES)} without a grammar, not {modality!r}{beside}."
+                )
+            grammar = self.engine.grammar_of(MODALITY_SWITCHES[modality]) if modality != "free" else None
         if grammar is not None:
             require(grammar, "a grammar", "start", "allowed", "advance", "share", "images")
         settings = (settings or self.settings).changed(**changes)

@@ -33,6 +33,7 @@ from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.comparison import compare_quantizers
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
+from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.generation.settings import SETTING_NAMES, Changes, Settings
 from chameleon_lab.history import StepRecord
 from chameleon_lab.optimization import Recipe
@@ -190,6 +191,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
+    parser.add_argument("--modality", choices=tuple(MODALITY_SWITCHES), help="what the answer holds (default: free)")
     _settings_options(parser)
     _folder_options(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
@@ -243,7 +245,7 @@ def _generate(options: argparse.Namespace) -> None:
     document = Document.of(*map(open_picture, options.image), options.prompt, EndTurn())
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = 0
-    for piece in lab.stream(document, seed=options.seed, **_settings_of(options)):
+    for piece in lab.stream(document, seed=options.seed, modality=options.modality, **_settings_of(options)):
         if isinstance(piece, TextPiece):
             sys.stdout.write(piece.text)
             sys.stdout.flush()

@@ -52,6 +52,21 @@ class StopPiece:
 Piece = TextPiece | ImagePiece | StopPiece
 
 
+@dataclass(frozen=True)
+class ReplyProgress:
+    """Where a reply stands after one more of its tokens.
+
+    `token` is its id; `image`: within an image, how many of its codes there are, of how many in all (0 while its
+    grid is not known), None outside. `room` counts the tokens that may still come in this reply, `context` the
+    positions left in the model.
+    """
+
+    token: int
+    room: int
+    context: int
+    image: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class TokenScores:
     """How likely a document is to a model: log-probabilities in nats, of each token given all tokens before it.

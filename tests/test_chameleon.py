@@ -14,9 +14,9 @@ from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import Negative, ThreeWay, without_words
 from chameleon_lab.generation.settings import SETTING_NAMES, Settings
-from chameleon_lab.records import ImagePiece, StopPiece, TextPiece
+from chameleon_lab.records import ImagePiece, ReplyProgress, StopPiece, TextPiece
 from chameleon_lab.transformer import Transformer
-from chameleon_widgets.chat.chat_cell import settings_of
+from chameleon_widgets.chat.arguments import StreamArguments
 
 PROMPT = Document.of("draw a red circle", EndTurn())
 
@@ -68,18 +68,67 @@ def test_every_setting_can_be_passed_everywhere_by_name_or_as_one_value(lab, nam
 
 def test_what_takes_settings_shows_them_and_refuses_other_names(lab):
     for use in (lab.stream, lab.generate, lab.begin):
-        shown = list(inspect.signature(use).parameters)
-        assert shown == ["document", "seed", "settings", "grammar", *SETTING_NAMES]
+        shown = [name for name in inspect.signature(use).parameters if name != "progress"]
+        assert shown == ["document", "seed", "settings", "grammar", "modality", "prefix", *SETTING_NAMES]
         with pytest.raises(TypeError, match="No setting is called topk; there are temperature"):
             use(PROMPT, topk=3)
 
 
-def test_a_chat_cell_offers_the_settings_of_a_form_and_refuses_other_names(lab):
-    offered, _, rest = settings_of(lab.stream, {"temperature": 0.5, "image_top_k": 7})
-    assert offered == {"temperature": 0.5, **dict.fromkeys(("top_p", "guidance", "seed"))}
-    assert rest == {"image_top_k": 7}  # passed on as it is
-    with pytest.raises(ValueError, match="does not take topk; it takes seed, settings, grammar, temperature"):
-        settings_of(lab.stream, {"topk": 7})
+@pytest.mark.parametrize("settings", [Settings(), Settings(0.0, 0.4, 0.9, 2.0, 9, image_top_k=3), Settings(min_p=0.1)])
+def test_the_signature_of_a_labs_methods_tells_the_values_that_are_used(lab, settings):
+    lab.settings = settings
+    for use in (lab.stream, lab.generate, lab.begin):
+        values = {name: each.default for name, each in inspect.signature(use).parameters.items()}
+        own = {name: values[name] for name in SETTING_NAMES}
+        assert own == {each.name: getattr(settings, each.name) for each in fields(Settings)}
+        assert lab.settings.changed(**own) == settings  # spelled out, they are the same settings
+    assert inspect.signature(Chameleon.stream).parameters["temperature"].default is None
+    assert lab.stream.__doc__ == Chameleon.stream.__doc__
+
+
+@pytest.mark.parametrize("modality", ["words", "picture", "interleaved"])
+def test_a_modality_holds_a_reply_to_words_or_pictures(lab, modality):
+    for seed in range(3):
+        reply = lab.generate(PROMPT, seed=seed, modality=modality, max_tokens=60)
+        kinds = {type(segment) for segment in reply if not isinstance(segment, EndTurn)}
+        assert {"words": kinds <= {Text}, "picture": kinds == {Image}, "interleaved": Image in kinds}[modality]
+        if modality == "picture":
+            assert len(reply.pictures) == 1
+    assert lab.generate(PROMPT, seed=1, modality="free") == lab.generate(PROMPT, seed=1)
+    with pytest.raises(ValueError, match="one of free, words, picture, interleaved"):
+        lab.stream(PROMPT, modality="pictures")
+    with pytest.raises(ValueError, match="beside a grammar"):
+        lab.stream(PROMPT, modality=modality, grammar=lab.engine.default_grammar())
+
+
+def test_progress_tells_each_token_of_a_reply_and_the_room_left(lab):
+    steps: list[ReplyProgress] = []
+    session = lab.begin(PROMPT, seed=2, modality="interleaved", max_tokens=70)
+    prompt = len(session.tokens)
+    pieces = list(lab.stream(PROMPT, seed=2, modality="interleaved", max_tokens=70, progress=steps.append))
+    assert len(list(session.stream())) == len(pieces)
+    assert [each.token for each in steps] == session.tokens[prompt:].tolist()
+    assert [each.room for each in steps] == [69 - place for place in range(len(steps))]
+    assert {each.room - each.context for each in steps} == {prompt + 70 - lab.model.config.context}
+    drawn = [each.image for each in steps if each.image is not None]
+    codes = lab.tokenizer.image_tokens - 2
+    assert drawn[: codes + 1] == [(count, codes) for count in range(codes + 1)]
+    rest = list(lab.stream(PROMPT, seed=5, prefix=[each.token for each in steps[:9]], progress=steps.append))
+    assert rest and steps[70].room == lab.model.config.context - prompt - 10
+
+
+def test_a_chat_cell_offers_the_settings_of_a_form_with_the_labs_values_and_refuses_other_names(lab):
+    lab.settings = Settings(0.0, 0.7, 0.95, 1.5)
+    arguments = StreamArguments(lab.stream, {"top_p": 0.5, "image_top_k": 7})
+    names = ("temperature", "image_temperature", "top_p", "guidance", "seed", "modality")
+    assert arguments.settings == dict.fromkeys(names) | {"top_p": 0.5}
+    own = {name: limits["own"] for name, limits in arguments.ranges.items()}
+    assert own == {"temperature": 0.0, "image_temperature": 0.7, "top_p": 0.95, "guidance": 1.5}
+    keywords = arguments.keywords({"temperature": 0.3}, 11)
+    assert keywords.pop("seed") == 11 and keywords["image_top_k"] == 7  # passed on as it is
+    assert lab.settings.changed(**keywords) == Settings(0.3, 0.7, 0.95, 1.5, image_top_k=7)
+    with pytest.raises(ValueError, match="does not take topk; it takes seed, settings, grammar, modality"):
+        StreamArguments(lab.stream, {"topk": 7})
 
 
 def test_another_model_or_tokenizer_changes_what_is_said_as_well_as_what_is_saved(lab, mixed, tmp_path):

@@ -4,15 +4,19 @@ import copy
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import nn
 
 from chameleon_lab import planner
 from chameleon_lab.attention import SOFTMAX, UNCAPPED
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import ThreeWay
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.inspection import Inspection, add, effects, put, silence, trace
 from chameleon_lab.quantization import quantize
 from chameleon_lab.stability import (
@@ -119,6 +123,13 @@ def test_probabilities_ranks_and_entropies_are_those_of_the_logits(model, look, 
         assert first == int(logs_TV[position - 1].argmax())
     best = [position for position in range(1, len(tokens)) if look.alternatives(position, 1)[0][0] == tokens[position]]
     assert best == np.flatnonzero(look.ranks == 0).tolist()
+
+
+def test_all_rollouts_are_each_one(look):
+    rows_TT = look.rollouts()
+    for position in (0, 7, len(look) - 1):
+        np.testing.assert_allclose(rows_TT[position, : position + 1], look.rollout(position), atol=1e-6)
+    assert not np.triu(rows_TT, 1).any()
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -263,6 +274,24 @@ def test_a_cut_edge_is_a_fresh_forward_pass_with_that_edge_masked(model, look, t
     hidden[19, 4] = True
     log = plain_logits(model, tokens[:20], hidden, layer=1, head=2)[-1].double().log_softmax(-1)[tokens[20]].item()
     assert look.cut(1, 2, 4, 19, of=20) == pytest.approx(log - look.log_probabilities[20], abs=near)
+
+
+def test_a_joint_knock_out_is_a_fresh_forward_pass_with_all_those_tokens_masked(model, look, tokens):
+    for out in ([3], [4, 12, 5], [0, 20]):
+        hidden = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+        hidden[:, out] = True
+        hidden.fill_diagonal_(False)
+        logs_TV = plain_logits(model, tokens, hidden).double().log_softmax(-1)
+        want = logs_TV[np.arange(len(tokens) - 1), tokens[1:]].numpy() - look.log_probabilities[1:]
+        want[: min(out)] = 0
+        tolerance = 1e-3 if look.quantized else 1e-4
+        changes = look.knock_out(out)
+        assert np.isnan(changes[0])
+        np.testing.assert_allclose(changes[1:], want, atol=tolerance)
+        (token, share), *_ = look.alternatives(22, 3, without=out)
+        assert share == pytest.approx(logs_TV[21].exp().max().item(), abs=tolerance)
+        assert share == pytest.approx(logs_TV[21, token].exp().item(), abs=tolerance)
+    assert look.knock_out([7])[25] == pytest.approx(look.without(7, of=25), abs=tolerance)
 
 
 def test_contributions_sum_to_the_logit(model, look, tokens, near):
@@ -585,3 +614,101 @@ def test_a_look_at_4096_positions_never_holds_the_attention_of_all_layers(fixes,
         if not fixes:
             ledger.peak = ledger.now
             assert look.relevance(length - 1).shape == (length - 1,) and ledger.peak - ledger.now < of_layer
+
+
+@pytest.fixture
+def talk(make_lab, mixed) -> Inspection:
+    """begin, a user's turn of words and a picture, the reply drawn to it, and a second turn of the user's."""
+    lab = make_lab(mixed)
+    prompt = Document.of("a b", Image(PIL.Image.new("RGB", (16, 16), "red")), "c", EndTurn())
+    settings = Settings(temperature=1.0, guidance=2.0, max_tokens=30)
+    reply = lab.begin(prompt, settings=settings, seed=3)
+    list(reply.stream())
+    end = [] if reply.tokens[-1] == mixed.vocabulary.end_turn else [mixed.vocabulary.end_turn]
+    tokens = np.array([*reply.tokens, *end, *lab.encode(Document.of("d e", EndTurn()))[1:]])
+    return Inspection(lab.model, lab.tokenizer, tokens, guide=settings.guide, settings=settings)
+
+
+def test_a_branch_keeps_what_was_before_and_is_what_the_engine_would_write(talk, mixed):
+    """In any turn, at any token: `branch` is the engine's own reply to the prompt, with the prefix in front of it."""
+    vocabulary, rng = mixed.vocabulary, np.random.default_rng(0)
+    ends = np.flatnonzero(talk.tokens == vocabulary.end_turn)
+    engine = Engine(talk.model, talk.tokenizer)
+    for position in range(int(ends[0]) + 2, min(int(ends[0]) + 12, len(talk) - 1)):
+        seed = int(rng.integers(99))
+        branch = talk.branch(position, seed=seed)
+        assert np.array_equal(branch.tokens[:position], talk.tokens[:position])
+        start = int(ends[ends < position][-1]) + 1
+        if (ends < position).sum() % 2:
+            steps = engine.tokens([talk.tokens[:start]], talk.settings, [seed], prefix=talk.tokens[start:position])
+            want = [token for _, token, _ in steps if token is not None]
+            assert branch.tokens[position:].tolist()[: len(want)] == want and len(branch) - position - len(want) <= 1
+        assert branch.settings == talk.settings and branch.guide == talk.guide
+
+
+def test_a_token_forced_in_a_users_turn_leaves_the_rest_of_the_turn(talk, mixed):
+    vocabulary = mixed.vocabulary
+    stop = int(np.flatnonzero(talk.tokens == vocabulary.end_turn)[0])
+    words = [at for at in range(1, stop) if talk.modalities[at] == Modality.TEXT]
+    token = vocabulary.token_of_piece(90)
+    want = talk.tokens[: stop + 1].copy()
+    want[words[1]] = token
+    branch = talk.branch(words[1], token, seed=5)
+    assert np.array_equal(branch.tokens[: stop + 1], want)
+    assert np.array_equal(branch.tokens, talk.branch(words[1], token, seed=5).tokens), "the same seed, the same reply"
+    cell = int(np.flatnonzero(talk.modalities == Modality.IMAGE)[2])
+    code = int(vocabulary.tokens_of_codes(np.array(7)))
+    assert talk.branch(cell, code).tokens[cell] == code
+    assert np.array_equal(talk.branch(words[0]).tokens[: stop + 1], talk.tokens[: stop + 1])
+    less = talk.branch(words[2], without=words[1:3]).tokens
+    assert np.array_equal(less[: stop - 1], np.delete(talk.tokens[: stop + 1], words[1:3]))
+    short = talk.branch(words[1], vocabulary.end_turn).tokens
+    assert np.array_equal(short[: words[1] + 1], [*talk.tokens[: words[1]], vocabulary.end_turn])
+
+
+def test_a_branch_in_a_picture_goes_on_with_that_picture(make_lab, mixed):
+    lab, vocabulary = make_lab(mixed), mixed.vocabulary
+    rows, columns = mixed.grid
+    codes = vocabulary.tokens_of_codes(np.arange(rows * columns) % 12)
+    tokens = [0, vocabulary.token_of_piece(70), vocabulary.end_turn, vocabulary.begin_image, *codes]
+    look = Inspection(lab.model, mixed, [*tokens, vocabulary.end_image, vocabulary.end_turn])
+    for position in (4, 9, len(tokens) - 1):
+        forced = int(vocabulary.tokens_of_codes(np.array(11)))
+        branch = look.branch(position, forced, seed=1)
+        assert branch.tokens[: position + 1].tolist() == [*tokens[:position], forced]
+        assert (branch.modalities[4 : 4 + len(codes)] == Modality.IMAGE).all()
+        assert branch.tokens[4 + len(codes)] == vocabulary.end_image
+    with pytest.raises(ValueError, match="lies within a picture"):
+        look.branch(9, vocabulary.end_turn)
+    with pytest.raises(ValueError, match="cannot begin with this prefix"):
+        look.branch(9, vocabulary.token_of_piece(70))
+    with pytest.raises(ValueError, match="Only words can be left out"):
+        look.branch(9, without=[5])
+    ended = look.branch(len(tokens) + 1, vocabulary.end_document)
+    assert ended.tokens.tolist() == [*tokens, vocabulary.end_image, vocabulary.end_document]
+
+
+def test_a_branch_counts_its_tokens_and_stops_when_its_caller_does(talk):
+    counts: list[int] = []
+
+    def each(count: int) -> None:
+        counts.append(count)
+        if count == 3:
+            raise KeyboardInterrupt
+
+    position = int(np.flatnonzero(talk.tokens == talk.tokenizer.vocabulary.end_turn)[0]) + 1
+    with pytest.raises(KeyboardInterrupt):
+        talk.branch(position, each=each)
+    assert counts == [1, 2, 3]
+    steered = Inspection(talk.model, talk.tokenizer, talk.tokens, changes={"blocks.0": lambda x_BTD: x_BTD})
+    with pytest.raises(ValueError, match="without `changes`"):
+        steered.branch(4)
+    with pytest.raises(TypeError, match="No setting is called heat"):
+        talk.branch(4, heat=1)  # type: ignore[call-arg]
+
+
+def test_the_labs_settings_and_its_licence_hold_for_branches(lab):
+    look = lab.inspect(Document.of("a red circle", EndTurn()), guidance=3.0)
+    assert look.settings == lab.settings.changed(guidance=3.0) and look.guide == look.settings.guide
+    silent = Chameleon(lab.model, lab.tokenizer, card={"licence": "Chameleon Research License"})
+    assert look.images and not silent.inspect(Document.of("a", EndTurn())).images

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import math
 import re
 import threading
+import time
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
 import pytest
 from widget_support import browser_says, eventually, recorder
 
-from chameleon_lab.readings import TokenReading
+from chameleon_lab.readings import Contribution, TokenReading
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets.inspect.inspector import Inspector
+from chameleon_widgets.inspect.recording import AnswerBook
 
 pytestmark = pytest.mark.usefixtures("comms")
 LAYERS, HEADS = 2, 3
@@ -34,6 +39,7 @@ class Hall:
         self.gate = threading.Event()
         self.gate.set()
         self.broken: Exception | None = None
+        self.pace = 1  # tokens of a branch
         names = ["begin_document", "<b>", "begin_image", "code 4", "code 5", "code 6", "code 7", "end_image", "done"]
         kinds = [
             Modality.SPECIAL,
@@ -63,8 +69,9 @@ class Hall:
     def words(self, token: int) -> str:
         return self.readings[token - 100].words
 
-    def alternatives(self, position: int, k: int) -> list[tuple[int, float]]:
-        return [(100 + at, 0.5 / (at + 1)) for at in range(3, 3 + k)][:4]
+    def alternatives(self, position: int, k: int, without: Sequence[int] = ()) -> list[tuple[int, float]]:
+        order = range(8, 2, -1) if len(without) else range(3, 9)
+        return [(100 + at, 0.5 / (place + 1)) for place, at in enumerate(order)][: min(k, 4 if k < 9 else 9)]
 
     def guided(self, position: int, k: int) -> list[tuple[int, float, float]]:
         return [(103, 0.75, 0.5), (104, 0.25, 0.125)]
@@ -85,6 +92,36 @@ class Hall:
     def rollout_readers(self, position: int) -> np.ndarray:
         return np.eye(1, len(self.readings) - position)[0]
 
+    def rollouts(self) -> np.ndarray:
+        rows = np.tril(1.0 + np.arange(81).reshape(9, 9))
+        return rows / rows.sum(1, keepdims=True)
+
+    def relevance(self, position: int) -> np.ndarray:
+        return np.full(position, 0.25)
+
+    def lens(self, layer: int, positions: slice) -> np.ndarray:
+        logits_V = np.zeros(109, np.float32)
+        logits_V[103 + layer] = 5
+        return logits_V[None]
+
+    def contributions(self, position: int) -> list[Contribution]:
+        if position == 8:
+            raise ValueError("a branch is no sum of its heads")
+        return [
+            Contribution("embedding", None, None, 0.5),
+            Contribution("head", 1, 2, -1.5),
+            Contribution("feed_forward", 0, None, 2.0),
+        ]
+
+    def branch(self, position, token=None, *, seed=0, without=(), each=None) -> Hall:
+        self.calls.append(("branch", position, token, seed, tuple(without)))
+        for count in range(1, self.pace + 1):
+            each(count)
+            time.sleep(0.002)
+        if self.broken:
+            raise self.broken
+        return Hall()
+
     def image(self, image: int) -> PIL.Image.Image:
         return PIL.Image.new("RGB", (8, 8), (9, 9, 9))
 
@@ -94,8 +131,12 @@ class Hall:
     def swatch(self, token: int, position: int) -> PIL.Image.Image | None:
         return PIL.Image.new("RGB", (4, 4), (token, position, 0)) if 103 <= token < 107 else None
 
-    def without(self, position: int, of: int) -> float:
-        return position - of / 10
+    def knock_out(self, positions: Sequence[int]) -> np.ndarray:
+        return np.array([math.nan, *(at - sum(positions) / 10 for at in range(1, 9))])
+
+    def cut(self, layer: int, head: int, source: int, target: int, of: int) -> float:
+        assert target == of - 1
+        return layer + head / 10 + source / 100 + of / 1000
 
 
 @pytest.fixture
@@ -167,9 +208,15 @@ def test_the_chosen_token_comes_with_its_alternatives_and_their_looks(hall: Hall
     content, looks = answers(inspector, "detail")[-1]
     assert inspector.selected == content["position"] == 8
     assert [each["words"] for each in content["alternatives"]] == ["code 4", "code 5", "code 6", "code 7", "done"]
+    assert [each["token"] for each in content["alternatives"]] == [103, 104, 105, 106, 108]
     assert [each["chosen"] for each in content["alternatives"]] == [*[False] * 4, True]
     assert content["alternatives"][-1]["probability"] == pytest.approx(math.exp(-4))
-    assert [pixel(look) for look in looks] == [(token, 8, 0) for token in (103, 104, 105, 106)]
+    assert [pixel(look) for look in looks] == [(token, 8, 0) for token in (103, 104, 105, 106, 103, 104)]
+    share, own = (value / (math.exp(5) + 108) for value in (math.exp(5), 1))
+    assert content["layers"] == [
+        {"words": f"code {4 + layer}", "probability": pytest.approx(share), "own": pytest.approx(own), "swatch": True}
+        for layer in range(LAYERS)
+    ]  # fmt: skip
     assert np.allclose(content["shares"], [[[2 / 9, 4 / 9, 2 / 9, 1 / 9]] * HEADS] * LAYERS, atol=1e-3)
     hall.guide = object()
     inspector.selected = 3
@@ -178,16 +225,137 @@ def test_the_chosen_token_comes_with_its_alternatives_and_their_looks(hall: Hall
     inspector.selected = 0
     assert answers(inspector, "detail")[-1][0]["alternatives"] == []
     inspector.selected = None
-    assert answers(inspector, "detail")[-1][0]["position"] is None
+    assert answers(inspector, "selection")[-1][0]["position"] is None
 
 
-def test_the_lens_and_knock_outs_answer_with_what_was_asked(inspector: Inspector):
+def test_the_lens_knock_outs_cuts_and_sums_answer_with_what_was_asked(inspector: Inspector):
     ask(inspector, "lens", image=0, layer=1)
     ((content, (picture,)),) = answers(inspector, "lens")
     assert (content["image"], content["layer"], pixel(picture)) == (0, 1, (1, 0, 7))
-    ask(inspector, "without", position=2, of=8)
-    ((content, _),) = answers(inspector, "knockout")
-    assert (content["position"], content["of"], content["nats"]) == (2, 8, pytest.approx(1.2))
+    ask(inspector, "without", positions=[5, 2, 2], of=8)
+    ((content, (changes,)),) = answers(inspector, "knockout")
+    assert content["positions"] == [2, 5]
+    np.testing.assert_allclose(np.frombuffer(changes, "<f4"), [math.nan, *(at - 0.7 for at in range(1, 9))], rtol=1e-6)
+    ((content, _),) = answers(inspector, "knocked")
+    assert (content["positions"], content["position"]) == ([2, 5], 8)
+    first = content["alternatives"][0]
+    assert (first["words"], first["probability"], first["before"]) == ("done", 0.5, pytest.approx(1 / 12))
+    ask(inspector, "without", positions=[2], of=None)
+    assert len(answers(inspector, "knockout")) == 2 and len(answers(inspector, "knocked")) == 1
+    ask(inspector, "cut", layer=1, head=2, source=3, of=8)
+    ((content, _),) = answers(inspector, "cut")
+    assert content["nats"] == pytest.approx(1.238)
+    ask(inspector, "parts", position=4)
+    ask(inspector, "parts", position=8)
+    (content, _), (refusal, _) = answers(inspector, "parts")
+    assert content["heads"] == [[0, 0, 0], [0, 0, -1.5]] and content["feed_forwards"] == [2, 0]
+    assert (content["embedding"], content["trouble"], refusal["trouble"]) == (
+        0.5,
+        "",
+        "a branch is no sum of its heads",
+    )
+    ask(inspector, "rows", way="from", layer=-2, head=0, position=4)
+    content, (row,) = answers(inspector, "rows")[-1]
+    assert np.frombuffer(row, "<f4").tolist() == [0.25] * 4
+
+
+def test_what_was_answered_is_not_computed_again(hall: Hall, inspector: Inspector):
+    for _ in range(2):
+        ask(inspector, "select", position=5)
+        inspector.wait(20)
+    assert len(answers(inspector, "detail")) == 2
+    assert len([call for call in hall.calls if call[0] == "heads" and call[2] == 5]) == LAYERS
+
+
+def test_each_forced_token_draw_and_answer_is_a_branch_that_one_can_leave(hall: Hall, inspector: Inspector):
+    ask(inspector, "force", position=4, token=106)
+    inspector.wait(20)
+    tree, _ = answers(inspector, "branches")[-1]
+    assert tree == {
+        "kind": "branches",
+        "visible": 1,
+        "branches": [
+            {"parent": None, "position": None, "words": "the document"},
+            {"parent": 0, "position": 4, "words": "“code 7” forced"},
+        ],
+    }
+    assert inspector.selected == 4 and inspector.look is not hall
+    assert [content["branch"] for content, _ in answers(inspector, "document")][-1] == 1
+    ask(inspector, "resample", branch=0, position=5)
+    ask(inspector, "answer", branch=0, positions=[1, 8])
+    inspector.wait(20)
+    assert hall.calls[-2:] == [("branch", 5, None, 1, ()), ("branch", 8, None, 0, (1, 8))]
+    tree, _ = answers(inspector, "branches")[-1]
+    assert [(each["parent"], each["words"]) for each in tree["branches"][2:]] == [
+        (0, "drawn anew, seed 1"),
+        (0, "without “<b>”, “done”"),
+    ]
+    ask(inspector, "show", branch=0)
+    assert answers(inspector, "branches")[-1][0]["visible"] == 0 and inspector.look is hall
+    ask(inspector, "hello")
+    assert [content["branch"] for content, _ in answers(inspector, "document")[-4:]] == [0, 1, 2, 3]
+
+
+def test_while_a_branch_is_drawn_hovers_are_answered_and_it_can_be_stopped(hall: Hall, inspector: Inspector):
+    hall.pace = 10_000
+    ask(inspector, "force", position=4, token=106)
+    eventually(
+        lambda: any(content["drawing"] for content, _ in recorder(inspector).custom if content["kind"] == "state")
+    )
+    ask(inspector, "rows", way="from", layer=0, head=0, position=3)
+    eventually(lambda: ("heads", 0, 3) in hall.calls)
+    ask(inspector, "resample", position=4)
+    eventually(lambda: "A branch is being drawn" in str(recorder(inspector).custom))
+    ask(inspector, "stop")
+    assert answers(inspector, "state")[-1][0] == {"kind": "state", "doing": "", "trouble": "", "drawing": None}
+    assert len(answers(inspector, "branches")[-1][0]["branches"]) == 1
+    hall.pace, hall.broken = 1, ValueError("A reply cannot begin so.")
+    ask(inspector, "force", position=4, token=106)
+    assert answers(inspector, "state")[-1][0]["trouble"] == "A reply cannot begin so."
+
+
+def test_branches_go_where_the_maker_says(hall: Hall):
+    calls = []
+    inspector = Inspector(hall, branch=lambda *request: calls.append(request))
+    inspector.wait(20)
+    ask(inspector, "force", position=4, token=106)
+    ask(inspector, "resample", position=5)
+    inspector.wait(20)
+    assert calls == [(4, 106, 0), (5, None, 1)] and len(answers(inspector, "branches")[-1][0]["branches"]) == 1
+
+
+def test_a_page_holds_the_documents_and_what_was_looked_up(hall: Hall, inspector: Inspector, tmp_path):
+    inspector.selected = 8
+    ask(inspector, "lens", image=0, layer=1)
+    ask(inspector, "force", position=4, token=106)
+    inspector.save_page(tmp_path / "look.html")
+    page = (tmp_path / "look.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["look.html"]
+    data = json.loads(page.split('id="chameleon-record">')[1].split("</script>")[0])
+    messages = data["widgets"]["inspector"]["messages"]
+    kinds = [message["kind"] for message, _ in messages]
+    assert kinds[:5] == ["branches", "document", "document", "rollouts", "rollouts"] and kinds[-1] == "selection"
+    assert kinds.count("detail") == 2 and kinds.count("lens") == 1
+    most, codes = (base64.b64decode(buffer) for buffer in messages[3][1])
+    want = hall.rollouts()
+    have = np.zeros((9, 9))
+    have[np.tril_indices(9)] = (np.frombuffer(codes, np.uint8) / 255.0) ** 2
+    np.testing.assert_allclose(have * np.frombuffer(most, "<f4")[:, None], want, atol=0.005 * want.max())
+
+
+def test_a_page_of_a_long_document_goes_without_rollout(hall: Hall, inspector: Inspector, monkeypatch):
+    monkeypatch.setattr("chameleon_widgets.inspect.recording.ROLLOUT_BYTES", 44)
+    assert not [message for message, _ in inspector.recording().messages if message["kind"] == "rollouts"]
+    monkeypatch.setattr("chameleon_widgets.inspect.recording.ROLLOUT_BYTES", 45)
+    assert [message for message, _ in inspector.recording().messages if message["kind"] == "rollouts"]
+
+
+def test_the_book_forgets_the_oldest_answers():
+    book = AnswerBook(1000)
+    for at in range(9):
+        book.put(at, ({"kind": "lens"}, [bytes(100)]))
+        book.get(0)
+    assert [at for at in range(9) if book.get(at)] == [0, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +363,8 @@ def test_the_lens_and_knock_outs_answer_with_what_was_asked(inspector: Inspector
     [
         {"kind": "rows", "way": "sideways", "layer": 0, "head": 0, "position": 1},
         {"kind": "rows", "way": "from", "layer": LAYERS, "head": 0, "position": 1},
-        {"kind": "rows", "way": "from", "layer": -2, "head": 0, "position": 1},
+        {"kind": "rows", "way": "from", "layer": -3, "head": 0, "position": 1},
+        {"kind": "rows", "way": "from", "layer": -2, "head": 0, "position": 0},
         {"kind": "rows", "way": "from", "layer": 0, "head": HEADS, "position": 1},
         {"kind": "rows", "way": "from", "layer": 0, "head": 0, "position": 9},
         {"kind": "rows", "way": "from", "layer": 0, "head": 0},
@@ -204,8 +373,19 @@ def test_the_lens_and_knock_outs_answer_with_what_was_asked(inspector: Inspector
         {"kind": "select", "position": True},
         {"kind": "lens", "image": 1, "layer": 0},
         {"kind": "lens", "image": 0, "layer": 0.5},
-        {"kind": "without", "position": 4, "of": 4},
-        {"kind": "without", "position": None, "of": 4},
+        {"kind": "without", "positions": 4, "of": 4},
+        {"kind": "without", "positions": [], "of": 4},
+        {"kind": "without", "positions": [1, 9], "of": 4},
+        {"kind": "without", "positions": [1], "of": 9},
+        {"kind": "cut", "layer": 0, "head": 0, "source": 3, "of": 4},
+        {"kind": "cut", "layer": -1, "head": 0, "source": 1, "of": 4},
+        {"kind": "parts", "position": 0},
+        {"kind": "force", "position": 0, "token": 101},
+        {"kind": "force", "position": 1, "token": "red"},
+        {"kind": "resample", "position": 9},
+        {"kind": "answer", "positions": ["1"]},
+        {"kind": "show", "branch": 1},
+        {"kind": "rows", "branch": 1, "way": "from", "layer": 0, "head": 0, "position": 1},
     ],
     ids=str,
 )
@@ -214,7 +394,9 @@ def test_what_there_is_not_is_refused_in_words_and_computed_by_nobody(hall, insp
     browser_says(inspector, request_)
     inspector.wait(20)
     (line,) = [content for content, _ in recorder(inspector).custom[count:]]
-    assert line["kind"] == "line" and re.match("There is no|Attention is read|A token depends", line["trouble"])
+    assert line["kind"] == "line" and re.match(
+        "There is no|Attention is read|Say which tokens|A head's edge", line["trouble"]
+    )
     assert len(hall.calls) == calls and inspector.selected is None
 
 
@@ -232,7 +414,8 @@ def test_an_inspector_that_has_ended_computes_nothing_and_still_shows_the_docume
     inspector._line.end()
     calls = len(hall.calls)
     ask(inspector, "rows", way="from", layer=0, head=0, position=1)
-    ask(inspector, "without", position=1, of=4)
+    ask(inspector, "without", positions=[1], of=4)
+    ask(inspector, "force", position=1, token=102)
     assert not answers(inspector, "rows") and not answers(inspector, "knockout") and len(hall.calls) == calls
     count = len(answers(inspector, "document"))
     ask(inspector, "hello")

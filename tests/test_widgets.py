@@ -384,10 +384,11 @@ def test_an_export_is_the_document_as_json():
     cell = ChatCell(Talker())
     cell.send("draw")
     cell.wait()
-    browser_says(cell, {"kind": "export"})
+    browser_says(cell, {"kind": "export", "format": "document", "use": "copy"})
+    assert cell._clerk.wait(20)
     cell._line.settle()
-    (text,) = [content["text"] for content, _ in recorder(cell).custom if content["kind"] == "export"]
-    assert Document.from_json(text) == cell.document
+    ((message, buffers),) = [each for each in recorder(cell).custom if each[0]["kind"] == "export"]
+    assert Document.from_json(buffers[0].decode()) == cell.document and message["use"] == "copy"
 
 
 class Codec:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import Grammar, Mask, Rules, State
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.records import Piece, TokenScores
+from chameleon_lab.records import Piece, ReplyProgress, TokenScores
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.transformer import Transformer
 
@@ -33,13 +34,15 @@ class Engine:
         seed: int = 0,
         grammar: Rules | None = None,
         prefix: Sequence[int] = (),
+        progress: Callable[[ReplyProgress], object] | None = None,
     ) -> Iterator[Piece]:
         """Pieces of the continuation as they come, a `StopPiece` last. Close the iterator to stop at once.
 
-        The reply begins with the tokens of `prefix`, which it holds to as if it had written them.
+        The reply begins with the tokens of `prefix`, which it holds to as if it had written them; `progress` is called
+        after each token that follows.
         """
-        prompt = self.tokenizer.encode(document)
-        return Session(self._continuation([prompt], settings, [seed], grammar, prefix=prefix), len(prefix)).stream()
+        continuation = self._continuation([self.tokenizer.encode(document)], settings, [seed], grammar, prefix=prefix)
+        return Session(continuation, len(prefix)).stream(progress)
 
     def begin(
         self,
@@ -154,5 +157,9 @@ class Engine:
 
     def default_grammar(self) -> Grammar:
         """Text and images in any order, or text alone where the engine is not to draw."""
+        return self.grammar_of({"images": self.images})
+
+    def grammar_of(self, switches: Mapping[str, Any]) -> Grammar:
+        """A grammar of this model's images, with the switches of a row of `MODALITY_SWITCHES`."""
         rows, columns = self.tokenizer.grid
-        return Grammar(self.tokenizer.vocabulary, rows * columns, images=self.images)
+        return Grammar(self.tokenizer.vocabulary, rows * columns, **switches)

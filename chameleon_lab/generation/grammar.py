@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -251,6 +251,16 @@ class Grammar:
     def _masks(self) -> dict[Hashable, Mask]:
         """One for each kind of state met so far."""
         return {}
+
+
+MODALITY_SWITCHES: dict[str, dict[str, Any]] = {
+    "free": {},
+    "words": {"images": False},
+    "picture": {"text": False, "min_images": 1, "max_images": 1},
+    "interleaved": {"min_images": 1},
+}
+"""What a reply is to hold, by name, as switches of a `Grammar`: whatever the model writes; words alone; one picture
+alone; words around one picture or more."""
 
 
 @dataclass(frozen=True)

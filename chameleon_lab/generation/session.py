@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import length_hint
 
@@ -15,7 +15,7 @@ from chameleon_lab.generation.continuation import Continuation, Moment, ReplyRow
 from chameleon_lab.generation.grammar import State
 from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.records import ImagePiece, Piece, StopPiece
+from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece
 from chameleon_lab.tokenizers.mixed import PieceReader
 
 
@@ -35,7 +35,7 @@ class Reading:
     count: int
     reader: PieceReader | None
     place: int = 0
-    pieces: Iterator[Piece] = iter(())
+    pieces: Iterator[Piece] = field(default_factory=lambda: iter(()))
     closed: bool = False
 
 
@@ -97,10 +97,22 @@ class Session:
         """The reply under way, as far as its pieces were read; an image not yet finished is left out."""
         return self._reader(self._reading).document()
 
-    def stream(self) -> Handover[Piece]:
+    def stream(self, progress: Callable[[ReplyProgress], object] | None = None) -> Handover[Piece]:
         """Pieces of the reply as they come: words; a picture without codes when an image starts, then with one more row
-        of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once."""
-        return Handover.of(self._rest())
+        of codes each time, until it is complete; last a `StopPiece`. Close the iterator to stop at once.
+
+        `progress` is called after each new token: a row of an image is one piece, and many tokens.
+        """
+        return Handover.of(self._rest(progress))
+
+    def _progress(self, reading: Reading) -> ReplyProgress:
+        tokens, state, continuation = reading.row.tokens, reading.state, self._continuation
+        image = None
+        if state.place is not None:
+            slot = continuation.tokenizer.form.slot(state.place, state.grid)
+            image = slot.codes, slot.total
+        context = continuation.model.config.context
+        return ReplyProgress(tokens[-1], reading.row.limit - len(tokens), context - len(tokens), image)
 
     def append(self, document: Document) -> None:
         """Goes on with more of a prompt behind what was written so far; then `stream` a new reply to it.
@@ -112,7 +124,7 @@ class Session:
         tokens = self._continuation.tokenizer.encode(document)[1:]
         self._continuation.append(0, tokens, self._reading.row)
 
-    def _rest(self) -> Generator[Iterator[Piece], None, None]:
+    def _rest(self, progress: Callable[[ReplyProgress], object] | None) -> Generator[Iterator[Piece], None, None]:
         """Pieces not yet yielded, one at a time: a reader may leave a stream between two of one token's."""
         self._continuation.begin()
         while True:
@@ -122,6 +134,8 @@ class Session:
             if reading.closed:
                 break
             self._read(reading)
+            if progress is not None and self._latest.count > reading.count:
+                progress(self._progress(self._latest))
         yield iter((StopPiece(self._reading.row.state.ended or "stopped"),))
 
     def _read(self, reading: Reading) -> None:

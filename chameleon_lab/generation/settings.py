@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, TypedDict, TypeVar, Unpack, cast
 
 from chameleon_lab.documents import Document
 from chameleon_lab.generation import guidance as guides
@@ -130,16 +131,43 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def takes_settings(function: Function) -> Function:
-    """Spells out, in a function's signature, the settings that its `**changes` take: help and notebooks show them, and
-    a chat cell sees which ones it may offer."""
+    """Spells out, in a method's signature, the settings that its `**changes` take: help and notebooks show them, and a
+    chat cell sees which ones it may offer. The method of an object shows the values that the object's `settings` have,
+    None for those that are not set."""
     signature = inspect.signature(function)
+    setattr(function, "__signature__", _spelled(signature, None))  # noqa: B010
+    return cast(Function, _SettingsMethod(function, signature))
+
+
+def _spelled(signature: inspect.Signature, settings: Settings | None) -> inspect.Signature:
     named = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     spelled = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=getattr(settings, name, None), annotation=annotation
+        )
         for name, annotation in Changes.__annotations__.items()
     ]
-    setattr(function, "__signature__", signature.replace(parameters=[*named, *spelled]))  # noqa: B010
-    return function
+    return signature.replace(parameters=[*named, *spelled])
+
+
+class _SettingsMethod:
+    """A method whose signature depends on the object that it is a method of."""
+
+    def __init__(self, function: Callable[..., Any], signature: inspect.Signature) -> None:
+        self._function, self._signature = function, signature
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
+        if owner is None:
+            return self._function
+        function = self._function
+
+        @functools.wraps(function)
+        def method(*arguments: Any, **keywords: Any) -> Any:
+            return function(owner, *arguments, **keywords)
+
+        _, *rest = self._signature.parameters.values()
+        method.__signature__ = _spelled(self._signature.replace(parameters=rest), owner.settings)  # type: ignore[attr-defined]
+        return method
 
 
 NAMEABLE: dict[str, Any] = {

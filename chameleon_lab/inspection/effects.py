@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.attention import attention_to_earlier
-from chameleon_lab.inspection.likelihood import Likelihood
+from chameleon_lab.inspection.likelihood import Likelihood, likeliest
 from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Through
 from chameleon_lab.transformer import Context
 
@@ -55,6 +55,28 @@ class Effects(Likelihood):
                 logs_GT = self._log_probabilities(hidden_GTT[:, None], length - 1, every=True)
                 changes_GT[start : start + step, 1:] = logs_GT - self.log_probabilities[1:]
         return changes_GT
+
+    def knock_out(self, positions: Sequence[int]) -> np.ndarray:
+        """The change of every token's log-probability, in nats, when no other token can see any of `positions`: 1-D,
+        one number a position of the document, 0 before the first of them and nan for the first token."""
+        changes_T = self.knock_outs([positions])[0]
+        changes_T[1 : min(positions, default=len(self)) + 1] = 0.0  # what comes before cannot change
+        return changes_T
+
+    @torch.inference_mode()
+    def alternatives(self, position: int, k: int = 5, without: Sequence[int] = ()) -> list[tuple[int, float]]:
+        """(token, probability) of the `k` likeliest tokens at a position, given all before it, likeliest first.
+
+        `without`: positions that no other token can see, as in `knock_out`.
+        """
+        if not len(without):
+            return super().alternatives(position, k)
+        self.require(position, 1)
+        hidden_1TT = _hidden_columns([self.group(without)], position, self.device)
+        edges = without_edges(self.context_of(position), self.hidden(length=position), hidden_1TT[:, None])
+        with self.changed():
+            outputs_TD = self.model.trunk(self.tokens_1T[:, :position], edges)[0]
+        return likeliest(self.model.logits(outputs_TD[-1:])[0].softmax(-1), k)
 
     def cut(self, layer: int, head: int, source: Group, target: int, of: int) -> float:
         """The change of the log-probability of the token at `of` when edges of one head are cut: at `layer`, `head` no

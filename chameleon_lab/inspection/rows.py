@@ -70,6 +70,15 @@ class AttentionReadings(Likelihood):
             column_T[position:] = (column_T[position:] + torch.cat(read)) / 2
         return column_T[position:].cpu().numpy()
 
+    @torch.inference_mode()
+    def rollouts(self) -> np.ndarray:
+        """`rollout` of all positions at once: positions x positions, 0 above the diagonal."""
+        whole_TT = torch.eye(len(self), device=self.device)
+        for layer in range(self.depth[0]):
+            read = [self.mean_weights(layer, span) @ whole_TT for span in self.spans(0)]
+            whole_TT = (whole_TT + torch.cat(read)) / 2
+        return whole_TT.cpu().numpy()
+
     def relevance(self, position: int) -> np.ndarray:
         """Attention times the gradient of this token's log-probability, through all layers: 1-D, of all before it.
 

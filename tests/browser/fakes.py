@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import PIL.ImageDraw
 
 from chameleon_lab.documents import Document
 from chameleon_lab.history import Alarm, Event, History, Intervention, RunState, StepRecord
-from chameleon_lab.records import ImagePiece, Piece, StopPiece, TextPiece
+from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece, TextPiece
 
 ROWS = 8
 closed: list[str] = []  # how each stream ended
@@ -80,6 +80,45 @@ def stream(
         yield StopPiece("end_turn")
     finally:
         closed.append(ended)
+
+
+def telling_stream(
+    document: Document,
+    *,
+    temperature: float = 0.0,
+    image_temperature: float = 0.7,
+    top_p: float = 0.95,
+    guidance: float = 1.5,
+    max_tokens: int | None = None,
+    modality: str | None = None,
+    seed: int = 0,
+    prefix: Sequence[int] = (),
+    progress: Callable[[ReplyProgress], object] = lambda progress: None,
+    pause: float = 0.004,
+) -> Iterator[Piece]:
+    """A model of 100 words (tokens 0 to 99) and 64 codes a picture (100 to 163), which tells its tokens and can begin
+    with some: it says three words by its seed, draws, and says three more. "hold ..." waits in the picture."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 100, 6).tolist()
+    pictures = () if modality == "words" else range(100, 164)
+    plan = [*pictures] if modality == "picture" else [*words[:3], *pictures, *words[3:]]
+    held = next(turn.text for role, turn in reversed(document.turns) if role == "user").startswith("hold")
+    drawn, whole = 0, scene(f"#{seed % 256:02x}413a")
+    for place, token in enumerate([*prefix, *plan[len(prefix) :]][:max_tokens]):
+        if place >= len(prefix):
+            if held and token == 120:
+                gate.wait(20)
+            time.sleep(pause)
+            image = (token - 99, 64) if 100 <= token < 163 else None
+            progress(ReplyProgress(token, (max_tokens or 500) - place - 1, 500 - place, image))
+        if token < 100:
+            yield TextPiece(f"word{token} ")
+        else:
+            drawn = token - 99
+            if drawn % 8 == 0:
+                codes = np.arange(drawn).reshape(-1, 8)
+                yield ImagePiece(partial(whole, drawn // 8), codes, ROWS)
+    yield StopPiece("length" if max_tokens else "end_turn")
 
 
 class Codec:

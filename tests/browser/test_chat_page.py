@@ -6,7 +6,6 @@ import fakes
 import pytest
 from playwright.sync_api import expect
 
-from chameleon_lab.documents import Document
 from chameleon_widgets import ChatCell
 from chameleon_widgets.pictures import png
 
@@ -154,10 +153,10 @@ def test_a_picture_goes_in_at_the_caret(chat, how, screenshots):
 def test_an_attached_picture_can_be_chosen_and_removed(chat, tmp_path):
     page = chat.page
     (tmp_path / "big.png").write_bytes(png(fakes.scene().resize((3000, 1500))))
-    page.locator("input[type=file]").set_input_files(tmp_path / "big.png")
+    page.locator(".chm-composer input[type=file]").set_input_files(tmp_path / "big.png")
     page.get_by_role("button", name="Remove this picture").click()
     expect(page.locator(".chm-chip")).to_have_count(0)
-    page.locator("input[type=file]").set_input_files(tmp_path / "big.png")
+    page.locator(".chm-composer input[type=file]").set_input_files(tmp_path / "big.png")
     expect(page.locator(".chm-chip")).to_have_count(1)
     page.get_by_role("button", name="Send", exact=True).click()
     settled(chat)
@@ -192,61 +191,100 @@ def test_an_error_is_told_and_loses_nothing(chat, screenshots):
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_edit_forgets_what_comes_after_and_regenerate_replies_anew(chat, screenshots):
+def test_edit_and_regenerate_make_branches_that_one_walks_back_to(chat, screenshots):
     page = chat.page
     for number, text in enumerate(("one", "two"), 1):
         say(chat, text)
         settled(chat, number)
+    expect(page.get_by_role("tree")).to_be_hidden()
     page.locator(".chm-exchange").first.hover()
     page.get_by_role("button", name="Edit this message").first.click()
     expect(page.get_by_role("textbox", name="Edit your message")).to_be_focused()
     page.screenshot(path=screenshots / "chat-edit.png")
     page.keyboard.type(" more")
     page.get_by_role("group", name="Edit your message").get_by_role("button", name="Send").click()
-    chat.until(
-        lambda: page.locator(".chm-exchange").count() == 1 and "one more" in page.locator(".chm-bubble").inner_text()
-    )
+    bubbles = page.locator(".chm-bubble")
+    chat.until(lambda: bubbles.all_inner_texts() == ["one more"])
     settled(chat)
     seed = page.locator(".chm-about").inner_text()
     page.get_by_role("button", name="Regenerate").click()
     chat.until(
         lambda: page.locator(".chm-about:visible").count() and page.locator(".chm-about").inner_text() not in ("", seed)
     )
+    settled(chat)
     assert len(chat.widget.document.turns) == 2
+    expect(page.get_by_role("group", name="reply 2 of 2")).to_be_visible()
+    page.screenshot(path=screenshots / "chat-branches.png")
+
+    page.get_by_role("button", name="Earlier reply").focus()
+    page.keyboard.press("ArrowLeft")
+    chat.until(lambda: page.locator(".chm-about").inner_text() == seed)
+    expect(page.get_by_role("button", name="Later reply")).to_be_focused()  # the other one leads nowhere now
+    page.get_by_role("button", name="Earlier wording").click()
+    chat.until(lambda: bubbles.all_inner_texts() == ["one", "two"])
+
+    page.get_by_role("tree").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    chat.until(lambda: bubbles.all_inner_texts() == ["one more"])
+    expect(page.locator(".chm-tree circle[data-key]")).to_have_count(4)
+    expect(page.locator(".chm-tree circle.chm-on")).to_have_count(1)
 
 
-def test_settings_are_labelled_and_reach_the_next_reply(chat, screenshots):
+def test_settings_show_what_will_be_used_and_reach_the_next_reply(chat, screenshots):
     page = chat.page
     page.get_by_role("button", name="Settings").click()
     slider = page.get_by_role("slider", name="Temperature")
     expect(slider).to_be_focused()
+    expect(slider).to_have_value("0.9")
+    expect(page.locator(".chm-setting output").first).to_have_text("0.90")
+    expect(page.locator(".chm-setting .chm-hint").first).to_contain_text("the model's own")
     for _ in range(2):
         page.keyboard.press("ArrowLeft")
+    expect(page.locator(".chm-setting output").first).to_have_text("0.80")
     page.get_by_role("checkbox", name="new seed each time").uncheck()
     page.get_by_role("spinbutton", name="Seed").fill("42")
     page.keyboard.press("Tab")
     page.screenshot(path=screenshots / "chat-settings.png")
     page.keyboard.press("Escape")
     expect(page.get_by_role("group", name="Settings")).to_be_hidden()
-    assert chat.widget.settings == {"temperature": 0.8, "top_p": 0.95, "guidance": 3.0, "seed": 42}
+    assert chat.widget.settings == {"temperature": 0.8, "top_p": None, "guidance": None, "seed": 42}
     say(chat, "hello")
     settled(chat)
-    expect(page.locator(".chm-about")).to_contain_text("seed 42 · temperature 0.8 · top-p 0.95 · guidance 3")
+    expect(page.locator(".chm-about")).to_contain_text("seed 42 · temperature 0.8")
+    page.get_by_role("button", name="How it was made").click()
+    expect(page.locator(".chm-facts")).to_contain_text("top-p0.95guidance3")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Temperature: the model's own").click()
+    expect(slider).to_have_value("0.9")
+    assert chat.widget.settings["temperature"] is None
 
 
-def test_the_conversation_can_be_downloaded_and_cleared_by_a_second_press(chat):
+def test_the_conversation_can_be_saved_loaded_and_begun_anew_and_nothing_is_lost(chat, tmp_path):
     page = chat.page
     say(chat, "draw it")
     settled(chat)
+    page.get_by_role("button", name="Regenerate").click()
+    settled(chat, 1)
     downloads = []
     page.on("download", lambda download: downloads.append(download))
-    page.get_by_role("button", name="Download the conversation as JSON").click()
+    page.get_by_role("button", name="Save and load").click()
+    page.get_by_role("button", name="All branches (JSON)").click()
     chat.until(lambda: downloads)
-    assert Document.from_json(downloads[0].path().read_text()) == chat.widget.document
-    page.get_by_role("button", name="Clear the conversation").click()
-    page.get_by_role("button", name="Press again to clear the conversation").click()
+    downloads[0].save_as(tmp_path / "conversation.json")
+    before = chat.widget.document
+    page.get_by_role("button", name="New conversation").click()
     chat.until(lambda: page.locator(".chm-exchange").count() == 0)
     expect(page.get_by_text("Ask for a picture, or show one.")).to_be_visible()
+
+    page.locator(".chm-files input[type=file]").set_input_files(tmp_path / "conversation.json")
+    chat.until(lambda: page.locator(".chm-exchange").count() == 1)
+    assert chat.widget.document == before
+    expect(page.locator(".chm-tree circle[data-key]")).to_have_count(4)
+    (tmp_path / "broken.json").write_text("<b>no</b>")
+    page.locator(".chm-files input[type=file]").set_input_files(tmp_path / "broken.json")
+    chat.until(lambda: "not JSON" in page.get_by_role("alert").inner_text())
+    expect(page.locator(".chm-exchange")).to_have_count(1)
 
 
 def test_a_suggestion_is_sent_by_a_click(chat):
@@ -283,7 +321,79 @@ def test_all_of_it_can_be_reached_by_keyboard(chat):
         "Save this picture",
         "Copy the text",
         "Regenerate",
+        "Draw 4 to choose from",
         "Add a picture",
         "Message to the model",
     ):
         assert name in reached, name
+
+
+@pytest.fixture
+def telling(mounted):
+    """A chat with a model that tells its tokens, can begin with some, and takes a modality."""
+    fakes.gate.clear()
+    bridge = mounted(
+        lambda: ChatCell(
+            fakes.telling_stream,
+            defaults={"seed": 3},
+            note="It knows nothing but numbered words.",
+            see=lambda picture: picture.convert("L").convert("RGB"),
+        )
+    )
+    yield bridge
+    fakes.gate.set()
+    bridge.widget.stop()
+    bridge.widget._worker.wait(10)
+
+
+def test_a_stopped_picture_is_continued_where_it_was(telling, screenshots):
+    page = telling.page
+    expect(page.get_by_text("It knows nothing but numbered words.")).to_be_visible()
+    say(telling, "hold it")
+    telling.until(lambda: lamp(telling).inner_text() == "Picture 20/64 · room left 477")
+    page.keyboard.press("Escape")
+    fakes.gate.set()
+    settled(telling)
+    page.screenshot(path=screenshots / "chat-continue.png")
+    page.get_by_role("button", name="Continue this reply").click()
+    telling.until(lambda: page.get_by_role("img", name="Picture drawn by the model").count())
+    settled(telling)
+    expect(page.locator(".chm-about")).to_contain_text("continued after 24 tokens")
+    expect(page.get_by_role("group", name="reply 2 of 2")).to_be_visible()
+    expect(page.get_by_role("button", name="Continue this reply")).to_be_hidden()
+    page.get_by_role("button", name="Earlier reply").click()
+    telling.until(lambda: page.get_by_role("img", name="Picture left unfinished, 2 of 8 rows").count())
+
+
+def test_the_best_of_four_is_chosen_by_keyboard_and_the_others_stay(telling, screenshots):
+    page = telling.page
+    say(telling, "draw")
+    settled(telling)
+    page.get_by_role("button", name="Draw 4 to choose from").click()
+    strip = page.get_by_role("group", name="Replies to choose from")
+    telling.until(lambda: strip.get_by_role("img", name="Picture drawn by the model").count() == 4)
+    telling.until(lambda: not telling.widget._pending)
+    page.screenshot(path=screenshots / "chat-strip.png")
+    page.set_viewport_size({"width": 600, "height": 900})
+    page.screenshot(path=screenshots / "chat-strip-600.png")
+    page.get_by_role("button", name="Choose 1").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    telling.until(lambda: strip.count() == 0)
+    expect(page.get_by_role("group", name="reply 4 of 5")).to_be_visible()
+    expect(page.locator(".chm-about")).to_contain_text("seed 5")
+    assert [each.settings["seed"] for each in telling.widget._conversation.exchanges] == [3, 3, 4, 5, 6]
+
+
+def test_what_a_reply_may_hold_is_chosen_beside_the_message(telling, screenshots):
+    page = telling.page
+    page.get_by_label("What the reply may hold").select_option(label="Words only")
+    give(telling, "paste", "scene.png", "image/png")
+    say(telling, "look")
+    settled(telling)
+    assert not page.get_by_role("img", name="Picture drawn by the model").count()
+    telling.until(lambda: page.get_by_role("img", name="Your picture as the model sees it").count())
+    expect(page.locator(".chm-about")).to_contain_text("modality words")
+    page.evaluate("document.body.classList.add('dark')")
+    page.screenshot(path=screenshots / "chat-as-the-model-sees-it.png")

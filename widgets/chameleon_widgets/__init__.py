@@ -8,7 +8,8 @@ stills         the picture of a widget that stays in a saved notebook, where no 
 chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: what was said
 images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_study`, `codebook_map`, `sightings`),
                CodeSurgery (`edits`)
-inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns
+inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns; `answers`, `recording`
+standalone     one HTML page that needs no kernel, with the views of widgets in it, fed from what was recorded
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
 figures        one run, several, loss against learning rate: matplotlib figures with captions
 static/        the bundles, built from ../js by `npm run build` and committed

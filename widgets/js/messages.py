@@ -56,7 +56,9 @@ def declarations(module: types.ModuleType) -> str:
                 out.append(f"  {field}{'?' * optional}: {typescript(get_args(hint)[0] if optional else hint)};\n")
             out.append("}\n")
         elif get_origin(value) is types.UnionType and all(map(is_typeddict, get_args(value))):
-            out.append(f"export type {name} = {typescript(value)};\n")
+            line = f"export type {name} = {typescript(value)};\n"  # longer ones as the formatter breaks them
+            parts = "".join(f"\n  | {part.__name__}" for part in get_args(value))
+            out.append(line if len(line) <= 121 else f"export type {name} ={parts};\n")
     return "\n".join(out).replace("{\n\n", "{\n").replace(";\n\n  ", ";\n  ").replace(";\n\n}", ";\n}")
 
 

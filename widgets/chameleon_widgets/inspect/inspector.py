@@ -2,82 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any
 
 import anywidget
 import numpy as np
-import PIL.Image
 import traitlets
 
-from chameleon_lab.readings import TokenReading
 from chameleon_lab.vocabulary import Modality
-from chameleon_widgets import stills
-from chameleon_widgets.inspect.messages import (
-    Alternative,
-    HeadRows,
-    InspectedDocument,
-    InspectorState,
-    KnockOut,
-    LensPicture,
-    TokenDetail,
-    TokenFacts,
-)
+from chameleon_widgets import standalone, stills
+from chameleon_widgets.inspect.answers import RELEVANCE, Look, LookAnswer, LookReader, Way
+from chameleon_widgets.inspect.messages import BranchFacts, BranchTree, InspectorState, SavedPage, Selection
+from chameleon_widgets.inspect.recording import AnswerBook, recording
 from chameleon_widgets.line import Line, Part, assets, paragraph
-from chameleon_widgets.pictures import data_uri, png
+from chameleon_widgets.pictures import data_uri
 from chameleon_widgets.threads import Worker, log
 
-SINKS = ("begin_document", "begin_image")  # heads rest there that have nothing to read
-ALTERNATIVES = 6
-SWATCH_PIXELS = 32
-ROLLOUT = -1  # in place of a layer
-Way = Literal["from", "by"]
+PROGRESS_SECONDS = 0.1  # between two messages on how far a branch is
+MOST_BRANCHES = 64  # documents that are kept: each holds the stream of every layer
+TITLE = 12  # words of a document that make the title of its page
 
 
-class Look(Protocol):
-    """What the inspector asks of a model and a document; `Chameleon.inspect` gives one."""
+@dataclass(frozen=True)
+class LookBranch:
+    """A document of the inspector, and what made it, in words; `parent` and `position`: from which token of which."""
 
-    @property
-    def readings(self) -> list[TokenReading]: ...
+    reader: LookReader
+    parent: int | None
+    position: int | None
+    words: str
 
-    @property
-    def depth(self) -> tuple[int, int]: ...
 
-    @property
-    def guide(self) -> object | None: ...
-
-    def words(self, token: int) -> str: ...
-
-    def alternatives(self, position: int, k: int) -> list[tuple[int, float]]: ...
-
-    def guided(self, position: int, k: int) -> list[tuple[int, float, float]]: ...
-
-    def heads(self, layer: int, position: int) -> np.ndarray: ...
-
-    def readers(self, layer: int, head: int, position: int) -> np.ndarray: ...
-
-    def rollout(self, position: int) -> np.ndarray: ...
-
-    def rollout_readers(self, position: int) -> np.ndarray: ...
-
-    def image(self, image: int) -> PIL.Image.Image: ...
-
-    def picture(self, layer: int, image: int) -> PIL.Image.Image: ...
-
-    def swatch(self, token: int, position: int) -> PIL.Image.Image | None: ...
-
-    def without(self, position: int, of: int) -> float: ...
+class BranchStop(Exception):
+    """Somebody stopped a branch under way."""
 
 
 class Inspector(anywidget.AnyWidget):
     """A document as a model holds it, with each word and each cell of its images to point at.
 
     Where a token looked, or who looked at it, by layer and head or through all layers; of the chosen one its
-    alternatives, and what it becomes without another token; images as each layer would draw them. `look` computes what
-    is asked for, on one thread, and nothing else uses it meanwhile.
+    alternatives, each to be forced, and what each layer would have written; what becomes of all tokens without some of
+    them; images as each layer would draw them. `look` computes what is asked for, on one thread, and nothing else uses
+    it meanwhile. `branch(position, token or None, seed)` draws a document anew from a position, by default
+    `look.branch`; where it returns None, somebody else shows the branch.
     """
 
     _esm, _css = assets("inspector")
@@ -86,16 +62,18 @@ class Inspector(anywidget.AnyWidget):
         None, help="The position chosen in the cell or from Python; None while there is none."
     )
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
-        self._document: tuple[InspectedDocument, list[bytes]] | None = None
-        self._readings: list[TokenReading] = []
-        self._kinds = np.empty(0, np.int64)  # words, patches, sinks, other special tokens
-        self._pictures: list[PIL.Image.Image | None] = []
-        self._detail: tuple[TokenDetail, list[bytes]] | None = None
-        self._hover: tuple[Way, int, int, int] | None = None  # the newest row asked for, until it is computed
-        self._answers: list[tuple[HeadRows | LensPicture | KnockOut, list[bytes]]] = []
+    def __init__(self, look: Look, branch: Callable[[int, int | None, int], Look | None] | None = None) -> None:
+        self._first, self._draw_elsewhere = look, branch
+        self._branches: list[LookBranch] = []
+        self._visible = 0
+        self._seeds = itertools.count(1)
+        self._hover: tuple[int, Way, int, int, int] | None = None  # the newest row asked for, until it is computed
+        self._book = AnswerBook()
+        self._questions: deque[tuple[str, Callable[[], object]]] = deque()
+        self._outbox: deque[LookAnswer] = deque()
         self._doing, self._trouble = "Reading the document", ""
+        self._drawing: int | None = None  # tokens of the branch under way
+        self._stop = False
         self._state: InspectorState | None = None
         self._worker = Worker("inspector worker")
         super().__init__()
@@ -103,11 +81,19 @@ class Inspector(anywidget.AnyWidget):
             "rows": self._want_rows,
             "select": self._select,
             "lens": self._want_lens,
-            "without": self._knock_out,
+            "parts": self._want_parts,
+            "without": self._want_knock_out,
+            "cut": self._want_cut,
+            "force": self._force,
+            "resample": self._resample,
+            "answer": self._answer_without,
+            "stop": self._stop_branch,
+            "show": self._show,
+            "page": self._want_page,
         }
         # A hover should not wait for the next of 30 turns a second
         self._line = Line(self, "inspector", flush=self._flush, still=self._still, handlers=handlers, rate=120.0)
-        self._submit("Reading the document", self._read)
+        self._submit("Reading the document", partial(self._open, look, "the document"))
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until everything begun is done. Raises TimeoutError after `timeout` seconds."""
@@ -115,52 +101,140 @@ class Inspector(anywidget.AnyWidget):
             raise TimeoutError(f"The inspector was not done after {timeout:g} s: {self._doing}. It goes on.")
         self._line.settle()
 
+    @property
+    def look(self) -> Look:
+        """The look at the document that is visible: the one given, or a branch of it."""
+        return self._branches[self._visible].reader.look if self._branches else self._first
+
+    def recording(self) -> standalone.Recording:
+        """What a page without a kernel is fed with: the document and its branches, rollout of all tokens of each that
+        has up to 2,047, and every answer so far. Blocks until what was begun is done."""
+        return self._aside(self._record)
+
+    def page(self) -> str:
+        """This inspector as one HTML page that needs no kernel and no network, with all that `recording` holds."""
+        return self._aside(self._page)
+
+    def save_page(self, path: Path | str) -> None:
+        """Writes `page` to a file, whole or not at all."""
+        standalone.write_page(path, self.page())
+
     @traitlets.validate("selected")
     def _valid(self, proposal: Any) -> int | None:
         if (value := proposal["value"]) is None:
             return None
-        return self._whole("position", operator.index(value), len(self._readings or self._look.readings))
+        readings = self._branches[self._visible].reader.readings if self._branches else self._first.readings
+        return self._whole("position", operator.index(value), len(readings))
 
     @traitlets.observe("selected")
     def _chosen(self, _: object) -> None:
-        self._submit("Looking up a token", partial(self._look_up, self.selected))
+        self._line.tell("selection")
+        if self.selected is not None:
+            self._submit("Looking up a token", partial(self._look_up, self._visible, self.selected))
 
     # What the browser asks
 
     def _want_rows(self, content: dict[str, Any], _: object) -> bool:
-        layers, heads = self._look.depth
+        reader = self._reader(content)
+        layers, heads = reader.depth
         if (way := content.get("way")) not in ("from", "by"):
             raise ValueError(f"Attention is read “from” a token or “by” others, not {way!r}.")
-        layer = self._whole("layer", content.get("layer"), layers, ROLLOUT)
+        layer = self._whole("layer", content.get("layer"), layers, RELEVANCE)
         head = self._whole("head", content.get("head"), heads)
+        position = self._position(content.get("position"), reader, 1 if layer == RELEVANCE else 0)
         idle = not self._worker.busy
-        self._hover = (way, layer, head, self._position(content.get("position")))
+        self._hover = reader.branch, way, layer, head, position
         self._submit("", self._read_rows)
         return idle  # then the answer comes at once
 
     def _select(self, content: dict[str, Any], _: object) -> bool:
-        position, idle = self._position(content.get("position")), not self._worker.busy
-        if position == self.selected:
+        reader, idle = self._reader(content), not self._worker.busy
+        position = content.get("position")
+        if position is not None:
+            position = self._position(position, reader)
+        self._visible = reader.branch
+        if position is not None and position == self.selected:
             self._chosen(None)
         self.selected = position
         return idle
 
     def _want_lens(self, content: dict[str, Any], _: object) -> None:
-        image = self._whole("image", content.get("image"), len(self._pictures))
-        layer = self._whole("layer", content.get("layer"), self._look.depth[0])
-        self._submit("", partial(self._draw_lens, image, layer))
+        reader = self._reader(content)
+        image = self._whole("image", content.get("image"), len(reader.pictures))
+        layer = self._whole("layer", content.get("layer"), reader.depth[0])
+        self._ask(("lens", reader.branch, image, layer), partial(reader.lens, image, layer))
 
-    def _knock_out(self, content: dict[str, Any], _: object) -> None:
-        position, of = self._position(content.get("position")), self._position(content.get("of"))
-        if position >= of:
+    def _want_parts(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        position = self._position(content.get("position"), reader, 1)
+        self._ask(("parts", reader.branch, position), partial(reader.parts, position))
+
+    def _want_knock_out(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        positions = self._positions(content.get("positions"), reader)
+        key, names = (reader.branch, *positions), self._names(reader, positions)
+        of = None if (of := content.get("of")) is None else self._position(of, reader)
+        self._ask(("knockout", *key), partial(reader.knock_out, positions), f"Knocking out {names}")
+        if of:
+            self._ask(("knocked", of, *key), partial(reader.knocked_alternatives, positions, of), "Asking again")
+
+    def _want_cut(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        layer = self._whole("layer", content.get("layer"), reader.depth[0])
+        head = self._whole("head", content.get("head"), reader.depth[1])
+        of = self._position(content.get("of"), reader)
+        source = self._position(content.get("source"), reader)
+        if source >= of - 1:
             raise ValueError(
-                "A token depends on those before it only: choose a later one, and knock out an earlier one."
+                "A head's edge leads from the token before the chosen one to an earlier one: it cannot be cut there."
             )
-        words = self._readings[position].words
-        self._submit(f"Knocking out “{words}”", partial(self._measure, position, of))
+        self._ask(
+            ("cut", reader.branch, layer, head, source, of), partial(reader.cut, layer, head, source, of), "Cutting"
+        )
 
-    def _position(self, value: object) -> int:
-        return self._whole("position", value, len(self._readings))
+    def _force(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        position = self._position(content.get("position"), reader, 1)
+        token = self._whole("token", content.get("token"), 2**31)
+        self._branch(reader, position, token, 0, f"“{reader.look.words(token)}” forced")
+
+    def _resample(self, content: dict[str, Any], _: object) -> None:
+        reader, seed = self._reader(content), next(self._seeds)
+        position = self._position(content.get("position"), reader, 1)
+        self._branch(reader, position, None, seed, f"drawn anew, seed {seed}")
+
+    def _answer_without(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        positions = self._positions(content.get("positions"), reader)
+        words = f"without {self._names(reader, positions)}"
+        self._branch(reader, max(positions), None, 0, words, without=positions)
+
+    def _stop_branch(self, _content: object, _: object) -> None:
+        self._stop = self._drawing is not None
+
+    def _show(self, content: dict[str, Any], _: object) -> None:
+        reader = self._reader(content)
+        self._visible = reader.branch
+        if self.selected is not None and self.selected >= len(reader):
+            self.selected = None
+        self._line.tell("branches", "selection")
+
+    def _want_page(self, _content: object, _: object) -> None:
+        def write() -> None:
+            self._reply((SavedPage(kind="page", name="inspector.html"), [self._page().encode()]))
+
+        self._submit("Writing the page", write)
+
+    def _reader(self, content: dict[str, Any]) -> LookReader:
+        return self._branches[self._whole("branch", content.get("branch", self._visible), len(self._branches))].reader
+
+    def _position(self, value: object, reader: LookReader, start: int = 0) -> int:
+        return self._whole("position", value, len(reader), start)
+
+    def _positions(self, value: object, reader: LookReader) -> list[int]:
+        if not isinstance(value, list) or not value:
+            raise ValueError("Say which tokens to knock out: click them away first.")
+        return sorted({self._position(each, reader) for each in value})
 
     @staticmethod
     def _whole(name: str, value: object, end: int, start: int = 0) -> int:
@@ -168,152 +242,204 @@ class Inspector(anywidget.AnyWidget):
             raise ValueError(f"There is no {name} {value!r}: they go from {start} to {end - 1}.")
         return value
 
+    @staticmethod
+    def _names(reader: LookReader, positions: list[int]) -> str:
+        names = [f"“{reader.readings[each].words.strip()}”" for each in positions[:4]]
+        return ", ".join(names) + (f" and {len(positions) - 4} more" if len(positions) > 4 else "")
+
     # The worker's thread
 
     def _submit(self, doing: str, work: Callable[[], object]) -> None:
-        """Has work done in its turn. What it raises is what the widget says, until other work is done; work that had
-        nothing to do says False."""
+        """Has short work done in its turn; in between two tokens, where a branch is being drawn."""
+        self._questions.append((doing, work))
+        self._worker.submit(self._answer_next)
 
-        def step() -> None:
-            if self._line.ended:
-                return
-            if doing:
-                self._doing = doing
-                self._line.tell("state")
-            try:
-                if work() is not False:
-                    self._trouble = ""
-            except Exception as error:
-                log.exception("%s failed", doing or "An answer")
-                self._trouble = paragraph(error)
-            self._doing = ""
+    def _ask(self, question: tuple[Any, ...], compute: Callable[[], LookAnswer], doing: str = "") -> None:
+        """Has a question answered, from the book where it is in there."""
+
+        def answer() -> None:
+            reply = self._book.get(question) or compute()
+            self._book.put(question, reply)
+            self._reply(reply)
+
+        self._submit(doing, answer)
+
+    def _answer_next(self) -> None:
+        if self._questions:
+            self._do(*self._questions.popleft())
+
+    def _do(self, doing: str, work: Callable[[], object]) -> None:
+        """Does work. What it raises is what the widget says, until other work is done; work that had nothing to do says
+        False."""
+        if self._line.ended:
+            return
+        before = self._doing
+        if doing:
+            self._doing = doing
             self._line.tell("state")
+        try:
+            if work() is not False:
+                self._trouble = ""
+        except BranchStop:
+            log.info("A branch was stopped")
+        except Exception as error:
+            log.exception("%s failed", doing or "An answer")
+            self._trouble = paragraph(error)
+        self._doing = before if self._drawing is not None else ""
+        self._line.tell("state")
 
-        self._worker.submit(step)
+    def _reply(self, answer: LookAnswer) -> None:
+        self._outbox.append(answer)
+        self._line.tell("answers")
 
-    def _read(self) -> None:
-        readings = self._look.readings
-        for image in range(1 + max((each.image for each in readings if each.image is not None), default=-1)):
-            try:
-                self._pictures.append(self._look.image(image))
-            except Exception:  # an image still under way, or one that its tokenizer cannot draw: cells without a look
-                log.info("image %d has no look", image, exc_info=True)
-                self._pictures.append(None)
-        tokens = [
-            TokenFacts(
-                words=each.words,
-                modality=int(each.modality),
-                sink=each.words in SINKS and each.modality == Modality.SPECIAL,
-                image=each.image,
-                row=each.row,
-                column=each.column,
-                rank=each.rank,
-            )
-            for each in readings
-        ]
-        self._kinds = np.array([each["modality"] + (each["modality"] == 2 and not each["sink"]) for each in tokens])
-        layers, heads = self._look.depth
-        facts = [[each.log_probability, each.entropy] for each in readings]
-        measures = np.array(facts, np.float32).T  # None becomes nan
-        buffers = [row.astype("<f4").tobytes() for row in measures]
-        buffers += [png(picture) if picture else b"" for picture in self._pictures]
-        content = InspectedDocument(
-            kind="document", tokens=tokens, images=len(self._pictures), layers=layers, heads=heads
-        )
-        self._readings, self._document = readings, (content, buffers)
-        self._line.tell("document")
+    def _open(
+        self, look: Look, words: str, parent: int | None = None, position: int | None = None, fewer: int = 0
+    ) -> None:
+        """Makes a document the visible one; `fewer`: how many of its parent's tokens before the position it lacks."""
+        reader = LookReader(look, len(self._branches))
+        self._branches.append(LookBranch(reader, parent, position, words))
+        self._visible = reader.branch
+        self._reply(reader.document())
+        self._line.tell("branches")
         self._line.renew_still()
-        self._look.rollout(len(readings) - 1)  # what it keeps makes the first hover quick
+        look.rollout(len(reader) - 1)  # what it keeps makes the first hover quick
+        if position is not None:
+            self.selected = None
+            self.selected = min(position + 1 - fewer if fewer else position, len(reader) - 1)
 
     def _read_rows(self) -> bool:
         hover, self._hover = self._hover, None
         if hover is None:
             return False  # an earlier turn has answered a newer hover
-        way, layer, head, position = hover
-        heads = [head]
-        if layer == ROLLOUT:
-            rows = [self._look.rollout(position) if way == "from" else self._look.rollout_readers(position)]
-        elif way == "from":  # a layer's heads come for the price of one
-            rows = [*self._look.heads(layer, position)]
-            heads = [*range(len(rows))]
-        else:
-            rows = [self._look.readers(layer, head, position)]
-        self._answer(HeadRows(kind="rows", layer=layer, heads=heads, position=position, way=way), *map(_floats, rows))
+        branch, way, layer, head, position = hover
+        answer = self._branches[branch].reader.rows(way, layer, head, position)
+        self._book.put(("rows", *hover), answer)
+        self._reply(answer)
         return True
 
-    def _look_up(self, position: int | None) -> None:
-        if position != self.selected:
-            return  # a newer choice stands behind this one
-        if position is None:
-            self._detail = TokenDetail(kind="detail", position=None, alternatives=[], shares=[]), []
-            return self._line.tell("detail")
-        reading, alternatives = self._readings[position], list[Alternative]()
-        swatches: list[bytes] = []
-        offers: list[tuple[int, float, float | None]] = []
-        if position and reading.modality == Modality.IMAGE and self._look.guide is not None:
-            guided = self._look.guided(position, ALTERNATIVES)
-            offers = [(token, probability, share) for token, share, probability in guided]
-        elif position:
-            offers = [(token, share, None) for token, share in self._look.alternatives(position, ALTERNATIVES)]
-        if position and reading.token not in [token for token, *_ in offers]:
-            offers.append((reading.token, math.exp(reading.log_probability or 0.0), None))
-        for token, probability, share in offers:
-            swatch = self._look.swatch(token, position)
-            swatches += [] if swatch is None else [png(swatch, SWATCH_PIXELS)]
-            alternatives.append(
-                Alternative(
-                    words=self._look.words(token),
-                    probability=probability,
-                    guided=share,
-                    chosen=token == reading.token,
-                    swatch=swatch is not None,
-                )
+    def _look_up(self, branch: int, position: int) -> object:
+        if (branch, position) != (self._visible, self.selected):
+            return False  # a newer choice stands behind this one
+        question = "detail", branch, position
+        answer = self._book.get(question) or self._branches[branch].reader.detail(position)
+        self._book.put(question, answer)
+        return self._reply(answer)
+
+    def _branch(
+        self,
+        reader: LookReader,
+        position: int,
+        token: int | None,
+        seed: int,
+        words: str,
+        without: list[int] | None = None,
+    ) -> None:
+        """Has a branch drawn: behind all that is asked so far, and what is asked meanwhile is answered meanwhile."""
+        if self._drawing is not None:
+            raise ValueError("A branch is being drawn: stop it, or wait for it.")
+        if len(self._branches) >= MOST_BRANCHES:
+            raise ValueError(
+                f"An inspector holds {MOST_BRANCHES} documents: make a new one of the branch you want to go on from."
             )
-        shares = [self._shares(self._look.heads(layer, position)) for layer in range(self._look.depth[0])]
-        self._detail = (
-            TokenDetail(kind="detail", position=position, alternatives=alternatives, shares=shares),
-            swatches,
+
+        def draw() -> None:
+            self._drawing, self._stop = 0, False
+            try:
+                if self._draw_elsewhere is not None and without is None:
+                    look = self._draw_elsewhere(position, token, seed)
+                else:
+                    look = reader.look.branch(position, token, seed=seed, without=without or (), each=self._progress())
+            finally:
+                self._drawing = None
+            if look is not None:
+                self._open(look, words, reader.branch, position, len(without or ()))
+
+        self._worker.submit(partial(self._do, f"Drawing a branch: {words}", draw))
+
+    def _progress(self) -> Callable[[int], None]:
+        """What is called after each token of a branch: says how far it is, answers what was asked, and stops."""
+        latest = 0.0
+
+        def step(count: int) -> None:
+            nonlocal latest
+            self._drawing = count
+            if self._stop or self._line.ended:
+                raise BranchStop
+            while self._questions:
+                self._answer_next()
+            if (now := time.monotonic()) - latest > PROGRESS_SECONDS:
+                latest = now
+                self._line.tell("state")
+
+        return step
+
+    def _record(self) -> standalone.Recording:
+        readers = [branch.reader for branch in self._branches]
+        return recording(readers, self._tree(), [self._selection()], self._book)
+
+    def _page(self) -> str:
+        words = [each.words.strip() for each in self._branches[0].reader.readings if each.modality == Modality.TEXT]
+        title = "Inspector: " + " ".join(words[:TITLE]) + (" …" if len(words) > TITLE else "")
+        body = (
+            f'<h1>{stills.escape(title)}</h1>\n<div data-widget="inspector">{self._still()[0]}</div>\n'
+            "<footer>A page without a kernel: rollout answers for every word and patch, other views for what was "
+            "looked up.</footer>"
         )
-        self._line.tell("detail")
+        return standalone.page(title, body, {"inspector": self._record()})
 
-    def _shares(self, rows_HS: np.ndarray) -> list[list[float]]:
-        kinds = self._kinds[: rows_HS.shape[1]]
-        return [[round(float(row[kinds == kind].sum()), 4) for kind in range(4)] for row in rows_HS]
+    def _aside(self, work: Callable[[], Any]) -> Any:
+        """The result of work that the worker does behind all that was begun, after the end of the cell too."""
+        result: Future[Any] = Future()
 
-    def _draw_lens(self, image: int, layer: int) -> None:
-        self._answer(LensPicture(kind="lens", image=image, layer=layer), png(self._look.picture(layer, image)))
+        def run() -> None:
+            while self._questions:  # a branch chooses its position only once it is there
+                self._answer_next()
+            try:
+                result.set_result(work())
+            except BaseException as error:
+                result.set_exception(error)
 
-    def _measure(self, position: int, of: int) -> None:
-        self._answer(KnockOut(kind="knockout", position=position, of=of, nats=self._look.without(position, of)))
-
-    def _answer(self, message: HeadRows | LensPicture | KnockOut, *buffers: bytes) -> None:
-        self._answers.append((message, [*buffers]))
-        self._line.tell("answers")
+        self._worker.submit(run)
+        return result.result()
 
     # The pump's thread
 
+    def _tree(self) -> LookAnswer:
+        branches = [
+            BranchFacts(parent=each.parent, position=each.position, words=each.words) for each in self._branches
+        ]
+        return BranchTree(kind="branches", branches=branches, visible=self._visible), []
+
+    def _selection(self) -> LookAnswer:
+        return Selection(kind="selection", branch=self._visible, position=self.selected), []
+
     def _flush(self, due: frozenset[Part]) -> None:
-        if "hello" in due:
-            due |= {"document", "detail"}
-        if "document" in due and self._document is not None:
-            message, buffers = self._document
-            self._line.send(message, buffers)
-        if "detail" in due and self._detail is not None:
-            message, buffers = self._detail
-            self._line.send(message, buffers)
-        for _ in range(len(self._answers)):
-            message, buffers = self._answers.pop(0)
+        answers = list[LookAnswer]()
+        if "hello" in due and self._branches:
+            due |= {"branches", "selection"}
+            answers += [branch.reader.document() for branch in self._branches]
+            if (detail := self._book.get(("detail", self._visible, self.selected))) is not None:
+                answers.append(detail)
+        answers += [self._outbox.popleft() for _ in range(len(self._outbox))]
+        if "branches" in due and self._branches:
+            answers.append(self._tree())
+        if "selection" in due:
+            answers.append(self._selection())
+        for message, buffers in answers:
             self._line.send(message, buffers)
         doing = "" if self._line.ended else self._doing
-        state = InspectorState(kind="state", doing=doing, trouble=self._trouble)
+        state = InspectorState(kind="state", doing=doing, trouble=self._trouble, drawing=self._drawing)
         if state != self._state or "hello" in due:
             self._state = state
             self._line.send(state)
 
     def _still(self) -> tuple[str, str]:
-        """The document, words in the colour of their surprise, with its images."""
+        """The visible document, words in the colour of their surprise, with its images."""
         body, image = [], -1
-        for each in self._readings:
+        if not self._branches:
+            return "", "Inspector."
+        reader = self._branches[self._visible].reader
+        for each in reader.readings:
             if each.image is None:
                 surprise = min(1.0, -(each.log_probability or 0.0) / 8)
                 note = "" if each.log_probability is None else f"probability {math.exp(each.log_probability):.2g}"
@@ -321,13 +447,9 @@ class Inspector(anywidget.AnyWidget):
                 body.append(f'<span style="{style}" title="{note}">{stills.escape(each.words)}</span>')
             elif each.image != image:
                 image = each.image
-                picture = self._pictures[image]
+                picture = reader.pictures[image]
                 body.append("" if picture is None else stills.image(data_uri(picture, 256), f"Image {image}", 160))
-        surprises = [-each.log_probability for each in self._readings if each.log_probability is not None]
+        surprises = [-each.log_probability for each in reader.readings if each.log_probability is not None]
         mean = f", {np.mean(surprises):.2f} nats a token" if surprises else ""
-        text = f"A document of {len(self._readings)} tokens{mean}; the more surprising a word, the darker."
+        text = f"A document of {len(reader)} tokens{mean}; the more surprising a word, the darker."
         return f'<p>{" ".join(body)}</p><p class="note">{text}</p>', f"Inspector. {text}"
-
-
-def _floats(row: Sequence[float] | np.ndarray) -> bytes:
-    return np.asarray(row, "<f4").tobytes()

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pack, tidy } from "../src/chat/composer.js";
+import { layTree, neighbour } from "../src/chat/tree.js";
 import { lampWords, sentences, settingWords } from "../src/chat/words.js";
 import { connect } from "../src/frame/line.js";
 import { sortFiles } from "../src/frame/pictures.js";
@@ -29,6 +30,27 @@ test("sentences end at punctuation before a space, and nothing is lost", () => {
 test("the lamp says what is going on", () => {
   assert.deepEqual(lampWords({ name: "drawing", row: 3, rows: 8 }), ["drawing", "Drawing row 3 of 8"]);
   assert.deepEqual(lampWords(undefined), ["idle", "Ready"]);
+  assert.deepEqual(lampWords({ name: "writing", room: 1812 }), ["writing", "Words · room left 1,812"]);
+  const drawing = { name: "drawing", row: 3, rows: 8, codes: [17, 64], room: 40 };
+  assert.deepEqual(lampWords(drawing), ["drawing", "Picture 17/64 · room left 40"]);
+});
+
+test("a tree has each node right of its parent and none on another, and arrows lead through all of it", () => {
+  let state = 7;
+  const random = (/** @type {number} */ below) => (state = (state * 48271) % 2147483647) % below;
+  for (let size = 1; size < 60; size += 3) {
+    const nodes = Array.from({ length: size }, (_, at) => ({ key: at + 1, parent: random(at + 1) }));
+    const places = layTree(nodes);
+    assert.equal(places.size, size);
+    assert.equal(new Set([...places.values()].map(({ column, row }) => `${column} ${row}`)).size, size);
+    for (const { key, parent } of nodes)
+      if (parent) assert.equal(places.get(key).column, places.get(parent).column + 1);
+    const reached = new Set([1]);
+    for (const key of reached)
+      for (const arrow of ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"])
+        reached.add(neighbour(places, key, arrow));
+    assert.equal(reached.size, size);
+  }
 });
 
 test("a setting shows as many digits as its step has", () => {
@@ -36,7 +58,7 @@ test("a setting shows as many digits as its step has", () => {
   assert.equal(settingWords(3, 0.25), "3.00");
   assert.equal(settingWords(3, 0.5), "3.0");
   assert.equal(settingWords(40, 1), "40");
-  assert.equal(settingWords(null, 0.05), "default");
+  assert.equal(settingWords(null, 0.05), "");
 });
 
 test("parts of a message are joined, trimmed, and keep their order around pictures", () => {

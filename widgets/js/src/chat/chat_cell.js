@@ -1,27 +1,39 @@
-// The chat cell: a transcript that grows, a box to write in, settings, and a lamp that says what is going on.
+// The chat cell: a transcript that grows, a box to write in, settings, branches, and a lamp that says what is going on.
 
-import { button, copyText, download, element, icon } from "../frame/dom.js";
+import { button, element, icon } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { composer, pack } from "./composer.js";
 import { exchangeView } from "./exchange.js";
-import { settingsPanel } from "./settings.js";
+import { filesPanel } from "./files.js";
+import { modalityChoice, settingsPanel } from "./settings.js";
+import { replyStrip } from "./strip.js";
+import { tool } from "./tools.js";
+import { treeView } from "./tree.js";
 import { lampWords } from "./words.js";
 
 const BUSY = ["reading", "writing", "drawing"];
+const ALONE = { messages: [], replies: [] };
+const RESTARTED = "If it was restarted, run the cell again.";
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
   const { model } = context;
+  const offers = model.get("offers") ?? {};
   const views = /** @type {Map<number, ReturnType<typeof exchangeView>>} */ (new Map());
   let order = /** @type {number[]} */ ([]);
+  let shape = /** @type {import("./messages.js").ConversationShape} */ ({ variants: [], tree: [], strip: [] });
   let number = 0;
   let whole = false; // whether everything said so far has arrived
   let working = false; // whether the kernel has a message to reply to
   let sending = false;
-  let exporting = /** @type {"copy" | "save" | null} */ (null);
+  let step = /** @type {{from: "messages" | "replies", by: 1 | -1, before: number[]} | null} */ (null);
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").ChatMessage>} */
-  const receive = { update, export: finishExport };
+  const receive = {
+    update,
+    export: (message, buffers) => files.take(message, buffers[0]),
+    notice: (message) => page.tell(message.text),
+  };
   const page = frame(context, {
     label: "Chat with the model",
     kind: "chat",
@@ -51,23 +63,39 @@ function render(context) {
   });
   const go = button("Send", "send", () => (busy() ? stop() : send()), { class: "chm-button chm-go" });
   const panel = settingsPanel(model, {
-    lastSeed: () =>
-      [...views.values()]
-        .map((view) => view.now.seed ?? null)
-        .filter((seed) => seed !== null)
-        .at(-1) ?? null,
-    close: () => toggleSettings(false),
+    lastSeed: () => {
+      const seeds = order.map((key) => views.get(key)?.now.seed ?? null).filter((seed) => seed !== null);
+      return seeds.at(-1) ?? null;
+    },
+    close: () => open(settings, panel.node, false),
   });
-  const settings = button("Settings", "settings", () => toggleSettings(), { "aria-expanded": "false" });
-  const copy = button("Copy the conversation as JSON", "copy", () => ask("copy"));
-  const save = button("Download the conversation as JSON", "save", () => ask("save"));
-  const clear = button("Clear the conversation", "clear", sureClear);
-  let sure = 0;
+  const modality = modalityChoice(model, offers.modalities ?? {});
+  const files = filesPanel(offers.exports ?? {}, {
+    ask: (format, use) => page.request({ kind: "export", format, use }),
+    load: (part, buffers) =>
+      page.ask({ kind: "load", ...part }, { buffers, lost: "The file has not arrived: the kernel" }),
+  });
+  const tree = treeView((key) => page.request({ kind: "walk", key }));
+  const strip = replyStrip((key) => {
+    page.request({ kind: "walk", key });
+    field.focus();
+  });
+  const settings = button("Settings", "settings", () => open(settings, panel.node), { "aria-expanded": "false" });
+  const saving = tool("Save and load", "files", () => open(saving, files.node), { "aria-expanded": "false" });
+  const branches = tool("Branches", "tree", () => open(branches, tree.node), {
+    "aria-expanded": "false",
+    hidden: true,
+  });
+  const clear = tool("New conversation", "fresh", () => {
+    page.request({ kind: "clear" });
+    field.focus();
+  });
 
   /** @returns {import("./messages.js").ReplyState | undefined} */
   function state() {
     const key = order.at(-1);
-    const last = key === undefined ? undefined : views.get(key)?.now.state;
+    const running = [...views.values()].find((view) => view.now.running)?.now.state;
+    const last = running ?? (key === undefined ? undefined : views.get(key)?.now.state);
     return working && !BUSY.includes(last?.name ?? "") ? { name: "reading" } : last;
   }
 
@@ -85,18 +113,21 @@ function render(context) {
     }
     go.classList.toggle("chm-stop", going);
     go.disabled = !going && (sending || !field.parts().length);
-    for (const tool of [copy, save, clear]) tool.disabled = !order.length || page.silent;
+    clear.disabled = !order.length || page.silent;
+    saving.disabled = page.silent;
+    files.refresh(!order.length);
     if (!order.length && whole && !start.isConnected) showStart();
     if (order.length && start.isConnected) start.remove();
   }
 
   function showStart() {
-    const offers = /** @type {string[]} */ (model.get("suggestions") ?? []);
+    const suggestions = /** @type {string[]} */ (model.get("suggestions") ?? []);
     start.replaceChildren(
       element("p.chm-lead", { text: "Ask for a picture, or show one." }),
+      ...(offers.note ? [element("p.chm-note", { text: offers.note })] : []),
       element(
         "div.chm-offers",
-        ...offers.map((text) =>
+        ...suggestions.map((text) =>
           button(
             text,
             null,
@@ -112,6 +143,25 @@ function render(context) {
     log.append(start);
   }
 
+  const acts = {
+    request: page.request,
+    focusComposer: field.focus,
+    trouble: page.tell,
+    offers,
+    /** @param {number} key @param {"messages" | "replies"} from @param {1 | -1} by */
+    walk(key, from, by) {
+      step = { from, by, before: order };
+      page.request({ kind: "walk", key });
+    },
+    /** @param {string} id @param {HTMLElement} holder */
+    async nest(id, holder) {
+      const manager = model.widget_manager;
+      if (!manager) throw new Error("This page has no place for an inspector: open the notebook in JupyterLab.");
+      const view = await manager.create_view(await manager.get_model(id));
+      holder.replaceChildren(view.el);
+    },
+  };
+
   /** @param {import("./messages.js").ConversationUpdate} message @param {DataView[]} buffers */
   function update(message, buffers) {
     if (!message.whole && (!whole || message.number !== number + 1)) {
@@ -124,25 +174,52 @@ function render(context) {
     number = message.number;
     order = message.order;
     working = message.busy;
+    shape = message.shape ?? shape;
+    const visible = new Set([...order, ...shape.strip]);
     for (const [key, view] of views) {
-      if (!order.includes(key)) {
+      if (!visible.has(key)) {
         view.node.remove();
         views.delete(key);
       }
     }
     for (const news of message.changed) {
       let view = views.get(news.key);
-      if (!view) {
-        view = exchangeView({ request: page.request, focusComposer: field.focus, trouble: page.tell });
-        views.set(news.key, view);
-        log.append(view.node);
-      }
+      if (!view) views.set(news.key, (view = exchangeView(acts)));
       view.apply(news, buffers);
     }
-    order.forEach((key, at) => views.get(key)?.mark(at === order.length - 1));
+    place();
+    if (message.shape) showShape();
     log.setAttribute("aria-busy", String(busy()));
     page.refresh();
     if (stay) toEnd();
+  }
+
+  /** Brings the exchanges of the path into the log in their order, and moves none that stands where it should. */
+  function place() {
+    order.forEach((key, at) => {
+      const node = views.get(key)?.node;
+      if (node && log.children[at] !== node) log.insertBefore(node, log.children[at] ?? null);
+    });
+    while (log.children.length > order.length && log.lastElementChild !== start) log.lastElementChild?.remove();
+  }
+
+  function showShape() {
+    const beside = new Map(shape.variants.map((each) => [each.key, each]));
+    for (const [key, view] of views) view.branch(beside.get(key) ?? ALONE);
+    const holder = shape.strip.find((key) => order.includes(key));
+    const list = shape.strip.map((key) => views.get(key)).filter((view) => view !== undefined);
+    strip.show(holder === undefined ? [] : list);
+    if (holder !== undefined) views.get(holder)?.node.append(strip.node);
+    const drawn = shape.tree.length > 0;
+    if (drawn && branches.hidden) open(branches, tree.node, true, false);
+    branches.hidden = !drawn;
+    if (!drawn) open(branches, tree.node, false, false);
+    tree.show(shape.tree, order);
+    const moved = order.findIndex((key, at) => key !== step?.before[at]);
+    if (step && moved >= 0) {
+      views.get(order[moved])?.focusWalker(step.from, step.by);
+      step = null;
+    }
   }
 
   function atEnd() {
@@ -166,7 +243,7 @@ function render(context) {
     sending = false;
     field.lock(false);
     if (arrived) field.clear();
-    else page.tell(`${page.notice} It stays here.`);
+    else page.tell(`${page.notice} ${RESTARTED} It stays here.`);
     toEnd(true);
     page.refresh();
   }
@@ -177,55 +254,25 @@ function render(context) {
   }
 
   function cancel() {
-    if (!panel.node.hidden) toggleSettings(false);
+    if (!panel.node.hidden) open(settings, panel.node, false);
+    else if (!files.node.hidden) open(saving, files.node, false);
     else if (busy()) stop();
   }
 
-  /** @param {boolean} [open] */
-  function toggleSettings(open = Boolean(panel.node.hidden)) {
-    const inside = panel.node.contains(document.activeElement);
-    panel.node.hidden = !open;
-    settings.setAttribute("aria-expanded", String(open));
-    if (open) /** @type {HTMLElement | null} */ (panel.node.querySelector("input"))?.focus();
-    else if (inside) settings.focus();
-  }
-
-  function sureClear() {
-    if (!sure) {
-      clear.classList.add("chm-sure");
-      clear.setAttribute("aria-label", "Press again to clear the conversation");
-      clear.title = "Press again to clear";
-      sure = window.setTimeout(unsure, 3000);
-      return;
-    }
-    unsure();
-    page.request({ kind: "clear" });
-    field.focus();
-  }
-
-  function unsure() {
-    clearTimeout(sure);
-    sure = 0;
-    clear.classList.remove("chm-sure");
-    clear.setAttribute("aria-label", "Clear the conversation");
-    clear.title = "Clear the conversation";
-  }
-
-  /** @param {"copy" | "save"} how */
-  function ask(how) {
-    exporting = how;
-    page.request({ kind: "export" });
-  }
-
-  /** @param {import("./messages.js").ConversationExport} message */
-  async function finishExport({ text }) {
-    if (exporting === "save") download("conversation.json", new Blob([text], { type: "application/json" }));
-    if (exporting === "copy") {
-      await copyText(text);
-      copy.classList.add("chm-done");
-      setTimeout(() => copy.classList.remove("chm-done"), 1200);
-    }
-    exporting = null;
+  /**
+   * Opens what a button of the toolbar opens, or closes it.
+   * @param {HTMLElement} opener @param {HTMLElement} node @param {boolean} [opens] @param {boolean} [focus]
+   */
+  function open(opener, node, opens = Boolean(node.hidden), focus = true) {
+    const inside = node.contains(document.activeElement);
+    node.hidden = !opens;
+    opener.setAttribute("aria-expanded", String(opens));
+    if (opens && focus) {
+      const first = /** @type {HTMLElement | null} */ (
+        node.querySelector("input:not([hidden]), button:not(:disabled)")
+      );
+      (first ?? node).focus();
+    } else if (inside) opener.focus();
   }
 
   log.addEventListener("scroll", () => {
@@ -240,13 +287,15 @@ function render(context) {
   field.takeDropsOn(page.box);
   return page.open(
     [
-      page.header("Conversation", [copy, save, clear, settings]),
+      page.header("Conversation", [branches, clear, saving, settings]),
       panel.node,
+      files.node,
+      tree.node,
       element("div.chm-body", log, latest),
       page.alert,
-      element("div.chm-composer", field.attach, field.files, field.box, go),
+      element("div.chm-composer", field.attach, field.files, field.box, modality.node, go),
     ],
-    [() => clearInterval(watch), unsure, panel.dispose],
+    [() => clearInterval(watch), modality.dispose, panel.dispose],
   );
 }
 

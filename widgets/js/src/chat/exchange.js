@@ -1,9 +1,10 @@
 // One exchange on the screen: the user's message, the reply as it grows, and what can be done with either.
 
-import { button, copyText, download, element, group, write } from "../frame/dom.js";
-import { pngUrl, swap } from "../frame/pictures.js";
+import { button, copyText, element, group, toggle } from "../frame/dom.js";
 import { composer, pack } from "./composer.js";
-import { sentences } from "./words.js";
+import { pictureBlock, textBlock } from "./parts.js";
+import { tool } from "./tools.js";
+import { walker } from "./walker.js";
 
 /**
  * @typedef {import("./messages.js").PartNews} Part
@@ -12,80 +13,12 @@ import { sentences } from "./words.js";
  * @property {(content: any, buffers?: ArrayBuffer[]) => Promise<boolean>} request
  * @property {() => void} focusComposer
  * @property {(text: string) => void} trouble
+ * @property {(key: number, from: "messages" | "replies", by: 1 | -1) => void} walk
+ * @property {(id: string, holder: HTMLElement) => Promise<void>} nest puts another widget's view into the page
+ * @property {{best: number, inspect: boolean}} offers
  */
 
-const SIDE = 256; // CSS pixels: the longer side of a drawn picture
-const USER_SIDE = 144;
-
-/** @param {HTMLElement} holder */
-function textBlock(holder) {
-  const sentencesNode = element("span"); // whole sentences: read aloud when they are added
-  const tail = element("span", { "aria-hidden": "true" });
-  const node = element("p.chm-text", sentencesNode, tail);
-  holder.append(node);
-  let text = "";
-  return {
-    node,
-    get text() {
-      return text;
-    },
-    /** @param {Part} part @param {boolean} running */
-    apply(part, running) {
-      text = text.slice(0, part.start ?? 0) + (part.text ?? "");
-      this.settle(running);
-    },
-    /** @param {boolean} running */
-    settle(running) {
-      const visible = text.replace(/^\s+/, "");
-      const [whole, rest] = running ? sentences(visible) : [visible.trimEnd(), ""];
-      write(sentencesNode, whole);
-      write(tail, rest);
-    },
-  };
-}
-
-/** @param {HTMLElement} holder @param {boolean} mine */
-function pictureBlock(holder, mine) {
-  const img = element("img", { draggable: "false" });
-  const veil = element("div.chm-veil");
-  const progress = element("span.chm-progress", { "aria-hidden": "true" });
-  const save = button("Save this picture", "save", async () => {
-    download("picture.png", await (await fetch(img.src)).blob());
-  });
-  const frame = element("div.chm-frame", img, veil, progress, mine ? null : save);
-  const node = element("figure.chm-picture", frame);
-  holder.append(node);
-  img.addEventListener("load", () => {
-    const side = mine ? USER_SIDE : SIDE;
-    const scale = side / Math.max(img.naturalWidth, img.naturalHeight);
-    frame.style.width = `${Math.max(24, Math.round(img.naturalWidth * Math.min(scale, 8)))}px`;
-    frame.style.aspectRatio = `${img.naturalWidth} / ${img.naturalHeight}`;
-  });
-  let [row, rows] = [0, 0];
-  return {
-    node,
-    img,
-    /** @param {Part} part @param {DataView[]} buffers */
-    apply(part, buffers) {
-      swap(img, pngUrl(buffers[part.picture ?? 0]));
-      [row, rows] = [part.row ?? 0, part.rows ?? 0];
-    },
-    /** @param {boolean} running */
-    settle(running) {
-      const growing = row < rows;
-      frame.classList.toggle("chm-growing", growing && running);
-      frame.classList.toggle("chm-unfinished", growing && !running);
-      frame.style.setProperty("--drawn", rows ? `${(100 * row) / rows}%` : "100%");
-      progress.textContent = growing ? `row ${Math.min(row + Number(running), rows)}/${rows}` : "";
-      img.alt = mine
-        ? "Your picture"
-        : growing
-          ? `Picture ${running ? "being drawn" : "left unfinished"}, ${row} of ${rows} rows`
-          : "Picture drawn by the model";
-      node.setAttribute("aria-hidden", String(growing && running));
-    },
-  };
-}
+const COMING = "…"; // in place of an inspector's model id, while the model looks
 
 /** @param {Acts} acts */
 export function exchangeView(acts) {
@@ -93,6 +26,7 @@ export function exchangeView(acts) {
   const now = { key: 0, about: "", error: "", running: false };
   const userParts = element("div.chm-bubble");
   const edit = button("Edit this message", "edit", startEdit);
+  const wordings = walker("wording", (key) => walk(key, "messages"));
   const userRow = element(
     "div.chm-user",
     element("span.chm-sr", { text: "You: " }),
@@ -102,10 +36,24 @@ export function exchangeView(acts) {
   const replyParts = element("div.chm-reply");
   const waiting = element("div.chm-waiting", { "aria-hidden": "true" }, element("i"), element("i"), element("i"));
   const about = element("span.chm-about");
+  const replies = walker("reply", (key) => walk(key, "replies"));
+  const proceed = tool("Continue this reply", "proceed", () => act("proceed"), { class: "chm-button chm-proceed" });
+  proceed.append("Continue");
   const copy = button("Copy the text", "copy", () => copyText(replyText()));
-  const again = button("Regenerate", "again", retry);
-  const foot = element("div.chm-foot", about, element("div.chm-actions", copy, again));
+  const again = button("Regenerate", "again", () => act("again"));
+  const best = tool(`Draw ${acts.offers.best} to choose from`, "best", () => act("best"));
+  const look = tool("Look inside", "look", inspect, { "aria-expanded": "false" });
+  const facts = element("dl.chm-facts", { hidden: true });
+  const how = toggle("How it was made", null, (on) => (facts.hidden = !on), { class: "chm-button chm-how" });
+  const foot = element(
+    "div.chm-foot",
+    replies.node,
+    about,
+    proceed,
+    element("div.chm-actions", copy, again, best, look, how),
+  );
   const alert = element("div.chm-alert", { role: "alert", hidden: true });
+  const inside = element("div.chm-inside", { hidden: true });
   const replyRow = element(
     "div.chm-model",
     element("span.chm-sr", { text: "Model: " }),
@@ -113,11 +61,19 @@ export function exchangeView(acts) {
     waiting,
     alert,
     foot,
+    facts,
+    inside,
   );
-  const node = element("div.chm-exchange", userRow, replyRow);
+  const node = element("div.chm-exchange", userRow, wordings.node, replyRow);
   /** @type {{user: any[], reply: any[]}} */
   const blocks = { user: [], reply: [] };
-  let last = false;
+
+  /** @param {number} key @param {"messages" | "replies"} from */
+  function walk(key, from) {
+    const keys = variants[from];
+    acts.walk(key, from, keys.indexOf(key) < keys.indexOf(now.key) ? -1 : 1);
+  }
+  let variants = { messages: /** @type {number[]} */ ([]), replies: /** @type {number[]} */ ([]) };
 
   function replyText() {
     return blocks.reply
@@ -126,9 +82,16 @@ export function exchangeView(acts) {
       .trim();
   }
 
-  function retry() {
-    acts.request({ kind: "again", key: now.key });
+  /** @param {"again" | "best" | "proceed"} what */
+  function act(what) {
+    if (what === "again") acts.request({ kind: "again", key: now.key });
+    else if (what === "best") acts.request({ kind: "best", key: now.key, count: acts.offers.best });
+    else acts.request({ kind: "proceed", key: now.key });
     acts.focusComposer();
+  }
+
+  function inspect() {
+    acts.request({ kind: "inspect", key: now.key, open: !now.inspector });
   }
 
   function startEdit() {
@@ -164,7 +127,7 @@ export function exchangeView(acts) {
         "div.chm-row",
         field.attach,
         field.files,
-        element("span.chm-hint", { text: "What comes after this message will be forgotten." }),
+        element("span.chm-hint", { text: "This begins another branch; what is there stays." }),
         button("Cancel", null, finish),
         button("Send", null, send, { class: "chm-button chm-primary" }),
       ),
@@ -181,7 +144,7 @@ export function exchangeView(acts) {
     blocks.user.forEach((block) => block.settle(false));
     blocks.reply.forEach((block, at) => block.settle(running && at === blocks.reply.length - 1));
     node.dataset.state = now.state?.name ?? "done";
-    waiting.hidden = !(running && now.state?.name === "reading");
+    waiting.hidden = !(running && !blocks.reply.length);
     const empty = !running && !blocks.reply.length && !now.error;
     const notes = { stopped: "Stopped before the first word.", done: "No reply." };
     replyRow.classList.toggle("chm-empty-reply", empty);
@@ -193,37 +156,74 @@ export function exchangeView(acts) {
       alert.dataset.text = now.error;
       alert.replaceChildren(...(now.error ? [element("p", { text: now.error })] : []));
       if (now.error && blocks.user.length)
-        alert.append(button("Retry", "again", retry, { class: "chm-button chm-retry" }));
+        alert.append(button("Retry", "again", () => act("again"), { class: "chm-button chm-retry" }));
     }
-    foot.hidden = running || Boolean(now.error && !blocks.reply.length);
+    foot.hidden = running || Boolean(now.error && !blocks.reply.length && variants.replies.length < 2);
+    proceed.hidden = !now.resumable;
     copy.hidden = !replyText();
-    again.hidden = !last || !blocks.user.length || Boolean(now.error);
+    again.hidden = !blocks.user.length || Boolean(now.error);
+    best.hidden = !acts.offers.best || again.hidden;
+    look.hidden = !acts.offers.inspect || !blocks.reply.length;
+    how.hidden = !now.facts?.length;
     edit.hidden = !blocks.user.length;
+  }
+
+  function showFacts() {
+    facts.replaceChildren(
+      ...(now.facts ?? []).map(([name, value]) =>
+        element("div", element("dt", { text: name }), element("dd", { text: value })),
+      ),
+    );
+  }
+
+  function showInside() {
+    const id = now.inspector ?? "";
+    inside.hidden = !id;
+    look.setAttribute("aria-expanded", String(Boolean(id)));
+    const label = id ? "Close the inspector" : "Look inside";
+    look.setAttribute("aria-label", label);
+    look.title = label;
+    if (!id) inside.replaceChildren();
+    else if (id === COMING) inside.replaceChildren(element("p.chm-hint", { text: "Looking inside …" }));
+    else if (inside.dataset.of !== id) {
+      acts.nest(id, inside).catch((error) => inside.replaceChildren(element("p.chm-hint", { text: error.message })));
+    }
+    inside.dataset.of = id;
   }
 
   return {
     node,
     now,
+    replyRow,
+    /** Puts the reply back to its message, from the strip in which it could be chosen. */
+    restore() {
+      if (replyRow.parentNode !== node) node.append(replyRow);
+    },
     /** @param {News} news @param {DataView[]} buffers */
     apply(news, buffers) {
       Object.assign(now, news);
       for (const side of /** @type {const} */ (["user", "reply"])) {
         const holder = side === "user" ? userParts : replyParts;
         for (const part of news[side] ?? []) {
-          blocks[side][part.at] ??=
-            part.picture === undefined ? textBlock(holder) : pictureBlock(holder, side === "user");
-          if (part.picture === undefined) blocks[side][part.at].apply(part, Boolean(now.running));
-          else blocks[side][part.at].apply(part, buffers);
+          blocks[side][part.at] ??= part.text === undefined ? pictureBlock(holder, side === "user") : textBlock(holder);
+          if (part.text === undefined) blocks[side][part.at].apply(part, buffers);
+          else blocks[side][part.at].apply(part, Boolean(now.running));
         }
       }
+      if (news.facts) showFacts();
+      if (news.inspector !== undefined) showInside();
       settle();
     },
-    /** @param {boolean} isLast */
-    mark(isLast) {
-      if (isLast !== last) {
-        last = isLast;
-        settle();
-      }
+    /** @param {{messages: number[], replies: number[]}} beside what stands beside it, by key */
+    branch(beside) {
+      variants = beside;
+      wordings.show(beside.messages, now.key);
+      replies.show(beside.replies, now.key);
+      settle();
+    },
+    /** @param {"messages" | "replies"} from @param {1 | -1} by */
+    focusWalker(from, by) {
+      (from === "messages" ? wordings : replies).focus(by);
     },
   };
 }

@@ -1,7 +1,19 @@
-// The settings of the next reply: a slider for each, and the seed.
+// The settings of the next reply: a slider for each, which shows the value that will be used, and the seed.
 
 import { button, element } from "../frame/dom.js";
 import { settingWords } from "./words.js";
+
+let ids = 0;
+
+/**
+ * @typedef {object} Range
+ * @property {string} label
+ * @property {number} min
+ * @property {number} max
+ * @property {number} step
+ * @property {string} hint
+ * @property {number | null} [own] value that the stream uses by itself, where it tells
+ */
 
 /** @param {import("../frame/line.js").Model} model @param {{lastSeed: () => number | null, close: () => void}} hooks */
 export function settingsPanel(model, { lastSeed, close }) {
@@ -20,37 +32,50 @@ export function settingsPanel(model, { lastSeed, close }) {
     refreshers.forEach((each) => each());
   }
 
-  for (const [name, range] of Object.entries(model.get("ranges") ?? {})) {
-    const id = `chm-${name}-${Math.random().toString(36).slice(2, 8)}`;
+  const ranges = /** @type {Record<string, Range>} */ (model.get("ranges") ?? {});
+  for (const [name, range] of Object.entries(ranges)) node.append(slider(name, range));
+
+  /** @param {string} name @param {Range} range */
+  function slider(name, range) {
+    const id = `chm-setting-${(ids += 1)}`;
+    const middle = (range.min + range.max) / 2;
     const output = element("output", { for: id });
-    const slider = element("input", {
+    const input = element("input", {
       id,
       type: "range",
       min: range.min,
       max: range.max,
       step: range.step,
-      on: { input: () => set({ [name]: Number(slider.value) }) },
+      on: { input: () => set({ [name]: Number(input.value) }) },
     });
-    node.append(
-      element(
-        "div.chm-setting",
-        element("label", { for: id, text: range.label, title: range.hint }),
-        output,
-        slider,
-        element("span.chm-hint", { text: range.hint }),
-      ),
-    );
+    const own = button("Model's own", null, () => set({ [name]: null }), { class: "chm-button chm-own" });
+    own.setAttribute("aria-label", `${range.label}: the model's own`);
+    const hint = element("span.chm-hint");
+    const choose = button("Choose a value", null, () => set({ [name]: middle }), { class: "chm-button chm-own" });
     refreshers.push(() => {
-      const value = model.get("settings")[name];
-      slider.value = String(value ?? (range.min + range.max) / 2);
-      slider.classList.toggle("chm-unset", value === null || value === undefined);
-      slider.style.setProperty("--part", String((Number(slider.value) - range.min) / (range.max - range.min)));
-      output.textContent = settingWords(value ?? null, range.step);
+      const value = model.get("settings")[name] ?? null;
+      const effective = value ?? range.own ?? null;
+      input.value = String(effective ?? middle);
+      // The browser rounds to the step: the words tell the value that is used
+      output.textContent = settingWords(effective, range.step);
+      hint.textContent = [range.hint, value === null ? "the model's own" : ""].filter(Boolean).join(" · ");
+      input.hidden = effective === null;
+      choose.hidden = effective !== null;
+      own.hidden = value === null;
     });
+    return element(
+      "div.chm-setting",
+      element("label", { for: id, text: range.label, title: range.hint }),
+      output,
+      input,
+      choose,
+      hint,
+      own,
+    );
   }
 
   if ("seed" in initial) {
-    const id = `chm-seed-${Math.random().toString(36).slice(2, 8)}`;
+    const id = `chm-setting-${(ids += 1)}`;
     const seed = element("input", {
       id,
       type: "number",
@@ -88,6 +113,29 @@ export function settingsPanel(model, { lastSeed, close }) {
   );
   node.addEventListener("keydown", (event) => {
     if (event.key === "Escape") close();
+  });
+  refresh();
+  model.on("change:settings", refresh);
+  return { node, dispose: () => model.off("change:settings", refresh) };
+}
+
+/**
+ * What the next reply may hold, as a list to choose from.
+ * @param {import("../frame/line.js").Model} model @param {Record<string, string>} modalities in words, by name
+ */
+export function modalityChoice(model, modalities) {
+  const names = Object.keys(modalities);
+  const node = element(
+    "select.chm-modality",
+    { "aria-label": "What the reply may hold", title: "What the reply may hold", hidden: !names.length },
+    ...names.map((name) => element("option", { value: name, text: modalities[name] })),
+  );
+  const refresh = () => {
+    node.value = model.get("settings").modality ?? "free";
+  };
+  node.addEventListener("change", () => {
+    model.set("settings", { ...model.get("settings"), modality: node.value === "free" ? null : node.value });
+    model.save_changes();
   });
   refresh();
   model.on("change:settings", refresh);

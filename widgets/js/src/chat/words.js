@@ -18,13 +18,17 @@ export function sentences(text) {
  * @returns {[string, string]}
  */
 export function lampWords(state) {
+  const room = state?.room === undefined ? "" : ` · room left ${state.room.toLocaleString("en")}`;
   switch (state?.name) {
     case "reading":
       return ["reading", "Reading"];
     case "writing":
-      return ["writing", "Writing"];
+      return ["writing", room ? `Words${room}` : "Writing"];
     case "drawing":
-      return ["drawing", `Drawing row ${state.row} of ${state.rows}`];
+      return [
+        "drawing",
+        state.codes ? `Picture ${state.codes.join("/")}${room}` : `Drawing row ${state.row} of ${state.rows}`,
+      ];
     case "stopped":
       return ["stopped", "Stopped"];
     case "error":
@@ -35,11 +39,9 @@ export function lampWords(state) {
 }
 
 /**
- * A slider's value in words; null is the model's own.
+ * A slider's value in words; null where nobody tells.
  * @param {number | null} value
  * @param {number} step
  */
 export const settingWords = (value, step) =>
-  value === null
-    ? "default"
-    : value.toFixed(step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2);
+  value === null ? "" : value.toFixed(step >= 1 ? 0 : step >= 0.1 && step * 10 === Math.round(step * 10) ? 1 : 2);

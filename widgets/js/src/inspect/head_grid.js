@@ -2,7 +2,7 @@
 
 import { element, press } from "../frame/dom.js";
 import { moved } from "../images/code_grid.js";
-import { percentage, ROLLOUT } from "./reading.js";
+import { percentage, RELEVANCE, ROLLOUT } from "./reading.js";
 
 /**
  * @param {object} hooks
@@ -11,6 +11,12 @@ import { percentage, ROLLOUT } from "./reading.js";
  */
 export function headGrid({ choose, point }) {
   const all = element("button.chm-inspect-all", { type: "button", text: "all", title: "Rollout through all layers" });
+  const relevance = element("button.chm-inspect-all", {
+    type: "button",
+    text: "×∇",
+    title: "Attention × gradient: of what was read, what spoke for the token",
+    "aria-label": "Attention times gradient",
+  });
   const grid = element("div.chm-inspect-heads", { role: "grid", "aria-label": "Layers (down) and heads (across)" });
   let [layers, heads, home] = [0, 0, 0];
   let cells = /** @type {HTMLElement[]} */ ([]);
@@ -24,6 +30,7 @@ export function headGrid({ choose, point }) {
   /** @param {number} layer @param {number} head */
   function mark(layer, head) {
     press(all, layer === ROLLOUT);
+    press(relevance, layer === RELEVANCE);
     cells.forEach((cell, at) => press(cell, at === layer * heads + head));
   }
 
@@ -34,6 +41,7 @@ export function headGrid({ choose, point }) {
   }
 
   all.addEventListener("click", () => lock(ROLLOUT, 0));
+  relevance.addEventListener("click", () => lock(RELEVANCE, 0));
   grid.addEventListener("click", ({ target }) => {
     const head = place(target);
     if (head) lock(head.layer, head.head);
@@ -53,9 +61,10 @@ export function headGrid({ choose, point }) {
   });
 
   return {
-    node: element("div.chm-inspect-headbox", all, grid),
-    /** @param {number} down layers @param {number} across heads */
-    shape(down, across) {
+    node: element("div.chm-inspect-headbox", element("div.chm-inspect-rolled", all, relevance), grid),
+    /** @param {number} down layers @param {number} across heads @param {{layer: number, head: number}} locked */
+    shape(down, across, locked) {
+      if (down === layers && across === heads) return; // another document of the same model
       [layers, heads, home] = [down, across, 0];
       grid.style.setProperty("--heads", String(heads));
       cells = [];
@@ -79,7 +88,7 @@ export function headGrid({ choose, point }) {
           ),
         ),
       );
-      mark(ROLLOUT, 0);
+      mark(locked.layer, locked.head);
     },
     /** How each head's row falls on words, patches, sinks, others. @param {number[][][]} shares */
     paint(shares) {

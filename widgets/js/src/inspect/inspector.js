@@ -1,16 +1,35 @@
 // The inspector: a document with each word and patch to point at, where the model looked, and what it thought there.
 
-import { button, element, press, pressed, toggle } from "../frame/dom.js";
+import { button, download, element, press, pressed, toggle } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { numbers } from "../frame/line.js";
+import { branchTree } from "./branch_tree.js";
 import { documentView } from "./document_view.js";
+import { findings } from "./findings.js";
 import { headGrid } from "./head_grid.js";
-import { percentage, plainWords, ROLLOUT, sharesOf, strengths } from "./reading.js";
+import { knockPanel } from "./knock_panel.js";
+import {
+  changeStrengths,
+  named,
+  nats,
+  percentage,
+  plainWords,
+  RELEVANCE,
+  ROLLOUT,
+  sharesOf,
+  strengths,
+} from "./reading.js";
+import { ribbon } from "./ribbon.js";
 import { rowStore } from "./row_store.js";
 import { tokenDetail } from "./token_detail.js";
 
 const WIDE = 720; // pixels from which on the heads and the token stand beside the document
 const CAUTION = "Raw attention shows where a head looked, not what mattered; knock a token out to measure.";
+const ABSENT = "not looked up before this page was saved";
+const NO_KERNEL =
+  "The kernel does not answer: it is busy, or it was restarted. Then run the cell again; what is here stays.";
+const KEYS =
+  "Arrows move between words and cells · Enter chooses · k knocks out · x cuts the locked head’s edge · r draws anew from here · Esc lets go";
 
 /** @typedef {"from" | "before" | "by"} Way whether the row of a token is read, of the one before it, or its column */
 /** @type {[Way, string, string][]} */
@@ -22,68 +41,123 @@ const WAYS = [
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
-  let facts = /** @type {import("./messages.js").InspectedDocument | null} */ (null);
-  let [logs, entropies] = [new Float32Array(), new Float32Array()];
-  let state = { doing: "", trouble: "" };
+  const recorded = Boolean(context.model.get("recorded")); // a page without a kernel
+  const store = findings();
+  let doc = /** @type {import("./findings.js").Opened | null} */ (null);
+  let tree = /** @type {import("./messages.js").BranchTree} */ ({ kind: "branches", branches: [], visible: 0 });
+  let visible = 0;
+  let state = /** @type {{doing: string, trouble: string, drawing: number | null}} */ ({
+    doing: "",
+    trouble: "",
+    drawing: null,
+  });
   let pointed = /** @type {number | null} */ (null);
-  let selected = /** @type {number | null} */ (null);
   let choice = /** @type {number | null} */ (null); // chosen here, and not yet known to have arrived
   let lock = { layer: ROLLOUT, head: 0 };
   let preview = /** @type {typeof lock | null} */ (null);
   let way = /** @type {Way} */ ("from");
-  const changes = /** @type {Map<number, Map<number, number | null>>} */ (new Map()); // by token, by what it lacked
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").InspectorMessage>} */
   const receive = {
-    document: open,
+    document(message, buffers) {
+      if (store.documents.has(message.branch)) return; // it stays the same; another view has greeted
+      const [logs, entropies] = [numbers(Float32Array, buffers[0]), numbers(Float32Array, buffers[1])];
+      const images = buffers.slice(2);
+      store.documents.set(message.branch, { facts: message, logs, entropies, images, selected: null, out: new Set() });
+      if (message.branch === visible) open();
+    },
+    branches(message) {
+      const fresh = message.branches.length > tree.branches.length || message.visible !== tree.visible;
+      tree = message;
+      if (fresh) visible = message.visible;
+      open();
+    },
+    selection({ branch, position }) {
+      const one = store.documents.get(branch);
+      if (!one || (choice !== null && position !== choice)) return;
+      one.selected = position;
+      if (one === doc) select(position);
+    },
     state(message) {
       state = message;
       if (message.trouble) rows.forget();
     },
-    rows({ layer, heads, position, way }, buffers) {
-      heads.forEach((head, at) => rows.put({ way, layer, head, position }, numbers(Float32Array, buffers[at])));
+    rows({ branch, layer, heads, position, way }, buffers) {
+      heads.forEach((head, at) => rows.put({ branch, way, layer, head, position }, numbers(Float32Array, buffers[at])));
       rows.proceed();
       paint();
     },
+    rollouts({ branch }, [most, codes]) {
+      rows.putRollouts(
+        branch,
+        numbers(Float32Array, most),
+        new Uint8Array(codes.buffer, codes.byteOffset, codes.byteLength),
+      );
+    },
     detail(message, buffers) {
-      if (choice !== null && message.position !== choice) return;
-      if (message.position !== selected) select(message.position);
-      detail.receive(message, buffers);
-      heads.paint(message.shares);
+      store.putDetail(message, buffers);
+      if (message.branch === visible && message.position === doc?.selected) showDetail();
     },
-    lens: ({ image, layer }, [png]) => view.lens(image, layer, png),
-    knockout({ position, of, nats }) {
-      changesOf(of).set(position, nats);
-      tellEffects();
+    lens(message, [png]) {
+      store.putLens(message, png);
+      if (message.branch === visible) view.lens(message.image, message.layer, png);
     },
+    parts(message) {
+      store.putParts(message);
+      if (message.branch === visible && message.position === doc?.selected) detail.parts.show(message);
+    },
+    knockout({ branch, positions }, [changes]) {
+      store.putChanges(branch, positions, numbers(Float32Array, changes));
+      paint();
+    },
+    knocked(message, buffers) {
+      store.putKnocked(message, buffers);
+      paint();
+    },
+    cut({ branch, layer, head, source, of, nats }) {
+      const facts = store.documents.get(branch)?.facts;
+      if (facts)
+        panel.cut(`${branch} ${layer} ${head} ${source} ${of}`, cutWords(facts, layer, head, source, of), nats);
+    },
+    page: ({ name }, [page]) => download(name, new Blob([/** @type {any} */ (page)], { type: "text/html" })),
   };
   const page = frame(context, {
     label: "Inspector",
     kind: "inspect",
     receive,
     refresh,
-    ready: () => facts !== null,
+    ready: () => doc !== null,
     state() {
+      if (recorded) return ["idle", "A saved page, without a kernel"];
+      if (state.drawing !== null) return ["drawing", `${state.doing} · ${state.drawing} tokens`];
       if (state.doing) return ["working", state.doing];
       return page.notice || state.trouble ? ["error", "Error"] : ["idle", "Ready"];
     },
-    trouble: () => [state.trouble],
+    trouble: () => [page?.silent ? NO_KERNEL : state.trouble],
+    repaint: () => strip.paint(),
   });
-  const rows = rowStore(({ way, layer, head, position }) => {
-    page.request({ kind: "rows", way, layer, head, position });
+  const rows = rowStore(({ branch, way, layer, head, position }) => {
+    page.request({ kind: "rows", branch, way, layer, head, position });
   });
   const view = documentView({
-    point(at) {
-      pointed = at;
-      paint();
+    point,
+    choose: (at) => (pressed(knocking) ? knock(at) : pressed(cutting) ? cut(at) : choose(at)),
+    key,
+    lens(image, layer) {
+      const png = store.lens(visible, image, layer);
+      if (png) view.lens(image, layer, png);
+      else ask({ kind: "lens", image, layer });
     },
-    choose: (at) => (pressed(knocking) ? knock(at) : choose(at)),
-    knock,
-    lens: (image, layer) => page.ask({ kind: "lens", image, layer }),
   });
+  const strip = ribbon(point, (at) => {
+    choose(at);
+    view.focus(at);
+  });
+  const branches = branchTree(show);
   const heads = headGrid({
     choose(layer, head) {
       lock = { layer, head };
+      page.refresh();
       paint();
     },
     point(head) {
@@ -91,11 +165,43 @@ function render(context) {
       paint();
     },
   });
-  const detail = tokenDetail();
-  const readout = element("div.chm-inspect-readout");
-  const knocking = toggle("Knock out", null, () => page.refresh(), {
-    title: "Tokens you click now are hidden from all others, one at a time (or press k on one)",
+  const detail = tokenDetail({
+    force: (token) => ask({ kind: "force", position: doc?.selected, token }),
+    resample: () => ask({ kind: "resample", position: doc?.selected }),
+    parts: wantParts,
+    point(head) {
+      preview = head;
+      paint();
+    },
   });
+  const panel = knockPanel({
+    restore: knock,
+    clear() {
+      doc?.out.clear();
+      paint();
+    },
+    answer: () => ask({ kind: "answer", positions: [...(doc?.out ?? [])] }),
+  });
+  const readout = element("div.chm-inspect-readout");
+  const knocking = toggle(
+    "Knock out",
+    null,
+    (on) => {
+      if (on) press(cutting, false);
+      page.refresh();
+      paint();
+    },
+    { title: "Tokens you click now are hidden from all others, together (or press k on one)" },
+  );
+  const cutting = toggle(
+    "Cut an edge",
+    null,
+    (on) => {
+      if (on) press(knocking, false);
+      page.refresh();
+    },
+    { title: "The locked head can no longer read the token you click, to choose the chosen one (or press x on one)" },
+  );
   const group = `chm-way-${Math.random().toString(36).slice(2, 8)}`;
   const ways = WAYS.map(([name, words, title]) => {
     const input = element("input", { type: "radio", name: group, value: name });
@@ -106,113 +212,252 @@ function render(context) {
     });
     return element("label", { title }, input, element("span", { text: words }));
   });
+  const lines = toggle("Lines", null, paint, { title: "Lines to the tokens it looked at most" });
   const heat = toggle("Surprise", null, (on) => view.surprising(on), {
     title: "How surprising each patch was (−log p)",
   });
+  const save = button("Save as a page that needs no kernel", "save", () => page.ask({ kind: "page" }));
+  const stop = button("Stop", "stop", () => page.ask({ kind: "stop" }));
+  stop.append("Stop");
   const hint = element("p.chm-inspect-hint", { role: "status" });
   const body = element(
     "div.chm-inspect-body",
     { hidden: true },
     element(
       "div.chm-inspect-left",
+      branches.node,
+      strip.node,
       view.node,
       readout,
       element(
         "div.chm-inspect-legend",
         element("span", element("i.chm-inspect-patches"), "where it looked, by the strongest that is no sink"),
         element("span", element("i.chm-inspect-line"), "surprise (−log p, full at 8 nats)"),
+        element("span", element("i.chm-inspect-entropy"), "entropy before it (nats)"),
       ),
+      element("p.chm-inspect-keys", { text: KEYS }),
     ),
     element(
       "aside.chm-inspect-aside",
       { "aria-label": "Heads, and the chosen token" },
       element("div", element("b.chm-inspect-title", { text: "Layer (down) and head (across)" }), heads.node, legend()),
-      detail.node,
-      element("p.chm-inspect-caution", CAUTION, " ", knocking),
+      element("p.chm-inspect-caution", CAUTION, " ", element("span", knocking, cutting)),
       hint,
+      panel.node,
+      detail.node,
     ),
   );
 
-  /** @param {import("./messages.js").InspectedDocument} message @param {DataView[]} buffers */
-  function open(message, buffers) {
-    if (facts) return; // it stays the same; another view has greeted
-    facts = message;
-    [logs, entropies] = [numbers(Float32Array, buffers[0]), numbers(Float32Array, buffers[1])];
-    view.show(message, logs, buffers.slice(2));
-    heads.shape(message.layers, message.heads);
-    layout();
+  /** @param {number | null} at */
+  function point(at) {
+    pointed = at;
+    paint();
   }
 
-  /** @param {number} of */
-  function changesOf(of) {
-    const lacks = changes.get(of) ?? new Map();
-    changes.set(of, lacks);
-    return /** @type {Map<number, number | null>} */ (lacks);
+  /** Asks about the visible document. @param {{kind: string, [field: string]: any}} content */
+  function ask(content) {
+    return page.ask({ branch: visible, ...content });
+  }
+
+  /** Shows the visible document, if it is here. */
+  function open() {
+    branches.show(tree.branches, visible);
+    const next = store.documents.get(visible);
+    if (!next || next === doc) return;
+    doc = next;
+    pointed = null;
+    view.show(doc.facts, doc.logs, doc.images);
+    strip.show(doc.logs, doc.entropies);
+    heads.shape(doc.facts.layers, doc.facts.heads, lock);
+    detail.allow(doc.facts.branches && !recorded);
+    layout();
+    select(doc.selected);
+  }
+
+  /** @param {number} branch */
+  function show(branch) {
+    if (branch === visible) return;
+    const before = doc?.selected ?? null;
+    visible = branch;
+    const next = store.documents.get(branch);
+    if (next && next.selected === null && before !== null && before < next.logs.length) next.selected = before;
+    open();
+    page.request({ kind: "show", branch, note: true });
+    if (next?.selected !== null && next?.selected !== undefined) choose(next.selected);
   }
 
   /** @param {number} at */
   function choose(at) {
     choice = at;
+    if (doc) doc.selected = at;
     select(at);
-    page.ask({ kind: "select", position: at }).then(() => {
+    const note = store.detail(visible, at) !== undefined;
+    if (recorded && !note) return detail.say(`Its alternatives were ${ABSENT}.`);
+    (note ? page.request : page.ask)({ kind: "select", branch: visible, position: at, note }).then(() => {
       if (choice === at) choice = null;
     });
   }
 
   /** @param {number | null} at */
   function select(at) {
-    selected = at;
-    detail.choose(at === null ? null : (facts?.tokens[at] ?? null), logs[at ?? 0], entropies[at ?? 0]);
-    tellEffects();
+    detail.choose(
+      at === null || !doc ? null : (doc.facts.tokens[at] ?? null),
+      doc?.logs[at ?? 0] ?? 0,
+      doc?.entropies[at ?? 0] ?? 0,
+    );
+    heads.paint([]);
+    showDetail();
     paint();
+  }
+
+  function showDetail() {
+    const at = doc?.selected ?? null;
+    const answer = at === null ? undefined : store.detail(visible, at);
+    if (!answer) return;
+    detail.receive(answer.message, answer.buffers);
+    heads.paint(answer.message.shares);
+    knockedNow = null;
+    paint();
+  }
+
+  function wantParts() {
+    const at = doc?.selected ?? null;
+    if (at === null) return;
+    const sums = store.parts(visible, at);
+    if (sums) return detail.parts.show(sums);
+    if (recorded) return detail.parts.say(`What adds up was ${ABSENT}.`);
+    detail.parts.wait();
+    ask({ kind: "parts", position: at });
+  }
+
+  /** @param {string} name @param {number} at */
+  function key(name, at) {
+    if (name === "k") {
+      if (!pressed(knocking)) knocking.click();
+      knock(at);
+    } else if (name === "x") cut(at);
+    else if (name === "r") {
+      if (at) ask({ kind: "resample", position: at });
+    } else if (name === "Escape") letGo();
+    else return false;
+    return true;
+  }
+
+  function letGo() {
+    if (state.drawing !== null) ask({ kind: "stop" });
+    press(knocking, false);
+    press(cutting, false);
+    choice = null;
+    if (doc) doc.selected = null;
+    select(null);
+    page.request({ kind: "select", branch: visible, position: null, note: true });
+    page.refresh();
   }
 
   /** @param {number} at */
   function knock(at) {
-    if (selected === null) page.tell("Choose a token first, then knock out one that stands before it.");
-    else if (at >= selected) page.tell("Only tokens before the chosen one can matter to it: knock out an earlier one.");
-    else if (typeof changesOf(selected).get(at) !== "number") {
-      changesOf(selected).set(at, null);
-      tellEffects();
-      page.ask({ kind: "without", position: at, of: selected });
+    if (!doc) return;
+    if (!doc.out.delete(at)) doc.out.add(at);
+    paint();
+  }
+
+  /** @param {number} at */
+  function cut(at) {
+    const of = doc?.selected ?? null;
+    if (lock.layer < 0) return page.tell("Lock a head first: press one in the grid of layers and heads.");
+    if (of === null || !doc) return page.tell("Choose a token first, then cut the edge to one that stands before it.");
+    if (at >= of - 1) return page.tell("An edge leads to a token before the one from which the chosen one was picked.");
+    const { layer, head } = lock;
+    panel.cut(`${visible} ${layer} ${head} ${at} ${of}`, cutWords(doc.facts, layer, head, at, of), null);
+    ask({ kind: "cut", layer, head, source: at, of });
+  }
+
+  let question = ""; // the knock-out that was asked for last
+  let knockedNow = /** @type {any} */ (null); // the alternatives under a knock-out that are on the page
+
+  /** The changes of the present knock-out; asked for where they are not here. */
+  function knockOut() {
+    const out = doc?.out ?? new Set();
+    if (!doc || !pressed(knocking) || !out.size) return null;
+    const at = doc.selected || null;
+    const changes = store.changes(visible, out);
+    const knocked = at === null ? undefined : store.knocked(visible, at, out);
+    const name = `${visible} ${at} ${[...out].sort((a, b) => a - b).join(" ")}`;
+    if ((!changes || (at !== null && !knocked)) && question !== name && !recorded) {
+      question = name;
+      ask({ kind: "without", positions: [...out], of: at });
     }
-  }
-
-  function tellEffects() {
-    const measured = [...(selected === null ? [] : changesOf(selected))].reverse();
-    detail.effects(
-      measured.flatMap(([at, change]) =>
-        facts ? [/** @type {[any, number | null]} */ ([facts.tokens[at], change])] : [],
-      ),
-    );
-    mark();
-  }
-
-  function mark() {
-    view.mark(pointed, selected, new Set(selected === null ? [] : changesOf(selected).keys()));
+    return { changes, knocked };
   }
 
   function paint() {
-    mark();
+    if (!doc) return;
+    const { facts, selected, out } = doc;
+    const effect = knockOut();
+    const scale = effect?.changes ? changeStrengths(effect.changes) : null;
+    view.mark(pointed, selected, pressed(knocking) ? out : new Set());
+    strip.mark(pointed ?? selected);
+    const may = facts.branches && !recorded;
+    panel.show(
+      pressed(knocking),
+      facts.tokens,
+      [...out].sort((a, b) => a - b),
+      selected,
+      { changes: effect?.changes, most: scale?.most ?? 1, may },
+    );
+    if ((effect?.knocked ?? null) !== knockedNow) {
+      knockedNow = effect?.knocked ?? null;
+      detail.knock(knockedNow?.message ?? null, knockedNow?.buffers);
+    }
     const at = pointed ?? selected;
-    if (!facts || at === null) {
-      view.paint(null);
-      return readout.replaceChildren("Point at a word or a patch.");
+    body.classList.toggle("chm-inspect-changes", effect !== null);
+    if (effect) {
+      if (scale) view.paint(scale.heat);
+      view.draw(null, null);
+      if (at === null || !effect.changes)
+        return readout.replaceChildren(effect.changes ? "Point at a word or a patch." : "Measuring…");
+      return readout.replaceChildren(
+        element("b", { text: named(facts.tokens[at]) }),
+        `: ${changeOf(effect.changes[at])}`,
+      );
     }
+    paintAttention(facts, at);
+  }
+
+  /** @param {import("./messages.js").InspectedDocument} facts @param {number | null} at */
+  function paintAttention(facts, at) {
+    /** @param {...(Node | string)} words */
+    const nothing = (...words) => {
+      view.paint(null);
+      view.draw(null, null);
+      readout.replaceChildren(...words);
+    };
+    if (at === null) return nothing("Point at a word or a patch.");
     const head = preview ?? lock;
-    const position = way === "before" ? at - 1 : at;
-    if (position < 0) {
-      view.paint(null);
-      return readout.replaceChildren("Nothing comes before the first token.");
-    }
-    const row = rows.get({ way: way === "by" ? "by" : "from", ...head, position });
+    const relevant = head.layer === RELEVANCE;
+    const position = way === "before" && !relevant ? at - 1 : at;
+    if (position < 0 || (relevant && !at)) return nothing("Nothing comes before the first token.");
+    const direction = way === "by" && !relevant ? "by" : "from";
+    const place = { branch: visible, way: /** @type {"by" | "from"} */ (direction), ...head, position };
+    const where =
+      head.layer === ROLLOUT
+        ? "All layers"
+        : relevant
+          ? "Attention × gradient"
+          : `Layer ${head.layer}, head ${head.head}`;
+    const row = rows.get(place, recorded);
+    if (!row && recorded)
+      return nothing(`${where} of `, element("b", { text: named(facts.tokens[at]) }), `: ${ABSENT}.`);
     if (!row) return; // what is painted stays until it is here
-    view.paint(strengths(row, way === "by" ? position : 0, facts.tokens));
-    const where = head.layer === ROLLOUT ? "All layers" : `Layer ${head.layer}, head ${head.head}`;
-    const verb = { from: "looked at from", before: "looked at to choose", by: "read later" }[way];
+    const painted = strengths(row, direction === "by" ? position : 0, facts.tokens);
+    view.paint(painted);
+    view.draw(pressed(lines) ? at : null, painted);
+    const verb = relevant
+      ? "what spoke for"
+      : { from: "looked at from", before: "looked at to choose", by: "read later" }[way];
     const shares = sharesOf(row, facts.tokens);
     const falls =
-      way === "by"
+      direction === "by" || relevant
         ? ""
         : `: words ${percentage(shares[0])} · patches ${percentage(shares[1])} · sinks ${percentage(shares[2])} · other ${percentage(shares[3])}`;
     readout.replaceChildren(
@@ -223,41 +468,57 @@ function render(context) {
   }
 
   function refresh() {
-    body.hidden = !facts;
-    hint.textContent = !pressed(knocking)
-      ? ""
-      : selected === null
-        ? "Choose a token, then press “Knock out” and click what it may not see."
-        : "Click the tokens to knock out, each by itself.";
+    body.hidden = !doc;
+    const drawing = state.drawing !== null;
+    if (stop.hidden === drawing) stop.hidden = !drawing;
+    const text = pressed(cutting)
+      ? lock.layer < 0
+        ? "Lock a head: press one above. Then click the token that it may not read."
+        : "Click the token that this head may not read when the chosen token is picked."
+      : "";
+    if (hint.textContent !== text) hint.textContent = text;
   }
 
   function layout() {
     body.classList.toggle("chm-inspect-wide", page.box.clientWidth >= WIDE);
+    strip.paint();
   }
 
   const sizes = new ResizeObserver(layout);
   sizes.observe(page.box);
   readout.textContent = "Point at a word or a patch.";
-  const release = button("Let go", null, () => {
-    press(knocking, false);
-    choice = null;
-    select(null);
-    page.refresh();
-  });
-  release.title = "Choose no token";
+  const release = button("Let go", null, letGo);
+  release.title = "Choose no token (Esc)";
+  for (const tool of recorded ? [save, cutting] : []) tool.hidden = true;
   return page.open(
     [
-      page.header("Views", [
-        element("fieldset.chm-inspect-ways", element("legend.chm-sr", { text: "Direction" }), ...ways),
-        heat,
-        release,
-      ]),
+      page.header(
+        "Views",
+        [
+          element("fieldset.chm-inspect-ways", element("legend.chm-sr", { text: "Direction" }), ...ways),
+          lines,
+          heat,
+          release,
+          save,
+        ],
+        [stop],
+      ),
       page.alert,
       body,
     ],
     [() => sizes.disconnect(), view.dispose, detail.dispose],
   );
 }
+
+/** @param {number} change in nats */
+const changeOf = (change) => (Number.isNaN(change) ? "nothing comes before it" : nats(change));
+
+/**
+ * @param {import("./messages.js").InspectedDocument} facts @param {number} layer @param {number} head
+ * @param {number} source @param {number} of
+ */
+const cutWords = ({ tokens }, layer, head, source, of) =>
+  `${named(tokens[of])} where layer ${layer}, head ${head} cannot read ${named(tokens[source])}:`;
 
 function legend() {
   const parts = /** @type {const} */ (["words", "patches", "sinks"]);

@@ -3,7 +3,8 @@
 /** @typedef {import("./messages.js").TokenFacts} TokenFacts */
 
 export const ROLLOUT = -1; // in place of a layer
-const SURPRISE = 8; // nats that paint a token fully
+export const RELEVANCE = -2;
+export const SURPRISE = 8; // nats that paint a token fully
 
 /** @param {number} share */
 export function percentage(share) {
@@ -15,9 +16,15 @@ export function percentage(share) {
 /** @param {number} value in nats */
 export const nats = (value) => `${value < 0 ? "−" : value > 0 ? "+" : ""}${Math.abs(value).toFixed(2)} nats`;
 
+/** Words that are blank made visible. @param {string} words */
+export const wordsOf = (words) => (words === "\n" ? "↵" : words.trim() ? words : "␣");
+
 /** A token's own words, those of the special ones readable. @param {TokenFacts} token */
-export const plainWords = ({ words, modality }) =>
-  modality === 2 ? words.replaceAll("_", " ") : words === "\n" ? "↵" : words.trim() ? words : "␣";
+export const plainWords = ({ words, modality }) => (modality === 2 ? words.replaceAll("_", " ") : wordsOf(words));
+
+/** A token's words, and which cell it is. @param {TokenFacts} token */
+export const named = (token) =>
+  plainWords(token) + (token.row === null ? "" : ` (${token.row + 1}, ${(token.column ?? 0) + 1})`);
 
 /**
  * A token as it is spoken: "code 22, row 3, column 4, probability 12 %".
@@ -42,6 +49,15 @@ export function strengths(row, first, tokens) {
   for (let at = 0; at < row.length; at += 1) if (!tokens[first + at].sink) most = Math.max(most, row[at]);
   for (let at = 0; at < row.length; at += 1) painted[first + at] = Math.min(1, Math.max(0, row[at] / most));
   return painted;
+}
+
+/**
+ * How strongly tokens are painted by changes of their log-probabilities, −1 to 1, and which change is 1.
+ * @param {Float32Array} changes in nats; nan where there is none
+ */
+export function changeStrengths(changes) {
+  const most = changes.reduce((greatest, change) => Math.max(greatest, Math.abs(change) || 0), 0.5);
+  return { most, heat: changes.map((change) => change / most || 0) };
 }
 
 /**

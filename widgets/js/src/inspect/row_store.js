@@ -1,6 +1,8 @@
 // Rows of attention: those that have come are kept, one is on its way, and of those asked for meanwhile only the newest.
 
-/** @typedef {{way: "from" | "by", layer: number, head: number, position: number}} Place */
+import { ROLLOUT } from "./reading.js";
+
+/** @typedef {{branch: number, way: "from" | "by", layer: number, head: number, position: number}} Place */
 
 const PATIENCE = 1500; // milliseconds after which a row is no longer waited for
 
@@ -10,12 +12,14 @@ const PATIENCE = 1500; // milliseconds after which a row is no longer waited for
  */
 export function rowStore(ask, weights = 2 ** 22) {
   const rows = /** @type {Map<string, Float32Array>} */ (new Map());
+  const rollouts = /** @type {Map<number, (place: Place) => Float32Array | undefined>} */ (new Map());
   let size = 0;
   let flight = /** @type {{name: string, time: number} | null} */ (null);
   let next = /** @type {Place | null} */ (null);
 
   /** @param {Place} place */
-  const nameOf = ({ way, layer, head, position }) => `${way} ${layer} ${layer < 0 ? 0 : head} ${position}`;
+  const nameOf = ({ branch, way, layer, head, position }) =>
+    `${branch} ${way} ${layer} ${layer < 0 ? 0 : head} ${position}`;
 
   /** @param {Place} place */
   function want(place) {
@@ -29,11 +33,11 @@ export function rowStore(ask, weights = 2 ** 22) {
   }
 
   return {
-    /** The row, if it is here; else it is asked for. @param {Place} place */
-    get(place) {
-      const row = rows.get(nameOf(place));
-      if (!row) want(place);
-      else next = null;
+    /** The row, if it is here; else it is asked for, unless `quiet`. @param {Place} place @param {boolean} [quiet] */
+    get(place, quiet = false) {
+      const row = rows.get(nameOf(place)) ?? rollouts.get(place.branch)?.(place);
+      if (row) next = null;
+      else if (!quiet) want(place);
       return row;
     },
     /** @param {Place} place @param {Float32Array} row */
@@ -49,6 +53,13 @@ export function rowStore(ask, weights = 2 ** 22) {
       }
       if (flight?.name === name) flight = null;
     },
+    /**
+     * All rows of rollout of a document, a byte a weight.
+     * @param {number} branch @param {Float32Array} most each row's greatest weight @param {Uint8Array} codes
+     */
+    putRollouts(branch, most, codes) {
+      rollouts.set(branch, (place) => (place.layer === ROLLOUT ? rolloutRow(place, most, codes) : undefined));
+    },
     /** Asks for what was wanted meanwhile. */
     proceed() {
       if (!flight && next) want(next);
@@ -58,4 +69,16 @@ export function rowStore(ask, weights = 2 ** 22) {
       flight = next = null;
     },
   };
+}
+
+/**
+ * A row of rollout ("from") or a column ("by"), out of rows of which that of position p has p + 1 bytes: 255 times the
+ * root of a weight's share in the row's greatest.
+ * @param {Place} place @param {Float32Array} most @param {Uint8Array} codes
+ */
+export function rolloutRow({ way, position }, most, codes) {
+  /** @param {number} row @param {number} column */
+  const weight = (row, column) => (codes[(row * (row + 1)) / 2 + column] / 255) ** 2 * most[row];
+  if (way === "from") return Float32Array.from({ length: position + 1 }, (_, at) => weight(position, at));
+  return Float32Array.from({ length: most.length - position }, (_, at) => weight(position + at, position));
 }

@@ -1,0 +1,99 @@
+// An image of the document: the grid over it, and the slider that shows it as each layer would draw it.
+
+import { button, element } from "../frame/dom.js";
+import { pngUrl } from "../frame/pictures.js";
+
+const FRAME = 350; // milliseconds of a layer while the lens plays
+
+/**
+ * @param {object} options
+ * @param {number} options.image
+ * @param {DataView} options.png empty where there is no look
+ * @param {number} options.rows
+ * @param {number} options.columns
+ * @param {number} options.layers
+ * @param {(layer: number) => void} options.ask for the picture of a layer
+ */
+export function lensFigure({ image, png, rows, columns, layers, ask }) {
+  const looks = /** @type {Map<number, string>} */ (new Map()); // by layer; `layers` is the image itself
+  if (png.byteLength) looks.set(layers, pngUrl(png));
+  const img = element("img", { alt: "", draggable: "false" });
+  const cells = element("div.chm-inspect-cells");
+  const words = element("output");
+  const slider = element("input", {
+    type: "range",
+    min: 0,
+    max: layers,
+    step: 1,
+    value: layers,
+    "aria-label": `Image ${image + 1} as it is after layer`,
+    on: {
+      input() {
+        stop();
+        turn();
+      },
+    },
+  });
+  let playing = /** @type {any} */ (null);
+  const play = button("Play the layers", "play", () => {
+    if (playing) return stop();
+    if (Number(slider.value) === layers) slider.value = "0";
+    turn();
+    playing = setInterval(() => {
+      if (!looks.has(Number(slider.value))) return; // it is on its way
+      slider.value = String(Number(slider.value) + 1);
+      turn();
+      if (Number(slider.value) === layers) stop();
+    }, FRAME);
+    label();
+  });
+
+  function stop() {
+    clearInterval(playing);
+    playing = null;
+    label();
+  }
+
+  function label() {
+    play.title = playing ? "Pause" : "Play the layers";
+    play.setAttribute("aria-label", play.title);
+    play.setAttribute("aria-pressed", String(playing !== null));
+  }
+
+  function turn() {
+    const layer = Number(slider.value);
+    const text = layer === layers ? "as it stands" : `after layer ${layer}`;
+    words.textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+    const look = looks.get(layer);
+    if (look) img.src = look;
+    else if (layer < layers) ask(layer);
+  }
+
+  const node = element(
+    "figure.chm-inspect-picture",
+    { "aria-label": `Image ${image + 1}` },
+    element("div.chm-inspect-stage", img, cells),
+    element("figcaption", play, slider, words),
+  );
+  const width = Math.max(288, Math.min(512, 16 * columns));
+  node.style.setProperty("--width", `${width}px`);
+  node.style.setProperty("--rows", String(rows));
+  node.style.setProperty("--columns", String(columns));
+  img.hidden = slider.disabled = play.disabled = !png.byteLength;
+  turn();
+  label();
+  return {
+    node,
+    cells,
+    /** @param {number} layer @param {DataView} picture */
+    put(layer, picture) {
+      if (!looks.has(layer)) looks.set(layer, pngUrl(picture));
+      if (layer === Number(slider.value)) turn();
+    },
+    dispose() {
+      clearInterval(playing);
+      for (const look of looks.values()) URL.revokeObjectURL(look);
+    },
+  };
+}
