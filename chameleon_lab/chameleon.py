@@ -24,6 +24,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.walk import Walk
 
 HERE = Path(__file__).parent
 SHIPPED = (HERE.parent / "data", HERE / "data")
@@ -199,6 +200,24 @@ class Chameleon:
         settings = document.settings if isinstance(document, Session) else self.settings
         guide = settings.changed(**({} if guidance is None else {"guidance": guidance})).guide
         return Inspection(self.model, self.tokenizer, tokens, guide=guide, changes=changes)
+
+    @takes_settings
+    def walk(
+        self,
+        document: Document,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        grammar: Rules | None = None,
+        **changes: Unpack[Changes],
+    ) -> Walk:
+        """The same reply as `stream` writes, a token at a time, with all that decides each of them laid open."""
+        document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
+        rules, chosen = grammar or self.engine.default_grammar(), settings
+        return Walk(
+            *(self.model, self.tokenizer, document, settings, rules, seed),
+            encode=lambda each: self.encode(self.recent(each, chosen)),
+        )
 
     def _request(
         self, document: Document, seed: int, settings: Settings | None, grammar: Rules | None, changes: Changes

@@ -229,6 +229,13 @@ class Inspection:
         return weights_HTS[:, 0, : position + 1].float().cpu().numpy()
 
     @torch.inference_mode()
+    def scores(self, layer: int, position: int) -> np.ndarray:
+        """What the softmax of each head's row is given: heads x positions 0 to `position`, capped where a fix caps."""
+        self._require(position, layer=layer)
+        scores_HTS = self._scores(layer, slice(position, position + 1))
+        return scores_HTS[:, 0, : position + 1].float().cpu().numpy()
+
+    @torch.inference_mode()
     def readers(self, layer: int, head: int, position: int) -> np.ndarray:
         """How much each token from `position` on read it, by one head: 1-D, of positions `position` to the last."""
         self._require(position, layer=layer, head=head)
@@ -491,6 +498,10 @@ class Inspection:
 
     def _weights(self, layer: int, rows: slice) -> Tensor:
         """The softmax of some query rows, all heads: H x rows x T, 0 where a query cannot look."""
+        return self._each_block[layer].attention.softmax(self._scores(layer, rows))
+
+    def _scores(self, layer: int, rows: slice) -> Tensor:
+        """What that softmax is given: H x rows x T, -inf where a query cannot look."""
         q_HTK, k_HTK, _ = self._block(layer)
         attention = self._each_block[layer].attention
         places_T = torch.arange(len(self), device=q_HTK.device)
@@ -498,7 +509,7 @@ class Inspection:
         if self._documents_1T is not None:
             hidden_TS |= self._documents_1T[0] != self._documents_1T[0, rows, None]
         scores_HTS = attention.cap(q_HTK[:, rows] @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5)
-        return attention.softmax(scores_HTS.masked_fill(hidden_TS, -torch.inf))
+        return scores_HTS.masked_fill(hidden_TS, -torch.inf)
 
     def _mean_weights(self, layer: int, rows: slice) -> Tensor:
         """`_weights` averaged over heads: rows x T. Kept, for the next rollout, where those of all layers are few."""
