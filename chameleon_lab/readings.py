@@ -37,10 +37,11 @@ class NextToken:
     `logits_SV`, float32: what the model says of every token and, where guidance pulls, what it says to each twin that
     sees less; nothing of them is masked or divided yet. `allowed_V`: which tokens the grammar lets come; `reasons`:
     (first id, id behind the last, why none of these may come), to be looked through in this order. `share`: how much of
-    a picture is drawn, None outside one. `state` says in words where the reply stands; `ended` is why it ended, if it
-    has. The reply begins behind `prompt` tokens. `samplers`: the settings of "words" and of "pictures", by name.
-    `strengths`: of two-way guidance one number, of three-way those of text and image, () where `logits_SV` is mixed
-    already. `draw`: the quantile, in [0, 1), of the token that will be drawn, of those left, likeliest first.
+    a picture is drawn, and `grid` its rows and columns, None outside one. `state` says in words where the reply stands;
+    `ended` is why it ended, if it has. The reply begins behind `prompt` tokens. `samplers`: the settings of "words" and
+    of "pictures", by name. `strengths`: of two-way guidance one number, of three-way those of text and image, () where
+    `logits_SV` is mixed already. `draw`: the quantile, in [0, 1), of the token that will be drawn, of those left,
+    likeliest first.
     """
 
     tokens: list[TokenReading]
@@ -48,6 +49,7 @@ class NextToken:
     state: str
     ended: str | None
     share: float | None
+    grid: tuple[int, int] | None
     logits_SV: np.ndarray
     allowed_V: np.ndarray
     reasons: tuple[tuple[int, int, str], ...]

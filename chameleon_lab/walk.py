@@ -225,6 +225,7 @@ class Walk:
             state=_ENDS["length"] if ended else self._state_words(state),
             ended=ended,
             share=share,
+            grid=self._grid(state),
             logits_SV=np.stack(logits_SV),
             allowed_V=allowed_V,
             reasons=self._reasons(state, room),
@@ -270,6 +271,10 @@ class Walk:
         codes = np.flatnonzero(self.vocabulary.modality[tokens[begin:]] == Modality.IMAGE)
         first = begin + int(codes[0]) if len(codes) else len(tokens)
         return [np.concatenate([stream, tokens[first:]]) for stream in guide.streams(tokens[:first], self.tokenizer)]
+
+    def _grid(self, state: State) -> tuple[int, int] | None:
+        sides = state.grid or self.tokenizer.form.sides
+        return None if state.place is None or len(sides) < 2 else (sides[0], sides[1])
 
     def _state_words(self, state: State) -> str:
         if state.place is None:

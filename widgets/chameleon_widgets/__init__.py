@@ -10,6 +10,7 @@ images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_st
                CodeSurgery (`edits`)
 inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
+teach/         Explainer: a model's next token step by step, from what `lab.walk` returns
 figures        one run, several, loss against learning rate: matplotlib figures with captions
 static/        the bundles, built from ../js by `npm run build` and committed
 ```
@@ -23,5 +24,15 @@ from chameleon_widgets.images.reconstruction import ReconstructionViewer
 from chameleon_widgets.inspect.inspector import Inspector
 from chameleon_widgets.runs.compare_panel import ComparePanel
 from chameleon_widgets.runs.run_panel import RunPanel
+from chameleon_widgets.teach.explainer import Explainer
 
-__all__ = ["ChatCell", "CodeSurgery", "CodebookAtlas", "ComparePanel", "Inspector", "ReconstructionViewer", "RunPanel"]
+__all__ = [
+    "ChatCell",
+    "CodeSurgery",
+    "CodebookAtlas",
+    "ComparePanel",
+    "Explainer",
+    "Inspector",
+    "ReconstructionViewer",
+    "RunPanel",
+]

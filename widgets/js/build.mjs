@@ -6,6 +6,7 @@ const WIDGETS = {
   images: ["reconstruction_viewer", "codebook_atlas", "code_surgery"],
   inspect: ["inspector"],
   runs: ["run_panel", "compare_panel"],
+  teach: ["explainer"],
 };
 
 await build({
