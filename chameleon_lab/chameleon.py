@@ -25,6 +25,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.walk import Walk
 
 HERE = Path(__file__).parent
 SHIPPED = (HERE.parent / "data", HERE / "data")
@@ -214,6 +215,24 @@ class Chameleon:
             self.model, self.tokenizer, tokens,
             guide=settings.guide, changes=changes, settings=settings, images=images,
         )  # fmt: skip
+
+    @takes_settings
+    def walk(
+        self,
+        document: Document,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        grammar: Rules | None = None,
+        **changes: Unpack[Changes],
+    ) -> Walk:
+        """The same reply as `stream` writes, a token at a time, with all that decides each of them laid open."""
+        document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
+        rules, chosen = grammar or self.engine.default_grammar(), settings
+        return Walk(
+            *(self.model, self.tokenizer, document, settings, rules, seed),
+            encode=lambda each: self.encode(self.recent(each, chosen)),
+        )
 
     def _request(
         self,

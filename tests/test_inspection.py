@@ -276,7 +276,7 @@ def test_a_cut_edge_is_a_fresh_forward_pass_with_that_edge_masked(model, look, t
     assert look.cut(1, 2, 4, 19, of=20) == pytest.approx(log - look.log_probabilities[20], abs=near)
 
 
-def test_a_joint_knock_out_is_a_fresh_forward_pass_with_all_those_tokens_masked(model, look, tokens):
+def test_a_joint_knock_out_is_a_fresh_forward_pass_with_all_those_tokens_masked(model, look, tokens, near):
     for out in ([3], [4, 12, 5], [0, 20]):
         hidden = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
         hidden[:, out] = True
@@ -284,14 +284,13 @@ def test_a_joint_knock_out_is_a_fresh_forward_pass_with_all_those_tokens_masked(
         logs_TV = plain_logits(model, tokens, hidden).double().log_softmax(-1)
         want = logs_TV[np.arange(len(tokens) - 1), tokens[1:]].numpy() - look.log_probabilities[1:]
         want[: min(out)] = 0
-        tolerance = 1e-3 if look.quantized else 1e-4
         changes = look.knock_out(out)
         assert np.isnan(changes[0])
-        np.testing.assert_allclose(changes[1:], want, atol=tolerance)
+        np.testing.assert_allclose(changes[1:], want, atol=near)
         (token, share), *_ = look.alternatives(22, 3, without=out)
-        assert share == pytest.approx(logs_TV[21].exp().max().item(), abs=tolerance)
-        assert share == pytest.approx(logs_TV[21, token].exp().item(), abs=tolerance)
-    assert look.knock_out([7])[25] == pytest.approx(look.without(7, of=25), abs=tolerance)
+        assert share == pytest.approx(logs_TV[21].exp().max().item(), abs=near)
+        assert share == pytest.approx(logs_TV[21, token].exp().item(), abs=near)
+    assert look.knock_out([7])[25] == pytest.approx(look.without(7, of=25), abs=near)
 
 
 def test_contributions_sum_to_the_logit(model, look, tokens, near):

@@ -12,6 +12,7 @@ from chameleon_widgets.chat.messages import ChatMessage
 from chameleon_widgets.images.messages import AtlasMessage, SurgeryUpdate, ViewerMessage
 from chameleon_widgets.inspect.messages import InspectorMessage
 from chameleon_widgets.runs.messages import ComparisonMessage, PanelMessage
+from chameleon_widgets.teach.messages import ExplainerMessage
 
 WIDGETS = Path(__file__).parents[1] / "widgets"
 SPEC = importlib.util.spec_from_file_location("messages", WIDGETS / "js" / "messages.py")
@@ -27,6 +28,7 @@ SCRIPTS = {
     "inspect/inspector": InspectorMessage,
     "runs/run_panel": PanelMessage,
     "runs/compare_panel": ComparisonMessage,
+    "teach/explainer": ExplainerMessage,
 }
 
 
@@ -76,7 +78,7 @@ def test_what_json_does_not_know_is_no_type_of_a_message():
     assert messages.typescript(dict[str, list[int | None]]) == "Record<string, (number | null)[]>"
 
 
-@pytest.mark.parametrize("family", ["chat", "images", "inspect", "runs"])
+@pytest.mark.parametrize("family", ["chat", "images", "inspect", "runs", "teach"])
 def test_what_a_page_asks_for_is_handled_and_nothing_else_is(family: str):
     scripts = "".join(path.read_text() for path in sorted((WIDGETS / "js/src" / family).glob("*.js")))
     requests = set(re.findall(r'(?:ask|request|open)\(\s*\{\s*kind: "(\w+)"', scripts)) - {"hello", "ping"}

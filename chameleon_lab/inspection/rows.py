@@ -27,6 +27,13 @@ class AttentionReadings(Likelihood):
         self.require(position, layer=layer)
         return self.weights(layer, slice(position, position + 1))[:, 0, : position + 1].cpu().numpy()
 
+    def attention_scores(self, layer: int, position: int) -> np.ndarray:
+        """What the softmax of each head's row is given: heads x positions 0 to `position`, capped where a fix caps."""
+        self.require(position, layer=layer)
+        scores_HTS = self.scores_of(layer, slice(position, position + 1))
+        return scores_HTS[:, 0, : position + 1].cpu().numpy()
+
+    @torch.inference_mode()
     def readers(self, layer: int, head: int, position: int) -> np.ndarray:
         """How much each token from `position` on read it, by one head: 1-D, of positions `position` to the last."""
         self.require(position, layer=layer, head=head)

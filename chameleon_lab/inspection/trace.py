@@ -150,10 +150,15 @@ class Trace:
     @torch.inference_mode()
     def weights(self, layer: int, rows: slice) -> Tensor:
         """The softmax of some query rows, all heads, in float32: H x rows x T, 0 where a query cannot look."""
+        return self.blocks[layer].attention.softmax(self.scores_of(layer, rows)).float()
+
+    @torch.inference_mode()
+    def scores_of(self, layer: int, rows: slice) -> Tensor:
+        """What that softmax is given: H x rows x T, -inf where a query cannot look."""
         q_HTK, k_HTK, _ = self.heads_of(layer)
-        attention = self.blocks[layer].attention
-        scores_HTS = attention.cap((q_HTK[:, rows].float() * q_HTK.shape[-1] ** -0.5) @ k_HTK.float().transpose(1, 2))
-        return attention.softmax(scores_HTS.masked_fill_(self.hidden(rows), -torch.inf)).float()
+        cap = self.blocks[layer].attention.cap
+        scores_HTS = cap((q_HTK[:, rows].float() * q_HTK.shape[-1] ** -0.5) @ k_HTK.float().transpose(1, 2))
+        return scores_HTS.masked_fill_(self.hidden(rows), -torch.inf)
 
     def mean_weights(self, layer: int, rows: slice) -> Tensor:
         """`weights` averaged over heads: rows x T. Kept, for the next rollout, where those of all layers are few."""

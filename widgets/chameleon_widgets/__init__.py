@@ -11,6 +11,7 @@ images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_st
 inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns; `answers`, `recording`
 standalone     one HTML page that needs no kernel, with the views of widgets in it, fed from what was recorded
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
+teach/         Explainer: a model's next token step by step, from what `lab.walk` returns
 figures        one run, several, loss against learning rate: matplotlib figures with captions
 static/        the bundles, built from ../js by `npm run build` and committed
 ```
@@ -24,5 +25,15 @@ from chameleon_widgets.images.reconstruction import ReconstructionViewer
 from chameleon_widgets.inspect.inspector import Inspector
 from chameleon_widgets.runs.compare_panel import ComparePanel
 from chameleon_widgets.runs.run_panel import RunPanel
+from chameleon_widgets.teach.explainer import Explainer
 
-__all__ = ["ChatCell", "CodeSurgery", "CodebookAtlas", "ComparePanel", "Inspector", "ReconstructionViewer", "RunPanel"]
+__all__ = [
+    "ChatCell",
+    "CodeSurgery",
+    "CodebookAtlas",
+    "ComparePanel",
+    "Explainer",
+    "Inspector",
+    "ReconstructionViewer",
+    "RunPanel",
+]

@@ -7,6 +7,7 @@ const WIDGETS = {
   inspect: ["inspector"],
   runs: ["run_panel", "compare_panel"],
   standalone: ["standalone"],
+  teach: ["explainer"],
 };
 
 await build({

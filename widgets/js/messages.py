@@ -20,6 +20,7 @@ MODULES = {
     "images": "images.messages",
     "inspect": "inspect.messages",
     "runs": "runs.messages",
+    "teach": "teach.messages",
 }
 WORDS: dict[Any, str] = {str: "string", int: "number", float: "number", bool: "boolean", Any: "any", type(None): "null"}
 
