@@ -227,7 +227,7 @@ class Chameleon:
         **changes: Unpack[Changes],
     ) -> Walk:
         """The same reply as `stream` writes, a token at a time, with all that decides each of them laid open."""
-        document, settings, seed, grammar = self._request(document, seed, settings, grammar, changes)
+        document, settings, seed, grammar = self._request(document, seed, settings, grammar, None, changes)
         rules, chosen = grammar or self.engine.default_grammar(), settings
         return Walk(
             *(self.model, self.tokenizer, document, settings, rules, seed),
