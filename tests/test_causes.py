@@ -81,7 +81,8 @@ def test_a_drawing_has_its_cells_and_is_judged_by_its_pixels(tiny: Chameleon, dr
     assert len(drawn) == 4 and [each.scene for each in drawn] == single_scenes(4)
     for each in drawn:
         codes = tiny.vocabulary.codes_of_tokens(each.tokens[each.cells])
-        np.testing.assert_allclose(tiny.tokenizer.image.decode(codes), each.picture, atol=1)
+        picture = np.asarray(tiny.tokenizer.image.decode(codes), np.int16)
+        assert np.abs(picture - np.asarray(each.picture, np.int16)).max() <= 1  # rounded with others in a batch
         assert replace(each, picture=each.scene.picture()).verdicts() == dict.fromkeys(WORD_KINDS, True)
         inside = 4 if each.scene.things[0].size == "small" else 16
         assert 1 <= each.on_thing.sum() <= inside and each.on_thing.shape == (8, 8)
