@@ -112,6 +112,9 @@ def test_a_contrast_stands_at_the_first_cell_that_both_draw_differently(
         assert set(differ) <= set(each.words[kind])  # nothing but the word, and no earlier cell
         logs_V = Inspection(tiny.model, tiny.tokenizer, each.tokens).lens(5)[position]
         assert odds[at] == pytest.approx(logs_V[contrast.own_N[at]] - logs_V[contrast.other_N[at]], abs=1e-3)
+        early_V = Inspection(tiny.model, tiny.tokenizer, each.tokens).lens(2)[position]
+        early = early_V[contrast.own_N[at]] - early_V[contrast.other_N[at]]
+        assert contrast.lens_odds(tiny.model)[2, at] == pytest.approx(early, abs=1e-3)
     np.testing.assert_allclose(contrast[1:3].odds(tiny.model), odds[1:3], atol=1e-4)
     quiet = contrast.odds(tiny.model, silence((2, 3), (3, 2)))
     assert np.abs(quiet - odds).max() > 0.1

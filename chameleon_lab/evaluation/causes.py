@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -31,6 +32,7 @@ from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.inspection.changes import Changed
+from chameleon_lab.inspection.trace import outputs_of
 from chameleon_lab.taps import change
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
@@ -48,8 +50,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ROWS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class Mean:
+class Mean(NamedTuple):
     """A mean of `n` values with its 95 % bootstrap interval."""
 
     value: float
@@ -152,9 +153,18 @@ def drawings(
         with change(lab.model, changes) if changes else nullcontext():
             replies = lab.engine.generate(documents, settings, seeds, grammar)
         for scene, document, reply in zip(some, documents, replies, strict=True):
-            tokens = lab.encode(document + reply)
-            cells = np.flatnonzero(lab.vocabulary.modality[tokens] == Modality.IMAGE).reshape(rows, columns)
-            yield Drawing(scene, tokens, word_positions(lab, scene), cells, reply.pictures[0])
+            yield _read_drawing(lab, scene, document + reply)
+
+
+def beside(lab: Chameleon, scene: Scene) -> Drawing:
+    """A request with the scene's own picture behind it, as a model is given it."""
+    return _read_drawing(lab, scene, request(scene) + Document.of(Image(scene.picture()), EndTurn()))
+
+
+def _read_drawing(lab: Chameleon, scene: Scene, document: Document) -> Drawing:
+    tokens = lab.encode(document)
+    cells = np.flatnonzero(lab.vocabulary.modality[tokens] == Modality.IMAGE).reshape(lab.tokenizer.grid)
+    return Drawing(scene, tokens, word_positions(lab, scene), cells, document.pictures[0])
 
 
 def word_positions(lab: Chameleon, scene: Scene) -> dict[str, tuple[int, ...]]:
@@ -214,15 +224,27 @@ class Contrast:
         self, model: Transformer, changes: Mapping[str, Changed] | None = None, *, twins: bool = False
     ) -> np.ndarray:
         """log(p(own code) / p(the twin's)) of each request, or of each twin, under `changes`: 1-D, nats."""
-        tokens_NT, odds = self.twins_NT if twins else self.tokens_NT, list[np.ndarray]()
-        with torch.inference_mode(), change(model, changes) if changes else nullcontext():
-            for start in range(0, len(self), ROWS_AT_ONCE):
-                some = slice(start, start + ROWS_AT_ONCE)
-                outputs_BTD = model.trunk(tokens_NT[some].to(model.embedding.weight.device))
-                rows_B = torch.arange(len(outputs_BTD))
-                logits_BV = model.logits(outputs_BTD[rows_B, self.positions_N[some]]).cpu()
-                odds.append((logits_BV[rows_B, self.own_N[some]] - logits_BV[rows_B, self.other_N[some]]).numpy())
-        return np.concatenate(odds)
+        return self.lens_odds(model, changes, twins=twins)[-1]
+
+    @torch.inference_mode()
+    def lens_odds(
+        self, model: Transformer, changes: Mapping[str, Changed] | None = None, *, twins: bool = False
+    ) -> np.ndarray:
+        """The odds as the stream after each layer has them: layers x requests, nats; the last layer's are `odds`."""
+        tokens_NT = self.twins_NT if twins else self.tokens_NT
+        names = [f"blocks.{layer}" for layer in range(model.config.layers)]
+        odds_LN = np.empty((len(names), len(self)))
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            with change(model, changes) if changes else nullcontext(), outputs_of(model, names) as outputs:
+                model.trunk(tokens_NT[some].to(model.embedding.weight.device))
+                rows_B = torch.arange(len(tokens_NT[some]))
+                for layer, name in enumerate(names):
+                    streams_BD = outputs[name][rows_B, self.positions_N[some]]
+                    logits_BV = model.logits(model.norm(streams_BD)).cpu()
+                    own_B, other_B = logits_BV[rows_B, self.own_N[some]], logits_BV[rows_B, self.other_N[some]]
+                    odds_LN[layer, some] = (own_B - other_B).numpy()
+        return odds_LN
 
 
 def contrasts(lab: Chameleon, drawn: Sequence[Drawing], kind: str, seed: int = 0) -> Contrast:
