@@ -336,7 +336,7 @@ class _Use:
         stands, tokens_T = ledger.now, np.zeros(self.context, np.int64)
         with ledger.moment("first look", moments):
             trace = _PlannedTrace(model, tokens_T)
-            kept = ledger.now - stands
+            stream = ledger.now - stands
             model.logits(trace.outputs_TD[:LOGITS_AT_ONCE]).log_softmax(-1)
         with ledger.moment("attention of a layer", moments):
             trace.weights(0, next(trace.spans(0)))
@@ -345,7 +345,7 @@ class _Use:
             model.trunk(
                 trace.tokens_1T, without_edges(trace.context, beyond_TT, torch.zeros_like(beyond_TT)[None, None])
             )
-        return moments | {"inspection": kept, "gradients": 0, "optimizer": 0, "cache": 0}
+        return moments | {"inspection": stream, "gradients": 0, "optimizer": 0, "cache": 0}
 
     def _sizes_in_training(self, ledger: _Ledger) -> dict[str, int]:
         """The second step of a training, when the optimizer's state and the gradients of the first are there."""

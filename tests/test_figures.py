@@ -10,7 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, lr_sensitivity
-from chameleon_widgets.figures import compare_figure, figure_uri, run_figure, sensitivity_figure
+from chameleon_widgets.figures import (
+    band_figure,
+    compare_figure,
+    figure_uri,
+    interval_figure,
+    run_figure,
+    sensitivity_figure,
+)
 from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, smoothed
 
 
@@ -265,3 +272,40 @@ def test_columns_go_on_where_they_were_and_start_anew_after_a_rewind():
     assert not len(columns.series("nothing")[0])
     columns.take(History((*HISTORY.records[:6], StepRecord(6, 9.0, {"loss": 7.0}))))
     assert columns.series("loss")[1][-1] == 7.0 and len(columns.series("loss")[0]) == 7
+
+
+GROUPS = {"whole": {"colour": (98.0, 93.0, 99.5), "shape": (50.0, 40.0, 60.0)}, "silent": {"shape": (49.0, 39.0, 59.0)}}
+
+
+def test_values_have_a_row_a_name_and_a_colour_a_group():
+    figure = interval_figure(GROUPS, title="right", across="%", caption="Of $100 drawings.")
+    draw(figure)
+    axis = chart(figure, "right")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["colour", "shape"]
+    whole, silent = axis.containers
+    assert whole.lines[0].get_xdata().tolist() == [98.0, 50.0] and silent.lines[0].get_xdata().tolist() == [49.0]
+    low, high = whole.lines[2][0].get_segments()[1][:, 0]
+    assert (low, high) == (40.0, 60.0) and whole.lines[0].get_color() != silent.lines[0].get_color()
+    assert whole.lines[0].get_ydata()[1] < silent.lines[0].get_ydata()[0]  # beside each other in one row
+    assert caption(figure) == "Of $100 drawings."
+
+
+def test_bands_hold_the_intervals_of_their_lines():
+    figure = band_figure({"colour": [(1.0, 0.5, 2.0), (3.0, 2.5, 4.0)]}, title="by layer")
+    draw(figure)
+    axis = chart(figure, "by layer")
+    (line,) = named(axis, "colour")
+    assert line.get_xdata().tolist() == [0, 1] and line.get_ydata().tolist() == [1.0, 3.0]
+    ys = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (ys.min(), ys.max()) == (0.5, 4.0) and not figure.legends  # one name needs none
+
+
+@pytest.mark.parametrize("groups", [{}, {"a": {}}, {"a": {"b": (float("nan"),) * 3}}], ids=["no", "empty", "nan"])
+def test_intervals_of_nothing_are_figures_too(groups: dict[str, dict[str, tuple[float, ...]]]):
+    draw(interval_figure(groups, title="t"))
+    draw(band_figure({name: list(values.values()) for name, values in groups.items()}, title="t"))
+
+
+def test_a_cell_shows_a_figure_without_pyplot():
+    shown = run_figure(HISTORY)._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+    assert shown.startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn by matplotlib: one run, several compared, and the loss against the learning rate.
+"""Figures drawn by matplotlib: one run, several compared, the loss against the learning rate, values with intervals.
 
 Each is a `Figure` of its own, with a caption that says what it shows: the last expression of a cell shows it, and
 `figure.savefig("runs.svg")` or `"runs.png"` keeps it.
@@ -157,6 +157,56 @@ def sensitivity_figure(outcomes: Mapping[str, Losses], *, start: float = math.in
     return figure
 
 
+def interval_figure(
+    groups: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, across: str = "", caption: str = ""
+) -> Figure:
+    """Values with their intervals, a row for each name and a colour for each group: (value, low, high) each."""
+    names = list(dict.fromkeys(name for values in groups.values() for name in values))
+    figure, (axis,) = _frame(1, (6.4, 1.5 + 0.34 * max(1, len(names))))
+    for at, (group, values) in enumerate(groups.items()):
+        rows = [names.index(name) + 0.16 * (at - (len(groups) - 1) / 2) for name in values]
+        middles, lows, highs = np.array([tuple(each)[:3] for each in values.values()], np.float64).reshape(-1, 3).T
+        spread = np.stack([middles - lows, highs - middles]).clip(0)
+        hue = COLOURS[at % len(COLOURS)]
+        axis.errorbar(middles, rows, xerr=spread, fmt="o", markersize=4.5, color=hue, elinewidth=1.6, gid=group)
+    _head(axis, title, across=across)
+    axis.set_yticks(range(len(names)), [_writable(name) for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.tick_params(axis="y", labelcolor=INK)
+    _groups(figure, list(groups))
+    _caption(figure, [axis], caption)
+    return figure
+
+
+def band_figure(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    title: str,
+    across: str = "layer",
+    up: str = "",
+    caption: str = "",
+) -> Figure:
+    """Values at 0, 1, 2, ..., such as layers, a line for each name and its intervals as a band: (value, low, high)."""
+    figure, (axis,) = _frame(1, (6.4, 3.8))
+    for at, (name, points) in enumerate(curves.items()):
+        values, lows, highs = np.array([tuple(each)[:3] for each in points], np.float64).reshape(-1, 3).T
+        places, hue = np.arange(len(values)), COLOURS[at % len(COLOURS)]
+        axis.plot(places, values, color=hue, linewidth=1.6, marker="o", markersize=4.5, gid=name)
+        axis.fill_between(places, lows, highs, color=hue, alpha=0.16, linewidth=0)
+    _head(axis, title, across=across, up=up)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _groups(figure, list(curves))
+    _caption(figure, [axis], caption)
+    return figure
+
+
+def _groups(figure: Figure, names: Sequence[str]) -> None:
+    """A legend above the chart, where there is more than one name to tell apart."""
+    if len(names) > 1:
+        handles = [Line2D([], [], color=COLOURS[at % len(COLOURS)], linewidth=2) for at in range(len(names))]
+        _legend(figure, handles, [_short(name) for name in names], loc="outside upper left", ncols=min(5, len(names)))
+
+
 def figure_uri(figure: Figure) -> str:
     """The figure as a small PNG inside a `data:` address, for a still."""
     out = io.BytesIO()
@@ -245,13 +295,22 @@ def _by_modality(measure: str) -> dict[str, tuple[str, str]]:
 # Parts of a figure
 
 
+class CellFigure(Figure):
+    """A figure that a notebook's cell shows even where nothing has imported pyplot, which brings Jupyter's own way."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=100)
+        return out.getvalue()
+
+
 def _frame(charts: int, size: tuple[float, float] | None = None) -> tuple[Figure, list[Axes]]:
     """An empty figure of so many charts, a paragraph's room below them left to the layout."""
     columns = {0: 1, 1: 1, 2: 2, 3: 3, 4: 2}.get(charts, 3)
     rows = max(1, math.ceil(charts / columns))
     across, high = CELL
     size = size or (max(across * columns, 5.4), (high * rows if charts else 0) + 0.9)
-    figure = Figure(size, layout="constrained", facecolor="white")
+    figure = CellFigure(size, layout="constrained", facecolor="white")
     return figure, [figure.add_subplot(rows, columns, at + 1) for at in range(charts)]
 
 
