@@ -13,8 +13,10 @@ import argparse
 import logging
 import math
 import operator
+import re
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -269,14 +271,21 @@ def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
         "--policy", choices=tuple(preparations(8, 8)), default="centre crop", help="how the picture is made to fit"
     )
     parser.add_argument("--out", type=Path, help="where to write the reconstruction (default: NAME-reconstructed.png)")
+    parser.add_argument("--overwrite", action="store_true", help="write it even where a file is there already")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
-    tokenizer = load_image_tokenizer(options.model)
-    policy = tokenizer.preparations[options.policy]
-    trip = tokenizer.reconstruct(open_picture(options.picture), policy)
     out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
+    if out.exists() and options.picture.exists() and out.samefile(options.picture):
+        raise ValueError(f"{out} is the picture itself, which is never overwritten: name another file with --out.")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name a file with --out.")
+    picture = open_picture(options.picture)
+    if out.exists() and not options.overwrite:
+        raise ValueError(f"{out} is there already: name another file with --out, or pass --overwrite.")
+    tokenizer = load_image_tokenizer(options.model)
+    trip = tokenizer.reconstruct(picture, tokenizer.preparations[options.policy])
     trip.picture.save(out)
     for row in trip.codes:
         sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
@@ -365,6 +374,9 @@ def _tokenize_corpus(options: argparse.Namespace) -> None:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in corpus.card["kinds"].items())
         counts = f"{len(corpus):,} documents ({kinds}), {corpus.tokens:,} tokens, {corpus.card['skipped']:,} skipped"
         log.info("%s: %s.", folder, counts)
+        reasons = Counter(re.sub(r"\S*/\S*|\d[\d,.]*", "…", entry.reason)[:100] for entry in corpus.skipped)
+        for reason, count in reasons.most_common(8):
+            log.info("  skipped %s: %s", f"{count:,}", reason)
 
     if options.kind != "scenes":
         beside = options.path if options.path.is_dir() else options.path.parent

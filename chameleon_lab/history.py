@@ -13,12 +13,14 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
+from chameleon_lab.files import read_table
 from chameleon_lab.measures import default_thresholds
 
 Level = Literal["WARN", "ALARM", "CRITICAL"]
@@ -187,12 +189,10 @@ def event_line(event: Event | Answer) -> str:
 def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
     """What `read` makes of each line; what is no JSON is left out: cut short by a crash, or whoever's."""
     for line in lines:
-        try:
+        with suppress(ValueError, RecursionError, TypeError, KeyError):
             plain = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(plain, dict):
-            yield read(plain)
+            if isinstance(plain, dict):
+                yield read(plain)
 
 
 def _event(plain: dict[str, Any]) -> Event | Answer:
@@ -292,7 +292,7 @@ class RecordedRun:
         try:
             plain = json.loads((self.folder / "state.json").read_text())
             state = RunState(**plain | {key: tuple(plain[key]) for key in ("offers", "forks")})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
         here = state.host == socket.gethostname()
         return state if state.over or not here or alive(state.process) else replace(state, status="interrupted")
@@ -314,7 +314,7 @@ class RecordedRun:
     @property
     def _description(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / "config.json").read_text())
+            return read_table(self.folder / "config.json")
         except (OSError, ValueError):
             return {}
 

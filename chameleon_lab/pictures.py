@@ -107,6 +107,11 @@ def rgb(picture: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
 
     Raises ValueError when it is broken, empty or too large, and for greys whose black and white nothing tells.
     """
+    if not isinstance(picture, PIL.Image.Image):
+        raise ValueError(
+            f"{name} must be a PIL picture, not {type(picture).__name__}: open a file with "
+            "chameleon_lab.pictures.open_picture, make one of an array with PIL.Image.fromarray."
+        )
     require_size(picture, name)
     waiting = isinstance(picture, PIL.ImageFile.ImageFile) and (picture.tile or getattr(picture, "_im", 0) is None)
     if waiting and picture.format not in (*PICTURE_FORMATS, "MPO"):

@@ -143,6 +143,14 @@ def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_pa
     assert last.startswith(f"16 codes, PSNR {seen.psnr:.1f} dB")
     with PIL.Image.open(tmp_path / "noise-reconstructed.png") as written:
         assert written.tobytes() == seen.picture.tobytes()
+    again = ("reconstruct", str(tmp_path / "noise.png"), "--model", model)
+    assert "is there already" in failed(capsys, *again)
+    assert "is the picture itself" in failed(capsys, *again, "--overwrite", "--out", str(tmp_path / "noise.png"))
+    (tmp_path / "link.png").symlink_to(tmp_path / "noise.png")
+    assert "is the picture itself" in failed(capsys, *again, "--overwrite", "--out", str(tmp_path / "link.png"))
+    assert "is a folder" in failed(capsys, *again, "--out", str(tmp_path))
+    assert main([*again, "--overwrite"]) == 0
+    capsys.readouterr()
     strange = ("--out", str(tmp_path / "noise.strange"))
     told = failed(capsys, "reconstruct", str(tmp_path / "noise.png"), "--model", model, *strange)
     assert "unknown file extension" in told

@@ -295,6 +295,21 @@ def test_the_still_shows_a_figure_and_each_run_in_words_and_no_live_html():
     assert settled(ComparePanel())._line.mimebundle()["text/plain"] == "A comparison without runs."
 
 
+@pytest.mark.parametrize("view", ["curves", "rates"])
+def test_hidden_runs_leave_a_figure_and_a_still_whichever_they_are(view):
+    """Each set of hidden runs, among runs that do not record the same."""
+    runs = {"a": Trained(), "b": Trained(), "c": Trained(config={"recipe": {"rate": 0.2}})}
+    runs["b"].records = [StepRecord(step, float(step), {"own": 1.0}) for step in range(3)]
+    for hidden in ([], ["a"], ["b"], ["a", "c"], ["a", "b", "c"], ["nobody"]):
+        panel = ComparePanel(runs, measures=["loss", "own"])
+        panel.hidden, panel.view = hidden, view
+        figure = panel.figure()
+        html, words = panel._still()
+        assert "data:image/png" in html and words.startswith("Comparison.")
+        if len(hidden) == 3 and view == "curves":
+            assert not figure.axes and "All runs are hidden" in " ".join(text.get_text() for text in figure.texts)
+
+
 def test_a_run_added_later_joins():
     panel = settled(ComparePanel([Trained()], measures=["loss"]))
     panel.add(Trained("a"))

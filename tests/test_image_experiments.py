@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from chameleon_lab.chameleon import load_image_tokenizer
 from chameleon_lab.cli import main
 from chameleon_lab.plain import plain_values
-from chameleon_lab.tokenizers.image import QUANTIZERS
-from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
+from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer
+from chameleon_lab.tokenizers.losses import Adversary, PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.quantizers import VectorQuantizer
+from chameleon_lab.training import modules
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import (
     IMAGE_EXPERIMENTS,
@@ -24,7 +26,7 @@ from chameleon_lab.training.image_experiments import (
     ImageExperiment,
     folder_of_pictures,
 )
-from chameleon_lab.training.modules import Budget, CodebookWatch
+from chameleon_lab.training.modules import Budget, CodebookWatch, ImageTokenizerModule
 
 
 @pytest.fixture
@@ -152,3 +154,53 @@ def test_the_command_trains_on_a_folder_and_reconstructs_with_what_it_trained(
 def test_every_quantizer_fits_into_an_image_tokenizer(small, name, tmp_path):
     tokenizer = replace(small.tokenizer, quantizer=name, codes=16, code_width=4)  # 4 signs, 4 levels of 2, or 4 numbers
     assert replace(small, tokenizer=tokenizer, budget=Budget(steps=1)).run(tmp_path).result().codebook.shape == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"crop": 30}, "fills no grid: its side must be a multiple of 8"),
+        ({"crop": 0}, "must be a whole number from 1 on"),
+        ({"crop": 8, "objective": ReconstructionObjective()}, "The critic judges pictures of 24 pixels a side or more"),
+        (
+            {"crop": 8, "objective": ReconstructionObjective("edges", scales=4, adversary=None)},
+            "Edges at 4 scales need 16",
+        ),
+        ({"batch": 0}, "must be a whole number from 1 on"),
+    ],
+    ids=range(5),
+)
+def test_crops_that_nothing_can_learn_from_are_refused_where_the_experiment_is_made(parts, why):
+    with pytest.raises(ValueError, match=why):
+        replace(TINY_PICTURES, **parts)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_a_critic_judges_the_least_side_and_no_smaller_one(layers):
+    critic, least = PatchCritic(8, layers), PatchCritic.least_side(layers)
+    assert critic(torch.zeros(2, 3, least, least)).numel() > 0
+    with pytest.raises(RuntimeError):
+        critic(torch.zeros(2, 3, least - 1, least - 1))
+
+
+def test_the_time_that_a_batch_is_waited_for_counts(tmp_path):
+    """The budget is of the person's minutes: here each batch takes its time."""
+
+    class Slow:
+        def __call__(self, step: int) -> torch.Tensor:
+            time.sleep(0.1)
+            return torch.zeros(2, 3, 64, 64)
+
+    experiment = replace(TINY_PICTURES, source=lambda experiment: Slow(), budget=Budget(steps=3), batch=2)
+    history = experiment.run(tmp_path).wait()
+    assert [record.seconds >= 0.1 * (record.step + 1) for record in history.records] == [True] * 3
+
+
+def test_a_starving_loader_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(modules, "STARVING_SECONDS", 0.0)
+    for wait, said in ((5.0, True), (0.0, False)):
+        caplog.clear()
+        module = ImageTokenizerModule(ImageTokenizer(TINY_PICTURES.tokenizer), TINY_PICTURES.recipe, Budget(steps=1))
+        module._waits = [(time.perf_counter() - 6.0, wait)]
+        module._say_starving()
+        assert ("The loader starves" in caplog.text) is said

@@ -100,3 +100,29 @@ def test_the_photographs_are_there_and_can_be_read():
 def test_a_machine_without_the_packages_has_no_photographs(monkeypatch):
     monkeypatch.setattr("chameleon_lab.corpora.sources.find_spec", lambda name: None)
     assert photographs() == {}
+
+
+def test_pictures_opened_ahead_give_the_crops_that_are_opened_in_their_turn(folder):
+    """Whatever order steps come in, and with pictures that cannot be read among them."""
+    ahead, alone = (Crops(PictureFiles(picture_files(folder)), 16, seed=5, batch=4) for _ in range(2))
+    alone.pictures.fetch = lambda indices: None  # type: ignore[method-assign]
+    for step in (0, 1, 2, 7, 3, 3, 0):
+        assert torch.equal(ahead(step), alone(step))
+    assert ahead.pictures.skipped == alone.pictures.skipped
+
+
+def test_a_step_fetches_what_it_will_take(folder):
+    crops = Crops(PictureFiles(picture_files(folder)), 16, seed=5, batch=4)
+    for step in range(5):
+        fetched, taken = list(crops._choices(step)), list[int]()
+        rng = np.random.default_rng([5, 4, step])
+        for _ in range(4):
+            taken.append(int(rng.permutation(len(crops.pictures))[0]))
+            rng.uniform(0.3, 1.0), rng.uniform(0, 9), rng.uniform(0, 9), rng.random()
+        assert fetched == taken
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 2.0}, {"side": 0}, {"side": "x"}])
+def test_impossible_crops_are_refused(folder, wrong):
+    with pytest.raises(ValueError, match="must be a whole number from 1 on"):
+        Crops(PictureFiles(picture_files(folder)), **{"side": 16, **wrong})

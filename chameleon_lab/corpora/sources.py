@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, picture_listing
+from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 
@@ -75,6 +78,7 @@ class PictureFiles:
     """Pictures by number, each read from its file at first use; files that cannot be read are skipped and logged.
 
     Pictures are reduced to a shortest side of at most `shortest` pixels, and the last `cached` ones stay in memory.
+    `fetch` opens some ahead of time, in threads: unpacking a photograph takes longer than learning from it.
     """
 
     def __init__(self, files: Mapping[str, Path], shortest: int = 512, cached: int = 512) -> None:
@@ -82,13 +86,29 @@ class PictureFiles:
         self._shortest = shortest
         self.skipped: dict[str, str] = {}
         self._open = lru_cache(maxsize=cached)(self._read)
+        self._cached, self._coming = cached, dict[int, Future[PIL.Image.Image | None]]()
+        self._pool: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def picture(self, index: int) -> PIL.Image.Image | None:
         """The picture, or None when its file cannot be read: then `skipped` says why, and so does the log, once."""
-        return self._open(index)
+        coming = self._coming.pop(index, None)
+        return self._open(index) if coming is None else coming.result()
+
+    def fetch(self, indices: Iterable[int]) -> None:
+        """Has these pictures opened in threads, to be had from `picture` later, as many as stay in memory; those that
+        were fetched before and are not among them are given up."""
+        coming_next = list(dict.fromkeys(indices))[: self._cached]
+        for index in self._coming.keys() - set(coming_next):
+            if (given_up := self._coming.pop(index, None)) is not None:
+                given_up.cancel()
+        for index in coming_next:
+            if index not in self._coming:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(LOADERS, "pictures")
+                self._coming[index] = self._pool.submit(self._open, index)
 
     def __iter__(self) -> Iterator[PIL.Image.Image]:
         """Every picture that can be read, in order."""
@@ -112,6 +132,13 @@ class PictureFiles:
         return picture
 
 
+STEPS_AHEAD = 2
+"""Steps whose pictures are opened while an earlier one is learned from."""
+
+LOADERS = min(8, os.cpu_count() or 1)
+"""Threads that open pictures."""
+
+
 @dataclass(frozen=True, eq=False)
 class Crops:
     """Batches of random crops, a pure function of (seed, step): `crops(step) -> pixels_BCHW` in [-1, 1].
@@ -126,9 +153,23 @@ class Crops:
     batch: int = 16
     smallest: float = 0.3
 
+    def __post_init__(self) -> None:
+        require_count(self.side, "pixels along a crop's side", 1)
+        require_count(self.batch, "pictures of a batch", 1)
+
     def __call__(self, step: int) -> Tensor:
+        steps = range(step, step + 1 + STEPS_AHEAD)
+        self.pictures.fetch(index for ahead in steps for index in self._choices(ahead))
         rng = np.random.default_rng([self.seed, 4, step])
         return torch.stack([pixels_of(self._crop(rng)) for _ in range(self.batch)])
+
+    def _choices(self, step: int) -> Iterator[int]:
+        """The pictures that a step asks for first: a crop of any of them draws as many random numbers."""
+        rng = np.random.default_rng([self.seed, 4, step])
+        for _ in range(self.batch):
+            yield int(rng.permutation(len(self.pictures))[0])
+            for _ in range(4):
+                rng.random()
 
     def _crop(self, rng: np.random.Generator) -> PIL.Image.Image:
         picture = self._any(rng)

@@ -196,8 +196,10 @@ class ImageTokenizer(nn.Module):
 
     @torch.inference_mode()
     def encode_batch(self, pictures: list[PIL.Image.Image], preparation: Preparation | None = None) -> np.ndarray:
-        """Pictures, of one shape once prepared, to codes: pictures x rows x columns, int64."""
+        """Pictures, of one shape once prepared, to codes: pictures x rows x columns, int64. ValueError for none."""
         policy = preparation or CentreCrop(self.config.side)
+        if isinstance(pictures, str | PIL.Image.Image) or not len(pictures):
+            raise ValueError(f"Give a list of one picture or more, not {pictures!r}.")
         pixels_BCHW = torch.stack([policy.pixels(policy.picture(picture)) for picture in pictures])
         pixels_BCHW = pixels_BCHW.to(self.device, self.quant_conv.weight.dtype)
         return self.encode_pixels(pixels_BCHW).cpu().numpy()

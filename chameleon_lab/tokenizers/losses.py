@@ -139,6 +139,15 @@ class PatchCritic(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
+    @staticmethod
+    def least_side(layers: int) -> int:
+        """Pixels along a side below which nothing is left of a picture to judge."""
+        strides = [2, *(2 if level < layers else 1 for level in range(1, layers + 1)), 1]
+        side = 1
+        for stride in reversed(strides):
+            side = (side - 1) * stride + 4 - 2
+        return side
+
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         return self.parts(pixels_BCHW)[:, 0]
 

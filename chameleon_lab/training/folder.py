@@ -125,7 +125,7 @@ class Ledger:
 
 
 def read_lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ from chameleon_lab.optimization import Constant, CoolDown, Recipe
 from chameleon_lab.parts import require, require_count
 from chameleon_lab.plain import fingerprint, plain_values
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
-from chameleon_lab.tokenizers.losses import ReconstructionObjective
+from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule
 from chameleon_lab.training.run import Run
@@ -51,6 +51,10 @@ class SceneImages:
     seed: int
     batch: int
     side: int = 64
+
+    def __post_init__(self) -> None:
+        require_count(self.batch, "pictures of a batch", 1)
+        require_count(self.side, "pixels along a side", 1)
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, 2, step])
@@ -118,11 +122,31 @@ class ImageExperiment:
             raise ValueError(f"source must be a function of the experiment that gives its pixels, not {self.source!r}.")
         check_rules(self.rules)
         require_count(self.batch, "pictures of a batch", 1)
+        self._require_side()
         require_count(self.checkpoints, "checkpoints", 0)
+
+    def _require_side(self) -> None:
+        """Raises ValueError for a crop that fills no grid, or that is too small for the critic or the edges."""
+        if self.crop is not None:
+            require_count(self.crop, "pixels along a crop's side", 1)
+        factor, adversary = getattr(self.tokenizer, "factor", 1), self.objective.adversary
+        if self.side % factor:
+            raise ValueError(f"A crop of {self.side} pixels fills no grid: its side must be a multiple of {factor}.")
+        least = PatchCritic.least_side(adversary.layers) if adversary else 1
+        if self.side < least:
+            raise ValueError(
+                f"The critic judges pictures of {least} pixels a side or more, and a crop has {self.side}: give "
+                f"crop={-(-least // factor) * factor}, a critic of fewer layers, or adversary=None."
+            )
+        if self.objective.perceptual == "edges" and self.side < 2**self.objective.scales:
+            raise ValueError(
+                f"Edges at {self.objective.scales} scales need {2**self.objective.scales} pixels a side, and a crop "
+                f"has {self.side}: give a larger crop, or fewer scales."
+            )
 
     @property
     def side(self) -> int:
-        return self.crop or self.tokenizer.side
+        return self.tokenizer.side if self.crop is None else self.crop
 
     @property
     def offers(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -62,6 +63,11 @@ class Steps(IterableDataset):
         return count(self.start * self.processes + self.rank, self.processes)
 
 
+log = logging.getLogger(__name__)
+
+STARVING_SECONDS = 30.0
+"""How long a loader is watched before the log says that it starves."""
+
 SKIP_LIMIT = 10
 """Steps in a row whose loss or gradient is no number before a training gives up."""
 
@@ -90,6 +96,7 @@ class PacedModule(lightning.LightningModule, ABC):
         self.warned = False
         self._skipped = 0
         self._random: Tensor | None = None
+        self._waits: list[tuple[float, float]] = []  # when batches were asked for, and how long they took
 
     @abstractmethod
     def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,8 +162,9 @@ class PacedModule(lightning.LightningModule, ABC):
         return self.recipe.optimizers(self)
 
     def training_step(self, place: int, index: int) -> None:
+        started = time.perf_counter()  # what a batch is waited for counts, too: minutes are the person's
         batch = self.batches(place).to(self.device)
-        started = time.perf_counter()
+        self._waits.append((started, time.perf_counter() - started))
         if self._random is not None:  # only now: setting up the training has drawn random numbers of its own
             torch.set_rng_state(self._random)
             self._random = None
@@ -182,6 +190,23 @@ class PacedModule(lightning.LightningModule, ABC):
         self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
         self._count_skipped(sound)
         self.values |= self.aside()
+        self._say_starving()
+
+    def _say_starving(self) -> None:
+        """Once in half a minute, where most of it went by waiting for batches, the log says so."""
+        now = time.perf_counter()
+        if now - self._waits[0][0] < STARVING_SECONDS:
+            return
+        share = sum(wait for _, wait in self._waits) / (now - self._waits[0][0])
+        if share > 0.5:
+            log.warning(
+                "The loader starves: %.0f %% of the last %.0f s were spent waiting for batches, which counts as "
+                "training time. Smaller pictures, a quicker disk or more CPU cores help.",
+                100 * share,
+                now - self._waits[0][0],
+            )
+        self._waits.clear()
+        self._waits.append((now, 0.0))
 
     def _count_skipped(self, sound: bool) -> None:
         self._skipped = 0 if sound else self._skipped + 1

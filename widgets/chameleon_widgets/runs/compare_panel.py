@@ -14,7 +14,7 @@ import traitlets
 from chameleon_lab.history import lr_sensitivity
 from chameleon_widgets import stills
 from chameleon_widgets.runs.compared_runs import ComparedRuns, outcome_words
-from chameleon_widgets.runs.comparison import CURVE_COLOURS, RunLike, first_measures
+from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, RunLike, first_measures
 from chameleon_widgets.runs.messages import ComparisonFigure, ComparisonState, ComparisonTrouble
 from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
 from chameleon_widgets.threads import Worker
@@ -95,13 +95,10 @@ class ComparePanel(anywidget.AnyWidget):
         histories = self._runs.histories
         colours = {name: CURVE_COLOURS[at % len(CURVE_COLOURS)] for at, name in enumerate(histories)}
         visible = {name: history for name, history in histories.items() if name not in self.hidden}
-        note = self._runs.note(self.hidden)
-        return compare_figure(visible, self._charted, smoothing=self.smoothing, colours=colours, note=note)
-
-    @property
-    def _charted(self) -> list[str]:
-        recorded = self._runs.measures
-        return [name for name in self.measures if name in recorded]
+        note = self._runs.note(self.hidden) if visible or not histories else "All runs are hidden."
+        recorded = {name for history in visible.values() for name in Columns(history).names}
+        charted = [name for name in self.measures if name in recorded]
+        return compare_figure(visible, charted, smoothing=self.smoothing, colours=colours, note=note)
 
     # What the browser asks
 
