@@ -40,10 +40,10 @@ from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS, plan, verdicts
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
+from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
-from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, Pipeline
@@ -294,7 +294,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.write:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
-        write_atomically(Path(options.model) / "README.md", markdown(card))
+        write_file(Path(options.model) / "README.md", markdown(card))
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
@@ -430,8 +430,8 @@ def _stability(options: argparse.Namespace) -> None:
             *(outcome.setting, outcome.variation, outcome.seed),
             *(outcome.held_out_loss, outcome.max_attention_logit),
         )
-        write_atomically(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
-    write_atomically(options.folder / "outcomes.md", stability.preset_tables(ended))
+        write_file(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
+    write_file(options.folder / "outcomes.md", stability.preset_tables(ended))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
 
 

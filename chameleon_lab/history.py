@@ -208,6 +208,7 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
+    `process`, which began at `process_start`, trains it on `host`.
     `thresholds`: by measure and level, the values beyond which its rules sound.
     """
 
@@ -224,6 +225,7 @@ class RunState:
     difference: str = ""
     forks: tuple[str, ...] = ()
     process: int = 0
+    process_start: str = ""
     host: str = ""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
 
@@ -291,11 +293,13 @@ class RecordedRun:
     def state(self) -> RunState:
         try:
             plain = json.loads((self.folder / "state.json").read_text())
+            plain = {key: value for key, value in plain.items() if key in RunState.__dataclass_fields__}
             state = RunState(**plain | {key: tuple(plain[key]) for key in ("offers", "forks")})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
         here = state.host == socket.gethostname()
-        return state if state.over or not here or alive(state.process) else replace(state, status="interrupted")
+        dead = here and not alive(state.process, state.process_start)
+        return replace(state, status="interrupted") if dead and not state.over else state
 
     @property
     def history(self) -> History:
@@ -389,12 +393,26 @@ class Tail(Generic[Value]):
         return self._values
 
 
-def alive(process: int) -> bool:
-    """Whether a process of this machine still runs."""
+def alive(process: int, start: str = "") -> bool:
+    """Whether a process of this machine still runs; where its `start` is given, whether it is the same one."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:
+        return False
     except PermissionError:
-        return True
-    return True
+        pass
+    now = process_start(process)
+    return not start or not now or start == now
+
+
+def process_start(process: int) -> str:
+    """When a process of this machine began, as letters that no other process of its number has; empty where the
+    system does not say."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{boot}_{after_name[19]}"
+    except (OSError, IndexError):
+        return ""

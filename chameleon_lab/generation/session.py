@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import length_hint
 
@@ -35,7 +35,7 @@ class Reading:
     count: int
     reader: PieceReader | None
     place: int = 0
-    pieces: Iterator[Piece] = iter(())
+    pieces: Iterator[Piece] = field(default_factory=lambda: iter(()))
     closed: bool = False
 
 

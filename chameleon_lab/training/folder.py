@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from chameleon_lab.history import Answer, Event, History, StepRecord, event_line
+from chameleon_lab.storage import write_file
 
 
 class RunFolder:
@@ -44,7 +45,7 @@ class RunFolder:
 
     def write(self, name: str, value: object) -> None:
         """A JSON file of the folder, atomically."""
-        write_atomically(self.folder / name, json.dumps(value, indent=2) + "\n")
+        write_file(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,8 +97,8 @@ class Ledger:
         self.records[:] = before.records
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
         if write:
-            write_atomically(self._folder / "metrics.jsonl", before.to_jsonl())
-            write_atomically(self._folder / "events.jsonl", "".join(map(event_line, self.events)))
+            write_file(self._folder / "metrics.jsonl", before.to_jsonl())
+            write_file(self._folder / "events.jsonl", "".join(map(event_line, self.events)))
 
     def add(self, record: StepRecord) -> None:
         if self._metrics is None:
@@ -126,11 +127,3 @@ class Ledger:
 
 def read_lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -30,12 +30,14 @@ from chameleon_lab.history import (
     StepRecord,
     Tail,
     event_line,
+    process_start,
 )
 from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES, kind
+from chameleon_lab.storage import write_file
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
-from chameleon_lab.training.folder import RunFolder, write_atomically
+from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.loop import train
 from chameleon_lab.training.modules import LanguageModule, PacedModule
 from chameleon_lab.training.trainable import Trainable
@@ -286,6 +288,7 @@ class Run:
             difference=origin.difference if origin else "",
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
+            process_start=process_start(os.getpid()),
             host=socket.gethostname(),
             thresholds=thresholds_of(self.experiment.rules),
         )
@@ -413,10 +416,8 @@ class Run:
     def _inherit(self, origin: Origin) -> None:
         """The parent's records up to the fork are this run's too, so that its curves are whole."""
         before = RunFolder(origin.folder).history.until(origin.step)
-        write_atomically(self.folder / "metrics.jsonl", before.to_jsonl())
-        write_atomically(
-            self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions)))
-        )
+        write_file(self.folder / "metrics.jsonl", before.to_jsonl())
+        write_file(self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions))))
 
     def _report(self, module: PacedModule, record: StepRecord) -> None:
         now = time.monotonic()
