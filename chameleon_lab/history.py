@@ -14,6 +14,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -168,8 +169,8 @@ class History:
 
     @classmethod
     def from_jsonl(cls, lines: Iterable[str], events: Iterable[str] = ()) -> History:
-        """The history of the two files' lines; a last line cut short by a crash is left out."""
-        return cls.of(_parsed(lines, lambda plain: StepRecord(**plain)), _parsed(events, _event))
+        """The history of the two files' lines, without those that cannot be read, such as a last one cut short."""
+        return cls.of(in_order(list(_parsed(lines, step_record))), _parsed(events, run_event))
 
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
@@ -184,21 +185,60 @@ def event_line(event: Event | Answer) -> str:
     return json.dumps({"kind": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
+def parse_line(line: str, read: Callable[[dict[str, Any]], Value]) -> Value | None:
+    """What `read` makes of a line; None for what is no JSON or says something else: damaged, or somebody else's."""
+    try:
+        plain = json.loads(line)
+        return read(plain) if isinstance(plain, dict) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
-    """What `read` makes of each line; what is no JSON is left out: cut short by a crash, or whoever's."""
-    for line in lines:
-        try:
-            plain = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(plain, dict):
-            yield read(plain)
+    """What `read` makes of each line that it can read."""
+    return (value for line in lines if (value := parse_line(line, read)) is not None)
 
 
-def _event(plain: dict[str, Any]) -> Event | Answer:
+def step_record(plain: dict[str, Any]) -> StepRecord:
+    """The record that a line of `metrics.jsonl` holds, without what a newer version may have added. Raises ValueError,
+    TypeError or KeyError for anything else."""
+    step, seconds, values, layers = plain["step"], plain["seconds"], plain.get("values", {}), plain.get("layers", {})
+    numbers = [seconds, *values.values()]
+    if type(step) is not int or step < 0 or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("a step is a whole number, and what was measured at it are numbers")
+    if not isinstance(layers, dict) or not all(isinstance(each, list) for each in layers.values()):
+        raise TypeError("what is recorded by layer are lists")
+    return StepRecord(step, seconds, values, layers)
+
+
+def run_event(plain: dict[str, Any]) -> Event | Answer:
+    """The event that a line of `events.jsonl` holds. Raises as `step_record` does."""
     kind = {"alarm": Alarm, "intervention": Intervention, "answer": Answer}[plain["kind"]]
     renamed = {"told": "message"}  # what files of before December 2026 call it
-    return kind(**{renamed.get(key, key): value for key, value in plain.items() if key != "kind"})
+    fields = {renamed.get(key, key): value for key, value in plain.items()}
+    event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
+    if type(event.step) is not int:
+        raise ValueError("an event belongs to a step, a whole number")
+    return event
+
+
+def in_order(records: Sequence[StepRecord]) -> Sequence[StepRecord]:
+    """One record a step, by rising step; of several of one step the last, which a run that went on wrote again."""
+    if all(one.step < other.step for one, other in pairwise(records)):
+        return records
+    return [record for _, record in sorted({record.step: record for record in records}.items())]
+
+
+def describe_gaps(unreadable: int, twice: int, missing: Sequence[int]) -> str:
+    """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing."""
+    spans = [f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"] if missing else []
+    parts = [
+        f"{unreadable} of its lines cannot be read and are passed over" if unreadable else "",
+        f"{twice} of its steps are there twice" if twice else "",
+        *(f"{len(missing)} steps are missing, within {span}" for span in spans),
+    ]
+    words = "; ".join(part for part in parts if part)
+    return f"metrics.jsonl is damaged: {words}. Curves and scores leave these out." if words else ""
 
 
 @dataclass(frozen=True)
@@ -286,8 +326,8 @@ class RecordedRun:
                 f"{self.folder} holds no run: neither state.json nor metrics.jsonl is there."
                 + (f" Below it there are {', '.join(below)}: name one of these." if below else "")
             )
-        self._metrics = Tail(self.folder / "metrics.jsonl", lambda plain: StepRecord(**plain))
-        self._events = Tail(self.folder / "events.jsonl", _event)
+        self._metrics = Tail(self.folder / "metrics.jsonl", step_record)
+        self._events = Tail(self.folder / "events.jsonl", run_event)
 
     @property
     def state(self) -> RunState:
@@ -303,7 +343,19 @@ class RecordedRun:
 
     @property
     def history(self) -> History:
-        return History.of(self._metrics.values(), self._events.values())
+        """What is recorded; where some of it is damaged or missing, an alarm says so."""
+        lines = self._metrics.values()
+        records, events = in_order(lines), list(self._events.values())
+        steps = [record.step for record in records]
+        missing = list[int]()
+        if any(other == one + 1 for one, other in pairwise(steps)) and len(steps) < steps[-1] + 1:
+            missing = sorted(set(range(steps[-1])).difference(steps))
+        message = describe_gaps(self._metrics.unreadable, len(lines) - len(records), missing)
+        if not steps and self.state.progress > 0:
+            message = f"metrics.jsonl is empty or missing, though the run has come to {self.state.progress:.0%}."
+        if message and not any(isinstance(event, Alarm) and event.rule == "records" for event in events):
+            events.append(Alarm(steps[-1] if steps else 0, "WARN", "records", message))
+        return History.of(records, events)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -370,26 +422,33 @@ def _holds_run(folder: Path) -> bool:
 
 
 class Tail(Generic[Value]):
-    """The values of a file of JSON lines that grows, each read once; all again when the file was written anew."""
+    """The values of a file of JSON lines that grows, each read once; all again when the file was written anew.
+
+    `unreadable`: how many of its lines are none.
+    """
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], Value]) -> None:
         self._path, self._parse = path, read
         self._values, self._bytes, self._file = list[Value](), 0, 0
+        self.unreadable = 0
 
     def values(self) -> Sequence[Value]:
         try:
             stat = self._path.stat()
             if stat.st_size < self._bytes or stat.st_ino != self._file:
-                self._values, self._bytes, self._file = [], 0, stat.st_ino
+                self._values, self._bytes, self._file, self.unreadable = [], 0, stat.st_ino, 0
             if stat.st_size > self._bytes:
                 with self._path.open("rb") as file:
                     file.seek(self._bytes)
                     new = file.read()
                 whole = new[: new.rfind(b"\n") + 1]
-                self._values += _parsed(whole.decode(errors="replace").splitlines(), self._parse)
+                lines = whole.decode(errors="replace").split("\n")[:-1]
+                values = list(_parsed(lines, self._parse))
+                self._values += values
+                self.unreadable += len(lines) - len(values)
                 self._bytes += len(whole)
         except OSError:  # not there, or not to be read: whatever comes later under this name is another file
-            self._values, self._bytes, self._file = [], 0, 0
+            self._values, self._bytes, self._file, self.unreadable = [], 0, 0, 0
         return self._values
 
 

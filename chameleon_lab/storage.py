@@ -37,7 +37,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         put(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
