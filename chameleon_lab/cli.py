@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Termination) else signal.SIGINT
         cause = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-        sys.stderr.write(f"chameleon-lab: stopped{cause}{_prospect(options)}.\n")
+        sys.stderr.write(f"chameleon-lab: stopped{cause}{_prospect(options)}\n")
         return 128 + number
     return 0
 
@@ -113,11 +113,11 @@ def _save_on_demand(_number: int, _frame: object) -> None:
 def _prospect(options: argparse.Namespace) -> str:
     """What the same command will do after it was stopped: nothing is said that the folder does not hold."""
     if options.command not in ("train", "stability", "compare"):
-        return ""
+        return "."
     folder = _train_folder(options) if options.command == "train" else options.folder
     there = [path for path in (folder, *folder.glob("**/checkpoints")) if (path / "last.ckpt").is_file()]
     if not there:
-        return "; no checkpoint was written yet, and the same command begins anew"
+        return "; no checkpoint was written yet, and the same command begins anew."
     newest = max(there, key=lambda path: (path / "last.ckpt").stat().st_mtime)
     return f"; the same command goes on from the last checkpoint, {newest / 'last.ckpt'}"
 

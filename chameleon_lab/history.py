@@ -190,7 +190,7 @@ def parse_line(line: str, read: Callable[[dict[str, Any]], Value]) -> Value | No
     try:
         plain = json.loads(line)
         return read(plain) if isinstance(plain, dict) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
@@ -229,8 +229,11 @@ def in_order(records: Sequence[StepRecord]) -> Sequence[StepRecord]:
     return [record for _, record in sorted({record.step: record for record in records}.items())]
 
 
-def describe_gaps(unreadable: int, twice: int, missing: Sequence[int]) -> str:
-    """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing."""
+def describe_gaps(unreadable: int, twice: int, missing: Sequence[int], before: str = "") -> str:
+    """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing.
+
+    Nothing where all of it stands in what was said `before`.
+    """
     spans = [f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"] if missing else []
     parts = [
         f"{unreadable} of its lines cannot be read and are passed over" if unreadable else "",
@@ -238,6 +241,8 @@ def describe_gaps(unreadable: int, twice: int, missing: Sequence[int]) -> str:
         *(f"{len(missing)} steps are missing, within {span}" for span in spans),
     ]
     words = "; ".join(part for part in parts if part)
+    if all(part in before for part in parts):
+        return ""
     return f"metrics.jsonl is damaged: {words}. Curves and scores leave these out." if words else ""
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from chameleon_lab.history import (
     Alarm,
     Answer,
@@ -174,9 +176,8 @@ class Ledger:
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
         unreadable = sum(record is None for _, record in parsed)
         missing = sorted(set(range(step)).difference(record.step for record in self.records))
-        message = describe_gaps(unreadable, len(earlier) - len(self.records), missing)
-        news = bool(message) and not any(isinstance(each, Alarm) and each.message == message for each in self.events)
-        if news:
+        said = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
+        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, said):
             log.warning("%s: %s", self._folder, message)
             self.events.append(Alarm(step, "WARN", "records", message))
         if write:
@@ -262,10 +263,11 @@ def check_whole(checkpoint: Path) -> None:
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             damaged = archive.testzip()
+        torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)  # which reads the table of contents
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
-    except Exception as error:  # whatever a damaged archive makes zipfile stumble over
-        empty = "it is empty" if not checkpoint.stat().st_size else str(error) or type(error).__name__
-        raise ValueError(empty) from error
+    except Exception as error:  # whatever a damaged archive makes them stumble over
+        why = (str(error) or type(error).__name__).partition(". ")[0].splitlines()[0]
+        raise ValueError(why if checkpoint.stat().st_size else "it is empty") from error
     if damaged is not None:
         raise ValueError(f"its part {damaged} has changed since it was written")

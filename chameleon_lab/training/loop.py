@@ -103,8 +103,9 @@ def _train_in(
     keeper = _Keeper(folder, (report, prepared.report), control, detector, origin, checkpoints, save_minutes, fault)
     # A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
     # working directory, another folder's too, and leave one there on a signal.
-    environment = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
-    environment = LightningEnvironment() if processes == 1 else environment
+    plugin = LightningEnvironment() if processes == 1 else None
+    if processes > 1 and SLURMEnvironment.detect():
+        plugin = SLURMEnvironment(auto_requeue=False)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=processes,
@@ -116,7 +117,7 @@ def _train_in(
         enable_model_summary=False,
         callbacks=[keeper],
         default_root_dir=folder.checkpoint.parent,
-        plugins=[environment] if environment else None,
+        plugins=[plugin] if plugin else None,
     )
     loader = DataLoader(Steps(module.step, trainer.world_size, trainer.global_rank), batch_size=None)
     try:
@@ -271,7 +272,7 @@ def _restore(module: PacedModule, checkpoint: Path) -> None:
     except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{checkpoint} does not fit this training ({why}): it is another one's. Give this one another folder."
+            f"{checkpoint} does not fit this training or is damaged ({why}). Give this training another folder."
         ) from error
 
 
