@@ -21,6 +21,7 @@ from chameleon_lab.generation.settings import Changes, Settings, takes_settings
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.parts import require
 from chameleon_lab.records import Piece, ReplyProgress, TokenScores
+from chameleon_lab.storage import recover
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
@@ -314,7 +315,9 @@ def find(folder: Path | str) -> Path:
         for shelf in SHIPPED:
             if (shelf / folder / "config.json").is_file():
                 return shelf / folder
-    return home(folder)
+    path = home(folder)
+    recover(path.absolute())
+    return path
 
 
 def _document(document: Document) -> Document:

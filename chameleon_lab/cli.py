@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+
+if __name__ == "__main__":
+    from chameleon_lab.signals import SIGNALS, end_at_once
+
+    for each in SIGNALS:
+        if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(each, end_at_once)
 
 # NOTE a footgun: batches differ in length, and oneDNN keeps the kernels of every length it has met, 14 MB a step in
 # bfloat16. Its two caches are bounded when torch is loaded, so this stands before the imports.
@@ -44,10 +52,11 @@ from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS, plan, verdicts
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.quantization import BITS
 from chameleon_lab.records import ImagePiece, TextPiece
+from chameleon_lab.signals import Termination, answering, end_in_order
+from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
-from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.pipeline import MODELS, Pipeline
@@ -84,17 +93,41 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     answers = options.command in ("generate", "reconstruct", "plan")  # on stdout, which is then for nothing else
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr if answers else sys.stdout)
+    demands = {signal.SIGUSR1: _save_on_demand} if hasattr(signal, "SIGUSR1") else {}
     try:
-        options.run(options)
+        with answering(end_in_order, demands):
+            options.run(options)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"chameleon-lab: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        resumed = options.command in ("train", "stability", "compare")
-        goes_on = "; the same command goes on from the last checkpoint" if resumed else ""
-        sys.stderr.write(f"chameleon-lab: stopped{goes_on}.\n")
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Termination) else signal.SIGINT
+        cause = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        sys.stderr.write(f"chameleon-lab: stopped{cause}{_prospect(options)}\n")
+        return 128 + number
     return 0
+
+
+def _save_on_demand(_number: int, _frame: object) -> None:
+    """SIGUSR1, with which schedulers warn that time is short: the run under way writes a checkpoint and goes on."""
+    for run in _awaited:
+        run.save()
+
+
+def _prospect(options: argparse.Namespace) -> str:
+    """What the same command will do after it was stopped: nothing is said that the folder does not hold."""
+    if options.command not in ("train", "stability", "compare"):
+        return "."
+    folder = _train_folder(options) if options.command == "train" else options.folder
+    there = [path for path in (folder, *folder.glob("**/checkpoints")) if (path / "last.ckpt").is_file()]
+    if not there:
+        return "; no checkpoint was written yet, and the same command begins anew."
+    newest = max(there, key=lambda path: (path / "last.ckpt").stat().st_mtime)
+    return f"; the same command goes on from the last checkpoint, {newest / 'last.ckpt'}"
+
+
+_awaited: list[Run] = []
+"""The runs whose end the command awaits."""
 
 
 log = logging.getLogger(__name__)
@@ -131,7 +164,7 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError("--processes is for transformers: an image tokenizer is trained by one.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
+    folder = _train_folder(options)
     if name in MODELS:
         model = MODELS[name] if minutes is None else MODELS[name].lasting(minutes)
         for stage, run in Pipeline(model, folder, options.processes).stages():
@@ -160,6 +193,11 @@ def _train(options: argparse.Namespace) -> None:
     log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")
 
 
+def _train_folder(options: argparse.Namespace) -> Path:
+    name, minutes = options.experiment, options.minutes
+    return options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
+
+
 def _await(stage: str, run: Run, every: float = 10.0) -> None:
     """Until the run is over, a line every ten seconds: how far, how long yet, how well; then its forks.
 
@@ -178,7 +216,15 @@ def _await(stage: str, run: Run, every: float = 10.0) -> None:
         values = "  ".join(measures)
         log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * progress, record.step + 1, left, values)
 
-    run.wait(report=report)
+    _awaited.append(run)
+    try:
+        run.wait(report=report)
+    except KeyboardInterrupt:
+        if run.state.status == "failed":  # the last checkpoint could not be written, say
+            sys.stderr.write(f"chameleon-lab: {run.state.error}\n")
+        raise
+    finally:
+        _awaited.remove(run)
     for fork in run.forks:
         _await(f"{stage}, {fork.name}", fork, every)
     run.result()
@@ -323,7 +369,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.write:
         card = lab.card | {"scores": scores, "scores_seed": options.seed}
         native.write_card(options.model, card)
-        write_atomically(Path(options.model) / "README.md", markdown(card))
+        write_file(Path(options.model) / "README.md", markdown(card))
 
 
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
@@ -459,8 +505,8 @@ def _stability(options: argparse.Namespace) -> None:
             *(outcome.setting, outcome.variation, outcome.seed),
             *(outcome.held_out_loss, outcome.max_attention_logit),
         )
-        write_atomically(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
-    write_atomically(options.folder / "outcomes.md", stability.preset_tables(ended))
+        write_file(options.folder / "outcomes.jsonl", "".join(each.to_json() + "\n" for each in ended))
+    write_file(options.folder / "outcomes.md", stability.preset_tables(ended))
     log.info("The outcomes are in %s.", options.folder / "outcomes.md")
 
 

@@ -13,8 +13,8 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -170,8 +170,8 @@ class History:
 
     @classmethod
     def from_jsonl(cls, lines: Iterable[str], events: Iterable[str] = ()) -> History:
-        """The history of the two files' lines; a last line cut short by a crash is left out."""
-        return cls.of(_parsed(lines, lambda plain: StepRecord(**plain)), _parsed(events, _event))
+        """The history of the two files' lines, without those that cannot be read, such as a last one cut short."""
+        return cls.of(in_order(list(_parsed(lines, step_record))), _parsed(events, run_event))
 
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
@@ -186,19 +186,65 @@ def event_line(event: Event | Answer) -> str:
     return json.dumps({"kind": type(event).__name__.lower(), **asdict(event)}) + "\n"
 
 
+def parse_line(line: str, read: Callable[[dict[str, Any]], Value]) -> Value | None:
+    """What `read` makes of a line; None for what is no JSON or says something else: damaged, or somebody else's."""
+    try:
+        plain = json.loads(line)
+        return read(plain) if isinstance(plain, dict) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
 def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
-    """What `read` makes of each line; what is no JSON is left out: cut short by a crash, or whoever's."""
-    for line in lines:
-        with suppress(ValueError, RecursionError, TypeError, KeyError):
-            plain = json.loads(line)
-            if isinstance(plain, dict):
-                yield read(plain)
+    """What `read` makes of each line that it can read."""
+    return (value for line in lines if (value := parse_line(line, read)) is not None)
 
 
-def _event(plain: dict[str, Any]) -> Event | Answer:
+def step_record(plain: dict[str, Any]) -> StepRecord:
+    """The record that a line of `metrics.jsonl` holds, without what a newer version may have added. Raises ValueError,
+    TypeError or KeyError for anything else."""
+    step, seconds, values, layers = plain["step"], plain["seconds"], plain.get("values", {}), plain.get("layers", {})
+    numbers = [seconds, *values.values()]
+    if type(step) is not int or step < 0 or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("a step is a whole number, and what was measured at it are numbers")
+    if not isinstance(layers, dict) or not all(isinstance(each, list) for each in layers.values()):
+        raise TypeError("what is recorded by layer are lists")
+    return StepRecord(step, seconds, values, layers)
+
+
+def run_event(plain: dict[str, Any]) -> Event | Answer:
+    """The event that a line of `events.jsonl` holds. Raises as `step_record` does."""
     kind = {"alarm": Alarm, "intervention": Intervention, "answer": Answer}[plain["kind"]]
     renamed = {"told": "message"}  # what files of before December 2026 call it
-    return kind(**{renamed.get(key, key): value for key, value in plain.items() if key != "kind"})
+    fields = {renamed.get(key, key): value for key, value in plain.items()}
+    event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
+    if type(event.step) is not int:
+        raise ValueError("an event belongs to a step, a whole number")
+    return event
+
+
+def in_order(records: Sequence[StepRecord]) -> Sequence[StepRecord]:
+    """One record a step, by rising step; of several of one step the last, which a run that went on wrote again."""
+    if all(one.step < other.step for one, other in pairwise(records)):
+        return records
+    return [record for _, record in sorted({record.step: record for record in records}.items())]
+
+
+def describe_gaps(unreadable: int, twice: int, missing: Sequence[int], before: str = "") -> str:
+    """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing.
+
+    Nothing where all of it stands in what was said `before`.
+    """
+    spans = [f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"] if missing else []
+    parts = [
+        f"{unreadable} of its lines cannot be read and are passed over" if unreadable else "",
+        f"{twice} of its steps are there twice" if twice else "",
+        *(f"{len(missing)} steps are missing, within {span}" for span in spans),
+    ]
+    words = "; ".join(part for part in parts if part)
+    if all(part in before for part in parts):
+        return ""
+    return f"metrics.jsonl is damaged: {words}. Curves and scores leave these out." if words else ""
 
 
 @dataclass(frozen=True)
@@ -208,6 +254,7 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
+    `process`, which began at `process_start`, trains it on `host`.
     `thresholds`: by measure and level, the values beyond which its rules sound.
     """
 
@@ -224,6 +271,7 @@ class RunState:
     difference: str = ""
     forks: tuple[str, ...] = ()
     process: int = 0
+    process_start: str = ""
     host: str = ""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
 
@@ -284,22 +332,36 @@ class RecordedRun:
                 f"{self.folder} holds no run: neither state.json nor metrics.jsonl is there."
                 + (f" Below it there are {', '.join(below)}: name one of these." if below else "")
             )
-        self._metrics = Tail(self.folder / "metrics.jsonl", lambda plain: StepRecord(**plain))
-        self._events = Tail(self.folder / "events.jsonl", _event)
+        self._metrics = Tail(self.folder / "metrics.jsonl", step_record)
+        self._events = Tail(self.folder / "events.jsonl", run_event)
 
     @property
     def state(self) -> RunState:
         try:
             plain = json.loads((self.folder / "state.json").read_text())
+            plain = {key: value for key, value in plain.items() if key in RunState.__dataclass_fields__}
             state = RunState(**plain | {key: tuple(plain[key]) for key in ("offers", "forks")})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
         here = state.host == socket.gethostname()
-        return state if state.over or not here or alive(state.process) else replace(state, status="interrupted")
+        dead = here and not alive(state.process, state.process_start)
+        return replace(state, status="interrupted") if dead and not state.over else state
 
     @property
     def history(self) -> History:
-        return History.of(self._metrics.values(), self._events.values())
+        """What is recorded; where some of it is damaged or missing, an alarm says so."""
+        lines = self._metrics.values()
+        records, events = in_order(lines), list(self._events.values())
+        steps = [record.step for record in records]
+        missing = list[int]()
+        if any(other == one + 1 for one, other in pairwise(steps)) and len(steps) < steps[-1] + 1:
+            missing = sorted(set(range(steps[-1])).difference(steps))
+        message = describe_gaps(self._metrics.unreadable, len(lines) - len(records), missing)
+        if not steps and self.state.progress > 0:
+            message = f"metrics.jsonl is empty or missing, though the run has come to {self.state.progress:.0%}."
+        if message and not any(isinstance(event, Alarm) and event.rule == "records" for event in events):
+            events.append(Alarm(steps[-1] if steps else 0, "WARN", "records", message))
+        return History.of(records, events)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -366,35 +428,56 @@ def _holds_run(folder: Path) -> bool:
 
 
 class Tail(Generic[Value]):
-    """The values of a file of JSON lines that grows, each read once; all again when the file was written anew."""
+    """The values of a file of JSON lines that grows, each read once; all again when the file was written anew.
+
+    `unreadable`: how many of its lines are none.
+    """
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], Value]) -> None:
         self._path, self._parse = path, read
         self._values, self._bytes, self._file = list[Value](), 0, 0
+        self.unreadable = 0
 
     def values(self) -> Sequence[Value]:
         try:
             stat = self._path.stat()
             if stat.st_size < self._bytes or stat.st_ino != self._file:
-                self._values, self._bytes, self._file = [], 0, stat.st_ino
+                self._values, self._bytes, self._file, self.unreadable = [], 0, stat.st_ino, 0
             if stat.st_size > self._bytes:
                 with self._path.open("rb") as file:
                     file.seek(self._bytes)
                     new = file.read()
                 whole = new[: new.rfind(b"\n") + 1]
-                self._values += _parsed(whole.decode(errors="replace").splitlines(), self._parse)
+                lines = whole.decode(errors="replace").split("\n")[:-1]
+                values = list(_parsed(lines, self._parse))
+                self._values += values
+                self.unreadable += len(lines) - len(values)
                 self._bytes += len(whole)
         except OSError:  # not there, or not to be read: whatever comes later under this name is another file
-            self._values, self._bytes, self._file = [], 0, 0
+            self._values, self._bytes, self._file, self.unreadable = [], 0, 0, 0
         return self._values
 
 
-def alive(process: int) -> bool:
-    """Whether a process of this machine still runs."""
+def alive(process: int, start: str = "") -> bool:
+    """Whether a process of this machine still runs; where its `start` is given, whether it is the same one."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:
+        return False
     except PermissionError:
-        return True
-    return True
+        pass
+    now = process_start(process)
+    return not start or not now or start == now
+
+
+def process_start(process: int) -> str:
+    """When a process of this machine began, as letters that no other process of its number has; empty where the
+    system does not say."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{boot}_{after_name[19]}"
+    except (OSError, IndexError):
+        return ""

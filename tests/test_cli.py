@@ -283,7 +283,8 @@ def test_ctrl_c_is_a_line_and_130_and_the_same_command_goes_on(capsys, monkeypat
     monkeypatch.setitem(MODELS, "miniature", replace(MINIATURE, transformer=pressing))
     assert main(train) == 130
     told = capsys.readouterr().err
-    assert told.endswith("chameleon-lab: stopped; the same command goes on from the last checkpoint.\n")
+    last = tmp_path / "run" / "transformer" / "checkpoints" / "last.ckpt"
+    assert told.endswith(f"chameleon-lab: stopped; the same command goes on from the last checkpoint, {last}\n")
     stages = {stage: RecordedRun(tmp_path / "run" / stage).state.status for stage in ("text", "image", "transformer")}
     assert stages == {"text": "finished", "image": "finished", "transformer": "stopped"}
     image = (tmp_path / "run" / "image" / "tokenizer" / "image_tokenizer.safetensors").read_bytes()

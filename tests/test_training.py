@@ -203,8 +203,9 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(mixed, ima
     whole = checkpoint.read_bytes()
     for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         checkpoint.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is damaged .*; delete .* to start anew"):
+        with pytest.raises(ValueError, match=r"no whole checkpoint: last.ckpt is damaged .*another folder"):
             trained(tmp_path, language(mixed, recipe, Budget(steps=2)), batches)
+        assert checkpoint.read_bytes() == content
 
 
 def test_nothing_half_written_is_left_behind(mixed, tmp_path):
@@ -212,7 +213,7 @@ def test_nothing_half_written_is_left_behind(mixed, tmp_path):
     trained(tmp_path, module, SceneBatches(mixed, tokens=236), save_minutes=0)
     RunFolder(tmp_path).write("note.json", {"a": 1})
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"metrics.jsonl", "events.jsonl", "note.json", "checkpoints/last.ckpt"}
+    assert files == {"lock", "metrics.jsonl", "events.jsonl", "note.json", "checkpoints/last.ckpt"}
     assert json.loads((tmp_path / "note.json").read_text()) == {"a": 1}
 
 

@@ -13,9 +13,7 @@ A model that came without image tokenizer, picture decoder or text tokenizer is 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -33,6 +31,7 @@ from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, 
 from chameleon_lab.files import intact, read_json
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.parts import require_fields
+from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import (
@@ -43,6 +42,10 @@ from chameleon_lab.tokenizers.text import (
 )
 from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
+
+WEIGHT_FILES = r"(model|image_tokenizer)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+OWN = re.compile(rf"(config\.json|{WEIGHT_FILES}|text_tokenizer\.(model|json))(\.partial)?")
+"""Names of the format's files, which never stay when a folder is written anew; whatever else lies there does."""
 
 NATIVE_FORMAT, NATIVE_VERSION = "chameleon-lab", 1
 
@@ -95,7 +98,12 @@ class Native:
 
 
 def write_image_tokenizer(tokenizer: ImageTokenizer, folder: Path | str, card: dict[str, Any] | None = None) -> None:
-    """Writes an image tokenizer alone: `config.json` and `image_tokenizer.safetensors`, all of it or nothing."""
+    """Writes an image tokenizer alone: `config.json` and `image_tokenizer.safetensors`, all of it or nothing.
+
+    Raises ValueError for a folder that holds a whole model, which would be one no longer.
+    """
+    if "model" in plain_config(Path(folder)):
+        raise ValueError(f"{folder} holds a whole model: write the image tokenizer into another folder.")
 
     def write_files(folder: Path) -> None:
         plain = plain_image_config(tokenizer.config)
@@ -117,21 +125,11 @@ def write_whole(
         raise ValueError(f"{folder} is a file; save into a new or empty folder.")
     if folder.exists() and any(folder.iterdir()) and not (replaces or is_native)(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        whole = Path(scratch) / "whole"
-        whole.mkdir()
+    with whole_folder(folder, stays=lambda entry: not OWN.fullmatch(entry.name)) as whole:
         write_files(whole)
-        if folder.exists():
-            written = {file.name for file in whole.iterdir()}
-            weights = [stem for stem in ("model", "image_tokenizer") if files_of(whole, stem)]
-            for name in written:
-                os.replace(whole / name, folder / name)
-            for file in (file for stem in weights for file in files_of(folder, stem)):
-                if file.name not in written:  # one file where there were shards, or the reverse
-                    file.unlink()
-        else:
-            shutil.move(whole, folder)
+        for stem in ("model", "image_tokenizer"):
+            if files_of(whole, stem):
+                open_safetensors(whole, stem)  # which raises for what is not whole
 
 
 def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
@@ -182,9 +180,7 @@ def write_card(folder: Path | str, card: dict[str, Any]) -> None:
     """Puts another card into a checkpoint, its weights untouched."""
     folder = Path(folder)
     config = _read_config(folder) | {"card": card}
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, folder / "config.json")
+    write_file(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def read_native_images(

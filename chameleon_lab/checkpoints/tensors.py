@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import struct
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from chameleon_lab.files import LARGEST_JSON, read_table
+from chameleon_lab.storage import put
 
 DTYPES = {
     "F64": torch.float64,
@@ -417,7 +417,7 @@ def all_or_nothing(files: list[Path]) -> Iterator[list[Path]]:
     try:
         yield partials
         for partial, file in zip(partials, files, strict=True):
-            os.replace(partial, file)
+            put(partial, file)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

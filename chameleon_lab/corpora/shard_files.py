@@ -12,16 +12,9 @@ skipped.jsonl       documents left out, and why
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
-import os
-import shutil
-import socket
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +22,6 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
-from chameleon_lab.history import alive
 from chameleon_lab.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -151,20 +143,3 @@ class _File:
     def close(self) -> dict[str, Any]:
         self._file.close()
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-
-
-@contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the final one, removed when writing fails; those that dead processes left go first."""
-    parent, start = folder.absolute().parent, f".{folder.name}.{socket.gethostname()}."
-    parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.glob(f"{glob.escape(start)}*.partial"):
-        process = leftover.name.split(".")[-3]
-        if process == str(os.getpid()) or not process.isdigit() or not alive(int(process)):
-            shutil.rmtree(leftover)
-    hidden = parent / f"{start}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
-    hidden.mkdir()
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)

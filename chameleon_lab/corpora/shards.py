@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,9 +15,10 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
 from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
-from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card, unfinished
+from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.files import reason_of
+from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer, TextTokenizer
@@ -64,7 +64,7 @@ def write_shards(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is taken: write into a new or empty folder, or delete it first.")
-    with unfinished(folder) as hidden, closing(Writer(hidden, shard_tokens)) as writer:
+    with whole_folder(folder) as hidden, closing(Writer(hidden, shard_tokens)) as writer:
         kinds = Counter[str]()
         for entry in _tokenized(documents, tokenizer):
             if isinstance(entry, Skipped):
@@ -78,7 +78,6 @@ def write_shards(
             raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{skips}.")
         card = {"kinds": dict(kinds), "grid": list(tokenizer.grid), "tokenizers": identities(tokenizer)}
         writer.finish(dict(about or {}) | card | {"vocabulary": asdict(tokenizer.vocabulary)})
-        os.replace(hidden, folder)
     return Shards(folder)
 
 

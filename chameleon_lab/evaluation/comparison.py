@@ -17,7 +17,7 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
-from chameleon_lab.training.folder import write_atomically
+from chameleon_lab.storage import write_file
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.modules import Budget
 
@@ -92,7 +92,7 @@ def compare_quantizers(
             tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
             measurements = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             outcomes.append(ContenderOutcome(name, seed, measurements.values))
-            write_atomically(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
+            write_file(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
             yield outcomes[-1]
 
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from chameleon_lab.history import Answer, Event, History, StepRecord, event_line
+import torch
+
+from chameleon_lab.history import (
+    Alarm,
+    Answer,
+    Event,
+    History,
+    StepRecord,
+    describe_gaps,
+    event_line,
+    in_order,
+    parse_line,
+    run_event,
+    step_record,
+)
+from chameleon_lab.storage import write_file
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -24,7 +42,8 @@ class RunFolder:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.ledger = Ledger(self.folder)
-        self._lock = 0  # the lock file's inode while it is held
+        self._lock = 0  # the lock file's inode since it was held
+        self._locks = False  # whether it is held now
 
     @property
     def checkpoint(self) -> Path:
@@ -33,8 +52,37 @@ class RunFolder:
     @property
     def checkpoints(self) -> dict[int, Path]:
         """The checkpoints that were kept on the way, by the step they go on with."""
-        files = self.checkpoint.parent.glob("step-*.ckpt")
-        return {int(path.stem.removeprefix("step-")): path for path in sorted(files)}
+        files = sorted(self.checkpoint.parent.glob("step-*.ckpt"))
+        return {int(path.stem[5:]): path for path in files if path.stem[5:].isdecimal()}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is any checkpoint, whole or not."""
+        return self.checkpoint.exists() or bool(self.checkpoints)
+
+    def whole_checkpoint(self) -> tuple[Path | None, str]:
+        """The newest checkpoint that is whole, and, where that is not `last.ckpt`, why not; (None, "") without any.
+
+        Raises ValueError where there are checkpoints and none is whole.
+        """
+        kept, faults = self.checkpoints, list[str]()
+        if not self.checkpoint.exists() and kept:
+            faults.append(f"{self.checkpoint.name} is missing")
+        for path in (self.checkpoint, *(kept[step] for step in sorted(kept, reverse=True))):
+            if not path.exists():
+                continue
+            try:
+                check_whole(path)
+            except ValueError as error:
+                faults.append(f"{path.name} is damaged ({error})")
+                continue
+            return path, "; ".join(faults)
+        if not self.begun:
+            return None, ""
+        raise ValueError(
+            f"{self.checkpoint.parent} holds no whole checkpoint: {'; '.join(faults)}. Put a copy of one there, or "
+            "give this training another folder to start anew. Nothing was changed."
+        )
 
     @property
     def history(self) -> History:
@@ -44,11 +92,17 @@ class RunFolder:
 
     def write(self, name: str, value: object) -> None:
         """A JSON file of the folder, atomically."""
-        write_atomically(self.folder / name, json.dumps(value, indent=2) + "\n")
+        write_file(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps others out. Raises ValueError when another process trains here; the lock dies with its process."""
+        """Keeps others out; within, again, it does nothing more.
+
+        Raises ValueError when another process trains here; the lock dies with its process.
+        """
+        if self._locks:
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as file:
             try:
@@ -58,12 +112,27 @@ class RunFolder:
                 return
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise ValueError(
                     f"Another process trains in {self.folder}: stop it there, or give this run another folder."
                 ) from error
+            except OSError as error:
+                log.warning(
+                    "%s is on a file system without locks (%s): see that one process trains there.", self.folder, error
+                )
             self._lock = os.fstat(file.fileno()).st_ino
-            yield
+            self._locks = True
+            try:
+                yield
+            finally:
+                self._locks = False
+
+    def require(self) -> None:
+        """Raises ValueError where the folder was deleted while it was locked."""
+        if self.deleted:
+            raise ValueError(
+                f"The folder {self.folder} was deleted while a run trained in it: what it learned is lost."
+            )
 
     @property
     def deleted(self) -> bool:
@@ -75,13 +144,16 @@ class RunFolder:
 
 
 class Ledger:
-    """What a run records, in memory for those who watch it and on disk for those who come later."""
+    """What a run records, in memory for those who watch it and on disk for those who come later.
+
+    A disk that takes no more ends no run: what could not be written waits, and an alarm says so.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.records: list[StepRecord] = []
         self.events: list[Event] = []
-        self._metrics: IO[str] | None = None
+        self._metrics, self._events = Appender(folder / "metrics.jsonl"), Appender(folder / "events.jsonl")
         self._flushed = 0.0
 
     @property
@@ -90,47 +162,112 @@ class Ledger:
 
     def open(self, step: int, write: bool = True) -> None:
         """Begins, or goes on before `step`: later records and alarms are forgotten, since they will come again;
-        interventions are not, since they will be carried out again. Of several processes one may `write`."""
-        recorded = History.from_jsonl(*(read_lines(self._folder / name) for name in ("metrics.jsonl", "events.jsonl")))
+        interventions are not, since they will be carried out again. Of several processes one may `write`.
+
+        Lines that cannot be read stay as they are. An alarm says, once, what is damaged or missing before `step`.
+        """
+        metrics, events = (read_lines(self._folder / name) for name in ("metrics.jsonl", "events.jsonl"))
+        parsed = [(line, parse_line(line, step_record)) for line in metrics]
+        happened = [(line, parse_line(line, run_event)) for line in events]
+        earlier = [record for _, record in parsed if record is not None and record.step < step]
+        self.records[:] = in_order(earlier)
+        recorded = History.of((), [event for _, event in happened if event is not None])
         before = recorded.until(step)
-        self.records[:] = before.records
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
+        unreadable = sum(record is None for _, record in parsed)
+        missing = sorted(set(range(step)).difference(record.step for record in self.records))
+        said = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
+        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, said):
+            log.warning("%s: %s", self._folder, message)
+            self.events.append(Alarm(step, "WARN", "records", message))
         if write:
-            write_atomically(self._folder / "metrics.jsonl", before.to_jsonl())
-            write_atomically(self._folder / "events.jsonl", "".join(map(event_line, self.events)))
+            lines = {record.step: line for line, record in parsed if record is not None and record.step < step}
+            strays = [line for line, record in parsed if record is None]
+            write_file(self._folder / "metrics.jsonl", "".join(f"{line}\n" for line in (*lines.values(), *strays)))
+            strays = [f"{line}\n" for line, event in happened if event is None]
+            write_file(self._folder / "events.jsonl", "".join((*map(event_line, self.events), *strays)))
 
     def add(self, record: StepRecord) -> None:
-        if self._metrics is None:
-            self._metrics = (self._folder / "metrics.jsonl").open("a")
         self._metrics.write(record.to_json() + "\n")
         self.records.append(record)
         if time.monotonic() - self._flushed > 0.5:
             self.flush()
 
     def note(self, event: Event | Answer) -> None:
-        with (self._folder / "events.jsonl").open("a") as file:
-            file.write(event_line(event))
+        self._events.write(event_line(event))
+        self._events.flush()
         if not isinstance(event, Answer):
             self.events.append(event)
 
     def flush(self) -> None:
-        if self._metrics is not None:
-            self._metrics.flush()
-            self._flushed = time.monotonic()
+        self._flushed = time.monotonic()
+        waited = bool(self._metrics.error)
+        if (error := self._metrics.flush()) and not waited:
+            message = f"records could not be written ({error}); the run goes on, and writes them when it can"
+            log.warning("%s: %s", self._folder, message)
+            self.note(Alarm(self.records[-1].step if self.records else 0, "WARN", "records", message))
 
     def close(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        for file in (self._metrics, self._events):
+            if error := file.flush():
+                log.warning("The last %d bytes of %s could not be written (%s).", file.waiting, file.path, error)
+            file.close()
+
+
+class Appender:
+    """Lines at the end of a file, opened at the first one. What the disk does not take waits for the next `flush`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.error = path, ""
+        self._file, self._pending = -1, bytearray()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes not yet written."""
+        return len(self._pending)
+
+    def write(self, line: str) -> None:
+        self._pending += line.encode()
+
+    def flush(self) -> str:
+        """Writes what waits; what went wrong, in words, or nothing."""
+        try:
+            if self._file < 0 and self._pending:
+                self._file = os.open(
+                    self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666
+                )
+            while self._pending:
+                del self._pending[: os.write(self._file, self._pending)]
+            self.error = ""
+        except OSError as error:
+            self.error = error.strerror or type(error).__name__
+        return self.error
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._pending = -1, bytearray()
 
 
 def read_lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines() if path.exists() else []
+    """The lines of a file, whatever bytes they hold; one that a crash cut short, at the end, is none."""
+    try:
+        return path.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def check_whole(checkpoint: Path) -> None:
+    """Raises ValueError, saying why, where a checkpoint's bytes are not those that were written: each of its parts
+    carries a checksum (torch's files are zip archives)."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            damaged = archive.testzip()
+        torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)  # which reads the table of contents
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from error
+    except Exception as error:  # whatever a damaged archive makes them stumble over
+        why = (str(error) or type(error).__name__).partition(". ")[0].splitlines()[0]
+        raise ValueError(why if checkpoint.stat().st_size else "it is empty") from error
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} has changed since it was written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -174,7 +175,7 @@ class ImageExperiment:
             "minutes": round(last.seconds / 60, 1),
             "steps": last.step + 1,
         }
-        native.write_image_tokenizer(module.tokenizer.cpu().half().eval(), folder / "tokenizer", card)
+        native.write_image_tokenizer(_smallest(module.tokenizer.cpu().eval()), folder / "tokenizer", card)
         tokenizer = self.product(folder)
         assert tokenizer is not None
         return tokenizer
@@ -196,6 +197,18 @@ class ImageExperiment:
         ended, the run is over at once.
         """
         return Run(self, folder).start()
+
+
+def _smallest(tokenizer: ImageTokenizer) -> ImageTokenizer:
+    """The tokenizer in float16, or as it is where its numbers are too large for that. Raises ValueError for one that
+    nobody could read again, since some are none."""
+    largest = max(float(tensor.abs().max()) for tensor in tokenizer.state_dict().values() if tensor.numel())
+    if not math.isfinite(largest):
+        raise ValueError(
+            "The image tokenizer has weights that are not numbers, and is not written: train it with a lower rate, or "
+            "fork it at an earlier checkpoint."
+        )
+    return tokenizer.half() if largest <= torch.finfo(torch.float16).max else tokenizer
 
 
 REFERENCE = ImageExperiment(

@@ -6,18 +6,22 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
+from chameleon_lab.storage import put
 from chameleon_lab.training.control import Control, Order
-from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.folder import RunFolder, check_whole
 from chameleon_lab.training.modules import PacedModule, Steps
 from chameleon_lab.training.trainable import Prepared, Report
 
@@ -48,25 +52,60 @@ def train(
     A folder with a checkpoint goes on from it, with the same data order and the same interventions at the same steps.
     `origin` is another run's checkpoint to begin from: what has the same name and shape is taken over, weights and
     optimizer's state, the rest begins anew. `checkpoints/last.ckpt` is written atomically every `save_minutes` of
-    training and at the end; of the budget's course, so many `checkpoints` stay, evenly spread.
+    training and at the end; of the budget's course, so many `checkpoints` stay, evenly spread. Where it is damaged or
+    missing, the newest whole one of those takes its place, and an alarm says so. Raises ValueError where none is whole,
+    where another process trains in the folder, and where it was deleted meanwhile.
 
     With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
     that called is started again once a process, and for all but the first this ends in SystemExit.
     """
+    with nullcontext() if shares_work() else folder.locked():
+        _train_in(
+            prepared,
+            folder,
+            report,
+            detector,
+            control or Control(),
+            origin,
+            checkpoints,
+            save_minutes,
+            precision,
+            processes,
+        )
+
+
+def _train_in(
+    prepared: Prepared,
+    folder: RunFolder,
+    report: Report,
+    detector: DivergenceDetector | None,
+    control: Control,
+    origin: Path | None,
+    checkpoints: int,
+    save_minutes: float,
+    precision: str,
+    processes: int,
+) -> None:
     module = prepared.module
     folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     module.batches = prepared.batches
-    resumed = folder.checkpoint.exists()
-    if resumed:
-        _restore(module, folder.checkpoint)
+    resumed, fault = folder.whole_checkpoint()
+    if resumed is not None:
+        _restore(module, resumed)
     elif origin is not None:
         graft(module, origin)
+    if fault:
+        fault = f"{fault}: the run goes on from {resumed.name if resumed else 'its beginning'}, at step {module.step}"
+        log.warning("%s: %s.", folder.checkpoint.parent, fault)
     if (resumed or origin is not None) and module.progress >= 1:
         return
     origin = None if resumed else origin
-    keeper = _Keeper(
-        folder, (report, prepared.report), control or Control(), detector, origin, checkpoints, save_minutes
-    )
+    keeper = _Keeper(folder, (report, prepared.report), control, detector, origin, checkpoints, save_minutes, fault)
+    # A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
+    # working directory, another folder's too, and leave one there on a signal.
+    plugin = LightningEnvironment() if processes == 1 else None
+    if processes > 1 and SLURMEnvironment.detect():
+        plugin = SLURMEnvironment(auto_requeue=False)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=processes,
@@ -77,10 +116,12 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[keeper],
+        default_root_dir=folder.checkpoint.parent,
+        plugins=[plugin] if plugin else None,
     )
     loader = DataLoader(Steps(module.step, trainer.world_size, trainer.global_rank), batch_size=None)
     try:
-        trainer.fit(module, loader, ckpt_path=folder.checkpoint if resumed else None, weights_only=True)
+        trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
     finally:
         folder.ledger.close()
     if not trainer.is_global_zero:
@@ -99,10 +140,11 @@ class _Keeper(lightning.Callback):
         origin: Path | None,
         checkpoints: int,
         save_minutes: float,
+        fault: str,
     ) -> None:
         self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
-        self.checkpoints, self.save_minutes = checkpoints, save_minutes
-        self.saved_at, self.kept_at = 0.0, 0.0
+        self.checkpoints, self.save_minutes, self.fault = checkpoints, save_minutes, fault
+        self.saved_at, self.kept_at, self.saved_seconds = 0.0, 0.0, 0.0
         self.coming: list[Intervention] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -110,6 +152,11 @@ class _Keeper(lightning.Callback):
         self.saved_at = module.seconds
         self.kept_at = module.progress
         self.folder.ledger.open(module.step, write=trainer.is_global_zero)
+        if trainer.is_global_zero:
+            for partial in self.folder.checkpoint.parent.glob("*.partial"):  # a killed process's
+                partial.unlink()
+            if self.fault:
+                self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", self.fault))
         if self.origin is not None:
             graft_optimizers(module, trainer.optimizers, self.origin)
         self.coming = [event for event in self.folder.ledger.events if isinstance(event, Intervention)]
@@ -191,15 +238,27 @@ class _Keeper(lightning.Callback):
             self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.save(trainer)
+        try:
+            self.save(trainer)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"{self.folder.checkpoint} could not be written at the end ({error}): make room on its disk, and start "
+                f"the run again. It goes on from the last good checkpoint, written {self.last_save}."
+            ) from error
+
+    @property
+    def last_save(self) -> str:
+        return f"after {self.saved_seconds:.0f} s of training" if self.saved_seconds else "before it was started"
 
     def save(self, trainer: lightning.Trainer) -> None:
+        self.folder.require()
         self.folder.ledger.flush()
         partial = self.folder.checkpoint.with_suffix(".partial")
         try:
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
-                os.replace(partial, self.folder.checkpoint)
+                put(partial, self.folder.checkpoint)
+            self.saved_seconds = _paced(trainer.lightning_module).seconds
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -213,8 +272,7 @@ def _restore(module: PacedModule, checkpoint: Path) -> None:
     except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{checkpoint} does not fit this training or is damaged ({why}); "
-            f"delete {checkpoint.parent.parent} to start anew."
+            f"{checkpoint} does not fit this training or is damaged ({why}). Give this training another folder."
         ) from error
 
 
@@ -224,12 +282,13 @@ def graft(module: PacedModule, checkpoint: Path) -> list[str]:
     Returns the names that begin anew. Raises ValueError when nothing fits, or the checkpoint is damaged.
     """
     try:
+        check_whole(checkpoint)
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         saved, own = state["state_dict"], module.state_dict()
         fitting = {name: saved[name] for name in own if name in saved and saved[name].shape == own[name].shape}
         module.load_state_dict(fitting, strict=False)
         module.on_load_checkpoint(state)
-    except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{checkpoint} is damaged: {str(error).splitlines()[0]}. Fork from another one.") from error
     if not fitting:
         raise ValueError(f"Nothing in {checkpoint} fits this model: a fork shares most of its parent's shape.")
@@ -267,5 +326,13 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, partial)
     except OSError:  # a file system without links
-        partial.write_bytes(source.read_bytes())
-    os.replace(partial, target)
+        shutil.copyfile(source, partial)
+    put(partial, target)
+
+
+def shares_work() -> bool:
+    """Whether this process only shares the work of the one that was started, which alone writes the folder.
+
+    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    """
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))

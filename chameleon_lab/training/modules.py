@@ -80,8 +80,8 @@ class PacedModule(lightning.LightningModule, ABC):
     """A module that trains to a budget on `batches(place)`, with its own clock and schedule and a record of each step.
 
     A subclass gives `loss_and_values(batch)`. `values` and `layers` hold what the last step recorded. A step whose loss
-    or gradient is not a number changes nothing and says `skipped`; `SKIP_LIMIT` of them in a row are a
-    FloatingPointError.
+    or gradient is not a number changes nothing, `books` included, and says `skipped`; `SKIP_LIMIT` of them in a row are
+    a FloatingPointError.
     """
 
     def __init__(self, recipe: Recipe, budget: Budget) -> None:
@@ -101,6 +101,10 @@ class PacedModule(lightning.LightningModule, ABC):
     @abstractmethod
     def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """What to descend, and what to record, of a batch."""
+
+    def books(self) -> Iterator[Tensor]:
+        """What a step may change before anybody knows whether its loss is a number: running means, counts."""
+        yield from self.buffers()
 
     @contextmanager
     def watched(self, batch: Any) -> Iterator[Readout]:
@@ -171,6 +175,7 @@ class PacedModule(lightning.LightningModule, ABC):
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)
+        before = [book.detach().clone() for book in self.books()]
         with self.watched(batch) as readout:
             loss, values = self.loss_and_values(batch)
             for optimizer in optimizers:
@@ -182,6 +187,10 @@ class PacedModule(lightning.LightningModule, ABC):
                 for optimizer in optimizers:
                     self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
                     optimizer.step()
+            else:
+                with torch.no_grad():
+                    for book, saved in zip(self.books(), before, strict=True):
+                        book.copy_(saved)
         own = {name: float(value.detach()) for name, value in values.items()}
         own |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
         self.values, self.layers = readout.beside(own), readout.layers
@@ -281,6 +290,11 @@ class ImageTokenizerModule(PacedModule):
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
         self.loss = ReconstructionLoss(objective or ReconstructionObjective())
         self.watch = CodebookWatch(tokenizer.codes)
+
+    def books(self) -> Iterator[Tensor]:
+        """Besides, codebooks that learn without a gradient."""
+        yield from super().books()
+        yield from (each for each in self.tokenizer.quantize.parameters() if not each.requires_grad)
 
     def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)

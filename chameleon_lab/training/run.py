@@ -30,13 +30,15 @@ from chameleon_lab.history import (
     StepRecord,
     Tail,
     event_line,
+    process_start,
 )
 from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES, kind
+from chameleon_lab.storage import write_file
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
-from chameleon_lab.training.folder import RunFolder, write_atomically
-from chameleon_lab.training.loop import train
+from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.loop import shares_work, train
 from chameleon_lab.training.modules import LanguageModule, PacedModule
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import Transformer
@@ -286,6 +288,7 @@ class Run:
             difference=origin.difference if origin else "",
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
+            process_start=process_start(os.getpid()),
             host=socket.gethostname(),
             thresholds=thresholds_of(self.experiment.rules),
         )
@@ -317,7 +320,7 @@ class Run:
             if before is not None and before is not self and before._thread is not None:
                 before.stop()
                 before._over.wait()
-            with nullcontext() if _helping() else self._place.locked():
+            with nullcontext() if shares_work() else self._place.locked():
                 self._claim()
                 try:
                     if self._control.turn.take(self._control.give_up):
@@ -352,28 +355,28 @@ class Run:
         before = _description(path)
         if before is None:
             raise ValueError(
-                f"{path} is damaged, so that nobody can say whose run this is. Delete it if it is this one's, or give "
-                "this one another folder."
+                f"{path} is damaged, so that nobody can say whose run this is. Give this one another folder; or, if it "
+                "is this one's, move that file out of the folder."
             )
         now = json.loads(json.dumps(self.config))
         product = self.experiment.product(self.folder)
-        if self._place.checkpoint.exists() or product is not None:
+        if self._place.begun or product is not None:
             old, new = ({key: value for key, value in each.items() if key not in FREE} for each in (before, now))
             # What earlier versions wrote of image tokenizers and pipelines does not say what it is.
             if before.get("is") not in (None, "SceneModel") and (apart := discrepancies(old, new)):
                 raise ValueError(
                     f"{self.folder} holds a run of another experiment: {', '.join(apart)} differ. Give this one "
-                    "another folder, or delete that one."
+                    "another folder."
                 )
         elif not path.exists():
             self._tell_of_edits(now)
-        if not _helping():
+        if not shares_work():
             (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
             self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
             self._place.write("config.json", described(self.experiment))
             self._write_state()
         budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
-        grown = "budget" in before and budgets[0] != budgets[1] and self._place.checkpoint.exists()
+        grown = "budget" in before and budgets[0] != budgets[1] and self._place.begun
         self._product = None if grown else product
 
     def _tell_of_edits(self, now: dict[str, Any]) -> None:
@@ -393,7 +396,7 @@ class Run:
         self._write_state()
         prepared = self.experiment.prepare(self.folder)
         self._module = module = prepared.module
-        if self.origin is not None and not self._place.checkpoint.exists():
+        if self.origin is not None and not self._place.begun:
             self._inherit(self.origin)
         train(
             prepared,
@@ -406,17 +409,21 @@ class Run:
             precision=self.experiment.precision,
             processes=self.processes,
         )
+        self._require_folder()
         if module.progress >= 1:
             self._product = self.experiment.finish(module, self.history, self.folder)
         self._status = "finished" if module.progress >= 1 else "stopped"
 
+    def _require_folder(self) -> None:
+        """Raises ValueError where somebody has deleted the folder."""
+        if self._place.deleted:
+            raise ValueError(f"The folder {self.folder} was deleted while the run {self.name!r} trained in it.")
+
     def _inherit(self, origin: Origin) -> None:
         """The parent's records up to the fork are this run's too, so that its curves are whole."""
         before = RunFolder(origin.folder).history.until(origin.step)
-        write_atomically(self.folder / "metrics.jsonl", before.to_jsonl())
-        write_atomically(
-            self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions)))
-        )
+        write_file(self.folder / "metrics.jsonl", before.to_jsonl())
+        write_file(self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions))))
 
     def _report(self, module: PacedModule, record: StepRecord) -> None:
         now = time.monotonic()
@@ -452,11 +459,10 @@ class Run:
     def _attend(self, last: bool = False) -> None:
         """Takes the orders that came through the folder, and has the folder show how the run stands."""
         now = time.monotonic()
-        if _helping() or (now - self._attended < GLANCE and not last):
+        if shares_work() or (now - self._attended < GLANCE and not last):
             return
         self._attended = now
-        if self._place.deleted:
-            raise ValueError(f"The folder {self.folder} was deleted while the run {self.name!r} trained in it.")
+        self._require_folder()
         for posted in self._orders.values():
             if posted.order in self._orders_taken:
                 continue
@@ -481,7 +487,7 @@ class Run:
         self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
 
     def _write_state(self) -> None:
-        if _helping() or self._place.deleted:
+        if shares_work() or self._place.deleted:
             return
         with self._writing:
             self._written, self._state_written = time.monotonic(), self.state
@@ -500,14 +506,6 @@ def _description(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return plain if isinstance(plain, dict) else None
-
-
-def _helping() -> bool:
-    """Whether this process only shares the work of the one that was started, which alone writes the folder.
-
-    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
-    """
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
 _live: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()

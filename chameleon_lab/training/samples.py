@@ -48,6 +48,10 @@ class Samples:
             for picture in reply.pictures[:1]:
                 sheet.paste(picture, (side * place, 0))
         path = self.folder / f"{round(100 * module.progress):03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        sheet.save(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            sheet.save(path)
+        except OSError as error:  # a full disk ends no training
+            log.warning("%s could not be written (%s).", path, error)
+            return
         log.info('samples         %s; to "%s" it says "%s"', path, SCENE.caption(), description.text)

@@ -17,6 +17,7 @@ from chameleon_lab.documents import Text
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.optimization import Recipe
+from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer
 from chameleon_lab.training.modules import Budget, PacedModule
 from chameleon_lab.training.run import Run
@@ -57,9 +58,7 @@ class TextExperiment:
 
     def finish(self, module: TextModule, history: History, folder: Path) -> SentencePieceTokenizer:
         """The tokenizer as it is written to `folder/text_tokenizer.model`."""
-        partly = folder / "text_tokenizer.partial"
-        partly.write_bytes(module.model)
-        partly.replace(folder / "text_tokenizer.model")
+        write_file(folder / "text_tokenizer.model", module.model)
         return SentencePieceTokenizer(module.model)
 
     def product(self, folder: Path) -> SentencePieceTokenizer | None:
