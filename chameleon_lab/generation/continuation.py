@@ -182,9 +182,10 @@ class Continuation:
             fits = row.room > 0 and self.grammar.allowed(row.state, row.room).allowed_V[token]
             row.state = self.grammar.advance(row.state, token) if fits else row.state
             if not fits or row.state.ended:
+                ends = fits and row.state.ended != "length"
                 raise ValueError(
                     f"A reply cannot begin with this prefix: token {token} at place {place} of it "
-                    + ("ends the reply." if fits else "cannot stand there, or there is no room for what it begins.")
+                    + ("ends the reply." if ends else "cannot stand there, or there is no room for what it begins.")
                 )
             row.tokens.append(token)
         row.yielded = len(row.tokens), row.state
@@ -278,8 +279,8 @@ class Continuation:
         """Puts a picked token behind its row and into the queue."""
         row = self.rows[index]
         row.state = self.grammar.advance(row.state, token)
-        row.skip(1)
-        if row.state.ended != "ill_formed":
+        row.skip(row.state.ended != "length")  # for a picture without room nothing is written, and no draw is spent
+        if row.state.ended not in ("ill_formed", "length"):
             row.tokens.append(token)
         if self._written_BV is not None and self._is_word(token):
             self._written_BV[index, token] = True

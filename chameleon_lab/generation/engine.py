@@ -153,6 +153,6 @@ class Engine:
         return Continuation(self.model, self.tokenizer, prompts, settings, seeds, grammar, room, prefix)
 
     def default_grammar(self) -> Grammar:
-        """Text and images in any order, or text alone where the engine is not to draw."""
+        """Text and images in any order, or text alone where the engine is not to draw, or cannot show what is drawn."""
         rows, columns = self.tokenizer.grid
-        return Grammar(self.tokenizer.vocabulary, rows * columns, images=self.images)
+        return Grammar(self.tokenizer.vocabulary, rows * columns, images=self.images and self.tokenizer.can_draw)
