@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -12,7 +13,7 @@ import torch
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
 from chameleon_lab.checkpoints.evidence import home, snapshot
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
-from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES, Rules
 from chameleon_lab.generation.guidance import Guidance
@@ -261,7 +262,10 @@ class Chameleon:
         if grammar is not None:
             require(grammar, "a grammar", "start", "allowed", "advance", "share", "images")
         settings = (settings or self.settings).changed(**changes)
+        _check_words(_document(document))
         document = self.recent(document, settings)
+        if grammar is not None and grammar.images and not self.tokenizer.can_draw:
+            self.tokenizer.image.require_decoder()  # at once, not where the first picture begins
         if provenance.forbids_drawing(self.card) and (grammar is None or grammar.images):
             if grammar is not None and not self.acknowledge_licence:
                 raise provenance.licence_refusal(self.card)
@@ -323,8 +327,30 @@ def find(folder: Path | str) -> Path:
 def _document(document: Document) -> Document:
     """The document, if it is one. Raises TypeError, showing how to make one, if not."""
     if not isinstance(document, Document):
-        raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: Document.of('hello', EndTurn()).")
+        others = isinstance(document, list | tuple) and document and isinstance(document[0], Mapping)
+        whose = "from_messages" if others and "role" in document[0] else "from_segments"
+        how = f"Document.{whose}(...)" if others else "Document.of('hello', EndTurn())"
+        raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: {how}.")
     return document
+
+
+_PICTURE_PATH = re.compile(r"\S.*\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
+
+
+def _check_words(document: Document) -> None:
+    """Raises ValueError for other programs' ways to put a picture into a text, which a model would read as words."""
+    for part in document:
+        words = part.text.strip() if isinstance(part, Text) else ""
+        if "<image>" in words:
+            raise ValueError(
+                "The text holds '<image>', which is transformers' word for a picture and only a word here: put the "
+                "picture itself in its place, Document.of('see ', picture, ' and tell', EndTurn())."
+            )
+        if len(words) < 1000 and _PICTURE_PATH.fullmatch(words) and home(words.removeprefix("file:")).is_file():
+            raise ValueError(
+                f"The text is the path of a picture, {words!r}, and only words to a model: open it, "
+                f"Document.of(open_picture({words!r}), ...) with open_picture from chameleon_lab.pictures."
+            )
 
 
 def _device(name: torch.device | str | None) -> torch.device:

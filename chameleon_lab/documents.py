@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,20 @@ class Text:
 class Image:
     """A picture, and, once a tokenizer has encoded it, its codes (rows x columns integers).
 
-    Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time.
+    Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time. An array
+    of rows x columns bytes, with or without 3 or 4 channels, becomes a picture; anything else is a TypeError.
     """
 
     picture: PIL.Image.Image
     codes: np.ndarray | None = None
     learn: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.picture, np.ndarray):
+            object.__setattr__(self, "picture", _picture_of_array(self.picture))
+        elif not isinstance(self.picture, PIL.Image.Image):
+            how = f"open_picture({str(self.picture)!r})" if isinstance(self.picture, str | Path) else "a PIL picture"
+            raise TypeError(f"An Image holds a PIL picture, not a {type(self.picture).__name__}: pass {how}.")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):
@@ -73,7 +82,8 @@ class Document:
 
     @classmethod
     def of(cls, *parts: Segment | str | PIL.Image.Image | Document) -> Document:
-        """A document from its parts: strings and PIL pictures become segments, documents are spliced in.
+        """A document from its parts: strings, PIL pictures, arrays of pixels and paths of pictures (a `Path`, not a
+        string) become segments, documents are spliced in.
 
         Raises TypeError, naming the part, for anything else.
         """
@@ -133,10 +143,30 @@ class Document:
         return cls(tuple(_from_plain(index, entry) for index, entry in enumerate(plain)))
 
     @classmethod
+    def from_messages(cls, messages: Sequence[Mapping[str, Any]]) -> Document:
+        """The document in a list of messages as Hugging Face's chat templates take them, each ending its turn.
+
+        A message has a `role`, "user" and "assistant" (or "model") in alternation, the user first, and a `content`: a
+        string, or a list of `{"type": "text", "text": ...}` and `{"type": "image", ...}` with a PIL picture, a path or
+        a data address under "image", "path" or "url". Nothing is fetched. Raises ValueError, saying which message and
+        why, for anything else; there are no system turns.
+        """
+        if not isinstance(messages, list | tuple):
+            raise ValueError(f"Messages are a list of roles and contents, not a {type(messages).__name__}.")
+        parts: list[Segment | Document] = []
+        for index, message in enumerate(messages):
+            try:
+                parts += [*_of_message(message, index), EndTurn()]
+            except (ValueError, TypeError, OSError) as error:
+                raise ValueError(f"Message {index} cannot be read: {error}") from error
+        return cls.of(*parts)
+
+    @classmethod
     def from_segments(
         cls, segments: Sequence[Mapping[str, Any]], decode: Callable[[Sequence[int]], Document] | None = None
     ) -> Document:
-        """The document in a list of segments as Meta's viewer for Chameleon writes them, each a `type` and a `value`.
+        """The document in a list of segments as Meta's viewer for Chameleon writes them, each a `type` and a `value`
+        (Anole's programs call it `content`, and an image's is a plain path there).
 
         ```
         text      a string
@@ -166,17 +196,33 @@ def _segments(parts: Iterable[object]) -> Iterator[Segment]:
             yield from part.segments
         elif isinstance(part, str):
             yield Text(part)
-        elif isinstance(part, PIL.Image.Image):
-            yield Image(part)
+        elif isinstance(part, PIL.Image.Image | np.ndarray):
+            yield Image(part)  # pyright: ignore[reportArgumentType], an array becomes a picture there
+        elif isinstance(part, Path):
+            yield Image(open_picture(part))
         else:
+            first = part[0] if isinstance(part, list | tuple) and part else part
+            whose = "from_messages" if isinstance(first, Mapping) and "role" in first else "from_segments"
+            others = f" Lists of others' programs are read by Document.{whose}." if isinstance(first, Mapping) else ""
             raise TypeError(
                 f"Part {index} of the document is a {type(part).__name__}; "
-                "use strings, PIL pictures, Text, Image, EndTurn or Document."
+                f"use strings, PIL pictures, Text, Image, EndTurn or Document.{others}"
             )
 
 
 LARGEST_CODE = 2**31
 """No codebook is as large."""
+
+
+def _picture_of_array(array: np.ndarray) -> PIL.Image.Image:
+    """Bytes of rows x columns pixels as a picture. Raises TypeError for arrays of any other kind."""
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise TypeError(
+            f"An array of {array.dtype} {array.shape} is no picture: give uint8 of rows x columns x 3, such as "
+            "(array * 255).astype('uint8') for values of 0 to 1, channels last."
+        )
+    return PIL.Image.fromarray(array)
+
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Kinds of pixels that a PNG file keeps; others are written as RGB."""
@@ -245,9 +291,11 @@ def _grid_of(plain: object) -> np.ndarray:
 
 
 def _from_entry(entry: object, decode: Callable[[Sequence[int]], Document] | None) -> Segment | Document:
-    if not isinstance(entry, Mapping) or "type" not in entry or "value" not in entry:
+    if not isinstance(entry, Mapping) or "type" not in entry or not {"value", "content"} & entry.keys():
         raise ValueError(f"it is no object with a type and a value, but {str(entry)[:40]!r}.")
-    kind, value = entry["type"], entry["value"]
+    kind, value = entry["type"], entry.get("value", entry.get("content"))
+    if kind == "image" and "value" not in entry and isinstance(value, str) and ":" not in value:
+        return Image(open_picture(value))
     if kind == "text" and isinstance(value, str):
         return Text(value)
     if kind == "image" and isinstance(value, str | PIL.Image.Image):
@@ -266,6 +314,35 @@ def _from_entry(entry: object, decode: Callable[[Sequence[int]], Document] | Non
     raise ValueError(
         f"{str(kind)[:40]!r} with a value of {str(value)[:40]!r} is none of text, image, sentinel and ids with theirs."
     )
+
+
+ROLES = (("user", "human"), ("assistant", "model", "gpt"))
+
+
+def _of_message(message: object, index: int) -> Iterator[Segment]:
+    """The segments of one message, whose place says whose turn it is."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise ValueError(f"it is no object with a role and a content, but {str(message)[:40]!r}.")
+    role, content = message["role"], message["content"]
+    if role == "system":
+        raise ValueError("this family has no system turn: put its words before the user's.")
+    if role not in ROLES[index % 2]:
+        raise ValueError(f"roles alternate, the user first: {ROLES[index % 2][0]!r} is next, not {str(role)[:40]!r}.")
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            yield Text(part["text"])
+            continue
+        source = next((part[key] for key in ("image", "path", "url") if key in part), None) if kind == "image" else None
+        if source is None:
+            raise ValueError(
+                f"{str(part)[:60]!r} is neither a text with its words nor an image with its picture: "
+                '{"type": "image", "image": picture}.'
+            )
+        if isinstance(source, str) and ":" in source[:6]:
+            yield Image(_picture_at(source))
+        else:
+            yield Image(open_picture(source) if isinstance(source, str | Path) else source)
 
 
 def _picture_at(address: str) -> PIL.Image.Image:

@@ -86,7 +86,7 @@ class Walker:
             begin = grammar.vocabulary.begin_image
             token = begin if eager and mask.allowed_V[begin] else self.rng.choice(self._ids[mask])
             state = grammar.advance(state, token)
-            if state.ended != "ill_formed":
+            if state.ended not in ("ill_formed", "length"):
                 tokens.append(token)
         return tokens, state
 
@@ -107,7 +107,8 @@ def test_ten_thousand_random_walks_are_well_formed():
             found = parsed(tokens, vocabulary, grammar.image_codes)
             assert grammar.min_images <= found["image"] <= grammar.max_images * grammar.images
             assert grammar.text or not found["text"]
-            assert bool(found["end"]) == bool(state.ended) and (state.ended or len(tokens) == room)
+            assert bool(found["end"]) == (state.ended not in (None, "length"))
+            assert state.ended or len(tokens) == room
             if grammar.grid:
                 assert found[f"{grammar.grid[0]}x{grammar.grid[1]}"] == found["image"]
             seen += found

@@ -531,3 +531,23 @@ def test_the_package_and_we_turn_gradients_alike():
         leaf = latents_BCHW.clone().requires_grad_()
         gradients += torch.autograd.grad((turn(leaf, chosen_BCHW) * upstream).sum(), leaf)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
+
+
+def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
+    import vector_quantize_pytorch as theirs
+    from torch import nn
+
+    book = {"dim": 8, "codebook_size": 16}
+    cases = {
+        "affine_param=True": theirs.VectorQuantize(**book, affine_param=True),
+        "several codes a cell": theirs.ResidualVQ(**book, num_quantizers=2),
+        "no codes": theirs.FSQ([4, 4], return_indices=False),
+        "has no indices_to_codes": nn.Sequential(nn.Identity(), theirs.VectorQuantize(**book)),
+        "several codes": theirs.VectorQuantize(**book, heads=2, separate_codebook_per_head=True),
+    }
+    for why, module in cases.items():
+        with pytest.raises(ValueError, match=why):
+            Adapted(module, 16)
+    with pytest.raises(ValueError, match=r"several codes a cell|no indices_to_codes"):
+        Adapted(theirs.GroupedResidualVQ(**book, num_quantizers=1, groups=2), 16)
+    Adapted(theirs.VectorQuantize(**book), 16)

@@ -251,6 +251,11 @@ def fill(
     for name in expected:
         tensor = tensors[name]
         target = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+        if target.is_floating_point and target.itemsize == 1:
+            raise ValueError(
+                f"{source}: {name} would be {target}, in which nothing can be computed here: take "
+                "dtype=torch.bfloat16, or have it packed as it is read, Chameleon.load(folder, weights='int8')."
+            )
         try:
             filled[name] = torch.empty(tuple(tensor.shape), dtype=target, device=device)
             filled[name].copy_(tensor.read() if isinstance(tensor, LazyTensor) else tensor.detach())

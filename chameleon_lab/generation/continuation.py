@@ -233,9 +233,10 @@ class Continuation:
             fits = row.room > 0 and self.grammar.allowed(row.state, row.room).allowed_V[token]
             state = self.grammar.advance(row.state, token) if fits else row.state
             if not fits or state.ended:
+                ends = fits and state.ended != "length"
                 raise ValueError(
                     f"A reply cannot begin with this prefix: token {token} at place {place} of it "
-                    + ("ends the reply." if fits else "cannot stand there, or there is no room for what it begins.")
+                    + ("ends the reply." if ends else "cannot stand there, or there is no room for what it begins.")
                 )
             row = replace(row, tokens=(*row.tokens, token), state=state)
         return row
@@ -315,8 +316,9 @@ class Continuation:
     def _with(self, row: ReplyRow, token: int) -> ReplyRow:
         """The row with a picked token behind it."""
         state = self.grammar.advance(row.state, token)
-        tokens = row.tokens if state.ended == "ill_formed" else (*row.tokens, token)
-        return replace(row, tokens=tokens, state=state, place=row.place + 1)
+        tokens = row.tokens if state.ended in ("ill_formed", "length") else (*row.tokens, token)
+        spent = state.ended != "length"  # for a picture without room nothing is written, and no draw is spent
+        return replace(row, tokens=tokens, state=state, place=row.place + spent)
 
     def _options(self, live: Iterable[int], rows: Sequence[ReplyRow]) -> dict[int, Options]:
         """What may come next in each of these rows, none of which has ended."""

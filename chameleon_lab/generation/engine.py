@@ -156,8 +156,8 @@ class Engine:
         return Continuation(self.model, self.tokenizer, prompts, settings, seeds, grammar, room, prefix)
 
     def default_grammar(self) -> Grammar:
-        """Text and images in any order, or text alone where the engine is not to draw."""
-        return self.grammar_of({"images": self.images})
+        """Text and images in any order, or text alone where the engine is not to draw, or cannot show what is drawn."""
+        return self.grammar_of({"images": self.images and self.tokenizer.can_draw})
 
     def grammar_of(self, switches: Mapping[str, Any]) -> Grammar:
         """A grammar of this model's images, with the switches of a row of `MODALITY_SWITCHES`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, Protocol
@@ -16,16 +17,20 @@ from chameleon_lab.records import StopReason
 from chameleon_lab.tokenizers.grids import ImageForm, Slot, SlotKind, image_form
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class State:
     """Where one row stands: `place` counts the tokens since `begin_image`, None outside an image; `grid` holds the
-    sides that this image's tokens have given so far; `images` were begun; `ended` says why it ended, if it has."""
+    sides that this image's tokens have given so far; `images` were begun; `ended` says why it ended, if it has; `left`:
+    how many tokens may still come, None where nobody counts."""
 
     place: int | None = None
     grid: tuple[int, ...] = ()
     images: int = 0
     ended: StopReason | None = None
+    left: int | None = field(default=None, compare=False)
 
 
 class Mask:
@@ -139,7 +144,8 @@ def _syntax(vocabulary: Vocabulary, image_codes: int | None) -> Syntax:
 
 @dataclass(frozen=True)
 class Grammar:
-    """Documents are text and images in any order, none of which is begun that does not fit whole.
+    """Documents are text and images in any order, none of which is begun that does not fit whole: a reply that goes on
+    with one ends there, with the reason "length", and the log says how many tokens it would have taken.
 
     `text` and `images` switch the modalities: without images a reply is text only, without text images only. At least
     `min_images` and at most `max_images` are drawn before the reply ends; what stands in the prompt does not count.
@@ -193,15 +199,17 @@ class Grammar:
                 f"The reply shall hold {self.min_images} images of at least {self._smallest} tokens, and {room} may "
                 "come: shorten the prompt or raise max_tokens."
             )
-        return state
+        return replace(state, left=room)
 
     def allowed(self, state: State, room: int) -> Mask:
         """Which tokens may come next, at least one."""
         missing = max(0, self.min_images - state.images)
         slot = self.syntax.slot(state)
         if slot is None:
-            begin = self.images and state.images < self.max_images and room >= max(1, missing) * self._smallest
             words = self.text and room > missing * self._smallest  # a word leaves room for the images missing
+            fits = room >= max(1, missing) * self._smallest
+            # Without room the wish for an image stays allowed beside words: masked, it would become a caption.
+            begin = self.images and state.images < self.max_images and (fits or (words and state.left is not None))
             return self._outside(words, begin, not missing or not (words or begin))
         if slot.kind is SlotKind.SIDE:
             return self._sides(state, room - missing * self._smallest)
@@ -210,8 +218,18 @@ class Grammar:
         return self._masks[slot.kind]
 
     def advance(self, state: State, token: int) -> State:
-        """The state after one more token."""
-        return self.syntax.advance(state, token)
+        """The state after one more token; that of an end, "length", for an image without room."""
+        after = self.syntax.advance(state, token)
+        if state.left is None:
+            return after
+        if after.place == 0 and state.left < self._smallest:
+            log.warning(
+                "The reply ends where a picture would begin: it takes %d tokens and %d may come. Raise max_tokens, or "
+                "shorten the prompt.",
+                *(self._smallest, state.left),
+            )
+            return State(images=state.images, ended="length", left=state.left)
+        return replace(after, left=state.left - 1)
 
     def share(self, state: State) -> float | None:
         """How much of an image is drawn while codes of it are missing; None elsewhere."""

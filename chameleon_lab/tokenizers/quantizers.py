@@ -290,8 +290,9 @@ class Adapted(nn.Module):
     `module` maps latents to (latents, indices) or (latents, indices, loss), and indices back by `indices_to_codes` or
     `get_output_from_indices`, as VectorQuantize, FSQ, LFQ (with it BSQ) and SimVQ do. A module built
     for feature maps (accept_image_fmap, channel_first) gets feature maps, any other gets sequences with channels last.
-    Raises ValueError for a module of several codes a cell, such as ResidualVQ. The loss, and whatever keeps the book
-    from collapsing, are the module's.
+    Raises ValueError for what cannot work so: several codes a cell (residual and grouped kinds), no codes at all
+    (`return_indices=False`), no way back from a code (a Sequential), a book that is moved before it is compared
+    (`affine_param=True`). The loss, and whatever keeps the book from collapsing, are the module's.
 
         ImageTokenizerConfig(..., quantizer=lambda size, width: Adapted(SimVQ(dim=width, codebook_size=size), size))
     """
@@ -300,7 +301,19 @@ class Adapted(nn.Module):
         super().__init__()
         self.module, self.size, self.kind = module, size, type(module).__name__
         self.maps = bool(getattr(module, "accept_image_fmap", False) or getattr(module, "channel_first", False))
-        codebooks = max(getattr(module, "num_codebooks", 1), getattr(module, "heads", 1))
+        if not any(hasattr(module, name) for name in ("indices_to_codes", "get_output_from_indices")):
+            raise ValueError(
+                f"{self.kind} has no indices_to_codes or get_output_from_indices, so that its codes cannot become "
+                "latents: pass the quantizer itself, without layers around it."
+            )
+        if getattr(module, "return_indices", True) is False:
+            raise ValueError(f"{self.kind} gives no codes: build it without return_indices=False.")
+        if any(getattr(part, "affine_param", False) for part in module.modules()):
+            raise ValueError(
+                f"{self.kind} shifts and scales its book by the latents at hand (affine_param=True), so that a code "
+                "alone is another latent: build it without."
+            )
+        codebooks = max(getattr(module, "num_codebooks", 1), getattr(module, "heads", 1), getattr(module, "groups", 1))
         if codebooks > 1 or hasattr(module, "num_quantizers"):
             raise ValueError(f"{self.kind} gives several codes a cell, and a picture's grid has room for one.")
         if (codes := getattr(module, "codebook_size", size)) != size:

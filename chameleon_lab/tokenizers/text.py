@@ -97,7 +97,8 @@ class SentencePieceTokenizer:
             return self._processor.encode(text)
         # sentencepiece would read a written U+2581 as a space: a character that no piece knows goes in its place, and
         # that character's three bytes come out as those of U+2581.
-        stand_in = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in text)
+        strange = (letter for letter in map(chr, range(0xE000, 0xF8FF)) if self._processor.piece_to_id(letter) == 0)
+        stand_in = next(letter for letter in strange if letter not in text)
         pieces = self._processor.encode(text.replace(_SPACE, stand_in))
         foreign, own = self._byte_pieces(stand_in), self._byte_pieces(_SPACE)
         for place in range(len(pieces) - 2):
