@@ -208,7 +208,8 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
-    `thresholds`: by measure and level, the values beyond which its rules sound.
+    `thresholds`: by measure and level, the values beyond which its rules sound. `behind`: the run that has the machine
+    while this one waits for it.
     """
 
     name: str
@@ -226,6 +227,7 @@ class RunState:
     process: int = 0
     host: str = ""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
+    behind: str = ""
 
     @property
     def over(self) -> bool:

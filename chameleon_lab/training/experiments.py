@@ -26,6 +26,12 @@ from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ModelConfig, Transformer
 
 
+def sketch(model: ModelConfig) -> None:
+    """Builds a model's slots, of two layers and without memory. Raises ValueError where two fixes want one of them."""
+    with torch.device("meta"):
+        Transformer(replace(model, vocabulary=model.vocabulary or 2, layers=min(2, model.layers)))
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What to train: everything that decides the result but the machine.
@@ -67,7 +73,8 @@ class Experiment:
     def with_fixes(self, *fixes: Any) -> Experiment:
         """The experiment with stability fixes, each where its kind belongs (see `stability`).
 
-        A penalty takes the place of one of its kind. Raises ValueError for what is no fix.
+        A penalty takes the place of one of its kind. Raises ValueError for what is no fix, and for two fixes of the
+        model that want one slot.
         """
         changed = replace(self, recipe=tuned(self.recipe, [fix for fix in fixes if kind(fix) == "recipe"]))
         for fix in fixes:
@@ -80,6 +87,8 @@ class Experiment:
                     changed = replace(changed, objective=replace(objective, penalties=(*others, fix)))
                 case "step":
                     changed = replace(changed, monitors=(*changed.monitors, fix))
+        if changed.model is not self.model:
+            sketch(changed.model)
         return changed
 
     def build(self, corpus: Corpus) -> LanguageModule:
@@ -105,9 +114,15 @@ class Experiment:
 
     @property
     def offers(self) -> tuple[str, ...]:
-        """Fixes of the model that it has none of yet, by name."""
-        installed = {type(fix) for fix in self.model.fixes}
-        return tuple(name for name, fix in FIXES.items() if kind(fix) == "model" and type(fix) not in installed)
+        """Fixes of the model that fit beside its own, by name."""
+        return tuple(name for name, fix in FIXES.items() if kind(fix) == "model" and self._takes(fix))
+
+    def _takes(self, fix: Any) -> bool:
+        try:
+            self.with_fixes(fix)
+        except ValueError:
+            return False
+        return True
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()

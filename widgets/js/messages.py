@@ -21,7 +21,15 @@ MODULES = {
     "inspect": "inspect.messages",
     "runs": "runs.messages",
 }
-WORDS: dict[Any, str] = {str: "string", int: "number", float: "number", bool: "boolean", Any: "any", type(None): "null"}
+WORDS: dict[Any, str] = {
+    str: "string",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    Any: "any",
+    object: "unknown",
+    type(None): "null",
+}
 
 
 def typescript(hint: Any) -> str:

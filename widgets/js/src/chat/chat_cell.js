@@ -51,6 +51,7 @@ function render(context) {
   });
   const go = button("Send", "send", () => (busy() ? stop() : send()), { class: "chm-button chm-go" });
   const panel = settingsPanel(model, {
+    set: page.set,
     lastSeed: () =>
       [...views.values()]
         .map((view) => view.now.seed ?? null)

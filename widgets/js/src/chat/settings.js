@@ -3,16 +3,18 @@
 import { button, element } from "../frame/dom.js";
 import { settingWords } from "./words.js";
 
-/** @param {import("../frame/line.js").Model} model @param {{lastSeed: () => number | null, close: () => void}} hooks */
-export function settingsPanel(model, { lastSeed, close }) {
+/**
+ * @param {import("../frame/line.js").Model} model
+ * @param {{set: (name: string, value: any) => void, lastSeed: () => number | null, close: () => void}} hooks
+ */
+export function settingsPanel(model, { set: keep, lastSeed, close }) {
   const initial = { ...model.get("settings") };
   const node = element("div.chm-settings", { role: "group", "aria-label": "Settings of the next reply", hidden: true });
   const refreshers = /** @type {(() => void)[]} */ ([]);
 
   /** @param {Record<string, any>} change */
   function set(change) {
-    model.set("settings", { ...model.get("settings"), ...change });
-    model.save_changes();
+    keep("settings", { ...model.get("settings"), ...change });
     refresh();
   }
 
