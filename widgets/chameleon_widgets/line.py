@@ -5,7 +5,7 @@ views and kernel together: it greets a view that comes late, says which requests
 what is due and sends it at a steady rate, shows the widget and its still, and ends with the cell or the widget.
 
 A message arrives by one of two roads, and `Line._receive` is where they meet. On most versions of ipykernel a comm's
-messages wait until the main shell is done with its cell: under Run All a click would be answered after the last one. The
+messages wait until the main shell is done with its cell: under Run All, a click would be answered after the last. The
 control channel has a thread of its own on all versions, busy with interrupts and shutdowns only, so the page sends
 there where it can (`on_control`), and by the comm elsewhere. A handler may so run in the thread of the control channel,
 of the main shell, or of a subshell.
