@@ -128,8 +128,9 @@ class History:
 
     @property
     def held_out_loss(self) -> float:
-        """The loss on held-out documents, nats a token, as measured last. Raises KeyError when it never was."""
-        return self.last("held_out_loss")
+        """The loss on held-out documents, nats a token, as measured last; nan where it never was, as of a run that was
+        stopped before its end."""
+        return self.last("held_out_loss") if "held_out_loss" in self.names else math.nan
 
     def spike_score(self, name: str = "loss", window: int = 1000, deviations: float = 7.0) -> float:
         """Percentage of values at least `deviations` standard deviations from the mean of the `window` before.

@@ -17,9 +17,9 @@ import PIL.Image
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.folder import write_atomically
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
-from chameleon_lab.training.modules import Budget
 
 
 @dataclass(frozen=True)

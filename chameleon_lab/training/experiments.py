@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,11 +19,14 @@ from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
-from chameleon_lab.training.modules import Budget, LanguageModule
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ModelConfig, Transformer
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import LanguageModule
 
 
 def sketch(model: ModelConfig) -> None:
@@ -93,6 +96,8 @@ class Experiment:
 
     def build(self, corpus: Corpus) -> LanguageModule:
         """The module that trains, its weights drawn from the seed. Raises ValueError when the vocabularies differ."""
+        from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
+
         size = self.model.vocabulary or corpus.vocabulary.size
         if size < corpus.vocabulary.size:
             raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chameleon_lab.history import (
     LEVELS,
@@ -38,10 +38,11 @@ from chameleon_lab.plain import described, discrepancies, fingerprint, plain_val
 from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
 from chameleon_lab.training.folder import RunFolder, write_atomically
-from chameleon_lab.training.loop import train
-from chameleon_lab.training.modules import LanguageModule, PacedModule
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import Transformer
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import PacedModule
 
 log = logging.getLogger(__name__)
 
@@ -266,6 +267,8 @@ class Run:
         """The transformer, in training or trained. Raises ValueError before there is one."""
         if self._module is None:
             raise ValueError(f"The run {self.name!r} has no model yet: it is {self._status}.")
+        from chameleon_lab.training.modules import LanguageModule
+
         if not isinstance(self._module, LanguageModule):
             raise ValueError(f"The run {self.name!r} trains no transformer: result() gives what it makes.")
         return self._module.model
@@ -401,6 +404,8 @@ class Run:
             return
         self._status = "running"
         self._write_state()
+        from chameleon_lab.training.loop import train  # Lightning is slow to import: here, while panels say so
+
         prepared = self.experiment.prepare(self.folder)
         self._module = module = prepared.module
         if self.origin is not None and not self._place.checkpoint.exists():

@@ -262,11 +262,17 @@ class Notebook:
     path: Path
     errors: list[str]
 
-    def run_all(self) -> None:
-        self.page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+    def run_all(self, wait: bool = True) -> None:
+        """Runs all cells; `wait`: until the last of them is done."""
+        run = "jupyterapp.commands.execute('notebook:run-all-cells')"
+        self.page.evaluate(f"() => {run}" if wait else f"() => {{ {run}; }}")
 
     def save(self) -> None:
         self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+
+    def interrupt(self) -> None:
+        """Interrupts the cell that runs."""
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:interrupt-kernel')")
 
     def shutdown(self) -> None:
         """Ends the kernel."""
