@@ -101,7 +101,7 @@ def test_widgets_know_only_the_border():
 
 
 def test_what_notebooks_import_first_is_light():
-    """A lesson's first cell waits for torch and for little else: Lightning, plots and metrics come when they are used."""
+    """A lesson's first cell waits for torch and little else: Lightning, plots and metrics come when they are used."""
     code = """import sys
 from chameleon_lab import chameleon, planner
 from chameleon_lab.evaluation import comparison, metrics, stability
@@ -109,6 +109,6 @@ from chameleon_lab.training import data, experiments, image_experiments, run
 import chameleon_widgets
 print(*sys.modules)"""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "widgets")])}
-    modules = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    script = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     heavy = {"lightning", "torchmetrics", "transformers", "scipy", "matplotlib", "torch._dynamo", "sympy", "pandas"}
-    assert not heavy & set(modules.split())
+    assert not heavy & set(script.stdout.split())
