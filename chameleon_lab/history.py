@@ -130,8 +130,9 @@ class History:
 
     @property
     def held_out_loss(self) -> float:
-        """The loss on held-out documents, nats a token, as measured last. Raises KeyError when it never was."""
-        return self.last("held_out_loss")
+        """The loss on held-out documents, nats a token, as measured last; nan where it never was, as of a run that was
+        stopped before its end."""
+        return self.last("held_out_loss") if "held_out_loss" in self.names else math.nan
 
     def spike_score(self, name: str = "loss", window: int = 1000, deviations: float = 7.0) -> float:
         """Percentage of values at least `deviations` standard deviations from the mean of the `window` before.
@@ -255,7 +256,8 @@ class RunState:
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
     `process`, which began at `process_start`, trains it on `host`.
-    `thresholds`: by measure and level, the values beyond which its rules sound.
+    `thresholds`: by measure and level, the values beyond which its rules sound. `behind`: the run that has the machine
+    while this one waits for it.
     """
 
     name: str
@@ -274,6 +276,7 @@ class RunState:
     process_start: str = ""
     host: str = ""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
+    behind: str = ""
 
     @property
     def over(self) -> bool:

@@ -1,7 +1,9 @@
 """The street runs one way: the table of docs/architecture.md says which module may import which; no circles."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +98,17 @@ def test_widgets_know_only_the_border():
         package, *below = name.split(".")
         assert package not in LEARNING | {"torch"}, f"{path} imports {name}"
         assert package != "chameleon_lab" or (below[:1] and below[0] in BORDER), f"{path} imports {name}"
+
+
+def test_what_notebooks_import_first_is_light():
+    """A lesson's first cell waits for torch and little else: Lightning, plots and metrics come when they are used."""
+    code = """import sys
+from chameleon_lab import chameleon, planner
+from chameleon_lab.evaluation import comparison, metrics, stability
+from chameleon_lab.training import data, experiments, image_experiments, run
+import chameleon_widgets
+print(*sys.modules)"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "widgets")])}
+    script = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    heavy = {"lightning", "torchmetrics", "transformers", "scipy", "matplotlib", "torch._dynamo", "sympy", "pandas"}
+    assert not heavy & set(script.stdout.split())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from browser.counter import Counter
 from widget_support import browser_says, eventually, recorder
 
-from chameleon_widgets import line, threads
+from chameleon_widgets import ComparePanel, line, threads
 from chameleon_widgets.line import Part
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -85,6 +86,65 @@ def test_every_view_learns_that_its_last_request_has_arrived(seed: int):
     assert arrived == {"a": 40, "b": 40, "c": 40}
     kinds = [content["kind"] for content, _ in recorder(counter).custom]
     assert kinds[-1] == "line", "what a request did is sent before the word that it has arrived"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_request_that_comes_by_both_roads_is_handled_once(seed: int, monkeypatch: pytest.MonkeyPatch):
+    """The control channel and the comm are threads that overtake each other, each in the order of the page."""
+    monkeypatch.setattr(line, "get_ipython", lambda: SimpleNamespace(kernel=SimpleNamespace(control_handlers=handlers)))
+    handlers: dict[str, Any] = {}
+    counter = Counter()
+    comm_id = counter.get_state()["control_comm"]
+    assert comm_id == counter.model_id
+
+    def by_control() -> None:
+        rng = random.Random(seed)
+        for number in range(1, 41):
+            content = {"kind": "add", "amount": 1, "mark": f"me-{number}"}
+            message = {"content": {"comm_id": comm_id, "content": content}, "buffers": []}
+            handlers[line.CONTROL_MESSAGE](None, None, message)
+            time.sleep(rng.random() / 2000)
+
+    def by_comm() -> None:
+        rng = random.Random(100 + seed)
+        for number in range(1, 41):
+            browser_says(counter, {"kind": "add", "amount": 1, "mark": f"me-{number}"})
+            time.sleep(rng.random() / 2000)
+
+    roads = [threading.Thread(target=road) for road in (by_control, by_comm)]
+    for road in roads:
+        road.start()
+    for road in roads:
+        road.join()
+    assert counter._line.settle()
+    assert counter.count == 40
+    assert max(answer["requests"].get("me", 0) for answer in lines(counter)) == 40
+    assert any(answer["control"] == ["me"] for answer in lines(counter)), "the page learns that its road is open"
+    counter.close()
+    handlers[line.CONTROL_MESSAGE](None, None, {"content": {"comm_id": comm_id, "content": {"kind": "hello"}}})
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace(), SimpleNamespace(kernel=SimpleNamespace())])
+def test_without_a_kernel_that_takes_them_no_control_messages_are_asked_for(
+    shell: object, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(line, "get_ipython", lambda: shell)
+    assert Counter().get_state()["control_comm"] == ""
+
+
+def test_a_trait_set_by_a_view_is_passed_on_with_the_number_of_its_request():
+    panel = ComparePanel()
+    browser_says(panel, {"kind": "set", "traits": {"smoothing": 0.5}, "mark": "me-1"})
+    panel._line.settle()
+    assert panel.smoothing == 0.5
+    answer = next(each for each in lines(panel) if each["requests"])
+    assert (answer["requests"], answer["traits"]) == ({"me": 1}, {"smoothing": 0.5})
+    script, cases = panel._esm, ({"smoothing": 7}, {"_esm": "x"}, {"comm": None}, {"title": "x"})
+    for number, traits in enumerate(cases, 2):
+        browser_says(panel, {"kind": "set", "traits": traits, "mark": f"me-{number}"})
+        panel._line.settle()
+        assert next(iter(traits)) in lines(panel)[-1].get("trouble", "")
+    assert (panel.smoothing, panel._esm) == (0.5, script) and panel.comm is not None
 
 
 def test_a_request_whose_handler_fails_has_arrived_all_the_same_and_says_so():

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,14 +24,14 @@ from chameleon_lab.monitors.attention import AttentionRows
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.plain import plain_values
-from chameleon_lab.stability import Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss
+from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import Experiment, variations
 from chameleon_lab.training.modules import SKIP_LIMIT, Budget
 from chameleon_lab.training.run import Rescue, Run
-from chameleon_lab.transformer import ModelConfig
+from chameleon_lab.transformer import ModelConfig, Transformer
 
 STEPS = 12
 MODEL = ModelConfig(
@@ -457,11 +458,59 @@ def test_a_run_can_be_forked_while_it_goes_on(experiment, tmp_path):
     run.act("fork", fix="query_key_norm")
     (fork,) = run.forks
     assert fork.state.forked_at == len(run.history.records)
-    assert len(fork.wait().records) == STEPS and run.state.status == "paused"
+    assert len(fork.wait().records) == STEPS and run.state.status == "paused", "as it was before"
     run.resume()
     assert len(run.wait().records) == STEPS
     run.act("fork", fix="z_loss")  # from the end: there is nothing left of the budget
     assert losses(run.forks[1].wait()) == losses(run.history)
+
+
+def test_a_fork_leaves_its_parent_training_and_says_that_it_waits_for_it(experiment, tmp_path):
+    run = replace(experiment, monitors=(*experiment.monitors, Slow(0.1))).run(tmp_path)
+    while not run.history.records:
+        time.sleep(0.002)
+    run.act("fork", fix="query_key_norm")
+    (fork,) = run.forks
+    if not run.state.over:
+        assert run.state.status == "running" and (fork.state.status, fork.state.behind) == ("waiting", "toy")
+    assert len(run.wait().records) == STEPS, "a cell that waits for the parent does not wait for ever"
+    assert len(fork.wait().records) == STEPS and fork.state.behind == ""
+
+
+@pytest.mark.parametrize(
+    "fixes", [(), (QueryKeyNorm(),), (QueryKeyRMSNorm(), NormReordering())], ids=["bare", "norm", "two fixes"]
+)
+def test_what_is_offered_to_a_fork_can_be_installed_and_the_rest_is_refused_at_once(experiment, fixes):
+    based = replace(experiment, model=replace(experiment.model, fixes=fixes))
+    for name, fix in FIXES.items():
+        if kind(fix) != "model":
+            continue
+        if name in based.offers:
+            Transformer(replace(based.with_fixes(fix).model, vocabulary=40))
+        else:
+            with pytest.raises(ValueError, match="both want the slot"):
+                based.with_fixes(fix)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_runs_train_in_the_order_in_which_they_were_started(experiment, tmp_path, monkeypatch, seed):
+    """However long the threads take to come as far as to ask for the machine."""
+    began, dice, claim = list[str](), random.Random(seed), Run._claim
+
+    def slowly(run: Run) -> None:
+        time.sleep(dice.random() / 5)
+        claim(run)
+
+    def train(run: Run) -> None:
+        began.append(run.name)
+        run._status = "finished"
+
+    monkeypatch.setattr(Run, "_claim", slowly)
+    monkeypatch.setattr(Run, "_train", train)
+    names = [f"run {number}" for number in range(6)]
+    for run in [replace(experiment, name=name).run(tmp_path / name) for name in names]:
+        run.wait()
+    assert began == names
 
 
 def test_a_fork_needs_a_checkpoint_and_says_which_there_are(experiment, tmp_path):

@@ -339,7 +339,7 @@ def test_a_finished_run_opens_from_its_folder_without_controls_and_no_thread_sta
     assert panel.history.alarms == (Alarm(3, "WARN", "rule", "seen"),)
     eventually(lambda: not panel_threads())
     browser_says(panel, {"kind": "act", "command": "stop"})
-    eventually(lambda: "no process here trains it" in state_of(panel).get("refusal", ""))
+    eventually(lambda: state_of(panel).get("note") == "it was finished before Stop arrived")
 
 
 def test_the_folder_of_a_run_that_goes_on_has_controls_where_it_takes_orders(tmp_path: Path, shown):

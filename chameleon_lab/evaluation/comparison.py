@@ -18,8 +18,8 @@ from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.records import MetricValue
 from chameleon_lab.storage import write_file
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
-from chameleon_lab.training.modules import Budget
 
 
 @dataclass(frozen=True)

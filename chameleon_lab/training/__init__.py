@@ -1,6 +1,6 @@
 """Training: the only place that knows Lightning.
 
-- `modules`, `data`: what a step is, and what it is given
+- `budget`, `modules`, `data`: how long, what a step is, and what it is given
 - `trainable`: what a `Run` asks of anything that trains
 - `folder`, `loop`, `control`: a run on disk, one trainer's work, and orders between two steps
 - `run`: `Run`, the only executor; in the background, its orders and its forks

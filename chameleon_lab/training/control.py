@@ -34,8 +34,23 @@ _moved = threading.Condition()
 class Turn:
     """A run's turn on the machine: in one process one run trains at a time, for they share random numbers and cores.
 
-    The others wait in line.
+    The others wait in line, in the order in which they came to it. `name`: the run's, for those behind it.
     """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def come(self) -> None:
+        """Stands in line from now on."""
+        with _moved:
+            if self not in _queue:
+                _queue.append(self)
+
+    @property
+    def behind(self) -> str:
+        """Who has the machine while this one waits for it; empty where it does not wait."""
+        with _moved:
+            return _queue[0].name if self in _queue[1:] else ""
 
     @property
     def active(self) -> bool:
@@ -44,8 +59,7 @@ class Turn:
 
     def take(self, give_up: Callable[[], bool]) -> bool:
         """Waits in line; whether the turn came before `give_up` said so."""
-        with _moved:
-            _queue.append(self)
+        self.come()
         while not give_up():
             with _moved:
                 if _moved.wait_for(lambda: _queue[0] is self, 0.05):
@@ -65,13 +79,13 @@ class Control:
     `attend` is called between two steps and while the run stands still, at least every `GLANCE` seconds.
     """
 
-    def __init__(self, attend: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, attend: Callable[[], None] = lambda: None, name: str = "") -> None:
         self.attend = attend
         self._changed = threading.Condition()
         self._orders: deque[Order] = deque()
         self.stopping = self.paused = self._saving = False
         self._saves = 0
-        self.turn = Turn()
+        self.turn = Turn(name)
 
     def stop(self) -> None:
         self._set(stopping=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,11 +19,20 @@ from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
-from chameleon_lab.training.modules import Budget, LanguageModule
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ModelConfig, Transformer
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import LanguageModule
+
+
+def sketch(model: ModelConfig) -> None:
+    """Builds a model's slots, of two layers and without memory. Raises ValueError where two fixes want one of them."""
+    with torch.device("meta"):
+        Transformer(replace(model, vocabulary=model.vocabulary or 2, layers=min(2, model.layers)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Experiment:
     def with_fixes(self, *fixes: Any) -> Experiment:
         """The experiment with stability fixes, each where its kind belongs (see `stability`).
 
-        A penalty takes the place of one of its kind. Raises ValueError for what is no fix.
+        A penalty takes the place of one of its kind. Raises ValueError for what is no fix, and for two fixes of the
+        model that want one slot.
         """
         changed = replace(self, recipe=tuned(self.recipe, [fix for fix in fixes if kind(fix) == "recipe"]))
         for fix in fixes:
@@ -80,10 +90,14 @@ class Experiment:
                     changed = replace(changed, objective=replace(objective, penalties=(*others, fix)))
                 case "step":
                     changed = replace(changed, monitors=(*changed.monitors, fix))
+        if changed.model is not self.model:
+            sketch(changed.model)
         return changed
 
     def build(self, corpus: Corpus) -> LanguageModule:
         """The module that trains, its weights drawn from the seed. Raises ValueError when the vocabularies differ."""
+        from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
+
         size = self.model.vocabulary or corpus.vocabulary.size
         if size < corpus.vocabulary.size:
             raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
@@ -105,9 +119,15 @@ class Experiment:
 
     @property
     def offers(self) -> tuple[str, ...]:
-        """Fixes of the model that it has none of yet, by name."""
-        installed = {type(fix) for fix in self.model.fixes}
-        return tuple(name for name, fix in FIXES.items() if kind(fix) == "model" and type(fix) not in installed)
+        """Fixes of the model that fit beside its own, by name."""
+        return tuple(name for name, fix in FIXES.items() if kind(fix) == "model" and self._takes(fix))
+
+    def _takes(self, fix: Any) -> bool:
+        try:
+            self.with_fixes(fix)
+        except ValueError:
+            return False
+        return True
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()

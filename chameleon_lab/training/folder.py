@@ -271,3 +271,11 @@ def check_whole(checkpoint: Path) -> None:
         raise ValueError(why if checkpoint.stat().st_size else "it is empty") from error
     if damaged is not None:
         raise ValueError(f"its part {damaged} has changed since it was written")
+
+
+def shares_work() -> bool:
+    """Whether this process only shares the work of the one that was started, which alone writes the folder.
+
+    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    """
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -34,9 +34,12 @@ from chameleon_lab.plain import fingerprint, plain_values
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
-from chameleon_lab.training.modules import Budget, ImageTokenizerModule
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.trainable import Prepared
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import ImageTokenizerModule
 
 Pixels = Callable[[int], Tensor]
 """pixels_BCHW in [-1, 1] as a function of the step alone."""
@@ -162,6 +165,8 @@ class ImageExperiment:
     def prepare(self, folder: Path) -> Prepared:
         native.plain_image_config(self.tokenizer)  # which raises for what could not be saved in the end
         torch.manual_seed(self.seed)
+        from chameleon_lab.training.modules import ImageTokenizerModule  # Lightning is slow to import
+
         module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
         return Prepared(module, self.source(self))
 

@@ -21,7 +21,7 @@ from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.storage import put
 from chameleon_lab.training.control import Control, Order
-from chameleon_lab.training.folder import RunFolder, check_whole
+from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule, Steps
 from chameleon_lab.training.trainable import Prepared, Report
 
@@ -328,11 +328,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(source, partial)
     put(partial, target)
-
-
-def shares_work() -> bool:
-    """Whether this process only shares the work of the one that was started, which alone writes the folder.
-
-    Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
-    """
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))

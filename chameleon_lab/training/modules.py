@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -27,30 +27,9 @@ from chameleon_lab.optimization import Recipe
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionObjective
+from chameleon_lab.training.budget import Budget as Budget
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: so many steps, or so many minutes of training time, whichever is given."""
-
-    steps: int | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("A budget is a number of steps or a number of minutes: give exactly one of them.")
-        length: Any = self.minutes if self.steps is None else self.steps
-        sound = isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < math.inf
-        if not sound or (self.steps is not None and length != int(length)):
-            what = "a number of minutes" if self.steps is None else "a whole number of steps"
-            raise ValueError(f"A budget must be {what}, finite and more than 0, not {length!r}.")
-
-    def progress(self, step: int, seconds: float) -> float:
-        """The share of the budget that is spent, 0 to 1."""
-        share = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0))
-        return min(1.0, share)
 
 
 class Steps(IterableDataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import glob
 import json
 import logging
@@ -14,8 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chameleon_lab.history import (
     LEVELS,
@@ -37,11 +39,12 @@ from chameleon_lab.plain import described, discrepancies, fingerprint, plain_val
 from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
-from chameleon_lab.training.folder import RunFolder
-from chameleon_lab.training.loop import shares_work, train
-from chameleon_lab.training.modules import LanguageModule, PacedModule
+from chameleon_lab.training.folder import RunFolder, shares_work
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.transformer import Transformer
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import PacedModule
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ class Run:
         self.config: dict[str, Any] = plain_values(experiment)
         self.forks: list[Run] = []
         self._place = RunFolder(self.folder)
-        self._control = Control(self._attend)
+        self._control = Control(self._attend, self.name)
         self._thread: threading.Thread | None = None
         self._over = threading.Event()  # a `join` that Ctrl+C interrupts takes the thread for dead from then on
         self._status: Status = "waiting"
@@ -128,10 +131,12 @@ class Run:
         before = _live.get(self.folder.resolve())
         _live[self.folder.resolve()] = self
         if self._thread is not None:
-            self._control, self._error, self._message, self._trigger = Control(self._attend), None, "", None
+            self._control = Control(self._attend, self.name)
+            self._error, self._message, self._trigger = None, "", None
             self._status, self._product = "waiting", None
         self._over.clear()
         release_workers()
+        self._control.turn.come()  # here and not in the thread: runs train in the order in which they were started
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
         return self
@@ -241,8 +246,6 @@ class Run:
     def _fork_by_name(self, fix: str, reason: str = "") -> None:
         if not isinstance(fix, str) or fix not in FIXES:
             raise ValueError(f"No fix is called {fix!r}; there are {', '.join(FIXES)}.")
-        if not self.state.over:
-            self.pause()  # the fork is what is to be seen now
         self.fork(FIXES[fix], reason=str(reason))
 
     # How it stands
@@ -266,6 +269,8 @@ class Run:
         """The transformer, in training or trained. Raises ValueError before there is one."""
         if self._module is None:
             raise ValueError(f"The run {self.name!r} has no model yet: it is {self._status}.")
+        from chameleon_lab.training.modules import LanguageModule
+
         if not isinstance(self._module, LanguageModule):
             raise ValueError(f"The run {self.name!r} trains no transformer: result() gives what it makes.")
         return self._module.model
@@ -273,16 +278,18 @@ class Run:
     @property
     def state(self) -> RunState:
         module, origin = self._module, self.origin
-        paused = self._control.paused and self._status in ("running", "waiting")
+        status, behind = self._status, self._control.turn.behind
+        if status in ("running", "waiting"):
+            status = "paused" if self._control.paused else "waiting" if behind else status
         return RunState(
             self.name,
-            "paused" if paused else self._status,
+            status,
             progress=module.progress if module is not None else float(self._status == "finished"),
             steps=self.experiment.budget.steps,
             tokens_per_second=self._tokens_per_second(),
             error=self._message,
             settings=self.settings,
-            offers=tuple(self.experiment.offers),
+            offers=self._offers,
             parent=origin.parent if origin else "",
             forked_at=origin.step if origin else None,
             difference=origin.difference if origin else "",
@@ -291,7 +298,12 @@ class Run:
             process_start=process_start(os.getpid()),
             host=socket.gethostname(),
             thresholds=thresholds_of(self.experiment.rules),
+            behind=behind if status == "waiting" else "",
         )
+
+    @cached_property
+    def _offers(self) -> tuple[str, ...]:
+        return tuple(self.experiment.offers)  # found by building sketches, and `state` is asked thirty times a second
 
     def _tokens_per_second(self) -> float:
         pace = list(self._speed)
@@ -338,6 +350,7 @@ class Run:
         except BaseException as error:  # refused: the folder is another run's, and stays as it is
             self._fail(error)
         finally:
+            self._control.turn.leave()
             self._over.set()
 
     def _fail(self, error: BaseException) -> None:
@@ -394,6 +407,8 @@ class Run:
             return
         self._status = "running"
         self._write_state()
+        from chameleon_lab.training.loop import train  # Lightning is slow to import: here, while panels say so
+
         prepared = self.experiment.prepare(self.folder)
         self._module = module = prepared.module
         if self.origin is not None and not self._place.begun:
@@ -510,3 +525,17 @@ def _description(path: Path) -> dict[str, Any] | None:
 
 _live: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
 """The runs of this process, by folder."""
+
+LAST_SECONDS = 30.0  # that the end of the process waits for the steps under way, and for their checkpoints
+
+
+@atexit.register
+def _stop_at_exit() -> None:
+    """A script that ends stops its runs as Ctrl+C does: a thread that is left in a computation of torch's aborts."""
+    going = [run for run in _live.values() if run._thread is not None and not run._over.is_set()]
+    for run in going:
+        run.stop()
+    deadline = time.monotonic() + LAST_SECONDS
+    for run in going:
+        if run._over.wait(max(0.0, deadline - time.monotonic())) and run._status == "stopped":
+            log.warning("The run %s is stopped, for its process ends: run.start() goes on.", run.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
@@ -11,7 +12,9 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import arrange
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.history import StepRecord
-from chameleon_lab.training.modules import PacedModule
+
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import PacedModule
 
 log = logging.getLogger(__name__)
 

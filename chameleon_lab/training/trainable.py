@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from chameleon_lab.history import History, StepRecord
 from chameleon_lab.monitors.alarms import Rule
-from chameleon_lab.training.modules import Budget, PacedModule
+from chameleon_lab.training.budget import Budget
 
-Report = Callable[[PacedModule, StepRecord], None]
+if TYPE_CHECKING:
+    from chameleon_lab.training.modules import PacedModule
+
+Report = Callable[["PacedModule", StepRecord], None]
 """Called after each step, in the thread that trains."""
 
 

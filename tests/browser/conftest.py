@@ -221,6 +221,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     }
     root = Path(__file__).parents[2]
     env = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "JUPYTER_PLATFORM_DIRS": "1"}
+    env["CHAMELEON_QUICK"] = "1"  # long trainings of the notebooks are cut short
     env["PYTHONPATH"] = os.pathsep.join(
         [str(root), str(root / "widgets"), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
     )
@@ -262,11 +263,17 @@ class Notebook:
     path: Path
     errors: list[str]
 
-    def run_all(self) -> None:
-        self.page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+    def run_all(self, wait: bool = True) -> None:
+        """Runs all cells; `wait`: until the last of them is done."""
+        run = "jupyterapp.commands.execute('notebook:run-all-cells')"
+        self.page.evaluate(f"() => {run}" if wait else f"() => {{ {run}; }}")
 
     def save(self) -> None:
         self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+
+    def interrupt(self) -> None:
+        """Interrupts the cell that runs."""
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:interrupt-kernel')")
 
     def shutdown(self) -> None:
         """Ends the kernel."""
@@ -322,12 +329,17 @@ def _notebook_of(sources: list[str]) -> dict[str, Any]:
 
 @pytest.fixture
 def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook]]:
-    """`open_notebook(path)` opens a copy of a notebook in JupyterLab; a list of cells' sources makes a new one."""
+    """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
+
+    A list of cells' sources makes a new one.
+    """
     contexts: list[BrowserContext] = []
     pages: list[Notebook] = []
 
-    def open_(source: Path | list[str]) -> Notebook:
-        target = lab.folder / (source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb")
+    def open_(source: Path | list[str], folder: str = "") -> Notebook:
+        name = source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"
+        target = lab.folder / folder / name
+        target.parent.mkdir(exist_ok=True)
         if isinstance(source, list):
             target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
@@ -338,7 +350,7 @@ def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook
         page = context.new_page()
         notebook = Notebook(page, target, [])
         page.on("pageerror", lambda error: notebook.errors.append(str(error)))
-        page.goto(f"{lab.url}/doc/tree/{target.name}?token={lab.token}")
+        page.goto(f"{lab.url}/doc/tree/{target.relative_to(lab.folder)}?token={lab.token}")
         notebook.ready()
         pages.append(notebook)
         return notebook

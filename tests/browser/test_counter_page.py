@@ -52,7 +52,9 @@ def test_a_silent_kernel_is_told_and_its_answer_ends_that(counter: Bridge):
     page.get_by_role("button", name="Add one").click()
     expect(lamp).to_have_text("Disconnected: the kernel does not answer")
     expect(page.get_by_role("alert")).to_have_text(
-        "The kernel has not answered: it is busy with another cell, or gone."
+        "The kernel has not answered: it is busy with another cell, or gone. "
+        "Where it is busy, the request waits for it."
     )
     counter.alive = True
     counter.until(lambda: lamp.text_content() == "Ready")
+    counter.until(lambda: not page.get_by_role("alert").is_visible())

@@ -4,9 +4,11 @@ A widget has a `Line` and gives it what it shows (`flush`, `still`) and what it 
 views and kernel together: it greets a view that comes late, says which requests have arrived, remembers under one lock
 what is due and sends it at a steady rate, shows the widget and its still, and ends with the cell or the widget.
 
-Which thread runs a handler is ipykernel's choice: the main shell's, or a subshell's. A main shell that is busy with a
-cell (Run All) may run it only afterwards. `Line._receive` is the one place where every message arrives, and so the one
-place where another way in would join.
+A message arrives by one of two roads, and `Line._receive` is where they meet. On most versions of ipykernel a comm's
+messages wait until the main shell is done with its cell: under Run All, a click would be answered after the last. The
+control channel has a thread of its own on all versions, busy with interrupts and shutdowns only, so the page sends
+there where it can (`on_control`), and by the comm elsewhere. A handler may so run in the thread of the control channel,
+of the main shell, or of a subshell.
 """
 
 from __future__ import annotations
@@ -14,26 +16,35 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import anywidget
+import traitlets
+from IPython.core.getipython import get_ipython
 
 from chameleon_widgets.stills import WIDGET_VIEW, Still
 from chameleon_widgets.threads import Pump, Worker, claim, log
 
 STILL_SECONDS = 60.0  # between two stills of what goes on
+CONTROL_MESSAGE = "chameleon_line"  # type of the messages that a page sends on the kernel's control channel
 
 Part = str | int
 Handler = Callable[[dict[str, Any], Sequence[memoryview]], object]
 
 
 class LineMessage(TypedDict):
-    """What the line itself says, for every widget: the views' last requests, the still, a handler's error."""
+    """What the line itself says, for every widget: the views' last requests, the still, a handler's error.
+
+    `control`: views whose requests have come on the control channel. `traits`: what views have set, for the others.
+    """
 
     kind: Literal["line"]
     requests: dict[str, int]
+    control: list[str]
+    traits: dict[str, object]
     still: str
     revision: int
     bundle: NotRequired[dict[str, str]]
@@ -56,6 +67,7 @@ class Line:
     `handlers` do what the browser asks, by the `kind` of the message. They flip flags and hand work over, and never
     compute. One that returns True has begun work that will `ring` soon, so that the answer goes out with the result.
     `end` ends the widget's work: when its notebook cell is run again, and when the widget is closed.
+    `title` stands for the widget in plain text, where nothing can be displayed; its class's name where left out.
     """
 
     def __init__(
@@ -68,12 +80,17 @@ class Line:
         handlers: Mapping[str, Handler],
         end: Callable[[], object] = lambda: None,
         rate: float = 30.0,
+        title: str = "",
     ) -> None:
         self.ended = False
+        self._title = title
         self._widget, self._flush, self._handlers, self._end = widget, flush, handlers, end
         self._lock = threading.Lock()  # of all that follows; nobody waits for anything while holding it
         self._due: set[Part] = set()
         self._marks: dict[str, int] = {}  # of each view, the number of its last request that was not answered yet
+        self._arrivals: dict[str, int] = {}  # of each view, the number of its last request
+        self._on_control: set[str] = set()  # views
+        self._traits: dict[str, Any] = {}  # set by views, and not yet passed on to the others
         self._trouble, self._again = "", False
         self._bundle: dict[str, str] | None = None  # the still, for a view that asked for it
         self._still_stale = False
@@ -84,6 +101,11 @@ class Line:
         widget._ipython_display_ = self._display  # type: ignore[attr-defined]
         widget._repr_mimebundle_ = self.mimebundle  # type: ignore[method-assign]
         widget.on_msg(self._receive)
+        own = widget.traits(sync=True).keys() - anywidget.AnyWidget.class_traits().keys()
+        self._settable = {name for name in own if not name.startswith("_")}  # by a page
+        for name in self._settable:
+            widget.traits()[name].tag(echo_update=False)  # the line's own word of it says which request it answers
+        widget.add_traits(control_comm=traitlets.Unicode(on_control(self, widget)).tag(sync=True))
         widget.observe(lambda change: self.end() if change.new is None else None, "comm")  # it was closed
         claim(self.end)
 
@@ -122,30 +144,49 @@ class Line:
         self.ended = True
         self._end()
 
-    def _receive(self, _: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+    def _receive(self, road: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         kind, trouble, awaited = str(content.get("kind", "")), "", False
-        if (handler := self._handlers.get(kind)) is not None:
+        view, _, number = str(content.get("mark", "")).rpartition("-")
+        if number.isdigit():
+            with self._lock:
+                if road == CONTROL_MESSAGE:
+                    self._on_control.add(view)
+                if int(number) <= self._arrivals.get(view, 0):
+                    return  # until a view knows that the control channel works, it sends by both roads
+                self._arrivals[view] = int(number)
+        handler = self._set_traits if kind == "set" else self._handlers.get(kind)
+        if handler is not None:
             try:
                 awaited = handler(content, buffers) is True
             except Exception as error:  # raised here, it would show nowhere in the notebook
                 log.exception("“%s” could not be handled", kind)
                 trouble = paragraph(error)
-        view, _, number = str(content.get("mark", "")).rpartition("-")
         with self._lock:  # after the handler: what a flush sends beside a mark contains what its request did
             self._trouble = trouble or self._trouble
             if kind == "hello":
                 self._due.add(kind)
             if number.isdigit():
-                self._marks[view] = int(number)
+                self._marks[view] = max(int(number), self._marks.get(view, 0))  # the roads may overtake each other
         if kind == "still":
             self._artist.submit(self._give_bundle)
         if not awaited:
             self._pump.ring()
 
+    def _set_traits(self, content: dict[str, Any], _: object) -> None:
+        """A view has changed what the widget and its views share. Raises TraitError for what cannot be that."""
+        traits = dict(content["traits"])
+        if strangers := traits.keys() - self._settable:
+            raise ValueError(f"This widget has no {', '.join(sorted(strangers))} for a page to set.")
+        self._widget.set_state(traits)
+        with self._lock:
+            self._traits.update({name: self._widget.get_state(name)[name] for name in traits})
+
     def _pumped(self) -> None:
         with self._lock:
             due, self._due = frozenset(self._due), set()
             marks, self._marks = self._marks, {}
+            traits, self._traits = self._traits, {}
+            control = sorted(self._on_control & marks.keys())
             trouble, self._trouble = self._trouble, ""
             bundle, self._bundle = self._bundle, None
         try:
@@ -154,7 +195,14 @@ class Line:
             log.exception("%s could not send what is new", type(self._widget).__name__)
             trouble = paragraph(error)
         if marks or trouble or bundle or due & {"hello", "revision"}:
-            message = LineMessage(kind="line", requests=marks, still=self._still.name, revision=self._still.revision)
+            message = LineMessage(
+                kind="line",
+                requests=marks,
+                control=control,
+                traits=traits,
+                still=self._still.name,
+                revision=self._still.revision,
+            )
             if bundle:
                 message["bundle"] = bundle
             if trouble:
@@ -179,10 +227,34 @@ class Line:
         return {WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}}
 
     def _display(self) -> None:
-        self._still.show(self._view(), type(self._widget).__name__)
+        self._still.show(self._view(), self._title or type(self._widget).__name__)
 
     def mimebundle(self, **_: Any) -> dict[str, Any]:
         return {**self._view(), **self._still.bundle()}
+
+
+def on_control(line: Line, widget: anywidget.AnyWidget) -> str:
+    """The widget's comm, by which its page names it in messages on the control channel; empty where there is none.
+
+    These run in the channel's own thread, and, unlike a comm's, trigger none of IPython's events: a click in the middle
+    of a cell that draws must not have its half-made figure displayed.
+    """
+    handlers = getattr(getattr(get_ipython(), "kernel", None), "control_handlers", None)
+    if not isinstance(handlers, dict):
+        return ""  # no kernel, or one of another make: the comm is the only road
+    handlers[CONTROL_MESSAGE] = _take_control_message
+    _lines[widget.model_id] = line
+    return widget.model_id
+
+
+def _take_control_message(_stream: object, _ident: object, message: dict[str, Any]) -> None:
+    content = message["content"]
+    if (line := _lines.get(content.get("comm_id"))) is not None:
+        line._receive(CONTROL_MESSAGE, content.get("content") or {}, message.get("buffers") or ())
+
+
+_lines: weakref.WeakValueDictionary[str, Line] = weakref.WeakValueDictionary()
+"""Those that a page can reach on the control channel, by their widget's comm."""
 
 
 def paragraph(error: BaseException) -> str:

@@ -1,4 +1,5 @@
-"""Who does the work: one worker and one pump for each widget, and nothing left over when a cell is run again.
+"""Who does the work: one worker and one pump for each widget, and nothing left over when a cell is run again, or when
+the process ends.
 
 Handlers of browser messages run in the kernel's main thread or in a subshell's, by ipykernel's version and mood. They
 only hand work to a `Worker`, set an event, or ring a `Pump`, which is right in either.
@@ -6,6 +7,7 @@ only hand work to a `Worker`, set an event, or ring a `Pump`, which is right in 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -14,6 +16,19 @@ from collections import deque
 from collections.abc import Callable
 
 log = logging.getLogger("chameleon_widgets")
+
+LOOK_SECONDS = 0.25  # seconds between two looks of an idle pump at whether the process ends
+EXIT_SECONDS = 4.0  # that the end of the process waits for work under way; a notebook server waits for five
+
+_closing = threading.Event()  # set when the interpreter ends: a thread begun from then on would never run
+_threads = weakref.WeakSet[threading.Thread]()
+
+
+def _begin(work: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    _threads.add(thread)
+    thread.start()
+    return thread
 
 
 class Worker:
@@ -27,10 +42,11 @@ class Worker:
 
     def submit(self, work: Callable[[], None]) -> None:
         with self._changed:
+            if _closing.is_set():
+                return
             self._queue.append(work)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = _begin(self._run, self._name)
 
     @property
     def busy(self) -> bool:
@@ -44,7 +60,7 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._queue:
+                if not self._queue or _closing.is_set():
                     self._thread = None
                     self._changed.notify_all()
                     return
@@ -74,11 +90,12 @@ class Pump:
 
     def ring(self) -> None:
         with self._changed:
+            if _closing.is_set():
+                return
             self._rung = True
             self._changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = _begin(self._run, self._name)
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Blocks until everything rung for so far has been flushed."""
@@ -88,8 +105,13 @@ class Pump:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._rung, self._linger):
+                ends = time.monotonic() + self._linger
+                while not (self._rung or _closing.is_set()) and time.monotonic() < ends:
+                    self._changed.wait(LOOK_SECONDS)
+                if not self._rung or _closing.is_set():
                     self._thread = None
+                    self._rung = False
+                    self._changed.notify_all()
                     return
                 self._rung, self._flushing = False, True
             started = time.monotonic()
@@ -103,6 +125,25 @@ class Pump:
             time.sleep(max(0.0, self._period - (time.monotonic() - started)))
 
 
+_ends = list[weakref.WeakMethod]()
+"""What ends the work of each widget of this process."""
+
+
+@atexit.register
+def _let_go() -> None:
+    """Ends all work before the interpreter takes itself apart: a thread that is then in the middle of a computation of
+    torch's aborts the process, and one that is begun then waits for ever."""
+    for end in filter(None, (reference() for reference in _ends)):
+        try:
+            end()
+        except Exception:
+            log.exception("a widget could not be ended")
+    _closing.set()
+    deadline = time.monotonic() + EXIT_SECONDS
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
 _claims: dict[str, tuple[str, list[weakref.WeakMethod]]] = {}
 
 
@@ -110,8 +151,10 @@ def claim(end: Callable[[], None]) -> None:
     """Registers a bound method that ends work started by the notebook cell now running.
 
     What an earlier run of the same cell registered is called first, so that a cell run again leaves no worker behind.
-    Outside a notebook this does nothing.
+    Outside a notebook it ends with the process.
     """
+    _ends[:] = [each for each in _ends if each() is not None]
+    _ends.append(weakref.WeakMethod(end))
     cell, run = _running_cell()
     if not cell:
         return

@@ -22,7 +22,15 @@ MODULES = {
     "runs": "runs.messages",
     "teach": "teach.messages",
 }
-WORDS: dict[Any, str] = {str: "string", int: "number", float: "number", bool: "boolean", Any: "any", type(None): "null"}
+WORDS: dict[Any, str] = {
+    str: "string",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    Any: "any",
+    object: "unknown",
+    type(None): "null",
+}
 
 
 def typescript(hint: Any) -> str:

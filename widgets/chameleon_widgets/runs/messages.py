@@ -102,7 +102,8 @@ class RunNews(TypedDict):
 
 
 class PanelState(TypedDict):
-    """How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far."""
+    """How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far. `note`: what else
+    became of a command. `behind`: the run it waits for. `panels`: those of its forks that can be opened beside it."""
 
     kind: Literal["state"]
     name: str
@@ -118,12 +119,23 @@ class PanelState(TypedDict):
     error: str
     refusal: str
     refusals: int
+    note: str
+    behind: str
     settings: dict[str, Setting | dict[str, Setting]]
     offers: list[str]
     parent: str
     forked_at: int | None
     difference: str
     forks: list[str]
+    panels: list[str]
+
+
+class PanelFork(TypedDict):
+    """A fork's own panel, by its model."""
+
+    kind: Literal["fork"]
+    name: str
+    model: str
 
 
 class PanelUnreadable(TypedDict):
@@ -133,7 +145,7 @@ class PanelUnreadable(TypedDict):
     error: str
 
 
-PanelMessage = PanelState | RunNews | PanelUnreadable
+PanelMessage = PanelState | RunNews | PanelFork | PanelUnreadable
 
 
 class ComparedFacts(TypedDict):

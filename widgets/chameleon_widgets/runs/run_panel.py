@@ -15,7 +15,7 @@ import traitlets
 
 from chameleon_lab.history import History, RecordedRun, RunState
 from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
-from chameleon_widgets.runs.messages import PanelState, PanelUnreadable
+from chameleon_widgets.runs.messages import PanelFork, PanelState, PanelUnreadable
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
 from chameleon_widgets.stills import escape, image
 from chameleon_widgets.threads import Worker, log
@@ -56,7 +56,8 @@ class RunPanel(anywidget.AnyWidget):
         self._feed = RunFeed()
         self._pace = deque[tuple[float, float]]()  # (seconds of training, progress)
         self._facts_before: PanelState | None = None
-        self._refusal, self._refusals = "", 0
+        self._refusal, self._refusals, self._note = "", 0, ""
+        self._children: dict[str, RunPanel] = {}  # panels of forks that were opened here, by name
         self._posted: str | None = None  # the last order to another process, until that has answered it
         self._actor, self._stopper = Worker("run panel worker"), Worker("run panel stop")
         state = self._run.state
@@ -64,7 +65,14 @@ class RunPanel(anywidget.AnyWidget):
         super().__init__(status=state.status)
         rate = 10.0 if self._folder else 30.0
         self._line = Line(
-            self, "run panel", flush=self._flush, still=self._still, handlers={"act": self._order}, rate=rate
+            self,
+            "run panel",
+            flush=self._flush,
+            still=self._still,
+            handlers={"act": self._order, "open": self._ask_fork},
+            end=self._end,
+            rate=rate,
+            title=f"RunPanel of {state.name}",
         )
         if not state.over:
             self._line.ring()
@@ -92,16 +100,41 @@ class RunPanel(anywidget.AnyWidget):
         worker = self._stopper if command == "stop" else self._actor  # Stop overtakes whatever takes long
         worker.submit(partial(self._act, command, arguments if isinstance(arguments, dict) else {}))
 
+    def _ask_fork(self, content: dict[str, Any], _: object) -> None:
+        self._actor.submit(partial(self._open_fork, str(content.get("name", ""))))
+
+    def _end(self) -> None:
+        for child in self._children.values():
+            child._line.end()
+
     # The workers' threads
 
     def _act(self, command: str, arguments: dict[str, Any]) -> None:
+        self._note = self._refusal = ""
         try:
-            self._posted = self._run.act(command, **self._checked(command, arguments))
-            self._refusal = ""
+            checked = self._checked(command, arguments)
+            self._posted = self._run.act(command, **checked)
         except Exception as error:  # shown in the widget
-            self._refusal = paragraph(error)
-            self._refusals += 1
+            state = self._run.state
+            if state.over and command in COMMANDS:  # an order may meet the end on its way, which is nobody's fault
+                self._note = f"it was {state.status} before {command.capitalize()} arrived"
+            else:
+                self._refusal = paragraph(error)
+                self._refusals += 1
         self._line.tell("state")
+
+    def _open_fork(self, name: str) -> None:
+        fork = next((each for each in self._forks if each.state.name == name), None)
+        if fork is None:
+            return
+        if name not in self._children:
+            self._children[name] = RunPanel(fork)
+        self._line.send(PanelFork(kind="fork", name=name, model=self._children[name].model_id))
+
+    @property
+    def _forks(self) -> Sequence[WatchedRun]:
+        """The run's forks in this process."""
+        return getattr(self._run, "forks", ())
 
     def _checked(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the run is asked, so that the browser can ask for nothing else."""
@@ -171,12 +204,15 @@ class RunPanel(anywidget.AnyWidget):
             error=state.error,
             refusal=self._refusal,
             refusals=self._refusals,
+            note=self._note,
+            behind=state.behind,
             settings=json_value(state.settings),
             offers=list(state.offers),
             parent=state.parent,
             forked_at=state.forked_at,
             difference=state.difference,
             forks=list(state.forks),
+            panels=[fork.state.name for fork in self._forks],
         )
 
     def _left(self, seconds: float, progress: float) -> float | None:

@@ -113,7 +113,6 @@ test("a request is settled by the kernel's answer, or found unanswered", async (
   const model = {
     get() {},
     set() {},
-    save_changes() {},
     on: (_, each) => (listener = each),
     off() {},
     send: (content) => sent.push(content),
@@ -122,7 +121,7 @@ test("a request is settled by the kernel's answer, or found unanswered", async (
   const link = connect(model, { receive() {}, change: (state) => states.push(state) });
   const first = link.request({ kind: "send" });
   const [view, number] = sent[0].mark.split("-");
-  listener({ kind: "line", requests: { [view]: Number(number) } }, []);
+  listener({ kind: "line", requests: { [view]: Number(number) }, control: [], traits: {} }, []);
   assert.equal(await first, true);
   const second = link.request({ kind: "send" });
   context.mock.timers.tick(2100);
@@ -131,4 +130,119 @@ test("a request is settled by the kernel's answer, or found unanswered", async (
   context.mock.timers.tick(3100);
   assert.equal(sent.at(-1).kind, "hello");
   link.close();
+});
+
+/** A signal of JupyterLab's. */
+function signal() {
+  const slots = new Set();
+  return {
+    connect: (slot) => slots.add(slot),
+    disconnect: (slot) => slots.delete(slot),
+    emit: (...values) => slots.forEach((slot) => slot({}, ...values)),
+  };
+}
+
+/** A model with a kernel whose control channel works, or does not. */
+function modelWith(traits = {}) {
+  const kernel = {
+    statusChanged: signal(),
+    connectionStatusChanged: signal(),
+    disposed: signal(),
+    clientId: "page",
+    username: "me",
+    sendControlMessage(message) {
+      byControl.push(message.content.content);
+      return { done: Promise.resolve() };
+    },
+  };
+  const [byControl, byComm, listeners] = [[], [], new Set()];
+  const state = { control_comm: "comm", ...traits };
+  return {
+    kernel,
+    byControl,
+    byComm,
+    state,
+    say: (message) =>
+      listeners.forEach((listener) => listener({ kind: "line", control: [], traits: {}, ...message }, [])),
+    model: {
+      widget_manager: { kernel },
+      get: (name) => state[name],
+      set: (name, value) => (state[name] = value),
+      on: (_, listener) => listeners.add(listener),
+      off: (_, listener) => listeners.delete(listener),
+      send: (content) => byComm.push(content),
+    },
+  };
+}
+
+/** The view that sent a request, and its number. */
+const markOf = ({ mark }) => {
+  const [view, number] = mark.split("-");
+  return { view, number: Number(number) };
+};
+
+test("requests go by both roads until the kernel says that they come on the control channel", () => {
+  const { model, byControl, byComm, say } = modelWith();
+  const link = connect(model, { receive() {}, change() {} });
+  link.request({ kind: "hello" });
+  link.request({ kind: "act" });
+  assert.deepEqual(byControl, byComm);
+  const { view, number } = markOf(byControl[1]);
+  say({ requests: { [view]: number } });
+  link.request({ kind: "act" });
+  assert.equal(byComm.length, 3, "an answer alone does not say by which road the request came");
+  say({ requests: { [view]: number + 1 }, control: [view] });
+  link.request({ kind: "act" });
+  assert.equal(byControl.length, 4);
+  assert.equal(byComm.length, 3);
+  link.close();
+});
+
+test("a kernel without a control channel for widgets is spoken to by the comm alone", () => {
+  for (const lacking of [{ control_comm: "" }, { control_comm: undefined }]) {
+    const { model, byControl, byComm } = modelWith(lacking);
+    const link = connect(model, { receive() {}, change() {} });
+    link.request({ kind: "hello" });
+    assert.deepEqual([byControl.length, byComm.length], [0, 1]);
+    link.close();
+  }
+});
+
+test("an older word about a trait does not undo what was set since", () => {
+  const { model, byControl, say, state } = modelWith({ smoothing: 0 });
+  const link = connect(model, { receive() {}, change() {} });
+  link.set("smoothing", 0.3);
+  link.set("smoothing", 0.6);
+  assert.equal(state.smoothing, 0.6);
+  const { view, number } = markOf(byControl[0]);
+  assert.deepEqual(byControl[0].traits, { smoothing: 0.3 });
+  say({ requests: { [view]: number }, traits: { smoothing: 0.3 } });
+  assert.equal(state.smoothing, 0.6);
+  say({ requests: { [view]: number + 1 }, traits: { smoothing: 0.6 } });
+  say({ requests: {}, traits: { smoothing: 0.1 } });
+  assert.equal(state.smoothing, 0.1, "what another page sets comes here, too");
+  link.close();
+});
+
+test("a kernel that ends is gone for good, one whose connection breaks is greeted again", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  for (const status of ["restarting", "autorestarting", "dead"]) {
+    const { model, kernel, byControl, say } = modelWith();
+    const states = [];
+    const link = connect(model, { receive() {}, change: (state) => states.push(state) });
+    link.request({ kind: "hello" });
+    say({ requests: {} });
+    kernel.connectionStatusChanged.emit("disconnected");
+    kernel.connectionStatusChanged.emit("connected");
+    assert.equal(byControl.length, 2);
+    say({ requests: {} });
+    const request = link.request({ kind: "act" });
+    kernel.statusChanged.emit(status);
+    assert.equal(await request, false);
+    context.mock.timers.tick(10_000);
+    say({ requests: {} });
+    assert.deepEqual(states, ["connected", "silent", "connected", "gone"]);
+    assert.equal(byControl.length, 3, "nobody is left to be greeted");
+    link.close();
+  }
 });

@@ -63,13 +63,14 @@ function render(context) {
   });
   const go = button("Send", "send", () => (busy() ? stop() : send()), { class: "chm-button chm-go" });
   const panel = settingsPanel(model, {
+    set: page.set,
     lastSeed: () => {
       const seeds = order.map((key) => views.get(key)?.now.seed ?? null).filter((seed) => seed !== null);
       return seeds.at(-1) ?? null;
     },
     close: () => open(settings, panel.node, false),
   });
-  const modality = modalityChoice(model, offers.modalities ?? {});
+  const modality = modalityChoice(model, offers.modalities ?? {}, page.set);
   const files = filesPanel(offers.exports ?? {}, {
     ask: (format, use) => page.request({ kind: "export", format, use }),
     load: (part, buffers) =>

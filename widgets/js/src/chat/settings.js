@@ -15,16 +15,18 @@ let ids = 0;
  * @property {number | null} [own] value that the stream uses by itself, where it tells
  */
 
-/** @param {import("../frame/line.js").Model} model @param {{lastSeed: () => number | null, close: () => void}} hooks */
-export function settingsPanel(model, { lastSeed, close }) {
+/**
+ * @param {import("../frame/line.js").Model} model
+ * @param {{set: (name: string, value: any) => void, lastSeed: () => number | null, close: () => void}} hooks
+ */
+export function settingsPanel(model, { set: keep, lastSeed, close }) {
   const initial = { ...model.get("settings") };
   const node = element("div.chm-settings", { role: "group", "aria-label": "Settings of the next reply", hidden: true });
   const refreshers = /** @type {(() => void)[]} */ ([]);
 
   /** @param {Record<string, any>} change */
   function set(change) {
-    model.set("settings", { ...model.get("settings"), ...change });
-    model.save_changes();
+    keep("settings", { ...model.get("settings"), ...change });
     refresh();
   }
 
@@ -122,8 +124,9 @@ export function settingsPanel(model, { lastSeed, close }) {
 /**
  * What the next reply may hold, as a list to choose from.
  * @param {import("../frame/line.js").Model} model @param {Record<string, string>} modalities in words, by name
+ * @param {(name: string, value: any) => void} set
  */
-export function modalityChoice(model, modalities) {
+export function modalityChoice(model, modalities, set) {
   const names = Object.keys(modalities);
   const node = element(
     "select.chm-modality",
@@ -134,8 +137,7 @@ export function modalityChoice(model, modalities) {
     node.value = model.get("settings").modality ?? "free";
   };
   node.addEventListener("change", () => {
-    model.set("settings", { ...model.get("settings"), modality: node.value === "free" ? null : node.value });
-    model.save_changes();
+    set("settings", { ...model.get("settings"), modality: node.value === "free" ? null : node.value });
   });
   refresh();
   model.on("change:settings", refresh);

@@ -35,11 +35,13 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
   const alert = element("div.chm-alert", { role: "alert", hidden: true });
   let notice = ""; // what the page itself has to say
   let still = ""; // class of the still
+  let unanswered = 0; // number of the request that `notice` says has not arrived
 
   const link = connect(model, {
     receive(message, buffers) {
       if (message.kind === "line") {
         still = message.still;
+        if (unanswered && link.lastArrival >= unanswered) [notice, unanswered] = ["", 0];
         if (message.trouble) notice = message.trouble;
         keeper.receive(message);
       } else if (Object.hasOwn(receive, message.kind)) receive[message.kind](message, buffers);
@@ -52,7 +54,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
   function show() {
     const words = link.state === "connected" ? state() : SILENCE[link.state];
     signal.show(...words);
-    box.classList.toggle("chm-orphan", link.state === "silent" && !ready());
+    box.classList.toggle("chm-orphan", silent() && !ready());
     const covered = ready() ? still : "";
     if (stills.dataset.of !== covered) stills.replaceChildren(hidesStill((stills.dataset.of = covered)));
     const text = [notice, ...(trouble?.() ?? [])].filter(Boolean).join("\n");
@@ -61,9 +63,13 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     refresh();
   }
 
+  function silent() {
+    return link.state === "silent" || link.state === "gone";
+  }
+
   /** Says something in the alert, or no longer. @param {string} text */
   function tell(text) {
-    notice = text;
+    [notice, unanswered] = [text, 0];
     show();
   }
 
@@ -88,7 +94,7 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     quiet: link.quiet,
     tell,
     get silent() {
-      return link.state === "silent";
+      return silent();
     },
     /** What the alert holds of the page's own. */
     get notice() {
@@ -101,15 +107,20 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
      */
     async ask(content, { buffers, lost = "The kernel has not answered: it" } = {}) {
       tell("");
-      const arrived = await link.request(content, buffers);
-      if (!arrived) notice = `${lost} is busy with another cell, or gone.`;
+      const answer = link.request(content, buffers);
+      const mark = link.lastRequest;
+      const arrived = await answer;
+      if (!arrived && link.lastArrival < mark)
+        [notice, unanswered] =
+          link.state === "gone"
+            ? [`${lost} is gone.`, 0]
+            : [`${lost} is busy with another cell, or gone. Where it is busy, the request waits for it.`, mark];
       show();
       return arrived;
     },
     /** Changes a trait. @param {string} name @param {any} value */
     set(name, value) {
-      model.set(name, value);
-      model.save_changes();
+      link.set(name, value);
     },
     /**
      * Puts the widget into the page and greets the kernel; what is returned takes it away.
@@ -137,8 +148,9 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
   };
 }
 
-/** @type {Record<"silent" | "connecting", [string, string]>} */
+/** @type {Record<"silent" | "connecting" | "gone", [string, string]>} */
 const SILENCE = {
+  gone: ["disconnected", "Disconnected: the kernel was restarted or ended"],
   silent: ["disconnected", "Disconnected: the kernel does not answer"],
   connecting: ["connecting", "Connecting"],
 };

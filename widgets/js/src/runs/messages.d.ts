@@ -76,7 +76,7 @@ export interface RunNews {
   changes: ChangeNews;
 }
 
-/** How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far. */
+/** How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far. `note`: what else became of a command. `behind`: the run it waits for. `panels`: those of its forks that can be opened beside it. */
 export interface PanelState {
   kind: "state";
   name: string;
@@ -92,12 +92,22 @@ export interface PanelState {
   error: string;
   refusal: string;
   refusals: number;
+  note: string;
+  behind: string;
   settings: Record<string, null | boolean | number | string | Record<string, null | boolean | number | string>>;
   offers: string[];
   parent: string;
   forked_at: number | null;
   difference: string;
   forks: string[];
+  panels: string[];
+}
+
+/** A fork's own panel, by its model. */
+export interface PanelFork {
+  kind: "fork";
+  name: string;
+  model: string;
 }
 
 /** The run's folder cannot be read. */
@@ -106,7 +116,7 @@ export interface PanelUnreadable {
   error: string;
 }
 
-export type PanelMessage = PanelState | RunNews | PanelUnreadable;
+export type PanelMessage = PanelState | RunNews | PanelFork | PanelUnreadable;
 
 /** A run: its row of the table, and what sets it apart where it is a fork. */
 export interface ComparedFacts {

@@ -81,7 +81,7 @@ export function runHands({ act }) {
     "form.chm-hands",
     { "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
     element("p.chm-hands-words", {
-      text: "A fork goes on from the newest checkpoint with another architecture. This run stays as it is.",
+      text: "A fork goes on from here with another architecture, in a panel beside this one. This run goes on, too, and has the machine first: pause it to let the fork train now.",
     }),
     element(
       "div.chm-hands-foot",

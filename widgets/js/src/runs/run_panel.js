@@ -48,6 +48,8 @@ function render(context) {
   let unreadable = "";
   let asking = ""; // a command that has not been answered
   let refusals = 0; // errors of commands seen so far
+  let forking = false; // a fork was ordered here, and is to be opened when it is there
+  const forkPanels = /** @type {Map<string, {place: HTMLElement, view: any}>} */ (new Map());
   let dragged = /** @type {[number, number] | null} */ (null);
   let span = "all";
   let askedAgain = 0;
@@ -64,6 +66,8 @@ function render(context) {
     state(message) {
       unreadable = "";
       if (message.refusals > refusals) hands.refused();
+      const born = message.panels.filter((each) => facts && !facts.panels.includes(each));
+      if (forking && born.length) forking = Boolean(toggleFork(born[0]));
       refusals = message.refusals;
       hands.show(message.settings, message.offers);
       facts = message;
@@ -74,6 +78,7 @@ function render(context) {
       page.request({ kind: "hello" });
     },
     unreadable: (message) => (unreadable = message.error),
+    fork: ({ name, model }) => void openFork(name, model),
   };
   const page = frame(context, {
     label: "Run panel",
@@ -85,12 +90,16 @@ function render(context) {
       if (unreadable) return ["error", "Cannot be read"];
       if (asking === "stop" && !facts?.over) return ["reading", "Stopping"];
       const status = facts?.status ?? "waiting";
+      if (facts?.behind) return [LAMPS[status], `Waiting for the machine: ${facts.behind} trains`];
+      if (status === "running" && facts?.step === null) return [LAMPS[status], "Preparing"];
       return [LAMPS[status], WORDS[status]];
     },
     trouble: () => [facts?.error ?? "", facts?.refusal ?? "", unreadable],
   });
   const name = element("b.chm-run-name");
-  const lineage = element("span.chm-run-lineage");
+  const origin = element("span");
+  const forkChips = element("span", { hidden: true });
+  const lineage = element("span.chm-run-lineage", origin, forkChips);
   const hands = runHands({ act });
   const pause = button("Pause", "pause", () => act(facts?.status === "paused" ? "resume" : "pause"));
   const stop = button("Stop", "stop", () => act("stop"));
@@ -142,8 +151,33 @@ function render(context) {
   /** @param {string} command @param {Record<string, any>} [args] */
   async function act(command, args = {}) {
     asking = command;
+    forking ||= command === "fork";
     await page.ask({ kind: "act", command, arguments: args });
     if (asking === command) asking = "";
+    page.refresh();
+  }
+
+  /** Opens a fork's panel beside this one, or closes it. @param {string} name */
+  function toggleFork(name) {
+    const open = forkPanels.get(name);
+    if (!open) return void page.ask({ kind: "open", name });
+    forkPanels.delete(name);
+    open.view.remove();
+    open.place.remove();
+    page.refresh();
+  }
+
+  /** @param {string} name @param {string} id of the panel's model */
+  async function openFork(name, id) {
+    if (forkPanels.has(name)) return;
+    const place = element("div.chm-run-fork");
+    forkPanels.set(name, { place, view: { remove() {} } });
+    context.el.append(place);
+    const manager = context.model.widget_manager;
+    const view = await manager.create_view(await manager.get_model(id));
+    if (forkPanels.get(name)?.place !== place) return view.remove(); // it was closed meanwhile
+    forkPanels.set(name, { place, view });
+    place.append(view.el);
     page.refresh();
   }
 
@@ -238,12 +272,23 @@ function render(context) {
     const from = facts.parent
       ? `fork of ${facts.parent}${facts.forked_at === null ? "" : ` at step ${stepText(facts.forked_at)}`}${facts.difference ? `: ${facts.difference}` : ""}`
       : "";
+    const openable = context.model.widget_manager?.create_view ? facts.panels : [];
+    const closed = forks.filter((each) => !openable.includes(each));
     write(
-      lineage,
-      [from, forks.length ? `forks: ${forks.join(", ")}` : "", folder ? "from its folder" : ""]
+      origin,
+      [from, closed.length ? `forks: ${closed.join(", ")}` : "", folder ? "from its folder" : ""]
         .filter(Boolean)
         .join(" · "),
     );
+    forkChips.hidden = !openable.length;
+    if (forkChips.dataset.of !== openable.join()) {
+      forkChips.dataset.of = openable.join();
+      const chips = openable.map((each) =>
+        button(each, null, () => toggleFork(each), { class: "chm-button chm-chip", "aria-label": `Panel of ${each}` }),
+      );
+      forkChips.replaceChildren(" forks", ...chips);
+    }
+    for (const chip of forkChips.querySelectorAll("button")) press(chip, forkPanels.has(chip.textContent ?? ""));
     toolbar.hidden = !acts;
     const paused = status === "paused";
     if (pause.getAttribute("aria-label") !== (paused ? "Resume" : "Pause")) {
@@ -268,6 +313,7 @@ function render(context) {
         `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
         !over && Number(facts.pace) > 0 ? `${figure(Math.round(Number(facts.pace)))} tokens/s` : "",
         left !== null && status === "running" ? `${duration(left)} left` : "",
+        facts.note,
       ]
         .filter(Boolean)
         .join(" · "),
@@ -386,9 +432,16 @@ function render(context) {
 
   const header = page.header("Controls", [pause, stop, save, settingsSwitch, forkSwitch], [name, lineage]);
   const toolbar = /** @type {HTMLElement} */ (header.lastElementChild);
+  context.el.classList.add("chm-run-row");
   return page.open(
     [header, bar, pace, page.alert, hands.form, hands.fork, empty, body],
-    [redraw.dispose, () => charts.forEach(({ chart }) => chart.dispose()), heat.dispose, strip.dispose],
+    [
+      redraw.dispose,
+      () => charts.forEach(({ chart }) => chart.dispose()),
+      heat.dispose,
+      strip.dispose,
+      () => forkPanels.forEach(({ view }) => view.remove()),
+    ],
   );
 }
 
