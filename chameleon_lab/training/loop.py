@@ -14,7 +14,8 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from chameleon_lab.history import Alarm, Intervention, StepRecord
