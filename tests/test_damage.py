@@ -269,7 +269,7 @@ def test_a_folder_deleted_meanwhile_is_an_error_and_stays_deleted(tmp_path, trai
                 path.unlink() if path.is_file() else path.rmdir()
             (tmp_path / "run").rmdir()
 
-    with pytest.raises(ValueError, match="was deleted while a run trained"):
+    with pytest.raises(ValueError, match="was deleted while the run"):
         train(tmp_path / "run", 3, report=delete)
     assert not (tmp_path / "run").exists()
 
