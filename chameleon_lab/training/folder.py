@@ -65,10 +65,10 @@ class RunFolder:
 
         Raises ValueError where there are checkpoints and none is whole.
         """
-        kept, faults = self.checkpoints, list[str]()
-        if not self.checkpoint.exists() and kept:
+        steps, faults = self.checkpoints, list[str]()
+        if not self.checkpoint.exists() and steps:
             faults.append(f"{self.checkpoint.name} is missing")
-        for path in (self.checkpoint, *(kept[step] for step in sorted(kept, reverse=True))):
+        for path in (self.checkpoint, *(steps[step] for step in sorted(steps, reverse=True))):
             if not path.exists():
                 continue
             try:
@@ -174,8 +174,8 @@ class Ledger:
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
         unreadable = sum(record is None for _, record in parsed)
         missing = sorted(set(range(step)).difference(record.step for record in self.records))
-        said = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
-        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, said):
+        words = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
+        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, words):
             log.warning("%s: %s", self._folder, message)
             self.events.append(Alarm(step, "WARN", "records", message))
         if write:
