@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     answers = options.command in ("generate", "reconstruct", "plan")  # on stdout, which is then for nothing else
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr if answers else sys.stdout)
-    demands = {signal.SIGUSR1: _save_on_demand} if hasattr(signal, "SIGUSR1") else {}
+    demands: dict[int, Any] = {signal.SIGUSR1: _save_on_demand} if hasattr(signal, "SIGUSR1") else {}
     try:
         with answering(end_in_order, demands):
             options.run(options)

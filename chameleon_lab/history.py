@@ -341,9 +341,10 @@ class RecordedRun:
     @property
     def state(self) -> RunState:
         try:
-            plain = json.loads((self.folder / "state.json").read_text())
-            plain = {key: value for key, value in plain.items() if key in RunState.__dataclass_fields__}
-            state = RunState(**plain | {key: tuple(plain[key]) for key in ("offers", "forks")})
+            written = json.loads((self.folder / "state.json").read_text())
+            plain: dict[str, Any] = {key: written[key] for key in written if key in RunState.__dataclass_fields__}
+            plain |= {key: tuple(plain[key]) for key in ("offers", "forks")}
+            state = RunState(**plain)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
         here = state.host == socket.gethostname()

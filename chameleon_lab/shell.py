@@ -5,7 +5,7 @@ from __future__ import annotations
 from chameleon_lab.signals import answering, end_at_once
 
 
-def main() -> int:
+def start() -> int:
     with answering(end_at_once, {}):
         from chameleon_lab import cli
 
@@ -13,4 +13,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(start())

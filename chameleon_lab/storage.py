@@ -38,13 +38,13 @@ def write_file(path: Path, content: str | bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
-        put(partial, path)
+        name_file(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
 
 
-def put(partial: Path, path: Path) -> None:
+def name_file(partial: Path, path: Path) -> None:
     """Gives a file that is written its name, once it is on the disk."""
     sync(partial)
     os.replace(partial, path)
@@ -94,7 +94,7 @@ def whole_folder(folder: Path, stays: Callable[[Path], bool] = lambda entry: Fal
             shutil.copymode(folder, hidden)
             for entry in folder.iterdir():
                 if not os.path.lexists(hidden / entry.name) and stays(entry):
-                    _link(entry, hidden / entry.name)
+                    _carry_over(entry, hidden / entry.name)
         for place, _, names in os.walk(hidden):
             for name in names:
                 if not os.path.islink(os.path.join(place, name)):
@@ -144,7 +144,7 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
-def _link(entry: Path, target: Path) -> None:
+def _carry_over(entry: Path, target: Path) -> None:
     """The same files under another name, without a copy where the file system knows links."""
     if entry.is_symlink():
         target.symlink_to(os.readlink(entry))
@@ -152,7 +152,7 @@ def _link(entry: Path, target: Path) -> None:
         target.mkdir()
         shutil.copymode(entry, target)
         for each in entry.iterdir():
-            _link(each, target / each.name)
+            _carry_over(each, target / each.name)
     else:
         try:
             os.link(entry, target)

@@ -6,6 +6,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -269,7 +271,7 @@ def test_a_folder_deleted_meanwhile_is_an_error_and_stays_deleted(tmp_path, trai
                 path.unlink() if path.is_file() else path.rmdir()
             (tmp_path / "run").rmdir()
 
-    with pytest.raises(ValueError, match="was deleted while a run trained"):
+    with pytest.raises(ValueError, match="was deleted while the run"):
         train(tmp_path / "run", 3, report=delete)
     assert not (tmp_path / "run").exists()
 
@@ -389,3 +391,32 @@ def test_a_command_stopped_before_its_first_checkpoint_does_not_speak_of_one(sma
     monkeypatch.setattr(type(small), "run", interrupted)
     assert cli.main(["train", "long", "--folder", str(tmp_path / "run")]) == 130
     assert "no checkpoint was written yet" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_warning_of_the_scheduler_has_a_checkpoint_written_and_the_run_goes_on(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(IMAGE_EXPERIMENTS, "long", replace(small, budget=Budget(steps=60)))
+    Killer(tmp_path / "run", signal.SIGUSR1)
+    assert cli.main(["train", "long", "--folder", str(tmp_path / "run")]) == 0
+    folder = RunFolder(tmp_path / "run")
+    assert len(folder.history.records) == 60 and [0 < step < 60 for step in folder.checkpoints] == [True]
+
+
+IMPORTING = """
+import signal, sys
+class Presses:
+    def find_spec(self, name, *rest):
+        if name == "chameleon_lab.cli":
+            signal.raise_signal(signal.{})
+sys.meta_path.insert(0, Presses())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from chameleon_lab.shell import start
+start()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_stopped_while_it_is_imported_ends_with_one_line(number):
+    program = IMPORTING.format(signal.Signals(number).name)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 128 + number and ended.stderr == "chameleon-lab: stopped before it began.\n"

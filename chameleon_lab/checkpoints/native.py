@@ -44,7 +44,7 @@ from chameleon_lab.transformer import Fix, ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
 WEIGHT_FILES = r"(model|image_tokenizer)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
-OWN = re.compile(rf"(config\.json|{WEIGHT_FILES}|text_tokenizer\.(model|json))(\.partial)?")
+FORMAT_FILES = re.compile(rf"(config\.json|{WEIGHT_FILES}|text_tokenizer\.(model|json))(\.partial)?")
 """Names of the format's files, which never stay when a folder is written anew; whatever else lies there does."""
 
 NATIVE_FORMAT, NATIVE_VERSION = "chameleon-lab", 1
@@ -125,7 +125,7 @@ def write_whole(
         raise ValueError(f"{folder} is a file; save into a new or empty folder.")
     if folder.exists() and any(folder.iterdir()) and not (replaces or is_native)(folder):
         raise ValueError(f"{folder} holds other files; save into a new or empty folder.")
-    with whole_folder(folder, stays=lambda entry: not OWN.fullmatch(entry.name)) as whole:
+    with whole_folder(folder, stays=lambda entry: not FORMAT_FILES.fullmatch(entry.name)) as whole:
         write_files(whole)
         for stem in ("model", "image_tokenizer"):
             if files_of(whole, stem):

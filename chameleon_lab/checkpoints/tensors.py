@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from chameleon_lab.files import LARGEST_JSON, read_table
-from chameleon_lab.storage import put
+from chameleon_lab.storage import name_file
 
 DTYPES = {
     "F64": torch.float64,
@@ -422,7 +422,7 @@ def all_or_nothing(files: list[Path]) -> Iterator[list[Path]]:
     try:
         yield partials
         for partial, file in zip(partials, files, strict=True):
-            put(partial, file)
+            name_file(partial, file)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

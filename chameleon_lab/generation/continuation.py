@@ -72,7 +72,7 @@ class ReplyRow:
         return self.limit - len(self.tokens)
 
 
-class Moment(NamedTuple):
+class Standing(NamedTuple):
     """All that a continuation is at one moment, so that one assignment takes it to the next.
 
     `rows` as the last step left them, and the `outcomes` of that step: a row's index, a token, or None where the row
@@ -93,7 +93,7 @@ class Moment(NamedTuple):
         before: Sequence[ReplyRow],
         outcomes: Sequence[tuple[int, int | None, State]] = (),
         after: Sequence[ReplyRow] = (),
-    ) -> Moment:
+    ) -> Standing:
         return cls(tuple(rows), tuple(before), tuple(outcomes), tuple(after), iter(tuple(outcomes)))
 
     @property
@@ -136,7 +136,7 @@ class Continuation:
         self.guide = settings.guide
         rows = [self._row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         rows = [self._write(row, prefix) for row in rows] if len(prefix) else rows
-        self.moment = Moment.of(rows, rows)
+        self.moment = Standing.of(rows, rows)
         self._samplers = settings.text_sampler, settings.image_sampler
         self._twins = [[TwinStream([])] * len(rows) for _ in range(self.guide.twins if self.guide else 0)]
         like = model.embedding.weight
@@ -208,7 +208,7 @@ class Continuation:
         left = len(self.moment.outcomes) - length_hint(self.moment.rest)
         pairs = zip(self.moment.outcomes[left:], self.moment.after[left:], strict=True)
         others = [(outcome, after) for outcome, after in pairs if outcome[0] != index]
-        self.moment = Moment.of(rows, yielded, [outcome for outcome, _ in others], [after for _, after in others])
+        self.moment = Standing.of(rows, yielded, [outcome for outcome, _ in others], [after for _, after in others])
 
     def _row(self, prompt: np.ndarray, seed: int, room: int | None = None) -> ReplyRow:
         prompt = self.tokenizer.vocabulary.check(prompt)
@@ -293,7 +293,7 @@ class Continuation:
             for index, token in zip(live, tokens_R, strict=True):
                 row = self._with(rows[index], token)
                 become(index, None if row.state.ended else token, row)
-        self.moment = Moment.of(rows, self.rows, outcomes, after)
+        self.moment = Standing.of(rows, self.rows, outcomes, after)
 
     def _picks(
         self, live: list[int], rows: Sequence[ReplyRow]

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.documents import Document
-from chameleon_lab.generation.continuation import Continuation, Moment, ReplyRow
+from chameleon_lab.generation.continuation import Continuation, ReplyRow, Standing
 from chameleon_lab.generation.grammar import State
 from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.settings import Settings
@@ -20,7 +20,7 @@ from chameleon_lab.tokenizers.mixed import PieceReader
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadState:
     """How far a reply is read. One assignment takes a session from one to the next: token, state and piece together.
 
     `row`: the document as far as it was read, or up to the token that was refused. `moment` and `place`: which outcome
@@ -30,7 +30,7 @@ class Reading:
     """
 
     row: ReplyRow
-    moment: Moment
+    moment: Standing
     state: State
     count: int
     reader: PieceReader | None
@@ -65,13 +65,13 @@ class Session:
                 pieces += self._started(State(), row.state)
             self._latest = replace(self._latest, count=prefix, reader=reader, pieces=iter(pieces))
 
-    def _fresh(self) -> Reading:
+    def _fresh(self) -> ReadState:
         """Nothing read of the reply that begins behind the tokens so far."""
         row, moment = self._continuation.rows[0], self._continuation.moment
-        return Reading(row, moment, row.state, 0, PieceReader(self._continuation.tokenizer))
+        return ReadState(row, moment, row.state, 0, PieceReader(self._continuation.tokenizer))
 
     @property
-    def _reading(self) -> Reading:
+    def _reading(self) -> ReadState:
         """How far the present reply is read; `append` begins another, even where it was interrupted afterwards."""
         if self._latest.row.reply != self._continuation.rows[0].reply:
             self._latest = self._fresh()
@@ -138,7 +138,7 @@ class Session:
                 progress(self._progress(self._latest))
         yield iter((StopPiece(self._reading.row.state.ended or "stopped"),))
 
-    def _read(self, reading: Reading) -> None:
+    def _read(self, reading: ReadState) -> None:
         """Goes on by one outcome of the continuation, or has it take a step, or closes the reply."""
         moment, place = reading.moment, reading.place
         if place < len(moment.outcomes):
@@ -167,7 +167,7 @@ class Session:
             pieces = list(reader.close())
             self._latest = replace(reading, reader=reader, pieces=iter(pieces), closed=True)
 
-    def _reader(self, reading: Reading) -> PieceReader:
+    def _reader(self, reading: ReadState) -> PieceReader:
         """The reader, or where that was interrupted, another one that has read the same."""
         if reading.reader is not None:
             return reading.reader

@@ -65,10 +65,10 @@ class RunFolder:
 
         Raises ValueError where there are checkpoints and none is whole.
         """
-        kept, faults = self.checkpoints, list[str]()
-        if not self.checkpoint.exists() and kept:
+        steps, faults = self.checkpoints, list[str]()
+        if not self.checkpoint.exists() and steps:
             faults.append(f"{self.checkpoint.name} is missing")
-        for path in (self.checkpoint, *(kept[step] for step in sorted(kept, reverse=True))):
+        for path in (self.checkpoint, *(steps[step] for step in sorted(steps, reverse=True))):
             if not path.exists():
                 continue
             try:
@@ -130,9 +130,7 @@ class RunFolder:
     def require(self) -> None:
         """Raises ValueError where the folder was deleted while it was locked."""
         if self.deleted:
-            raise ValueError(
-                f"The folder {self.folder} was deleted while a run trained in it: what it learned is lost."
-            )
+            raise ValueError(f"The folder {self.folder} was deleted while the run {self.folder.name!r} trained in it.")
 
     @property
     def deleted(self) -> bool:
@@ -154,7 +152,7 @@ class Ledger:
         self.records: list[StepRecord] = []
         self.events: list[Event] = []
         self._metrics, self._events = Appender(folder / "metrics.jsonl"), Appender(folder / "events.jsonl")
-        self._flushed = 0.0
+        self._flushed, self._waits = 0.0, False
 
     @property
     def history(self) -> History:
@@ -176,8 +174,8 @@ class Ledger:
         self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
         unreadable = sum(record is None for _, record in parsed)
         missing = sorted(set(range(step)).difference(record.step for record in self.records))
-        said = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
-        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, said):
+        words = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
+        if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, words):
             log.warning("%s: %s", self._folder, message)
             self.events.append(Alarm(step, "WARN", "records", message))
         if write:
@@ -201,8 +199,9 @@ class Ledger:
 
     def flush(self) -> None:
         self._flushed = time.monotonic()
-        waited = bool(self._metrics.error)
-        if (error := self._metrics.flush()) and not waited:
+        waited, error = self._waits, self._metrics.flush()
+        self._waits = bool(error)
+        if error and not waited:
             message = f"records could not be written ({error}); the run goes on, and writes them when it can"
             log.warning("%s: %s", self._folder, message)
             self.note(Alarm(self.records[-1].step if self.records else 0, "WARN", "records", message))
@@ -228,17 +227,24 @@ class Appender:
 
     def write(self, line: str) -> None:
         self._pending += line.encode()
+        if self._file < 0:  # now, not when it is flushed: by then another folder may have this one's name
+            self._open()
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            self._file, self.error = os.open(self.path, flags, 0o666), ""
+        except OSError as error:
+            self.error = error.strerror or type(error).__name__
 
     def flush(self) -> str:
         """Writes what waits; what went wrong, in words, or nothing."""
+        if self._pending and self._file < 0:
+            self._open()
         try:
-            if self._file < 0 and self._pending:
-                self._file = os.open(
-                    self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666
-                )
-            while self._pending:
+            while self._pending and self._file >= 0:
                 del self._pending[: os.write(self._file, self._pending)]
-            self.error = ""
+                self.error = ""
         except OSError as error:
             self.error = error.strerror or type(error).__name__
         return self.error

@@ -14,12 +14,13 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
-from chameleon_lab.storage import put
+from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
 from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule, Steps
@@ -257,7 +258,7 @@ class _Keeper(lightning.Callback):
         try:
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
-                put(partial, self.folder.checkpoint)
+                name_file(partial, self.folder.checkpoint)
             self.saved_seconds = _paced(trainer.lightning_module).seconds
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -327,4 +328,4 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, partial)
     except OSError:  # a file system without links
         shutil.copyfile(source, partial)
-    put(partial, target)
+    name_file(partial, target)

@@ -424,15 +424,10 @@ class Run:
             precision=self.experiment.precision,
             processes=self.processes,
         )
-        self._require_folder()
+        self._place.require()
         if module.progress >= 1:
             self._product = self.experiment.finish(module, self.history, self.folder)
         self._status = "finished" if module.progress >= 1 else "stopped"
-
-    def _require_folder(self) -> None:
-        """Raises ValueError where somebody has deleted the folder."""
-        if self._place.deleted:
-            raise ValueError(f"The folder {self.folder} was deleted while the run {self.name!r} trained in it.")
 
     def _inherit(self, origin: Origin) -> None:
         """The parent's records up to the fork are this run's too, so that its curves are whole."""
@@ -477,7 +472,7 @@ class Run:
         if shares_work() or (now - self._attended < GLANCE and not last):
             return
         self._attended = now
-        self._require_folder()
+        self._place.require()
         for posted in self._orders.values():
             if posted.order in self._orders_taken:
                 continue
