@@ -36,6 +36,7 @@ from chameleon_lab.checkpoints.text_files import (
     write_text_tokenizer,
 )
 from chameleon_lab.files import read_table
+from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 from chameleon_lab.vocabulary import LUMINA, Vocabulary
@@ -196,7 +197,7 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
             head_width=plain["hidden_size"] // heads,
             ffn_width=plain["intermediate_size"],
             context=plain.get("max_position_embeddings", 4096),
-            rope_theta=float(rope.get("rope_theta") or plain.get("rope_theta") or 10_000.0),
+            rope_theta=plain_number(rope.get("rope_theta") or plain.get("rope_theta") or 10_000.0, "rope_theta"),
             norm_eps=plain.get("rms_norm_eps", 1e-5),
             tied=plain.get("tie_word_embeddings") or False,
         )

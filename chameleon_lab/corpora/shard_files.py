@@ -29,6 +29,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
+from chameleon_lab.files import intact, read_table
 from chameleon_lab.history import alive
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -53,8 +54,8 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
             f"{folder} holds no shards: there is no card.json, which is written last. "
             "Write them with `chameleon-lab tokenize`."
         )
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+    with intact(path, "Copy the corpus again, or write it anew."):
+        card = read_table(path)
         if card["format"] != SHARDS_FORMAT or card["version"] > SHARDS_VERSION:
             ours = f"{SHARDS_FORMAT} {SHARDS_VERSION}"
             raise ValueError(f"it is of {card['format']} {card['version']}, and this lab reads {ours}")
@@ -69,8 +70,6 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
         if not card["shards"] or set(card["files"]) != names | {SKIPPED}:
             raise ValueError("it names other files than its shards have")
         return card | {"tokens": int(card["tokens"]), "tokenizers": dict(card["tokenizers"])}, vocabulary
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Copy the corpus again, or write it anew.") from error
 
 
 class Writer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
 from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
 from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card, unfinished
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import reason_of
+from chameleon_lab.files import intact, parse_json, reason_of
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer, TextTokenizer
@@ -128,8 +127,9 @@ class Shards(Sequence[TokenizedDocument]):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The documents that `write_shards` left out."""
-        lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
-        return tuple(Skipped(*json.loads(line)) for line in lines)
+        with intact(self.folder / SKIPPED, "Copy the corpus again, or write it anew."):
+            lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
+            return tuple(Skipped(*parse_json(line, self.folder / SKIPPED)) for line in lines)
 
     def kind(self, index: int) -> str:
         """Which of `DOCUMENT_KINDS` a document is."""
