@@ -341,7 +341,7 @@ def _corpus_case(rng: np.random.Generator, folder: Path) -> None:
         whole = [json.loads(_document())] if kind == "jsonl" else []
         several = [*records, *whole]
         entries = [damaged_json(rng, several[int(rng.integers(len(several)))]) for _ in range(4)]
-        entries = [entry.replace(b"\n", b" ") for entry in entries]
+        entries = [entry.replace(b"\n", b" ").strip() or b"{}" for entry in entries]
         good = json.dumps(records[0]).encode()
         path = place / "made.jsonl"
         path.write_bytes(b"\n".join([good, *entries, good]) + b"\n")
@@ -406,7 +406,6 @@ def child(names: list[str], seed: int, first: int, seconds: float, home: Path, o
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    sys.stderr = open(os.devnull, "w") if not one else sys.stderr  # noqa: SIM115
     readers = [reader for reader in FUZZ_READERS if reader.name in names]
     scratch = home / "case"
     for reader in readers:  # all that a case needs is loaded before its memory is counted
@@ -501,9 +500,12 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
             command = [sys.executable, __file__, "--child", home, "--seed", str(seed), "--case", str(first)]
             command += ["--seconds", str(max(1.0, left)), *(each for name in names for each in ("--reader", name))]
             environment = os.environ | {"FUZZ_HOME": home, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            )  # decoders in C talk to stderr
             lines: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=_follow, args=(process, lines), daemon=True).start()
+            follower = threading.Thread(target=_follow, args=(process, lines), daemon=True)
+            follower.start()
             reader, number, started, words = "", first, False, ["begin"]
             while words[0] not in ("end", ""):
                 try:
@@ -521,6 +523,7 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
                 elif words[0] == "":
                     faults.append((reader, number, f"the process ended with {process.wait()}"))
             process.wait()
+            follower.join()
             shutil.rmtree(Path(home) / "case", ignore_errors=True)
             first = number + 1
             if not started or words[0] == "end":
@@ -530,8 +533,9 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
 
 def _follow(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout as output:
+        for line in output:
+            lines.put(line)
     lines.put("")
 
 

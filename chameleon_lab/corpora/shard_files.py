@@ -67,6 +67,8 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
             if any(card["files"][file_name(name, number)]["bytes"] != size for name, size in sizes.items()):
                 raise ValueError(f"its sizes and counts of shard {number} contradict each other")
         names = {file_name(part, number) for part in SHARD_PARTS for number in range(len(card["shards"]))}
+        if any(type(each["bytes"]) is not int or len(each["sha256"]) != 64 for each in card["files"].values()):
+            raise ValueError("it says no sizes and sums of its files")
         if not card["shards"] or set(card["files"]) != names | {SKIPPED}:
             raise ValueError("it names other files than its shards have")
         return card | {"tokens": int(card["tokens"]), "tokenizers": dict(card["tokenizers"])}, vocabulary
