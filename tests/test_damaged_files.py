@@ -288,11 +288,12 @@ CONFIG: dict[str, Any] = {
 def test_a_config_holds_nothing_that_it_cannot_mean(name, wrong):
     fine = (name == "norm_eps" and wrong == 0) or (name == "tied" and wrong is True)
     fine = fine or (name == "rope_theta" and wrong in (1.5,) and not isinstance(wrong, bool))
+    fields: dict[str, Any] = CONFIG | {name: wrong}
     if fine:
-        ModelConfig(**CONFIG | {name: wrong})
+        ModelConfig(**fields)
         return
     with pytest.raises(ValueError, match=f"ModelConfig.{name} must|Rotary positions|cannot share"):
-        ModelConfig(**CONFIG | {name: wrong})
+        ModelConfig(**fields)
 
 
 @pytest.mark.parametrize("wrong", ["8", None, 1.5, 0, -4, 10**30])

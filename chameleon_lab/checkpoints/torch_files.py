@@ -69,8 +69,10 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     except Exception as error:  # what a damaged archive raises is anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is damaged or no weights file: {first}. Get or save it anew.") from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for _ in range(4):  # not for ever: a pickle may hold itself
+        loaded = (
+            loaded["state_dict"] if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict) else loaded
+        )
     named = loaded.items() if isinstance(loaded, dict) else ()
     tensors = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
