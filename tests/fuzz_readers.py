@@ -382,7 +382,7 @@ def _run_case(rng: np.random.Generator, folder: Path) -> None:
         path = place / names[int(rng.integers(len(names)))]
         try:
             damaged_file(rng, path)
-        except ValueError:  # no JSON any more
+        except (ValueError, RecursionError):  # no JSON any more
             path.write_bytes(damaged_bytes(rng, path.read_bytes()))
     run = RecordedRun(place)
     _ = run.state, run.state.over, run.history.records, run.config, run.sources, run.answers, RunFolder(place).history

@@ -111,7 +111,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         there = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
-    return read_table(path, remedy="The folder is damaged; get or save it anew.")
+    plain = read_table(path, remedy="The folder is damaged; get or save it anew.")
+    for key, kind in (
+        ("architectures", list),
+        ("vq_config", dict),
+        ("rope_parameters", dict),
+        ("vocabulary_map", dict),
+    ):
+        if plain.get(key) is not None and not isinstance(plain[key], kind):
+            raise ValueError(f"{path} is damaged: {key} must be a {kind.__name__}, not {str(plain[key])[:40]!r}.")
+    return plain
 
 
 def read_port(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:

@@ -134,7 +134,10 @@ class Shards(Sequence[TokenizedDocument]):
     def kind(self, index: int) -> str:
         """Which of `DOCUMENT_KINDS` a document is."""
         shard, place = self._place(index)
-        return DOCUMENT_KINDS[self._kinds[shard][place]]
+        kind = int(self._kinds[shard][place])
+        if kind >= len(DOCUMENT_KINDS):
+            raise ValueError(f"Document {index} of {self.folder} is damaged. Copy it again, or write the corpus anew.")
+        return DOCUMENT_KINDS[kind]
 
     @overload
     def __getitem__(self, index: int) -> TokenizedDocument: ...
