@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 NOTEBOOK := notebooks/00_first_light.ipynb
 ARGS :=
-export PYTHON TORCH
+export PYTHON TORCH HASHES
 
 .PHONY: help lab test lint format bundles check-bundles benchmarks pins clean
 
@@ -41,10 +41,13 @@ check-bundles: ## JavaScript: do the bundles match their sources? types, format,
 benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside transformers
 	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/benchmarks -s -m "slow or not slow" $(ARGS)
 
-pins: ## write the versions now in .venv to constraints.txt, keeping its opening comment
+pins: ## write the versions now in .venv to constraints.txt, and their files' hashes to requirements.lock (needs uv)
 	sed '/^#/!d' constraints.txt > .venv/pins
 	$(PY) -m pip freeze --all --exclude-editable --exclude pip --exclude wheel | sed 's/+cpu$$//' >> .venv/pins
 	mv .venv/pins constraints.txt
+	sed '/^#/!d' requirements.lock > .venv/lock
+	uv pip compile constraints.txt --no-deps --generate-hashes --universal --no-header --no-annotate -q >> .venv/lock
+	mv .venv/lock requirements.lock
 
 clean: ## remove .venv, caches and build folders (never runs/ or data/)
 	rm -rf .venv build dist .pytest_cache .ruff_cache .screenshots widgets/js/node_modules

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 from numpy.lib.stride_tricks import sliding_window_view
 
+from chameleon_lab.files import parse_json, reason_of
 from chameleon_lab.vocabulary import Modality
 
 StopReason = Literal["end_turn", "end_document", "length", "stopped", "ill_formed"]
@@ -323,11 +324,11 @@ class MetricValue:
     def from_json(cls, text: str) -> MetricValue:
         """The value that `to_json` wrote. Raises ValueError on anything else."""
         try:
-            read = json.loads(text)
+            read = parse_json(text, "it", "")
             value = float(read["value"]) if isinstance(read["value"], str) else read["value"]
             return cls(**read | {"value": value, "card": MetricCard(**read["card"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"This is no metric value written by to_json ({error}): {text[:80]}") from error
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"This is no metric value written by to_json ({reason_of(error)}): {text[:80]}") from error
 
 
 @dataclass(frozen=True, eq=False)

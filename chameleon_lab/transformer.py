@@ -56,7 +56,7 @@ class ModelConfig:
         sizes = dict.fromkeys(
             ("width", "layers", "heads", "kv_heads", "head_width", "ffn_width", "context"), (1, 2**31)
         )
-        require_fields(self, **sizes, vocabulary=(0, 2**31), rope_theta=(1e-30, 1e30), norm_eps=(0, 1))
+        require_fields(self, **sizes, vocabulary=(0, 2**31), rope_theta=(1e-6, 1e15), norm_eps=(0, 1))
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key heads evenly.")
         if self.head_width % 2:

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import math
 import os
 import queue
@@ -341,7 +342,7 @@ def _corpus_case(rng: np.random.Generator, folder: Path) -> None:
         whole = [json.loads(_document())] if kind == "jsonl" else []
         several = [*records, *whole]
         entries = [damaged_json(rng, several[int(rng.integers(len(several)))]) for _ in range(4)]
-        entries = [entry.replace(b"\n", b" ") for entry in entries]
+        entries = [entry.replace(b"\n", b" ").strip() or b"{}" for entry in entries]
         good = json.dumps(records[0]).encode()
         path = place / "made.jsonl"
         path.write_bytes(b"\n".join([good, *entries, good]) + b"\n")
@@ -381,10 +382,60 @@ def _run_case(rng: np.random.Generator, folder: Path) -> None:
         path = place / names[int(rng.integers(len(names)))]
         try:
             damaged_file(rng, path)
-        except ValueError:  # no JSON any more
+        except (ValueError, RecursionError):  # no JSON any more
             path.write_bytes(damaged_bytes(rng, path.read_bytes()))
     run = RecordedRun(place)
     _ = run.state, run.state.over, run.history.records, run.config, run.sources, run.answers, RunFolder(place).history
+
+
+@cache
+def _widgets() -> dict[str, Any]:
+    """A widget of each family, whose page is this process."""
+    import comm
+    import PIL.Image
+    from widget_support import Recorder
+
+    comm.create_comm = Recorder
+    from chameleon_lab.history import RecordedRun
+    from chameleon_widgets import ChatCell, CodebookAtlas, CodeSurgery, ComparePanel, ReconstructionViewer, RunPanel
+
+    place = Path(tempfile.mkdtemp(prefix="fuzz-run-", dir=os.environ.get("FUZZ_HOME")))
+    for name, text in _run_files().items():
+        (place / name).write_text(text)
+    image, red = _toys()[1].image, PIL.Image.new("RGB", (16, 16), "red")
+    return {
+        "chat": ChatCell(lambda document: iter(())),
+        "reconstruction": ReconstructionViewer(image, samples={"red": red}),
+        "surgery": CodeSurgery(image, red),
+        "atlas": CodebookAtlas(image),
+        "comparison": ComparePanel([place]),
+        "run": RunPanel(RecordedRun(place)),
+    }
+
+
+MESSAGE: dict[str, Any] = {
+    **{"kind": "hello", "mark": "view-3", "key": "1", "name": "red", "value": 3, "number": 1, "view": "v", "stroke": 1},
+    **{"parts": [{"text": "a"}, {"picture": 0}, {"keep": 0}], "cells": [[0, 0]], "codes": [1], "steps": 1},
+    **{"command": "change", "arguments": {"rate": 0.1}, "settings": {"seed": 1}, "tokenizers": ["red"], "policy": "x"},
+}
+"""All that a page may say, in one message."""
+
+
+def _message_case(rng: np.random.Generator, folder: Path) -> None:
+    widgets = _widgets()
+    widget = widgets[str(rng.choice(list(widgets)))]
+    try:
+        content = json.loads(damaged_json(rng, MESSAGE))
+    except (ValueError, RecursionError):
+        content = dict(MESSAGE)
+    if not isinstance(content, dict):
+        content = {"kind": content}
+    if rng.random() < 0.9:  # what the widget knows
+        content["kind"] = str(rng.choice(["hello", *widget._line._handlers]))
+    files = _pictures()
+    buffers = [damaged_bytes(rng, files[int(rng.integers(len(files)))]) for _ in range(int(rng.integers(3)))]
+    if content.get("kind") not in ("export", "still"):  # figures take their time
+        widget._handle_custom_msg(content, [memoryview(each) for each in buffers])
 
 
 FUZZ_READERS = (
@@ -394,6 +445,7 @@ FUZZ_READERS = (
     FuzzReader("tokenizers", _tokenizer_case, (_text_models,)),
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
     FuzzReader("runs", _run_case, (_run_files,)),
+    FuzzReader("messages", _message_case, (_pictures, _toys, _run_files, _widgets)),
 )
 
 
@@ -406,14 +458,14 @@ def child(names: list[str], seed: int, first: int, seconds: float, home: Path, o
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    sys.stderr = open(os.devnull, "w") if not one else sys.stderr  # noqa: SIM115
     readers = [reader for reader in FUZZ_READERS if reader.name in names]
     scratch = home / "case"
     for reader in readers:  # all that a case needs is loaded before its memory is counted
         _warm(reader, scratch)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     if pages:
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2 * MEMORY,) * 2)
+        limit = pages * resource.getpagesize() + 2 * MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     deeds: list[str] = []
     watching = [False]
 
@@ -429,6 +481,10 @@ def child(names: list[str], seed: int, first: int, seconds: float, home: Path, o
                 deeds.append(f"wrote {path}")
 
     sys.addaudithook(hook)
+    threading.excepthook = lambda caught: deeds.append(
+        f"in a thread: {caught.exc_value!r} {_place_of(caught.exc_value)}"
+    )
+    logging.disable(logging.CRITICAL)
     peak = _peak()
     started, number = time.monotonic(), first
     while (number == first) if one else time.monotonic() - started < seconds:
@@ -445,7 +501,7 @@ def child(names: list[str], seed: int, first: int, seconds: float, home: Path, o
             if isinstance(error, UnicodeError) and reader.name != "documents":
                 fault = f"{type(error).__name__}: {error}"
         except BaseException as error:
-            fault = f"{type(error).__name__}: {str(error)[:200]} {_place(error)}"
+            fault = f"{type(error).__name__}: {str(error)[:200]} {_place_of(error)}"
             if one:
                 traceback.print_exc()
         watching[0] = False
@@ -475,8 +531,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+def _place_of(error: BaseException | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__ if error else None)
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-5:]))
 
 
@@ -500,9 +556,12 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
             command = [sys.executable, __file__, "--child", home, "--seed", str(seed), "--case", str(first)]
             command += ["--seconds", str(max(1.0, left)), *(each for name in names for each in ("--reader", name))]
             environment = os.environ | {"FUZZ_HOME": home, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            )  # decoders in C talk to stderr
             lines: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=_follow, args=(process, lines), daemon=True).start()
+            follower = threading.Thread(target=_follow, args=(process, lines), daemon=True)
+            follower.start()
             reader, number, started, words = "", first, False, ["begin"]
             while words[0] not in ("end", ""):
                 try:
@@ -520,6 +579,7 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
                 elif words[0] == "":
                     faults.append((reader, number, f"the process ended with {process.wait()}"))
             process.wait()
+            follower.join()
             shutil.rmtree(Path(home) / "case", ignore_errors=True)
             first = number + 1
             if not started or words[0] == "end":
@@ -529,8 +589,9 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
 
 def _follow(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout as output:
+        for line in output:
+            lines.put(line)
     lines.put("")
 
 

@@ -1,5 +1,6 @@
 """The three files that name dependencies agree, and the wheel is whole."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jupyterlab_server.config import get_page_config
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -65,6 +67,23 @@ def test_conda_gets_the_same_packages_and_the_same_pins():
     assert f"pytorch=={pins()['torch']}" in CONDA
     python = next(Requirement(entry) for entry in CONDA if isinstance(entry, str) and entry.startswith("python>"))
     assert PROJECT["requires-python"] in str(python.specifier).split(",")
+
+
+def test_every_pin_has_the_hashes_of_its_files():
+    """`pip install --require-hashes --no-deps -r requirements.lock` takes the pins and nothing else."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^([^#\s=]+)==([^\s;]+)[^\n]*\\\n((?:\s+--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.M)
+    assert {canonicalize_name(name): Version(version) for name, version, _ in entries} == pins()
+    assert len(re.findall(r"^[^#\s]", text, re.M)) == len(entries)
+
+
+def test_conda_s_jupyterlab_does_not_ask_the_network(monkeypatch):
+    settings = yaml.safe_load((ROOT / "environment.yml").read_text())["variables"]
+    monkeypatch.chdir(ROOT)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    disabled = get_page_config([])["disabledExtensions"]
+    assert "@jupyterlab/apputils-extension:announcements" in disabled
 
 
 def test_the_malicious_lightning_releases_can_never_be_installed():

@@ -118,7 +118,7 @@ def test_a_step_fetches_what_it_will_take(folder):
         rng = np.random.default_rng([5, 4, step])
         for _ in range(4):
             taken.append(int(rng.permutation(len(crops.pictures))[0]))
-            rng.uniform(0.3, 1.0), rng.uniform(0, 9), rng.uniform(0, 9), rng.random()
+            _ = rng.uniform(0.3, 1.0), rng.uniform(0, 9), rng.uniform(0, 9), rng.random()
         assert fetched == taken
 
 

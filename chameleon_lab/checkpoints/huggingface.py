@@ -48,6 +48,7 @@ from chameleon_lab.checkpoints.text_files import (
 )
 from chameleon_lab.checkpoints.torch_files import open_torch
 from chameleon_lab.files import read_table
+from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 from chameleon_lab.vocabulary import LUMINA, Vocabulary
@@ -185,7 +186,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         there = "holds no config.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
-    return read_table(path, remedy="The folder is damaged; get or save it anew.")
+    plain = read_table(path, remedy="The folder is damaged; get or save it anew.")
+    for key, kind in (
+        ("architectures", list),
+        ("vq_config", dict),
+        ("rope_parameters", dict),
+        ("vocabulary_map", dict),
+    ):
+        if plain.get(key) is not None and not isinstance(plain[key], kind):
+            raise ValueError(f"{path} is damaged: {key} must be a {kind.__name__}, not {str(plain[key])[:40]!r}.")
+    return plain
 
 
 def read_port(folder: Path, dialect: str) -> tuple[ModelConfig, dict[str, LazyTensor]]:
@@ -277,7 +287,7 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
             head_width=plain["hidden_size"] // heads,
             ffn_width=plain["intermediate_size"],
             context=plain.get("max_position_embeddings", 4096),
-            rope_theta=float(rope.get("rope_theta") or plain.get("rope_theta") or 10_000.0),
+            rope_theta=plain_number(rope.get("rope_theta") or plain.get("rope_theta") or 10_000.0, "rope_theta"),
             norm_eps=plain.get("rms_norm_eps", 1e-5),
             tied=plain.get("tie_word_embeddings") or False,
         )

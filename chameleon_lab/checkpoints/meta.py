@@ -30,6 +30,7 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy, v
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.files import read_table, read_yaml
+from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
 
@@ -182,7 +183,8 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
     if size == -1:  # the head knows
         size = sum(_head_rows(file, "output.weight") for file in weight_files(folder))
     try:
-        width, heads, theta = params["dim"], params["n_heads"], float(params.get("rope_theta", 10_000.0))
+        width, heads = params["dim"], params["n_heads"]
+        theta = plain_number(params.get("rope_theta", 10_000.0), "rope_theta")
         return ModelConfig(
             vocabulary=size,
             width=width,

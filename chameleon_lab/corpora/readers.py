@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import PIL.Image
@@ -375,7 +375,7 @@ def _opened(path: Path) -> Iterator[Iterable[IO[bytes]]]:
             yield (archive.open(member) for member in archive.namelist())
     elif path.suffix == ".gz":
         with gzip.open(path) as file:
-            yield (file,)
+            yield (cast(IO[bytes], file),)
     else:
         with path.open("rb") as file:
             yield (file,)

@@ -22,6 +22,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
+from chameleon_lab.files import intact, read_table
 from chameleon_lab.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
             f"{folder} holds no shards: there is no card.json, which is written last. "
             "Write them with `chameleon-lab tokenize`."
         )
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+    with intact(path, "Copy the corpus again, or write it anew."):
+        card = read_table(path)
         if card["format"] != SHARDS_FORMAT or card["version"] > SHARDS_VERSION:
             ours = f"{SHARDS_FORMAT} {SHARDS_VERSION}"
             raise ValueError(f"it is of {card['format']} {card['version']}, and this lab reads {ours}")
@@ -58,11 +59,11 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
             if any(card["files"][file_name(name, number)]["bytes"] != size for name, size in sizes.items()):
                 raise ValueError(f"its sizes and counts of shard {number} contradict each other")
         names = {file_name(part, number) for part in SHARD_PARTS for number in range(len(card["shards"]))}
+        if any(type(each["bytes"]) is not int or len(each["sha256"]) != 64 for each in card["files"].values()):
+            raise ValueError("it says no sizes and sums of its files")
         if not card["shards"] or set(card["files"]) != names | {SKIPPED}:
             raise ValueError("it names other files than its shards have")
         return card | {"tokens": int(card["tokens"]), "tokenizers": dict(card["tokenizers"])}, vocabulary
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Copy the corpus again, or write it anew.") from error
 
 
 class Writer:

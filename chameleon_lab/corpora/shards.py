@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
 from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
 from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import reason_of
+from chameleon_lab.files import intact, parse_json, reason_of
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -127,13 +126,17 @@ class Shards(Sequence[TokenizedDocument]):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The documents that `write_shards` left out."""
-        lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
-        return tuple(Skipped(*json.loads(line)) for line in lines)
+        with intact(self.folder / SKIPPED, "Copy the corpus again, or write it anew."):
+            lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
+            return tuple(Skipped(*parse_json(line, self.folder / SKIPPED)) for line in lines)
 
     def kind(self, index: int) -> str:
         """Which of `DOCUMENT_KINDS` a document is."""
         shard, place = self._place(index)
-        return DOCUMENT_KINDS[self._kinds[shard][place]]
+        kind = int(self._kinds[shard][place])
+        if kind >= len(DOCUMENT_KINDS):
+            raise ValueError(f"Document {index} of {self.folder} is damaged. Copy it again, or write the corpus anew.")
+        return DOCUMENT_KINDS[kind]
 
     @overload
     def __getitem__(self, index: int) -> TokenizedDocument: ...

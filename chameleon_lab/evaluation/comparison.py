@@ -16,6 +16,7 @@ import PIL.Image
 
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
+from chameleon_lab.files import parse_json
 from chameleon_lab.records import MetricValue
 from chameleon_lab.storage import write_file
 from chameleon_lab.training.budget import Budget
@@ -56,7 +57,7 @@ class ContenderOutcome:
 
     @classmethod
     def from_json(cls, text: str) -> ContenderOutcome:
-        read = json.loads(text)
+        read = parse_json(text, "An outcome of a comparison")
         values = {metric: MetricValue.from_json(json.dumps(value)) for metric, value in read["values"].items()}
         return cls(read["name"], read["seed"], values)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from chameleon_lab.files import intact, parse_json, text_of_file
 from chameleon_lab.history import History, RecordedRun, lr_sensitivity
 from chameleon_lab.measures import measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
@@ -151,8 +152,9 @@ def _onset(trouble: np.ndarray, steps: int) -> int | None:
 
 def read_presets(path: Path | str) -> list[PresetOutcome]:
     """The outcomes of a file that `chameleon-lab stability` wrote; before December 2026 it said `heard`."""
-    lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    return [PresetOutcome(**{"first_alarms": line.pop("heard", {}), **line}) for line in lines]
+    with intact(path):
+        lines = [parse_json(line, path) for line in text_of_file(path).splitlines()]
+        return [PresetOutcome(**{"first_alarms": line.pop("heard", {}), **line}) for line in lines]
 
 
 def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:

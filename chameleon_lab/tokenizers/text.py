@@ -54,7 +54,9 @@ class SentencePieceTokenizer:
             raise ValueError("A sentencepiece model cannot be empty.")
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
+            for piece in range(self._processor.vocab_size()):
+                self._processor.id_to_piece(piece)  # which raises for one that is no UTF-8
+        except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError("These bytes are not a sentencepiece model.") from error
         self.model = model
 
