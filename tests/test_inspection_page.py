@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-RECIPES = re.findall(
+PAGE = (Path(__file__).parent.parent / "docs/inspection.md").read_text()
+RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/inspection.md").read_text(), re.DOTALL
 )
 
