@@ -307,5 +307,5 @@ def test_intervals_of_nothing_are_figures_too(groups: dict[str, dict[str, tuple[
 
 
 def test_a_cell_shows_a_figure_without_pyplot():
-    shown = run_figure(HISTORY)._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
-    assert shown.startswith(b"\x89PNG")
+    png = run_figure(HISTORY)._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+    assert png.startswith(b"\x89PNG")

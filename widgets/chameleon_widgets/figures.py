@@ -171,7 +171,7 @@ def interval_figure(
         axis.errorbar(middles, rows, xerr=spread, fmt="o", markersize=4.5, color=hue, elinewidth=1.6, gid=group)
     _head(axis, title, across=across)
     axis.set_yticks(range(len(names)), [_writable(name) for name in names])
-    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axis.tick_params(axis="y", labelcolor=INK)
     _groups(figure, list(groups))
     _caption(figure, [axis], caption)
