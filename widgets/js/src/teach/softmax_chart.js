@@ -288,10 +288,6 @@ export function softmaxChart(lesson, take) {
       tell();
       frame.ask();
     },
-    paintLooks() {
-      for (const each of node.querySelectorAll("[data-code]"))
-        lesson.paintLook(/** @type {HTMLElement} */ (each), Number(/** @type {HTMLElement} */ (each).dataset.code));
-    },
     /** Codes in its rows whose looks are not here. */
     get missing() {
       const codes = [...node.querySelectorAll("[data-code]")].map((each) => Number(each.getAttribute("data-code")));
