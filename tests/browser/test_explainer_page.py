@@ -171,9 +171,9 @@ def test_sliders_move_the_chart_as_the_librarys_sampler_would_and_ask_nobody(ope
     page.get_by_role("button", name="As the model has it").click()
 
 
-def test_the_walk_goes_on_and_back_by_keyboard_and_plays_to_its_end(open_page, tiny):
-    prompt = Document.of("draw a red circle", EndTurn())
-    walk, twin = tiny.walk(prompt, seed=4, max_tokens=70), tiny.walk(prompt, seed=4, max_tokens=70)
+def test_the_walk_goes_on_and_back_by_keyboard_and_plays_to_its_end(open_page, tiny, scene):
+    prompt = Document.of(scene, WORDS, EndTurn())
+    walk, twin = tiny.walk(prompt, seed=4, max_tokens=9), tiny.walk(prompt, seed=4, max_tokens=9)
     explainer = open_page(walk)
     page, count = explainer.page, len(walk.tokens)
     page.get_by_role("tab", name="Tokens").focus()
@@ -201,7 +201,7 @@ def test_the_walk_goes_on_and_back_by_keyboard_and_plays_to_its_end(open_page, t
     explainer.until(lambda: walk.next.ended and "has ended" in page.locator(".chm-teach-result").inner_text(), 90)
     while twin.step() is not None:
         pass
-    assert walk.tokens == twin.tokens
+    assert walk.tokens == twin.tokens and len(walk.tokens) > count + 6
     expect(page.get_by_role("button", name="Play until the reply ends")).to_have_attribute("aria-pressed", "false")
     expect(page.locator(".chm-teach-picture img")).to_have_count(1)
     page.get_by_role("button", name="Back to the prompt").click()
