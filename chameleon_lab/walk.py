@@ -315,7 +315,7 @@ class Walk:
             (vocabulary.end_turn, vocabulary.end_turn + 1, end),
             (vocabulary.end_document, vocabulary.end_document + 1, end),
             (vocabulary.first_text, vocabulary.size, words),
-            (0, vocabulary.first_text, "No model writes this token: it marks where training documents begin or lack."),
+            (0, vocabulary.first_text, "No reply holds this token: it is there for training."),
         )
 
 

@@ -37,6 +37,11 @@ def explainer(drawer: Chameleon) -> Explainer:
     return widget(drawer.walk(Document.of("abcd"), seed=1, temperature=1.0, top_p=1.0, guidance=2.0))
 
 
+def walk_of(explainer: Explainer) -> Walk:
+    assert isinstance(explainer.walk, Walk)
+    return explainer.walk
+
+
 def widget(walk: Walk) -> Explainer:
     explainer = Explainer(walk)
     browser_says(explainer, {"kind": "hello"})
@@ -115,7 +120,7 @@ def test_a_token_of_the_readers_choice_and_a_seed_of_theirs(explainer: Explainer
 
 
 def test_what_the_page_has_moved_goes_with_the_draw(explainer: Explainer):
-    walk = explainer.walk
+    walk = walk_of(explainer)
     ask(explainer, "take", token=walk.vocabulary.begin_image)
     step, _ = answers(explainer, "step")[-1]
     samplers = step["samplers"]

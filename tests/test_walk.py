@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import LetterTokenizer
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.grammar import Grammar, Unrestricted
 from chameleon_lab.generation.guidance import Between, Negative, ThreeWay, TwoWay, without_words
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.vocabulary import Vocabulary
 from chameleon_lab.walk import strengths_of
 
 PROMPT = Document.of("draw a red circle", EndTurn())
@@ -207,3 +210,29 @@ def test_a_prompt_that_leaves_no_room_is_refused_and_changes_nothing(drawer):
     with pytest.raises(ValueError, match="context holds"):
         walk.start(Document.of("a" * 500))
     assert walk.document == Document.of("ab") and isinstance(walk.grammar, Grammar)
+
+
+@pytest.fixture
+def any_grid(make_lab, image_tokenizer) -> Chameleon:
+    """A random model whose pictures have any grid of up to 4 x 4 codes, which stand in an order of their own."""
+    order = tuple(int(place) for place in np.random.default_rng(5).permutation(12))
+    vocabulary = replace(Vocabulary.layout(12, LetterTokenizer.size, largest_side=4), permutation=order)
+    return make_lab(MixedModalTokenizer(LetterTokenizer(), image_tokenizer, vocabulary))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pictures_of_any_grid_give_their_sides_first(any_grid: Chameleon, seed: int):
+    changes = {"temperature": 1.0, "top_p": 1.0, "guidance": 2.0, "max_tokens": 40}
+    grammar = replace(any_grid.engine.default_grammar(), text=False, min_images=1, max_images=1)
+    walk = any_grid.walk(Document.of("ab"), seed=seed, grammar=grammar, **changes)
+    states, grids = list[str](), set()
+    while not walk.next.ended:
+        states.append(walk.next.state)
+        grids.add(walk.next.grid)
+        for token in np.flatnonzero(~walk.next.allowed_V).tolist():
+            assert walk.next.reason(token)
+        walk.step()
+    rows, columns = grids.pop() or grids.pop()
+    assert states[:4] == ["words", *["picture: a side of the grid comes next"] * 2, f"picture 0/{rows * columns}"]
+    assert "picture: new_line comes next" in states and "picture: end_image comes next" in states
+    assert walk.tokens[len(walk.prompt) :] == reply_of(any_grid, Document.of("ab"), seed, grammar, **changes)

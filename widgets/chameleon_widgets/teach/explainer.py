@@ -41,8 +41,13 @@ class Journey(Protocol):
 
     document: Document
     tokens: list[int]
-    seed: int
     next: NextToken
+
+    @property
+    def seed(self) -> int: ...
+
+    @seed.setter
+    def seed(self, seed: int) -> None: ...
 
     @property
     def vocabulary(self) -> Vocabulary: ...

@@ -117,8 +117,8 @@ function render(context) {
     },
     looks({ codes }, [png]) {
       lesson.addLooks(codes, pngUrl(png));
-      strip.paintLooks();
-      chart.paintLooks();
+      for (const place of /** @type {NodeListOf<HTMLElement>} */ (body.querySelectorAll("[data-code]")))
+        lesson.paintLook(place, Number(place.dataset.code));
     },
     picture({ image }, [png]) {
       strip.picture(image, png);

@@ -31,11 +31,12 @@ export function samplerPanel(change) {
   const title = element("b");
   const sliders = element("div.chm-teach-sliders");
   const reset = button("As the model has it", null, () => {
-    own = null;
+    own = structuredClone(initial);
     fill();
     change();
   });
   const node = element("div.chm-teach-sampler", { role: "group", "aria-label": "Sampler" }, title, sliders, reset);
+  let initial = /** @type {Settings | null} */ (null); // the model's
   let base = /** @type {Settings | null} */ (null); // the kernel's
   let own = /** @type {Settings | null} */ (null); // the reader's, where something was moved
   let drawing = false;
@@ -44,6 +45,8 @@ export function samplerPanel(change) {
   /** @typedef {{samplers: Record<string, Sampler>, strengths: number[]}} Settings */
 
   const now = () => /** @type {Settings} */ (own ?? base);
+  /** @param {Settings | null} other whether it is what stands now */
+  const alike = (other) => JSON.stringify(now()) === JSON.stringify(other);
   const kind = () => (drawing ? "pictures" : "words");
 
   /**
@@ -64,7 +67,7 @@ export function samplerPanel(change) {
           own ??= structuredClone(/** @type {Settings} */ (base));
           put(Number(input.value));
           output.textContent = words(Number(input.value), step);
-          reset.disabled = false;
+          reset.disabled = alike(initial);
           change();
         },
       },
@@ -86,7 +89,7 @@ export function samplerPanel(change) {
         slider(label, hint, sampler[name], [min, max, step], (value) => (now().samplers[kind()][name] = value)),
       ),
     );
-    reset.disabled = own === null;
+    reset.disabled = alike(initial);
   }
 
   return {
@@ -94,13 +97,13 @@ export function samplerPanel(change) {
     /** @param {import("./messages.js").WalkStep} step */
     show(step) {
       const next = { samplers: /** @type {Record<string, any>} */ (step.samplers), strengths: step.strengths };
-      const same = base && JSON.stringify(base) === JSON.stringify(next) && step.drawing === drawing;
-      const alike = guided === (step.drawing && step.streams > 1);
-      base = next;
-      if (own && JSON.stringify(own) === JSON.stringify(base)) own = null;
-      drawing = step.drawing;
-      guided = step.drawing && step.streams > 1;
-      if (!same || !alike) fill();
+      const guides = step.drawing && step.streams > 1;
+      const same =
+        base && JSON.stringify(base) === JSON.stringify(next) && step.drawing === drawing && guides === guided;
+      initial ??= structuredClone(next);
+      [base, drawing, guided] = [next, step.drawing, guides];
+      if (own && alike(base)) own = null;
+      if (!same) fill();
     },
     get sampler() {
       return now().samplers[kind()];

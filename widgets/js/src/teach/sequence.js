@@ -126,11 +126,6 @@ export function sequence(lesson, { point, choose }) {
       unrolled = on;
       this.show();
     },
-    /** Paints looks of codes that have come. */
-    paintLooks() {
-      for (const each of node.querySelectorAll("[data-code]"))
-        lesson.paintLook(/** @type {HTMLElement} */ (each), Number(/** @type {HTMLElement} */ (each).dataset.code));
-    },
     /** The address of a whole picture. @param {number} image */
     url: (image) => pictures.get(image),
     /** @param {number} image @param {DataView} png */

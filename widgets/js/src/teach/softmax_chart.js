@@ -18,6 +18,9 @@ const NARROW = 34; // pixels that the smallest block gets, at least
  * @property {number | null} drawn the token that the draw picks
  */
 
+/** @param {number} count */
+const many = (count) => `${count.toLocaleString("en")} token${count === 1 ? "" : "s"}`;
+
 /**
  * Where each id lies across a width: blocks in proportion to their ids, small ones as wide as can be read.
  * @param {{first: number, stop: number}[]} blocks @param {number} width
@@ -272,10 +275,7 @@ export function softmaxChart(lesson, take) {
         );
         for (const [reason, { tokens, count, share }] of leftOut(what, 3))
           out.append(
-            element(
-              "p.chm-teach-why",
-              `${reason} ${count.toLocaleString("en")} tokens, ${percent(share)}.`.replace(") ", "): "),
-            ),
+            element("p.chm-teach-why", `${many(count)}, ${percent(share)}: ${reason}`),
             ...tokens.map((token) => row(token, scale)),
           );
         lists.push(out);
@@ -287,10 +287,6 @@ export function softmaxChart(lesson, take) {
       );
       tell();
       frame.ask();
-    },
-    paintLooks() {
-      for (const each of node.querySelectorAll("[data-code]"))
-        lesson.paintLook(/** @type {HTMLElement} */ (each), Number(/** @type {HTMLElement} */ (each).dataset.code));
     },
     /** Codes in its rows whose looks are not here. */
     get missing() {
