@@ -243,7 +243,7 @@ function render(context) {
     sending = false;
     field.lock(false);
     if (arrived) field.clear();
-    else page.tell(`${page.notice} ${RESTARTED} It stays here.`);
+    else page.tell(`${page.notice} ${RESTARTED} Your message stays here.`);
     toEnd(true);
     page.refresh();
   }
