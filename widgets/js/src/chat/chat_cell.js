@@ -68,6 +68,11 @@ function render(context) {
       return seeds.at(-1) ?? null;
     },
     close: () => open(settings, panel.node, false),
+    best: offers.best ?? 0,
+    setBest: (count) => {
+      acts.offers.best = count;
+      for (const view of views.values()) view.settle();
+    },
   });
   const modality = modalityChoice(model, offers.modalities ?? {});
   const files = filesPanel(offers.exports ?? {}, {
@@ -147,7 +152,7 @@ function render(context) {
     request: page.request,
     focusComposer: field.focus,
     trouble: page.tell,
-    offers,
+    offers: { ...offers },
     /** @param {number} key @param {"messages" | "replies"} from @param {1 | -1} by */
     walk(key, from, by) {
       step = { from, by, before: order };
