@@ -147,7 +147,11 @@ def test_no_act_loses_an_exchange_and_the_document_is_the_path_shown():
     cell.wait()
     cell.clear()
     assert cell.document == Document() and cell.status == "idle"
-    browser_says(cell, {"kind": "walk", "key": first.key})
+    assert [each["visible"] for each in cell.tree] == [False] * 7
+    cell.walk(first.key)
+    assert [each["key"] for each in cell.tree if each["visible"]] == [first.key, second.key]
+    assert [each["origin"] for each in cell.tree] == ["send", "send", "edit", "regenerate", "best", "best", "best"]
+    assert cell.tree[1]["parent"] == first.key and cell.tree[2]["parent"] is None
     assert cell.document == one and len(cell._conversation.exchanges) == 7
     wordings, replies = cell._conversation.variants(first)
     assert [len(wordings), len(replies)] == [2, 1]

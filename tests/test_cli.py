@@ -70,6 +70,13 @@ def model(lab, tmp_path) -> str:
     return str(tmp_path / "model")
 
 
+def test_a_modality_holds_an_answer_to_one_picture(capsys, model, tmp_path):
+    arguments = ["generate", "draw", "--model", model, "--modality", "picture", "--max-tokens", "40"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("picture-0-*.png")
+    assert capsys.readouterr().out.strip() == f"[{path}]"
+
+
 @pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["reconstruct"]], ids=str)
 def test_help_reads_well(capsys, command):
     with pytest.raises(SystemExit) as caught:

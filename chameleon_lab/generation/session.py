@@ -105,7 +105,7 @@ class Session:
         """
         return Handover.of(self._rest(progress))
 
-    def _progress(self, reading: Reading) -> ReplyProgress:
+    def _progress(self, reading: ReadState) -> ReplyProgress:
         tokens, state, continuation = reading.row.tokens, reading.state, self._continuation
         image = None
         if state.place is not None:

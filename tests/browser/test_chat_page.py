@@ -300,7 +300,7 @@ def test_without_an_answer_the_cell_says_so_and_keeps_the_message(chat, screensh
     chat.alive = False
     say(chat, "are you there?")
     chat.until(lambda: lamp(chat).inner_text().startswith("Disconnected"))
-    expect(page.get_by_role("alert")).to_contain_text("It stays here")
+    expect(page.get_by_role("alert")).to_contain_text("Your message stays here")
     expect(box(chat)).to_have_text("are you there?")
     page.screenshot(path=screenshots / "chat-disconnected.png")
     chat.alive = True

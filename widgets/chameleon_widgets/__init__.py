@@ -5,7 +5,8 @@ pictures       browser bytes -> PIL picture, PIL picture -> PNG, with errors a p
 threads        Worker (does the long work), Pump (sends what changed, at most 30 times a second), claim (re-run cells)
 line           Line: the kernel's end of a widget, written once: hello, requests, what is due, still, display, close
 stills         the picture of a widget that stays in a saved notebook, where no kernel runs
-chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: what was said
+chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: a tree of `exchange`s; `replying`
+               makes them with the `arguments` of the callable, `feed` sends, `exports` and `archive` write files
 images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_study`, `codebook_map`, `sightings`),
                CodeSurgery (`edits`)
 inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns; `answers`, `recording`

@@ -9,7 +9,13 @@ from typing import Any
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "temperature": {"label": "Temperature", "min": 0.0, "max": 2.0, "step": 0.05, "hint": "0 takes the likeliest"},
-    "image_temperature": {"label": "Temperature of pictures", "min": 0.0, "max": 2.0, "step": 0.05, "hint": ""},
+    "image_temperature": {
+        "label": "Temperature, pictures",
+        "min": 0.0,
+        "max": 2.0,
+        "step": 0.05,
+        "hint": "0 takes the likeliest",
+    },
     "top_p": {"label": "Top-p", "min": 0.05, "max": 1.0, "step": 0.05, "hint": "share of probability kept"},
     "guidance": {"label": "Guidance", "min": 1.0, "max": 10.0, "step": 0.25, "hint": "pull of the words on a picture"},
 }
@@ -52,7 +58,7 @@ class StreamArguments:
         self._fixed |= {name: value for name, value in defaults.items() if name not in self.settings}
         self.ranges = {name: dict(SETTINGS[name]) for name in self.settings if name in SETTINGS}
         if "image_temperature" in self.ranges and "temperature" in self.ranges:
-            self.ranges["temperature"]["label"] = "Temperature of words"
+            self.ranges["temperature"]["label"] = "Temperature, words"
         for name, limits in self.ranges.items():
             limits["own"] = self._fixed.get(name)
             for value in (self.settings[name], limits["own"]):

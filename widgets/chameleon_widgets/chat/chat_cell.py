@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,8 @@ import numpy as np
 import PIL.Image
 import traitlets
 
-from chameleon_lab.documents import Document, Image, Segment, Text
-from chameleon_lab.pictures import read_picture
-from chameleon_lab.records import Piece, ReplyProgress
+from chameleon_lab.documents import Document, Segment
+from chameleon_lab.records import Piece
 from chameleon_widgets.chat.archive import exchanges_from_json, tree_to_json
 from chameleon_widgets.chat.arguments import LARGEST_SEED, MODALITY_LABELS, StreamArguments
 from chameleon_widgets.chat.conversation import Conversation
@@ -25,14 +23,13 @@ from chameleon_widgets.chat.exchange import Exchange, Message, message_of
 from chameleon_widgets.chat.exports import EXPORTS, ChatExport
 from chameleon_widgets.chat.feed import ConversationFeed
 from chameleon_widgets.chat.messages import ConversationExport, ConversationNotice
+from chameleon_widgets.chat.replying import MessageParts, ReplyMaker, ReplyPlan, message_parts
 from chameleon_widgets.chat.turn_inspectors import TurnInspectors
 from chameleon_widgets.line import Line, Part, assets, paragraph
 from chameleon_widgets.threads import Worker, log
 
 BEST = 4
 LARGEST_IMPORT = 2**28  # bytes
-
-MessageParts = tuple[tuple[Segment, ...], ValueError | None]  # what was said, and what of it could not be read
 
 
 class ChatCell(anywidget.AnyWidget):
@@ -70,11 +67,10 @@ class ChatCell(anywidget.AnyWidget):
         note: str = "",
     ) -> None:
         self._arguments = StreamArguments(stream, defaults or {})
-        self._stream, self._see = stream, see
         self._conversation = Conversation(document)
         self._worker, self._clerk = Worker("chat cell worker"), Worker("chat cell files")
-        self._pending: list[threading.Event] = []  # one for each message not yet replied to, set to give it up
-        self._latest: Exchange | None = None  # the reply that was made last
+        self._maker = ReplyMaker(stream, self._arguments, self._conversation, see, lambda: self._line.ring())
+        self._pending = self._maker.pending
         self._outbox: list[tuple[ConversationExport | ConversationNotice, list[bytes]]] = []
         self._upload = bytearray()
         self._inspectors = TurnInspectors(self._conversation, inspect, self._branch)
@@ -116,7 +112,7 @@ class ChatCell(anywidget.AnyWidget):
 
     def send(self, *parts: str | PIL.Image.Image | Segment | Document) -> None:
         """Says something to the model, as the browser does; returns at once. ValueError when it is empty."""
-        self._submit(Exchange(Message(message_of(parts)), self._conversation.tip))
+        self._submit(Exchange(Message(message_of(parts)), self._conversation.tip), self._plan())
 
     def stop(self) -> None:
         """Ends the reply in progress, and those waiting behind it; what was drawn and written stays."""
@@ -144,6 +140,31 @@ class ChatCell(anywidget.AnyWidget):
         self._line.renew_still()
         self._line.ring()
 
+    @property
+    def tree(self) -> list[dict[str, Any]]:
+        """All replies, each after its parent: `key`, `parent` (None for a first one), `origin` (the act it came from),
+        `settings` with the seed, `prefix`, `tokens` where the stream tells them, how it ended (`reason`), and whether
+        it is on the path shown (`visible`)."""
+        with self._conversation.lock:
+            path = {each.key for each in self._conversation.path}
+            return [
+                {
+                    "key": each.key,
+                    "parent": each.parent.key if each.parent and each.parent.key else None,
+                    "origin": each.origin,
+                    "settings": dict(each.settings),
+                    "prefix": each.prefix,
+                    "tokens": tuple(each.tokens),
+                    "reason": each.reason,
+                    "visible": each.key in path,
+                }
+                for each in self._conversation.exchanges
+            ]
+
+    def walk(self, key: int) -> None:
+        """Shows the path through a reply of `tree`, and on to what was last shown after it."""
+        self._walk(self._named({"key": key}))
+
     def replay(self, key: int | None = None) -> Iterator[Piece]:
         """The pieces of a reply made again with what made it: those of the last one, or of the one with this key.
 
@@ -152,7 +173,7 @@ class ChatCell(anywidget.AnyWidget):
         exchange = self._conversation.find(key)
         if exchange is None or not exchange.user:
             raise ValueError(f"There is no reply {'yet' if key is None else key!r} to make again.")
-        return iter(self._open(exchange))
+        return iter(self._maker.open(exchange))
 
     def save(self, path: Path | str) -> None:
         """Writes all branches, with the settings and seeds of each reply, as JSON that `load` reads."""
@@ -182,8 +203,8 @@ class ChatCell(anywidget.AnyWidget):
         except KeyboardInterrupt:
             self.stop()
             raise
-        if self._latest is not None and self._latest.error is not None:
-            raise self._latest.error
+        if (latest := self._maker.latest) is not None and latest.error is not None:
+            raise latest.error
 
     # What the browser asks
 
@@ -197,12 +218,12 @@ class ChatCell(anywidget.AnyWidget):
         if old is not None:
             self.stop()
         exchange = Exchange(parent=parent, origin="send" if old is None else "edit")
-        self._submit(exchange, partial(message_parts, content, buffers, old))
+        self._submit(exchange, self._plan(read=partial(message_parts, content, buffers, old)))
 
     def _again(self, old: Exchange | None) -> None:
         if old is not None and old.user:
             self.stop()
-            self._submit(Exchange(old.message, old.parent, "regenerate"))
+            self._submit(Exchange(old.message, old.parent, "regenerate"), self._plan())
 
     def _best(self, old: Exchange | None, count: object) -> None:
         if not isinstance(count, int) or isinstance(count, bool) or not 2 <= count <= 64:
@@ -213,8 +234,9 @@ class ChatCell(anywidget.AnyWidget):
         first = self.settings.get("seed")
         strip = [Exchange(old.message, old.parent, "best") for _ in range(count)]
         for place, exchange in enumerate(strip):
-            seed = {"seed": (first + place) % LARGEST_SEED} if isinstance(first, int) else {}
-            self._submit(exchange, changes=seed, show=not place, strip=strip)
+            seed = (first + place) % LARGEST_SEED if isinstance(first, int) else first
+            changes = {} if seed is None else {"seed": seed}
+            self._submit(exchange, ReplyPlan(dict(self.settings) | changes), show=not place, strip=strip)
 
     def _proceed(self, old: Exchange | None) -> None:
         if old is None or not (old.resumable and self._arguments.resumes):
@@ -225,19 +247,20 @@ class ChatCell(anywidget.AnyWidget):
         limit = old.settings.get("max_tokens")  # counts the prefix too
         keywords = {} if old.reason == "stopped" or not limit else {"max_tokens": limit + len(old.tokens)}
         changes = {"modality": old.settings.get("modality")} if "modality" in self._arguments.settings else {}
-        self._submit(exchange, changes=changes, keywords=keywords)
+        self._submit(exchange, ReplyPlan(dict(self.settings) | changes, keywords))
 
     def _branch(self, old: Exchange, prefix: Sequence[int], forced: bool, seed: int) -> None:
         """A reply beside another that begins with tokens of it, made with the same settings and another seed."""
         exchange = Exchange(old.message, old.parent, "force" if forced else "resample", tuple(prefix))
         exchange.choices = old.choices
-        self._submit(exchange, keywords=old.settings | ({"seed": seed} if "seed" in old.settings else {}), anew=False)
+        self._submit(exchange, ReplyPlan(None, old.settings | ({"seed": seed} if "seed" in old.settings else {})))
 
     def _walk(self, exchange: Exchange) -> None:
         with self._conversation.lock:
             self._conversation.strip = []
             self._conversation.walk(exchange)
         self._line.renew_still()
+        self._line.ring()
 
     def _look_inside(self, exchange: Exchange, opens: bool) -> None:
         if not opens:
@@ -250,97 +273,28 @@ class ChatCell(anywidget.AnyWidget):
             self._outbox.append((ConversationNotice(kind="notice", text=trouble), []))
         self._line.ring()
 
+    def _plan(self, read: Callable[[], MessageParts] | None = None) -> ReplyPlan:
+        """A reply made with the cell's settings as they are now."""
+        return ReplyPlan(dict(self.settings), read=read)
+
     def _submit(
-        self,
-        exchange: Exchange,
-        read: Callable[[], MessageParts] | None = None,
-        *,
-        changes: Mapping[str, Any] | None = None,
-        keywords: Mapping[str, Any] | None = None,
-        anew: bool = True,
-        show: bool = True,
-        strip: Sequence[Exchange] = (),
+        self, exchange: Exchange, plan: ReplyPlan, *, show: bool = True, strip: Sequence[Exchange] = ()
     ) -> None:
-        """Has a reply made. `changes` are made to the cell's settings, `keywords` to what is passed to the stream, all
-        of which they are unless `anew`."""
-        settings = dict(self.settings) | dict(changes or {}) if anew else {}
+        """Puts an exchange into the tree, and has its reply made in its turn."""
         self._pending.append(exchange.stopping)
         exchange.running = True
         with self._conversation.lock:
             self._conversation.add(exchange, show)
             self._conversation.strip = [*strip]
         self._line.ring()
-        self._worker.submit(partial(self._reply, exchange, read, settings, dict(keywords or {}), anew))
+        self._worker.submit(partial(self._make, exchange, plan))
 
     # The worker's thread
 
-    def _reply(
-        self,
-        exchange: Exchange,
-        read: Callable[[], MessageParts] | None,
-        settings: dict[str, Any],
-        keywords: dict[str, Any],
-        anew: bool,
-    ) -> None:
-        failure = None
-        self._latest = exchange
-        try:
-            trouble = None
-            if read is not None:
-                exchange.message.parts, trouble = read()
-            if exchange.origin == "best" and exchange.stopping.is_set():
-                self._conversation.remove(exchange)  # it never began, and others of the strip have
-                return
-            if anew:
-                chosen = tuple(name for name, value in settings.items() if value is not None and name != "seed")
-                keywords = self._arguments.keywords(settings, secrets.randbelow(LARGEST_SEED)) | keywords
-                exchange.choices = chosen
-            exchange.begin(keywords)
-            self._line.ring()
-            if trouble is not None:
-                raise trouble
-            self._reconstruct(exchange.message)
-            if not exchange.stopping.is_set():
-                for piece in until_stopped(self._open(exchange, self._progress(exchange)), exchange.stopping):
-                    with self._conversation.lock:
-                        exchange.take(piece)
-                    self._line.ring()
-        except ReplyStop:
-            pass
-        except Exception as error:  # whatever the model's code raises is shown in the cell, and raised by wait()
-            failure = error
-        finally:
-            with self._conversation.lock:
-                exchange.finish(failure)
-                self._pending.remove(exchange.stopping)
-            self._line.renew_still()
-            self._line.ring()
-
-    def _open(self, exchange: Exchange, progress: Callable[[ReplyProgress], None] | None = None) -> Iterable[Piece]:
-        """The stream of a reply, with what made it."""
-        keywords = dict(exchange.settings)
-        if exchange.prefix:
-            keywords["prefix"] = list(exchange.prefix)
-        if progress is not None and "progress" in self._arguments.names:
-            keywords["progress"] = progress
-        return self._stream(self._conversation.document_to(exchange, reply=False), **keywords)
-
-    def _progress(self, exchange: Exchange) -> Callable[[ReplyProgress], None]:
-        def note(progress: ReplyProgress) -> None:
-            exchange.advance(progress)
-            self._line.ring()
-            if exchange.stopping.is_set():  # a row of a picture is one piece: a stop need not wait for it
-                raise ReplyStop
-
-        return note
-
-    def _reconstruct(self, message: Message) -> None:
-        for at, part in enumerate(message.parts if self._see is not None else ()):
-            if isinstance(part, Image) and at not in message.reconstructions:
-                try:
-                    message.reconstructions[at] = self._see(part.picture)  # type: ignore[misc]
-                except Exception:  # the reply will say what is wrong with the picture
-                    log.info("a picture could not be shown as the model sees it", exc_info=True)
+    def _make(self, exchange: Exchange, plan: ReplyPlan) -> None:
+        self._maker.make(exchange, plan)
+        self._line.renew_still()
+        self._line.ring()
 
     # Files
 
@@ -402,42 +356,3 @@ class ChatCell(anywidget.AnyWidget):
     def _end(self) -> None:
         self.stop()
         self._inspectors.end()
-
-
-class ReplyStop(Exception):
-    """Ends a stream from within, at a token."""
-
-
-def until_stopped(stream: Iterable[Piece], stopping: threading.Event) -> Iterator[Piece]:
-    """The pieces of a stream until `stopping` is set. A generator is closed in any case, so that it stops computing."""
-    try:
-        for piece in stream:
-            if stopping.is_set():
-                return
-            yield piece
-    finally:
-        if isinstance(stream, Iterator) and callable(close := getattr(stream, "close", None)):
-            close()
-
-
-def message_parts(content: Mapping[str, Any], buffers: Sequence[memoryview], old: Exchange | None) -> MessageParts:
-    """The message in a request of the browser: text, pictures as files in `buffers`, parts of an `old` message.
-
-    What can be read is kept even where a picture cannot; what was wrong comes beside it.
-    """
-    segments: list[Segment] = []
-    trouble: ValueError | None = None
-    for part in content.get("parts", ()):
-        if "text" in part:
-            if str(part["text"]).strip():
-                segments.append(Text(str(part["text"])))
-        elif "keep" in part and old is not None:
-            segments.append(old.user[int(part["keep"])])
-        else:
-            try:
-                segments.append(Image(read_picture(buffers[int(part["picture"])])))
-            except (ValueError, IndexError, KeyError) as error:
-                trouble = ValueError(f"{error}" if isinstance(error, ValueError) else "A picture did not arrive.")
-    if not segments and trouble is None:
-        trouble = ValueError("The message is empty: write something, or add a picture.")
-    return tuple(segments), trouble

@@ -52,7 +52,7 @@ class Message:
     reconstructions: dict[int, PIL.Image.Image] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # it holds its parent and children: all of the tree
 class Exchange:
     """A message and one reply to it. `parent` is the exchange before it, `choice` the child that is shown after it.
 

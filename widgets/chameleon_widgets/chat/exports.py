@@ -63,7 +63,7 @@ class ChatExport:
 
     def _page(self) -> bytes:
         recordings = self._inspectors.recordings()
-        parts, widgets = [f"<style>{STYLE}</style>"], dict[str, Recording]()
+        parts, widgets = [f"<style>{STYLE}</style><h1>Conversation</h1>"], dict[str, Recording]()
         for each in self._conversation.path:
             body, _ = self._conversation.fragment(each)
             parts.append(f'<section class="chameleon-still">{body}</section>')

@@ -69,6 +69,11 @@ function render(context) {
       return seeds.at(-1) ?? null;
     },
     close: () => open(settings, panel.node, false),
+    best: offers.best ?? 0,
+    setBest: (count) => {
+      acts.offers.best = count;
+      for (const view of views.values()) view.settle();
+    },
   });
   const modality = modalityChoice(model, offers.modalities ?? {}, page.set);
   const files = filesPanel(offers.exports ?? {}, {
@@ -148,7 +153,7 @@ function render(context) {
     request: page.request,
     focusComposer: field.focus,
     trouble: page.tell,
-    offers,
+    offers: { ...offers },
     /** @param {number} key @param {"messages" | "replies"} from @param {1 | -1} by */
     walk(key, from, by) {
       step = { from, by, before: order };
@@ -244,7 +249,7 @@ function render(context) {
     sending = false;
     field.lock(false);
     if (arrived) field.clear();
-    else page.tell(`${page.notice} ${RESTARTED} It stays here.`);
+    else page.tell(`${page.notice} ${RESTARTED} Your message stays here.`);
     toEnd(true);
     page.refresh();
   }

@@ -163,6 +163,8 @@ export function exchangeView(acts) {
     copy.hidden = !replyText();
     again.hidden = !blocks.user.length || Boolean(now.error);
     best.hidden = !acts.offers.best || again.hidden;
+    best.title = `Draw ${acts.offers.best} to choose from`;
+    best.setAttribute("aria-label", best.title);
     look.hidden = !acts.offers.inspect || !blocks.reply.length;
     how.hidden = !now.facts?.length;
     edit.hidden = !blocks.user.length;
@@ -195,6 +197,7 @@ export function exchangeView(acts) {
     node,
     now,
     replyRow,
+    settle,
     /** Puts the reply back to its message, from the strip in which it could be chosen. */
     restore() {
       if (replyRow.parentNode !== node) node.append(replyRow);

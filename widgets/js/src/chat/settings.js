@@ -17,9 +17,14 @@ let ids = 0;
 
 /**
  * @param {import("../frame/line.js").Model} model
- * @param {{set: (name: string, value: any) => void, lastSeed: () => number | null, close: () => void}} hooks
+ * @param {object} hooks
+ * @param {(name: string, value: any) => void} hooks.set
+ * @param {() => number | null} hooks.lastSeed
+ * @param {() => void} hooks.close
+ * @param {number} hooks.best how many replies there are to choose from; 0 where there is no choice
+ * @param {(count: number) => void} hooks.setBest
  */
-export function settingsPanel(model, { set: keep, lastSeed, close }) {
+export function settingsPanel(model, { set: keep, lastSeed, close, best, setBest }) {
   const initial = { ...model.get("settings") };
   const node = element("div.chm-settings", { role: "group", "aria-label": "Settings of the next reply", hidden: true });
   const refreshers = /** @type {(() => void)[]} */ ([]);
@@ -105,6 +110,31 @@ export function settingsPanel(model, { set: keep, lastSeed, close }) {
       seed.value = value === null ? "" : String(value);
       seed.placeholder = "drawn anew";
     });
+  }
+  if (best) {
+    const id = `chm-setting-${(ids += 1)}`;
+    const count = element("input", {
+      id,
+      type: "number",
+      min: 2,
+      max: 16,
+      step: 1,
+      value: best,
+      on: {
+        change: () => {
+          count.value = String(Math.min(16, Math.max(2, Math.round(Number(count.value) || best))));
+          setBest(Number(count.value));
+        },
+      },
+    });
+    node.append(
+      element(
+        "div.chm-setting",
+        element("label", { for: id, text: "Best of" }),
+        count,
+        element("span.chm-hint", { text: "replies to choose from, each of its own seed" }),
+      ),
+    );
   }
   node.append(
     element(

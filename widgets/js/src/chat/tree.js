@@ -1,11 +1,13 @@
 // The whole conversation as a small drawing: a dot for each exchange, its replies to the right, branches below.
 
-import { element, shape } from "../frame/dom.js";
+import { element, shape, write } from "../frame/dom.js";
 
 /** @typedef {import("./messages.js").TreeNode} TreeNode */
 
 const RADIUS = 4.5;
 const MANY = 300; // dots, from which on they stand closer
+
+let trees = 0;
 
 /**
  * Where each node stands: `column` is its depth, `row` that of its parent for a first child, and a new one below all
@@ -15,7 +17,10 @@ const MANY = 300; // dots, from which on they stand closer
  */
 export function layTree(nodes) {
   const children = /** @type {Map<number, number[]>} */ (new Map());
-  for (const { key, parent } of nodes) children.set(parent, [...(children.get(parent) ?? []), key]);
+  for (const { key, parent } of nodes) {
+    if (!children.has(parent)) children.set(parent, []);
+    children.get(parent)?.push(key);
+  }
   const places = new Map();
   let rows = 0;
   const stack = [...(children.get(0) ?? [])].reverse().map((key) => ({ key, parent: 0, column: 0, row: -1 }));
@@ -47,7 +52,8 @@ export function neighbour(places, key, arrow) {
 
 /** @param {(key: number) => void} walk */
 export function treeView(walk) {
-  const drawing = shape("svg", { class: "chm-tree" });
+  const id = `chm-tree-${(trees += 1)}`;
+  const drawing = shape("svg", { class: "chm-tree", role: "presentation" });
   const node = element(
     "div.chm-branches",
     { role: "tree", "aria-label": "Branches of the conversation: arrow keys walk", tabindex: "0", hidden: true },
@@ -73,6 +79,7 @@ export function treeView(walk) {
   function mark() {
     for (const dot of drawing.querySelectorAll("circle"))
       dot.classList.toggle("chm-cursor", Number(dot.dataset.key) === cursor);
+    node.setAttribute("aria-activedescendant", `${id}-${cursor}`);
     drawing.querySelector(".chm-cursor")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
@@ -97,10 +104,20 @@ export function treeView(walk) {
         const state = on.has(each.key) ? "chm-on" : "chm-off";
         const [x0, y0, x1, y1] = [at(from.column + 1), at(from.row), at(place.column + 1), at(place.row)];
         edges.push(shape("path", { class: state, d: `M${x0} ${y0}C${x0} ${y1} ${x0} ${y1} ${x1} ${y1}` }));
-        const dot = shape("circle", { class: state, cx: x1, cy: y1, r: RADIUS, "data-key": each.key });
+        const words = each.origin === "send" ? each.words : `${each.words} (${each.origin})`;
+        const dot = shape("circle", {
+          class: state,
+          cx: x1,
+          cy: y1,
+          r: RADIUS,
+          id: `${id}-${each.key}`,
+          role: "treeitem",
+          "aria-label": words,
+          "aria-selected": on.has(each.key),
+          "data-key": each.key,
+        });
         dot.append(shape("title"));
-        /** @type {Element} */ (dot.firstChild).textContent =
-          each.origin === "send" ? each.words : `${each.words} (${each.origin})`;
+        write(/** @type {Element} */ (dot.firstChild), words);
         dot.addEventListener("click", () => go(each.key));
         dots.push(dot);
       }
