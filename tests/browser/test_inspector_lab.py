@@ -43,6 +43,81 @@ def test_a_row_a_choice_and_the_still_in_jupyterlab(open_notebook):
     assert "data:image/png" in still and ">circle</span>" in still
 
 
+def test_a_journey_by_keyboard_alone_a_page_and_a_restart_in_jupyterlab(open_notebook, tmp_path):
+    """Hover, lock, force, back, knock-out, lens, export and its re-opening, restart, Run All: a session for all."""
+    notebook = open_notebook([MAKE, SHOW])
+    notebook.run_all()
+    page, press = notebook.page, notebook.page.keyboard.press
+    words, cells = page.locator(".chm-inspect-word"), page.locator(".chm-inspect-cell")
+    lamp, readout = page.locator(".chm-lamp"), page.locator(".chm-inspect-readout")
+    expect(cells.nth(63)).to_be_visible()
+    expect(lamp).to_have_text("Ready")
+
+    page.get_by_role("gridcell", name="Layer 0, head 0", exact=True).focus()  # lock a head
+    for key in ("ArrowDown", "ArrowRight", "Enter"):
+        press(key)
+    words.first.focus()  # walk to the blue of the prompt, and on to the picture
+    for _ in range(8):
+        press("ArrowRight")
+    expect(words.nth(8)).to_be_focused()
+    expect(readout).to_contain_text("Layer 1, head 1, looked at from blue")
+    for _ in range(4):
+        press("ArrowRight")
+    press("ArrowDown")
+    press("ArrowDown")
+    expect(cells.nth(16)).to_be_focused()
+
+    press("Enter")  # choose it, and force its second likeliest
+    choices = page.locator(".chm-inspect-choice:not(:disabled)")
+    expect(page.locator(".chm-inspect-choice img").nth(5)).to_be_visible()
+    choices.first.focus()
+    press("ArrowDown")
+    press("Enter")
+    tree = page.get_by_role("treeitem")
+    expect(tree).to_have_count(2)
+    expect(lamp).to_have_text("Ready")
+    tree.nth(1).focus()  # back
+    press("ArrowLeft")
+    press("Enter")
+    expect(tree.first).to_have_attribute("aria-selected", "true")
+    assert notebook.kernel(
+        "inspector.look.branch(28, seed=1).tokens[:28].tolist() == inspector.look.tokens[:28].tolist()"
+    )
+
+    words.nth(3).focus()  # knock out
+    press("k")
+    expect(page.locator(".chm-inspect-change")).to_contain_text("nats without it")
+    press("Escape")
+    page.get_by_label("Image 1 as it is after layer").focus()  # the lens
+    press("Home")
+    expect(page.locator(".chm-inspect-picture output")).to_have_text("after layer 0")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+    page.get_by_role("button", name="Save as a page").focus()
+    with page.expect_download() as download:
+        press("Enter")
+    download.value.save_as(tmp_path / "look.html")
+    saved = page.context.new_page()
+    saved.goto(f"file://{tmp_path / 'look.html'}")
+    expect(saved.get_by_role("treeitem")).to_have_count(2)
+    saved.locator(".chm-inspect-cell").nth(40).hover()
+    saved.get_by_role("button", name="all", exact=True).click()
+    saved.locator(".chm-inspect-cell").nth(40).hover()
+    expect(saved.locator(".chm-inspect-readout")).to_contain_text("All layers, looked at from code")
+    saved.close()
+
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    notebook.ready()
+    words.nth(5).hover()
+    expect(page.locator(".chm-alert")).to_contain_text("run the cell again")
+    expect(cells.nth(63)).to_be_visible()  # what was here stays
+    notebook.run_all()
+    expect(tree).to_have_count(0)
+    expect(lamp).to_have_text("Ready")
+    words.nth(5).hover()
+    expect(readout).to_contain_text("All layers, looked at from left")
+
+
 @pytest.mark.slow
 def test_how_soon_a_row_is_painted_in_jupyterlab(open_notebook):
     """Prints what a person waits from hover to paint at a thousand positions, and asserts only that all rows came."""
