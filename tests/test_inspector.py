@@ -19,6 +19,7 @@ from widget_support import browser_says, eventually, recorder
 from chameleon_lab.readings import Contribution, TokenReading
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets.inspect.inspector import Inspector
+from chameleon_widgets.inspect.messages import LensPicture
 from chameleon_widgets.inspect.recording import AnswerBook
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -115,6 +116,7 @@ class Hall:
 
     def branch(self, position, token=None, *, seed=0, without=(), each=None) -> Hall:
         self.calls.append(("branch", position, token, seed, tuple(without)))
+        assert each is not None
         for count in range(1, self.pace + 1):
             each(count)
             time.sleep(0.002)
@@ -371,7 +373,7 @@ def test_a_page_of_a_long_document_goes_without_rollout(hall: Hall, inspector: I
 def test_the_book_forgets_the_oldest_answers():
     book = AnswerBook(1000)
     for at in range(9):
-        book.put(at, ({"kind": "lens"}, [bytes(100)]))
+        book.put(at, (LensPicture(kind="lens", branch=0, image=0, layer=at), [bytes(100)]))
         book.get(0)
     assert [at for at in range(9) if book.get(at)] == [0, 7, 8]
 
