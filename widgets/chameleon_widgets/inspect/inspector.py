@@ -311,7 +311,7 @@ class Inspector(anywidget.AnyWidget):
         self._line.tell("branches")
         for image in range(reader.images):
             self._submit("", partial(self._draw_image, reader, image))
-        look.rollout(len(reader) - 1)  # what it keeps makes the first hover quick
+        self._submit("", partial(look.rollout, len(reader) - 1))  # what it keeps makes the first hover quick
         if position is not None:
             self.selected = None
             self.selected = min(position + 1 - fewer if fewer else position, len(reader) - 1)
