@@ -19,6 +19,7 @@ from widget_support import browser_says, eventually, recorder
 from chameleon_lab.readings import Contribution, TokenReading
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets.inspect.inspector import Inspector
+from chameleon_widgets.inspect.messages import LensPicture
 from chameleon_widgets.inspect.recording import AnswerBook
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -115,6 +116,7 @@ class Hall:
 
     def branch(self, position, token=None, *, seed=0, without=(), each=None) -> Hall:
         self.calls.append(("branch", position, token, seed, tuple(without)))
+        assert each is not None
         for count in range(1, self.pace + 1):
             each(count)
             time.sleep(0.002)
@@ -167,7 +169,7 @@ def pixel(png: bytes) -> object:
 def test_a_view_is_given_the_document_whenever_it_comes(inspector: Inspector):
     before = len(answers(inspector, "document"))
     ask(inspector, "hello")
-    content, (logs, entropies, picture) = answers(inspector, "document")[-1]
+    content, (logs, entropies) = answers(inspector, "document")[-1]
     assert len(answers(inspector, "document")) == before + 1
     assert [token["words"] for token in content["tokens"]][:2] == ["begin_document", "<b>"]
     assert [token["sink"] for token in content["tokens"]] == [True, False, True, *[False] * 6]
@@ -176,7 +178,9 @@ def test_a_view_is_given_the_document_whenever_it_comes(inspector: Inspector):
     ]  # fmt: skip
     assert (content["layers"], content["heads"], content["images"]) == (LAYERS, HEADS, 1)
     np.testing.assert_array_equal(np.frombuffer(logs, "<f4"), [math.nan, *(-at / 2 for at in range(1, 9))])
-    assert np.isnan(np.frombuffer(entropies, "<f4")[0]) and pixel(picture) == (9, 9, 9)
+    assert np.isnan(np.frombuffer(entropies, "<f4")[0])
+    content, (picture,) = answers(inspector, "lens")[-1]
+    assert (content["image"], content["layer"], pixel(picture)) == (0, LAYERS, (9, 9, 9))
 
 
 def test_rows_come_for_all_heads_of_a_layer_and_columns_for_one(inspector: Inspector):
@@ -214,8 +218,9 @@ def test_the_chosen_token_comes_with_its_alternatives_and_their_looks(hall: Hall
     assert [pixel(look) for look in looks] == [(token, 8, 0) for token in (103, 104, 105, 106, 103, 104)]
     share, own = (value / (math.exp(5) + 108) for value in (math.exp(5), 1))
     assert content["layers"] == [
-        {"words": f"code {4 + layer}", "probability": pytest.approx(share), "own": pytest.approx(own), "swatch": True}
-        for layer in range(LAYERS)
+        {"token": 103 + at, "words": f"code {4 + at}", "probability": pytest.approx(share), "own": pytest.approx(own),
+         "swatch": True}
+        for at in range(LAYERS)
     ]  # fmt: skip
     assert np.allclose(content["shares"], [[[2 / 9, 4 / 9, 2 / 9, 1 / 9]] * HEADS] * LAYERS, atol=1e-3)
     hall.guide = object()
@@ -230,18 +235,20 @@ def test_the_chosen_token_comes_with_its_alternatives_and_their_looks(hall: Hall
 
 def test_the_lens_knock_outs_cuts_and_sums_answer_with_what_was_asked(inspector: Inspector):
     ask(inspector, "lens", image=0, layer=1)
-    ((content, (picture,)),) = answers(inspector, "lens")
+    content, (picture,) = answers(inspector, "lens")[-1]
     assert (content["image"], content["layer"], pixel(picture)) == (0, 1, (1, 0, 7))
     ask(inspector, "without", positions=[5, 2, 2], of=8)
     ((content, (changes,)),) = answers(inspector, "knockout")
     assert content["positions"] == [2, 5]
     np.testing.assert_allclose(np.frombuffer(changes, "<f4"), [math.nan, *(at - 0.7 for at in range(1, 9))], rtol=1e-6)
-    ((content, _),) = answers(inspector, "knocked")
+    content, _ = answers(inspector, "knocked")[0]
     assert (content["positions"], content["position"]) == ([2, 5], 8)
     first = content["alternatives"][0]
     assert (first["words"], first["probability"], first["before"]) == ("done", 0.5, pytest.approx(1 / 12))
     ask(inspector, "without", positions=[2], of=None)
-    assert len(answers(inspector, "knockout")) == 2 and len(answers(inspector, "knocked")) == 1
+    assert len(answers(inspector, "knockout")) == 2 and {
+        content["position"] for content, _ in answers(inspector, "knocked")
+    } == {8}
     ask(inspector, "cut", layer=1, head=2, source=3, of=8)
     ((content, _),) = answers(inspector, "cut")
     assert content["nats"] == pytest.approx(1.238)
@@ -259,11 +266,24 @@ def test_the_lens_knock_outs_cuts_and_sums_answer_with_what_was_asked(inspector:
     assert np.frombuffer(row, "<f4").tolist() == [0.25] * 4
 
 
+def test_looks_of_codes_come_behind_what_is_asked_meanwhile_and_not_for_a_choice_of_the_past(hall, inspector):
+    hall.gate.clear()
+    ask(inspector, "rows", way="from", layer=0, head=0, position=1)
+    eventually(lambda: ("heads", 0, 1) in hall.calls)
+    ask(inspector, "select", position=7)
+    ask(inspector, "select", position=8)
+    ask(inspector, "rows", way="from", layer=0, head=0, position=3)
+    hall.gate.set()
+    inspector.wait(20)
+    kinds = [(content["kind"], len(buffers)) for content, buffers in recorder(inspector).custom]
+    kinds = [each for each in kinds if each[0] in ("detail", "rows")]
+    assert kinds == [("rows", HEADS), ("detail", 0), ("rows", HEADS), ("detail", 6)]
+
+
 def test_what_was_answered_is_not_computed_again(hall: Hall, inspector: Inspector):
     for _ in range(2):
         ask(inspector, "select", position=5)
         inspector.wait(20)
-    assert len(answers(inspector, "detail")) == 2
     assert len([call for call in hall.calls if call[0] == "heads" and call[2] == 5]) == LAYERS
 
 
@@ -334,9 +354,9 @@ def test_a_page_holds_the_documents_and_what_was_looked_up(hall: Hall, inspector
     data = json.loads(page.split('id="chameleon-record">')[1].split("</script>")[0])
     messages = data["widgets"]["inspector"]["messages"]
     kinds = [message["kind"] for message, _ in messages]
-    assert kinds[:5] == ["branches", "document", "document", "rollouts", "rollouts"] and kinds[-1] == "selection"
-    assert kinds.count("detail") == 2 and kinds.count("lens") == 1
-    most, codes = (base64.b64decode(buffer) for buffer in messages[3][1])
+    assert kinds[:7] == ["branches", "document", "document", "lens", "lens", "rollouts", "rollouts"]
+    assert kinds.count("detail") == 2 and kinds.count("lens") == 3 and kinds[-1] == "selection"
+    most, codes = (base64.b64decode(buffer) for buffer in messages[5][1])
     want = hall.rollouts()
     have = np.zeros((9, 9))
     have[np.tril_indices(9)] = (np.frombuffer(codes, np.uint8) / 255.0) ** 2
@@ -353,7 +373,7 @@ def test_a_page_of_a_long_document_goes_without_rollout(hall: Hall, inspector: I
 def test_the_book_forgets_the_oldest_answers():
     book = AnswerBook(1000)
     for at in range(9):
-        book.put(at, ({"kind": "lens"}, [bytes(100)]))
+        book.put(at, (LensPicture(kind="lens", branch=0, image=0, layer=at), [bytes(100)]))
         book.get(0)
     assert [at for at in range(9) if book.get(at)] == [0, 7, 8]
 
@@ -444,6 +464,7 @@ def test_an_image_under_way_has_cells_without_a_look(hall: Hall, monkeypatch: py
 
     monkeypatch.setattr(hall, "image", refuse)
     inspector = Inspector(hall)
-    content, (_, _, picture) = answers(inspector, "document")[-1]
+    ((_, (picture,)),) = answers(inspector, "lens")
+    content, _ = answers(inspector, "document")[-1]
     assert picture == b"" and sum(token["image"] == 0 for token in content["tokens"]) == 4
     assert "<img" not in inspector._line.mimebundle()["text/html"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -106,14 +107,18 @@ class Offer(NamedTuple):
 
 
 class LookReader:
-    """A look at the document numbered `branch`, and what is read of it at the start: its tokens and its images."""
+    """A look at the document numbered `branch`, and what is read of it at the start: its tokens.
+
+    Images and the looks of codes are drawn one at a time, when they are asked for: an image tokenizer may take long.
+    """
 
     def __init__(self, look: Look, branch: int, branches: bool = True) -> None:
         self.look, self.branch, self.branches = look, branch, branches
         self.readings = look.readings
-        self.pictures = [self._picture(image) for image in range(self._images)]
+        self.images = 1 + max((each.image for each in self.readings if each.image is not None), default=-1)
+        self.pictures: dict[int, PIL.Image.Image | None] = {}  # those drawn so far; None: it has no look
         self.kinds = np.array([self._kind(each) for each in self.readings], np.int64)
-        self._swatches: dict[tuple[int, int], bytes] = {}
+        self._looks: dict[tuple[int, int], bytes] = {}  # by token and position; empty for a word
 
     def __len__(self) -> int:
         return len(self.readings)
@@ -140,12 +145,12 @@ class LookReader:
                 )
                 for each, kind in zip(self.readings, self.kinds, strict=True)
             ],
-            images=len(self.pictures),
+            images=self.images,
             layers=layers,
             heads=heads,
             branches=self.branches,
         )
-        return message, [*map(_floats, facts.T), *(png(picture) if picture else b"" for picture in self.pictures)]
+        return message, [*map(_floats, facts.T)]
 
     def rows(self, way: Way, layer: int, head: int, position: int) -> LookAnswer:
         heads = [head]
@@ -169,7 +174,8 @@ class LookReader:
         codes = np.rint(255 * roots_TT)[np.tril_indices(len(rows_TT))]
         return Rollouts(kind="rollouts", branch=self.branch), [_floats(most_T), codes.astype(np.uint8).tobytes()]
 
-    def detail(self, position: int) -> LookAnswer:
+    def detail(self, position: int) -> TokenDetail:
+        """Without the looks of codes, which `with_looks` adds."""
         reading, offers = self.readings[position], list[Offer]()
         if position and reading.modality == Modality.IMAGE and self.look.guide is not None:
             guided = self.look.guided(position, ALTERNATIVES)
@@ -178,50 +184,76 @@ class LookReader:
             offers = [Offer(*each) for each in self.look.alternatives(position, ALTERNATIVES)]
         if position and reading.token not in [offer.token for offer in offers]:
             offers.append(Offer(reading.token, math.exp(reading.log_probability or 0.0)))
-        alternatives, looks = self._alternatives(position, offers)
         layers = list[LayerReading]()
         for layer in range(self.look.depth[0]) if position else ():
             logits_V = self.look.lens(layer, slice(position - 1, position))[0].astype(np.float64)
             shares_V = np.exp(logits_V - logits_V.max())
             shares_V /= shares_V.sum()
             token = int(shares_V.argmax())
-            looks += (swatch := self._swatch(token, position))
             layers.append(
                 LayerReading(
+                    token=token,
                     words=self.look.words(token),
                     probability=float(shares_V[token]),
                     own=float(shares_V[reading.token]),
-                    swatch=bool(swatch),
+                    swatch=False,
                 )
             )
         shares = [self._shares(self.look.heads(layer, position)) for layer in range(self.look.depth[0])]
-        message = TokenDetail(
+        return TokenDetail(
             kind="detail",
             branch=self.branch,
             position=position,
-            alternatives=alternatives,
+            alternatives=self._alternatives(position, offers),
             shares=shares,
             layers=layers,
         )
+
+    def with_looks(self, message: TokenDetail | KnockedAlternatives) -> LookAnswer:
+        """The message with the looks of codes that are drawn so far."""
+        looks, message = list[bytes](), copy.deepcopy(message)
+        for each in (*message["alternatives"], *(message["layers"] if message["kind"] == "detail" else ())):
+            if look := self._looks.get((each["token"], message["position"])):
+                each["swatch"] = True
+                looks.append(look)
         return message, looks
 
+    def undrawn(self, message: TokenDetail | KnockedAlternatives) -> list[int]:
+        """Tokens of a message whose looks are not drawn yet."""
+        tokens = [each["token"] for each in message["alternatives"]]
+        tokens += [each["token"] for each in (message["layers"] if message["kind"] == "detail" else ())]
+        return [token for token in dict.fromkeys(tokens) if (token, message["position"]) not in self._looks]
+
+    def draw(self, token: int, position: int) -> None:
+        """Draws the look of a token at a position; of a word there is none."""
+        swatch = self.look.swatch(token, position)
+        self._looks[token, position] = b"" if swatch is None else png(swatch, SWATCH_PIXELS)
+
     def lens(self, image: int, layer: int) -> LookAnswer:
+        """An image as a layer has it; as it stands, for the number of layers."""
         message = LensPicture(kind="lens", branch=self.branch, image=image, layer=layer)
-        return message, [png(self.look.picture(layer, image))]
+        if layer < self.look.depth[0]:
+            return message, [png(self.look.picture(layer, image))]
+        if image not in self.pictures:
+            self.pictures[image] = self._picture(image)
+        picture = self.pictures[image]
+        return message, [b"" if picture is None else png(picture)]
 
     def knock_out(self, positions: list[int]) -> LookAnswer:
         message = KnockOut(kind="knockout", branch=self.branch, positions=positions)
         return message, [_floats(self.look.knock_out(positions))]
 
-    def knocked_alternatives(self, positions: list[int], position: int) -> LookAnswer:
+    def knocked_alternatives(self, positions: list[int], position: int) -> KnockedAlternatives:
         before, without = (dict(self.look.alternatives(position, EVERY_TOKEN, some)) for some in ((), positions))
         tokens = {self.readings[position].token, *[*before][:ALTERNATIVES], *[*without][:ALTERNATIVES]}
         offers = [Offer(token, without[token], before=before[token]) for token in without if token in tokens]
-        alternatives, looks = self._alternatives(position, offers)
-        message = KnockedAlternatives(
-            kind="knocked", branch=self.branch, positions=positions, position=position, alternatives=alternatives
+        return KnockedAlternatives(
+            kind="knocked",
+            branch=self.branch,
+            positions=positions,
+            position=position,
+            alternatives=self._alternatives(position, offers),
         )
-        return message, looks
 
     def cut(self, layer: int, head: int, source: int, of: int) -> LookAnswer:
         """The edge is cut in the row from which the token at `of` is chosen: that of the token before it."""
@@ -257,29 +289,19 @@ class LookReader:
 
     # Parts
 
-    def _alternatives(self, position: int, offers: list[Offer]) -> tuple[list[Alternative], list[bytes]]:
-        looks, alternatives = list[bytes](), list[Alternative]()
-        for offer in offers:
-            looks += (swatch := self._swatch(offer.token, position))
-            alternatives.append(
-                Alternative(
-                    token=offer.token,
-                    words=self.look.words(offer.token),
-                    probability=offer.probability,
-                    guided=offer.guided,
-                    before=offer.before,
-                    chosen=offer.token == self.readings[position].token,
-                    swatch=bool(swatch),
-                )
+    def _alternatives(self, position: int, offers: list[Offer]) -> list[Alternative]:
+        return [
+            Alternative(
+                token=offer.token,
+                words=self.look.words(offer.token),
+                probability=offer.probability,
+                guided=offer.guided,
+                before=offer.before,
+                chosen=offer.token == self.readings[position].token,
+                swatch=False,
             )
-        return alternatives, looks
-
-    def _swatch(self, token: int, position: int) -> list[bytes]:
-        """The look of a code at a position, none of another token. A real image tokenizer takes long over each."""
-        if (token, position) not in self._swatches:
-            swatch = self.look.swatch(token, position)
-            self._swatches[token, position] = b"" if swatch is None else png(swatch, SWATCH_PIXELS)
-        return [look] if (look := self._swatches[token, position]) else []
+            for offer in offers
+        ]
 
     def _shares(self, rows_HS: np.ndarray) -> list[list[float]]:
         kinds = self.kinds[: rows_HS.shape[1]]
@@ -289,10 +311,6 @@ class LookReader:
     def _kind(reading: TokenReading) -> int:
         """0 words, 1 patches, 2 sinks, 3 other special tokens."""
         return int(reading.modality) + (reading.modality == Modality.SPECIAL and reading.words not in SINKS)
-
-    @property
-    def _images(self) -> int:
-        return 1 + max((each.image for each in self.readings if each.image is not None), default=-1)
 
     def _picture(self, image: int) -> PIL.Image.Image | None:
         try:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anywidget
 import numpy as np
@@ -21,7 +21,15 @@ import traitlets
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets import standalone, stills
 from chameleon_widgets.inspect.answers import RELEVANCE, Look, LookAnswer, LookReader, Way
-from chameleon_widgets.inspect.messages import BranchFacts, BranchTree, InspectorState, SavedPage, Selection
+from chameleon_widgets.inspect.messages import (
+    BranchFacts,
+    BranchTree,
+    InspectorState,
+    KnockedAlternatives,
+    SavedPage,
+    Selection,
+    TokenDetail,
+)
 from chameleon_widgets.inspect.recording import AnswerBook, recording
 from chameleon_widgets.line import Line, Part, assets, paragraph
 from chameleon_widgets.pictures import data_uri
@@ -160,7 +168,7 @@ class Inspector(anywidget.AnyWidget):
 
     def _want_lens(self, content: dict[str, Any], _: object) -> None:
         reader = self._reader(content)
-        image = self._whole("image", content.get("image"), len(reader.pictures))
+        image = self._whole("image", content.get("image"), reader.images)
         layer = self._whole("layer", content.get("layer"), reader.depth[0])
         self._ask(("lens", reader.branch, image, layer), partial(reader.lens, image, layer))
 
@@ -176,7 +184,7 @@ class Inspector(anywidget.AnyWidget):
         of = None if (of := content.get("of")) is None else self._position(of, reader)
         self._ask(("knockout", *key), partial(reader.knock_out, positions), f"Knocking out {names}")
         if of:
-            self._ask(("knocked", of, *key), partial(reader.knocked_alternatives, positions, of), "Asking again")
+            self._submit("Asking again", partial(self._look_up_knocked, reader, positions, of))
 
     def _want_cut(self, content: dict[str, Any], _: object) -> None:
         reader = self._reader(content)
@@ -301,8 +309,9 @@ class Inspector(anywidget.AnyWidget):
         self._visible = reader.branch
         self._reply(reader.document())
         self._line.tell("branches")
-        self._line.renew_still()
-        look.rollout(len(reader) - 1)  # what it keeps makes the first hover quick
+        for image in range(reader.images):
+            self._submit("", partial(self._draw_image, reader, image))
+        self._submit("", partial(look.rollout, len(reader) - 1))  # what it keeps makes the first hover quick
         if position is not None:
             self.selected = None
             self.selected = min(position + 1 - fewer if fewer else position, len(reader) - 1)
@@ -317,13 +326,44 @@ class Inspector(anywidget.AnyWidget):
         self._reply(answer)
         return True
 
+    def _draw_image(self, reader: LookReader, image: int) -> None:
+        self._reply(reader.lens(image, reader.depth[0]))
+        if image == reader.images - 1:
+            self._line.renew_still()
+
     def _look_up(self, branch: int, position: int) -> object:
         if (branch, position) != (self._visible, self.selected):
             return False  # a newer choice stands behind this one
-        question = "detail", branch, position
-        answer = self._book.get(question) or self._branches[branch].reader.detail(position)
+        reader, question = self._branches[branch].reader, ("detail", branch, position)
+        return self._dress(reader, question, partial(reader.detail, position))
+
+    def _look_up_knocked(self, reader: LookReader, positions: list[int], of: int) -> None:
+        question = "knocked", of, reader.branch, *positions
+        return self._dress(reader, question, partial(reader.knocked_alternatives, positions, of))
+
+    def _dress(
+        self, reader: LookReader, question: tuple[Any, ...], compute: Callable[[], TokenDetail | KnockedAlternatives]
+    ) -> None:
+        """Answers with alternatives, and again when the looks of codes among them are drawn: one at a time, behind what
+        is asked meanwhile, and only for as long as their position is chosen."""
+        past = self._book.get(question)
+        message = cast("TokenDetail | KnockedAlternatives", past[0]) if past else compute()
+        answer = reader.with_looks(message)
         self._book.put(question, answer)
-        return self._reply(answer)
+        self._reply(answer)
+        position, undrawn = message["position"], reader.undrawn(message)
+
+        def draw(token: int) -> object:
+            if (reader.branch, position) != (self._visible, self.selected):
+                return False
+            reader.draw(token, position)
+            if token == undrawn[-1] and len((dressed := reader.with_looks(message))[1]) > len(answer[1]):
+                self._book.put(question, dressed)
+                self._reply(dressed)
+            return True
+
+        for token in undrawn:
+            self._submit("", partial(draw, token))
 
     def _branch(
         self,
@@ -417,7 +457,8 @@ class Inspector(anywidget.AnyWidget):
         answers = list[LookAnswer]()
         if "hello" in due and self._branches:
             due |= {"branches", "selection"}
-            answers += [branch.reader.document() for branch in self._branches]
+            for reader in (branch.reader for branch in self._branches):
+                answers += [reader.document(), *(reader.lens(image, reader.depth[0]) for image in [*reader.pictures])]
             if (detail := self._book.get(("detail", self._visible, self.selected))) is not None:
                 answers.append(detail)
         answers += [self._outbox.popleft() for _ in range(len(self._outbox))]
@@ -447,7 +488,7 @@ class Inspector(anywidget.AnyWidget):
                 body.append(f'<span style="{style}" title="{note}">{stills.escape(each.words)}</span>')
             elif each.image != image:
                 image = each.image
-                picture = reader.pictures[image]
+                picture = reader.pictures.get(image)
                 body.append("" if picture is None else stills.image(data_uri(picture, 256), f"Image {image}", 160))
         surprises = [-each.log_probability for each in reader.readings if each.log_probability is not None]
         mean = f", {np.mean(surprises):.2f} nats a token" if surprises else ""

@@ -21,8 +21,8 @@ class TokenFacts(TypedDict):
 
 
 class InspectedDocument(TypedDict):
-    """The document. Buffers: log-probabilities and entropies as float32 (nan: none), then each image as PNG, empty
-    where it is not whole. `branches`: whether others can be drawn from it."""
+    """The document. Buffers: log-probabilities and entropies as float32 (nan: none). Its images come as `LensPicture`.
+    `branches`: whether others can be drawn from it."""
 
     kind: Literal["document"]
     branch: int
@@ -105,6 +105,7 @@ class LayerReading(TypedDict):
     """What a layer would have written at a position: its likeliest token, and how likely it holds the one that stands
     there. `swatch`: whether a buffer with its look comes along."""
 
+    token: int
     words: str
     probability: float
     own: float
@@ -114,7 +115,7 @@ class LayerReading(TypedDict):
 class TokenDetail(TypedDict):
     """A position. `shares`: of each layer and head, how much of its row falls on words, patches, sinks, and other
     special tokens. `layers`: what each would have written. Buffers: looks of codes as PNG, of the alternatives and then
-    of the layers."""
+    of the layers; it comes once without them, and again when they are drawn."""
 
     kind: Literal["detail"]
     branch: int
@@ -125,7 +126,8 @@ class TokenDetail(TypedDict):
 
 
 class LensPicture(TypedDict):
-    """An image as the stream after a layer would draw it, as PNG."""
+    """An image as the stream after a layer would draw it, or, after the last, as it stands. Buffer: a PNG, empty for an
+    image that is not whole."""
 
     kind: Literal["lens"]
     branch: int

@@ -48,5 +48,6 @@ def recording(
 ) -> Recording:
     """All documents, all rows of rollout where they fit, and each answer so far, as a view receives them."""
     answers = [tree, *(reader.document() for reader in readers)]
+    answers += [reader.lens(image, reader.depth[0]) for reader in readers for image in range(reader.images)]
     answers += [reader.rollouts() for reader in readers if len(reader) * (len(reader) + 1) // 2 <= ROLLOUT_BYTES]
     return Recording("inspector", [*answers, *book.answers(), *selection])

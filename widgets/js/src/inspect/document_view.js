@@ -6,6 +6,10 @@ import { lensFigure } from "./lens_figure.js";
 import { neighbour, plainWords, spoken, surprise } from "./reading.js";
 
 const FAINT = 0.02; // what is painted more faintly is not: of thousands of tokens, most
+const [WORD, CELL] = [0.62, 0.88]; // opacity of what is painted fully
+
+/** @typedef {[number, number, number]} Shade red, green, blue: 0 to 255 */
+/** @typedef {{figure: ReturnType<typeof lensFigure>, columns: number, cells: number[]}} Picture */
 
 /**
  * @param {object} hooks
@@ -18,9 +22,14 @@ export function documentView({ point, choose, key, lens }) {
   const node = element("div.chm-inspect-flow", { role: "group", "aria-label": "The document. Arrow keys move." });
   const places = /** @type {Map<EventTarget | null, number>} */ (new Map());
   const lines = attentionLines();
-  let pictures = /** @type {ReturnType<typeof lensFigure>[]} */ ([]);
+  let pictures = /** @type {Picture[]} */ ([]);
+  let words = /** @type {number[]} */ ([]); // positions of what is no cell
+  let logs = /** @type {Float32Array} */ (new Float32Array());
+  let colours = shades(node);
   let nodes = /** @type {HTMLElement[]} */ ([]);
+  let tokens = /** @type {import("./messages.js").TokenFacts[]} */ ([]);
   let painted = new Float32Array();
+  let signed = false; // whether what is lost and what is won is painted
   let home = 0;
   let here = /** @type {number | null} */ (null);
   let picked = /** @type {number | null} */ (null);
@@ -64,25 +73,61 @@ export function documentView({ point, choose, key, lens }) {
   });
 
   function dispose() {
-    for (const picture of pictures) picture.dispose();
+    for (const { figure } of pictures) figure.dispose();
     pictures = [];
+  }
+
+  /**
+   * A pixel for each cell of an image.
+   * @param {Picture} picture @param {(at: number) => [Shade, number]} shade of a token, and its opacity
+   */
+  function pixels({ cells, columns, figure }, shade) {
+    const all = new Uint8ClampedArray(4 * columns * figure.rows);
+    for (const at of cells) {
+      const [colour, opacity] = shade(at);
+      const { row, column } = tokens[at];
+      all.set([...colour, Math.round(255 * opacity)], 4 * ((row ?? 0) * columns + (column ?? 0)));
+    }
+    return all;
+  }
+
+  /** @param {number} at @returns {[Shade, number]} */
+  function heatOf(at) {
+    const value = painted[at];
+    return [value < 0 ? colours.lost : signed ? colours.won : colours.heat, Math.abs(value)];
+  }
+
+  function repaint() {
+    colours = shades(node);
+    for (const picture of pictures) {
+      picture.figure.surprise(pixels(picture, (at) => [colours.surprise, CELL * surprise(logs[at])]));
+      picture.figure.paint(pixels(picture, (at) => [heatOf(at)[0], CELL * heatOf(at)[1]]));
+    }
+    words.forEach(tint);
+  }
+
+  /** @param {number} at */
+  function tint(at) {
+    const [[red, green, blue], opacity] = heatOf(at);
+    nodes[at].style.backgroundColor = opacity ? `rgb(${red} ${green} ${blue} / ${(WORD * opacity).toFixed(3)})` : "";
   }
 
   return {
     node,
-    /**
-     * @param {import("./messages.js").InspectedDocument} message @param {Float32Array} logs @param {DataView[]} images
-     */
-    show({ tokens, layers }, logs, images) {
+    /** @param {import("./messages.js").InspectedDocument} message @param {Float32Array} all log-probabilities */
+    show(message, all) {
       dispose();
       places.clear();
-      [here, picked, crossed] = [null, null, new Set()];
-      pictures = images.map((png, image) => {
-        const cells = tokens.filter((token) => token.image === image);
-        const rows = 1 + cells.reduce((most, { row }) => Math.max(most, row ?? 0), 0);
-        const columns = 1 + cells.reduce((most, { column }) => Math.max(most, column ?? 0), 0);
-        return lensFigure({ image, png, rows, columns, layers, ask: (layer) => lens(image, layer) });
+      [here, picked, crossed, logs] = [null, null, new Set(), all];
+      ({ tokens } = message);
+      pictures = Array.from({ length: message.images }, (_, image) => {
+        const cells = [...tokens.keys()].filter((at) => tokens[at].image === image);
+        const rows = 1 + cells.reduce((most, at) => Math.max(most, tokens[at].row ?? 0), 0);
+        const columns = 1 + cells.reduce((most, at) => Math.max(most, tokens[at].column ?? 0), 0);
+        const ask = (/** @type {number} */ layer) => lens(image, layer);
+        return { figure: lensFigure({ image, rows, columns, layers: message.layers, ask }), columns, cells };
       });
+      words = [...tokens.keys()].filter((at) => tokens[at].image === null);
       const flow = /** @type {Set<HTMLElement>} */ (new Set());
       nodes = tokens.map((token, at) => {
         const cell = token.image !== null;
@@ -94,14 +139,15 @@ export function documentView({ point, choose, key, lens }) {
           text: cell ? "" : plainWords(token),
         });
         if (token.modality === 2) each.classList.add("chm-inspect-special");
-        each.style.setProperty("--surprise", surprise(logs[at]).toFixed(3));
         places.set(each, at);
-        if (token.image === null) flow.add(each);
-        else {
-          const picture = pictures[token.image];
+        if (token.image === null) {
+          each.style.setProperty("--surprise", surprise(logs[at]).toFixed(3));
+          flow.add(each);
+        } else {
+          const { figure } = pictures[token.image];
           each.style.gridArea = `${(token.row ?? 0) + 1} / ${(token.column ?? 0) + 1}`;
-          picture.cells.append(each);
-          flow.add(picture.node);
+          figure.cells.append(each);
+          flow.add(figure.node);
         }
         return each;
       });
@@ -109,24 +155,24 @@ export function documentView({ point, choose, key, lens }) {
       node.replaceChildren(...flow, lines.node);
       home = 0;
       rove(0);
+      repaint();
     },
     /**
-     * Paints all tokens, each 0 to 1, or -1 to 1 where what is lost and what is won differ; null paints none.
-     * @param {Float32Array | null} heat
+     * Paints all tokens, each 0 to 1, or, where what is lost and what is won differ, -1 to 1; null paints none.
+     * @param {Float32Array | null} heat @param {boolean} [both] whether they differ
      */
-    paint(heat) {
+    paint(heat, both = false) {
       node.classList.toggle("chm-inspect-painted", heat !== null);
-      for (let at = 0; at < nodes.length; at += 1) {
-        const next = heat && Math.abs(heat[at]) >= FAINT ? heat[at] : 0;
-        const last = painted[at];
-        if (next === last || (next && Math.abs(next - last) < 0.004)) continue;
-        painted[at] = next;
-        const { style, classList } = nodes[at];
-        if (next) style.setProperty("--heat", Math.abs(next).toFixed(3));
-        else style.removeProperty("--heat");
-        if (next < 0 !== last < 0) classList.toggle("chm-inspect-loss", next < 0);
-      }
+      const before = painted;
+      painted = Float32Array.from(nodes, (_, at) => (heat && Math.abs(heat[at]) >= FAINT ? heat[at] : 0));
+      const turned = both !== signed;
+      signed = both;
+      for (const at of words) if (turned || painted[at] !== before[at]) tint(at);
+      for (const picture of pictures)
+        if (turned || picture.cells.some((at) => painted[at] !== before[at]))
+          picture.figure.paint(pixels(picture, (at) => [heatOf(at)[0], CELL * heatOf(at)[1]]));
     },
+    repaint,
     /**
      * Marks what is pointed at, what is chosen, and what was knocked out.
      * @param {number | null} pointed @param {number | null} chosen @param {Set<number>} out
@@ -156,10 +202,32 @@ export function documentView({ point, choose, key, lens }) {
     },
     /** @param {number} image @param {number} layer @param {DataView} png */
     lens(image, layer, png) {
-      pictures[image]?.put(layer, png);
+      pictures[image]?.figure.put(layer, png);
     },
     /** @param {number} at */
     focus: (at) => nodes[at]?.focus(),
     dispose,
+  };
+}
+
+/** The colours of what is painted, as the page's theme has them. @param {Element} node */
+function shades(node) {
+  const style = getComputedStyle(node);
+  const pen = /** @type {CanvasRenderingContext2D} */ (
+    element("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true })
+  );
+  /** @param {string} name @returns {Shade} */
+  const shade = (name) => {
+    pen.clearRect(0, 0, 1, 1);
+    pen.fillStyle = style.getPropertyValue(name) || "#e8590c";
+    pen.fillRect(0, 0, 1, 1);
+    const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data;
+    return [red, green, blue];
+  };
+  return {
+    heat: shade("--heat-colour"),
+    won: shade("--fine"),
+    lost: shade("--danger"),
+    surprise: shade("--surprise-colour"),
   };
 }

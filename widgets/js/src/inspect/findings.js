@@ -6,7 +6,7 @@
  * @typedef {{message: Message, buffers: DataView[]}} Answer
  */
 
-/** @typedef {{facts: InspectedDocument, logs: Float32Array, entropies: Float32Array, images: DataView[], selected: number | null, out: Set<number>}} Opened */
+/** @typedef {{facts: InspectedDocument, logs: Float32Array, entropies: Float32Array, selected: number | null, out: Set<number>}} Opened */
 
 /** @param {Iterable<number>} positions */
 const setOf = (positions) => [...positions].sort((a, b) => a - b).join(" ");

@@ -62,8 +62,7 @@ function render(context) {
     document(message, buffers) {
       if (store.documents.has(message.branch)) return; // it stays the same; another view has greeted
       const [logs, entropies] = [numbers(Float32Array, buffers[0]), numbers(Float32Array, buffers[1])];
-      const images = buffers.slice(2);
-      store.documents.set(message.branch, { facts: message, logs, entropies, images, selected: null, out: new Set() });
+      store.documents.set(message.branch, { facts: message, logs, entropies, selected: null, out: new Set() });
       if (message.branch === visible) open();
     },
     branches(message) {
@@ -134,7 +133,10 @@ function render(context) {
       return page.notice || state.trouble ? ["error", "Error"] : ["idle", "Ready"];
     },
     trouble: () => [page?.silent ? NO_KERNEL : state.trouble],
-    repaint: () => strip.paint(),
+    repaint() {
+      strip.paint();
+      view.repaint();
+    },
   });
   const rows = rowStore(({ branch, way, layer, head, position }) => {
     page.request({ kind: "rows", branch, way, layer, head, position });
@@ -231,7 +233,13 @@ function render(context) {
       readout,
       element(
         "div.chm-inspect-legend",
-        element("span", element("i.chm-inspect-patches"), "where it looked, by the strongest that is no sink"),
+        element(
+          "span.chm-inspect-looks",
+          element("i.chm-inspect-patches"),
+          "where it looked, by the strongest that is no sink",
+        ),
+        element("span.chm-inspect-effects", element("i.chm-inspect-lost"), "less likely without"),
+        element("span.chm-inspect-effects", element("i.chm-inspect-won"), "more likely without"),
         element("span", element("i.chm-inspect-line"), "surprise (−log p, full at 8 nats)"),
         element("span", element("i.chm-inspect-entropy"), "entropy before it (nats)"),
       ),
@@ -266,7 +274,11 @@ function render(context) {
     if (!next || next === doc) return;
     doc = next;
     pointed = null;
-    view.show(doc.facts, doc.logs, doc.images);
+    view.show(doc.facts, doc.logs);
+    for (let image = 0; image < doc.facts.images; image += 1) {
+      const png = store.lens(visible, image, doc.facts.layers);
+      if (png) view.lens(image, doc.facts.layers, png);
+    }
     strip.show(doc.logs, doc.entropies);
     heads.shape(doc.facts.layers, doc.facts.heads, lock);
     detail.allow(doc.facts.branches && !recorded);
@@ -412,7 +424,7 @@ function render(context) {
     const at = pointed ?? selected;
     body.classList.toggle("chm-inspect-changes", effect !== null);
     if (effect) {
-      if (scale) view.paint(scale.heat);
+      if (scale) view.paint(scale.heat, true);
       view.draw(null, null);
       if (at === null || !effect.changes)
         return readout.replaceChildren(effect.changes ? "Point at a word or a patch." : "Measuring…");

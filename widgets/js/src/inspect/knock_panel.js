@@ -39,6 +39,29 @@ export function knockPanel({ restore, clear, answer }) {
     edges.hidden = !cuts.size;
   }
 
+  /**
+   * Only what changed is made anew: a click on a chip that is replaced meanwhile would be lost.
+   * @param {TokenFacts[]} tokens @param {number[]} out
+   */
+  function chip(tokens, out) {
+    const names = out.map((at) => `${at} ${named(tokens[at])}`).join("\n");
+    if (names === chips.dataset.of) return;
+    chips.dataset.of = names;
+    const focused = chips.contains(document.activeElement);
+    chips.replaceChildren(
+      ...out.map((at) =>
+        element("button.chm-inspect-chip", {
+          type: "button",
+          text: named(tokens[at]),
+          title: "Restore",
+          "aria-label": `Restore ${named(tokens[at])}`,
+          on: { click: () => restore(at) },
+        }),
+      ),
+    );
+    if (focused) chips.querySelector("button")?.focus();
+  }
+
   list();
   return {
     node,
@@ -52,19 +75,7 @@ export function knockPanel({ restore, clear, answer }) {
      */
     show(on, tokens, out, chosen, { changes, most: greatest, may }) {
       node.hidden = !on && !cuts.size;
-      const focused = chips.contains(document.activeElement);
-      chips.replaceChildren(
-        ...out.map((at) =>
-          element("button.chm-inspect-chip", {
-            type: "button",
-            text: named(tokens[at]),
-            title: "Restore",
-            "aria-label": `Restore ${named(tokens[at])}`,
-            on: { click: () => restore(at) },
-          }),
-        ),
-      );
-      if (focused) /** @type {HTMLElement | null} */ (chips.querySelector("button"))?.focus();
+      chip(tokens, out);
       scale.hidden = tools.hidden = !out.length;
       least.textContent = `−${greatest.toFixed(1)}`;
       most.textContent = `+${greatest.toFixed(1)} nats`;

@@ -8,17 +8,18 @@ const FRAME = 350; // milliseconds of a layer while the lens plays
 /**
  * @param {object} options
  * @param {number} options.image
- * @param {DataView} options.png empty where there is no look
  * @param {number} options.rows
  * @param {number} options.columns
  * @param {number} options.layers
  * @param {(layer: number) => void} options.ask for the picture of a layer
  */
-export function lensFigure({ image, png, rows, columns, layers, ask }) {
+export function lensFigure({ image, rows, columns, layers, ask }) {
   const looks = /** @type {Map<number, string>} */ (new Map()); // by layer; `layers` is the image itself
-  if (png.byteLength) looks.set(layers, pngUrl(png));
   const img = element("img", { alt: "", draggable: "false" });
   const cells = element("div.chm-inspect-cells");
+  // A pixel a cell: to style thousands of cells at each hover is slow
+  const heat = element("canvas.chm-inspect-heat", { width: columns, height: rows });
+  const surprise = element("canvas.chm-inspect-surprises", { width: columns, height: rows });
   const words = element("output");
   const slider = element("input", {
     type: "range",
@@ -73,21 +74,27 @@ export function lensFigure({ image, png, rows, columns, layers, ask }) {
   const node = element(
     "figure.chm-inspect-picture",
     { "aria-label": `Image ${image + 1}` },
-    element("div.chm-inspect-stage", img, cells),
+    element("div.chm-inspect-stage", img, surprise, heat, cells),
     element("figcaption", play, slider, words),
   );
-  const width = Math.max(288, Math.min(512, 16 * columns));
-  node.style.setProperty("--width", `${width}px`);
+  node.style.setProperty("--width", `clamp(288px, 60%, ${Math.max(448, Math.min(640, 16 * columns))}px)`);
   node.style.setProperty("--rows", String(rows));
   node.style.setProperty("--columns", String(columns));
-  img.hidden = slider.disabled = play.disabled = !png.byteLength;
+  img.hidden = slider.disabled = play.disabled = true;
   turn();
   label();
   return {
     node,
     cells,
-    /** @param {number} layer @param {DataView} picture */
+    rows,
+    /** Paints cells: each pixel is red, green, blue and alpha. @param {Uint8ClampedArray<ArrayBuffer>} pixels */
+    paint: (pixels) => heat.getContext("2d")?.putImageData(new ImageData(pixels, columns, rows), 0, 0),
+    /** The same, of how surprising each cell was. @param {Uint8ClampedArray<ArrayBuffer>} pixels */
+    surprise: (pixels) => surprise.getContext("2d")?.putImageData(new ImageData(pixels, columns, rows), 0, 0),
+    /** The image as a layer has it, or as it stands. @param {number} layer @param {DataView} picture empty where there is none */
     put(layer, picture) {
+      if (!picture.byteLength) return;
+      if (layer === layers) img.hidden = slider.disabled = play.disabled = false;
       if (!looks.has(layer)) looks.set(layer, pngUrl(picture));
       if (layer === Number(slider.value)) turn();
     },

@@ -11,7 +11,7 @@ export interface TokenFacts {
   rank: number | null;
 }
 
-/** The document. Buffers: log-probabilities and entropies as float32 (nan: none), then each image as PNG, empty where it is not whole. `branches`: whether others can be drawn from it. */
+/** The document. Buffers: log-probabilities and entropies as float32 (nan: none). Its images come as `LensPicture`. `branches`: whether others can be drawn from it. */
 export interface InspectedDocument {
   kind: "document";
   branch: number;
@@ -80,13 +80,14 @@ export interface Alternative {
 
 /** What a layer would have written at a position: its likeliest token, and how likely it holds the one that stands there. `swatch`: whether a buffer with its look comes along. */
 export interface LayerReading {
+  token: number;
   words: string;
   probability: number;
   own: number;
   swatch: boolean;
 }
 
-/** A position. `shares`: of each layer and head, how much of its row falls on words, patches, sinks, and other special tokens. `layers`: what each would have written. Buffers: looks of codes as PNG, of the alternatives and then of the layers. */
+/** A position. `shares`: of each layer and head, how much of its row falls on words, patches, sinks, and other special tokens. `layers`: what each would have written. Buffers: looks of codes as PNG, of the alternatives and then of the layers; it comes once without them, and again when they are drawn. */
 export interface TokenDetail {
   kind: "detail";
   branch: number;
@@ -96,7 +97,7 @@ export interface TokenDetail {
   layers: LayerReading[];
 }
 
-/** An image as the stream after a layer would draw it, as PNG. */
+/** An image as the stream after a layer would draw it, or, after the last, as it stands. Buffer: a PNG, empty for an image that is not whole. */
 export interface LensPicture {
   kind: "lens";
   branch: number;

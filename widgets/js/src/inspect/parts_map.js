@@ -8,7 +8,7 @@ const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2
 /** @param {(head: {layer: number, head: number} | null) => void} point at a head */
 export function partsMap(point) {
   const node = element("div.chm-inspect-parts");
-  const words = element("p.chm-inspect-facts", { role: "status" });
+  const words = element("p.chm-inspect-sum", { role: "status" });
 
   /** @param {string} name @param {number} value @param {number} most @param {number} layer @param {number | null} head */
   function cell(name, value, most, layer, head) {
@@ -30,11 +30,11 @@ export function partsMap(point) {
   return {
     node,
     wait() {
-      node.replaceChildren(element("p.chm-inspect-facts", { text: "Adding up…" }));
+      node.replaceChildren(element("p.chm-inspect-sum", { text: "Adding up…" }));
     },
     /** @param {string} text */
     say(text) {
-      node.replaceChildren(element("p.chm-inspect-facts", { text }));
+      node.replaceChildren(element("p.chm-inspect-sum", { text }));
     },
     /** @param {import("./messages.js").PartSums} sums */
     show({ embedding, heads, feed_forwards: feeds, trouble }) {

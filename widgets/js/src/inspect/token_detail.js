@@ -34,6 +34,7 @@ export function tokenDetail({ force, resample, parts, point }) {
   let usual = /** @type {Node[]} */ ([]); // the list without a knock-out
   const knocked = /** @type {string[]} */ ([]);
   let token = /** @type {TokenFacts | null} */ (null);
+  let usually = ""; // the heading without one
   let may = false; // whether branches can be drawn
   again.append("Draw anew from here");
   const panels = tabs(
@@ -125,7 +126,7 @@ export function tokenDetail({ force, resample, parts, point }) {
         title.textContent = "Choose a word or a patch.";
         return facts.replaceChildren();
       }
-      heading.textContent = "Looking up what could have stood there…";
+      usually = heading.textContent = "Looking up what could have stood there…";
       const place = token.row === null ? "" : `row ${token.row + 1}, column ${(token.column ?? 0) + 1}`;
       title.replaceChildren(element("b", { text: plainWords(token) }), element("span", { text: place }));
       facts.textContent = Number.isNaN(log)
@@ -137,7 +138,8 @@ export function tokenDetail({ force, resample, parts, point }) {
     receive({ alternatives, layers }, buffers) {
       clear();
       const guidance = alternatives.some(({ guided }) => guided !== null);
-      heading.textContent = `What could have stood there${guidance ? ", without and with guidance" : ""}`;
+      usually = `What could have stood there${guidance ? ", without and with guidance" : ""}`;
+      heading.textContent = usually;
       const count = alternatives.filter(({ swatch }) => swatch).length;
       usual = listed(alternatives, buffers.slice(0, count), looks);
       list.replaceChildren(...usual);
@@ -153,7 +155,7 @@ export function tokenDetail({ force, resample, parts, point }) {
     },
     /** Says that nothing is known of this token here. @param {string} text */
     say(text) {
-      heading.textContent = text;
+      usually = heading.textContent = text;
       table.show([], [], "");
     },
     /**
@@ -163,7 +165,7 @@ export function tokenDetail({ force, resample, parts, point }) {
     knock(message, buffers = []) {
       revoke(knocked);
       list.replaceChildren(...(message ? listed(message.alternatives, buffers, knocked) : usual));
-      if (message) heading.textContent = "What could have stood there, before and after the knock-out";
+      heading.textContent = message ? "What could have stood there, before and after the knock-out" : usually;
     },
     parts: map,
     dispose: clear,
