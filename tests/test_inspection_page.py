@@ -7,8 +7,6 @@ import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs/inspection.md").read_text()
 RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/inspection.md").read_text(), re.DOTALL
-)
 
 
 def test_its_recipes_run_and_say_what_they_claim():
