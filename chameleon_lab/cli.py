@@ -233,7 +233,7 @@ def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
     if options.out.is_file():
         raise ValueError(f"--out is a folder for pictures, and {options.out} is a file.")
-    lab = _load(
+    lab = _load_model(
         options,
         device=options.device,
         weights=options.weights,
