@@ -258,7 +258,7 @@ def _folder_options(parser: argparse.ArgumentParser, dtype: bool = True) -> None
         parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="to compute in (default: float32)")
 
 
-def _load(options: argparse.Namespace, **more: Any) -> Chameleon:
+def _load_model(options: argparse.Namespace, **more: Any) -> Chameleon:
     dtype = options.dtype and WEIGHT_DTYPES[options.dtype]
     return Chameleon.load(options.model, layout=options.layout, tokenizer=options.tokenizer, dtype=dtype, **more)
 
@@ -283,7 +283,7 @@ def _generate(options: argparse.Namespace) -> None:
     """Answers a prompt: words go to stdout as they come, pictures to numbered PNG files."""
     if options.out.is_file():
         raise ValueError(f"--out is a folder for pictures, and {options.out} is a file.")
-    lab = _load(
+    lab = _load_model(
         options,
         device=options.device,
         weights=options.weights,
@@ -360,7 +360,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError(
             "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
         )
-    lab = _load(options)
+    lab = _load_model(options)
     lab.settings = lab.settings.changed(**changes)
     scores: dict[str, dict[str, float]] = {}
     for measure, score in evaluate(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed):
@@ -402,7 +402,7 @@ def _tokenize_corpus(options: argparse.Namespace) -> None:
         raise ValueError(f"There is nothing at {options.path}.")
     if options.kind != "scenes" and options.held_out:
         raise ValueError("--held-out is for scenes, which know what is held out; keep files of your own aside.")
-    tokenizer = _load(options).tokenizer
+    tokenizer = _load_model(options).tokenizer
 
     def counted(documents: Reader) -> Reader:
         last = time.monotonic()

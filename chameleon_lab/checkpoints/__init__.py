@@ -2,7 +2,8 @@
 
 - `tensors`, `torch_files`: tensors in files, read and written one at a time
 - `opened`: what a checkpoint holds, its transformer read or not yet
-- `formats`: `Format` (claims, open, write), and the walk over all of them
+- `evidence`: what a folder has of each layout, and what it is instead
+- `formats`: `Format` (claim, open, write), and the walk over all of them
 - `native`, `meta`, `huggingface`: the lab's own folder, the release's, and the port's in three dialects
 - `names`: one table of names, and what is done to tensors between formats
 - `text_files`, `companion`: the text tokenizer and the vocabulary in either, and what no foreign file has a place for

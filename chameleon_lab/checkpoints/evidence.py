@@ -86,7 +86,7 @@ def plain_config(folder: Path) -> dict[str, Any]:
         return {}
 
 
-PACKED = {
+PACKERS = {
     "bitsandbytes": "bitsandbytes",
     "bnb": "bitsandbytes",
     "gptq": "GPTQ",
@@ -102,7 +102,7 @@ def packed_kind(plain: dict[str, Any]) -> str:
     about = plain.get("quantization_config")
     if isinstance(about, dict):
         method = str(about.get("quant_method") or ("bnb" if any("bnb" in key for key in about) else "unknown"))
-        return PACKED.get(method.lower(), method)
+        return PACKERS.get(method.lower(), method)
     mlx = plain.get("quantization")
     return "MLX" if isinstance(mlx, dict) and {"bits", "group_size"} & mlx.keys() else ""
 

@@ -98,7 +98,7 @@ class FolderLayout:
         return self.format.name
 
 
-WEIGHTS = {"native": "model.safetensors", "meta": "consolidated*.pth"}
+WEIGHT_NAMES = {"native": "model.safetensors", "meta": "consolidated*.pth"}
 """What each layout's weights are called, where that is not the port's."""
 
 
@@ -146,7 +146,7 @@ def _findings(folder: Path) -> str:
     rows: list[str] = []
     for format in CLAIMANTS:
         if claim := format.claim(folder):
-            weights = WEIGHTS.get(format.name, "safetensors or pytorch_model.bin")
+            weights = WEIGHT_NAMES.get(format.name, "safetensors or pytorch_model.bin")
             rows.append(f"{format.name}: {claim.in_words(weights)}")
     return f"Of each layout there is: {'; '.join(rows)}." if rows else ""
 

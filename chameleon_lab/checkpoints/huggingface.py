@@ -168,10 +168,10 @@ def open_weights(folder: Path) -> dict[str, LazyTensor]:
         listed = sorted(set(read_index(index).values()))
     else:
         listed = ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else sorted(pickled)
-        wanted = {match[2] for name in listed if (match := _BIN.fullmatch(name)) and match[2]}
-        if wanted and wanted != {f"{len(listed):05d}"}:
+        counts = {match[2] for name in listed if (match := _BIN.fullmatch(name)) and match[2]}
+        if counts and counts != {f"{len(listed):05d}"}:
             raise ValueError(
-                f"The checkpoint is incomplete: {folder} holds {len(listed)} of the {int(max(wanted))} shards that "
+                f"The checkpoint is incomplete: {folder} holds {len(listed)} of the {int(max(counts))} shards that "
                 f"{listed[0]} is one of. Get the others."
             )
     tensors: dict[str, LazyTensor] = {}

@@ -32,7 +32,6 @@ export function recordedModel({ traits, messages }) {
       /** @type {Record<string, any>} */ (state)[name] = value;
       call(`change:${name}`);
     },
-    save_changes() {},
     on: (event, listener) => listeners.set(event, [...(listeners.get(event) ?? []), listener]),
     off(event, listener) {
       listeners.set(
