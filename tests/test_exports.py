@@ -96,7 +96,7 @@ def test_their_processor_and_pipeline_take_a_picture_and_a_question(shipped, exp
     parts = [{"type": "image", "image": picture}, {"type": "text", "text": "what is it?"}]
     messages = [{"role": "user", "content": parts}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = processor(text=text, images=picture, return_tensors="pt").input_ids[0].numpy()
+    ids = processor(text=text, images=picture, return_tensors="pt").input_ids[0].numpy()  # pyright: ignore
     vocabulary, codes = shipped.vocabulary, np.zeros(shipped.tokenizer.grid, np.int64)
     wanted = shipped.encode(Document.of(Image(picture, codes), "what is it?", EndTurn()))
     wanted[wanted == vocabulary.tokens_of_codes(np.array(0))] = image_placeholder(vocabulary)
@@ -108,7 +108,7 @@ def test_their_processor_and_pipeline_take_a_picture_and_a_question(shipped, exp
     kept = logits > torch.finfo(logits.dtype).min
     assert torch.allclose(logits[kept], ours[kept], atol=1e-4)
     pipe = pipeline("image-text-to-text", model=port, processor=processor)
-    written = pipe(text=messages, max_new_tokens=3, return_full_text=False)
+    written = pipe(text=messages, max_new_tokens=3, return_full_text=False)  # pyright: ignore
     assert isinstance(written[0]["generated_text"], str)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -537,7 +538,7 @@ def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
     import vector_quantize_pytorch as theirs
     from torch import nn
 
-    book = {"dim": 8, "codebook_size": 16}
+    book: dict[str, Any] = {"dim": 8, "codebook_size": 16}
     cases = {
         "affine_param=True": theirs.VectorQuantize(**book, affine_param=True),
         "several codes a cell": theirs.ResidualVQ(**book, num_quantizers=2),
