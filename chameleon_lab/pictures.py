@@ -125,7 +125,7 @@ def rgb(picture: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
         if picture.mode.startswith(("I", "F")):
             picture = _to_bytes(picture, name)
         picture = _in_srgb(picture)
-        opaque = _on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
+        opaque = on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
     except Exception as error:
         raise _unreadable(name, error) from error
     opaque.info = {}
@@ -345,7 +345,7 @@ def _transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | No
     return transform if differs.max() > 2 else None
 
 
-def _on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+def on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
     opaque = PIL.Image.new("RGB", picture.size)
     for top in range(0, picture.height, ROWS_AT_ONCE):
         band = picture.crop((0, top, picture.width, min(top + ROWS_AT_ONCE, picture.height)))

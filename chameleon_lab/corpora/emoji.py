@@ -21,6 +21,7 @@ import PIL.ImageOps
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.pictures import on_white
 
 ENGLISH = 0.6  # share of documents; the other languages have equal parts of the rest
 HELD_OUT_DRAWINGS = 8  # of a hundred
@@ -101,9 +102,9 @@ class Emoji:
             case "silhouette":
                 grey = PIL.ImageChops.invert(alpha)
             case "grey":
-                grey = _on_white(drawing).convert("L")
+                grey = on_white(drawing).convert("L")
             case _:
-                edges = _on_white(drawing).convert("L").filter(PIL.ImageFilter.FIND_EDGES)
+                edges = on_white(drawing).convert("L").filter(PIL.ImageFilter.FIND_EDGES)
                 edges = PIL.ImageChops.lighter(edges, alpha.filter(PIL.ImageFilter.FIND_EDGES))
                 edges = PIL.ImageOps.expand(PIL.ImageOps.crop(edges, 2), 2)  # the filter draws a frame
                 grey = PIL.ImageChops.invert(edges.point([min(255, 3 * value) for value in range(256)]))
@@ -239,9 +240,3 @@ def _language(rng: Choice) -> str:
 def _share(name: str) -> int:
     """A number from 0 to 99 that is always the same for a name."""
     return zlib.crc32(name.encode()) % 100
-
-
-def _on_white(drawing: PIL.Image.Image) -> PIL.Image.Image:
-    white = PIL.Image.new("RGB", drawing.size, "white")
-    white.paste(drawing, mask=drawing.getchannel("A"))
-    return white

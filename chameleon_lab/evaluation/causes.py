@@ -47,7 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """What a request may say, by kind of word."""
 
-ROWS_AT_ONCE = 32
+DOCUMENTS_AT_ONCE = 32
 
 
 class Mean(NamedTuple):
@@ -146,8 +146,8 @@ def drawings(
     rows, columns = lab.tokenizer.grid
     grammar = Grammar(lab.vocabulary, rows * columns, text=False, min_images=1, max_images=1)
     settings = lab.settings.changed(guidance=1.0, temperature=0.0 if seed is None else None)
-    for start in range(0, len(scenes), ROWS_AT_ONCE):
-        some = scenes[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(scenes), DOCUMENTS_AT_ONCE):
+        some = scenes[start : start + DOCUMENTS_AT_ONCE]
         documents = [request(scene) for scene in some]
         seeds = [(seed or 0) + start + place for place in range(len(some))]
         with change(lab.model, changes) if changes else nullcontext():
@@ -234,8 +234,8 @@ class Contrast:
         tokens_NT = self.twins_NT if twins else self.tokens_NT
         names = [f"blocks.{layer}" for layer in range(model.config.layers)]
         odds_LN = np.empty((len(names), len(self)))
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            some = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(self), DOCUMENTS_AT_ONCE):
+            some = slice(start, start + DOCUMENTS_AT_ONCE)
             with change(model, changes) if changes else nullcontext(), outputs_of(model, names) as outputs:
                 model.trunk(tokens_NT[some].to(model.embedding.weight.device))
                 rows_B = torch.arange(len(tokens_NT[some]))
@@ -340,8 +340,8 @@ def contradictions(n: int, kind: str, *, words_last: bool = False, seed: int = 0
 def answers(lab: Chameleon, cases: Sequence[Contradiction]) -> Iterator[str]:
     """What the model answers each contradiction, as far as the likeliest words say: "picture", "words" or "neither"."""
     settings = lab.settings.changed(temperature=0.0, max_tokens=8)
-    for start in range(0, len(cases), ROWS_AT_ONCE):
-        some = cases[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(cases), DOCUMENTS_AT_ONCE):
+        some = cases[start : start + DOCUMENTS_AT_ONCE]
         replies = lab.engine.generate([case.document for case in some], settings, range(len(some)))
         for case, reply in zip(some, replies, strict=True):
             sides = {case.picture_answer: "picture", case.words_answer: "words"}

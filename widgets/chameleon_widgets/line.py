@@ -243,17 +243,17 @@ def on_control(line: Line, widget: anywidget.AnyWidget) -> str:
     if not isinstance(handlers, dict):
         return ""  # no kernel, or one of another make: the comm is the only road
     handlers[CONTROL_MESSAGE] = _take_control_message
-    _lines[widget.model_id] = line
+    _living_lines[widget.model_id] = line
     return widget.model_id
 
 
 def _take_control_message(_stream: object, _ident: object, message: dict[str, Any]) -> None:
     content = message["content"]
-    if (line := _lines.get(content.get("comm_id"))) is not None:
+    if (line := _living_lines.get(content.get("comm_id"))) is not None:
         line._receive(CONTROL_MESSAGE, content.get("content") or {}, message.get("buffers") or ())
 
 
-_lines: weakref.WeakValueDictionary[str, Line] = weakref.WeakValueDictionary()
+_living_lines: weakref.WeakValueDictionary[str, Line] = weakref.WeakValueDictionary()
 """Those that a page can reach on the control channel, by their widget's comm."""
 
 

@@ -122,11 +122,11 @@ class Explainer(anywidget.AnyWidget):
         return self._move("Drawing the next token", partial(self._draw, content, None))
 
     def _want_token(self, content: dict[str, Any], _: object) -> bool:
-        token = _whole("token", content.get("token"), self.walk.vocabulary.size)
+        token = _whole_number("token", content.get("token"), self.walk.vocabulary.size)
         return self._move("Putting the token", partial(self._draw, content, token))
 
     def _want_seed(self, content: dict[str, Any], _: object) -> bool:
-        seed = _whole("seed", content.get("seed"), 2**53)
+        seed = _whole_number("seed", content.get("seed"), 2**53)
         return self._move("Drawing anew", lambda: setattr(self.walk, "seed", seed))
 
     def _want_prompt(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> bool:
@@ -142,8 +142,8 @@ class Explainer(anywidget.AnyWidget):
         return self._move("Reading the prompt", start)
 
     def _want_scores(self, content: dict[str, Any], _: object) -> bool:
-        layer = _whole("layer", content.get("layer"), self.walk.depth[0])
-        position = _whole("position", content.get("position"), 2**31)
+        layer = _whole_number("layer", content.get("layer"), self.walk.depth[0])
+        position = _whole_number("position", content.get("position"), 2**31)
         idle = not self._worker.busy
         self._submit("", partial(self._read_scores, layer, position))
         return idle  # then the answer comes at once
@@ -152,7 +152,7 @@ class Explainer(anywidget.AnyWidget):
         codes = content.get("codes")
         if not isinstance(codes, list):
             raise ValueError(f"Looks are asked for by a list of codes, not {codes!r}.")
-        self._want_codes([_whole("code", code, self.walk.vocabulary.codes) for code in codes])
+        self._want_codes([_whole_number("code", code, self.walk.vocabulary.codes) for code in codes])
 
     # The worker's thread
 
@@ -377,7 +377,7 @@ def vocabulary_blocks(vocabulary: Vocabulary) -> list[VocabularyBlock]:
     ]
 
 
-def _whole(name: str, value: object, end: int) -> int:
+def _whole_number(name: str, value: object, end: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < end:
         raise ValueError(f"There is no {name} {value!r}: they go from 0 to {end - 1}.")
     return value
