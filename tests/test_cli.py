@@ -136,7 +136,9 @@ def test_every_setting_of_a_reply_has_an_option(capsys, monkeypatch, model):
     monkeypatch.setattr(Chameleon, "stream", lambda lab, document, **settings: given.append(settings) or [])
     values = dict.fromkeys(SETTING_NAMES, 1)
     assert main(["generate", "a", "--model", model, *(f"--{name.replace('_', '-')}=1" for name in values)]) == 0
-    assert given == [{"seed": 0, **values}] and Settings().changed(**values).image_sampler == Sampler(1, 1, 1, 1)
+    assert given == [{"seed": 0, "modality": None, **values}] and Settings().changed(**values).image_sampler == Sampler(
+        1, 1, 1, 1
+    )
     capsys.readouterr()
     assert "top_k must be" in failed(capsys, "evaluate", "--model", model, "-n", "1", "--top-k", "-1")
 

@@ -351,7 +351,8 @@ def test_trap_19_nothing_is_computed_twice_at_a_switch(engine, counting, guidanc
     rows = run(engine, told, replace(WARM, guidance=guidance), range(3))
     for row, (prompt, (tokens, _)) in enumerate(zip(told, rows, strict=True)):
         assert shape(tokens).count("(") >= 2 and "t" in shape(tokens)
-        assert model.row(row) == [*prompt.tolist(), *tokens][:-1]  # the last token is drawn and not yet fed
+        whole = [*prompt.tolist(), *tokens]  # the last is drawn and not yet fed, but where an image found no room
+        assert model.row(row) in (whole, whole[:-1])
         if guidance == 2.0:
             seen = images_only([*prompt.tolist(), *tokens])
             assert model.row(3 + row) == seen[: len(model.row(3 + row))] and len(model.row(3 + row)) >= len(seen) - 2
@@ -434,8 +435,8 @@ def test_no_memory_for_the_cache_is_told_in_numbers(engine, monkeypatch, error):
 
 
 def test_no_memory_for_a_real_cache_is_told_too(make_lab, lettered):
-    lab = make_lab(lettered, context=10**14)
-    with pytest.raises(ValueError, match=r"Out of memory: the cache takes 1 rows x 100000000000000 positions"):
+    lab = make_lab(lettered, context=2**31)
+    with pytest.raises(ValueError, match=r"Out of memory: the cache takes 1 rows x 2147483648 positions"):
         lab.generate(Document.of("a"))
 
 

@@ -142,23 +142,24 @@ def test_a_picture_that_cannot_be_shown_is_refused_when_it_starts_and_what_was_t
         if gap == "picture decoder"
         else MixedModalTokenizer(lettered.text, None, lettered.vocabulary, grid=(4, 4), source="a folder")
     ).engine
-    prompt = Document.of("ab", EndTurn())
-    seed = next(s for s in range(60) if "t(" in _begins(engine, prompt, s))
-    session, told = engine.begin(prompt, WARM, seed), list[Piece]()
+    prompt, grammar = Document.of("ab", EndTurn()), Grammar(WORDS, CODES)  # a person's own; by default none is drawn
+    assert not engine.default_grammar().images
+    seed = next(s for s in range(60) if "t(" in _begins(engine, prompt, s, grammar))
+    session, told = engine.begin(prompt, WARM, seed, grammar), list[Piece]()
     with pytest.raises(ValueError, match=rf"a folder holds no {gap}.*codes cannot become pictures"):
         told += session.stream()
     before = session.tokens
     assert before[-1] == WORDS.begin_image and session.reply.text and not session.reply.pictures
     with pytest.raises(ValueError, match="a folder holds no"):
-        engine.generate([prompt], WARM, [seed])
+        engine.generate([prompt], WARM, [seed], grammar)
     session.append(Document.of("a", EndTurn()))  # the image is taken back, the words are not
     assert session.tokens.tolist()[: len(before) - 1] == before.tolist()[:-1]
 
 
-def _begins(engine: Engine, prompt: Document, seed: int) -> str:
+def _begins(engine: Engine, prompt: Document, seed: int, grammar: Grammar) -> str:
     """The first tokens of a reply, a letter each: t word, ( image."""
     settings = replace(WARM, max_tokens=CODES + 6)
-    tokens = [token for _, token, _ in engine.tokens([engine.tokenizer.encode(prompt)], settings, [seed])]
+    tokens = [token for _, token, _ in engine.tokens([engine.tokenizer.encode(prompt)], settings, [seed], grammar)]
     return "".join("(" if token == WORDS.begin_image else "t" for token in tokens[:5] if token is not None)
 
 

@@ -256,9 +256,7 @@ def test_a_fork_is_ordered_through_the_folder(tmp_path):
     assert answer(onlooker, onlooker.act("fork", fix="query_key_norm", reason="from afar")).refusal == ""
     (fork,) = run.forks
     assert len(fork.wait().records) == 40 and until(lambda: onlooker.state.forks == (fork.name,))
-    assert onlooker.state.status == "paused"
-    onlooker.act("stop")
-    run.wait()
+    assert len(run.wait().records) == 40  # a fork leaves its parent training
 
 
 def test_orders_of_an_earlier_process_and_what_is_no_order_are_not_carried_out(stepwise, tmp_path):
