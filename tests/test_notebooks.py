@@ -12,7 +12,15 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+IN_A_BROWSER = "05"  # tests/browser/test_notebooks_lab.py runs it with every change
+
+HEADLESS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith(IN_A_BROWSER) else [])
+    for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", HEADLESS)
 def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAMELEON_QUICK", "1")  # long trainings are cut short
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two kernels with threads for all cores wait for each other

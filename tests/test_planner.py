@@ -44,7 +44,7 @@ def test_the_published_shapes_have_the_published_sizes():
     assert plan(SHAPE_7B, context=16).parameters == 7_013_158_912
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_a_7b_draws_under_three_way_guidance_on_a_16_gb_card_in_8_or_4_bits(weights: str):
     found = plan(SHAPE_7B, 16, weights=weights, guidance="three-way", image_tokenizer=CHAMELEON_IMAGES)
     assert found.fits

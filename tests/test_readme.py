@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chameleon_lab import cli
+from chameleon_lab.training import run as run_module
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,8 +19,12 @@ COMMANDS = re.findall(r"^chameleon-lab ([^#\n]*)", README, re.MULTILINE)
 
 def test_its_python_runs_from_top_to_bottom() -> None:
     names: dict[str, object] = {}
-    for code in PYTHON:
-        exec(compile(code, "README.md", "exec"), names)
+    try:
+        for code in PYTHON:
+            exec(compile(code, "README.md", "exec"), names)
+    finally:
+        for run in list(run_module._live.values()):  # otherwise the next test's run waits for the machine
+            run.stop()
     assert "picture" in names
 
 
