@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from chameleon_lab.documents import Document, EndTurn, Text
 from chameleon_lab.records import TextPiece
-from chameleon_lab.tokenizers.family_json import require_quick
+from chameleon_lab.tokenizers.family_json import LETTERS_TO_SPACES, SPACES_TO_LETTERS, require_quick
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.tokenizers.text import JsonTokenizer
 from chameleon_lab.vocabulary import Modality, Vocabulary
@@ -207,10 +207,16 @@ def with_parts(**parts: Any) -> str:
     return json.dumps(json.loads(family_json()) | parts)
 
 
+def with_changes(parts: dict[str, Any], key: str, place: int, **changes: Any) -> dict[str, Any]:
+    """A sequence of parts, one of them changed."""
+    return parts | {key: [part | (changes if at == place else {}) for at, part in enumerate(parts[key])]}
+
+
 def split_by(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+SPACES = {"normalizer": SPACES_TO_LETTERS, "decoder": LETTERS_TO_SPACES}
 GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
 
 
@@ -218,6 +224,13 @@ GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
     ("parts", "why"),
     [
         ({"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 3}}, r"Its normalizer \(Sequence\)"),
+        ({"normalizer": SPACES_TO_LETTERS}, r"Its normalizer \(Sequence\)"),
+        ({"decoder": LETTERS_TO_SPACES}, "Its decoder is Sequence"),
+        (SPACES | {"pre_tokenizer": {"type": "ByteLevel"}}, "Its pre-tokenizer is ByteLevel, and a sentencepiece"),
+        (SPACES | {"normalizer": with_changes(SPACES_TO_LETTERS, "normalizers", 0, prepend="aa")}, "Its normalizer"),
+        (SPACES | {"normalizer": with_changes(SPACES_TO_LETTERS, "normalizers", 1, content="aa")}, "Its normalizer"),
+        (SPACES | {"decoder": with_changes(LETTERS_TO_SPACES, "decoders", 0, content="aa")}, "Its normalizer"),
+        (SPACES | {"decoder": with_changes(LETTERS_TO_SPACES, "decoders", 3, start=2)}, "Its normalizer"),
         ({"normalizer": {"type": "NFC"}}, r"Its normalizer \(NFC\)"),
         ({"normalizer": {"type": "Prepend", "prepend": "a" * 10**6}}, r"Its normalizer \(Prepend\)"),
         ({"decoder": {"type": "Sequence", "decoders": [GROWTH] * 3}}, "Its decoder is Sequence"),
@@ -231,7 +244,7 @@ GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
         ({"pre_tokenizer": "x"}, "'x'"),
         ({"added_tokens": [{"id": "0", "content": "<s>"}]}, "has no id with a content"),
     ],
-    ids=range(13),
+    ids=range(20),
 )
 def test_parts_that_the_family_does_not_use_are_refused_by_name(parts, why):
     with pytest.raises(ValueError, match=why):

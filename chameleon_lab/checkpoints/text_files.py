@@ -18,6 +18,7 @@ import sentencepiece
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
+from chameleon_lab.tokenizers.family_json import LETTERS_TO_SPACES, SPACE, SPACES_TO_LETTERS
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
@@ -199,11 +200,6 @@ def _json_of_bytes(vocabulary: Vocabulary) -> str:
     return _json_of_bpe(vocabulary, table, {"vocab": table}, pre_tokenizer=level, decoder=level)
 
 
-SPACE = "\ufdd0"
-"""How a sentencepiece model's JSON spells a space: a character that Unicode keeps out of texts. With sentencepiece's
-own, U+2581, a written U+2581 would become a space, which the lab's tokenizer takes care that it does not."""
-
-
 def json_of_sentencepiece(text: SentencePieceTokenizer, vocabulary: Vocabulary) -> str:
     """A sentencepiece BPE as a `tokenizers` JSON that gives the same ids.
 
@@ -223,19 +219,12 @@ def json_of_sentencepiece(text: SentencePieceTokenizer, vocabulary: Vocabulary) 
         for cut in range(1, len(name))
         if name[:cut] in pieces and name[cut:] in pieces
     ]
-    spaces = [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-    decoders = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ]
     return _json_of_bpe(
         vocabulary,
         table,
         {"vocab": table, "merges": merges, "byte_fallback": True},
-        normalizer={"type": "Sequence", "normalizers": spaces},
-        decoder={"type": "Sequence", "decoders": decoders},
+        normalizer=SPACES_TO_LETTERS,
+        decoder=LETTERS_TO_SPACES,
     )
 
 

@@ -2,7 +2,8 @@
 
 The library builds whatever a file says: a normalizer that makes gigabytes of a word, a regular expression that never
 ends, values of other types on which its Rust code panics. So a file is not handed over but rebuilt from its parts, each
-looked at: a BPE, splits by patterns, digits, punctuation, bytes as letters.
+looked at: a BPE, splits by patterns, digits, punctuation, bytes as letters. What the lab itself writes of a
+sentencepiece model is let through in exactly that form, too.
 """
 
 from __future__ import annotations
@@ -14,12 +15,37 @@ from typing import Any
 LARGEST_TABLE = 32 * 2**20
 """Bytes: a table of 65,536 names and its merges take 5 million."""
 
+SPACE = "\ufdd0"
+"""How a sentencepiece model's JSON spells a space: a character that Unicode keeps out of texts. With sentencepiece's
+own, U+2581, a written U+2581 would become a space, which the lab's tokenizer takes care that it does not."""
+
+SPACES_TO_LETTERS: dict[str, Any] = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ],
+}
+LETTERS_TO_SPACES: dict[str, Any] = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
+"""The normalizer and the decoder of a sentencepiece model's JSON. They go together: one takes back the other."""
+
+_BYTES_AS_LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
 _BEHAVIOURS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 _MOST_SPLITS, _LONGEST_PATTERN, _MOST_REPEATS = 32, 1000, 64
 
 
 def plain_bpe(plain: Any) -> dict[str, Any]:
-    """The parts that count of a tokenizer's JSON: `model` (vocab, merges, flags), `added_tokens`, `pre_tokenizer`.
+    """The parts that count of a tokenizer's JSON: `model` (vocab, merges, flags), `added_tokens`, and what texts go
+    through: `normalizer`, `pre_tokenizer`, `decoder`.
 
     Raises ValueError, by name, for what the family does not use: other models, normalizers, decoders, parts of words.
     """
@@ -30,13 +56,7 @@ def plain_bpe(plain: Any) -> dict[str, Any]:
         raise ValueError(f"It is {_kind(model)}, and the family's are BPEs.")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ValueError("Its BPE marks the parts of words, as the family's do not, or its merges are broken.")
-    if (normalizer := plain.get("normalizer")) is not None:
-        raise ValueError(
-            f"Its normalizer ({_kind(normalizer)}) changes texts, and the family's keep them: it has none."
-        )
-    decoder = plain.get("decoder")
-    if decoder is not None and _kind(decoder) != "ByteLevel":
-        raise ValueError(f"Its decoder is {_kind(decoder)}, and the family's is ByteLevel.")
+    normalizer, decoder = _normalizer_and_decoder(plain)
     return {
         "model": {
             "vocab": _table_of(model.get("vocab")),
@@ -45,8 +65,27 @@ def plain_bpe(plain: Any) -> dict[str, Any]:
             "ignore_merges": _flag(model, "ignore_merges"),
         },
         "added_tokens": [_added_token(each) for each in _list_of(plain.get("added_tokens") or [], "added_tokens")],
+        "normalizer": normalizer,
         "pre_tokenizer": _pre_tokenizer(plain.get("pre_tokenizer")),
+        "decoder": decoder,
     }
+
+
+def _normalizer_and_decoder(plain: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The family's, which are none and bytes as letters, or those of a sentencepiece model's JSON."""
+    normalizer, decoder = plain.get("normalizer"), plain.get("decoder")
+    if normalizer == SPACES_TO_LETTERS and decoder == LETTERS_TO_SPACES:
+        if plain.get("pre_tokenizer") is not None:
+            kind = _kind(plain["pre_tokenizer"])
+            raise ValueError(f"Its pre-tokenizer is {kind}, and a sentencepiece model's JSON has none.")
+        return SPACES_TO_LETTERS, LETTERS_TO_SPACES
+    if normalizer is not None:
+        raise ValueError(
+            f"Its normalizer ({_kind(normalizer)}) changes texts, and the family's keep them: it has none."
+        )
+    if decoder is not None and _kind(decoder) != "ByteLevel":
+        raise ValueError(f"Its decoder is {_kind(decoder)}, and the family's is ByteLevel.")
+    return None, _BYTES_AS_LETTERS
 
 
 def _table_of(vocab: Any) -> dict[str, int]:

@@ -193,9 +193,8 @@ def _text_only(plain: dict[str, Any], vocabulary: Vocabulary) -> str:
         "dropout": None,
     }
     added = [token | {"id": token["id"] - first} for token in plain["added_tokens"] if token["id"] >= first]
-    bytes_as_letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    parts = {name: plain[name] for name in ("normalizer", "pre_tokenizer", "decoder")}
     return json.dumps(
-        {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": plain["pre_tokenizer"]}
-        | {"normalizer": None, "post_processor": None, "truncation": None, "padding": None}
-        | {"decoder": bytes_as_letters}
+        {"version": "1.0", "model": model, "added_tokens": added, **parts}
+        | {"post_processor": None, "truncation": None, "padding": None}
     )
