@@ -45,11 +45,10 @@ export function recordedModel({ traits, messages }) {
       queueMicrotask(() => {
         if (content.kind === "hello")
           for (const [message, buffers] of messages) call("msg:custom", message, buffers.map(bytes));
-        call(
-          "msg:custom",
-          { kind: "line", requests: { [view]: Number(number) }, still: "", revision: 0, ...trouble },
-          [],
-        );
+        const requests = { [view]: Number(number) };
+        /** @type {import("../frame/messages").LineMessage} */
+        const line = { kind: "line", requests, control: [], traits: {}, still: "", revision: 0, ...trouble };
+        call("msg:custom", line, []);
       });
     },
   };
