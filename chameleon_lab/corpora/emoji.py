@@ -21,7 +21,7 @@ import PIL.ImageOps
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-from chameleon_lab.pictures import on_white
+from chameleon_lab.pictures import decode_picture, on_white
 
 ENGLISH = 0.6  # share of documents; the other languages have equal parts of the rest
 HELD_OUT_DRAWINGS = 8  # of a hundred
@@ -120,9 +120,9 @@ class Emoji:
         return wide.resize((side, side), PIL.Image.Resampling.BICUBIC, box=(left, top, left + span, top + span))
 
     def _read(self, idea: str, style: str) -> PIL.Image.Image:
-        picture = PIL.Image.open(self.folder / "pictures" / style / f"{idea}.png")
-        picture.load()
-        return picture
+        path = self.folder / "pictures" / style / f"{idea}.png"
+        with path.open("rb") as file:
+            return decode_picture(file, str(path))  # transparent, as it was drawn
 
     # Documents
 

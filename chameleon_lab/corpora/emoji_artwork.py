@@ -24,6 +24,8 @@ from typing import Any
 
 import PIL.Image
 
+from chameleon_lab.pictures import decode_picture
+
 ARTWORK_SIDE = 96
 """Pixels along a side: more than a tokenizer of 64 reads, so that pictures can be shifted and scaled."""
 
@@ -218,9 +220,8 @@ class Hand:
         if self._files:
             file = self._archive.extractfile(self._files[idea])
             assert file is not None
-            return (
-                PIL.Image.open(file).convert("RGBA").resize((ARTWORK_SIDE, ARTWORK_SIDE), PIL.Image.Resampling.LANCZOS)
-            )
+            drawing = decode_picture(file, self._files[idea]).convert("RGBA")
+            return drawing.resize((ARTWORK_SIDE, ARTWORK_SIDE), PIL.Image.Resampling.LANCZOS)
         name, icons = self.names[idea], self._icons
         icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
         width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
@@ -230,7 +231,7 @@ class Hand:
         )
         import resvg_py  # pyright: ignore[reportMissingImports]
 
-        return PIL.Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg)))).convert("RGBA")
+        return decode_picture(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg))), f"The drawing of {idea}").convert("RGBA")
 
 
 def _plain(points: str) -> str:
