@@ -191,7 +191,7 @@ def test_other_formats_and_versions_are_refused(folder):
     refused(folder, "does not describe a Chameleon Lab model")
     for text in ("[]", "3", '"chameleon-lab"'):
         (folder / "config.json").write_text(text)
-        refused(folder, "does not describe a Chameleon Lab model")
+        refused(folder, "config.json is damaged: it holds no object, but (list|int|str)")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])

@@ -154,6 +154,8 @@ def _findings(folder: Path) -> str:
 def _no_model(folder: Path, layout: str | None) -> FileNotFoundError | ValueError:
     """The error for a folder that no layout claims: what it is instead, and a call that works if there is one."""
     if layout is not None and folder.is_dir():
+        if layout != "meta" and (folder / "config.json").is_file():
+            huggingface.read_config(folder)  # which raises for one that is damaged
         return FileNotFoundError(
             f"{folder} does not hold the files of the layout {layout!r}. {_findings(folder)}".strip()
         )
