@@ -349,13 +349,16 @@ def test_text_is_never_html(mounted):
     bridge.widget.close()
 
 
-def test_an_image_under_way_is_its_cells(mounted, look):
+def test_an_image_under_way_is_its_cells_upon_a_look_that_is_filled_up(mounted, look):
     early = Inspection(look.model, look.tokenizer, look.tokens[:30])
     bridge = mounted(lambda: Inspector(early))
     drawn = sum(each.image == 0 for each in early.readings)
     bridge.until(lambda: cells(bridge).count() == drawn > 0)
-    expect(bridge.page.locator(".chm-inspect-stage img")).to_be_hidden()
-    expect(bridge.page.get_by_label("Image 1 as it is after layer")).to_be_disabled()
+    picture, slider = bridge.page.locator(".chm-inspect-stage img"), bridge.page.get_by_label("Image 1 as it is after")
+    bridge.until(lambda: picture.is_visible() and slider.is_enabled())
+    whole = picture.get_attribute("src")
+    slider.fill("0")
+    bridge.until(lambda: picture.get_attribute("src") != whole)
     cells(bridge).last.click()
     bridge.until(lambda: bridge.widget.selected == 29 and "code" in readout(bridge))
     bridge.widget.close()
