@@ -382,10 +382,12 @@ def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_pa
         RunPanel(tmp_path)
     run = GrowingRun(2)
     folder = write(tmp_path / "run", replace(run.state, status="finished"), run.history)
-    (folder / "metrics.jsonl").write_text('{"step": 1, "colour": "red"}\n')
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "colour": "red"}\n')
     panel = shown(folder)
-    eventually(lambda: sent(panel, "unreadable"))
-    assert "colour" in sent(panel, "unreadable")[0][0]["error"]
+    eventually(lambda: [step for step, _ in unpacked(sent(panel)).get("loss", ())] == [0, 1])
+    alarms = [alarm for content, _ in sent(panel) for alarm in content["alarms"]["list"] if alarm["rule"] == "records"]
+    assert ["1 of its lines cannot be read" in alarm["message"] for alarm in alarms] == [True]
 
 
 def test_what_is_sent_of_the_state_is_plain_json(shown):
