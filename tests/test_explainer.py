@@ -171,18 +171,28 @@ def test_rows_of_attention_and_looks_come_when_asked_for(explainer: Explainer):
         assert picture.width == len(content["codes"]) * picture.height
 
 
-def test_a_whole_image_comes_as_a_picture_and_an_image_taken_back_no_longer_counts(explainer: Explainer):
+def test_an_image_comes_as_a_picture_after_each_cell_and_one_taken_back_no_longer_counts(explainer: Explainer):
     walk = explainer.walk
+
+    def newest_is_the_walks() -> bool:
+        content, (look,) = answers(explainer, "picture")[-1]
+        assert content["image"] == 0
+        return look == png(walk.image(0))
+
     ask(explainer, "take", token=walk.vocabulary.begin_image)
+    assert not answers(explainer, "picture"), "an image without a cell has no look"
     for _ in range(16):
         ask(explainer, "draw")
-    explainer.wait(60)
-    assert [content["image"] for content, _ in answers(explainer, "picture")][-1] == 0
-    count = len(answers(explainer, "picture"))
+        assert newest_is_the_walks()
     ask(explainer, "back")
-    explainer.wait(60)
+    assert newest_is_the_walks(), "the cell that was taken back is filled up again"
+    for _ in range(15):
+        ask(explainer, "back")
+    count = len(answers(explainer, "picture"))
+    browser_says(explainer, {"kind": "hello"})
+    assert len(answers(explainer, "picture")) == count, "a view that comes now is sent no picture of it"
     ask(explainer, "take", token=int(np.flatnonzero(walk.next.allowed_V)[0]))
-    assert len(answers(explainer, "picture")) == count + 1
+    assert len(answers(explainer, "picture")) == count + 1 and newest_is_the_walks()
 
 
 @pytest.mark.parametrize(
