@@ -220,7 +220,7 @@ class Hand:
         if self._files:
             file = self._archive.extractfile(self._files[idea])
             assert file is not None
-            drawing = decode_picture(file, self._files[idea]).convert("RGBA")
+            drawing = decode_picture(io.BytesIO(file.read()), self._files[idea]).convert("RGBA")
             return drawing.resize((ARTWORK_SIDE, ARTWORK_SIDE), PIL.Image.Resampling.LANCZOS)
         name, icons = self.names[idea], self._icons
         icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
