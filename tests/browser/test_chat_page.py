@@ -354,8 +354,10 @@ def test_a_stopped_picture_is_continued_where_it_was(telling, screenshots):
     page.keyboard.press("Escape")
     fakes.gate.set()
     settled(telling)
+    proceed = page.get_by_role("button", name="Continue this reply")
+    telling.until(lambda: proceed.count() == 1)  # a stop shows at once; that the stream has ended comes after it
     page.screenshot(path=screenshots / "chat-continue.png")
-    page.get_by_role("button", name="Continue this reply").click()
+    proceed.click()
     telling.until(lambda: page.get_by_role("img", name="Picture drawn by the model").count())
     settled(telling)
     expect(page.locator(".chm-about")).to_contain_text("continued after 24 tokens")
