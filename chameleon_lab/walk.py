@@ -185,7 +185,7 @@ class Walk:
         return self.look.attention_scores(layer, position), self.look.heads(layer, position)
 
     def image(self, image: int) -> PIL.Image.Image:
-        """An image of the document so far. Raises ValueError for one that is not whole."""
+        """An image of the document so far, one under way filled up. Raises ValueError for one without a cell."""
         return self.look.image(image)
 
     @torch.inference_mode()

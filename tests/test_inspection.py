@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import threading
 
 import numpy as np
 import PIL.Image
@@ -712,3 +713,16 @@ def test_the_labs_settings_and_its_licence_hold_for_branches(lab):
     assert look.settings == lab.settings.changed(guidance=3.0) and look.guide == look.settings.guide
     silent = Chameleon(lab.model, lab.tokenizer, card={"licence": "Chameleon Research License"})
     assert look.images and not silent.inspect(Document.of("a", EndTurn())).images
+
+
+def test_outputs_are_those_of_the_thread_that_asked():
+    """Two threads of a notebook, a widget's and a cell's, may look into one model at the same time."""
+    model = Chameleon.load("tiny").model
+    name = next(name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
+    part = model.get_submodule(name)
+    with torch.no_grad(), trace.outputs_of(model, [name]) as outputs:
+        own = part(torch.ones(1, part.in_features))
+        other = threading.Thread(target=lambda: part(torch.zeros(2, part.in_features)))
+        other.start()
+        other.join()
+    assert outputs[name] is own

@@ -6,6 +6,7 @@ before it, weights from these, some query rows at a time.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -194,14 +195,17 @@ class Trace:
 
 @contextmanager
 def outputs_of(model: Transformer, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The outputs of submodules by name. (To `taps.record`, `blocks.*` would be every part of a block as well.)"""
+    """The outputs of submodules by name, of what this thread computes: others may use the model at the same time.
+
+    (To `taps.record`, `blocks.*` would be every part of a block as well.)
+    """
     outputs: dict[str, Tensor] = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _m, _i, output, name=name: outputs.update({name: output})
-        )
-        for name in names
-    ]
+    own = threading.get_ident()
+
+    def hook_of(name: str) -> Callable[..., None]:
+        return lambda _m, _i, output: outputs.update({name: output}) if threading.get_ident() == own else None
+
+    hooks = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
     try:
         yield outputs
     finally:
