@@ -356,9 +356,10 @@ def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook
         return notebook
 
     yield open_
+    # Before the kernels end: what one says while it ends may reach the page with parts of two messages in one.
+    errors = [error for notebook in pages for error in notebook.errors]
     for notebook in pages:
         notebook.shutdown()
     for context in contexts:
         context.close()
-    for notebook in pages:
-        assert not notebook.errors, notebook.errors
+    assert not errors, errors

@@ -90,9 +90,10 @@ def test_a_run_is_steered_and_compared_while_cells_wait(open_notebook, screensho
     expect(compared).to_have_text("1 run, going on")
     waits(page, 2)
     painted = page.evaluate(AGE)
-    figures = {
-        label: page.evaluate(ANSWER, [label, words]) for label, words in (("Pause", "Paused"), ("Resume", "Train"))
-    }
+    figures = {}
+    for label, words in (("Pause", "Paused"), ("Resume", "Train")):
+        page.locator(f'.chm-run [aria-label="{label}"]').wait_for()  # the lamp may change before the button does
+        figures[label] = page.evaluate(ANSWER, [label, words])
     waits(page, 2)
     page.screenshot(path=screenshots / "run-all.png")
     figures["Stop"] = page.evaluate(ANSWER, ["Stop", "Stopped"])
