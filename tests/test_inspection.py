@@ -718,8 +718,8 @@ def test_the_labs_settings_and_its_licence_hold_for_branches(lab):
 def test_outputs_are_those_of_the_thread_that_asked():
     """Two threads of a notebook, a widget's and a cell's, may look into one model at the same time."""
     model = Chameleon.load("tiny").model
-    name = next(name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
-    part = model.get_submodule(name)
+    name, part = next(each for each in model.named_modules() if isinstance(each[1], nn.Linear))
+    assert isinstance(part, nn.Linear)
     with torch.no_grad(), trace.outputs_of(model, [name]) as outputs:
         own = part(torch.ones(1, part.in_features))
         other = threading.Thread(target=lambda: part(torch.zeros(2, part.in_features)))
