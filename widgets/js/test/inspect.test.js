@@ -168,7 +168,8 @@ test("a recorded model says what was recorded when greeted, and to all else that
   model.send({ kind: "hello", mark: "me-1" });
   await Promise.resolve();
   assert.deepEqual(messages[0], [{ kind: "a" }, [3]]);
-  assert.deepEqual(messages[1][0], { kind: "line", requests: { me: 1 }, still: "", revision: 0 });
+  const line = { kind: "line", requests: { me: 1 }, control: [], traits: {}, still: "", revision: 0 };
+  assert.deepEqual(messages[1][0], line);
   model.send({ kind: "select", note: true, mark: "me-2" });
   model.send({ kind: "rows", mark: "me-3" });
   await Promise.resolve();
