@@ -14,6 +14,7 @@ EXPERIMENT_NAMES = (
 READER_NAMES = ("captions", "jsonl", "obelics", "mmc4", "text", "code")
 PUBLISHED_NAMES = ("7b", "34b")
 BIT_NAMES = ("int8", "int4")
+SIZE_NAMES = ("tiny", "small", "base")
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 LAYOUT_NAMES = ("native", "meta", "huggingface", "lumina", "anole", "lumina-one-grid", "huggingface-4.43")
 FORMAT_NAMES = ("native", "meta", "huggingface", "lumina", "anole")

@@ -31,18 +31,41 @@ def _experiment(name: str) -> str:
 
 def train_folder(options: argparse.Namespace) -> Path:
     """Where `train` keeps its run and model."""
+    if options.data:
+        return options.folder or Path("runs") / (Path(options.data[0].split("=")[0]).name or "mine")
     name, minutes = options.experiment, options.minutes
     return options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     usual = sorted({*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
-    parser.add_argument("experiment", type=_experiment, metavar="experiment", help=f"one of {', '.join(usual)}")
+    parser.add_argument(
+        "experiment", type=_experiment, nargs="?", metavar="experiment", help=f"one of {', '.join(usual)}; or give --data"
+    )
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
     parser.add_argument("--pictures", type=Path, help="train an image tokenizer on the pictures of this folder")
     parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
     parser.add_argument("--processes", type=int, default=1, help="processes that share a transformer's training")
+    own = parser.add_argument_group("your own data", "what is left out is derived from the data, and says why")
+    own.add_argument(
+        "--data", action="append", metavar="PATH[=WEIGHT]",
+        help="a folder of pictures with captions, JSON Lines, text; repeatable; KIND:PATH names its reader",
+    )
+    own.add_argument("--size", choices=names.SIZE_NAMES, help="of the model (default: what the machine and time allow)")
+    own.add_argument("--side", type=int, metavar="N", help="pixels along each side of a picture")
+    own.add_argument("--grid", type=int, metavar="N", help="codes along each side of a picture")
+    own.add_argument("--codes", type=int, metavar="N", help="size of the codebook")
+    own.add_argument("--pieces", type=int, metavar="N", help="size of the text vocabulary")
+    own.add_argument("--width", type=int, metavar="N", help="of the transformer")
+    own.add_argument("--layers", type=int, metavar="N", help="of the transformer")
+    own.add_argument("--context", type=int, metavar="N", help="tokens that the transformer sees at once")
+    own.add_argument(
+        "--stop", action=argparse.BooleanOptionalAction, help="end early when the held-out loss falls no more"
+    )
+    own.add_argument("--image-tokenizer", metavar="MODEL", help="use this image tokenizer as it is: a folder or a name")
+    own.add_argument("--begins-from", metavar="MODEL", help="train on from this image tokenizer: a folder or a name")
+    own.add_argument("--seed", type=int, default=0, help="decides what is held out and all that is drawn (default: 0)")
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:

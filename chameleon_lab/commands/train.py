@@ -9,11 +9,14 @@ from dataclasses import replace
 
 import torch
 
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
+from chameleon_lab.training.own_card import own_summary
+from chameleon_lab.training.own_data import OwnTraining
 from chameleon_lab.training.pipeline import MODELS, Pipeline
 from chameleon_lab.training.run import Run
 
@@ -36,6 +39,11 @@ def train_command(options: argparse.Namespace) -> None:
         raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
+    if options.data:
+        _train_own(options)
+        return
+    if options.experiment is None:
+        raise ValueError("Give an experiment's name (see train --help), or your own data: --data FOLDER.")
     name, minutes = options.experiment, options.minutes
     if options.pictures is not None and name not in IMAGE_EXPERIMENTS:
         raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
@@ -70,3 +78,32 @@ def train_command(options: argparse.Namespace) -> None:
         )
     await_run("transformer", Run(experiment, folder, processes=options.processes).start())
     log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")
+
+
+OWN_OPTIONS = ("size", "side", "grid", "codes", "pieces", "width", "layers", "context", "stop")
+
+
+def _train_own(options: argparse.Namespace) -> None:
+    """A model of a person's own data; a finished one says so."""
+    if options.experiment is not None or options.pictures is not None:
+        raise ValueError("--data trains a model of your own data: leave the experiment's name and --pictures out.")
+    if options.processes > 1:
+        raise ValueError("--processes is for experiments by name: a model of your own data is trained by one.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = train_folder(options)
+    training = OwnTraining(
+        options.data,
+        folder,
+        10.0 if options.minutes is None else options.minutes,
+        image_tokenizer=options.image_tokenizer,
+        begins_from=options.begins_from,
+        seed=options.seed,
+        say=log.info,
+        **{name: getattr(options, name) for name in OWN_OPTIONS},
+    )
+    for stage, run in training.stages():
+        await_run(stage, run)
+    model = folder / "model"
+    log.info("%s", own_summary(Chameleon.load(model).card))
+    log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw ...'", model, model)

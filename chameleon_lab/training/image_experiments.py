@@ -16,6 +16,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from chameleon_lab.chameleon import load_image_tokenizer
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.corpora.sources import (
@@ -36,7 +37,7 @@ from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.run import Run
-from chameleon_lab.training.trainable import Prepared
+from chameleon_lab.training.trainable import Prepared, Report
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import ImageTokenizerModule
@@ -99,8 +100,10 @@ def _crops_of_folder(experiment: ImageExperiment, path: Path | str) -> Pixels:
 class ImageExperiment:
     """A training of an image tokenizer: everything that decides the result but the machine.
 
-    `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side. `rules`
-    sound alarms; so many `checkpoints` stay for forks, evenly over the budget.
+    `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side.
+    `begins_from`: folder or name of an image tokenizer of this shape, whose weights are trained on. `report` makes of the
+    tokenizer what is called after each step. `rules` sound alarms; so many `checkpoints` stay for forks, evenly over the
+    budget.
     """
 
     name: str
@@ -111,6 +114,8 @@ class ImageExperiment:
     source: Source = scenes
     batch: int = 16
     crop: int | None = None
+    begins_from: str | None = None
+    report: Callable[[ImageTokenizer], Report] | None = None
     rules: tuple[Rule, ...] = (NotANumber(),)
     checkpoints: int = 0
     precision: str = "32-true"
@@ -167,8 +172,12 @@ class ImageExperiment:
         torch.manual_seed(self.seed)
         from chameleon_lab.training.modules import ImageTokenizerModule  # Lightning is slow to import
 
-        module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
-        return Prepared(module, self.source(self))
+        tokenizer = ImageTokenizer(self.tokenizer)
+        if self.begins_from is not None:
+            tokenizer.load_state_dict(load_image_tokenizer(self.begins_from, device="cpu").state_dict())
+        module = ImageTokenizerModule(tokenizer, self.recipe, self.budget, self.objective)
+        prepared = Prepared(module, self.source(self))
+        return prepared if self.report is None else replace(prepared, report=self.report(tokenizer))
 
     def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:
         """The tokenizer as it is written to `folder/tokenizer`, in float16."""

@@ -73,6 +73,7 @@ class PacedModule(lightning.LightningModule, ABC):
         self.values: dict[str, float] = {}
         self.layers: dict[str, list[Any]] = {}
         self.warned = False
+        self.enough = False  # set by a report that saw that nothing more is to be learned
         self._skipped = 0
         self._random: Tensor | None = None
         self._waits: list[tuple[float, float]] = []  # when batches were asked for, and how long they took
@@ -96,7 +97,7 @@ class PacedModule(lightning.LightningModule, ABC):
 
     @property
     def progress(self) -> float:
-        return self.budget.progress(self.step, self.seconds)
+        return 1.0 if self.enough else self.budget.progress(self.step, self.seconds)
 
     @property
     def processes(self) -> int:

@@ -1,0 +1,310 @@
+"""A person's own data, gathered: looked at once, the pictures made small, a part held out, and what was seen said.
+
+`gather` reads sources into a folder of the lab's own, and never writes into theirs. The folder holds `survey.json`
+(what was seen), `documents.jsonl` (an entry a line, pictures by number), `pictures.bin` (bytes, pictures x span x span
+x 3) and `skipped.jsonl`; a training that goes on needs nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from chameleon_lab.corpora.folders import listing, picture_listing
+from chameleon_lab.corpora.readers import READERS, PictureFolder, Skipped, is_pair
+from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.files import parse_json, read_table, reason_of
+from chameleon_lab.storage import whole_folder
+from chameleon_lab.tokenizers.preparation import CentreCrop
+
+SPARE = 1.25
+"""Pixels that are stored along a side, to each that the tokenizer sees: views shift and shrink within them."""
+
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 256
+
+SIDED = re.compile(
+    r"\b(left|right|text|letters?|words?|written|numbers?|digits?|flags?|clocks?|maps?|arrows?|east|west|links?|rechts?"
+    r"|linke[rs]?|rechte[rs]?|schrift|gauche|droite|texte|izquierda|derecha|texto|esquerda|direita|sinistra|destra)\b|\d",
+    re.IGNORECASE,
+)
+"""Words of a caption under which a picture must not be mirrored."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A file or folder to read, as one of `READERS` (None: by what lies there), and its share of the training."""
+
+    path: Path
+    kind: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.path.exists():
+            raise ValueError(f"There is nothing at {self.path}: give a folder of pictures with captions, or a file.")
+        if self.kind is not None and self.kind not in READERS:
+            raise ValueError(f"No reader is called {self.kind!r}; there are {', '.join(READERS)}.")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"The weight of {self.path} must be more than 0, not {self.weight}.")
+
+    @classmethod
+    def of(cls, words: str | Path | DataSource) -> DataSource:
+        """The source in `[KIND:]PATH[=WEIGHT]`, as the command line has it."""
+        if isinstance(words, DataSource):
+            return words
+        if isinstance(words, Path) or Path(words).exists():
+            return cls(Path(words))
+        path, _, weight = words.rpartition("=")
+        path, weight = (path, weight) if path and re.fullmatch(r"[\d.]+", weight) else (words, "1")
+        kind, colon, rest = path.partition(":")
+        if colon and kind in READERS:
+            return cls(Path(rest), kind, float(weight))
+        return cls(Path(path), None, float(weight))
+
+    def documents(self) -> Iterator[Document | Skipped]:
+        """What a reader makes of it. Raises ValueError where nothing there can be read."""
+        for kind, path in [(self.kind, self.path)] if self.kind else _kinds(self.path):
+            beside = path if path.is_dir() else path.parent
+            yield from READERS[kind](path, PictureFolder(beside))
+
+
+LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zip")
+
+
+def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
+    """(reader, path) of what lies at a path."""
+    if path.is_file():
+        if path.name.lower().endswith(LINES):
+            yield "jsonl", path
+        elif path.suffix.lower() in (".txt", ".md"):
+            yield "text", path
+        else:
+            raise ValueError(f"Nothing here reads {path.name}: name its reader, as in jsonl:{path}.")
+        return
+    if picture_listing(path).files:
+        yield "captions", path
+        return
+    lines = [file for name, file in listing(path).files.items() if name.lower().endswith(LINES)]
+    if lines:
+        yield from (("jsonl", file) for file in lines)
+    else:
+        yield "text", path
+
+
+class GatheredData:
+    """What `gather` wrote. `entries` are plain values: of a pair `captions` and `picture`, else `segments`."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises ValueError for what is no folder of gathered data."""
+        self.folder = Path(folder)
+        self.survey: dict[str, Any] = read_table(self.folder / "survey.json", remedy="Delete the folder to read anew.")
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+        return [parse_json(line, self.folder / "documents.jsonl") for line in lines]
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Pictures x span x span x 3 bytes, on disk."""
+        span, count = self.survey["span"], self.survey["pictures"]
+        if not count:
+            return np.empty((0, span, span, 3), np.uint8)
+        return np.memmap(self.folder / "pictures.bin", np.uint8, "r", shape=(count, span, span, 3))
+
+    def part(self, held_out: bool = False) -> list[dict[str, Any]]:
+        """The entries of one side of the split."""
+        return [entry for entry in self.entries if entry["held_out"] == held_out]
+
+    def pairs(self, held_out: bool = False) -> list[dict[str, Any]]:
+        return [entry for entry in self.part(held_out) if "captions" in entry]
+
+    def pictures_of(self, held_out: bool = False) -> list[int]:
+        """The numbers of the pictures on one side of the split."""
+        numbers = {number for entry in self.part(held_out) for number in pictures_in(entry)}
+        return sorted(numbers)
+
+    @property
+    def texts(self) -> list[str]:
+        """All words that are trained on."""
+        captions = [text for entry in self.pairs() for text in entry["captions"]]
+        return captions + [
+            part["text"] for entry in self.part() for part in entry.get("segments", ()) if "text" in part
+        ]
+
+
+def pictures_in(entry: dict[str, Any]) -> list[int]:
+    return (
+        [entry["picture"]]
+        if "captions" in entry
+        else [each["picture"] for each in entry["segments"] if "picture" in each]
+    )
+
+
+def gather(
+    sources: Sequence[DataSource],
+    folder: Path | str,
+    side: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
+) -> GatheredData:
+    """Reads all sources into a new folder, pictures as squares of `SPARE` times `side` pixels.
+
+    Pictures of equal pixels are one, with all their captions, so that none is trained on and held out. A folder that
+    was gathered from the same sources is taken as it is. `progress` gets the number of documents read. Raises
+    ValueError where nothing can be read, and for a folder of other sources.
+    """
+    folder = Path(folder)
+    about = [{"path": str(each.path.resolve()), "kind": each.kind, "weight": each.weight} for each in sources]
+    if (folder / "survey.json").is_file():
+        gathered = GatheredData(folder)
+        if gathered.survey["sources"] != about or gathered.survey["side"] != side:
+            raise ValueError(
+                f"{folder.parent} was begun with other data ({', '.join(each['path'] for each in gathered.survey['sources'])}"
+                f", {gathered.survey['side']} pixels): give this training another folder."
+            )
+        return gathered
+    started, span = time.monotonic(), round(SPARE * side)
+    entries, numbers, sizes, skips = list[dict[str, Any]](), dict[str, int](), list[tuple[int, int]](), list[Skipped]()
+    by_picture: dict[int, dict[str, Any]] = {}
+    with whole_folder(folder) as hidden:
+        with (hidden / "pictures.bin").open("wb") as file:
+
+            def number_of(picture: PIL.Image.Image) -> int:
+                square = np.asarray(CentreCrop(span).picture(picture), np.uint8).tobytes()
+                mark = hashlib.sha256(square).hexdigest()
+                if mark not in numbers:
+                    numbers[mark] = len(numbers)
+                    sizes.append(picture.size)
+                    file.write(square)
+                return numbers[mark]
+
+            count = 0
+            for place, source in enumerate(sources):
+                for document in source.documents():
+                    count += 1
+                    progress(count)
+                    if isinstance(document, Skipped):
+                        skips.append(document)
+                        continue
+                    try:
+                        if is_pair(document):
+                            number = number_of(document.pictures[0])
+                            words = document.text.strip()
+                            if number in by_picture:
+                                known = by_picture[number]["captions"]
+                                known.extend([words] if words not in known else [])
+                                continue
+                            entry = {"captions": [words], "picture": number}
+                            by_picture[number] = entry
+                        else:
+                            entry = {"segments": [_plain_part(part, number_of) for part in document]}
+                        entries.append(entry | {"source": place})
+                        if "captions" in entry:
+                            by_picture[entry["picture"]] = entries[-1]
+                    except (ValueError, OSError) as error:
+                        skips.append(Skipped(f"document {count}", reason_of(error)))
+        if not entries:
+            why = f" The first that was skipped: {skips[0].name}: {skips[0].reason}" if skips else ""
+            raise ValueError(f"{', '.join(str(each.path) for each in sources)} holds nothing to learn from.{why}")
+        _hold_out(entries, seed)
+        for entry in entries:
+            if "captions" in entry:
+                entry["mirrors"] = not any(SIDED.search(text) for text in entry["captions"])
+        survey = _survey(entries, sizes, skips) | {
+            "sources": about, "side": side, "span": span, "pictures": len(numbers),
+            "seconds": round(time.monotonic() - started, 2),
+        }  # fmt: skip
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+        (hidden / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
+        (hidden / "skipped.jsonl").write_text("".join(json.dumps(each) + "\n" for each in skips), encoding="utf-8")
+        (hidden / "survey.json").write_text(json.dumps(survey, indent=2) + "\n", encoding="utf-8")
+    return GatheredData(folder)
+
+
+def _plain_part(part: Any, number_of: Callable[[PIL.Image.Image], int]) -> dict[str, Any]:
+    learn = {} if part.learn else {"learn": False}
+    if isinstance(part, Image):
+        return {"picture": number_of(part.picture), **learn}
+    return {"end_turn": True, **learn} if isinstance(part, EndTurn) else {"text": part.text, **learn}
+
+
+def _hold_out(entries: list[dict[str, Any]], seed: int) -> None:
+    """Marks a part of the pairs, and of the other documents where there are many, whose pictures nobody else shows."""
+    shows = Counter(number for entry in entries for number in set(pictures_in(entry)))
+    rng = np.random.default_rng([seed, 9])
+    for entry in entries:
+        entry["held_out"] = False
+    for pairs in (True, False):
+        members = [entry for entry in entries if ("captions" in entry) == pairs]
+        alone = [entry for entry in members if all(shows[number] == 1 for number in pictures_in(entry))]
+        count = min(MOST_HELD_OUT, max(round(HELD_OUT_SHARE * len(members)), int(len(members) >= 8)))
+        for place in rng.permutation(len(alone))[: count if pairs or len(members) >= 40 else 0]:
+            alone[place]["held_out"] = True
+
+
+def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: list[Skipped]) -> dict[str, Any]:
+    captions = [text for entry in entries for text in entry.get("captions", ())]
+    texts = captions + [part["text"] for entry in entries for part in entry.get("segments", ()) if "text" in part]
+    letters = Counter(unicodedata.name(letter, "?").split()[0] for text in texts for letter in text if letter.isalpha())
+    total = max(1, sum(letters.values()))
+    seen = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
+    apart = [entry["captions"] for entry in entries if entry["held_out"] and "captions" in entry]
+    sides = np.array([min(size) for size in sizes] or [0])
+    reasons = Counter(re.sub(r"\S*/\S*|\d[\d,.]*", "…", skip.reason)[:100] for skip in skips)
+    return {
+        "documents": len(entries),
+        "pairs": sum("captions" in entry for entry in entries),
+        "held_out": sum(entry["held_out"] for entry in entries),
+        "held_out_pairs": len(apart),
+        "held_out_words_seen": sum(any(text in seen for text in each) for each in apart),
+        "captions": len(set(captions)),
+        "conversations": sum(any("end_turn" in part for part in entry.get("segments", ())) for entry in entries),
+        "mirrored": sum(entry.get("mirrors", False) for entry in entries),
+        "words": len({word for text in texts for word in text.casefold().split()}),
+        "letters": len({letter for text in texts for letter in text}),
+        "scripts": {script.lower(): round(number / total, 3) for script, number in letters.most_common(5)},
+        "shortest_side": {"least": int(sides.min()), "median": int(np.median(sides)), "most": int(sides.max())},
+        "skipped": len(skips),
+        "reasons": dict(reasons.most_common(8)),
+    }
+
+
+def survey_lines(survey: dict[str, Any]) -> Iterator[str]:
+    """What was seen, in sentences."""
+    others = survey["documents"] - survey["pairs"]
+    kinds = [f"{survey['pairs']:,} captioned pictures"] * bool(survey["pairs"])
+    kinds += [f"{others:,} other documents ({survey['conversations']:,} conversations)"] * bool(others)
+    yield f"Data: {' and '.join(kinds)}, read in {survey['seconds']:.1f} s."
+    if survey["pictures"]:
+        sides = survey["shortest_side"]
+        yield (
+            f"Pictures: {survey['pictures']:,} different ones, shortest sides {sides['least']} to {sides['most']} pixels "
+            f"(median {sides['median']}); they are learned at {survey['side']}."
+        )
+    scripts = ", ".join(f"{script} {share:.0%}" for script, share in survey["scripts"].items())
+    yield f"Words: {survey['captions']:,} different captions, {survey['words']:,} different words; letters: {scripts}."
+    if survey["held_out"]:
+        yield (
+            f"Held out: {survey['held_out']:,} documents, never trained on; the captions of "
+            f"{survey['held_out_words_seen']} of its {survey['held_out_pairs']} pictures also belong to pictures that are."
+        )
+    if survey["pairs"]:
+        yield (
+            f"Mirrored at random: {survey['mirrored']:,} of {survey['pairs']:,} pictures; the others' captions speak of "
+            "sides, letters or numbers."
+        )
+    for reason, count in survey["reasons"].items():
+        yield f"Skipped {count:,}: {reason}"

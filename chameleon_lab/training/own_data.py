@@ -1,0 +1,408 @@
+"""A model of a person's own data, from a folder to `Chameleon`: the same in a notebook and on the command line.
+
+```python
+training = OwnTraining("my pictures", "runs/mine", minutes=10)
+mine = training.result()  # a Chameleon
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
+from chameleon_lab.corpora.own_data import DataSource, GatheredData, gather, survey_lines
+from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS
+from chameleon_lab.corpora.views import view_of
+from chameleon_lab.files import read_table
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.history import History
+from chameleon_lab.monitors.alarms import Rule
+from chameleon_lab.objective import Objective
+from chameleon_lab.plain import plain_values
+from chameleon_lab.stability import Dropout, ZLoss
+from chameleon_lab.storage import write_file
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.preparation import pixels_of
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.experiments import TINY, Experiment
+from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment, Pixels
+from chameleon_lab.training.own_card import own_page
+from chameleon_lab.training.own_documents import OwnDocuments, TokenizedViews, longest_need, tokenize_views
+from chameleon_lab.training.own_plan import OwnPlan, fitting_text, given_shape, plan_own, seconds_of_steps, words_of
+from chameleon_lab.training.own_samples import BestWeights, DrawingSamples, ReconstructionSamples
+from chameleon_lab.training.own_scores import own_scores
+from chameleon_lab.training.pipeline import curve
+from chameleon_lab.training.run import Run
+from chameleon_lab.training.text_experiments import TextExperiment
+from chameleon_lab.training.trainable import Prepared
+from chameleon_lab.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 0.33
+"""Share of the time without a lower held-out loss after which a training that stops early stops."""
+
+DROPOUT = 0.1
+SHOWN_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class OwnPixels:
+    """Views of the gathered pictures that are trained on, fresh in each step: `pixels(step) -> pixels_BCHW`."""
+
+    data: GatheredData
+    side: int
+    batch: int
+    seed: int
+
+    def __call__(self, step: int) -> torch.Tensor:
+        rng, numbers, mirrors = np.random.default_rng([self.seed, 15, step]), self._numbers, self._mirrors
+        chosen = [numbers[int(place)] for place in rng.integers(len(numbers), size=self.batch)]
+        views = [view_of(self.data.pixels[each], self.side, rng, mirrors.get(each, False)) for each in chosen]
+        return torch.stack([pixels_of(view) for view in views])
+
+    @property
+    def _numbers(self) -> list[int]:
+        return self.data.__dict__.setdefault("_trained", self.data.pictures_of())
+
+    @property
+    def _mirrors(self) -> dict[int, bool]:
+        mirrors = {entry["picture"]: entry["mirrors"] for entry in self.data.pairs()}
+        return self.data.__dict__.setdefault("_mirroring", mirrors)
+
+
+def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
+    data = GatheredData(gathered)
+    if not data.pictures_of():
+        raise ValueError(f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on.")
+    return OwnPixels(data, experiment.side, experiment.batch, experiment.seed)
+
+
+@dataclass(frozen=True)
+class OwnTransformer:
+    """The last stage: the transformer on the data in `place`, which draws samples on the way, is scored in the end and
+    saved with both tokenizers as `place/model`."""
+
+    experiment: Experiment
+    tokenizer: MixedModalTokenizer
+    settings: Settings
+    place: Path
+    plan: OwnPlan
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    @property
+    def budget(self) -> Budget:
+        return self.experiment.budget
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.seed
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return self.experiment.rules
+
+    @property
+    def checkpoints(self) -> int:
+        return self.experiment.checkpoints
+
+    @property
+    def offers(self) -> Sequence[str]:
+        return self.experiment.offers
+
+    @property
+    def precision(self) -> str:
+        bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return "bf16-mixed" if bf16 else "32-true"
+
+    def with_fixes(self, *fixes: Any) -> OwnTransformer:
+        return replace(self, experiment=self.experiment.with_fixes(*fixes))
+
+    def prepare(self, folder: Path) -> Prepared:
+        data = GatheredData(self.place / "data")
+        seconds = max(1.0, 0.04 * 60 * self.plan.minutes)
+        views = tokenize_views(data, self.tokenizer, self.place / "views", seconds=seconds, seed=self.seed)
+        prepared = self.experiment.prepare(folder)
+        lab = Chameleon(prepared.module.model, self.tokenizer, self.settings)  # pyright: ignore[reportArgumentType]
+        best = BestWeights(folder / "best.pt", PATIENCE if self.plan.stops_early else None)
+        shown = [*data.pairs()[: SHOWN_PICTURES - 2], *data.pairs(held_out=True)[:2]]
+        pictures = [lab.tokenizer.image.decode(views.plain(each["picture"])) for each in shown]
+        share = min(0.5, max(0.1, 2.0 / self.plan.minutes))
+        samples = DrawingSamples(lab, self.place / "samples", [each["captions"][0] for each in shown], pictures, share)
+
+        def report(module: Any, record: Any) -> None:
+            best(module, record)
+            samples(module, record)
+
+        return replace(prepared, report=report)
+
+    def finish(self, module: Any, history: History, folder: Path) -> Chameleon:
+        data, views = GatheredData(self.place / "data"), TokenizedViews(self.place / "views")
+        best = BestWeights(folder / "best.pt", PATIENCE if self.plan.stops_early else None)
+        restored = best.restore(module)
+        lab = Chameleon(module.model.eval(), self.tokenizer, self.settings)
+        few = 24 if self.plan.minutes >= 1 else 8
+        image = RunFolder(self.place / "image").history
+        card = {
+            "what": "a model of one's own data",
+            "survey": data.survey,
+            "plan": plain_values(self.plan),
+            "begins from": read_table(self.place / "plan.json").get("given", {}),
+            "mixture": dict(PAIR_WEIGHTS),
+            "augmentation": {
+                "views of each picture": views.card["views"],
+                "mirrored pictures": data.survey["mirrored"],
+            },
+            "noise on input codes": self.experiment.data.noise,  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            "dropout": DROPOUT,
+            "stopped": f"at the least held-out loss, {best.place:.0%} of the time" if restored else "at the end",
+            "scores": own_scores(lab, data, views, few),
+            "trained": date.today().isoformat(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+            "minutes": {"image tokenizer": _spent(image), "transformer": _spent(history)},
+            "steps": len(history.records),
+            "tokens": int(sum(history.series("tokens")[1])),
+            "curve": curve(history),
+        }
+        lab = Chameleon(module.model.half().eval(), self.tokenizer, self.settings, card)
+        lab.save(self.place / "model")
+        write_file(self.place / "model" / "README.md", own_page(card))
+        module.model.float()
+        return Chameleon.load(self.place / "model")
+
+    def product(self, folder: Path) -> Chameleon | None:
+        written = self.place / "model"
+        return Chameleon.load(written) if written.exists() else None
+
+
+def _spent(history: History) -> float:
+    return round(history.records[-1].seconds / 60, 2) if history.records else 0.0
+
+
+class OwnTraining:
+    """A training on a person's own data in a folder; what is done there is not done again.
+
+    `data`: one source or several, as `DataSource.of` reads them; nothing is ever written there. `folder/data` holds
+    what was gathered, `text`, `image` and `transformer` the runs, `views` the codes, `samples` contact sheets, and
+    `model` the finished model. `image_tokenizer` is one that is used as it is, `begins_from` one that is trained on;
+    the other options are sizes, each with a default that says why (`plan.lines()`).
+    """
+
+    def __init__(
+        self,
+        data: str | Path | DataSource | Sequence[str | Path | DataSource],
+        folder: Path | str,
+        minutes: float = 10.0,
+        *,
+        image_tokenizer: str | Path | None = None,
+        begins_from: str | Path | None = None,
+        seed: int = 0,
+        say: Callable[[str], object] | None = None,
+        **options: Any,
+    ) -> None:
+        if image_tokenizer is not None and begins_from is not None:
+            raise ValueError(
+                "Give image_tokenizer, which stays as it is, or begins_from, which is trained on: not both."
+            )
+        sources = [data] if isinstance(data, str | Path | DataSource) else list(data)
+        self.sources, self.folder = [DataSource.of(each) for each in sources], Path(folder)
+        for source in self.sources:
+            if self.folder.resolve().is_relative_to(source.path.resolve()):
+                raise ValueError(f"{self.folder} lies in {source.path}, where nothing is written: give another folder.")
+        self.minutes, self.seed, self.options = float(minutes), seed, options
+        self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
+        self.begins_from = str(begins_from) if begins_from is not None else None
+        self.say = say or log.info
+        self._started = time.monotonic()
+
+    @property
+    def finished(self) -> Path | None:
+        """The finished model's folder, where there is one."""
+        model = self.folder / "model"
+        return model if model.exists() else None
+
+    def prepare(self) -> OwnPlan:
+        """Looks at the data and says what it saw, what it will do and how long that takes here."""
+        given = given_shape(self.frozen or self.begins_from)
+        options = {name: value for name, value in self.options.items() if value is not None}
+        sides = {name: options.get(name) for name in ("size", "side", "grid")}
+        side = _side(sides, given)
+        last = time.monotonic()
+
+        def progress(count: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                self.say(f"{count:,} documents read")
+
+        data = gather(self.sources, self.folder / "data", side, seed=self.seed, progress=progress)
+        for line in survey_lines(data.survey):
+            self.say(line)
+        path = self.folder / "plan.json"
+        asked = {"minutes": self.minutes, "options": options, "frozen": self.frozen, "begins_from": self.begins_from}
+        if path.is_file():
+            saved = read_table(path)
+            if {**saved["asked"], "minutes": 0} != {**asked, "minutes": 0}:
+                raise ValueError(f"{self.folder} was begun with {saved['asked']}: give this training another folder.")
+            if saved["asked"] == asked:
+                return OwnPlan(**saved["plan"])
+        plan = plan_own(data.survey, self.minutes, given=given, **options)
+        texts = words_of(data.texts)
+        text, image = fitting_text(texts, plan.pieces, "pieces" in plan.reasons), plan.grid**2 + 2
+        plan = replace(plan, pieces=text.size)
+        if "context" in plan.reasons:
+            plan = replace(plan, context=32 * math.ceil((longest_need(data, text, image) + image) / 32))
+        if self.begins_from is not None:
+            plan = replace(plan, image_minutes=0.33 * self.minutes)
+        self._estimate(plan, data)
+        kept = {"given": {"frozen": self.frozen, "begins_from": self.begins_from}}
+        write_file(path, json.dumps({"asked": asked, "plan": asdict(plan), **kept}, indent=2) + "\n")
+        return plan
+
+    def _estimate(self, plan: OwnPlan, data: GatheredData) -> None:
+        for line in plan.lines():
+            self.say(line)
+        vocabulary = plan.codes + plan.pieces + 64
+        image, step = seconds_of_steps(plan, vocabulary, given=plan.image_minutes == 0 or self.begins_from is not None)
+        left = 60 * (0.9 * plan.minutes - plan.image_minutes)
+        steps, trained = max(1, int(left / step)), max(1, len(data.part()))
+        exposures = steps * plan.tokens / (plan.grid**2 + 16) / trained
+        if image:
+            self.say(
+                f"Here: image tokenizer {plan.image_minutes:.1f} min, about {60 * plan.image_minutes / image:,.0f} steps."
+            )
+        self.say(
+            f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: each "
+            f"document is met about {exposures:,.0f} times."
+        )
+        if trained < 50:
+            self.say(
+                f"{trained} documents teach a model these and no others: it will know them by heart, and nothing else."
+            )
+        if exposures < 20:
+            self.say("Met less than 20 times, pictures come out as blobs of the right colour: more minutes help most.")
+
+    def stages(self) -> Iterator[tuple[str, Run]]:
+        """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
+        self._started = time.monotonic()
+        plan, place, name = self.prepare(), self.folder, self.folder.name
+        data = GatheredData(place / "data")
+        text = TextExperiment(name, plan.pieces, partial(_own_texts, gathered=place / "data"), self.seed)
+        run = text.run(place / "text")
+        yield "text tokenizer", run
+        words = run.result()
+        if self.frozen is not None:
+            image = load_image_tokenizer(self.frozen, device="cpu")
+        else:
+            run = self._image_experiment(plan).run(place / "image")
+            yield "image tokenizer", run
+            image = run.result()
+        self._say_reconstruction(image, data)
+        tokenizer = MixedModalTokenizer(words, image, Vocabulary.layout(image.codes, words.size))
+        yield "transformer", Run(self._transformer(plan, data, tokenizer), place / "transformer").start()
+
+    def result(self) -> Chameleon:
+        """All stages, one after the other: the model, as it is loaded from `folder/model`."""
+        *_, last = (run.result() for _, run in self.stages())
+        return last
+
+    def _image_experiment(self, plan: OwnPlan) -> ImageExperiment:
+        given = given_shape(self.begins_from)
+        rate = TINY_PICTURES.recipe.rate if given is None else 0.1 * TINY_PICTURES.recipe.rate
+        return replace(
+            TINY_PICTURES,
+            name=self.folder.name,
+            tokenizer=given or plan.image,
+            begins_from=self.begins_from,
+            recipe=replace(TINY_PICTURES.recipe, rate=rate),
+            budget=Budget(minutes=plan.image_minutes),
+            source=partial(own_pixels, gathered=self.folder / "data"),
+            report=partial(_reconstruction_samples, place=self.folder),
+            seed=self.seed,
+        )
+
+    def _say_reconstruction(self, image: ImageTokenizer, data: GatheredData) -> None:
+        pictures = own_pictures(data, 16)
+        if not pictures:
+            return
+        psnr = float(np.mean([image.reconstruct(each).psnr for each in pictures]))
+        self.say(f"The image tokenizer brings your pictures back at {psnr:.1f} dB.")
+        if psnr < 18:
+            self.say(
+                "Below 18 dB shapes are lost, and no transformer brings them back: train the image tokenizer for longer"
+                + (", or begin from the given one with begins_from." if self.frozen else ".")
+            )
+
+    def _transformer(self, plan: OwnPlan, data: GatheredData, tokenizer: MixedModalTokenizer) -> OwnTransformer:
+        need = longest_need(data, tokenizer.text, tokenizer.image_tokens)
+        documents = OwnDocuments(self.folder / "data", self.folder / "views", tokenizer, plan.tokens)
+        minutes, every = self._transformer_minutes(plan)
+        experiment = replace(
+            TINY,
+            name=self.folder.name,
+            model=plan.model,
+            data=documents,
+            budget=Budget(minutes=minutes),
+            objective=Objective(penalties=(ZLoss(1e-4),)),
+            held_out_every=every,
+            seed=self.seed,
+        ).with_fixes(Dropout(DROPOUT))
+        settings = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5, window=need)
+        return OwnTransformer(experiment, tokenizer, settings, self.folder, plan)
+
+    def _transformer_minutes(self, plan: OwnPlan) -> tuple[float, int]:
+        """What is left of the time asked for, and the steps from one held-out loss to the next; both as they were
+        when this stage was first begun."""
+        path = self.folder / "transformer.json"
+        if path.is_file() and (saved := read_table(path))["minutes asked"] == plan.minutes:
+            return saved["minutes"], saved["held_out_every"]
+        image = RunFolder(self.folder / "image").history
+        spent = max(time.monotonic() - self._started, 60 * _spent(image)) / 60
+        reserve = 0.06 * plan.minutes + 0.1
+        minutes = max(0.1 * plan.minutes, plan.minutes - spent - reserve)
+        saved = {"minutes asked": plan.minutes, "minutes": round(minutes, 3), "held_out_every": 50}
+        write_file(path, json.dumps(saved) + "\n")
+        return saved["minutes"], saved["held_out_every"]
+
+
+def _side(options: dict[str, Any], given: Any) -> int:
+    from chameleon_lab.training.own_plan import default_grid
+
+    size = options["size"] or ("small" if torch.cuda.is_available() else "tiny")
+    return default_grid(size, options["side"], options["grid"], given, {})[0]
+
+
+def own_pictures(data: GatheredData, most: int) -> list[PIL.Image.Image]:
+    """Held-out pictures, or where there are none those that are trained on."""
+    numbers = data.pictures_of(held_out=True) or data.pictures_of()
+    return [PIL.Image.fromarray(np.asarray(data.pixels[number])) for number in numbers[:most]]
+
+
+def _own_texts(experiment: TextExperiment, gathered: Path) -> list[str]:
+    return words_of(GatheredData(gathered).texts)
+
+
+def _reconstruction_samples(tokenizer: ImageTokenizer, place: Path) -> ReconstructionSamples:
+    return ReconstructionSamples(
+        tokenizer, place / "samples", own_pictures(GatheredData(place / "data"), SHOWN_PICTURES)
+    )

@@ -1,0 +1,227 @@
+"""How a model of a person's own data will be: each size with the reason for it, fitted to the data and the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.corpora.own_documents import DRAW_WORDS, QUESTION_WORDS
+from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.objective import Objective
+from chameleon_lab.stability import QueryKeyNorm, ZLoss
+from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
+from chameleon_lab.tokenizers.text import SentencePieceTokenizer
+from chameleon_lab.transformer import ModelConfig, Transformer
+
+HEAD_WIDTH = 32
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {"width": 192, "layers": 6, "tokens": 2048, "image_width": 64},
+    "small": {"width": 384, "layers": 8, "tokens": 8192, "image_width": 96},
+    "base": {"width": 768, "layers": 12, "tokens": 16384, "image_width": 128},
+}
+"""Transformer and image tokenizer that belong together: 3, 15 and 90 million parameters in the transformer."""
+
+FEW, BY_HEART = 50, 1000
+"""Pictures up to which a model learns little but them, and up to which it is let to know them by heart."""
+
+IMAGE_SHARE = 0.33
+"""Of the time, what the image tokenizer gets: what it loses, no transformer brings back."""
+
+
+@dataclass(frozen=True)
+class OwnPlan:
+    """What will be trained, and why: `reasons` has a sentence for each number that nobody asked for."""
+
+    minutes: float
+    size: str
+    side: int
+    grid: int
+    codes: int
+    pieces: int
+    width: int
+    layers: int
+    context: int
+    tokens: int
+    image_minutes: float
+    stops_early: bool
+    reasons: Mapping[str, str]
+
+    def lines(self) -> Iterator[str]:
+        yield f"Plan for {self.minutes:g} min, size {self.size}:"
+        for name in ("grid", "codes", "pieces", "width", "layers", "context"):
+            yield f"  {name:8s} {getattr(self, name):<6,} {self.reasons.get(name, 'as you asked')}"
+        yield f"  {'stop':8s} {'early' if self.stops_early else 'at end':6s} {self.reasons.get('stop', 'as you asked')}"
+
+    @property
+    def model(self) -> ModelConfig:
+        heads = self.width // HEAD_WIDTH
+        return ModelConfig(
+            vocabulary=0, width=self.width, layers=self.layers, heads=heads, kv_heads=heads, head_width=HEAD_WIDTH,
+            ffn_width=32 * round(8 / 3 * self.width / 32), context=self.context, tied=True, fixes=(QueryKeyNorm(),),
+        )  # fmt: skip
+
+    @property
+    def image(self) -> ImageTokenizerConfig:
+        return image_config(self.side, self.grid, self.codes, SIZES[self.size]["image_width"])
+
+
+def image_config(side: int, grid: int, codes: int, width: int) -> ImageTokenizerConfig:
+    """An image tokenizer of `side` pixels and `grid` x `grid` codes. Raises ValueError where they do not go together."""
+    factor = side // grid if grid > 0 and side % grid == 0 else 0
+    if factor not in (4, 8, 16):
+        raise ValueError(
+            f"{side} pixels along a side do not make a grid of {grid}: side must be 4, 8 or 16 times the grid, such as "
+            f"{', '.join(str(times * max(1, grid)) for times in (4, 8, 16))}."
+        )
+    widths = {4: (width * 3 // 2 // 8 * 8,), 8: (width, 2 * width), 16: (width, 2 * width, 2 * width)}[factor]
+    return replace(TINY_IMAGES, side=side, codes=codes, widths=widths)
+
+
+def plan_own(
+    survey: Mapping[str, Any],
+    minutes: float,
+    *,
+    size: str | None = None,
+    side: int | None = None,
+    grid: int | None = None,
+    codes: int | None = None,
+    pieces: int | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    context: int | None = None,
+    stop: bool | None = None,
+    given: ImageTokenizerConfig | None = None,
+) -> OwnPlan:
+    """The plan for the data of a survey; what is None is derived, and says why.
+
+    `given` is the shape of an image tokenizer that is there already. Raises ValueError for what cannot be.
+    """
+    wrong = {
+        name: value for name, value in locals().items() if name in _LEAST and value is not None and value < _LEAST[name]
+    }
+    if not 0 < minutes < float("inf") or wrong:
+        asked = wrong or {"minutes": minutes}
+        raise ValueError(f"{', '.join(f'{name} {value}' for name, value in asked.items())}: too little to train.")
+    if size is not None and size not in SIZES:
+        raise ValueError(f"No size is called {size!r}; there are {', '.join(SIZES)}.")
+    if width is not None and width % HEAD_WIDTH:
+        raise ValueError(f"width must be a multiple of {HEAD_WIDTH}, the width of a head, not {width}.")
+    accelerated, pictures, reasons = torch.cuda.is_available(), survey["pictures"], dict[str, str]()
+    machine = "on a GPU" if accelerated else "on a CPU"
+    if size is None:
+        size = "base" if accelerated and minutes >= 60 and pictures >= 5000 else "small" if accelerated else "tiny"
+    shape = SIZES[size]
+    side, grid = default_grid(size, side, grid, given, reasons)
+    if given is not None:
+        codes = given.codes
+        reasons["codes"] = "the given image tokenizer's"
+    elif codes is None:
+        codes = 256 if pictures < 100 else 512 if pictures < 2000 else 1024
+        reasons["codes"] = f"{pictures:,} pictures of {grid * grid} cells show each code often enough to be learned"
+    if pieces is None:
+        wish = 320 + survey["letters"] + survey["words"]
+        pieces = min(8192, 64 * max(6, -(-wish // 64)))
+        reasons["pieces"] = f"256 bytes, {survey['letters']} letters and room for {survey['words']:,} different words"
+    if width is None:
+        width, reasons["width"] = shape["width"], f"of size {size}: what learns in minutes {machine}"
+    if layers is None:
+        layers, reasons["layers"] = shape["layers"], f"of size {size}"
+    if context is None:
+        context, reasons["context"] = 256, "the longest document, and room for one picture more"
+    stops_early = pictures >= BY_HEART if stop is None else stop
+    if stop is None:
+        reasons["stop"] = (
+            "when the held-out loss has not fallen for a third of the time"
+            if stops_early
+            else f"below {BY_HEART:,} pictures a model knows them by heart, and should: the held-out loss is shown, not obeyed"
+        )
+    return OwnPlan(
+        minutes, size, side, grid, codes, pieces, width, layers, context, shape["tokens"],
+        0.0 if given is not None else IMAGE_SHARE * minutes, stops_early, reasons,
+    )  # fmt: skip
+
+
+_LEAST = {"side": 8, "grid": 2, "codes": 2, "pieces": 300, "width": HEAD_WIDTH, "layers": 1, "context": 32}
+
+
+def default_grid(
+    size: str, side: int | None, grid: int | None, given: ImageTokenizerConfig | None, reasons: dict[str, str]
+) -> tuple[int, int]:
+    """(side, grid): the given tokenizer's, or what was asked for, or 8 pixels a cell."""
+    if given is not None:
+        if (grid is not None and grid != given.grid[0]) or (side is not None and side != given.side):
+            raise ValueError(
+                f"The given image tokenizer has {given.side} pixels and a grid of {given.grid[0]}: leave both out."
+            )
+        reasons["grid"] = "the given image tokenizer's"
+        return given.side, given.grid[0]
+    if grid is None:
+        grid = 16 if size == "base" else side // 8 if side else 8
+        cells = grid * grid
+        reasons["grid"] = f"{cells} codes a picture: four times as many would take four times as long"
+    return side or 8 * grid, grid
+
+
+def fitting_text(texts: list[str], pieces: int, derived: bool) -> SentencePieceTokenizer:
+    """A BPE of these texts, of `pieces` pieces, or, where that was derived, of as many as they can teach."""
+    while True:
+        try:
+            return SentencePieceTokenizer.train(texts, pieces)
+        except ValueError:
+            if not derived or pieces <= 272:
+                raise
+            pieces = max(272, int(0.9 * pieces))
+
+
+def words_of(texts: list[str]) -> list[str]:
+    """What the text tokenizer learns from: captions, as they stand and as they are asked for, and the questions."""
+    asked = [DRAW_WORDS[place % len(DRAW_WORDS)].format(text) for place, text in enumerate(texts)]
+    return [*texts, *asked, *QUESTION_WORDS, *(words.format("it") for words in DRAW_WORDS)]
+
+
+def seconds_of_steps(plan: OwnPlan, vocabulary: int, given: bool, seconds: float = 1.5) -> tuple[float, float]:
+    """Seconds of a step of the image tokenizer and of the transformer here, each measured for about `seconds`."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    image = 0.0
+    with torch.random.fork_rng():
+        if not given:
+            tokenizer = ImageTokenizer(plan.image).to(device)
+            pixels = torch.rand(16, 3, plan.side, plan.side, device=device)
+
+            def image_step() -> None:
+                rebuilt, quantized = tokenizer(pixels)
+                ((rebuilt - pixels).abs().mean() + quantized.loss).backward()
+
+            image = _timed(image_step, seconds)
+        model = Transformer(replace(plan.model, vocabulary=vocabulary)).to(device)
+        length = plan.grid**2 + 16
+        rows = max(1, plan.tokens // length)
+        tokens = torch.randint(4, vocabulary, (rows, length), device=device)
+        batch = Batch(
+            tokens, tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones_like(tokens).to(torch.uint8), 1
+        )
+        objective = Objective(penalties=(ZLoss(1e-4),))
+        step = _timed(lambda: objective(model, batch)["loss_with_penalties"].backward(), seconds)
+    return image, step
+
+
+def _timed(step: Any, seconds: float) -> float:
+    step()  # the first one makes room and kernels
+    started, count = time.perf_counter(), 0
+    while count < 2 or time.perf_counter() - started < seconds:
+        step()
+        count += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
+
+
+def given_shape(name: str | None) -> ImageTokenizerConfig | None:
+    """The shape of the image tokenizer in a folder, or of a shipped model's by name."""
+    return load_image_tokenizer(name, device="cpu").config if name is not None else None
