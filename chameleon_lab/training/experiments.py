@@ -23,7 +23,7 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.trainable import Prepared
-from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.transformer import ForVocabulary, ModelConfig, Transformer
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import LanguageModule
@@ -101,9 +101,12 @@ class Experiment:
         size = self.model.vocabulary or corpus.vocabulary.size
         if size < corpus.vocabulary.size:
             raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
+        fixes = tuple(
+            fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
+        )
         torch.manual_seed(self.seed)
         return LanguageModule(
-            Transformer(replace(self.model, vocabulary=size)),
+            Transformer(replace(self.model, vocabulary=size, fixes=fixes)),
             self.objective,
             self.recipe,
             self.budget,
