@@ -8,14 +8,17 @@ what came of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
 from chameleon_lab.corpora.mixture import Mixture, Stage
-from chameleon_lab.corpora.packing import TokenizedDocument, pack
+from chameleon_lab.corpora.packing import Batch, TokenizedDocument, pack
 from chameleon_lab.corpora.shards import Shards
+from chameleon_lab.evaluation.additions import several
 from chameleon_lab.monitors.attention import AttentionBound, AttentionRows
 from chameleon_lab.monitors.gradients import GradientBalance
 from chameleon_lab.monitors.outputs import OutputLogits, ResidualNorm
@@ -44,10 +47,10 @@ class OneModality:
         source = self.corpora
         parts = {name: opened_shards(folder) for name, folder in source.folders.items()}
         vocabulary = next(iter(parts.values())).vocabulary
-        kept = {name: self._documents(part, vocabulary) for name, part in parts.items()}
-        stages = source.stages or (Stage(dict.fromkeys(kept, 1.0)),)
-        mixture = Mixture(kept, stages, vocabulary, context=source.context, rows=source.rows, seed=seed)
-        held_out = []
+        left = {name: self._documents(part, vocabulary) for name, part in parts.items()}
+        stages = source.stages or (Stage(dict.fromkeys(left, 1.0)),)
+        mixture = Mixture(left, stages, vocabulary, context=source.context, rows=source.rows, seed=seed)
+        held_out: list[Batch] = []
         if source.held_out is not None:
             apart = self._documents(opened_shards(source.held_out), vocabulary)
             held_out = pack(apart, source.context, vocabulary, source.rows)[: max(1, source.apart // source.rows)]
@@ -55,14 +58,14 @@ class OneModality:
 
     def _documents(self, shards: Shards, vocabulary: Vocabulary) -> list[TokenizedDocument]:
         own, other = (Modality.TEXT, Modality.IMAGE) if self.modality == "text" else (Modality.IMAGE, Modality.TEXT)
-        documents = []
+        documents: list[TokenizedDocument] = []
         for document in shards:
             kinds = vocabulary.modality[document.tokens]
-            left = kinds != other
+            stays = kinds != other
             if self.modality == "text":
-                left &= ~np.isin(document.tokens, (vocabulary.begin_image, vocabulary.end_image))
+                stays &= ~np.isin(document.tokens, (vocabulary.begin_image, vocabulary.end_image))
             if (kinds == own).any():
-                documents.append(TokenizedDocument(document.tokens[left], document.learn[left]))
+                documents.append(TokenizedDocument(document.tokens[stays], document.learn[stays]))
         return documents
 
 
@@ -77,14 +80,18 @@ COMPETITION = replace(
 """A constant rate of 0.02, at which norms and logits grow for as long as one trains."""
 
 
-def competition(seed: int = 0) -> dict[tuple[str, str], Experiment]:
-    """The arms, by what is trained on and what is shared; all begin with the same weights."""
+def competition(seed: int = 0, fixes: Mapping[str, Any] = MappingProxyType({})) -> dict[tuple[str, str], Experiment]:
+    """The arms, by what is trained on and what is shared; all begin with the same weights.
+
+    `fixes` of one's own, a name each, are tried on both modalities together.
+    """
     together = replace(COMPETITION, seed=seed)
     arms = {
         ("text and images", "baseline"): together,
         ("text and images", "mixture_of_transformers"): together.with_fixes(MixtureOfTransformers()),
         ("images alone", "baseline"): replace(together, data=OneModality("image")),
         ("text alone", "baseline"): replace(together, data=OneModality("text")),
+        **{("text and images", name): together.with_fixes(*several(fix)) for name, fix in fixes.items()},
     }
     return {
         (setting, kind): replace(each, name=f"competition-{setting.replace(' ', '-')}-{kind}")
