@@ -134,6 +134,12 @@ class History:
         stopped before its end."""
         return self.last("held_out_loss") if "held_out_loss" in self.names else math.nan
 
+    @property
+    def initial_loss(self) -> float:
+        """The loss at initialisation: of the first batch, before any step; nan where the first step is not there."""
+        first = self.records[0] if self.records else None
+        return first.values.get("loss", math.nan) if first and first.step == 0 else math.nan
+
     def spike_score(self, name: str = "loss", window: int = 1000, deviations: float = 7.0) -> float:
         """Percentage of values at least `deviations` standard deviations from the mean of the `window` before.
 
@@ -286,8 +292,9 @@ class RunState:
 def lr_sensitivity(losses: Losses, start: float) -> float:
     """How much of the loss hangs on the learning rate, nats a token (Wortsman et al. 2023, arXiv 2309.14322).
 
-    The mean over rates of min(loss, loss at the start), less the best of them; seeds of a rate are averaged. 0 is a
-    model that does not mind its rate. A loss that is no number counts as the one at the start. Raises ValueError
+    The mean over rates of min(loss, `start`), less the best of them; seeds of a rate are averaged. `start` is the loss
+    at initialisation (`History.initial_loss`, of several runs their mean), as in the paper: no rate does worse than not
+    to train. 0 is a model that does not mind its rate. A loss that is no number counts as `start`. Raises ValueError
     without a rate.
     """
     if not losses:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from chameleon_lab.by_modality import TOWERS, ByModality, tower_of
 from chameleon_lab.parts import require
 from chameleon_lab.transformer import Attention, Block, FeedForward
 
@@ -99,8 +100,11 @@ class Recipe:
     decay can be kept (arXiv 2502.16982). `muon_by_parts` orthogonalises query, key and value, and gate and up, each
     for itself, though each group is one matrix (see `PartwiseMuon`).
 
-    Raises ValueError for a decay that is to be independent of a rate of 0, since torch multiplies the two, and for an
-    unknown scale.
+    `text_rate` and `image_rate` multiply the rates of parts that are one modality's own (see `by_modality`); 0 leaves
+    them as they are.
+
+    Raises ValueError for a decay that is to be independent of a rate of 0, since torch multiplies the two, for an
+    unknown scale, and for a modality's rate below 0.
     """
 
     rate: float = 1e-4
@@ -116,8 +120,13 @@ class Recipe:
     muon_weight_decay: float = 0.01
     muon_scale: MuonScale = "original"
     muon_by_parts: bool = False
+    text_rate: float = 1.0
+    image_rate: float = 1.0
 
     def __post_init__(self) -> None:
+        for tower in TOWERS:
+            if not 0 <= (factor := getattr(self, f"{tower}_rate")) < math.inf:
+                raise ValueError(f"{tower}_rate multiplies the rates of {tower} parts: 0 or more, not {factor}.")
         if self.independent and not self.rate > 0:
             raise ValueError(f"A weight decay independent of the rate needs a rate above 0, not {self.rate}.")
         if self.muon_scale not in (scales := get_args(MuonScale)):
@@ -145,6 +154,7 @@ class Recipe:
         """
         in_blocks = {each for block in model.modules() if isinstance(block, Block) for each in block.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"decayed": [], "gains": [], "muon": []}
+        towers = tower_of(model) if (self.text_rate, self.image_rate) != (1.0, 1.0) else {}
         members = set[nn.Parameter]()  # a tied matrix is what it is where it comes first
         for path, owner in model.named_modules():
             for name, parameter in owner.named_parameters(recurse=False):
@@ -153,16 +163,20 @@ class Recipe:
                 members.add(parameter)
                 role = role_of(path, owner, name)
                 muon = self.muon_rate and role == "matrix" and parameter.ndim == 2 and parameter in in_blocks
-                groups["muon" if muon else "gains" if role == "gain" else "decayed"].append(parameter)
-        muon = groups.pop("muon")
+                group = "muon" if muon else "gains" if role == "gain" else "decayed"
+                groups.setdefault(f"{group} {towers.get(parameter, '')}".strip(), []).append(parameter)
+        muon = [
+            {"params": parameters, "kind": name}
+            for name in [name for name in groups if name.startswith("muon")]
+            if (parameters := groups.pop(name))
+        ]
         adam = StableAdamW if self.update_clipping else torch.optim.AdamW
         pair = [{"params": parameters, "kind": kind} for kind, parameters in groups.items()]
         optimizers: list[torch.optim.Optimizer] = [adam(pair, lr=self.rate, betas=self.betas, eps=self.eps, fused=True)]
         if muon:
             settings = {"lr": self.muon_rate, "momentum": 0.95, "adjust_lr_fn": self.muon_scale}
-            group = [{"params": muon, "kind": "muon"}]
             parts = fused_rows(model) if self.muon_by_parts else {}
-            optimizers.append(PartwiseMuon(group, parts, **settings) if parts else torch.optim.Muon(group, **settings))
+            optimizers.append(PartwiseMuon(muon, parts, **settings) if parts else torch.optim.Muon(muon, **settings))
         for optimizer in optimizers:
             self.pace(optimizer)
         return optimizers
@@ -182,8 +196,13 @@ class Recipe:
             if "kind" not in group:
                 group["kind"] = _unnamed(optimizer, index)
                 group["own_rate"], group["recipe_rate"] = float(group["lr"]), self.rate
-            if group["kind"] in paces:
-                rate, group["weight_decay"] = paces[group["kind"]]
+            kind, _, tower = group["kind"].partition(" ")
+            if kind in paces:
+                factor = getattr(self, f"{tower}_rate") if tower else 1.0
+                rate, decay = paces[kind]
+                rate *= factor
+                # torch multiplies decay by the rate, of which an independent one is to know nothing
+                group["weight_decay"] = decay / (factor or 1.0) if self.independent else decay
             else:
                 rate = group["own_rate"] * (self.rate / group["recipe_rate"] if group["recipe_rate"] else 1.0)
             group["lr"] = rate * multiplier
@@ -203,15 +222,18 @@ def fused_rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     for module in model.modules():
         if isinstance(module, Attention):
             queries, keys = (heads * module.head_width for heads in (module.heads, module.kv_heads))
-            fused, sizes = module.qkv, (queries, keys, keys)
+            sizes = queries, keys, keys
+            towers = (module.qkv.text, module.qkv.image) if isinstance(module.qkv, ByModality) else (module.qkv,)
         elif isinstance(module, FeedForward):
             fused = module.gate_up
+            towers = (fused,)
             sizes = (fused.out_features // 2,) * 2 if isinstance(fused, nn.Linear) else getattr(fused, "parts", ())
         else:
             continue
-        weight = getattr(fused, "weight", None)
-        if isinstance(weight, Tensor) and sum(sizes) == len(weight):  # else a module of one's own: left whole
-            rows[weight] = sizes
+        for each in towers:
+            weight = getattr(each, "weight", None)
+            if isinstance(weight, Tensor) and sum(sizes) == len(weight):  # else a module of one's own: left whole
+                rows[weight] = sizes
     return rows
 
 

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from chameleon_lab.by_modality import active_parameters
 from chameleon_lab.crossovers import PROMPT_POSITIONS
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.inspection.effects import without_edges
@@ -61,11 +62,11 @@ PRECISIONS = ("32-true", "bf16-mixed")
 class Plan:
     """The memory that a use of a model takes, in bytes; `print(plan)` shows it as a table.
 
-    `parameters` and `image_parameters` are counts. `cache_per_token` is for all `cache_rows` together. `inspection` is
-    what an inspected document keeps: (layers + 2) x width numbers a token, in the dtype of what stands beside the
-    weights. `activations` is what the most demanding moment, `moment`, holds besides what stands in the other fields,
-    `gaps` what the allocator loses by it. `advice` says what to change when it does not fit: each line is a change (on
-    top of the ones before it) and what the peak would then be.
+    `parameters` and `image_parameters` are counts; `active` of the parameters are those that one token goes through.
+    `cache_per_token` is for all `cache_rows` together. `inspection` is what an inspected document keeps: (layers + 2) x
+    width numbers a token, in the dtype of what stands beside the weights. `activations` is what the most demanding
+    moment, `moment`, holds besides what stands in the other fields, `gaps` what the allocator loses by it. `advice`
+    says what to change when it does not fit: each line is a change (on top of those before it), and what the peak is then.
     """
 
     what: str
@@ -83,6 +84,7 @@ class Plan:
     device_memory: float | None = None
     advice: tuple[str, ...] = ()
     inspection: int = 0
+    active: int = 0
 
     @property
     def peak(self) -> int:
@@ -98,8 +100,9 @@ class Plan:
     def __str__(self) -> str:
         cache = f"{self.cache_per_token / 1024:,.0f} KiB a token in {self.cache_rows} row(s)"
         pictures = f", and {self.image_parameters:,} of the image tokenizer" if self.image_parameters else ""
+        active = f", of which a token meets {self.active:,}" if self.active != self.parameters else ""
         rows = [
-            ("weights", self.weights, f"{self.parameters:,} parameters{pictures}"),
+            ("weights", self.weights, f"{self.parameters:,} parameters{active}{pictures}"),
             ("gradients", self.gradients, ""),
             ("optimizer", self.optimizer, ""),
             ("cache", self.cache, cache),
@@ -196,8 +199,17 @@ class _Use:
         layers = self.config.layers
         few = [self._trace(count) for count in ((layers,) if layers <= FEW_LAYERS else (2, 3))]
         moments = {name: _extrapolate([trace[name] for trace in few], layers) for name in few[0]}
-        names = "parameters", "image parameters", "weights", "image tokenizer", "gradients", "optimizer", "cache"
-        parameters, image_parameters, weights, picture, gradients, optimizer, cache = map(moments.pop, names)
+        names = (
+            "parameters",
+            "active",
+            "image parameters",
+            "weights",
+            "image tokenizer",
+            "gradients",
+            "optimizer",
+            "cache",
+        )
+        parameters, active, image_parameters, weights, picture, gradients, optimizer, cache = map(moments.pop, names)
         inspection = moments.pop("inspection", 0)
         moment = max(moments, key=moments.__getitem__)
         activations = max(0, moments[moment] - weights - picture - gradients - optimizer - cache - inspection)
@@ -217,6 +229,7 @@ class _Use:
             gaps=int(min(GAPS, GAPS_SHARE * activations)),
             moment=moment,
             inspection=inspection,
+            active=active,
         )
 
     @property
@@ -275,11 +288,12 @@ class _Use:
         """Bytes alive with so many layers: what stands, by name, and the peaks of each moment."""
         use = replace(self, config=replace(self.config, layers=layers))
         with torch.device("meta"):
-            parameters = _count(Transformer(use.config))
+            model = Transformer(use.config)
         with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _Ledger() as ledger:
             warnings.simplefilter("ignore")  # of kernels that are not fused, here where nothing is computed
             return {
-                "parameters": parameters,
+                "parameters": _count(model),
+                "active": active_parameters(model),
                 **(use._sizes_in_training(ledger) if use.training else use._sizes_in_use(ledger)),
             }
 

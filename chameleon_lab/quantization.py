@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers, native_ops
+from chameleon_lab.by_modality import places_of
 from chameleon_lab.native_ops import INT4_GROUP, ByteMatrix
 from chameleon_lab.transformer import Transformer
 
@@ -234,6 +235,7 @@ def quantize(model: Transformer, bits: int, device: torch.device | str | None = 
     if bits not in BITS.values():
         raise ValueError(f"Weights come in 8 or 4 bits, not in {bits}.")
     places = [f"blocks.{number}.{name}" for number in range(len(model.blocks)) for name in MATRICES] + ["head"]
+    places = [each for place in places for each in places_of(model, place)]
     layers: dict[str, QuantizedLinear] = {}
     for place in places:
         layer = dict(model.named_modules()).get(place)  # an attention of one's own may have none

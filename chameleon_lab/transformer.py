@@ -3,7 +3,8 @@
 - decoder only, one stream of tokens of any modality, RMSNorm, rotary positions in adjacent pairs, SwiGLU, no biases
 - each residual branch is `x + dropout(scale(post_norm(branch(pre_norm(x)))))`; an empty slot is `nn.Identity`
 - slots too: query and key norms, per head and before the rotation; what follows the embedding; caps of attention's
-  logits and of the head's; attention's softmax. Fixes of `stability` fill them
+  logits and of the head's; attention's softmax; what sees the tokens of each pass (`by_modality`). Fixes of
+  `stability` fill them
 - grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
 - attention is asked of a *context*: `CAUSAL` for whole sequences, `Packed` for rows of documents, the step of a
   `generation.Decoder` for tokens behind others. The model has no `if`
@@ -15,7 +16,7 @@ import functools
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,20 @@ from torch import Tensor, nn
 from chameleon_lab.attention import SOFTMAX, UNCAPPED, attention, attention_to_earlier, rotate, rotations, uses_fused
 from chameleon_lab.parts import require_fields
 from chameleon_lab.taps import Tap
+from chameleon_lab.vocabulary import Vocabulary
 
 
 class Fix(Protocol):
     """A stability fix: a frozen dataclass that changes a model once, when it is built (see `stability`)."""
 
     def install(self, model: Transformer) -> None: ...
+
+
+@runtime_checkable
+class ForVocabulary(Protocol):
+    """A fix that must know which tokens are what: an experiment takes what this gives when its data is opened."""
+
+    def for_vocabulary(self, vocabulary: Vocabulary) -> Fix: ...
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,15 @@ class Transformer(nn.Module):
         self.config = config
         self.filled: dict[str, Fix] = {}  # which slots, by whom
         self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.modality: nn.Module = nn.Identity()
         self.embedding_norm: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.cap: nn.Module = nn.Identity()
         self._initialize()
-        for fix in config.fixes:  # after the weights are drawn: a seed gives the same ones with any fixes
+        # After the weights are drawn: a seed gives the same ones with any fixes. Those that wrap come last.
+        for fix in sorted(config.fixes, key=lambda fix: getattr(fix, "wraps", False)):
             fix.install(self)
         if config.tied:
             self.head.weight = self.embedding.weight
@@ -113,11 +124,18 @@ class Transformer(nn.Module):
     def trunk(self, tokens_BT: Tensor, context: Context | None = None) -> Tensor:
         """The final, normed residual stream: outputs_BTD."""
         context = context or CAUSAL
-        turns_BT1K = context.turns(tokens_BT, self.config)
+        turns_BT1K = self.turns(tokens_BT, context)
         x_BTD = self.embedding_norm(self.embedding(tokens_BT))
         for block in self.blocks:
             x_BTD = block(x_BTD, turns_BT1K, context)
         return self.norm(x_BTD)
+
+    def turns(self, tokens_BT: Tensor, context: Context) -> Tensor:
+        """How each position is turned, for the blocks that run on these tokens next: turns_BT1K.
+
+        Whoever runs blocks without `trunk` asks here, since the slot `modality` sees the tokens here.
+        """
+        return context.turns(self.modality(tokens_BT), self.config)
 
     def logits(self, outputs_BTD: Tensor) -> Tensor:
         return self.cap(self.head(outputs_BTD).float())
@@ -128,8 +146,7 @@ class Transformer(nn.Module):
         What a part is called with and what else it must have is in `PART_CONTRACTS`. Raises ValueError if another fix
         filled the slot, naming both, if there is no such slot, and if the module cannot be such a part.
         """
-        path = next(name for name, candidate in self.named_modules() if candidate is owner)
-        key = f"{path}.{slot}".removeprefix(".")
+        key = self._slot_name(owner, slot)
         slots = dict(owner.named_children())
         if slot not in slots:
             raise ValueError(f"{fix} wants the slot {key}, which is not there; there are {', '.join(slots)}.")
@@ -150,6 +167,24 @@ class Transformer(nn.Module):
             ) from error
         self.filled[key] = fix
         setattr(owner, slot, module)
+
+    def wrap(self, owner: nn.Module, slot: str, module: nn.Module, fix: Fix) -> None:
+        """Puts a module that is made of what a slot holds in its place, on behalf of a fix with `wraps = True`.
+
+        Such fixes are installed after all others, whatever their order, so that they find what those put there. The
+        slot stays that of the fix that filled it. Raises ValueError if another fix wrapped it.
+        """
+        key = self._slot_name(owner, slot)
+        wrapped = f"{key} (wrapped)"
+        if wrapped in self.filled:
+            raise ValueError(f"{fix} and {self.filled[wrapped]} both wrap the slot {key}; keep one of them.")
+        self.filled.setdefault(key, fix)
+        self.filled[wrapped] = fix
+        setattr(owner, slot, module)
+
+    def _slot_name(self, owner: nn.Module, slot: str) -> str:
+        path = next(name for name, candidate in self.named_modules() if candidate is owner)
+        return f"{path}.{slot}".removeprefix(".")
 
 
 PLAIN_PART: tuple[tuple[str, ...], tuple[str, ...]] = ("x",), ()

@@ -29,6 +29,7 @@ from chameleon_lab.stability import (
     Dropout,
     EmbeddingNorm,
     LayerScale,
+    MixtureOfTransformers,
     NormReordering,
     OutputSoftCap,
     QueryKeyNorm,
@@ -55,6 +56,10 @@ SHAPES = {
         CONFIG, fixes=(EmbeddingNorm(), Sandwich(), LayerScale(), Dropout(0.5), SigmaReparam(), QueryKeyNorm())
     ),
     "tied": replace(CONFIG, tied=True),
+    "by modality": replace(
+        CONFIG,
+        fixes=(MixtureOfTransformers(first_image=4, codes=CODES), QueryKeyNorm(), NormReordering(), LayerScale()),
+    ),
     "wider than what is paired": replace(CONFIG, width=2052, fixes=()),
 }
 

@@ -21,7 +21,7 @@ FORMAT_NAMES = ("native", "meta", "huggingface", "lumina", "anole")
 PROMPT_KIND_NAMES = (
     *("captions", "questions", "routing", "one thing", "two things", "two things, short", "edits", "novel pair"),
 )
-PRESET_NAMES = ("stress_ramp", "side_by_side", "silent_growth", "sane", "sensitivity", "scale")
+PRESET_NAMES = ("stress_ramp", "side_by_side", "silent_growth", "sane", "sensitivity", "scale", "competition")
 PRECISION_NAMES = ("32-true", "bf16-mixed")
 PLANNED_WEIGHTS = ("float32", "bfloat16", "int8", "int4")
 GUIDANCE_NAMES = ("none", "two-way", "three-way")

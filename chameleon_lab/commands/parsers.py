@@ -157,14 +157,48 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each quantizer (default: 3)")
+    _seed_options(parser)
+    _own_options(parser, "quantizers to compare with the lab's")
+    parser.add_argument("--width", type=int, default=16, help="code width of quantizers from FILE (default: 16)")
     parser.add_argument("--folder", type=Path, default=Path("runs/quantizers"), help="where to keep runs and outcomes")
 
 
 def _stability_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="*", help=f"which of {', '.join(names.PRESET_NAMES)} (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, seeds 0, 1, ... (default: 3)")
+    _seed_options(parser)
+    _own_options(parser, "fixes, corpora and alarm rules of your own for the presets")
     parser.add_argument("--folder", type=Path, default=Path("runs/stability"), help="where to keep runs and outcomes")
+
+
+def _seed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        default=(0, 1, 2),
+        metavar="N or A,B,...",
+        help="how many seeds, from 0 on, or which: 11,12,17; one alone with a comma: 11, (default: 3)",
+    )
+
+
+def _seeds(words: str) -> tuple[int, ...]:
+    """Raises ArgumentTypeError for what is neither a number of seeds nor a list of them."""
+    parts = [part.strip() for part in words.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"--seeds is a number, 3, or seeds with commas, 11,12,17; not {words!r}")
+    seeds = tuple(int(part) for part in parts) if "," in words else tuple(range(int(words)))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"--seeds must be one seed or more, each once, not {words}")
+    return seeds
+
+
+def _own_options(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--from",
+        dest="own",
+        type=Path,
+        metavar="FILE.py",
+        help=f"a Python file with {what}; it is executed, so name one that you trust",
+    )
 
 
 def _plan_options(parser: argparse.ArgumentParser) -> None:

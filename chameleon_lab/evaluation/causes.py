@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -29,6 +28,7 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.evaluation.intervals import Mean as Mean
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.inspection.changes import Changed
@@ -48,28 +48,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """What a request may say, by kind of word."""
 
 DOCUMENTS_AT_ONCE = 32
-
-
-class Mean(NamedTuple):
-    """A mean of `n` values with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray, seed: int = 0, draws: int = 2000) -> Mean:
-        """Raises ValueError for no values, or what is no number."""
-        values_N = np.asarray(values, np.float64)
-        if not len(values_N) or not np.isfinite(values_N).all():
-            raise ValueError(f"A mean is of one or more numbers, not of {values_N}.")
-        places = np.random.default_rng(seed).integers(0, len(values_N), (draws, len(values_N)))
-        low, high = np.quantile(values_N[places].mean(1), (0.025, 0.975))
-        return cls(float(values_N.mean()), float(low), float(high), len(values_N))
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}, n = {self.n})"
 
 
 def single_scenes(n: int, seed: int = 2026) -> list[Scene]:

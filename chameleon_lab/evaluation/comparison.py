@@ -7,9 +7,10 @@ a difference must be to mean anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import PIL.Image
@@ -19,15 +20,16 @@ from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.files import parse_json
 from chameleon_lab.records import MetricValue
 from chameleon_lab.storage import write_file
+from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A quantizer by its name in `image.QUANTIZERS`, and the width it needs for 512 codes (9 bits)."""
+    """A quantizer by its name in `image.QUANTIZERS`, or what makes one, and the width it needs for 512 codes (9 bits)."""
 
-    quantizer: str
+    quantizer: str | Callable[[int, int], Quantizer]
     width: int = 16
 
 
@@ -75,22 +77,27 @@ def compare_quantizers(
     steps: int = 400,
     seeds: Iterable[int] = range(3),
     names: Iterable[str] = tuple(CONTENDERS),
+    own: Mapping[str, Contender] = MappingProxyType({}),
 ) -> Iterator[ContenderOutcome]:
     """Trains every contender with every seed in `folder`, or resumes there, and measures it; yields outcome by outcome.
 
-    Outcomes are also lines of `folder/outcomes.jsonl`. Raises ValueError for an unknown contender.
+    Contenders of one's `own` come after those of `names`. Outcomes are also lines of `folder/outcomes.jsonl`. Raises
+    ValueError for an unknown contender.
     """
-    folder, names = Path(folder), tuple(names)
-    unknown = [name for name in names if name not in CONTENDERS]
+    folder, contenders = Path(folder), {**CONTENDERS, **own}
+    names = tuple(dict.fromkeys((*names, *own)))
+    unknown = [name for name in names if name not in contenders]
     if unknown:
-        raise ValueError(f"No contender is called {', '.join(unknown)}; there are {', '.join(CONTENDERS)}.")
+        raise ValueError(f"No contender is called {', '.join(unknown)}; there are {', '.join(contenders)}.")
     outcomes: list[ContenderOutcome] = []
     for seed in seeds:
         for name in names:
-            contender = CONTENDERS[name]
+            contender = contenders[name]
             config = replace(base.tokenizer, quantizer=contender.quantizer, code_width=contender.width)
             experiment = replace(base, name=name, tokenizer=config, budget=Budget(steps=steps), seed=seed)
-            tokenizer = experiment.run(folder / f"{contender.quantizer}-{seed}").result()
+            quantizer = contender.quantizer
+            mark = quantizer if isinstance(quantizer, str) else f"{name}-{experiment.fingerprint}"
+            tokenizer = experiment.run(folder / f"{mark}-{seed}").result()
             measurements = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             outcomes.append(ContenderOutcome(name, seed, measurements.values))
             write_file(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))

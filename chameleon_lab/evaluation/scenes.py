@@ -7,7 +7,6 @@ the transformer's training never shows together.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from chameleon_lab.corpora.conversations import (
 )
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.evaluation.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        z, p, n = 1.96, self.share, self.n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+        return wilson_interval(self.share, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from chameleon_lab.evaluation.additions import Additions
+from chameleon_lab.evaluation.competition import competition
+from chameleon_lab.evaluation.intervals import Mean, Share
 from chameleon_lab.files import intact, parse_json, text_of_file
 from chameleon_lab.history import History, RecordedRun, lr_sensitivity
 from chameleon_lab.measures import measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
 
+NOTHING = Additions()
 SPAN = 20
 """Steps over which losses are averaged."""
 
@@ -33,29 +38,38 @@ COMPARED: dict[str, Rule] = {
 """The rules that are held against each other; the three levels are the lab's defaults."""
 
 
-def preset(name: str, seed: int) -> dict[tuple[str, str], Experiment]:
-    """The runs of a preset for one seed, by (setting, variation). Raises ValueError for an unknown name."""
+def preset(name: str, seed: int, additions: Additions = NOTHING) -> dict[tuple[str, str], Experiment]:
+    """The runs of a preset for one seed, by (setting, variation), a person's own fixes among the variations.
+
+    Raises ValueError for an unknown name.
+    """
+    fixes = additions.fixes
     if name in PRESETS:
-        return {(name, kind): each for kind, each in variations(PRESETS[name], seed).items()}
+        return {(name, kind): each for kind, each in variations(PRESETS[name], seed, fixes).items()}
     if name in ("sensitivity", "sane"):
-        grid = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed)
+        grid = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed, fixes)
         return {(f"{rate:g}", kind): each for kind, rates in grid.items() for rate, each in rates.items()}
     if name == "scale":
-        grid = scale(seed=seed).items()
-        return {(shape, kind): kinds[kind] for shape, kinds in grid for kind in ("baseline", "query_key_norm")}
+        shown = ("baseline", "query_key_norm", *fixes)
+        grid = scale(seed=seed, fixes=fixes).items()
+        return {(shape, kind): kinds[kind] for shape, kinds in grid for kind in shown}
+    if name == "competition":
+        return competition(seed, fixes)
     raise ValueError(f"No preset is called {name!r}; there are {', '.join(NAMES)}.")
 
 
-NAMES = (*PRESETS, "sane", "sensitivity", "scale")
+NAMES = (*PRESETS, "sane", "sensitivity", "scale", "competition")
 
 
 @dataclass(frozen=True)
 class PresetOutcome:
     """How one run of a preset ended. Losses are means of 20 steps, nats a token, but for the held-out one.
 
-    `blow_up`: the first step from where the loss stood more than 0.5 above its minimum for 20 steps. `damage`: the
-    first from where it stood more than 0.1 above that of the run with query/key norm on the same data, for 30 steps.
-    `first_alarms`: the step at which each of `COMPARED` first sounded.
+    `start` is the loss at initialisation, that of the first batch before any step. `blow_up`: the first step from where
+    the loss stood more than 0.5 above its minimum for 20 steps. `damage`: the first from where it stood more than 0.1
+    above that of the run with query/key norm on the same data, for 30 steps. `first_alarms`: the step at which each
+    rule first sounded. What was not recorded, as the log-partition of images in a corpus without any, is nan. `corpus`
+    is empty for the lab's own.
     """
 
     preset: str
@@ -73,27 +87,46 @@ class PresetOutcome:
     blow_up: int | None
     damage: int | None
     first_alarms: dict[str, int]
+    corpus: str = ""
+    output_norm: float = math.nan
+    gradient_cosine: float = math.nan
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """JSON has no nan, which stands as null."""
+        return json.dumps(
+            {
+                name: None if isinstance(each, float) and math.isnan(each) else each
+                for name, each in asdict(self).items()
+            }
+        )
 
 
 def outcomes(
-    folder: Path | str, names: Sequence[str] = NAMES, seeds: Sequence[int] = (0, 1, 2)
+    folder: Path | str,
+    names: Sequence[str] = NAMES,
+    seeds: Sequence[int] = (0, 1, 2),
+    additions: Additions = NOTHING,
 ) -> Iterator[PresetOutcome]:
     """Trains what is not trained yet, each run in a folder of its own below `folder`, and says how it ended.
 
-    What has been trained is read again, so the same call goes on where it was stopped.
+    What has been trained is read again, so the same call goes on where it was stopped. Runs with a fix or a corpus of
+    one's own lie in folders that are marked by what they are: an edited fix trains anew.
     """
+    rules = {**COMPARED, **additions.rules}
     for name in names:
-        for seed in seeds:
+        for seed, corpus in itertools.product(seeds, additions.corpora or ("",)):
             histories: dict[tuple[str, str], History] = {}
-            for key, experiment in preset(name, seed).items():
+            for (setting, kind), experiment in preset(name, seed, additions).items():
                 place = Path(folder) / f"{experiment.name}-{seed}"
-                histories[key] = _history(experiment, place)
+                if corpus:
+                    experiment = replace(experiment, data=additions.corpora[corpus])
+                if corpus or kind in additions.fixes:
+                    place = place.with_name(f"{place.name}-{experiment.fingerprint}")
+                histories[setting, kind] = _history(experiment, place)
             for (setting, kind), history in histories.items():
-                twin = None if kind == "query_key_norm" else histories[setting, "query_key_norm"]
-                yield preset_outcome(history, twin, preset=name, setting=setting, variation=kind, seed=seed)
+                twin = None if kind == "query_key_norm" else histories.get((setting, "query_key_norm"))
+                labels = {"preset": name, "setting": setting, "variation": kind, "seed": seed, "corpus": corpus}
+                yield preset_outcome(history, twin, rules, **labels)
 
 
 def _history(experiment: Experiment, place: Path) -> History:
@@ -104,26 +137,38 @@ def _history(experiment: Experiment, place: Path) -> History:
     return experiment.run(place).wait()
 
 
-def preset_outcome(history: History, twin: History | None, **labels: Any) -> PresetOutcome:
+def preset_outcome(
+    history: History, twin: History | None, rules: Mapping[str, Rule] = COMPARED, **labels: Any
+) -> PresetOutcome:
     losses = np.array(history.series("loss")[1])
     smooth = _means(losses)
     damage = None
     if twin is not None:
         gap = _means(losses - np.array(twin.series("loss")[1]))
         damage = _onset(gap > 0.1, 30)
+    names = history.names
+
+    def worst(name: str) -> float:
+        return float(measure_of(name).worst(history.series(name)[1])) if name in names else math.nan
+
+    def last(name: str) -> float:
+        return history.last(name) if name in names else math.nan
+
     return PresetOutcome(
         **labels,
         held_out_loss=history.held_out_loss,
-        start=float(smooth[0]),
+        start=history.initial_loss,
         lowest=float(smooth.min()),
         end=float(smooth[-1]),
-        max_attention_logit=history.maximum("max_attention_logit"),
-        attention_entropy=float(measure_of("attention_entropy").worst(history.series("attention_entropy")[1])),
-        residual_norm=history.maximum("residual_norm"),
-        log_partition=history.last("log_partition", "image"),
+        max_attention_logit=worst("max_attention_logit"),
+        attention_entropy=worst("attention_entropy"),
+        residual_norm=worst("residual_norm"),
+        log_partition=last("image_log_partition"),
+        output_norm=last("output_norm"),
+        gradient_cosine=last("gradient_cosine"),
         blow_up=_onset(smooth > np.minimum.accumulate(smooth) + 0.5, 20),
         damage=damage,
-        first_alarms=first_alarms(history),
+        first_alarms=first_alarms(history, rules),
     )
 
 
@@ -151,23 +196,39 @@ def _onset(trouble: np.ndarray, steps: int) -> int | None:
 
 
 def read_presets(path: Path | str) -> list[PresetOutcome]:
-    """The outcomes of a file that `chameleon-lab stability` wrote; before December 2026 it said `heard`."""
+    """The outcomes of a file that `chameleon-lab stability` wrote.
+
+    Before December 2026 it said `heard` for `first_alarms`, and `all` for the variation that has three fixes.
+    """
     with intact(path):
-        lines = [parse_json(line, path) for line in text_of_file(path).splitlines()]
-        return [PresetOutcome(**{"first_alarms": line.pop("heard", {}), **line}) for line in lines]
+        return [_outcome_of(parse_json(line, path)) for line in text_of_file(path).splitlines()]
+
+
+def _outcome_of(line: dict[str, Any]) -> PresetOutcome:
+    line = {"first_alarms": line.pop("heard", {}), **line}
+    line["variation"] = "norms_and_z_loss" if line["variation"] == "all" else line["variation"]
+    measured = {each.name for each in fields(PresetOutcome) if each.type == "float"}
+    return PresetOutcome(**{key: math.nan if each is None and key in measured else each for key, each in line.items()})
 
 
 def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:
-    """Held-out losses of the runs at several rates: by variation, then by rate."""
+    """Held-out losses of the runs at several rates: by variation (and corpus, where one is not the lab's), by rate."""
     losses: dict[str, dict[float, list[float]]] = {}
     for each in outcomes:
         if each.preset == "sensitivity":
-            losses.setdefault(each.variation, {}).setdefault(float(each.setting), []).append(each.held_out_loss)
+            name = f"{each.variation} on {each.corpus}" if each.corpus else each.variation
+            losses.setdefault(name, {}).setdefault(float(each.setting), []).append(each.held_out_loss)
     return losses
 
 
-def preset_tables(outcomes: Sequence[PresetOutcome]) -> str:
-    """The outcomes and the alarms' record as tables."""
+def loss_at_start(outcomes: Sequence[PresetOutcome]) -> float:
+    """The mean loss at initialisation of the runs at several rates, the most that counts in an LR sensitivity."""
+    starts = [each.start for each in outcomes if each.preset == "sensitivity" and math.isfinite(each.start)]
+    return float(np.mean(starts)) if starts else math.inf
+
+
+def preset_tables(outcomes: Sequence[PresetOutcome], rules: Iterable[str] = tuple(COMPARED)) -> str:
+    """The outcomes, what fixes changed, and the alarms' record as tables; intervals are 95 % ones."""
     loss, *watched = (
         measure_of(name).words
         for name in ("held_out_loss", "max_attention_logit", "residual_norm", "image_log_partition")
@@ -176,65 +237,95 @@ def preset_tables(outcomes: Sequence[PresetOutcome]) -> str:
         f"| preset | variation | seeds | {loss} | lowest to end | blow-up | {' | '.join(watched)} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, str, str], list[PresetOutcome]] = {}
-    for each in outcomes:
-        groups.setdefault((each.preset, each.setting, each.variation), []).append(each)
-    for (name, setting, kind), members in groups.items():
+    for (place, kind), members in _groups(outcomes).items():
         blown = [each.blow_up for each in members if each.blow_up is not None]
         cells = [
-            name if name == setting else f"{name} {setting}",
+            place,
             kind,
             str(len(members)),
-            _spread([each.held_out_loss for each in members]),
-            f"{_mean(members, 'lowest'):.2f} to {_mean(members, 'end'):.2f}",
-            f"{len(blown)} of {len(members)}" + (f", step {', '.join(map(str, blown))}" if blown else ""),
-            _spread([each.max_attention_logit for each in members], ".3g"),
-            _spread([each.residual_norm for each in members], ".3g"),
-            f"{_mean(members, 'log_partition'):.2f}",
+            _mean(members, "held_out_loss", ".3f"),
+            f"{_mean(members, 'lowest', brief=True)} to {_mean(members, 'end', brief=True)}",
+            f"{Share(len(blown), len(members))}" + (f", step {', '.join(map(str, blown))}" if blown else ""),
+            _mean(members, "max_attention_logit", ".3g"),
+            _mean(members, "residual_norm", ".3g"),
+            _mean(members, "log_partition", brief=True),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_difference_table(outcomes)]
     if losses := by_rate(outcomes):
-        start = _mean([each for each in outcomes if each.preset == "sensitivity"], "start")
+        start = loss_at_start(outcomes)
         values = ", ".join(f"{kind} {lr_sensitivity(rates, start):.3f}" for kind, rates in losses.items())
-        lines += ["", f"Sensitivity to the learning rate (lower is flatter): {values}."]
-    return "\n".join([*lines, "", *_alarm_table(outcomes), ""])
+        lines += [
+            "",
+            f"Sensitivity to the learning rate (lower is flatter; at most the loss at initialisation, {start:.2f}, "
+            f"counts): {values}.",
+        ]
+    return "\n".join([*lines, "", *_alarm_table(outcomes, rules), ""])
 
 
-def _alarm_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
-    damaged = [each for each in outcomes if each.variation == "baseline" and each.damage is not None]
-    blown = [each for each in outcomes if each.variation == "baseline" and each.blow_up is not None]
-    best = {(o.preset, o.setting, o.seed): o.held_out_loss for o in outcomes if o.variation == "query_key_norm"}
-    unfixed = [
-        each
-        for each in outcomes
-        if each.variation == "baseline" and each.held_out_loss - best[each.preset, each.setting, each.seed] < 0.03
+def _groups(outcomes: Sequence[PresetOutcome]) -> dict[tuple[str, str], list[PresetOutcome]]:
+    """The runs that differ in their seed alone, by where they were trained and by variation."""
+    groups: dict[tuple[str, str], list[PresetOutcome]] = {}
+    for each in outcomes:
+        place = each.preset if each.preset == each.setting else f"{each.preset} {each.setting}"
+        groups.setdefault((f"{place} on {each.corpus}" if each.corpus else place, each.variation), []).append(each)
+    return groups
+
+
+def _difference_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
+    """Held-out loss less the bare run's of the same seed, which sees the same data in the same order."""
+    groups = _groups(outcomes)
+    lines = [
+        "| preset | variation | seeds | held-out loss less the baseline's | so many seeds say |",
+        "|---|---|---|---|---|",
     ]
+    for (place, kind), members in groups.items():
+        bare = {each.seed: each.held_out_loss for each in groups.get((place, "baseline"), [])}
+        gaps = [each.held_out_loss - bare[each.seed] for each in members if each.seed in bare]
+        gaps = [gap for gap in gaps if math.isfinite(gap)]
+        if kind == "baseline" or not gaps:
+            continue
+        mean = Mean.of_seeds(gaps)
+        verdict = "better" if mean.value < 0 else "worse"
+        if not mean.excludes(0):
+            verdict = "nothing: one seed" if mean.n == 1 else "no difference excluded"
+        lines.append(f"| {place} | {kind} | {mean.n} | {mean.within('+.3f')} | {verdict} |")
+    return lines if len(lines) > 2 else []
+
+
+def _alarm_table(outcomes: Sequence[PresetOutcome], rules: Iterable[str]) -> list[str]:
+    bare = [each for each in outcomes if each.variation == "baseline"]
+    damaged = [each for each in bare if each.damage is not None]
+    blown = [each for each in bare if each.blow_up is not None]
+    best = {_pair(each): each.held_out_loss for each in outcomes if each.variation == "query_key_norm"}
+    unfixed = [each for each in bare if _pair(each) in best and each.held_out_loss - best[_pair(each)] < 0.03]
     fixed = [each for each in outcomes if each.variation != "baseline"]
     lines = [
-        "| rule | heard in damaged runs | steps before damage | steps before blow-up | false, healthy without fixes "
-        "| heard with fixes |",
+        "| rule | sounds in damaged runs | steps before damage | steps before blow-up | false, healthy without fixes "
+        "| sounds with fixes |",
         "|---|---|---|---|---|---|",
     ]
-    for rule in COMPARED:
+    for rule in rules:
         early = [(each.damage or 0) - each.first_alarms[rule] for each in damaged if rule in each.first_alarms]
         ahead = [(each.blow_up or 0) - each.first_alarms[rule] for each in blown if rule in each.first_alarms]
-        false = [sum(rule in each.first_alarms for each in runs) for runs in (unfixed, fixed)]
-        cells = [rule, f"{len(early)} of {len(damaged)}", _range(early), _range(ahead)]
-        cells += [f"{false[0]} of {len(unfixed)}", f"{false[1]} of {len(fixed)}"]
+        false = [Share(sum(rule in each.first_alarms for each in runs), len(runs)) for runs in (unfixed, fixed)]
+        cells = [rule, str(Share(len(early), len(damaged))), _range(early), _range(ahead), *map(str, false)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _mean(members: Sequence[PresetOutcome], name: str) -> float:
-    return float(np.mean([getattr(each, name) for each in members]))
+def _pair(outcome: PresetOutcome) -> tuple[str, str, str, int]:
+    return outcome.preset, outcome.setting, outcome.corpus, outcome.seed
 
 
-def _spread(values: Sequence[float], form: str = ".3f") -> str:
-    sound = [value for value in values if math.isfinite(value)]
-    if not sound:
+def _mean(members: Sequence[PresetOutcome], name: str, form: str = ".2f", *, brief: bool = False) -> str:
+    """Mean and interval over seeds, of the logarithms where the measure's axis is one; `brief`: the mean alone."""
+    values = [value for each in members if math.isfinite(value := getattr(each, name))]
+    if not values:
         return "no number"
-    low, high = min(sound), max(sound)
-    return f"{low:{form}}" if len(sound) == 1 else f"{np.mean(sound):{form}} ({low:{form}} to {high:{form}})"
+    log = not brief and measure_of(name).axis == "log" and min(values) > 0
+    mean = Mean.of_seeds(values, log=log)
+    return f"{mean.value:{form}}" if brief else mean.within(form)
 
 
 def _range(steps: Sequence[int]) -> str:

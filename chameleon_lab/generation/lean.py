@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers
+from chameleon_lab.by_modality import ByModality
 from chameleon_lab.generation.kernels import Call, PackedMatrix, linear_call, rms_norm_call
 from chameleon_lab.taps import Tap
 from chameleon_lab.transformer import Attention, Block, FeedForward, Transformer
@@ -29,7 +30,9 @@ class LeanTwin:
     """
 
     def __init__(
-        self, model: nn.Module, through: tuple[type[nn.Module], ...] = (Transformer, Block, Attention, FeedForward)
+        self,
+        model: nn.Module,
+        through: tuple[type[nn.Module], ...] = (Transformer, Block, Attention, FeedForward, ByModality),
     ) -> None:
         self.packs: list[PackedMatrix] = []
         self._through = through

@@ -98,7 +98,7 @@ class Trace:
 
     def turns(self, length: int) -> Tensor:
         """How queries and keys of the first `length` tokens are turned."""
-        return self.context_of(length).turns(self.tokens_1T[:, :length], self.model.config)
+        return self.model.turns(self.tokens_1T[:, :length], self.context_of(length))
 
     @contextmanager
     def changed(self) -> Iterator[None]:

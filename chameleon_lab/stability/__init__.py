@@ -28,6 +28,7 @@ from chameleon_lab.stability.slots import (
     Dropout,
     EmbeddingNorm,
     LayerScale,
+    MixtureOfTransformers,
     NormReordering,
     OutputSoftCap,
     QueryKeyNorm,
@@ -38,6 +39,7 @@ from chameleon_lab.stability.slots import (
     attentions,
     blocks,
     rms_norm,
+    warm_start,
 )
 from chameleon_lab.stability.tunings import AdamEps, IndependentWeightDecay, MuonForMatrices, UpdateClipping
 from chameleon_lab.stability.watches import QKClip, Watch, WatchedStep
@@ -58,6 +60,7 @@ FIXES: dict[str, StabilityFix] = {
     "softpick": Softpick(),
     "output_soft_cap": OutputSoftCap(),
     "sigma_reparam": SigmaReparam(),
+    "mixture_of_transformers": MixtureOfTransformers(),
     "z_loss": ZLoss(),
     "max_z_loss": MaxZLoss(),
     "independent_weight_decay": IndependentWeightDecay(),
@@ -115,6 +118,7 @@ __all__ = [
     "IndependentWeightDecay",
     "LayerScale",
     "MaxZLoss",
+    "MixtureOfTransformers",
     "MuonForMatrices",
     "NormReordering",
     "OutputSoftCap",
@@ -135,4 +139,5 @@ __all__ = [
     "blocks",
     "kind",
     "rms_norm",
+    "warm_start",
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_lab.transformer import Attention, Block, ModelConfig, Transformer
+from chameleon_lab.by_modality import ByModality, ModalityOf, dense_names
+from chameleon_lab.transformer import Attention, Block, Fix, ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
 
 BRANCHES = ("attention", "ffn")
 
@@ -234,6 +237,70 @@ class SigmaReparam:
                 (ffn, "down", (model.config.width,)),
             ):
                 model.fill(owner, slot, Spectral(getattr(owner, slot).weight, rows, self.iterations), self)
+
+
+@dataclass(frozen=True)
+class MixtureOfTransformers:
+    """Matrices and norms of the blocks of their own for text and for image codes, with one attention over both.
+
+    `attention`: the projections to queries, keys, values and back, and the norms of queries and keys. `feed_forward`,
+    `norms` (and scales): of each block. Embedding, last norm and head are shared. Special tokens go with text. Both
+    towers begin as copies of what the slots hold, whatever fixes put it there: the first step is the dense model's,
+    from scratch or from its weights (`warm_start`, or a run's `fork`). `Recipe.text_rate` and `image_rate` are their
+    learning rates. Parameters are about twice as many, those that one token meets as many as before.
+
+    `first_image`, `codes`: which tokens are image codes; an experiment fills them in from its data.
+
+    Slot: `modality` of the model; it wraps `qkv`, `out`, `query_norm`, `key_norm`, `feed_forward`, `..._norm` and
+    `..._scale` of each block.
+    Source: arXiv 2411.04996, section 2.2, where each tower has feed-forwards, attention's projections and norms.
+    Trial: see "Is it the mix of modalities?" in docs/stability.md.
+    """
+
+    attention: bool = True
+    feed_forward: bool = True
+    norms: bool = True
+    first_image: int | None = None
+    codes: int | None = None
+    wraps: ClassVar[bool] = True
+
+    def for_vocabulary(self, vocabulary: Vocabulary) -> MixtureOfTransformers:
+        """The same with the image codes of a vocabulary, where it does not say them itself."""
+        if self.codes is not None:
+            return self
+        return replace(self, first_image=vocabulary.first_image, codes=vocabulary.codes)
+
+    def install(self, model: Transformer) -> None:
+        modality = ModalityOf(self.first_image, self.codes)
+        model.fill(model, "modality", modality, self)
+        for block in blocks(model):
+            for owner, slots in self._slots(block):
+                for slot in slots:
+                    if not isinstance(part := owner.get_submodule(slot), nn.Identity):
+                        model.wrap(owner, slot, ByModality(part, modality), self)
+
+    def _slots(self, block: Block) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+        if self.attention:
+            yield block.attention, ("qkv", "out", "query_norm", "key_norm")
+        if self.feed_forward:
+            yield block, ("feed_forward",)
+        if self.norms:
+            yield block, tuple(f"{branch}_{part}" for branch in BRANCHES for part in ("pre_norm", "post_norm", "scale"))
+
+
+def warm_start(dense: Transformer, *fixes: Fix) -> Transformer:
+    """The same model with further fixes, its weights those of `dense`; a tower begins as the part that it is made of.
+
+    What only the new fixes have begins as they make it. Raises ValueError where fixes want one slot.
+    """
+    config = replace(dense.config, fixes=(*dense.config.fixes, *fixes))
+    like = dense.embedding.weight
+    model = Transformer(config).to(like.device, like.dtype).train(dense.training)
+    names, saved, own = dense_names(model), dense.state_dict(), model.state_dict()
+    sources = {name: saved.get(name, saved.get(names.get(name, name))) for name in own}
+    fitting = {name: value for name, value in sources.items() if value is not None and value.shape == own[name].shape}
+    model.load_state_dict(fitting, strict=False)
+    return model
 
 
 class Scale(nn.Module):

@@ -73,19 +73,19 @@ class Corpora:
     apart: int = 64
 
     def open(self, seed: int, steps: int | None) -> Corpus:
-        parts = {name: _opened_shards(folder) for name, folder in self.folders.items()}
+        parts = {name: opened_shards(folder) for name, folder in self.folders.items()}
         vocabulary = next(iter(parts.values())).vocabulary
         stages = self.stages or (Stage(dict.fromkeys(parts, 1.0)),)
         mixture = Mixture(parts, stages, vocabulary, context=self.context, rows=self.rows, seed=seed)
         held_out: list[Batch] = []
         if self.held_out is not None:
-            apart = _opened_shards(self.held_out)
+            apart = opened_shards(self.held_out)
             apart.require(vocabulary)
             held_out = pack(apart, self.context, vocabulary, self.rows)[: max(1, self.apart // self.rows)]
         return Corpus(vocabulary, mixture, held_out)
 
 
-def _opened_shards(folder: Path | str) -> Shards:
+def opened_shards(folder: Path | str) -> Shards:
     shipped = [shelf / folder for shelf in SHIPPED if (shelf / folder / "card.json").is_file()]
     return Shards(shipped[0] if shipped and not Path(folder).exists() else folder)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.trainable import Prepared
-from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.transformer import ForVocabulary, ModelConfig, Transformer
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import LanguageModule
@@ -101,9 +102,12 @@ class Experiment:
         size = self.model.vocabulary or corpus.vocabulary.size
         if size < corpus.vocabulary.size:
             raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
+        fixes = tuple(
+            fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
+        )
         torch.manual_seed(self.seed)
         return LanguageModule(
-            Transformer(replace(self.model, vocabulary=size)),
+            Transformer(replace(self.model, vocabulary=size, fixes=fixes)),
             self.objective,
             self.recipe,
             self.budget,
@@ -153,16 +157,29 @@ class Experiment:
         return Run(self, folder).start()
 
 
-def variations(experiment: Experiment, seed: int = 0) -> dict[str, Experiment]:
-    """The experiment bare, with query/key norm, and with all of Chameleon's fixes; the same data in the same order."""
-    fixes = {
-        "baseline": (),
-        "query_key_norm": (QueryKeyRMSNorm(),),
-        "all": (QueryKeyRMSNorm(), NormReordering(), ZLoss(1e-2)),
-    }
+VARIATIONS: Mapping[str, Sequence[Any]] = {
+    "baseline": (),
+    "query_key_norm": (QueryKeyRMSNorm(),),
+    "norms_and_z_loss": (QueryKeyRMSNorm(), NormReordering(), ZLoss(1e-2)),
+}
+"""Fixes by variation. The third has what Chameleon-34B has, its z-loss a thousand times as strong as there: norms of
+queries and keys, norms after the branches, and the z-loss."""
+
+
+def variations(
+    experiment: Experiment, seed: int = 0, fixes: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Experiment]:
+    """The experiment with each of `VARIATIONS`, and with `fixes` of one's own by name: the same data in the same order.
+
+    A name stands for a fix, or for several in a list or tuple. Raises ValueError for a name that the lab's have.
+    """
+    if taken := fixes.keys() & VARIATIONS.keys():
+        raise ValueError(f"{', '.join(sorted(taken))} is a variation of the lab's own: call yours otherwise.")
     return {
-        name: replace(experiment, name=f"{experiment.name}-{name}", seed=seed).with_fixes(*chosen)
-        for name, chosen in fixes.items()
+        name: replace(experiment, name=f"{experiment.name}-{name}", seed=seed).with_fixes(
+            *(chosen if isinstance(chosen, Sequence) else (chosen,))
+        )
+        for name, chosen in {**VARIATIONS, **fixes}.items()
     }
 
 
@@ -279,20 +296,24 @@ SANE_RATES = (0.001, 0.003)
 """At and below the best rate of the bare model, where alarms would be false."""
 
 
-def sensitivity(rates: Sequence[float] = RATES, seed: int = 0) -> dict[str, dict[float, Experiment]]:
+def sensitivity(
+    rates: Sequence[float] = RATES, seed: int = 0, fixes: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[float, Experiment]]:
     """P4: each of `variations` at each peak rate: what the rate does to the loss, and what the fixes do to that."""
     return {
         name: {
             rate: replace(each, name=f"{each.name}-{rate:g}", recipe=replace(each.recipe, rate=rate)) for rate in rates
         }
-        for name, each in variations(replace(LAB, name="sensitivity"), seed).items()
+        for name, each in variations(replace(LAB, name="sensitivity"), seed, fixes).items()
     }
 
 
 SCALE_SHAPES = ((32, 4), (64, 2), (64, 4), (64, 6), (128, 4), (256, 2))
 
 
-def scale(shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0) -> dict[str, dict[str, Experiment]]:
+def scale(
+    shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0, fixes: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[str, Experiment]]:
     """P5: widths and depths at one rate, 0.03, for 300 steps: `scale()["64x4"]["baseline"]`."""
     base = replace(LAB, budget=Budget(steps=300), recipe=replace(LAB.recipe, rate=0.03))
     experiments = {}
@@ -301,7 +322,8 @@ def scale(shapes: Sequence[tuple[int, int]] = SCALE_SHAPES, seed: int = 0) -> di
         shape = replace(
             base.model, width=width, layers=layers, heads=heads, kv_heads=heads, ffn_width=8 * round(width / 3)
         )
-        experiments[f"{width}x{layers}"] = variations(replace(base, name=f"scale-{width}x{layers}", model=shape), seed)
+        sized = replace(base, name=f"scale-{width}x{layers}", model=shape)
+        experiments[f"{width}x{layers}"] = variations(sized, seed, fixes)
     return experiments
 
 

@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.utils.data import DataLoader
 
+from chameleon_lab.by_modality import dense_names
 from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.storage import name_file
@@ -286,6 +287,9 @@ def graft(module: PacedModule, checkpoint: Path) -> list[str]:
         check_whole(checkpoint)
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         saved, own = state["state_dict"], module.state_dict()
+        saved |= {
+            name: saved[dense] for name, dense in dense_names(module).items() if name not in saved and dense in saved
+        }
         fitting = {name: saved[name] for name in own if name in saved and saved[name].shape == own[name].shape}
         module.load_state_dict(fitting, strict=False)
         module.on_load_checkpoint(state)
@@ -299,14 +303,14 @@ def graft(module: PacedModule, checkpoint: Path) -> list[str]:
 def graft_optimizers(module: PacedModule, optimizers: list[torch.optim.Optimizer], checkpoint: Path) -> None:
     """Takes over the optimizer's state of each parameter whose name and shape another checkpoint has."""
     saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    states: dict[str, dict[str, Any]] = {}
+    states, dense = dict[str, dict[str, Any]](), dense_names(module)
     for state, (kind, *names) in zip(saved["optimizer_states"], saved["paced"]["names"], strict=True):
         states |= {f"{kind} {name}": state["state"][at] for at, name in enumerate(names) if at in state["state"]}
     for optimizer in optimizers:
         current = optimizer.state_dict()
         kind, *names = module.names(optimizer)
         for at, (name, parameter) in enumerate(zip(names, _parameters(optimizer), strict=True)):
-            state = states.get(f"{kind} {name}")
+            state = states.get(f"{kind} {name}") or states.get(f"{kind} {dense.get(name, name)}")
             if state and all(value.shape in ((), parameter.shape) for value in state.values()):
                 current["state"][at] = state
         optimizer.load_state_dict(current)

@@ -1,0 +1,141 @@
+"""What a person brings to the presets and comparisons: fixes, corpora, rules and quantizers of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from chameleon_lab.monitors.alarms import Rule, check_rules
+from chameleon_lab.plain import fingerprint
+from chameleon_lab.stability import KINDS, StabilityFix, kind
+from chameleon_lab.tokenizers.quantizers import Quantizer
+from chameleon_lab.training.data import Data
+
+
+@dataclass(frozen=True)
+class Additions:
+    """By name: fixes (or several at once) beside the lab's variations, corpora in place of the shipped pairs, rules
+    beside the alarms that are compared, and quantizers.
+
+    `quantizers`: what makes one of a number of codes and a width, such as its class. Raises ValueError for what is none
+    of these.
+    """
+
+    fixes: Mapping[str, StabilityFix | Sequence[StabilityFix]] = field(default_factory=dict)
+    corpora: Mapping[str, Data] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    quantizers: Mapping[str, Callable[[int, int], Quantizer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for fix in self.fixes.values():
+            for each in several(fix):
+                kind(each)
+        for name, source in self.corpora.items():
+            if not _is_data(source):
+                raise ValueError(f"{name} = {source!r} is no corpus: it has no `open` (see training.data.Data).")
+        check_rules(tuple(self.rules.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self.fixes or self.corpora or self.rules or self.quantizers)
+
+    def __str__(self) -> str:
+        parts = {"fixes": self.fixes, "corpora": self.corpora, "rules": self.rules, "quantizers": self.quantizers}
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names) or "nothing"
+
+    @property
+    def mark(self) -> str:
+        """Letters that tell these corpora from others in the name of a folder; empty without any."""
+        return fingerprint(dict(self.corpora)) if self.corpora else ""
+
+
+def several(fix: StabilityFix | Sequence[StabilityFix]) -> tuple[Any, ...]:
+    """One fix, or more, as a tuple."""
+    return tuple(fix) if isinstance(fix, Sequence) else (fix,)
+
+
+def read_additions(path: Path | str) -> Additions:
+    """What the top-level names of a Python file are bound to, as far as it is a fix, a corpus, a rule or a quantizer.
+
+    The file is executed, so it must be one that you trust. Names that begin with an underscore, and what the file
+    imports, are left out. A class of the file that no name is bound to an instance of is taken too, where it can be made
+    without arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or
+    tuple of fixes is one variation with all of them.
+
+    Raises ValueError where the file is not there, fails, or holds nothing of the kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: name one that defines a fix, a corpus, a rule or a quantizer.")
+    module = _executed(path)
+    public = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
+    types = {name: thing for name, thing in public.items() if isinstance(thing, type)}
+    classes = {name: made for name, made in types.items() if made.__module__ == module.__name__}
+    values = {
+        name: thing
+        for name, thing in public.items()
+        if name not in types and not isinstance(thing, ModuleType) and not inspect.isroutine(thing)
+    }
+    bound = {
+        type(each) for thing in values.values() for each in (thing if isinstance(thing, list | tuple) else [thing])
+    }
+    for name, made in classes.items():
+        if made not in bound and not _is_quantizer(made) and _takes_nothing(made):
+            values[re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()] = made()
+    additions = Additions(
+        fixes={name: several(thing) for name, thing in values.items() if _is_fix(thing)},
+        corpora={name: thing for name, thing in values.items() if _is_data(thing)},
+        rules={name: thing for name, thing in values.items() if callable(getattr(thing, "judge", None))},
+        quantizers={name: made for name, made in classes.items() if _is_quantizer(made)},
+    )
+    if not additions:
+        raise ValueError(
+            f"{path} defines no fix ({', '.join(KINDS)}), corpus (open), rule (judge) or quantizer: bind one to a name "
+            "at its top level, such as `mine = KeyNorm()`."
+        )
+    return additions
+
+
+def _executed(path: Path) -> ModuleType:
+    # By the file's own name and among the loaded modules, so that a run can record the source of what it defines.
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{fingerprint(str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file: its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} fails: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def _is_fix(thing: Any) -> bool:
+    parts = several(thing) if isinstance(thing, list | tuple) else (thing,)
+    return bool(parts) and all(any(callable(getattr(part, method, None)) for method in KINDS) for part in parts)
+
+
+def _is_data(thing: Any) -> bool:
+    return callable(getattr(thing, "open", None)) and not isinstance(thing, Path)
+
+
+def _is_quantizer(made: type) -> bool:
+    return issubclass(made, nn.Module) and all(hasattr(made, name) for name in ("size", "codes", "latents"))
+
+
+def _takes_nothing(made: type) -> bool:
+    try:
+        inspect.signature(made).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
