@@ -160,7 +160,7 @@ def plan(
         raise ValueError(f"A device has more than 0 GB of memory, not {device_memory}.")
     memory = None if device_memory is None else device_memory * GB
     answer = replace(use.plan(), device_memory=memory)
-    return replace(answer, advice=tuple(use.advice(memory))) if answer.fits is False and memory else answer
+    return replace(answer, advice=tuple(use.advice(memory, answer.peak))) if answer.fits is False and memory else answer
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,10 @@ class _Use:
         kind = "Muon and AdamW" if self.training.muon_rate else "AdamW"
         return f"a training step of {self.rows} x {self.context} tokens, {self.weights}, {self.precision}, {kind}:"
 
-    def advice(self, memory: float) -> Iterator[str]:
-        """Changes, gentlest first, until the peak fits; where one of them alone is enough, that one."""
-        changed, least = self, self.plan().peak
+    def advice(self, memory: float, least: int) -> Iterator[str]:
+        """Changes, gentlest first, until the peak, `least` bytes without them, fits; where one of them alone is enough,
+        that one."""
+        changed = self
         lines: list[str] = []
         for name, change in self._changes():
             if (peak := replace(self, **change).plan().peak) + RESERVE <= memory:

@@ -271,7 +271,10 @@ def require_plain(model: nn.Module) -> None:
 
 
 def _slices(matrix: Tensor, numbers: int, multiple: int = 1) -> Iterator[slice]:
-    """Rows of a matrix, about so many numbers at a time, in multiples of so many rows."""
+    """Rows of a matrix, about so many numbers at a time, in multiples of so many rows; all at once on the meta device,
+    where nothing is held and each slice only takes time."""
+    if matrix.device.type == "meta":
+        numbers = matrix.numel()
     rows = max(1, numbers // matrix.shape[1] // multiple) * multiple
     yield from (slice(start, min(start + rows, len(matrix))) for start in range(0, len(matrix), rows))
 

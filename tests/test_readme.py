@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chameleon_lab.commands import main
+from chameleon_lab.training import experiments
 from chameleon_lab.training import run as run_module
+from chameleon_lab.training.budget import Budget
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,7 +20,10 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^chameleon-lab ([^#\n]*)", README, re.MULTILINE)
 
 
-def test_its_python_runs_from_top_to_bottom() -> None:
+def test_its_python_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, in an empty folder; what it trains is a few steps of it."""
+    monkeypatch.chdir(tmp_path)  # its runs go below the folder where one is, and one that is there would not be trained
+    monkeypatch.setattr(experiments, "SIDE_BY_SIDE", replace(experiments.SIDE_BY_SIDE, budget=Budget(steps=12)))
     names: dict[str, object] = {}
     try:
         for code in PYTHON:
@@ -25,7 +31,9 @@ def test_its_python_runs_from_top_to_bottom() -> None:
     finally:
         for run in list(run_module._live.values()):  # otherwise the next test's run waits for the machine
             run.stop()
+            run.wait(60)
     assert "picture" in names
+    assert len(names["history"].records) == 12  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
