@@ -354,7 +354,7 @@ class _Use:
             stream = ledger.now - stands
             model.logits(trace.outputs_TD[:LOGITS_AT_ONCE]).log_softmax(-1)
         with ledger.moment("attention of a layer", moments):
-            trace.weights(0, next(trace.spans(0)))
+            trace.weights(0, [*trace.spans(0)][-1])  # of the most keys
         with ledger.moment("knock-out", moments):
             beyond_TT = trace.hidden()
             model.trunk(

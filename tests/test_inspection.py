@@ -133,14 +133,25 @@ def test_all_rollouts_are_each_one(look):
     assert not np.triu(rows_TT, 1).any()
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_what_drew_on_a_token_is_its_column_of_all_rollouts(look, cached, monkeypatch):
-    monkeypatch.setattr(trace, "MEAN_BYTES", trace.MEAN_BYTES if cached else 0)
-    rows = [look.rollout(position) for position in range(len(look))]
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_rollout_is_the_product_of_all_layers_in_blocks_of_any_size_or_a_row_at_a_time(look, rows, monkeypatch):
+    monkeypatch.setattr(trace, "WEIGHTS_AT_ONCE", rows * len(look) * look.depth[1])
+    want_TT = np.eye(len(look))
+    for layer in range(look.depth[0]):
+        mean_TT = np.stack([np.pad(look.heads(layer, at).mean(0), (0, len(look) - at - 1)) for at in range(len(look))])
+        want_TT = (want_TT + mean_TT @ want_TT) / 2
+    shares = [*look.rollout_steps()]
+    assert len(shares) == look.depth[0] * -(-len(look) // rows) and shares == sorted(shares) and shares[-1] == 1
+    assert not [*look.rollout_steps()]
+    np.testing.assert_allclose(look.rollouts(), want_TT, atol=1e-5)
+    monkeypatch.setattr("chameleon_lab.inspection.rows.ROLLOUT_BYTES", 0)
+    alone = Inspection(look.model, look.tokenizer, look.tokens)
     for position in (0, 4, len(look) - 1):
-        column = [row[position] for row in rows[position:]]
-        np.testing.assert_allclose(look.rollout_readers(position), column, atol=1e-6)
-    assert bool(look._means) == cached
+        for each in (look, alone):
+            np.testing.assert_allclose(each.rollout(position), want_TT[position, : position + 1], atol=1e-5)
+            np.testing.assert_allclose(each.rollout_readers(position), want_TT[position:, position], atol=1e-5)
+    with pytest.raises(ValueError, match=r"all of \d+ positions take too much memory"):
+        alone.rollouts()
 
 
 def test_images_and_codes_have_their_look(look, mixed, tokens):
@@ -611,7 +622,7 @@ def test_a_look_at_4096_positions_never_holds_the_attention_of_all_layers(fixes,
             ledger.peak = ledger.now
             ask()
             assert ledger.peak - ledger.now < of_layer
-        assert ledger.now < held + trace.BLOCK_BYTES + trace.MEAN_BYTES
+        assert ledger.now < held + trace.BLOCK_BYTES + 1.1 * 4 * length**2  # rollout's one square
         if not fixes:
             ledger.peak = ledger.now
             assert look.relevance(length - 1).shape == (length - 1,) and ledger.peak - ledger.now < of_layer

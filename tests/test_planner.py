@@ -133,7 +133,7 @@ def test_what_a_look_keeps_and_takes_is_what_a_real_one_does(fixes: tuple[Stabil
     with planner._Ledger() as ledger:
         look = planner._PlannedTrace(model, np.arange(config.context) % config.vocabulary)
         assert ledger.now == found.inspection
-        look.weights(0, next(look.spans(0)))
+        look.weights(0, [*look.spans(0)][-1])
         hidden_TT = look.hidden()
         with torch.inference_mode():
             model.trunk(look.tokens_1T, without_edges(look.context, hidden_TT, hidden_TT[None, None]))

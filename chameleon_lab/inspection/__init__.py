@@ -12,6 +12,7 @@ look.branch(26, seed=1)  # what the model would have written from there, as an i
 - `trace`: one run of the model, and what is kept of it: the residual stream, one vector a position and layer
 - `likelihood`: what was likely at each token; the document's words, images and cells
 - `rows`: attention by head, both directions, through all layers, and times gradients
+- `rollout`: what the rows through all layers are taken from, computed once for all positions
 - `lens`: the stream at any depth, read as words and as pictures
 - `effects`: knock-outs, cut edges, activation patching
 - `attribution`: what each part of the model adds to a logit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.inspection.likelihood import Likelihood
+from chameleon_lab.inspection.rollout import ROLLOUT_BYTES, AttentionRollout
 from chameleon_lab.inspection.trace import Through
 from chameleon_lab.readings import AttentionShares
 from chameleon_lab.vocabulary import Modality
@@ -16,6 +19,9 @@ from chameleon_lab.vocabulary import Modality
 
 class AttentionReadings(Likelihood):
     """A document with its attention, a row or a column at a time. Raw attention is not attribution: see `effects`."""
+
+    _rollout: AttentionRollout | None = None  # made when the first one is asked for
+    _making = threading.Lock()
 
     def attention(self, layer: int, head: int, position: int) -> np.ndarray:
         """The weights of one head over positions 0 to `position`, that are its row of the softmax: 1-D, sum 1."""
@@ -25,20 +31,20 @@ class AttentionReadings(Likelihood):
     def heads(self, layer: int, position: int) -> np.ndarray:
         """The rows of all heads of a layer: heads x positions 0 to `position`."""
         self.require(position, layer=layer)
-        return self.weights(layer, slice(position, position + 1))[:, 0, : position + 1].cpu().numpy()
+        return self.weights(layer, slice(position, position + 1))[:, 0].cpu().numpy()
 
     def attention_scores(self, layer: int, position: int) -> np.ndarray:
         """What the softmax of each head's row is given: heads x positions 0 to `position`, capped where a fix caps."""
         self.require(position, layer=layer)
         scores_HTS = self.scores_of(layer, slice(position, position + 1))
-        return scores_HTS[:, 0, : position + 1].cpu().numpy()
+        return scores_HTS[:, 0].cpu().numpy()
 
     @torch.inference_mode()
     def readers(self, layer: int, head: int, position: int) -> np.ndarray:
         """How much each token from `position` on read it, by one head: 1-D, of positions `position` to the last."""
         self.require(position, layer=layer, head=head)
         # Copied, since a slice alone would keep all the weights of its rows
-        columns = [self.weights(layer, rows)[head, :, position].clone() for rows in self.spans(position)]
+        columns = [self.weights(layer, rows, head)[0, :, position].clone() for rows in self.spans(position)]
         return torch.cat(columns).cpu().numpy()
 
     def shares(self, layer: int, head: int, position: int) -> AttentionShares:
@@ -50,41 +56,70 @@ class AttentionReadings(Likelihood):
         resting = float(row[sinks].sum())
         return AttentionShares(words, patches, resting, float(row[kinds == Modality.SPECIAL].sum()) - resting)
 
-    @torch.inference_mode()
     def rollout(self, position: int) -> np.ndarray:
         """Attention multiplied through all layers, half of each layer's weight on the stream itself: 1-D, sum 1.
 
-        Abnar & Zuidema 2020 (arXiv 2005.00928), heads averaged.
+        Abnar & Zuidema 2020 (arXiv 2005.00928), heads averaged. The first one asked for computes those of all positions
+        (`rollout_steps`), where these are few enough to be kept.
         """
         self.require(position)
+        if (rows_TT := self._all_rollouts()) is not None:
+            return rows_TT[position, : position + 1].cpu().numpy()
+        return self._lone_rollout(position)
+
+    def rollout_readers(self, position: int) -> np.ndarray:
+        """How much each token from `position` on drew on it through all layers: its column of all rollouts, 1-D."""
+        self.require(position)
+        if (rows_TT := self._all_rollouts()) is not None:
+            return rows_TT[position:, position].cpu().numpy()
+        return self._lone_readers(position)
+
+    def rollouts(self) -> np.ndarray:
+        """`rollout` of all positions at once: positions x positions, 0 above the diagonal. Raises ValueError for a
+        document of which these are too many to be kept."""
+        if (rows_TT := self._all_rollouts()) is None:
+            most = int((ROLLOUT_BYTES / 4) ** 0.5)
+            raise ValueError(
+                f"Rollouts of all of {len(self)} positions take too much memory; they are kept for up to {most}: ask "
+                "for one position at a time, `rollout(position)`."
+            )
+        return rows_TT.cpu().numpy()
+
+    def rollout_steps(self) -> Iterator[float]:
+        """Computes what every `rollout` is taken from, a few rows of a layer at a time: yields how much is done, 0 to
+        1. Whoever asks for a row finishes what is left. Nothing for a document too long to keep that of."""
+        if 4 * len(self) ** 2 > ROLLOUT_BYTES:
+            return
+        with self._making:
+            self._rollout = self._rollout or AttentionRollout(self)
+        while self._rollout.share < 1:
+            self._rollout.step()
+            yield self._rollout.share
+
+    def _all_rollouts(self) -> Tensor | None:
+        for _ in self.rollout_steps():
+            pass
+        return None if self._rollout is None else self._rollout.rows_TT
+
+    @torch.inference_mode()
+    def _lone_rollout(self, position: int) -> np.ndarray:
         row_T = torch.zeros(position + 1, device=self.device)
         row_T[position] = 1
         for layer in reversed(range(self.depth[0])):
             read_T = torch.zeros_like(row_T)
             for span in self.spans(0, position + 1):
-                read_T += row_T[span] @ self.mean_weights(layer, span)[:, : position + 1]
+                read_T[: span.stop] += row_T[span] @ self.weights(layer, span).mean(0)
             row_T = (row_T + read_T) / 2
         return row_T.cpu().numpy()
 
     @torch.inference_mode()
-    def rollout_readers(self, position: int) -> np.ndarray:
-        """How much each token from `position` on drew on it through all layers: its column of all rollouts, 1-D."""
-        self.require(position)
+    def _lone_readers(self, position: int) -> np.ndarray:
         column_T = torch.zeros(len(self), device=self.device)
         column_T[position] = 1
         for layer in range(self.depth[0]):
-            read = [self.mean_weights(layer, span)[:, position:] @ column_T[position:] for span in self.spans(position)]
+            read = [self.weights(layer, span).mean(0) @ column_T[: span.stop] for span in self.spans(position)]
             column_T[position:] = (column_T[position:] + torch.cat(read)) / 2
         return column_T[position:].cpu().numpy()
-
-    @torch.inference_mode()
-    def rollouts(self) -> np.ndarray:
-        """`rollout` of all positions at once: positions x positions, 0 above the diagonal."""
-        whole_TT = torch.eye(len(self), device=self.device)
-        for layer in range(self.depth[0]):
-            read = [self.mean_weights(layer, span) @ whole_TT for span in self.spans(0)]
-            whole_TT = (whole_TT + torch.cat(read)) / 2
-        return whole_TT.cpu().numpy()
 
     def relevance(self, position: int) -> np.ndarray:
         """Attention times the gradient of this token's log-probability, through all layers: 1-D, of all before it.
@@ -116,9 +151,9 @@ class AttentionReadings(Likelihood):
         values_HKT = self.heads_of(layer).v_HTK[:, :length].transpose(1, 2).float()
         read_T = torch.zeros_like(relevance_T)
         for span in self.spans(0, length):
-            weights_HTS = self.weights(layer, span)[..., :length]
-            slopes_HTS = slope_HTK[:, span].float() @ values_HKT
-            read_T += relevance_T[span] @ (weights_HTS * slopes_HTS).clamp_min(0).mean(0)
+            weights_HTS = self.weights(layer, span)
+            slopes_HTS = slope_HTK[:, span].float() @ values_HKT[..., : span.stop]
+            read_T[: span.stop] += relevance_T[span] @ (weights_HTS * slopes_HTS).clamp_min(0).mean(0)
         return read_T
 
     def _slope_of_stream(self, position: int) -> Tensor:

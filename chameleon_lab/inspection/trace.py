@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chameleon_lab.attention import plain_softmax
 from chameleon_lab.taps import change
 from chameleon_lab.transformer import CAUSAL, Block, Context, ModelConfig, Packed, Transformer
 
 LOGITS_AT_ONCE = 256  # positions whose logits are held at once
 WEIGHTS_AT_ONCE = 2**22  # attention weights held at once
 BLOCK_BYTES = 2**26  # of queries, keys and values of blocks run again that are kept for the next question
-MEAN_BYTES = 2**27  # of weights averaged over heads, kept where those of all layers are no more than this
 
 
 class HeadValues(NamedTuple):
@@ -73,7 +73,6 @@ class Trace:
         self.documents_1T = None if documents_T is None else torch.as_tensor(documents_T, device=self.device)[None]
         self.context = self.context_of(len(tokens_T))
         self._heads: OrderedDict[int, HeadValues] = OrderedDict()
-        self._means: dict[int, Tensor] = {}
         names = ["embedding_norm", *(f"blocks.{layer}" for layer in range(model.config.layers))]
         with torch.inference_mode(), self.changed(), outputs_of(model, names) as outputs:
             self.outputs_TD = model.trunk(self.tokens_1T, self.context)[0]
@@ -149,25 +148,23 @@ class Trace:
         return parts[0]
 
     @torch.inference_mode()
-    def weights(self, layer: int, rows: slice) -> Tensor:
-        """The softmax of some query rows, all heads, in float32: H x rows x T, 0 where a query cannot look."""
-        return self.blocks[layer].attention.softmax(self.scores_of(layer, rows)).float()
+    def weights(self, layer: int, rows: slice, head: int | None = None) -> Tensor:
+        """The softmax of some query rows in float32, of all heads or of one: heads x rows x `rows.stop`, 0 where a
+        query cannot look."""
+        attention = self.blocks[layer].attention
+        if head is None or not plain_softmax(attention.cap, attention.softmax):  # others may have numbers for each head
+            weights_HTS = attention.softmax(self.scores_of(layer, rows)).float()
+            return weights_HTS if head is None else weights_HTS[head, None]
+        return self.scores_of(layer, rows, slice(head, head + 1)).softmax(-1)
 
     @torch.inference_mode()
-    def scores_of(self, layer: int, rows: slice) -> Tensor:
-        """What that softmax is given: H x rows x T, -inf where a query cannot look."""
+    def scores_of(self, layer: int, rows: slice, heads: slice = slice(None)) -> Tensor:
+        """What that softmax is given: heads x rows x `rows.stop`, -inf where a query cannot look."""
         q_HTK, k_HTK, _ = self.heads_of(layer)
         cap = self.blocks[layer].attention.cap
-        scores_HTS = cap((q_HTK[:, rows].float() * q_HTK.shape[-1] ** -0.5) @ k_HTK.float().transpose(1, 2))
-        return scores_HTS.masked_fill_(self.hidden(rows), -torch.inf)
-
-    def mean_weights(self, layer: int, rows: slice) -> Tensor:
-        """`weights` averaged over heads: rows x T. Kept, for the next rollout, where those of all layers are few."""
-        if 4 * len(self) ** 2 * self.model.config.layers > MEAN_BYTES:
-            return self.weights(layer, rows).mean(0)
-        if layer not in self._means:
-            self._means[layer] = torch.cat([self.weights(layer, span).mean(0) for span in self.spans(0)])
-        return self._means[layer][rows]
+        q_HTK, k_HSK = q_HTK[heads, rows].float(), k_HTK[heads, : rows.stop].float()
+        scores_HTS = cap((q_HTK * q_HTK.shape[-1] ** -0.5) @ k_HSK.transpose(1, 2))
+        return scores_HTS.masked_fill_(self.hidden(rows, rows.stop), -torch.inf)
 
     def spans(self, start: int, stop: int | None = None) -> Iterator[slice]:
         """Query rows in parts whose weights are held at once."""
