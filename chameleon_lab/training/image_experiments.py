@@ -36,6 +36,7 @@ from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.run import Run
+from chameleon_lab.training.samples import Reconstructions
 from chameleon_lab.training.trainable import Prepared
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class ImageExperiment:
         from chameleon_lab.training.modules import ImageTokenizerModule  # Lightning is slow to import
 
         module = ImageTokenizerModule(ImageTokenizer(self.tokenizer), self.recipe, self.budget, self.objective)
-        return Prepared(module, self.source(self))
+        batches = self.source(self)
+        return Prepared(module, batches, sampler=Reconstructions(module.tokenizer, batches))
 
     def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:
         """The tokenizer as it is written to `folder/tokenizer`, in float16."""

@@ -24,6 +24,7 @@ from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
 from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule, Steps
+from chameleon_lab.training.samples import SampleBook
 from chameleon_lab.training.trainable import Prepared, Report
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _train_in(
     if (resumed or origin is not None) and module.progress >= 1:
         return
     origin = None if resumed else origin
-    keeper = _Keeper(folder, (report, prepared.report), control, detector, origin, checkpoints, save_minutes, fault)
+    keeper = _Keeper(folder, prepared, report, control, detector, origin, checkpoints, save_minutes, fault)
     # A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
     # working directory, another folder's too, and leave one there on a signal.
     plugin = LightningEnvironment() if processes == 1 else None
@@ -135,7 +136,8 @@ class _Keeper(lightning.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        reports: tuple[Report, ...],
+        prepared: Prepared,
+        report: Report,
         control: Control,
         detector: DivergenceDetector | None,
         origin: Path | None,
@@ -143,7 +145,8 @@ class _Keeper(lightning.Callback):
         save_minutes: float,
         fault: str,
     ) -> None:
-        self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
+        self.folder, self.control, self.detector, self.origin = folder, control, detector, origin
+        self.reports, self.samples = (report, prepared.report), SampleBook(folder, prepared.sampler)
         self.checkpoints, self.save_minutes, self.fault = checkpoints, save_minutes, fault
         self.saved_at, self.kept_at, self.saved_seconds = 0.0, 0.0, 0.0
         self.coming: list[Intervention] = []
@@ -165,6 +168,8 @@ class _Keeper(lightning.Callback):
             for record in self.folder.ledger.records:
                 self.detector.update(record)
             module.warned = self.detector.standing is not None
+        if trainer.is_global_zero:
+            self.note_milestones(module)
         self.carry_out(trainer, module)
         if self.checkpoints and not module.step:
             self.try_to_save(trainer, module, keep=True)  # so that a fork can begin where the run began
@@ -184,6 +189,8 @@ class _Keeper(lightning.Callback):
         if trainer.is_global_zero:
             for report in self.reports:
                 report(module, record)
+            self.samples.turn(module)
+            self.note_milestones(module)
         if module.progress >= 1:
             trainer.should_stop = True
             return
@@ -194,6 +201,14 @@ class _Keeper(lightning.Callback):
             self.try_to_save(trainer, module, keep=True)
         elif module.seconds - self.saved_at > 60 * self.save_minutes:
             self.try_to_save(trainer, module)
+
+    def note_milestones(self, module: PacedModule) -> None:
+        """Those of this step, but for a change of the mixture that was ordered, and so stands as an intervention."""
+        for milestone in module.milestones:
+            if milestone.step == module.step:
+                changes = (event for event in self.folder.ledger.events if isinstance(event, Intervention))
+                if not any((change.step, change.name) == (module.step, "weights") for change in changes):
+                    self.folder.ledger.note(milestone)
 
     def carry_out(self, trainer: lightning.Trainer, module: PacedModule) -> None:
         """Everything that was ordered, and what was ordered for this step before the run was taken up again."""
