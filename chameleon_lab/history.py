@@ -1,7 +1,8 @@
-"""What a run records: its steps, alarms and interventions; and its folder, as an onlooker reads it and writes orders.
+"""What a run records: steps, alarms, interventions, milestones, samples; and its folder, as an onlooker reads it.
 
 A folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a line),
-`events.jsonl` (alarms, interventions, answers to orders), `orders.jsonl` (what onlookers ordered) and `checkpoints/`.
+`events.jsonl` (alarms, interventions, milestones, samples, answers to orders), `orders.jsonl` (what onlookers ordered),
+`samples/` (the samples' pictures) and `checkpoints/`.
 Nothing here trains; a folder written by a process elsewhere reads the same.
 """
 
@@ -21,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import numpy as np
 
 from chameleon_lab.files import read_table
-from chameleon_lab.measures import default_thresholds
+from chameleon_lab.measures import MEASURES, default_thresholds, measure_of
 
 Level = Literal["WARN", "ALARM", "CRITICAL"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -72,6 +73,29 @@ class Intervention:
 
 
 @dataclass(frozen=True)
+class Milestone:
+    """A step from which on the plan itself does something else: a stage of the mixture, a critic that begins."""
+
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model made after a step, of the prompt or the picture `name`, which is the same at every sample.
+
+    `picture` and `original` (what is rebuilt, where something is) are files, relative to the run's folder; empty where
+    there is none. `words`: what it wrote, or a figure.
+    """
+
+    step: int
+    name: str
+    picture: str = ""
+    words: str = ""
+    original: str = ""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What became of an order that came through the run's folder: `refusal` says why not, and is empty where it was
     carried out."""
@@ -82,7 +106,10 @@ class Answer:
     refusal: str = ""
 
 
-Event = Alarm | Intervention
+Event = Alarm | Intervention | Milestone | Sample
+EVENT_KINDS = {kind.__name__.lower(): kind for kind in (Alarm, Intervention, Milestone, Sample, Answer)}
+"""What a line of `events.jsonl` may be, by its `kind`."""
+
 Losses = Mapping[float, Sequence[float]]
 """Held-out losses by learning rate, one a seed."""
 Value = TypeVar("Value")
@@ -95,6 +122,8 @@ class History:
     records: tuple[StepRecord, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     interventions: tuple[Intervention, ...] = ()
+    milestones: tuple[Milestone, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -113,12 +142,22 @@ class History:
         return [record.step for record in records], [record.values[name] for record in records]
 
     def maximum(self, name: str, modality: str | None = None) -> float:
-        """The largest value of a measure; nan where one of them is not a number."""
-        return float(np.max(self.series(name, modality)[1]))
+        """The largest value of a measure; nan where one of them is not a number. Missing ones are as in `last`."""
+        return float(np.max(self._values(name, modality)))
 
     def last(self, name: str, modality: str | None = None) -> float:
-        """The value recorded last."""
-        return self.series(name, modality)[1][-1]
+        """The value recorded last; nan where a run has not come to recording one of the lab's measures.
+
+        Raises KeyError as `series` does for any other name.
+        """
+        return self._values(name, modality)[-1]
+
+    def _values(self, name: str, modality: str | None) -> list[float]:
+        """The values of a measure, at least one: nan stands for those that are still to come."""
+        name = f"{modality}_{name}" if modality else name
+        if name not in self.names and measure_of(name).base in MEASURES:
+            return [math.nan]
+        return self.series(name)[1]
 
     def layers(self, name: str) -> tuple[list[int], np.ndarray]:
         """(steps, values of steps x layers, or x heads) of a measure that has one a layer. Raises KeyError as above."""
@@ -132,7 +171,7 @@ class History:
     def held_out_loss(self) -> float:
         """The loss on held-out documents, nats a token, as measured last; nan where it never was, as of a run that was
         stopped before its end."""
-        return self.last("held_out_loss") if "held_out_loss" in self.names else math.nan
+        return self.last("held_out_loss")
 
     @property
     def initial_loss(self) -> float:
@@ -169,7 +208,15 @@ class History:
             records=tuple(each for each in self.records if each.step < step),
             alarms=tuple(each for each in self.alarms if each.step < step),
             interventions=tuple(each for each in self.interventions if each.step <= step),
+            milestones=tuple(each for each in self.milestones if each.step < step),
+            samples=tuple(each for each in self.samples if each.step < step),
         )
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All but the records, in the order of steps."""
+        every = (*self.alarms, *self.interventions, *self.milestones, *self.samples)
+        return tuple(sorted(every, key=lambda event: event.step))
 
     def to_jsonl(self) -> str:
         """The records, a line each."""
@@ -183,9 +230,23 @@ class History:
     @classmethod
     def of(cls, records: Iterable[StepRecord], events: Iterable[Event | Answer] = ()) -> History:
         """The history of records and events, each in the order of steps."""
-        both = list(events)
-        alarms = tuple(each for each in both if isinstance(each, Alarm))
-        return cls(tuple(records), alarms, tuple(each for each in both if isinstance(each, Intervention)))
+        alarms, interventions, milestones, samples = (
+            list[Alarm](),
+            list[Intervention](),
+            list[Milestone](),
+            list[Sample](),
+        )
+        for event in events:
+            match event:
+                case Alarm():
+                    alarms.append(event)
+                case Intervention():
+                    interventions.append(event)
+                case Milestone():
+                    milestones.append(event)
+                case Sample():
+                    samples.append(event)
+        return cls(tuple(records), *map(tuple, (alarms, interventions, milestones, samples)))
 
 
 def event_line(event: Event | Answer) -> str:
@@ -221,12 +282,14 @@ def step_record(plain: dict[str, Any]) -> StepRecord:
 
 def run_event(plain: dict[str, Any]) -> Event | Answer:
     """The event that a line of `events.jsonl` holds. Raises as `step_record` does."""
-    kind = {"alarm": Alarm, "intervention": Intervention, "answer": Answer}[plain["kind"]]
+    kind = EVENT_KINDS[plain["kind"]]
     renamed = {"told": "message"}  # what files of before December 2026 call it
     fields = {renamed.get(key, key): value for key, value in plain.items()}
     event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
     if type(event.step) is not int:
         raise ValueError("an event belongs to a step, a whole number")
+    if isinstance(event, Sample) and not all(type(value) is str for value in list(vars(event).values())[1:]):
+        raise ValueError("what a sample is of, its files and its words are text")
     return event
 
 

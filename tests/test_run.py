@@ -543,7 +543,8 @@ def test_an_alarm_rewinds_and_forks_and_gives_up_after_so_many_times(experiment,
     second.wait()
     alarm = run.history.alarms[0]
     assert alarm.level == "ALARM" and f"Stopped by ALARM at step {alarm.step}" in run.state.error
-    assert first.state.forked_at is not None and first.state.forked_at <= alarm.step - 2
+    assert first.state.forked_at is not None and alarm.step - 4 < first.state.forked_at <= alarm.step - 2
+    assert second.state.forked_at is not None and first.state.forked_at <= second.state.forked_at
     assert [each.after for each in second.history.interventions] == [1.5e-3, 0.75e-3]
     assert isinstance(second.experiment, Experiment)
     assert isinstance(second.experiment.model.fixes[-1], QueryKeyRMSNorm) and not second.forks

@@ -88,6 +88,9 @@ class Stage:
     weights: Mapping[str, float]
     start: int = 0
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {share:.0%}" for name, share in _shares(self.weights).items())
+
 
 def two_stages(
     first: Mapping[str, float], second: Mapping[str, float], steps: int, share: float = 0.8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,18 +13,22 @@ import numpy as np
 from chameleon_lab.chameleon import SHIPPED, Chameleon
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, SceneBatches, Stage, sample_documents
 from chameleon_lab.corpora.packing import Batch, bucket, pack, tokenize
-from chameleon_lab.corpora.shards import Shards
+from chameleon_lab.corpora.shards import Shards, identities
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Data opened for one training: `batches(place)` is a pure function, `held_out` is not trained on."""
+    """Data opened for one training: `batches(place)` is a pure function, `held_out` is not trained on.
+
+    `tokenizer` gives the one that it was written with, None where nobody knows it; it may take a moment.
+    """
 
     vocabulary: Vocabulary
     batches: Callable[[int], Batch]
     held_out: Sequence[Batch] = ()
+    tokenizer: Callable[[], MixedModalTokenizer | None] = lambda: None
 
 
 class Data(Protocol):
@@ -54,7 +59,7 @@ class Scenes:
         if self.held_out:
             documents = tokenize(sample_documents(rng, dict(self.weights), self.held_out), tokenizer)
             apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
-        return Corpus(tokenizer.vocabulary, batches, apart)
+        return Corpus(tokenizer.vocabulary, batches, apart, lambda: tokenizer)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,13 @@ class Corpora:
             apart = opened_shards(self.held_out)
             apart.require(vocabulary)
             held_out = pack(apart, self.context, vocabulary, self.rows)[: max(1, self.apart // self.rows)]
-        return Corpus(vocabulary, mixture, held_out)
+        return Corpus(vocabulary, mixture, held_out, partial(_shipped_tokenizer, next(iter(parts.values()))))
+
+
+def _shipped_tokenizer(part: Shards) -> MixedModalTokenizer | None:
+    """The shipped tokenizer, where the shards were written with that one."""
+    tokenizer = Chameleon.load("tiny", device="cpu").tokenizer
+    return tokenizer if identities(tokenizer) == part.tokenizers else None
 
 
 def opened_shards(folder: Path | str) -> Shards:

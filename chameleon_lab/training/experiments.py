@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
 from chameleon_lab.monitors.default import MONITORS
@@ -23,6 +24,7 @@ from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.run import Run
+from chameleon_lab.training.samples import Drawings, first_halves, scene_requests
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ForVocabulary, ModelConfig, Transformer
 
@@ -135,7 +137,11 @@ class Experiment:
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()
-        return Prepared(self.build(corpus), corpus.batches)
+        module = self.build(corpus)
+        scenes = isinstance(corpus.batches, SceneBatches)
+        prompts = scene_requests if scenes else first_halves(corpus.held_out or [corpus.batches(0)])
+        sampler = Drawings(module.model, corpus.tokenizer, prompts)
+        return Prepared(module, corpus.batches, sampler=sampler)
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Transformer:
         """The transformer; its weights are in the checkpoint already."""

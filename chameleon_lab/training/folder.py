@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,8 +36,9 @@ class RunFolder:
     """A run on disk, as its owner writes it; `history.RecordedRun` is how others read it.
 
     The folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a
-    line), `events.jsonl` (alarms, interventions, answers to orders), `orders.jsonl` (orders of other processes),
-    `checkpoints/last.ckpt`, and the checkpoints that were kept on the way as `checkpoints/step-00000123.ckpt`.
+    line), `events.jsonl` (alarms, interventions, milestones, samples, answers to orders), `orders.jsonl` (orders of
+    other processes), `samples/` (pictures of samples), `checkpoints/last.ckpt`, and the checkpoints that were kept on
+    the way as `checkpoints/step-00000123.ckpt`.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -159,7 +161,7 @@ class Ledger:
         return History.of(self.records.copy(), self.events.copy())
 
     def open(self, step: int, write: bool = True) -> None:
-        """Begins, or goes on before `step`: later records and alarms are forgotten, since they will come again;
+        """Begins, or goes on before `step`: what was recorded later is forgotten, since it will come again;
         interventions are not, since they will be carried out again. Of several processes one may `write`.
 
         Lines that cannot be read stay as they are. An alarm says, once, what is damaged or missing before `step`.
@@ -171,7 +173,7 @@ class Ledger:
         self.records[:] = in_order(earlier)
         recorded = History.of((), [event for _, event in happened if event is not None])
         before = recorded.until(step)
-        self.events[:] = sorted((*before.alarms, *recorded.interventions), key=lambda event: event.step)
+        self.events[:] = replace(before, interventions=recorded.interventions).events
         unreadable = sum(record is None for _, record in parsed)
         missing = sorted(set(range(step)).difference(record.step for record in self.records))
         words = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")

@@ -37,6 +37,7 @@ from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.run import Run
+from chameleon_lab.training.samples import Reconstructions
 from chameleon_lab.training.trainable import Prepared, Report
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class ImageExperiment:
         if self.begins_from is not None:
             tokenizer.load_state_dict(load_image_tokenizer(self.begins_from, device="cpu").state_dict())
         module = ImageTokenizerModule(tokenizer, self.recipe, self.budget, self.objective)
-        prepared = Prepared(module, self.source(self))
+        batches = self.source(self)
+        prepared = Prepared(module, batches, sampler=Reconstructions(module.tokenizer, batches))
         return prepared if self.report is None else replace(prepared, report=self.report(tokenizer))
 
     def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import shutil
+import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
 from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule, Steps
+from chameleon_lab.training.samples import SampleBook
 from chameleon_lab.training.trainable import Prepared, Report
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def train(
     save_minutes: float = 3.0,
     precision: str = "32-true",
     processes: int = 1,
+    save_steps: int = 0,
 ) -> None:
     """Trains to the end of the budget, or until `control` says stop.
 
@@ -54,8 +57,9 @@ def train(
     A folder with a checkpoint goes on from it, with the same data order and the same interventions at the same steps.
     `origin` is another run's checkpoint to begin from: what has the same name and shape is taken over, weights and
     optimizer's state, the rest begins anew. `checkpoints/last.ckpt` is written atomically every `save_minutes` of
-    training and at the end; of the budget's course, so many `checkpoints` stay, evenly spread. Where it is damaged or
-    missing, the newest whole one of those takes its place, and an alarm says so. Raises ValueError where none is whole,
+    training and at the end; of the budget's course, so many `checkpoints` stay, evenly spread. Of those that
+    `save_steps` adds, one in so many steps, the newest three stay. Where `last.ckpt` is damaged or missing, the newest
+    whole one of those takes its place, and an alarm says so. Raises ValueError where none is whole,
     where another process trains in the folder, and where it was deleted meanwhile.
 
     With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
@@ -73,6 +77,7 @@ def train(
             save_minutes,
             precision,
             processes,
+            save_steps,
         )
 
 
@@ -87,6 +92,7 @@ def _train_in(
     save_minutes: float,
     precision: str,
     processes: int,
+    save_steps: int,
 ) -> None:
     module = prepared.module
     folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +108,7 @@ def _train_in(
     if (resumed or origin is not None) and module.progress >= 1:
         return
     origin = None if resumed else origin
-    keeper = _Keeper(folder, (report, prepared.report), control, detector, origin, checkpoints, save_minutes, fault)
+    keeper = _Keeper(folder, prepared, report, control, detector, origin, checkpoints, save_minutes, save_steps, fault)
     # A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
     # working directory, another folder's too, and leave one there on a signal.
     plugin = LightningEnvironment() if processes == 1 else None
@@ -136,17 +142,22 @@ class _Keeper(lightning.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        reports: tuple[Report, ...],
+        prepared: Prepared,
+        report: Report,
         control: Control,
         detector: DivergenceDetector | None,
         origin: Path | None,
         checkpoints: int,
         save_minutes: float,
+        save_steps: int,
         fault: str,
     ) -> None:
-        self.folder, self.reports, self.control, self.detector, self.origin = folder, reports, control, detector, origin
+        self.folder, self.control, self.detector, self.origin = folder, control, detector, origin
+        self.reports, self.samples = (report, prepared.report), SampleBook(folder, prepared.sampler)
         self.checkpoints, self.save_minutes, self.fault = checkpoints, save_minutes, fault
         self.saved_at, self.kept_at, self.saved_seconds = 0.0, 0.0, 0.0
+        self.save_steps, self.rolling = save_steps, list[int]()
+        self.rolled_at, self.saving_seconds = 0.0, 0.0
         self.coming: list[Intervention] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -166,8 +177,10 @@ class _Keeper(lightning.Callback):
             for record in self.folder.ledger.records:
                 self.detector.update(record)
             module.warned = self.detector.standing is not None
+        if trainer.is_global_zero:
+            self.note_milestones(module)
         self.carry_out(trainer, module)
-        if self.checkpoints and not module.step:
+        if (self.checkpoints or self.save_steps) and (not module.step or self.origin is not None):
             self.try_to_save(trainer, module, keep=True)  # so that a fork can begin where the run began
 
     def on_train_batch_end(
@@ -185,6 +198,8 @@ class _Keeper(lightning.Callback):
         if trainer.is_global_zero:
             for report in self.reports:
                 report(module, record)
+            self.samples.turn(module)
+            self.note_milestones(module)
         if module.progress >= 1:
             trainer.should_stop = True
             return
@@ -193,8 +208,18 @@ class _Keeper(lightning.Callback):
         if self.checkpoints and module.progress - self.kept_at >= share:
             self.kept_at += share * ((module.progress - self.kept_at) // share)
             self.try_to_save(trainer, module, keep=True)
+        elif self.save_steps and module.step % self.save_steps == 0:
+            self.roll(trainer, module)
         elif module.seconds - self.saved_at > 60 * self.save_minutes:
             self.try_to_save(trainer, module)
+
+    def note_milestones(self, module: PacedModule) -> None:
+        """Those of this step, but for a change of the mixture that was ordered, and so stands as an intervention."""
+        for milestone in module.milestones:
+            if milestone.step == module.step:
+                changes = (event for event in self.folder.ledger.events if isinstance(event, Intervention))
+                if not any((change.step, change.name) == (module.step, "weights") for change in changes):
+                    self.folder.ledger.note(milestone)
 
     def carry_out(self, trainer: lightning.Trainer, module: PacedModule) -> None:
         """Everything that was ordered, and what was ordered for this step before the run was taken up again."""
@@ -238,6 +263,22 @@ class _Keeper(lightning.Callback):
         except (OSError, RuntimeError) as error:
             message = f"no checkpoint could be written ({error}); the last good one is kept"
             self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
+
+    def roll(self, trainer: lightning.Trainer, module: PacedModule) -> None:
+        """Keeps a checkpoint of here, and lets go of the fourth last; where saving takes long, not each time."""
+        early = module.seconds - self.rolled_at < 10 * self.saving_seconds
+        if early or module.step in self.folder.checkpoints:
+            return
+        began = time.perf_counter()
+        self.try_to_save(trainer, module, keep=True)
+        self.rolled_at = module.seconds
+        # All processes save together, so all take the time of the first.
+        self.saving_seconds = trainer.strategy.broadcast(time.perf_counter() - began)
+        self.rolling.append(module.step)
+        for step in self.rolling[:-3]:
+            if trainer.is_global_zero and step in self.folder.checkpoints:
+                self.folder.checkpoints[step].unlink(missing_ok=True)
+        self.rolling = self.rolling[-3:]
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         try:

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset
 
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.history import Milestone
 from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
@@ -98,6 +99,11 @@ class PacedModule(lightning.LightningModule, ABC):
     @property
     def progress(self) -> float:
         return 1.0 if self.enough else self.budget.progress(self.step, self.seconds)
+
+    @property
+    def milestones(self) -> tuple[Milestone, ...]:
+        """The steps from which on the plan does something else."""
+        return ()
 
     @property
     def processes(self) -> int:
@@ -282,6 +288,13 @@ class ImageTokenizerModule(PacedModule):
         judged = self.loss(pixels_BCHW, rebuilt_BCHW, quantized, self.tokenizer.last_layer, self.step)
         return judged.loss, {"loss": judged.loss, **judged.values, **self.watch(quantized.codes_BHW)}
 
+    @property
+    def milestones(self) -> tuple[Milestone, ...]:
+        adversary, warm_up = self.loss.objective.adversary, int(getattr(self.tokenizer.quantize, "warm_up", 0))
+        critic = (Milestone(adversary.start_step, "the critic begins"),) if adversary else ()
+        book = (Milestone(warm_up, "the codebook begins: from here on latents are quantized"),) if warm_up else ()
+        return (*book, *critic)
+
 
 class LanguageModule(PacedModule):
     """Trains a transformer on batches of documents, watched by monitors.
@@ -308,6 +321,12 @@ class LanguageModule(PacedModule):
         measures = self.objective(self.model, batch)
         tokens = torch.tensor(float(batch.real_tokens) * self.trainer.world_size)
         return measures.pop("loss_with_penalties"), {**measures, "tokens": tokens}
+
+    @property
+    def milestones(self) -> tuple[Milestone, ...]:
+        stages = self.batches.stages[1:] if isinstance(self.batches, Mixture) else ()
+        words = "another stage of the mixture begins: "
+        return tuple(Milestone(-(-stage.start // self.processes), f"{words}{stage}") for stage in stages)
 
     @contextmanager
     def watched(self, batch: Batch) -> Iterator[Readout]:

@@ -26,7 +26,7 @@ from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.modules import Budget, LanguageModule
 from chameleon_lab.training.run import Run
-from chameleon_lab.training.samples import Samples
+from chameleon_lab.training.samples import Drawings, scene_requests
 from chameleon_lab.training.text_experiments import TextExperiment, scene_texts
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.vocabulary import Vocabulary
@@ -80,7 +80,7 @@ MODELS = {TINY_MODEL.name: TINY_MODEL}
 @dataclass(frozen=True)
 class SceneTransformer:
     """The last stage of a `SceneModel`: its transformer on its `tokenizer`, drawing samples on the way and saved with
-    both tokenizers in the end, in float16. Beside the run's folder `transformer` these are `samples` and `model`."""
+    both tokenizers in the end, in float16, as `model` beside the run's folder `transformer`."""
 
     name: str
     model: SceneModel
@@ -121,8 +121,8 @@ class SceneTransformer:
     def prepare(self, folder: Path) -> Prepared:
         prepared = self.experiment.prepare(folder)
         assert isinstance(prepared.module, LanguageModule)
-        lab = Chameleon(prepared.module.model, self.tokenizer, self.model.settings)
-        return replace(prepared, report=Samples(lab, _sibling(folder, "samples")))
+        model, settings = prepared.module.model, self.model.settings
+        return replace(prepared, sampler=Drawings(model, lambda: self.tokenizer, scene_requests, settings))
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Chameleon:
         card = {
@@ -156,8 +156,8 @@ def _sibling(folder: Path, what: str) -> Path:
 class Pipeline:
     """Carries a model through its stages in a folder; what is done there is not done again.
 
-    `folder/text`, `folder/image` and `folder/transformer` are the stages' runs, `folder/samples` what the transformer
-    drew on the way, `folder/model` is the finished model. `processes` share the transformer's training.
+    `folder/text`, `folder/image` and `folder/transformer` are the stages' runs, with what they drew on the way in their
+    `samples`; `folder/model` is the finished model. `processes` share the transformer's training.
     """
 
     def __init__(self, model: SceneModel, folder: Path | str, processes: int = 1) -> None:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +55,11 @@ FREE = ("budget", "rules", "held_out_every", "checkpoints", "kept")
 @dataclass(frozen=True)
 class Rescue:
     """What to do when an alarm of `level` sounds: go back at least `back` steps to a checkpoint and fork with `fixes`,
-    the rate times `cool`; at most `times` times, then stop and say so."""
+    the rate times `cool`; at most `times` times, then stop and say so.
+
+    A run with a rescue keeps a checkpoint every `back` steps, so that it goes back less than twice as far; where saving
+    is slow, it keeps fewer.
+    """
 
     fixes: tuple[Any, ...] = ()
     cool: float = 1.0
@@ -423,6 +427,7 @@ class Run:
             checkpoints=self.experiment.checkpoints,
             precision=self.experiment.precision,
             processes=self.processes,
+            save_steps=self.rescue.back if self.rescue else 0,
         )
         self._place.require()
         if module.progress >= 1:
@@ -430,10 +435,14 @@ class Run:
         self._status = "finished" if module.progress >= 1 else "stopped"
 
     def _inherit(self, origin: Origin) -> None:
-        """The parent's records up to the fork are this run's too, so that its curves are whole."""
+        """The parent's records and samples up to the fork are this run's too, so that its curves are whole."""
         before = RunFolder(origin.folder).history.until(origin.step)
+        for sample in before.samples:
+            for name in filter(None, (sample.picture, sample.original)):
+                with suppress(OSError):  # a picture that is gone is no reason not to train
+                    write_file(self.folder / name, (origin.folder / name).read_bytes())
         write_file(self.folder / "metrics.jsonl", before.to_jsonl())
-        write_file(self.folder / "events.jsonl", "".join(map(event_line, (*before.alarms, *before.interventions))))
+        write_file(self.folder / "events.jsonl", "".join(map(event_line, before.events)))
 
     def _report(self, module: PacedModule, record: StepRecord) -> None:
         now = time.monotonic()

@@ -21,7 +21,8 @@ from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer
 from chameleon_lab.training.modules import Budget, PacedModule
 from chameleon_lab.training.run import Run
-from chameleon_lab.training.trainable import Prepared
+from chameleon_lab.training.samples import REQUESTS
+from chameleon_lab.training.trainable import Exhibit, Prepared
 
 
 def scene_texts(
@@ -54,7 +55,8 @@ class TextExperiment:
         raise ValueError(f"The text tokenizer {self.name!r} is learned in one step: train another one instead.")
 
     def prepare(self, folder: Path) -> Prepared:
-        return Prepared(TextModule(self.pieces), lambda place: self.source(self))
+        module = TextModule(self.pieces)
+        return Prepared(module, lambda place: self.source(self), sampler=module.split_words)
 
     def finish(self, module: TextModule, history: History, folder: Path) -> SentencePieceTokenizer:
         """The tokenizer as it is written to `folder/text_tokenizer.model`."""
@@ -96,6 +98,11 @@ class TextModule(PacedModule):
         self.model = tokenizer.model
         letters, pieces = sum(map(len, texts)), sum(len(tokenizer.encode(text)) for text in texts)
         self.values = {"pieces": float(tokenizer.size), "letters_per_piece": letters / max(1, pieces)}
+
+    def split_words(self) -> list[Exhibit]:
+        """A few sentences as the tokenizer cuts them."""
+        tokenizer = SentencePieceTokenizer(self.model)
+        return [Exhibit(text, None, " | ".join(map(tokenizer.spelling, tokenizer.encode(text)))) for text in REQUESTS]
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(list(self.model), dtype=torch.uint8)

@@ -7,6 +7,8 @@ from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import PIL.Image
+
 from chameleon_lab.history import History, StepRecord
 from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.training.budget import Budget
@@ -19,12 +21,30 @@ Report = Callable[["PacedModule", StepRecord], None]
 
 
 @dataclass(frozen=True)
+class Exhibit:
+    """What a model in training made of one prompt or picture, called `name`; `original` is what it was to rebuild."""
+
+    name: str
+    picture: PIL.Image.Image | None = None
+    words: str = ""
+    original: PIL.Image.Image | None = None
+
+
+Sampler = Callable[[], Sequence[Exhibit]]
+"""What the model, as it is now and in its evaluating state, makes of the same few prompts each time."""
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A module and what it trains on: `batches(place)` is a pure function; `report` is called after each step."""
+    """A module and what it trains on: `batches(place)` is a pure function; `report` is called after each step.
+
+    `sampler` is asked now and then what the model makes by now.
+    """
 
     module: PacedModule
     batches: Callable[[int], Any]
     report: Report = lambda module, record: None
+    sampler: Sampler | None = None
 
 
 class Trainable(Protocol):
