@@ -61,6 +61,8 @@ class Objective:
         outputs_XD = model.trunk(batch.inputs_BT, context)[learned_BT]
         weights = torch.tensor((self.text_weight, self.image_weight, self.special_weight), device=targets_X.device)
         shares_X = weights[kinds_X.long()]
+        if batch.weights_BT is not None:
+            shares_X = shares_X * batch.weights_BT[learned_BT]
         shares_X = shares_X / shares_X.sum().clamp_min(1e-9)
         losses_X = torch.empty_like(shares_X)
 

@@ -56,12 +56,19 @@ PLURALS = {"animal": "animals", "food": "foods", "face": "faces", "heart": "hear
 KINDS_OF_SKETCH = ("outline", "silhouette", "grey")
 
 
-class Emoji:
-    """The corpus in a folder. `ideas` in a fixed order; pictures are RGB on white."""
+Shower = Callable[["Emoji", Drawn, str, str, Choice, bool], Image]
+"""(corpus, idea, style, kind of sketch or "", rng, learn) to the image of a document."""
 
-    def __init__(self, folder: Path | str) -> None:
+
+class Emoji:
+    """The corpus in a folder. `ideas` in a fixed order; pictures are RGB on white.
+
+    `show` makes a document's images: by default freshly shifted and scaled pictures, at each place another.
+    """
+
+    def __init__(self, folder: Path | str, show: Shower | None = None) -> None:
         """Raises ValueError where no corpus was built."""
-        self.folder = Path(folder)
+        self.folder, self.show = Path(folder), show or fresh_picture
         if not (self.folder / "sources.json").is_file():
             raise ValueError(
                 f"{folder} holds no emoji corpus: `python -m chameleon_lab.corpora.emoji_artwork {folder}` builds one."
@@ -155,8 +162,8 @@ class Emoji:
     def any(self, rng: Choice) -> tuple[Drawn, str]:
         return self._trainable[int(rng.integers(len(self._trainable)))]
 
-    def _image(self, idea: Drawn, style: str, rng: Choice, learn: bool = True) -> Image:
-        return Image(self.picture(idea, style, rng), learn=learn)
+    def _image(self, idea: Drawn, style: str, rng: Choice, learn: bool = True, sketch: str = "") -> Image:
+        return self.show(self, idea, style, sketch, rng, learn)
 
     def drawing(self, rng: Choice) -> Document:
         """A request, and the drawing."""
@@ -201,10 +208,10 @@ class Emoji:
         """An outline, a silhouette or greys, and the drawing."""
         (idea, style), language = self.any(rng), _language(rng)
         place = int(rng.integers(2**31))  # the sketch and the drawing lie alike
-        sketch = self.sketch(idea, style, str(rng.choice(KINDS_OF_SKETCH)), np.random.default_rng(place))
+        kind = str(rng.choice(KINDS_OF_SKETCH))
+        sketch = self._image(idea, style, np.random.default_rng(place), learn=False, sketch=kind)
         request = Text(COLOUR_IN[language].format(idea.names[language]), learn=False)
-        drawing = Image(self.picture(idea, style, np.random.default_rng(place)))
-        return _turns([Image(sketch, learn=False), request], [drawing])
+        return _turns([sketch, request], [self._image(idea, style, np.random.default_rng(place))])
 
     def category(self, rng: Choice) -> Document:
         """A drawing, and of which family it is."""
@@ -225,6 +232,11 @@ class Emoji:
     def free(self, rng: Choice) -> Document:
         """A drawing without any words: what guidance compares with."""
         return Document((self._image(*self.any(rng), rng),))
+
+
+def fresh_picture(emoji: Emoji, idea: Drawn, style: str, sketch: str, rng: Choice, learn: bool) -> Image:
+    picture = emoji.sketch(idea, style, sketch, rng) if sketch else emoji.picture(idea, style, rng)
+    return Image(picture, learn=learn)
 
 
 def _turns(question: list[Text | Image], reply: list[Text | Image]) -> Document:

@@ -32,7 +32,7 @@ class Batch:
     """Rows of tokens, padded on the right: one document a row, or several where `documents_BT` numbers them.
 
     `targets_BT` are the tokens one position on; `learned_BT` says on which of them training takes loss, `modality_BT`
-    holds their `Modality`.
+    holds their `Modality`; `weights_BT`, where given, multiplies each one's share of the loss.
     """
 
     inputs_BT: Tensor
@@ -41,6 +41,7 @@ class Batch:
     modality_BT: Tensor
     real_tokens: int
     documents_BT: Tensor | None = None
+    weights_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         tensors = {each.name: getattr(self, each.name) for each in fields(self)}

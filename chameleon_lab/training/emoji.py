@@ -1,23 +1,60 @@
-"""The trainings of the emoji model: its image tokenizer and its transformer, on a corpus that was built in a folder."""
+"""The trainings of the emoji model: its BPE, its image tokenizer and its transformer, on a corpus built in a folder.
+
+`python -m chameleon_lab.training.emoji CORPUS FOLDER` carries it through all three; called again, it goes on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import argparse
+import logging
+import platform
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
-from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, Emoji
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.conversations import Choice
+from chameleon_lab.corpora.emoji import COLOUR_IN, DRAW, KINDS_OF_SKETCH, STYLE_NAMES, WHAT, Emoji
+from chameleon_lab.corpora.emoji_artwork import LANGUAGES, PACKAGES, Drawn
+from chameleon_lab.corpora.packing import Batch, bucket, tokenize
+from chameleon_lab.documents import Document, Image
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.history import StepRecord
+from chameleon_lab.monitors.alarms import NotANumber
+from chameleon_lab.objective import Objective
+from chameleon_lab.optimization import CoolDown
+from chameleon_lab.plain import plain_values
+from chameleon_lab.stability import ZLoss
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import Corpus
+from chameleon_lab.training.experiments import TINY, Experiment
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment, Pixels
-from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.text_experiments import TextExperiment
+from chameleon_lab.vocabulary import Modality, Vocabulary
+
+log = logging.getLogger(__name__)
 
 SKETCHES = 0.1  # share of pictures that are outlines, silhouettes and greys
+PIECES = 1536
+"""569 letters of five writings and 256 bytes among them: of 1,024, too few would be left for words."""
 
 opened = lru_cache(maxsize=4)(Emoji)
+
+
+# The image tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,11 +83,235 @@ def _pixels(experiment: ImageExperiment, folder: Path | str) -> Pixels:
 
 
 def emoji_images(folder: Path | str) -> ImageExperiment:
-    """The image tokenizer of the emoji model: 64 x 64 pixels to 8 x 8 codes of 2048."""
+    """The image tokenizer of the emoji model: 64 x 64 pixels to 8 x 8 codes of 2048.
+
+    3.0 M parameters, half as wide again as the tiny model's; its perceptual loss needs the extra `features`.
+    """
     return replace(
         TINY_PICTURES,
         name="emoji",
         tokenizer=replace(TINY_PICTURES.tokenizer, codes=2048, widths=(96, 192)),
-        budget=Budget(steps=8000),
+        objective=replace(TINY_PICTURES.objective, perceptual="efficientnet"),
+        budget=Budget(minutes=30),
         source=partial(_pixels, folder=folder),
+        precision="bf16-mixed",
     )
+
+
+# The text tokenizer
+
+
+def emoji_texts(experiment: TextExperiment, folder: Path | str) -> list[str]:
+    """All names, asked for in their language; English three times, since it has most documents."""
+    texts = list[str]()
+    for idea in Emoji(folder).ideas:
+        for number, style in enumerate(idea.styles):
+            language = LANGUAGES[number % len(LANGUAGES)]
+            plain, styled = DRAW[language]
+            texts += [styled.format(idea.names[language], STYLE_NAMES[style]), plain.format(idea.names[language])]
+            texts += [COLOUR_IN[language].format(idea.names[language]), WHAT[language]]
+        texts += [*idea.names.values(), idea.names["en"], idea.names["en"], idea.family]
+    return texts
+
+
+# The transformer
+
+WEIGHTS = {
+    "drawing": 0.36,
+    "naming": 0.33,
+    "caption": 0.06,
+    "restyling": 0.05,
+    "colouring": 0.05,
+    "free": 0.05,
+    "style": 0.04,
+    "list": 0.03,
+    "category": 0.03,
+}
+"""Shares of documents. Naming is a third; a tenth of all single drawings is `free`, without the words."""
+
+
+class Views:
+    """Shows drawings as codes, each encoded once: those to learn in one of `drawn` places, others in one of `read`.
+
+    The first place is where the artist put it. To draw a shifted picture is to learn other codes altogether, which a
+    small model pays for with blur; to read one is what makes naming robust.
+    """
+
+    PICTURE = PIL.Image.new("RGB", (1, 1), "white")  # codes are used instead
+
+    def __init__(self, tokenizer: ImageTokenizer, drawn: int, read: int) -> None:
+        self.tokenizer, self.drawn, self.read = tokenizer, drawn, read
+        self._codes: dict[tuple[str, str, str, int], np.ndarray] = {}
+
+    def __call__(self, emoji: Emoji, idea: Drawn, style: str, sketch: str, rng: Choice, learn: bool) -> Image:
+        place = int(rng.integers(self.drawn if learn or sketch else self.read))
+        key = idea.idea, style, sketch, place
+        if key not in self._codes:
+            placed = np.random.default_rng([zlib.crc32(idea.idea.encode()), place]) if place else None
+            picture = emoji.sketch(idea, style, sketch, placed) if sketch else emoji.picture(idea, style, placed)
+            with torch.autocast(self.tokenizer.device.type, enabled=False):  # a training step asks for this
+                self._codes[key] = self.tokenizer.encode(picture).astype(np.int16)
+        return Image(self.PICTURE, self._codes[key], learn)
+
+
+@dataclass(frozen=True)
+class EmojiDocuments:
+    """What the transformer trains on: documents of `weights`' kinds, drawn as they are needed, `tokens` a step.
+
+    `drawn`, `read`: in how many places a drawing stands where it is drawn, and where it is read (see `Views`).
+    `noise`: share of the codes that are read which are replaced by random ones, twice as many in one row as in the
+    mean at most; so a picture is not continued by its own beginning alone. The first codes of a picture to draw, so
+    many as `first` says, weigh `first_weight` times the others: there the words decide. `held_out`: so many documents,
+    drawn apart from the same ideas, as they are at step -1.
+    """
+
+    folder: Path | str
+    tokenizer: MixedModalTokenizer
+    tokens: int = 2048
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    drawn: int = 1
+    read: int = 8
+    noise: float = 0.15
+    first: int = 24
+    first_weight: float = 2.0
+
+    def open(self, seed: int, steps: int | None) -> Corpus:
+        return Corpus(self.tokenizer.vocabulary, EmojiBatches(self, seed))
+
+
+class EmojiBatches:
+    """Batches of documents, a pure function of (seed, step), made `pool` at a time, so that like lengths share one."""
+
+    MEAN_LENGTH = 98
+    """Tokens of an average document under `WEIGHTS`."""
+
+    def __init__(self, data: EmojiDocuments, seed: int, pool: int = 16) -> None:
+        self.data, self.seed, self.pool = data, seed, pool
+        self.emoji = Emoji(data.folder, Views(data.tokenizer.image, data.drawn, data.read))
+        self._batches = lru_cache(maxsize=1)(self._pool)
+
+    def __call__(self, step: int) -> Batch:
+        index, place = divmod(step, self.pool)
+        batches = self._batches(index)
+        return emphasized(batches[place % len(batches)], self.data, np.random.default_rng([self.seed, 10, step]))
+
+    def documents(self, rng: np.random.Generator, count: int) -> list[Document]:
+        names, weights = list(self.data.weights), np.array(list(self.data.weights.values()))
+        kinds = self.emoji.kinds
+        return [kinds[str(kind)](rng) for kind in rng.choice(names, size=count, p=weights / weights.sum())]
+
+    def _pool(self, index: int) -> list[Batch]:
+        rng = np.random.default_rng([self.seed, 9, index])
+        documents = self.documents(rng, self.pool * max(1, self.data.tokens // self.MEAN_LENGTH))
+        return bucket(tokenize(documents, self.data.tokenizer), self.pool, self.data.tokenizer.vocabulary, rng)
+
+
+def emphasized(batch: Batch, data: EmojiDocuments, rng: np.random.Generator) -> Batch:
+    """The batch with noise on the codes that are read, and weights on the first codes of its images."""
+    vocabulary, inputs_BT = data.tokenizer.vocabulary, batch.inputs_BT.numpy().copy()
+    share_B1 = rng.uniform(0, 2 * data.noise, (len(inputs_BT), 1))
+    noisy_BT = (vocabulary.modality[inputs_BT] == Modality.IMAGE) & (rng.random(inputs_BT.shape) < share_B1)
+    inputs_BT[noisy_BT] = vocabulary.first_image + rng.integers(vocabulary.codes, size=int(noisy_BT.sum()))
+    is_code_BT = batch.modality_BT.numpy() == Modality.IMAGE
+    place_BT = (is_code_BT.cumsum(1) - 1) % int(np.prod(data.tokenizer.grid))  # whole images of one grid
+    weights_BT = np.where(is_code_BT & (place_BT < data.first), data.first_weight, 1.0).astype(np.float32)
+    return replace(batch, inputs_BT=torch.from_numpy(inputs_BT), weights_BT=torch.from_numpy(weights_BT))
+
+
+def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer) -> Experiment:
+    """The transformer of the emoji model, 2.9 M parameters."""
+    return replace(
+        TINY,
+        name="emoji",
+        model=replace(TINY.model, layers=5, context=320),
+        data=EmojiDocuments(folder, tokenizer),
+        recipe=replace(TINY.recipe, schedule=CoolDown(0.35)),
+        objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),)),
+        budget=Budget(minutes=240),
+        rules=(NotANumber(),),
+        precision="bf16-mixed",
+    )
+
+
+# All of it
+
+SETTINGS = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.0, window=200)
+
+
+def train(
+    corpus: Path | str, folder: Path | str, minutes: tuple[float, float] = (30, 240), every: float = 30.0
+) -> Chameleon:
+    """The emoji model, from all three stages' runs in a folder; it is written to `folder/model`.
+
+    `minutes` of the image tokenizer and of the transformer. Called again, what is done is not done again, and a
+    transformer whose minutes are more than before goes on. Every so many seconds the log says how far it is.
+    """
+    folder = Path(folder)
+    text = TextExperiment("emoji", PIECES, partial(emoji_texts, folder=corpus)).run(folder / "text").result()
+    images = replace(emoji_images(corpus), budget=Budget(minutes=minutes[0])).run(folder / "image")
+    images.wait(report=_Progress("image tokenizer", every))
+    image: ImageTokenizer = images.result()
+    tokenizer = MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
+    experiment = replace(emoji_transformer(corpus, tokenizer), budget=Budget(minutes=minutes[1]))
+    run = experiment.run(folder / "transformer")
+    history = run.wait(report=_Progress("transformer", every))
+    card = {
+        "experiment": plain_values(replace(experiment, data=None)),
+        "data": {name: value for name, value in plain_values(experiment.data).items() if name not in PLACES},
+        "trained": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+        "minutes": {
+            "image tokenizer": round(images.history.records[-1].seconds / 60, 1),
+            "transformer": round(history.records[-1].seconds / 60, 1),
+        },
+        "steps": len(history.records),
+        "tokens": int(sum(history.series("tokens")[1])),
+        "artwork": [f"{each.credit} ({each.name} {each.version}, {each.licence})" for each in PACKAGES],
+        "notes": NOTES,
+    }
+    image.half()
+    Chameleon(run.result().half(), tokenizer, SETTINGS, card).save(folder / "model")
+    return Chameleon.load(folder / "model")
+
+
+PLACES = ("folder", "tokenizer")
+NOTES = [
+    "it knows emoji by heart: 885 ideas as five hands drew them, in five languages, and nothing else",
+    "its image tokenizer was trained with features of EfficientNet-Lite0 (Apache-2.0), which judge its drawings, too",
+]
+
+
+class _Progress:
+    """Says now and then how far a run is."""
+
+    def __init__(self, stage: str, every: float) -> None:
+        self.stage, self.every, self.last = stage, every, time.monotonic()
+
+    def __call__(self, record: StepRecord) -> None:
+        if time.monotonic() - self.last < self.every:
+            return
+        self.last = time.monotonic()
+        values = "  ".join(f"{name} {record.values[name]:.3g}" for name in MEASURES if name in record.values)
+        log.info("%-15s %6.1f min  step %d  %s", self.stage, record.seconds / 60, record.step + 1, values)
+
+
+MEASURES = ("psnr", "usage", "text_loss", "image_loss", "rate")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, help="what `python -m chameleon_lab.corpora.emoji_artwork` built")
+    parser.add_argument("folder", type=Path, help="where the runs and the model go")
+    parser.add_argument("--image-minutes", type=float, default=30, help="for the image tokenizer (default: 30)")
+    parser.add_argument("--minutes", type=float, default=240, help="for the transformer, in all (default: 240)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    train(options.corpus, options.folder, (options.image_minutes, options.minutes))
+    log.info("The model is in %s.", options.folder / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -148,7 +148,7 @@ class ImageExperiment:
                 f"The critic judges pictures of {least} pixels a side or more, and a crop has {self.side}: give "
                 f"crop={-(-least // factor) * factor}, a critic of fewer layers, or adversary=None."
             )
-        if self.objective.perceptual == "edges" and self.side < 2**self.objective.scales:
+        if self.objective.perceptual in ("edges", "efficientnet") and self.side < 2**self.objective.scales:
             raise ValueError(
                 f"Edges at {self.objective.scales} scales need {2**self.objective.scales} pixels a side, and a crop "
                 f"has {self.side}: give a larger crop, or fewer scales."
