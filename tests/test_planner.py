@@ -166,7 +166,7 @@ def test_a_plan_is_made_once_and_a_shape_with_a_list_in_it_too():
     first = plan(SMALL, weights="int8")
     assert plan(SMALL, weights="int8") == first
     assert planner._plans.cache_info().hits == 1
-    assert plan(replace(SMALL, fixes=(Listed([1]),)), weights="int8") == first
+    assert plan(replace(SMALL, fixes=(*SMALL.fixes, Listed([1]))), weights="int8") == first
 
 
 def test_a_plan_holds_no_memory_and_leaves_no_fakes_behind():

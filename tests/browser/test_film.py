@@ -24,6 +24,9 @@ lab = Chameleon.load("tiny")
 ChatCell(lab.stream, inspect=lab.inspect)"""
 
 
+TURNS = ("draw a large red circle left of a small blue star", "what color is the star?", "make the background pink")
+
+
 class Film:
     """What a page shows, as its browser paints it."""
 
@@ -42,9 +45,8 @@ class Film:
         """A GIF of the part of the page in `box`, each frame as long as it stood."""
         self._session.send("Page.stopScreencast")
         pictures, lengths = list[PIL.Image.Image](), list[int]()
-        for (at, picture), (until, _) in zip(
-            self.frames, [*self.frames[1:], (self.frames[-1][0] + 2, None)], strict=True
-        ):
+        ends = [at for at, _ in self.frames[1:]] + [self.frames[-1][0] + 2]
+        for (at, picture), until in zip(self.frames, ends, strict=True):
             part = picture.crop(box)
             part = part.resize((WIDTH, round(part.height * WIDTH / part.width)), PIL.Image.Resampling.LANCZOS)
             pictures.append(part.quantize(128, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE))
@@ -63,11 +65,7 @@ def test_a_conversation_is_filmed(open_notebook, tmp_path: Path) -> None:
     message.click(timeout=120_000)
     film = Film(page)
     lamp = page.locator(".chm-lamp span").last
-    for text in (
-        "draw a large red circle left of a small blue star",
-        "what color is the star?",
-        "make the background pink",
-    ):
+    for text in TURNS:
         page.keyboard.type(text, delay=45)
         page.wait_for_timeout(300)
         page.keyboard.press("Enter")
