@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,15 @@ class _Use:
             raise ValueError(f"{self.weights} weights cannot be trained: take float32 or bfloat16.")
 
     def plan(self) -> Plan:
-        """Without a device. Many alike layers are planned from a few: all that is held grows evenly with them."""
+        """Without a device; the same use is planned once, since advice and those who ask again compare the same few."""
+        try:
+            hash(self)
+        except TypeError:  # a person's own part holds a list, say
+            return self._measure()
+        return _plans(self)
+
+    def _measure(self) -> Plan:
+        """By a trace. Many alike layers are planned from a few: all that is held grows evenly with them."""
         layers = self.config.layers
         few = [self._trace(count) for count in ((layers,) if layers <= FEW_LAYERS else (2, 3))]
         moments = {name: _extrapolate([trace[name] for trace in few], layers) for name in few[0]}
@@ -416,6 +425,11 @@ class _PlannedTrace(Trace):
 
     def context_of(self, length: int) -> Causal:
         return _Unshared()
+
+
+@lru_cache(maxsize=64)
+def _plans(use: _Use) -> Plan:
+    return use._measure()
 
 
 class _Ledger(TorchDispatchMode):

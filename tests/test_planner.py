@@ -3,7 +3,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,27 @@ def test_many_layers_are_planned_from_a_few(monkeypatch: pytest.MonkeyPatch):
         quick = plan(config, **arguments)
         with monkeypatch.context() as patch:
             patch.setattr(planner, "FEW_LAYERS", 5)
+            planner._plans.cache_clear()
             whole = plan(config, **arguments)
         assert quick == whole
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A person's fix that cannot be hashed."""
+
+    places: list[int]
+
+    def install(self, model: nn.Module) -> None:
+        pass
+
+
+def test_a_plan_is_made_once_and_a_shape_with_a_list_in_it_too():
+    planner._plans.cache_clear()
+    first = plan(SMALL, weights="int8")
+    assert plan(SMALL, weights="int8") == first
+    assert planner._plans.cache_info().hits == 1
+    assert plan(replace(SMALL, fixes=(*SMALL.fixes, Listed([1]))), weights="int8") == first
 
 
 def test_a_plan_holds_no_memory_and_leaves_no_fakes_behind():

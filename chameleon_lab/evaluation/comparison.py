@@ -6,6 +6,7 @@ a difference must be to mean anything.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
+
+STRIP = 8  # scenes that every contender is shown with
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def compare_quantizers(
 ) -> Iterator[ContenderOutcome]:
     """Trains every contender with every seed in `folder`, or resumes there, and measures it; yields outcome by outcome.
 
-    Contenders of one's `own` come after those of `names`. Outcomes are also lines of `folder/outcomes.jsonl`. Raises
-    ValueError for an unknown contender.
+    Contenders of one's `own` come after those of `names`. Outcomes are also lines of `folder/outcomes.jsonl`; what the
+    first seed's tokenizers make of the same few scenes is in `folder/pictures`, a strip each, beside `originals.png`.
+    Raises ValueError for an unknown contender.
     """
     folder, contenders = Path(folder), {**CONTENDERS, **own}
     names = tuple(dict.fromkeys((*names, *own)))
@@ -90,6 +94,9 @@ def compare_quantizers(
     if unknown:
         raise ValueError(f"No contender is called {', '.join(unknown)}; there are {', '.join(contenders)}.")
     outcomes: list[ContenderOutcome] = []
+    few = list(unseen_scenes(STRIP))
+    _write_strip(folder / "pictures" / "originals.png", few)
+    seeds = tuple(seeds)
     for seed in seeds:
         for name in names:
             contender = contenders[name]
@@ -98,10 +105,20 @@ def compare_quantizers(
             quantizer = contender.quantizer
             mark = quantizer if isinstance(quantizer, str) else f"{name}-{experiment.fingerprint}"
             tokenizer = experiment.run(folder / f"{mark}-{seed}").result()
+            if seed == seeds[0]:
+                strip = [tokenizer.reconstruct(picture).picture for picture in few]
+                _write_strip(folder / "pictures" / f"{mark}.png", strip)
             measurements = measure(tokenizer, unseen_scenes(), reference="scenes, seed 2026")
             outcomes.append(ContenderOutcome(name, seed, measurements.values))
             write_file(folder / "outcomes.jsonl", "".join(f"{each.to_json()}\n" for each in outcomes))
             yield outcomes[-1]
+
+
+def _write_strip(path: Path, pictures: list[PIL.Image.Image]) -> None:
+    """Writes pictures side by side, as a PNG."""
+    written = io.BytesIO()
+    PIL.Image.fromarray(np.hstack([np.asarray(picture) for picture in pictures])).save(written, "PNG", optimize=True)
+    write_file(path, written.getvalue())
 
 
 def read_outcomes(path: Path | str) -> list[ContenderOutcome]:
