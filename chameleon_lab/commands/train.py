@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.commands.main import STARTED
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
 from chameleon_lab.training.budget import Budget
@@ -100,6 +101,7 @@ def _train_own(options: argparse.Namespace) -> None:
         begins_from=options.begins_from,
         seed=options.seed,
         say=log.info,
+        started=STARTED,
         **{name: getattr(options, name) for name in OWN_OPTIONS},
     )
     for stage, run in training.stages():

@@ -111,6 +111,11 @@ class OwnTransformer:
         return self.experiment.name
 
     @property
+    def documents(self) -> OwnDocuments:
+        assert isinstance(self.experiment.data, OwnDocuments)
+        return self.experiment.data
+
+    @property
     def budget(self) -> Budget:
         return self.experiment.budget
 
@@ -173,7 +178,7 @@ class OwnTransformer:
                 "views of each picture": views.card["views"],
                 "mirrored pictures": data.survey["mirrored"],
             },
-            "noise on input codes": self.experiment.data.noise,  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            "noise on input codes": self.documents.noise,
             "dropout": DROPOUT,
             "stopped": f"at the least held-out loss, {best.place:.0%} of the time" if restored else "at the end",
             "scores": own_scores(lab, data, views, few),
@@ -218,6 +223,7 @@ class OwnTraining:
         begins_from: str | Path | None = None,
         seed: int = 0,
         say: Callable[[str], object] | None = None,
+        started: float | None = None,
         **options: Any,
     ) -> None:
         if image_tokenizer is not None and begins_from is not None:
@@ -233,7 +239,7 @@ class OwnTraining:
         self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
         self.begins_from = str(begins_from) if begins_from is not None else None
         self.say = say or log.info
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started  # of `time.monotonic()`
 
     @property
     def finished(self) -> Path | None:
@@ -288,12 +294,11 @@ class OwnTraining:
         steps, trained = max(1, int(left / step)), max(1, len(data.part()))
         exposures = steps * plan.tokens / (plan.grid**2 + 16) / trained
         if image:
-            self.say(
-                f"Here: image tokenizer {plan.image_minutes:.1f} min, about {60 * plan.image_minutes / image:,.0f} steps."
-            )
+            steps_of_image = 60 * plan.image_minutes / image
+            self.say(f"Here: image tokenizer {plan.image_minutes:.1f} min, about {steps_of_image:,.0f} steps.")
         self.say(
-            f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: each "
-            f"document is met about {exposures:,.0f} times."
+            f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: "
+            f"each document is met about {exposures:,.0f} times."
         )
         if trained < 50:
             self.say(
@@ -304,7 +309,6 @@ class OwnTraining:
 
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
-        self._started = time.monotonic()
         plan, place, name = self.prepare(), self.folder, self.folder.name
         data = GatheredData(place / "data")
         text = TextExperiment(name, plan.pieces, partial(_own_texts, gathered=place / "data"), self.seed)
