@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Set
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -104,8 +105,16 @@ def _train_own(options: argparse.Namespace) -> None:
         started=STARTED,
         **{name: getattr(options, name) for name in OWN_OPTIONS},
     )
+    model, before = folder / "model", _written(folder)
     for stage, run in training.stages():
         await_run(stage, run)
-    model = folder / "model"
+    if before == _written(folder):
+        log.info("%s was finished already, and nothing is left to do: with more --minutes it goes on.", model)
     log.info("%s", own_summary(Chameleon.load(model).card))
     log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw ...'", model, model)
+
+
+def _written(folder: Path) -> float | None:
+    """When the model in a run's folder was written."""
+    config = folder / "model" / "config.json"
+    return config.stat().st_mtime if config.exists() else None

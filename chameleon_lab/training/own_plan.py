@@ -116,7 +116,7 @@ def plan_own(
     accelerated, pictures, reasons = torch.cuda.is_available(), survey["pictures"], dict[str, str]()
     machine = "on a GPU" if accelerated else "on a CPU"
     if size is None:
-        size = "base" if accelerated and minutes >= 60 and pictures >= 5000 else "small" if accelerated else "tiny"
+        size = "small" if accelerated else "tiny"
     shape = SIZES[size]
     side, grid = default_grid(size, side, grid, given, reasons)
     if given is not None:
@@ -147,6 +147,12 @@ def plan_own(
         width or shape["width"], layers or shape["layers"], context, shape["tokens"],
         0.0 if given is not None else IMAGE_SHARE * minutes, stops_early, reasons,
     )  # fmt: skip
+
+
+def planned_side(given: ImageTokenizerConfig | None, **options: Any) -> int:
+    """Pixels along a side of what will be learned, known before the data is read."""
+    size = options.get("size") or ("small" if torch.cuda.is_available() else "tiny")
+    return default_grid(size, options.get("side"), options.get("grid"), given, {})[0]
 
 
 _LEAST = {"side": 8, "grid": 2, "codes": 2, "pieces": 300, "width": HEAD_WIDTH, "layers": 1, "context": 32}
