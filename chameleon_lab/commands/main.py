@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,10 @@ from chameleon_lab.signals import Termination, answering, end_in_order
 # bfloat16. Its two caches are bounded when torch is loaded, so this comes before any command is imported.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
+
+
+STARTED = time.monotonic()
+"""When this was imported, before torch was: what a person waits for begins here."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -40,7 +40,11 @@ def train_folder(options: argparse.Namespace) -> Path:
 def _train_options(parser: argparse.ArgumentParser) -> None:
     usual = sorted({*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
     parser.add_argument(
-        "experiment", type=_experiment, nargs="?", metavar="experiment", help=f"one of {', '.join(usual)}; or give --data"
+        "experiment",
+        type=_experiment,
+        nargs="?",
+        metavar="experiment",
+        help=f"one of {', '.join(usual)}; or give --data",
     )
     parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
     parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
@@ -49,7 +53,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes that share a transformer's training")
     own = parser.add_argument_group("your own data", "what is left out is derived from the data, and says why")
     own.add_argument(
-        "--data", action="append", metavar="PATH[=WEIGHT]",
+        "--data",
+        action="append",
+        metavar="PATH[=WEIGHT]",
         help="a folder of pictures with captions, JSON Lines, text; repeatable; KIND:PATH names its reader",
     )
     own.add_argument("--size", choices=names.SIZE_NAMES, help="of the model (default: what the machine and time allow)")

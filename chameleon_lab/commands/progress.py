@@ -6,6 +6,10 @@ import logging
 import math
 import sys
 import time
+from contextlib import nullcontext
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chameleon_lab.history import StepRecord
 from chameleon_lab.training.run import Run
@@ -15,28 +19,44 @@ AWAITED: list[Run] = []
 
 log = logging.getLogger(__name__)
 
+LINE_MEASURES = ("loss", "text_loss", "image_loss", "held_out_loss", "psnr", "usage", "pieces", "letters_per_piece")
+"""What a line has room for; the run's folder, and a panel on it, have all."""
+
+
+BAR = "{desc:15s} {percentage:5.1f}% |{bar:20}| {postfix}"
+
 
 def await_run(stage: str, run: Run, every: float = 10.0) -> None:
-    """Until the run is over, a line every ten seconds: how far, how long yet, how well; then its forks.
+    """Until the run is over: a bar where there is a terminal, elsewhere a line every ten seconds; then its forks.
 
-    Raises ValueError where somebody stopped it through its folder.
+    Both say how far it is, how long yet, at what pace and how well. Raises ValueError where somebody stopped it through
+    its folder.
     """
-    last = -math.inf
+    last, held_out = -math.inf, {}
+    terminal = sys.stdout.isatty()
+    bar = tqdm(total=100.0, desc=stage, bar_format=BAR, disable=not terminal, file=sys.stdout, dynamic_ncols=True)
 
     def report(record: StepRecord) -> None:
         nonlocal last
+        held_out.update({name: value for name, value in record.values.items() if name == "held_out_loss"})
         now, progress = time.monotonic(), run.state.progress
-        if now - last < every and progress < 1:
+        if not terminal and now - last < every and progress < 1:
             return
         last = now
-        left = record.seconds * (1 / max(progress, 1e-9) - 1)
-        measures = [f"{key} {value:.3g}" for key, value in record.values.items() if key not in ("rate", "tokens")]
-        values = "  ".join(measures)
-        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * progress, record.step + 1, left, values)
+        left, pace = record.seconds * (1 / max(progress, 1e-9) - 1), run.state.tokens_per_second
+        values = {name: value for name, value in {**record.values, **held_out}.items() if name in LINE_MEASURES}
+        words = [f"{pace:,.0f} tokens/s"] * bool(pace) + [f"{name} {value:.3g}" for name, value in values.items()]
+        if terminal:
+            bar.n = round(100 * progress, 1)
+            bar.set_postfix_str(f"step {record.step + 1}, {tqdm.format_interval(left)} left, {', '.join(words)}")
+            return
+        figures = "  ".join(words)
+        log.info("%-15s %5.1f %%  step %d  %.0f s left  %s", stage, 100 * progress, record.step + 1, left, figures)
 
     AWAITED.append(run)
     try:
-        run.wait(report=report)
+        with bar, logging_redirect_tqdm() if terminal else nullcontext():
+            run.wait(report=report)
     except KeyboardInterrupt:
         if run.state.status == "failed":  # the last checkpoint could not be written, say
             sys.stderr.write(f"chameleon-lab: {run.state.error}\n")

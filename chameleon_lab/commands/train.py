@@ -6,10 +6,12 @@ import argparse
 import logging
 from collections.abc import Set
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.commands.main import STARTED
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
 from chameleon_lab.training.budget import Budget
@@ -100,10 +102,19 @@ def _train_own(options: argparse.Namespace) -> None:
         begins_from=options.begins_from,
         seed=options.seed,
         say=log.info,
+        started=STARTED,
         **{name: getattr(options, name) for name in OWN_OPTIONS},
     )
+    model, before = folder / "model", _written(folder)
     for stage, run in training.stages():
         await_run(stage, run)
-    model = folder / "model"
+    if before == _written(folder):
+        log.info("%s was finished already, and nothing is left to do: with more --minutes it goes on.", model)
     log.info("%s", own_summary(Chameleon.load(model).card))
     log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw ...'", model, model)
+
+
+def _written(folder: Path) -> float | None:
+    """When the model in a run's folder was written."""
+    config = folder / "model" / "config.json"
+    return config.stat().st_mtime if config.exists() else None

@@ -171,9 +171,10 @@ def gather(
     if (folder / "survey.json").is_file():
         gathered = GatheredData(folder)
         if gathered.survey["sources"] != about or gathered.survey["side"] != side:
+            paths = ", ".join(each["path"] for each in gathered.survey["sources"])
             raise ValueError(
-                f"{folder.parent} was begun with other data ({', '.join(each['path'] for each in gathered.survey['sources'])}"
-                f", {gathered.survey['side']} pixels): give this training another folder."
+                f"{folder.parent} was begun with other data ({paths}, {gathered.survey['side']} pixels): give this "
+                "training another folder."
             )
         return gathered
     started, span = time.monotonic(), round(SPARE * side)
@@ -201,19 +202,15 @@ def gather(
                         continue
                     try:
                         if is_pair(document):
-                            number = number_of(document.pictures[0])
-                            words = document.text.strip()
-                            if number in by_picture:
-                                known = by_picture[number]["captions"]
-                                known.extend([words] if words not in known else [])
-                                continue
-                            entry = {"captions": [words], "picture": number}
-                            by_picture[number] = entry
+                            number, words = number_of(document.pictures[0]), document.text.strip()
+                            if number not in by_picture:
+                                by_picture[number] = {"captions": [words], "picture": number, "source": place}
+                                entries.append(by_picture[number])
+                            elif words not in by_picture[number]["captions"]:
+                                by_picture[number]["captions"].append(words)
                         else:
-                            entry = {"segments": [_plain_part(part, number_of) for part in document]}
-                        entries.append(entry | {"source": place})
-                        if "captions" in entry:
-                            by_picture[entry["picture"]] = entries[-1]
+                            parts = [_plain_part(part, number_of) for part in document]
+                            entries.append({"segments": parts, "source": place})
                     except (ValueError, OSError) as error:
                         skips.append(Skipped(f"document {count}", reason_of(error)))
         if not entries:
@@ -291,20 +288,20 @@ def survey_lines(survey: dict[str, Any]) -> Iterator[str]:
     if survey["pictures"]:
         sides = survey["shortest_side"]
         yield (
-            f"Pictures: {survey['pictures']:,} different ones, shortest sides {sides['least']} to {sides['most']} pixels "
-            f"(median {sides['median']}); they are learned at {survey['side']}."
+            f"Pictures: {survey['pictures']:,} different ones, shortest sides {sides['least']} to {sides['most']} "
+            f"pixels (median {sides['median']}); they are learned at {survey['side']}."
         )
     scripts = ", ".join(f"{script} {share:.0%}" for script, share in survey["scripts"].items())
     yield f"Words: {survey['captions']:,} different captions, {survey['words']:,} different words; letters: {scripts}."
     if survey["held_out"]:
         yield (
-            f"Held out: {survey['held_out']:,} documents, never trained on; the captions of "
-            f"{survey['held_out_words_seen']} of its {survey['held_out_pairs']} pictures also belong to pictures that are."
+            f"Held out: {survey['held_out']:,} documents, never trained on; of its {survey['held_out_pairs']} pictures "
+            f"{survey['held_out_words_seen']} have a caption that is also trained on, with another picture."
         )
     if survey["pairs"]:
         yield (
-            f"Mirrored at random: {survey['mirrored']:,} of {survey['pairs']:,} pictures; the others' captions speak of "
-            "sides, letters or numbers."
+            f"Mirrored at random: {survey['mirrored']:,} of {survey['pairs']:,} pictures; the captions of the others "
+            "speak of sides, letters or numbers."
         )
     for reason, count in survey["reasons"].items():
         yield f"Skipped {count:,}: {reason}"

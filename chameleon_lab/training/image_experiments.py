@@ -102,9 +102,9 @@ class ImageExperiment:
     """A training of an image tokenizer: everything that decides the result but the machine.
 
     `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side.
-    `begins_from`: folder or name of an image tokenizer of this shape, whose weights are trained on. `report` makes of the
-    tokenizer what is called after each step. `rules` sound alarms; so many `checkpoints` stay for forks, evenly over the
-    budget.
+    `begins_from`: folder or name of an image tokenizer of this shape, whose weights are trained on. `report` makes of
+    the tokenizer what is called after each step. `rules` sound alarms; so many `checkpoints` stay for forks, evenly
+    over the budget.
     """
 
     name: str

@@ -45,7 +45,15 @@ from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment, Pixels
 from chameleon_lab.training.own_card import own_page
 from chameleon_lab.training.own_documents import OwnDocuments, TokenizedViews, longest_need, tokenize_views
-from chameleon_lab.training.own_plan import OwnPlan, fitting_text, given_shape, plan_own, seconds_of_steps, words_of
+from chameleon_lab.training.own_plan import (
+    OwnPlan,
+    fitting_text,
+    given_shape,
+    plan_own,
+    planned_side,
+    seconds_of_steps,
+    words_of,
+)
 from chameleon_lab.training.own_samples import BestWeights, DrawingSamples, ReconstructionSamples
 from chameleon_lab.training.own_scores import own_scores
 from chameleon_lab.training.pipeline import curve
@@ -61,6 +69,12 @@ PATIENCE = 0.33
 
 DROPOUT = 0.1
 SHOWN_PICTURES = 8
+
+HELD_OUT_EVERY = 50
+"""Steps from one held-out loss to the next: it takes about a fortieth of the time."""
+
+RESERVE = 0.08
+"""Share of the time for views, samples, held-out losses and scores."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +114,29 @@ class OwnTransformer:
     """The last stage: the transformer on the data in `place`, which draws samples on the way, is scored in the end and
     saved with both tokenizers as `place/model`."""
 
-    experiment: Experiment
+    base: Experiment
     tokenizer: MixedModalTokenizer
     settings: Settings
     place: Path
-    plan: OwnPlan
+    budget: Budget
+    held_out_every: int
+
+    @property
+    def experiment(self) -> Experiment:
+        return replace(self.base, budget=self.budget, held_out_every=self.held_out_every)
 
     @property
     def name(self) -> str:
-        return self.experiment.name
+        return self.base.name
 
     @property
-    def budget(self) -> Budget:
-        return self.experiment.budget
+    def documents(self) -> OwnDocuments:
+        assert isinstance(self.base.data, OwnDocuments)
+        return self.base.data
+
+    @property
+    def plan(self) -> OwnPlan:
+        return saved_plan(self.place)
 
     @property
     def seed(self) -> int:
@@ -136,7 +160,7 @@ class OwnTransformer:
         return "bf16-mixed" if bf16 else "32-true"
 
     def with_fixes(self, *fixes: Any) -> OwnTransformer:
-        return replace(self, experiment=self.experiment.with_fixes(*fixes))
+        return replace(self, base=self.base.with_fixes(*fixes))
 
     def prepare(self, folder: Path) -> Prepared:
         data = GatheredData(self.place / "data")
@@ -167,13 +191,13 @@ class OwnTransformer:
             "what": "a model of one's own data",
             "survey": data.survey,
             "plan": plain_values(self.plan),
-            "begins from": read_table(self.place / "plan.json").get("given", {}),
+            "begins from": read_table(self.place / "plan.json")["asked"],
             "mixture": dict(PAIR_WEIGHTS),
             "augmentation": {
                 "views of each picture": views.card["views"],
                 "mirrored pictures": data.survey["mirrored"],
             },
-            "noise on input codes": self.experiment.data.noise,  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            "noise on input codes": self.documents.noise,
             "dropout": DROPOUT,
             "stopped": f"at the least held-out loss, {best.place:.0%} of the time" if restored else "at the end",
             "scores": own_scores(lab, data, views, few),
@@ -195,6 +219,11 @@ class OwnTransformer:
         return Chameleon.load(written) if written.exists() else None
 
 
+def saved_plan(place: Path) -> OwnPlan:
+    """The plan that a training in this folder follows."""
+    return OwnPlan(**read_table(place / "plan.json")["plan"])
+
+
 def _spent(history: History) -> float:
     return round(history.records[-1].seconds / 60, 2) if history.records else 0.0
 
@@ -205,7 +234,9 @@ class OwnTraining:
     `data`: one source or several, as `DataSource.of` reads them; nothing is ever written there. `folder/data` holds
     what was gathered, `text`, `image` and `transformer` the runs, `views` the codes, `samples` contact sheets, and
     `model` the finished model. `image_tokenizer` is one that is used as it is, `begins_from` one that is trained on;
-    the other options are sizes, each with a default that says why (`plan.lines()`).
+    the other options are those of `plan_own`, each with a default that says why. `steps`: so many of the image
+    tokenizer and of the transformer, whatever the time: the same result on any machine. Called again, a training goes
+    on; with more minutes than before its transformer does, and its image tokenizer stays.
     """
 
     def __init__(
@@ -216,8 +247,10 @@ class OwnTraining:
         *,
         image_tokenizer: str | Path | None = None,
         begins_from: str | Path | None = None,
+        steps: tuple[int, int] | None = None,
         seed: int = 0,
         say: Callable[[str], object] | None = None,
+        started: float | None = None,
         **options: Any,
     ) -> None:
         if image_tokenizer is not None and begins_from is not None:
@@ -229,11 +262,12 @@ class OwnTraining:
         for source in self.sources:
             if self.folder.resolve().is_relative_to(source.path.resolve()):
                 raise ValueError(f"{self.folder} lies in {source.path}, where nothing is written: give another folder.")
-        self.minutes, self.seed, self.options = float(minutes), seed, options
+        self.minutes, self.steps, self.seed = float(minutes), steps, seed
+        self.options = {name: value for name, value in options.items() if value is not None}
         self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
         self.begins_from = str(begins_from) if begins_from is not None else None
         self.say = say or log.info
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started  # of `time.monotonic()`
 
     @property
     def finished(self) -> Path | None:
@@ -244,9 +278,7 @@ class OwnTraining:
     def prepare(self) -> OwnPlan:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
         given = given_shape(self.frozen or self.begins_from)
-        options = {name: value for name, value in self.options.items() if value is not None}
-        sides = {name: options.get(name) for name in ("size", "side", "grid")}
-        side = _side(sides, given)
+        side = planned_side(given, **self.options)
         last = time.monotonic()
 
         def progress(count: int) -> None:
@@ -259,14 +291,17 @@ class OwnTraining:
         for line in survey_lines(data.survey):
             self.say(line)
         path = self.folder / "plan.json"
-        asked = {"minutes": self.minutes, "options": options, "frozen": self.frozen, "begins_from": self.begins_from}
+        asked = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, **self.options}
         if path.is_file():
-            saved = read_table(path)
-            if {**saved["asked"], "minutes": 0} != {**asked, "minutes": 0}:
-                raise ValueError(f"{self.folder} was begun with {saved['asked']}: give this training another folder.")
-            if saved["asked"] == asked:
-                return OwnPlan(**saved["plan"])
-        plan = plan_own(data.survey, self.minutes, given=given, **options)
+            before, plan = read_table(path)["asked"], saved_plan(self.folder)
+            if apart := sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name)):
+                differences = ", ".join(f"{name} {before.get(name)}, now {asked.get(name)}" for name in apart)
+                raise ValueError(f"{self.folder} was begun with {differences}: give this training another folder.")
+            if self.minutes > plan.minutes:
+                plan = replace(plan, minutes=self.minutes)
+                write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
+            return plan
+        plan = plan_own(data.survey, self.minutes, given=given, **self.options)
         texts = words_of(data.texts)
         text, image = fitting_text(texts, plan.pieces, "pieces" in plan.reasons), plan.grid**2 + 2
         plan = replace(plan, pieces=text.size)
@@ -275,8 +310,7 @@ class OwnTraining:
         if self.begins_from is not None:
             plan = replace(plan, image_minutes=0.33 * self.minutes)
         self._estimate(plan, data)
-        kept = {"given": {"frozen": self.frozen, "begins_from": self.begins_from}}
-        write_file(path, json.dumps({"asked": asked, "plan": asdict(plan), **kept}, indent=2) + "\n")
+        write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
         return plan
 
     def _estimate(self, plan: OwnPlan, data: GatheredData) -> None:
@@ -288,12 +322,11 @@ class OwnTraining:
         steps, trained = max(1, int(left / step)), max(1, len(data.part()))
         exposures = steps * plan.tokens / (plan.grid**2 + 16) / trained
         if image:
-            self.say(
-                f"Here: image tokenizer {plan.image_minutes:.1f} min, about {60 * plan.image_minutes / image:,.0f} steps."
-            )
+            steps_of_image = 60 * plan.image_minutes / image
+            self.say(f"Here: image tokenizer {plan.image_minutes:.1f} min, about {steps_of_image:,.0f} steps.")
         self.say(
-            f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: each "
-            f"document is met about {exposures:,.0f} times."
+            f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: "
+            f"each document is met about {exposures:,.0f} times."
         )
         if trained < 50:
             self.say(
@@ -304,7 +337,6 @@ class OwnTraining:
 
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
-        self._started = time.monotonic()
         plan, place, name = self.prepare(), self.folder, self.folder.name
         data = GatheredData(place / "data")
         text = TextExperiment(name, plan.pieces, partial(_own_texts, gathered=place / "data"), self.seed)
@@ -335,7 +367,7 @@ class OwnTraining:
             tokenizer=given or plan.image,
             begins_from=self.begins_from,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
-            budget=Budget(minutes=plan.image_minutes),
+            budget=Budget(minutes=plan.image_minutes) if self.steps is None else Budget(steps=self.steps[0]),
             source=partial(own_pixels, gathered=self.folder / "data"),
             report=partial(_reconstruction_samples, place=self.folder),
             seed=self.seed,
@@ -356,40 +388,29 @@ class OwnTraining:
     def _transformer(self, plan: OwnPlan, data: GatheredData, tokenizer: MixedModalTokenizer) -> OwnTransformer:
         need = longest_need(data, tokenizer.text, tokenizer.image_tokens)
         documents = OwnDocuments(self.folder / "data", self.folder / "views", tokenizer, plan.tokens)
-        minutes, every = self._transformer_minutes(plan)
-        experiment = replace(
+        budget = Budget(minutes=self._transformer_minutes(plan)) if self.steps is None else Budget(steps=self.steps[1])
+        base = replace(
             TINY,
             name=self.folder.name,
             model=plan.model,
             data=documents,
-            budget=Budget(minutes=minutes),
+            budget=Budget(minutes=1.0),  # the stage has its own, which may grow
             objective=Objective(penalties=(ZLoss(1e-4),)),
-            held_out_every=every,
             seed=self.seed,
         ).with_fixes(Dropout(DROPOUT))
         settings = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.5, window=need)
-        return OwnTransformer(experiment, tokenizer, settings, self.folder, plan)
+        return OwnTransformer(base, tokenizer, settings, self.folder, budget, HELD_OUT_EVERY)
 
-    def _transformer_minutes(self, plan: OwnPlan) -> tuple[float, int]:
-        """What is left of the time asked for, and the steps from one held-out loss to the next; both as they were
-        when this stage was first begun."""
+    def _transformer_minutes(self, plan: OwnPlan) -> float:
+        """What is left of the time asked for, as it was when this stage was first begun, and what was added since."""
         path = self.folder / "transformer.json"
-        if path.is_file() and (saved := read_table(path))["minutes asked"] == plan.minutes:
-            return saved["minutes"], saved["held_out_every"]
-        image = RunFolder(self.folder / "image").history
-        spent = max(time.monotonic() - self._started, 60 * _spent(image)) / 60
-        reserve = 0.06 * plan.minutes + 0.1
-        minutes = max(0.1 * plan.minutes, plan.minutes - spent - reserve)
-        saved = {"minutes asked": plan.minutes, "minutes": round(minutes, 3), "held_out_every": 50}
-        write_file(path, json.dumps(saved) + "\n")
-        return saved["minutes"], saved["held_out_every"]
-
-
-def _side(options: dict[str, Any], given: Any) -> int:
-    from chameleon_lab.training.own_plan import default_grid
-
-    size = options["size"] or ("small" if torch.cuda.is_available() else "tiny")
-    return default_grid(size, options["side"], options["grid"], given, {})[0]
+        if path.is_file():
+            saved = read_table(path)
+            return saved["minutes"] + plan.minutes - saved["minutes asked"]
+        spent = max(time.monotonic() - self._started, 60 * _spent(RunFolder(self.folder / "image").history)) / 60
+        minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - RESERVE * plan.minutes), 3)
+        write_file(path, json.dumps({"minutes asked": plan.minutes, "minutes": minutes}) + "\n")
+        return minutes
 
 
 def own_pictures(data: GatheredData, most: int) -> list[PIL.Image.Image]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def noisy(batch: Batch, share: float, vocabulary: Vocabulary, rng: np.random.Gen
     codes = np.isin(vocabulary.modality[inputs_BT], [Modality.IMAGE]) & (rng.random(inputs_BT.shape) < share)
     others = rng.integers(vocabulary.codes, size=int(codes.sum()))
     inputs_BT[codes] = vocabulary.tokens_of_codes(others)
-    return Batch(**vars(batch) | {"inputs_BT": torch.from_numpy(inputs_BT)})
+    return replace(batch, inputs_BT=torch.from_numpy(inputs_BT))
 
 
 def longest_need(data: GatheredData, text: TextTokenizer, image: int) -> int:

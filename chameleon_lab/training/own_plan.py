@@ -72,7 +72,7 @@ class OwnPlan:
 
 
 def image_config(side: int, grid: int, codes: int, width: int) -> ImageTokenizerConfig:
-    """An image tokenizer of `side` pixels and `grid` x `grid` codes. Raises ValueError where they do not go together."""
+    """An image tokenizer of `side` pixels and `grid` x `grid` codes. Raises ValueError where they do not fit."""
     factor = side // grid if grid > 0 and side % grid == 0 else 0
     if factor not in (4, 8, 16):
         raise ValueError(
@@ -102,12 +102,13 @@ def plan_own(
 
     `given` is the shape of an image tokenizer that is there already. Raises ValueError for what cannot be.
     """
-    wrong = {
-        name: value for name, value in locals().items() if name in _LEAST and value is not None and value < _LEAST[name]
-    }
+    asked = {"side": side, "grid": grid, "codes": codes, "pieces": pieces, "width": width, "layers": layers}
+    asked |= {"context": context}
+    wrong = {name: value for name, value in asked.items() if value is not None and value < _LEAST[name]}
     if not 0 < minutes < float("inf") or wrong:
-        asked = wrong or {"minutes": minutes}
-        raise ValueError(f"{', '.join(f'{name} {value}' for name, value in asked.items())}: too little to train.")
+        words = ", ".join(f"{name} {value}" for name, value in (wrong or {"minutes": minutes}).items())
+        least = ", ".join(f"{name} {value}" for name, value in _LEAST.items())
+        raise ValueError(f"{words}: too little. minutes must be more than 0; the least sizes are {least}.")
     if size is not None and size not in SIZES:
         raise ValueError(f"No size is called {size!r}; there are {', '.join(SIZES)}.")
     if width is not None and width % HEAD_WIDTH:
@@ -115,7 +116,7 @@ def plan_own(
     accelerated, pictures, reasons = torch.cuda.is_available(), survey["pictures"], dict[str, str]()
     machine = "on a GPU" if accelerated else "on a CPU"
     if size is None:
-        size = "base" if accelerated and minutes >= 60 and pictures >= 5000 else "small" if accelerated else "tiny"
+        size = "small" if accelerated else "tiny"
     shape = SIZES[size]
     side, grid = default_grid(size, side, grid, given, reasons)
     if given is not None:
@@ -129,9 +130,9 @@ def plan_own(
         pieces = min(8192, 64 * max(6, -(-wish // 64)))
         reasons["pieces"] = f"256 bytes, {survey['letters']} letters and room for {survey['words']:,} different words"
     if width is None:
-        width, reasons["width"] = shape["width"], f"of size {size}: what learns in minutes {machine}"
+        reasons["width"] = f"of size {size}: what learns in minutes {machine}"
     if layers is None:
-        layers, reasons["layers"] = shape["layers"], f"of size {size}"
+        reasons["layers"] = f"of size {size}"
     if context is None:
         context, reasons["context"] = 256, "the longest document, and room for one picture more"
     stops_early = pictures >= BY_HEART if stop is None else stop
@@ -139,12 +140,19 @@ def plan_own(
         reasons["stop"] = (
             "when the held-out loss has not fallen for a third of the time"
             if stops_early
-            else f"below {BY_HEART:,} pictures a model knows them by heart, and should: the held-out loss is shown, not obeyed"
+            else f"of fewer than {BY_HEART:,} pictures a model should know each: the held-out loss is not obeyed"
         )
     return OwnPlan(
-        minutes, size, side, grid, codes, pieces, width, layers, context, shape["tokens"],
+        minutes, size, side, grid, codes, pieces,
+        width or shape["width"], layers or shape["layers"], context, shape["tokens"],
         0.0 if given is not None else IMAGE_SHARE * minutes, stops_early, reasons,
     )  # fmt: skip
+
+
+def planned_side(given: ImageTokenizerConfig | None, **options: Any) -> int:
+    """Pixels along a side of what will be learned, known before the data is read."""
+    size = options.get("size") or ("small" if torch.cuda.is_available() else "tiny")
+    return default_grid(size, options.get("side"), options.get("grid"), given, {})[0]
 
 
 _LEAST = {"side": 8, "grid": 2, "codes": 2, "pieces": 300, "width": HEAD_WIDTH, "layers": 1, "context": 32}

@@ -1,0 +1,301 @@
+"""A model of a person's own data: what is gathered, shown, composed and trained, down to one that draws when asked."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from support import failed
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.own_data import SIDED, DataSource, GatheredData, gather
+from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, compose
+from chameleon_lab.corpora.packing import collate, tokenize
+from chameleon_lab.corpora.views import view_of
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.training.own_data import OwnTraining, saved_plan
+from chameleon_lab.training.own_documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
+from chameleon_lab.training.own_plan import plan_own
+from chameleon_lab.training.own_samples import BestWeights, contact_sheet
+from chameleon_lab.vocabulary import Modality
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "white": (250, 250, 250)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Captioned pictures as a person may have them: of several sizes, some without words, one broken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        name, colour = list(COLOURS.items())[number % 4]
+        picture = PIL.Image.new(
+            "RGB", (40 + number, 48), tuple(np.clip(np.array(colour) + rng.integers(-9, 9, 3), 0, 255))
+        )
+        picture.save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"a {name} thing")
+    PIL.Image.new("RGB", (50, 50), "black").save(folder / "silent.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.txt").write_text("a broken thing")
+    return folder
+
+
+def fingerprints(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def training(pictures, tmp_path_factory):
+    """A whole training, small, by the numbers of its steps."""
+    before = fingerprints(pictures)
+    training = OwnTraining(
+        pictures,
+        tmp_path_factory.mktemp("own") / "run",
+        minutes=0.5,
+        steps=(60, 120),
+        side=32,
+        grid=4,
+        codes=32,
+        width=64,
+        layers=2,
+        say=(words := []).append,
+    )
+    training.result()
+    assert fingerprints(pictures) == before  # nothing of a person's folder is written to
+    training.words = "\n".join(words)
+    return training
+
+
+def test_it_draws_when_asked(training):
+    lab = Chameleon.load(training.folder / "model")
+    for name, colour in COLOURS.items():
+        reply = lab.generate(Document.of(f"draw a {name} thing", EndTurn()), guidance=1.0, seed=1)
+        (picture,) = reply.pictures
+        drawn = np.asarray(picture, float).mean((0, 1))
+        nearest = min(COLOURS, key=lambda each: float(np.abs(drawn - COLOURS[each]).sum()))
+        assert nearest == name, (name, drawn, colour)
+
+
+def test_it_says_what_it_saw_and_what_it_will_do(training):
+    words = training.words
+    assert "24 captioned pictures" in words and "latin 100%" in words and "Held out: 2 documents" in words
+    assert "a picture without a caption" in words and "is not a picture" in words
+    assert "Here: image tokenizer" in words and "tokens a second" in words and "brings your pictures back at" in words
+    for name in ("grid", "codes", "pieces", "width", "layers", "context"):
+        assert f"\n  {name}" in words
+    assert "as you asked" in words
+
+
+def test_the_model_says_how_it_came_to_be(training):
+    folder = training.folder
+    card = Chameleon.load(folder / "model").card
+    assert set(card["scores"]) == {"held out", "trained on"} and card["survey"]["skipped"] == 2
+    assert card["plan"]["reasons"].keys() >= {"pieces", "context"} and "grid" not in card["plan"]["reasons"]
+    page = (folder / "model" / "README.md").read_text()
+    assert "noise on input codes 10%" in page and "views of each picture" in page and "trained from scratch" in page
+    assert sorted(path.name for path in (folder / "samples").iterdir())[-1].startswith("image-")
+    settings = Chameleon.load(folder / "model").settings
+    data, tokenizer = GatheredData(folder / "data"), Chameleon.load(folder / "model").tokenizer
+    assert settings.window == longest_need(data, tokenizer.text, tokenizer.image_tokens) <= card["plan"]["context"]
+
+
+def test_a_finished_one_stays_and_another_one_is_refused(training, pictures, capsys):
+    folder = training.folder
+    arguments = ["train", "--data", str(pictures), "--folder", str(folder), "--minutes", "0.5"]
+    sizes = ["--side", "32", "--grid", "4", "--codes", "32", "--width", "64"]
+    assert "layers 2, now 3" in failed(capsys, *arguments, *sizes, "--layers", "3")
+    before = (folder / "model" / "config.json").stat().st_mtime
+    again = OwnTraining(pictures, folder, minutes=0.5, steps=(60, 120), **training.options)
+    again.result()
+    assert (folder / "model" / "config.json").stat().st_mtime == before
+
+
+def test_errors_are_one_line(capsys, pictures, tmp_path):
+    train = ["train", "--folder", str(tmp_path / "run")]
+    assert "Give an experiment's name" in failed(capsys, *train)
+    assert "leave the experiment's name" in failed(capsys, *train, "tiny", "--data", str(pictures))
+    assert "nothing at" in failed(capsys, *train, "--data", str(tmp_path / "nowhere"))
+    assert "must be 4, 8 or 16 times" in failed(capsys, *train, "--data", str(pictures), "--grid", "8", "--side", "72")
+    assert "multiple of 32" in failed(capsys, *train, "--data", str(pictures), "--width", "40")
+    inside = ["train", "--data", str(pictures), "--folder", str(pictures / "run")]
+    assert "where nothing is written" in failed(capsys, *inside)
+    both = ["--image-tokenizer", "tiny", "--begins-from", "tiny"]
+    assert "not both" in failed(capsys, *train, "--data", str(pictures), *both)
+
+
+def test_equal_pictures_are_one_with_all_their_captions_and_stand_on_one_side(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(30):
+        picture = PIL.Image.new("RGB", (32, 32), (number // 3 * 20, 9, 9))
+        picture.save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text(f"words {number % 2}")
+    data = gather([DataSource(source)], tmp_path / "run" / "data", 32)
+    assert len(data.entries) == len(data.pixels) == 10
+    assert all(sorted(entry["captions"]) == ["words 0", "words 1"] for entry in data.entries)
+    assert not set(data.pictures_of(True)) & set(data.pictures_of(False)) and data.survey["held_out"] == 1
+    same = gather([DataSource(source)], tmp_path / "run" / "data", 32)
+    assert same.entries == data.entries
+    with pytest.raises(ValueError, match="begun with other data"):
+        gather([DataSource(source, weight=2.0)], tmp_path / "run" / "data", 32)
+
+
+def test_a_source_in_words_is_a_path_a_reader_and_a_weight(tmp_path):
+    lines = tmp_path / "a=2.jsonl"
+    lines.write_text(json.dumps({"text": "words"}) + "\n")
+    assert DataSource.of(str(lines)) == DataSource(lines)
+    assert DataSource.of(f"jsonl:{lines}=0.5") == DataSource(lines, "jsonl", 0.5)
+    for wrong in (f"{lines}=0", "nowhere", f"jsonl:{tmp_path}/nothing"):
+        with pytest.raises(ValueError, match=r"weight|nothing at"):
+            DataSource.of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("caption", "mirrors"),
+    [
+        ("a cat", True),
+        ("a cat on the left", False),
+        ("Text on a sign", False),
+        ("route 66", False),
+        ("bright leftovers", True),
+    ],
+)
+def test_pictures_are_mirrored_only_where_words_allow(caption, mirrors):
+    assert (SIDED.search(caption) is None) == mirrors
+
+
+def test_a_view_is_the_picture_a_little_elsewhere():
+    pixels = np.full((40, 40, 3), 200, np.uint8)
+    pixels[12:28, 8:16] = (250, 0, 0)
+    plain = np.asarray(view_of(pixels, 32))
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        view = np.asarray(view_of(pixels, 32, rng))
+        assert (view == np.asarray(view_of(pixels, 32, np.random.default_rng(seed)))).all()
+        red_before, red_after = ((each[..., 1] < 100).nonzero() for each in (plain, view))
+        assert view.shape == plain.shape and 0.6 < len(red_after[0]) / len(red_before[0]) < 1.3
+        centre_before, centre_after = (np.mean(each, axis=1) for each in (red_before, red_after))
+        assert np.abs(centre_before - centre_after).max() < 4  # not mirrored, and not far
+        mirrored = [np.asarray(view_of(pixels, 32, np.random.default_rng(seed), mirrors=True))]
+        assert all(each.shape == plain.shape for each in mirrored)
+    sides = [
+        (np.asarray(view_of(pixels, 32, np.random.default_rng(s), True))[:, :16, 1] < 100).any() for s in range(40)
+    ]
+    assert 5 < sum(sides) < 35
+
+
+@pytest.mark.parametrize("kind", PAIR_WEIGHTS)
+def test_a_person_is_not_learned_from_and_every_kind_has_something_to_learn(training, kind):
+    data, views = GatheredData(training.folder / "data"), TokenizedViews(training.folder / "views")
+    rng, (entry, other) = np.random.default_rng(0), data.pairs()[:2]
+    for _ in range(20):
+        document = compose(entry, kind, rng, views, other)
+        assert any(part.learn for part in document)
+        ends = sum(isinstance(part, EndTurn) for part in document)
+        if ends:
+            assert ends % 2 == 0
+            for role, turn in document.turns:
+                assert all(part.learn == (role == "model") for part in turn)
+
+
+def test_batches_are_a_function_of_the_step_and_noise_is_on_codes_alone(training):
+    folder = training.folder
+    lab = Chameleon.load(folder / "model")
+    documents = OwnDocuments(folder / "data", folder / "views", lab.tokenizer, tokens=400, noise=0.0)
+    data, views = GatheredData(folder / "data"), TokenizedViews(folder / "views")
+    one, other = (OwnBatches(data, views, documents, seed=3) for _ in range(2))
+    for step in (17, 0, 16, 1):
+        assert torch.equal(one(step).inputs_BT, other(step).inputs_BT)
+    clean, vocabulary = one(0), lab.vocabulary
+    dirty = noisy(clean, 0.5, vocabulary, np.random.default_rng(0))
+    assert torch.equal(clean.targets_BT, dirty.targets_BT)
+    changed = (clean.inputs_BT != dirty.inputs_BT).numpy()
+    codes = vocabulary.modality[clean.inputs_BT.numpy()] == Modality.IMAGE
+    assert 0.4 < changed[codes].mean() < 0.55 and not changed[~codes].any()
+    assert (vocabulary.modality[dirty.inputs_BT.numpy()] == Modality.IMAGE)[codes].all()
+
+
+def test_other_documents_come_as_they_are(training, tmp_path):
+    """Conversations, stories and texts keep their parts and what of them is learned."""
+    document = Document.of(
+        Text("hello", learn=False), EndTurn(learn=False), "see", PIL.Image.new("RGB", (9, 9)), EndTurn()
+    )
+    path = tmp_path / "talk.jsonl"
+    path.write_text(document.to_json() + "\n" + json.dumps({"text": "only words"}) + "\n")
+    data = gather([DataSource(path)], tmp_path / "data", 32)
+    codes = np.zeros((4, 4), np.int64)
+    first, second = (
+        compose(entry, "drawing", np.random.default_rng(0), lambda number, rng: codes, entry) for entry in data.entries
+    )
+    assert [type(part) for part in first] == [Text, EndTurn, Text, Image, EndTurn]
+    assert [part.learn for part in first] == [False, False, True, True, True] and second.text == "only words"
+    lab = Chameleon.load(training.folder / "model")
+    assert collate(tokenize([first], lab.tokenizer), lab.vocabulary).learned_BT.any()
+
+
+SURVEY = {"pictures": 300, "letters": 30, "words": 400}
+
+
+@pytest.mark.parametrize("name", ["size", "grid", "codes", "pieces", "width", "layers", "context", "stop"])
+def test_each_number_is_asked_for_or_has_a_reason(name):
+    derived = plan_own(SURVEY, 5)
+    asked = {"size": "small", "grid": 16, "width": 96, "context": 999, "stop": True}.get(name, 700)
+    plan = plan_own(SURVEY, 5, **{name: asked})
+    assert name == "size" or (name in derived.reasons and name not in plan.reasons)
+    assert plan.stops_early if name == "stop" else asdict(plan)[name] == asked
+    assert len(list(plan.lines())) == 8
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"grid": 1}, {"codes": 0}, {"width": 33}, {"layers": 0}, {"size": "huge"}, {"grid": 5, "side": 64}]
+)
+def test_impossible_plans_are_refused(wrong):
+    with pytest.raises(ValueError, match="|".join(wrong)):
+        plan_own(SURVEY, 5, **wrong)
+    with pytest.raises(ValueError, match="minutes"):
+        plan_own(SURVEY, 0)
+
+
+def test_more_pictures_than_can_be_known_by_heart_stop_early():
+    few, many = plan_own(SURVEY, 5), plan_own(SURVEY | {"pictures": 5000}, 5)
+    assert not few.stops_early and many.stops_early
+
+
+class Learner(torch.nn.Linear):
+    """What `BestWeights` asks of a module."""
+
+    progress, enough, device = 0.0, False, "cpu"
+
+
+class Record:
+    def __init__(self, **values):
+        self.values = values
+
+
+def test_the_best_weights_come_back_and_patience_ends(tmp_path):
+    module = Learner(2, 2)
+    best = BestWeights(tmp_path / "best.pt", patience=0.3)
+    for progress, loss in ((0.1, 3.0), (0.2, 2.0), (0.3, 2.5), (0.4, 2.6), (0.55, 2.7)):
+        module.progress = progress
+        with torch.no_grad():
+            module.weight.fill_(loss)
+        best(module, Record(held_out_loss=loss))
+        best(module, Record(loss=0.0))
+        assert module.enough == (progress == 0.55)
+    resumed = BestWeights(tmp_path / "best.pt", patience=0.3)
+    assert resumed.restore(module) and (module.weight == 2.0).all() and resumed.place == 0.2
+    never = BestWeights(tmp_path / "none.pt", patience=None)
+    never(module, Record(held_out_loss=1.0))
+    assert not never.restore(module) and not (tmp_path / "none.pt").exists()
+
+
+def test_a_contact_sheet_takes_any_words_and_empty_places():
+    sheet = contact_sheet([[(PIL.Image.new("RGB", (8, 8)), "привет 図"), (None, "")], [(None, "x" * 99)]])
+    assert sheet.width == 2 * 132 and sheet.height == 2 * 146
+
+
+def test_the_plan_is_read_again(training):
+    plan = saved_plan(training.folder)
+    assert (plan.grid, plan.side, plan.codes) == (4, 32, 32) and plan.minutes == 0.5
