@@ -66,9 +66,9 @@ def read_additions(path: Path | str) -> Additions:
     """What the top-level names of a Python file are bound to, as far as it is a fix, a corpus, a rule or a quantizer.
 
     The file is executed, so it must be one that you trust. Names that begin with an underscore, and what the file
-    imports, are left out. A class of the file that no name is bound to an instance of is taken too, where it can be made
-    without arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or
-    tuple of fixes is one variation with all of them.
+    imports, are left out. A class of the file without an instance among them is taken too, where it can be made without
+    arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or tuple of
+    fixes is one variation with all of them.
 
     Raises ValueError where the file is not there, fails, or holds nothing of the kind.
     """

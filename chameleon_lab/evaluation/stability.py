@@ -208,7 +208,8 @@ def _outcome_of(line: dict[str, Any]) -> PresetOutcome:
     line = {"first_alarms": line.pop("heard", {}), **line}
     line["variation"] = "norms_and_z_loss" if line["variation"] == "all" else line["variation"]
     measured = {each.name for each in fields(PresetOutcome) if each.type == "float"}
-    return PresetOutcome(**{key: math.nan if each is None and key in measured else each for key, each in line.items()})
+    line |= {key: math.nan for key in measured & line.keys() if line[key] is None}
+    return PresetOutcome(**line)
 
 
 def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:
