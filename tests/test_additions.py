@@ -108,14 +108,14 @@ class Elsewhere:
         return replace(PAIRS, rows=self.rows).open(seed, steps)
 
 
-def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, tmp_path, monkeypatch, capsys):
+def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=40), checkpoints=0))
     file.write_text(FILE.replace('words = OneModality("text")', ""))
     folder = tmp_path / "runs"
     arguments = ["stability", "stress_ramp", "--seeds", "11,", "--from", str(file), "--folder", str(folder)]
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "is executed, since you named it" in said and "fixes: both; rules: grows" in said
+    assert "is executed, since you named it" in caplog.text and "fixes: both; rules: grows" in caplog.text
     ended = stability.read_presets(folder / "outcomes.jsonl")
     assert [each.variation for each in ended] == ["baseline", "query_key_norm", "norms_and_z_loss", "both"]
     assert {each.seed for each in ended} == {11}
