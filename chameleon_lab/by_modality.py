@@ -91,10 +91,10 @@ class ByModality(nn.Module):
     def __init__(self, part: nn.Module, modality: ModalityOf) -> None:
         super().__init__()
         self.text, self.image = part, copy.deepcopy(part)
-        self.__dict__["modality"] = modality  # the model's own, and no child of each part
+        self._of = [modality]  # in a list: it is the model's own, and no child of each part
 
     def forward(self, x: Tensor) -> Tensor:
-        image_BT, order_X, inverse_X, texts = self.modality.split(x)
+        image_BT, order_X, inverse_X, texts = self._of[0].split(x)
         if order_X is None or inverse_X is None:
             wide_BT = image_BT.reshape(*image_BT.shape, *(1,) * (x.ndim - 2))
             return torch.where(wide_BT, self.image(x), self.text(x))

@@ -218,6 +218,13 @@ class History:
         every = (*self.alarms, *self.interventions, *self.milestones, *self.samples)
         return tuple(sorted(every, key=lambda event: event.step))
 
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: a row a step, `seconds` and a column for each measure, nan where it was not recorded.
+
+        Raises ImportError, saying how to get it, where pandas is not installed.
+        """
+        return frame_of({"": self}).drop(columns="run").set_index("step")
+
     def to_jsonl(self) -> str:
         """The records, a line each."""
         return "".join(record.to_json() + "\n" for record in self.records)
@@ -247,6 +254,27 @@ class History:
                 case Sample():
                     samples.append(event)
         return cls(tuple(records), *map(tuple, (alarms, interventions, milestones, samples)))
+
+
+def frame_of(histories: Mapping[str, History]) -> Any:
+    """The records of several runs as one pandas DataFrame: `run`, `step`, `seconds`, and a column for each measure.
+
+    `frame_of(histories).groupby("run")["loss"].min()`. Raises ImportError where pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            'A data frame needs pandas, which is an extra: pip install "chameleon-lab[pandas]". Without it, '
+            "history.series(name) gives (steps, values), and history.to_jsonl() a line a step."
+        ) from error
+    rows = [
+        {"run": name, "step": record.step, "seconds": record.seconds, **record.values}
+        for name, history in histories.items()
+        for record in history.records
+    ]
+    measures = sorted({name for history in histories.values() for name in history.names} - {"seconds"})
+    return pandas.DataFrame(rows, columns=["run", "step", "seconds", *measures])
 
 
 def event_line(event: Event | Answer) -> str:

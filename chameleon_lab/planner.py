@@ -67,7 +67,8 @@ class Plan:
     `cache_per_token` is for all `cache_rows` together. `inspection` is what an inspected document keeps: (layers + 2) x
     width numbers a token, in the dtype of what stands beside the weights. `activations` is what the most demanding
     moment, `moment`, holds besides what stands in the other fields, `gaps` what the allocator loses by it. `advice`
-    says what to change when it does not fit: each line is a change (on top of those before it), and what the peak is then.
+    says what to change when it does not fit: each line is a change (on top of the ones before it) and what the peak
+    would then be.
     """
 
     what: str

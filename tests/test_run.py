@@ -596,11 +596,14 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(experiment, tmp_path, mo
 
 def test_variations_share_data_and_differ_in_fixes(experiment):
     made = variations(experiment, seed=4)
-    assert list(made) == ["baseline", "query_key_norm", "all"]
+    assert list(made) == ["baseline", "query_key_norm", "norms_and_z_loss"]
     assert {each.seed for each in made.values()} == {4} and len({each.fingerprint for each in made.values()}) == 3
     assert made["baseline"].model == experiment.model
     assert QueryKeyRMSNorm() in made["query_key_norm"].model.fixes
-    assert made["all"].objective.penalties == (ZLoss(1e-2),) and NormReordering() in made["all"].model.fixes
+    assert (
+        made["norms_and_z_loss"].objective.penalties == (ZLoss(1e-2),)
+        and NormReordering() in made["norms_and_z_loss"].model.fixes
+    )
 
 
 def test_what_is_no_fix_is_refused(experiment):

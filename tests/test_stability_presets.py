@@ -81,7 +81,7 @@ def test_presets_differ_where_they_say_and_see_the_same_data():
             assert (QueryKeyRMSNorm() in each.model.fixes) == (kind != "baseline")
             assert (setting, "query_key_norm") in runs
     assert {rate for (rate, _), _ in stability.preset("sensitivity", 0).items()} == {"0.01", "0.03", "0.1", "0.3"}
-    assert sensitivity()["all"][0.3].recipe.rate == 0.3
+    assert sensitivity()["norms_and_z_loss"][0.3].recipe.rate == 0.3
     assert scale()["128x4"]["baseline"].model.heads == 4
     with pytest.raises(ValueError, match="No preset is called 'p1'; there are stress_ramp"):
         stability.preset("p1", 0)
@@ -92,7 +92,7 @@ def test_attention_logits_grow_without_query_key_norm_and_not_with_it(tmp_path):
     for seed in (0, 1):
         largest = {}
         for name, each in variations(replace(SIDE_BY_SIDE, budget=Budget(steps=150)), seed).items():
-            if name != "all":
+            if name != "norms_and_z_loss":
                 run = replace(each, checkpoints=0).run(tmp_path / f"{name}-{seed}")
                 largest[name] = run.wait().maximum("max_attention_logit")
         assert largest["baseline"] > 10 * largest["query_key_norm"]
@@ -105,10 +105,10 @@ def test_side_by_side_ends_in_the_order_of_the_fixes(tmp_path):
         seen = {name: run.wait() for name, run in runs.items()}
         loss = {name: each.held_out_loss for name, each in seen.items()}
         logit = {name: each.maximum("max_attention_logit") for name, each in seen.items()}
-        assert loss["baseline"] - loss["query_key_norm"] > 0.2 and loss["baseline"] - loss["all"] > 0.2
+        assert loss["baseline"] - loss["query_key_norm"] > 0.2 and loss["baseline"] - loss["norms_and_z_loss"] > 0.2
         assert logit["baseline"] > 100 * logit["query_key_norm"]
-        assert seen["all"].maximum("residual_norm") < 100 < seen["baseline"].maximum("residual_norm")
-        assert abs(seen["all"].last("log_partition", "image")) < 1.5
+        assert seen["norms_and_z_loss"].maximum("residual_norm") < 100 < seen["baseline"].maximum("residual_norm")
+        assert abs(seen["norms_and_z_loss"].last("log_partition", "image")) < 1.5
         assert any(alarm.level == "CRITICAL" for alarm in seen["baseline"].alarms)
 
 
@@ -161,13 +161,16 @@ def test_tables_say_how_runs_ended_and_when_alarms_sounded(tmp_path):
     found = [
         *outcomes_of({0.01: 2.0, 0.1: 8.0}, "baseline"),
         *outcomes_of({0.01: 2.0, 0.1: 2.5}, "query_key_norm"),
-        *outcomes_of({0.01: 2.0, 0.1: 2.0}, "all"),
+        *outcomes_of({0.01: 2.0, 0.1: 2.0}, "norms_and_z_loss"),
     ]
     found[1] = replace(found[1], damage=40, blow_up=50, first_alarms={"WARN: logit > 50": 30})
     text = stability.preset_tables(found)
-    assert "baseline 2.000, query_key_norm 0.250, all 0.000" in text  # a loss above the start counts as the start
-    assert "| sensitivity 0.1 | baseline | 1 | 8.000 | 2.64 to 2.64 | 1 of 1, step 50 |" in text
-    assert "| WARN: logit > 50 | 1 of 1 | 10 (10 to 10) | 20 (20 to 20) | 0 of 1 | 0 of 4 |" in text
+    assert (
+        "baseline 2.000, query_key_norm 0.250, norms_and_z_loss 0.000" in text
+    )  # a loss above the start counts as the start
+    assert "| sensitivity 0.1 | baseline | 1 | 8.000 | 2.64 to 2.64 | 1 of 1 (≥ 5 % at 95 %), step 50 |" in text
+    assert "| WARN: logit > 50 | 1 of 1 (≥ 5 % at 95 %) | 10 (10 to 10) | 20 (20 to 20) | 0 of 1 (≤ 95 % at 95 %) "
+    assert "| 0 of 4 (≤ 53 % at 95 %) |" in text
     path = tmp_path / "outcomes.jsonl"
     path.write_text("".join(each.to_json() + "\n" for each in found))
     assert stability.read_presets(path) == found

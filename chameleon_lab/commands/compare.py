@@ -20,8 +20,8 @@ def compare_command(options: argparse.Namespace) -> None:
         log.info("%s is executed, since you named it.", options.own)
         additions = read_additions(options.own)
         if not additions.quantizers:
-            raise ValueError(f"{options.own} has no quantizer, a class of nn.Module with size, codes and latents.")
-        own = {name: Contender(made, options.width) for name, made in additions.quantizers.items()}
+            raise ValueError(f"{options.own} has no quantizer, a class of nn.Module with codes and latents.")
+        own = {name: Contender(build, options.width) for name, build in additions.quantizers.items()}
         log.info("It brings %s.", ", ".join(own))
     for outcome in compare_quantizers(options.folder, steps=options.steps, seeds=options.seeds, own=own):
         figures = ", ".join(value.summary for value in outcome.values.values())

@@ -3,5 +3,6 @@
 - `scenes`, `card`: scores on held-out prompts, pictures read by the checker; a model card of them
 - `metrics`, `distances`: image tokenizers on a reference set, every value with its protocol
 - `comparison`: quantizers on equal terms
-- `stability`: how the stability presets end, and when alarms sound
+- `stability`: how the stability presets end, and when alarms sound; `competition`: one of them, both modalities or one
+- `additions`: a person's own fixes, corpora, rules and quantizers; `intervals`: of means and of shares
 """

@@ -66,9 +66,9 @@ def read_additions(path: Path | str) -> Additions:
     """What the top-level names of a Python file are bound to, as far as it is a fix, a corpus, a rule or a quantizer.
 
     The file is executed, so it must be one that you trust. Names that begin with an underscore, and what the file
-    imports, are left out. A class of the file that no name is bound to an instance of is taken too, where it can be made
-    without arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or
-    tuple of fixes is one variation with all of them.
+    imports, are left out. A class of the file without an instance among them is taken too, where it can be made without
+    arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or tuple of
+    fixes is one variation with all of them.
 
     Raises ValueError where the file is not there, fails, or holds nothing of the kind.
     """
@@ -78,7 +78,7 @@ def read_additions(path: Path | str) -> Additions:
     module = _executed(path)
     public = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
     types = {name: thing for name, thing in public.items() if isinstance(thing, type)}
-    classes = {name: made for name, made in types.items() if made.__module__ == module.__name__}
+    classes = {name: type_ for name, type_ in types.items() if type_.__module__ == module.__name__}
     values = {
         name: thing
         for name, thing in public.items()
@@ -87,14 +87,14 @@ def read_additions(path: Path | str) -> Additions:
     bound = {
         type(each) for thing in values.values() for each in (thing if isinstance(thing, list | tuple) else [thing])
     }
-    for name, made in classes.items():
-        if made not in bound and not _is_quantizer(made) and _takes_nothing(made):
-            values[re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()] = made()
+    for name, type_ in classes.items():
+        if type_ not in bound and not _is_quantizer(type_) and _takes_nothing(type_):
+            values[re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()] = type_()
     additions = Additions(
         fixes={name: several(thing) for name, thing in values.items() if _is_fix(thing)},
         corpora={name: thing for name, thing in values.items() if _is_data(thing)},
         rules={name: thing for name, thing in values.items() if callable(getattr(thing, "judge", None))},
-        quantizers={name: made for name, made in classes.items() if _is_quantizer(made)},
+        quantizers={name: type_ for name, type_ in classes.items() if _is_quantizer(type_)},
     )
     if not additions:
         raise ValueError(
@@ -129,13 +129,13 @@ def _is_data(thing: Any) -> bool:
     return callable(getattr(thing, "open", None)) and not isinstance(thing, Path)
 
 
-def _is_quantizer(made: type) -> bool:
-    return issubclass(made, nn.Module) and all(hasattr(made, name) for name in ("size", "codes", "latents"))
+def _is_quantizer(type_: type) -> bool:
+    return issubclass(type_, nn.Module) and all(hasattr(type_, name) for name in ("codes", "latents"))
 
 
-def _takes_nothing(made: type) -> bool:
+def _takes_nothing(type_: type) -> bool:
     try:
-        inspect.signature(made).bind()
+        inspect.signature(type_).bind()
     except (TypeError, ValueError):
         return False
     return True

@@ -30,7 +30,7 @@ STRIP = 8  # scenes that every contender is shown with
 
 @dataclass(frozen=True)
 class Contender:
-    """A quantizer by its name in `image.QUANTIZERS`, or what makes one, and the width it needs for 512 codes (9 bits)."""
+    """A quantizer, by its name in `image.QUANTIZERS` or what makes one, and the width that 512 codes (9 bits) need."""
 
     quantizer: str | Callable[[int, int], Quantizer]
     width: int = 16

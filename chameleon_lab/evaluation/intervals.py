@@ -44,8 +44,8 @@ class Mean(NamedTuple):
         scaled_N = np.log(values_N) if log else values_N
         middle, count = float(scaled_N.mean()), len(scaled_N)
         half = math.nan if count < 2 else t_quantile(count - 1) * float(scaled_N.std(ddof=1)) / math.sqrt(count)
-        ends = (middle, middle - half, middle + half)
-        return cls(*(math.exp(each) if log else each for each in ends), count)
+        value, low, high = (math.exp(each) if log else each for each in (middle, middle - half, middle + half))
+        return cls(value, low, high, count)
 
     def excludes(self, value: float) -> bool:
         """Whether so many values say that the mean is another one."""

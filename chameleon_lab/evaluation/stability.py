@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -50,9 +51,9 @@ def preset(name: str, seed: int, additions: Additions = NOTHING) -> dict[tuple[s
         grid = sensitivity(RATES if name == "sensitivity" else SANE_RATES, seed, fixes)
         return {(f"{rate:g}", kind): each for kind, rates in grid.items() for rate, each in rates.items()}
     if name == "scale":
-        shown = ("baseline", "query_key_norm", *fixes)
+        pair = ("baseline", "query_key_norm", *fixes)
         grid = scale(seed=seed, fixes=fixes).items()
-        return {(shape, kind): kinds[kind] for shape, kinds in grid for kind in shown}
+        return {(shape, kind): kinds[kind] for shape, kinds in grid for kind in pair}
     if name == "competition":
         return competition(seed, fixes)
     raise ValueError(f"No preset is called {name!r}; there are {', '.join(NAMES)}.")
@@ -208,7 +209,8 @@ def _outcome_of(line: dict[str, Any]) -> PresetOutcome:
     line = {"first_alarms": line.pop("heard", {}), **line}
     line["variation"] = "norms_and_z_loss" if line["variation"] == "all" else line["variation"]
     measured = {each.name for each in fields(PresetOutcome) if each.type == "float"}
-    return PresetOutcome(**{key: math.nan if each is None and key in measured else each for key, each in line.items()})
+    line |= {key: math.nan for key in measured & line.keys() if line[key] is None}
+    return PresetOutcome(**line)
 
 
 def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:
@@ -237,7 +239,7 @@ def preset_tables(outcomes: Sequence[PresetOutcome], rules: Iterable[str] = tupl
         f"| preset | variation | seeds | {loss} | lowest to end | blow-up | {' | '.join(watched)} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (place, kind), members in _groups(outcomes).items():
+    for (place, kind), members in _by_place(outcomes).items():
         blown = [each.blow_up for each in members if each.blow_up is not None]
         cells = [
             place,
@@ -251,7 +253,7 @@ def preset_tables(outcomes: Sequence[PresetOutcome], rules: Iterable[str] = tupl
             _mean(members, "log_partition", brief=True),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_difference_table(outcomes)]
+    lines += ["", *_difference_table(outcomes), "", *_growth_table(outcomes)]
     if losses := by_rate(outcomes):
         start = loss_at_start(outcomes)
         values = ", ".join(f"{kind} {lr_sensitivity(rates, start):.3f}" for kind, rates in losses.items())
@@ -260,10 +262,11 @@ def preset_tables(outcomes: Sequence[PresetOutcome], rules: Iterable[str] = tupl
             f"Sensitivity to the learning rate (lower is flatter; at most the loss at initialisation, {start:.2f}, "
             f"counts): {values}.",
         ]
-    return "\n".join([*lines, "", *_alarm_table(outcomes, rules), ""])
+    text = "\n".join([*lines, "", *_alarm_table(outcomes, rules), ""])
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _groups(outcomes: Sequence[PresetOutcome]) -> dict[tuple[str, str], list[PresetOutcome]]:
+def _by_place(outcomes: Sequence[PresetOutcome]) -> dict[tuple[str, str], list[PresetOutcome]]:
     """The runs that differ in their seed alone, by where they were trained and by variation."""
     groups: dict[tuple[str, str], list[PresetOutcome]] = {}
     for each in outcomes:
@@ -274,7 +277,7 @@ def _groups(outcomes: Sequence[PresetOutcome]) -> dict[tuple[str, str], list[Pre
 
 def _difference_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
     """Held-out loss less the bare run's of the same seed, which sees the same data in the same order."""
-    groups = _groups(outcomes)
+    groups = _by_place(outcomes)
     lines = [
         "| preset | variation | seeds | held-out loss less the baseline's | so many seeds say |",
         "|---|---|---|---|---|",
@@ -290,6 +293,31 @@ def _difference_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
         if not mean.excludes(0):
             verdict = "nothing: one seed" if mean.n == 1 else "no difference excluded"
         lines.append(f"| {place} | {kind} | {mean.n} | {mean.within('+.3f')} | {verdict} |")
+    return lines if len(lines) > 2 else []
+
+
+def _growth_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
+    """Of the preset `competition`: how far norms grew in each arm, as ratios to the bare model on both modalities."""
+    arms = {key: each for key, each in _by_place(outcomes).items() if each[0].preset == "competition"}
+    names = {"output_norm": "output norm", "max_attention_logit": "max attention logit"}
+    lines = [
+        f"| trained on | variation | seeds | {' | '.join(f'{words}, times as far' for words in names.values())} "
+        "| cosine of the gradients |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (_, kind), members in arms.items():
+        place = next(each for each in arms if each == ("competition text and images", "baseline"))
+        together = {each.seed: each for each in arms[place]}
+        ratios: dict[str, list[float]] = {
+            name: [
+                getattr(each, name) / getattr(together[each.seed], name) for each in members if each.seed in together
+            ]
+            for name in names
+        }
+        own = kind == "baseline" and members is arms[place]
+        cells = ["1" if own or not each else Mean.of_seeds(each, log=True).within(".2f") for each in ratios.values()]
+        cosine = _mean(members, "gradient_cosine", "+.2f") if "and" in members[0].setting else "-"
+        lines.append(f"| {members[0].setting} | {kind} | {len(members)} | {' | '.join(cells)} | {cosine} |")
     return lines if len(lines) > 2 else []
 
 

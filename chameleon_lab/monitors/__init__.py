@@ -6,4 +6,5 @@
 - `gradients`: shares by modality, updates
 - `alarms`: rules, and `DivergenceDetector`
 - `default`: `MONITORS`
+- `outside`: `OutsideWatch`, for a model and a loop that are not the lab's
 """

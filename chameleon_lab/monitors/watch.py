@@ -14,6 +14,24 @@ class EmbeddingNorm:
         return {"embedding_norm": outputs["embedding"].square().mean().sqrt()}
 ```
 
+What comes by layer, and what a head looks at, has a helper: `on_attention` hands on each layer's rotated queries and
+keys as the forward pass comes to them, so that none need be kept:
+
+```python
+from chameleon_lab.monitors.attention import on_attention
+
+
+@dataclass(frozen=True)
+class KeyLength:
+    every: int = 10
+
+    def watch(self, moment):
+        lengths = []
+        on_attention(moment, lambda layer, q_BTHK, k_BTHK: lengths.append(k_BTHK[moment.real_BT].norm(dim=-1).mean()))
+        yield
+        return {"key_length_norm": (max(lengths), torch.stack(lengths))}
+```
+
 A screen treats a measure of your own like the one of `measures.MEASURES` that ends its name: this one like `norm`, on
 a log axis, the highest of several values as the worst.
 
@@ -56,14 +74,24 @@ class Monitor(Protocol):
 
 @dataclass
 class Moment:
-    """One training step as monitors see it. `warned`: whether an alarm stands, so that a closer look is worth its
-    price."""
+    """One training step as monitors and fixes of the step see it.
+
+    Before `yield` the forward pass is still to come: ask for its values here, by `record` (kept till the step is over),
+    `keep` (the same for one), `on_output` (handed on at once, and not kept) or `attention.on_attention` (each layer's
+    queries and keys). After `yield` weights have changed, and `model` has the gradients of the step in `.grad`. `aside`
+    is for passes of one's own, `generator` for random numbers, `real_BT` tells padding from the rest.
+    """
 
     step: int
+    """Which step it is, from 0 on."""
     model: Transformer
+    """What is trained, as it stands: before `yield` with the weights from before the step."""
     batch: Batch
+    """What it is trained on: `inputs_BT`, `targets_BT`, which of them are learned, their modality, their documents."""
     objective: Objective
+    """The loss as it is now: `objective(model, batch)` gives it by modality."""
     warned: bool = False
+    """Whether an alarm stands, so that a closer look is worth its price."""
     _hooks: ExitStack = field(default_factory=ExitStack, repr=False)
     _muted: bool = field(default=False, repr=False)
 

@@ -28,7 +28,9 @@ class UpdateClipping:
     """AdamW that divides a tensor's step by how far its gradient outgrew the second moment: StableAdamW.
 
     Slot: `update_clipping` of the recipe. The clipping of gradients stays; the recipe's `clip` of inf is none.
-    Source: arXiv 2304.13013, section 3, after Adafactor; a smaller second beta helps against the same evil.
+    Source: arXiv 2304.13013, section 3 (algorithm 2): for each tensor RMS = sqrt(mean(g^2 / max(v, eps^2))), and its
+    rate, of step and decay alike, is divided by max(1, RMS), as in Adafactor (arXiv 1804.04235, section 5, there with
+    the threshold 1). The paper has it in place of the clipping of gradients, and a smaller second beta beside it.
     Trial: one seed, an extreme learning-rate ramp: last loss 4.31 in place of the clipping of gradients, with that and
     without any fix 3.92: no help there.
     """
@@ -57,8 +59,10 @@ class MuonForMatrices:
     """Muon for the matrices of the blocks, AdamW for the rest: a matrix's step has all its singular values about equal.
 
     Slot: `muon_rate`, `muon_scale` and `muon_by_parts` of the recipe.
-    Source: Keller Jordan's Muon as in torch, and his scale of steps; "match_rms_adamw" is that of arXiv 2502.16982, and
-    wants AdamW's rate. Kimi K2 (arXiv 2507.20534) saw logits grow with Muon: see `QKClip`.
+    Source: Keller Jordan's Muon (kellerjordan.github.io/posts/muon) as in torch, and his scale of steps, "original":
+    the rate times sqrt(max(1, rows / columns)). "match_rms_adamw" is that of arXiv 2502.16982, section 2.2: times 0.2
+    sqrt(max(rows, columns)), so that a step is as long as AdamW's, and AdamW's rate and decay are kept. Kimi K2
+    (arXiv 2507.20534) saw logits grow with Muon: see `QKClip`.
     Trial: one seed, the lab's `STRESS_RAMP`: last loss 2.81, without any fix 4.94; but its own rate rose to 0.02 only,
     so that this was no equal strain. By parts, not whole, in 300 steps of `LAB` with a query/key norm, at five pairs of
     rate and scale, three seeds: held-out loss 0.010 lower (standard error 0.003), in 10 of 14 runs.

@@ -4,6 +4,7 @@
 - `trainable`: what a `Run` asks of anything that trains
 - `folder`, `loop`, `control`: a run on disk, one trainer's work, and orders between two steps
 - `run`: `Run`, the only executor; in the background, its orders and its forks
+- `loggers`: a run's records sent to a logger of Lightning's
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
 """
