@@ -45,8 +45,8 @@ SCRIPTS = {
     "a reply under way": REPLY
     + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): pass",
     "all that works with a tokenizer": TOKENIZER
-    + "CodeSurgery(tiny, scene)\natlas, viewer = CodebookAtlas(tiny, pictures=[scene] * 20), ReconstructionViewer(tiny)\n"
-    + "viewer.show(scene)",
+    + "CodeSurgery(tiny, scene)\natlas = CodebookAtlas(tiny, pictures=[scene] * 20)\n"
+    + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",
     "panels of a run that trains": RUN + "panels = RunPanel(run), ComparePanel([run])",
 }
 
