@@ -28,7 +28,7 @@ from chameleon_lab.tokenizers.losses import ReconstructionObjective
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training import folder as run_folder
 from chameleon_lab.training import loop
-from chameleon_lab.training.folder import RunFolder, check_whole
+from chameleon_lab.training.folder import Appender, RunFolder, check_whole
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, TINY_PICTURES, SceneImages, folder_of_pictures
 from chameleon_lab.training.modules import Budget, ImageTokenizerModule, LanguageModule
 from chameleon_lab.training.trainable import Prepared
@@ -201,6 +201,30 @@ def test_a_run_whose_records_are_damaged_learns_the_same_and_says_what_is_missin
     ) in message
     if harm == "doubled":
         assert losses == whole
+
+
+def test_lines_of_several_threads_are_each_written_once(tmp_path):
+    file, count = Appender(tmp_path / "events.jsonl"), 2000
+
+    def write(name: int) -> None:
+        for number in range(count):
+            file.write(f"{name} {number} {'x' * 50}\n")
+            file.flush()
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    file.close()
+    written = [line.split(" ") for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    for name in range(4):
+        assert [int(number) for own, number, _ in written if own == str(name)] == list(range(count))
 
 
 def test_events_that_nobody_can_read_stay_and_hide_no_other(tmp_path):

@@ -42,11 +42,11 @@ while not run.history.records:
 """
 SCRIPTS = {
     "a chat": REPLY + "ChatCell(stream)",
-    "a chat that is kept": REPLY + "cell = ChatCell(stream)",
-    "a reply under way": REPLY + "cell = ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): pass",
-    "surgery": TOKENIZER + "CodeSurgery(tiny, scene)",
-    "an atlas": TOKENIZER + "atlas = CodebookAtlas(tiny, pictures=[scene] * 20)",
-    "a viewer": TOKENIZER + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",
+    "a reply under way": REPLY
+    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): pass",
+    "all that works with a tokenizer": TOKENIZER
+    + "CodeSurgery(tiny, scene)\natlas = CodebookAtlas(tiny, pictures=[scene] * 20)\n"
+    + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",
     "panels of a run that trains": RUN + "panels = RunPanel(run), ComparePanel([run])",
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import IMAGE
 
 from chameleon_lab.corpora.mixture import Mixture, SceneBatches, Stage, scene_pairs
 from chameleon_lab.corpora.packing import tokenize
@@ -25,13 +26,16 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
+from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
 from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import Experiment, variations
 from chameleon_lab.training.modules import SKIP_LIMIT, Budget
 from chameleon_lab.training.run import Rescue, Run
 from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
 
 STEPS = 12
 MODEL = ModelConfig(
@@ -359,53 +363,47 @@ def test_a_panel_s_commands_are_checked(experiment, tmp_path):
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
-from support import IMAGE
 from test_run import *
-from chameleon_lab.tokenizers.image import ImageTokenizer
-from chameleon_lab.tokenizers.text import ByteTokenizer
-from chameleon_lab.vocabulary import Vocabulary
 torch.set_num_threads(1)
-torch.manual_seed(0)
-mixed = MixedModalTokenizer(ByteTokenizer(), ImageTokenizer(IMAGE).eval(), Vocabulary.layout(12, 256))
-toy = Experiment(
-    "toy", MODEL, Budget(steps=STEPS), Toys(mixed, True), Recipe(rate=3e-3, warm_up=2), monitors=(Slow(0.1),)
-)
-run = toy.run({folder!r})
-if {change}:
-    hold(run, 2)
-    run.change("by hand", rate=1e-3, weights={{"two": 1}})
-    run.resume()
+run = killed_toy().run({folder!r})
+hold(run, 2)
+run.change("by hand", rate=1e-3, weights={{"two": 1}})
+run.resume()
 run.wait()
 """
 
 
-def test_a_killed_run_goes_on_with_the_losses_of_one_never_killed(tmp_path):
-    here = Path(__file__).parent
+def killed_toy() -> Experiment:
+    """The same in every process."""
+    torch.manual_seed(0)
+    tokenizer = MixedModalTokenizer(ByteTokenizer(), ImageTokenizer(IMAGE).eval(), Vocabulary.layout(12, 256))
+    recipe, monitors = Recipe(rate=3e-3, warm_up=2), (Slow(0.1),)
+    return Experiment("toy", MODEL, Budget(steps=STEPS), Toys(tokenizer, True), recipe, monitors=monitors)
 
-    def process(folder: Path, change: bool = False) -> subprocess.Popen:
-        paths = [str(here), str(here.parent)]
-        script = KILLED.format(paths=paths, folder=str(folder), change=change)
-        return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+
+def test_a_killed_run_goes_on_with_the_losses_of_one_never_killed(tmp_path):
+    here, killed, whole = Path(__file__).parent, tmp_path / "killed", tmp_path / "whole"
 
     def made(folder: Path) -> History:
         return RecordedRun(folder).history if (folder / "metrics.jsonl").exists() else History()
 
-    killed = tmp_path / "killed"
-    first = process(killed, change=True)
+    script = KILLED.format(paths=[str(here), str(here.parent)], folder=str(killed))
+    first = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
     while len(made(killed).records) < 7 and first.poll() is None:  # past the change, before the end
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.wait()
     changes = made(killed).interventions
     assert [each.name for each in changes] == ["rate", "weights"] and RecordedRun(killed).state.status == "interrupted"
+    assert len(made(killed).records) < STEPS
     checkpoints = sorted((killed / "checkpoints").glob("step-*"))
-    assert process(killed).wait() == 0
+    toy = killed_toy()
+    toy.run(killed).wait()  # in this process, which is another
     assert checkpoints and len(made(killed).records) == STEPS and made(killed).interventions == changes
-    whole = tmp_path / "whole"
     whole.mkdir()
     events = [json.dumps({"kind": "intervention", **vars(each)}) + "\n" for each in changes]
     (whole / "events.jsonl").write_text("".join(events))  # the same orders, carried out at the same steps
-    assert process(whole).wait() == 0
+    toy.run(whole).wait()
     assert losses(made(whole)) == losses(made(killed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -216,11 +217,14 @@ class Ledger:
 
 
 class Appender:
-    """Lines at the end of a file, opened at the first one. What the disk does not take waits for the next `flush`."""
+    """Lines at the end of a file, opened at the first one. What the disk does not take waits for the next `flush`.
+
+    Of any thread: an order for a fork is answered in one of its own, while the run's notes what happens.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.error = path, ""
-        self._file, self._pending = -1, bytearray()
+        self._file, self._pending, self._lock = -1, bytearray(), threading.Lock()
 
     @property
     def waiting(self) -> int:
@@ -228,9 +232,10 @@ class Appender:
         return len(self._pending)
 
     def write(self, line: str) -> None:
-        self._pending += line.encode()
-        if self._file < 0:  # now, not when it is flushed: by then another folder may have this one's name
-            self._open()
+        with self._lock:
+            self._pending += line.encode()
+            if self._file < 0:  # now, not when it is flushed: by then another folder may have this one's name
+                self._open()
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -241,20 +246,22 @@ class Appender:
 
     def flush(self) -> str:
         """Writes what waits; what went wrong, in words, or nothing."""
-        if self._pending and self._file < 0:
-            self._open()
-        try:
-            while self._pending and self._file >= 0:
-                del self._pending[: os.write(self._file, self._pending)]
-                self.error = ""
-        except OSError as error:
-            self.error = error.strerror or type(error).__name__
-        return self.error
+        with self._lock:
+            if self._pending and self._file < 0:
+                self._open()
+            try:
+                while self._pending and self._file >= 0:
+                    del self._pending[: os.write(self._file, self._pending)]
+                    self.error = ""
+            except OSError as error:
+                self.error = error.strerror or type(error).__name__
+            return self.error
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-        self._file, self._pending = -1, bytearray()
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._pending = -1, bytearray()
 
 
 def read_lines(path: Path) -> list[str]:
