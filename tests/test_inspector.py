@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import PIL.Image
@@ -18,6 +18,7 @@ from widget_support import browser_says, eventually, recorder
 
 from chameleon_lab.readings import Contribution, TokenReading
 from chameleon_lab.vocabulary import Modality
+from chameleon_widgets.inspect import desk
 from chameleon_widgets.inspect.inspector import Inspector
 from chameleon_widgets.inspect.messages import LensPicture
 from chameleon_widgets.inspect.recording import AnswerBook
@@ -97,6 +98,12 @@ class Hall:
         rows = np.tril(1.0 + np.arange(81).reshape(9, 9))
         return rows / rows.sum(1, keepdims=True)
 
+    def rollout_steps(self) -> Iterator[float]:
+        for share in (0.5, 1.0):
+            self.calls.append(("rollout_steps", share))
+            assert self.gate.wait(20)
+            yield share
+
     def relevance(self, position: int) -> np.ndarray:
         return np.full(position, 0.25)
 
@@ -158,6 +165,11 @@ def answers(inspector: Inspector, kind: str):
     return [(content, buffers) for content, buffers in recorder(inspector).custom if content["kind"] == kind]
 
 
+def kinds_of(inspector: Inspector) -> list[str]:
+    """Of the messages so far, without waiting for more."""
+    return [content["kind"] for content, _ in recorder(inspector).custom]
+
+
 def ask(inspector: Inspector, kind: str, **content: object) -> None:
     browser_says(inspector, {"kind": kind, **content})
 
@@ -195,6 +207,50 @@ def test_rows_come_for_all_heads_of_a_layer_and_columns_for_one(inspector: Inspe
         ask(inspector, "rows", way=way, layer=-1, head=0, position=4)
         content, (row,) = answers(inspector, "rows")[-1]
         assert content["way"] == way and len(np.frombuffer(row, "<f4")) == length
+
+
+def test_the_document_comes_first_and_the_rest_once_a_page_has_painted(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk, "PAINT_SECONDS", 60.0)
+    hall.gate.clear()
+    inspector = Inspector(hall)
+    eventually(lambda: kinds_of(inspector).count("document") == 1)
+    inspector.selected = 3  # is answered, whatever has been painted
+    eventually(lambda: ("heads", 0, 3) in hall.calls)
+    hall.gate.set()
+    eventually(lambda: "detail" in kinds_of(inspector))
+    assert "lens" not in kinds_of(inspector) and ("rollout_steps", 0.5) not in hall.calls
+    hall.gate.clear()
+    ask(inspector, "painted")
+    eventually(lambda: ("rollout_steps", 0.5) in hall.calls)
+    ask(inspector, "rows", way="from", layer=-1, head=0, position=4)
+    ask(inspector, "rows", way="by", layer=-1, head=0, position=5)
+    ask(inspector, "rows", way="by", layer=0, head=1, position=2)
+    hall.gate.set()
+    rows = [(each["layer"], each["position"]) for each, _ in answers(inspector, "rows")]
+    assert rows in ([(0, 2)], [(0, 2), (-1, 5)])  # what a newer hover has overtaken need not come
+    assert len(answers(inspector, "lens")) == 1 and answers(inspector, "state")[-1][0]["doing"] == ""
+    ask(inspector, "rows", way="from", layer=-1, head=0, position=4)
+    assert answers(inspector, "rows")[-1][0]["position"] == 4
+
+
+def test_what_waits_for_rollout_is_answered_when_it_is_there(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk, "PAINT_SECONDS", 60.0)
+    hall.gate.clear()
+    inspector = Inspector(hall)
+    ask(inspector, "hello")
+    ask(inspector, "painted")
+    eventually(lambda: ("rollout_steps", 0.5) in hall.calls)
+    for position in (2, 7):
+        ask(inspector, "rows", way="from", layer=-1, head=0, position=position)
+    hall.gate.set()
+    assert [each["position"] for each, _ in answers(inspector, "rows")] == [7]
+    assert answers(inspector, "state")[-1][0]["doing"] == ""
+
+
+def test_without_a_page_the_rest_comes_all_the_same(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk, "PAINT_SECONDS", 0.01)
+    inspector = Inspector(hall)
+    eventually(lambda: "lens" in kinds_of(inspector) and ("rollout_steps", 1.0) in hall.calls)
 
 
 def test_of_hovers_that_wait_only_the_newest_is_computed(hall: Hall, inspector: Inspector):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -76,21 +75,17 @@ class Likelihood(Trace):
         """All tokens as plain values. As a table: `pandas.DataFrame(look.readings)`."""
         readings, image, code = list[TokenReading](), -1, 0
         vocabulary, grids = self.tokenizer.vocabulary, self.grids
-        for position, (token, modality) in enumerate(zip(self.tokens.tolist(), self.modalities, strict=True)):
+        words = {token: self.words(token) for token in set(self.tokens.tolist())}
+        kinds = {int(kind): kind for kind in Modality}
+        columns = (self.tokens, self.modalities, self.log_probabilities, self.ranks, self.entropies)
+        for position, (token, kind, *measured) in enumerate(zip(*(each.tolist() for each in columns), strict=True)):
+            cell: tuple[int, int, int] | tuple[None, None, None] = (None, None, None)
             if token == vocabulary.begin_image:
                 image, code = image + 1, 0
-            reading = TokenReading(position, token, Modality(int(modality)), self.words(token))
-            if position:
-                measured = (
-                    float(self.log_probabilities[position]),
-                    int(self.ranks[position]),
-                    float(self.entropies[position]),
-                )
-                reading = replace(reading, log_probability=measured[0], rank=measured[1], entropy=measured[2])
-            if modality == Modality.IMAGE:
-                row, column = divmod(code, grids[image][1])
-                reading, code = replace(reading, image=image, row=row, column=column), code + 1
-            readings.append(reading)
+            elif kind == Modality.IMAGE:
+                cell, code = (image, *divmod(code, grids[image][1])), code + 1
+            measures = measured if position else (None, None, None)
+            readings.append(TokenReading(position, token, kinds[kind], words[token], *cell, *measures))
         return readings
 
     @property

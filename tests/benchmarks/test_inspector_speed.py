@@ -51,8 +51,14 @@ def percentiles(times: list[float]) -> str:
 @pytest.mark.parametrize("positions", [1000, 4096])
 def test_how_soon_the_inspector_paints(positions: int, request: pytest.FixtureRequest):
     look = inspection(positions)
-    start = time.monotonic()
-    bridge = request.getfixturevalue("mounted")(lambda: Inspector(look))
+    mount, starts = request.getfixturevalue("mounted"), list[float]()  # with Chromium, which is not the inspector's
+
+    def make() -> Inspector:
+        starts.append(time.monotonic())
+        return Inspector(look)
+
+    bridge = mount(make)
+    (start,) = starts
     bridge.until(lambda: bridge.page.locator(".chm-inspect-word").count() > 5)
     print(f"\n{positions} positions: first paint {time.monotonic() - start:.2f} s after the widget was made")
     bridge.until(lambda: bridge.page.locator(".chm-lamp").inner_text() == "Ready", 120)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -67,6 +67,8 @@ class Look(Protocol):
     def rollout_readers(self, position: int) -> np.ndarray: ...
 
     def rollouts(self) -> np.ndarray: ...
+
+    def rollout_steps(self) -> Iterator[float]: ...
 
     def relevance(self, position: int) -> np.ndarray: ...
 

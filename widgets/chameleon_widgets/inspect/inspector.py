@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,8 @@ import traitlets
 
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets import standalone, stills
-from chameleon_widgets.inspect.answers import RELEVANCE, Look, LookAnswer, LookReader, Way
+from chameleon_widgets.inspect.answers import RELEVANCE, ROLLOUT, Look, LookAnswer, LookReader, Way
+from chameleon_widgets.inspect.desk import AnswerDesk
 from chameleon_widgets.inspect.messages import (
     BranchFacts,
     BranchTree,
@@ -31,11 +30,9 @@ from chameleon_widgets.inspect.messages import (
     TokenDetail,
 )
 from chameleon_widgets.inspect.recording import AnswerBook, recording
-from chameleon_widgets.line import Line, Part, assets, paragraph
+from chameleon_widgets.line import Line, Part, assets
 from chameleon_widgets.pictures import data_uri
-from chameleon_widgets.threads import Worker, log
 
-PROGRESS_SECONDS = 0.1  # between two messages on how far a branch is
 MOST_BRANCHES = 64  # documents that are kept: each holds the stream of every layer
 TITLE = 12  # words of a document that make the title of its page
 
@@ -48,10 +45,6 @@ class LookBranch:
     parent: int | None
     position: int | None
     words: str
-
-
-class BranchStop(Exception):
-    """Somebody stopped a branch under way."""
 
 
 class Inspector(anywidget.AnyWidget):
@@ -76,14 +69,12 @@ class Inspector(anywidget.AnyWidget):
         self._visible = 0
         self._seeds = itertools.count(1)
         self._hover: tuple[int, Way, int, int, int] | None = None  # the newest row asked for, until it is computed
+        self._rolling: set[int] = set()  # branches whose rollout is not computed yet
+        self._held: tuple[int, Way, int, int, int] | None = None  # a row of rollout that waits for that
         self._book = AnswerBook()
-        self._questions: deque[tuple[str, Callable[[], object]]] = deque()
         self._outbox: deque[LookAnswer] = deque()
-        self._doing, self._trouble = "Reading the document", ""
-        self._drawing: int | None = None  # tokens of the branch under way
-        self._stop = False
         self._state: InspectorState | None = None
-        self._worker = Worker("inspector worker")
+        self._desk = AnswerDesk("inspector worker", "Reading the document")
         super().__init__()
         handlers = {
             "rows": self._want_rows,
@@ -95,18 +86,20 @@ class Inspector(anywidget.AnyWidget):
             "force": self._force,
             "resample": self._resample,
             "answer": self._answer_without,
-            "stop": self._stop_branch,
+            "stop": lambda _content, _: self._desk.stop(),
             "show": self._show,
             "page": self._want_page,
+            "painted": lambda _content, _: self._desk.begin_spare(),
         }
         # A hover should not wait for the next of 30 turns a second
         self._line = Line(self, "inspector", flush=self._flush, still=self._still, handlers=handlers, rate=120.0)
-        self._submit("Reading the document", partial(self._open, look, "the document"))
+        self._desk.line = self._line
+        self._desk.submit("Reading the document", partial(self._open, look, "the document"))
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until everything begun is done. Raises TimeoutError after `timeout` seconds."""
-        if not self._worker.wait(timeout):
-            raise TimeoutError(f"The inspector was not done after {timeout:g} s: {self._doing}. It goes on.")
+        if not self._desk.wait(timeout):
+            raise TimeoutError(f"The inspector was not done after {timeout:g} s: {self._desk.doing}. It goes on.")
         self._line.settle()
 
     @property
@@ -117,11 +110,11 @@ class Inspector(anywidget.AnyWidget):
     def recording(self) -> standalone.Recording:
         """What a page without a kernel is fed with: the document and its branches, rollout of all tokens of each that
         has up to 2,047, and every answer so far. Blocks until what was begun is done."""
-        return self._aside(self._record)
+        return self._desk.aside(self._record)
 
     def page(self) -> str:
         """This inspector as one HTML page that needs no kernel and no network, with all that `recording` holds."""
-        return self._aside(self._page)
+        return self._desk.aside(self._page)
 
     def save_page(self, path: Path | str) -> None:
         """Writes `page` to a file, whole or not at all."""
@@ -138,7 +131,7 @@ class Inspector(anywidget.AnyWidget):
     def _chosen(self, _: object) -> None:
         self._line.tell("selection")
         if self.selected is not None:
-            self._submit("Looking up a token", partial(self._look_up, self._visible, self.selected))
+            self._desk.submit("Looking up a token", partial(self._look_up, self._visible, self.selected))
 
     # What the browser asks
 
@@ -150,13 +143,14 @@ class Inspector(anywidget.AnyWidget):
         layer = self._whole("layer", content.get("layer"), layers, RELEVANCE)
         head = self._whole("head", content.get("head"), heads)
         position = self._position(content.get("position"), reader, 1 if layer == RELEVANCE else 0)
-        idle = not self._worker.busy
+        idle = not self._desk.busy
+        self._desk.begin_spare()
         self._hover = reader.branch, way, layer, head, position
-        self._submit("", self._read_rows)
+        self._desk.submit("", self._read_rows)
         return idle  # then the answer comes at once
 
     def _select(self, content: dict[str, Any], _: object) -> bool:
-        reader, idle = self._reader(content), not self._worker.busy
+        reader, idle = self._reader(content), not self._desk.busy
         position = content.get("position")
         if position is not None:
             position = self._position(position, reader)
@@ -184,7 +178,7 @@ class Inspector(anywidget.AnyWidget):
         of = None if (of := content.get("of")) is None else self._position(of, reader)
         self._ask(("knockout", *key), partial(reader.knock_out, positions), f"Knocking out {names}")
         if of:
-            self._submit("Asking again", partial(self._look_up_knocked, reader, positions, of))
+            self._desk.submit("Asking again", partial(self._look_up_knocked, reader, positions, of))
 
     def _want_cut(self, content: dict[str, Any], _: object) -> None:
         reader = self._reader(content)
@@ -217,9 +211,6 @@ class Inspector(anywidget.AnyWidget):
         words = f"without {self._names(reader, positions)}"
         self._branch(reader, max(positions), None, 0, words, without=positions)
 
-    def _stop_branch(self, _content: object, _: object) -> None:
-        self._stop = self._drawing is not None
-
     def _show(self, content: dict[str, Any], _: object) -> None:
         reader = self._reader(content)
         self._visible = reader.branch
@@ -231,7 +222,7 @@ class Inspector(anywidget.AnyWidget):
         def write() -> None:
             self._reply((SavedPage(kind="page", name="inspector.html"), [self._page().encode()]))
 
-        self._submit("Writing the page", write)
+        self._desk.submit("Writing the page", write)
 
     def _reader(self, content: dict[str, Any]) -> LookReader:
         return self._branches[self._whole("branch", content.get("branch", self._visible), len(self._branches))].reader
@@ -257,11 +248,6 @@ class Inspector(anywidget.AnyWidget):
 
     # The worker's thread
 
-    def _submit(self, doing: str, work: Callable[[], object]) -> None:
-        """Has short work done in its turn; in between two tokens, where a branch is being drawn."""
-        self._questions.append((doing, work))
-        self._worker.submit(self._answer_next)
-
     def _ask(self, question: tuple[Any, ...], compute: Callable[[], LookAnswer], doing: str = "") -> None:
         """Has a question answered, from the book where it is in there."""
 
@@ -270,31 +256,7 @@ class Inspector(anywidget.AnyWidget):
             self._book.put(question, reply)
             self._reply(reply)
 
-        self._submit(doing, answer)
-
-    def _answer_next(self) -> None:
-        if self._questions:
-            self._do(*self._questions.popleft())
-
-    def _do(self, doing: str, work: Callable[[], object]) -> None:
-        """Does work. What it raises is what the widget says, until other work is done; work that had nothing to do says
-        False."""
-        if self._line.ended:
-            return
-        before = self._doing
-        if doing:
-            self._doing = doing
-            self._line.tell("state")
-        try:
-            if work() is not False:
-                self._trouble = ""
-        except BranchStop:
-            log.info("A branch was stopped")
-        except Exception as error:
-            log.exception("%s failed", doing or "An answer")
-            self._trouble = paragraph(error)
-        self._doing = before if self._drawing is not None else ""
-        self._line.tell("state")
+        self._desk.submit(doing, answer)
 
     def _reply(self, answer: LookAnswer) -> None:
         self._outbox.append(answer)
@@ -309,9 +271,9 @@ class Inspector(anywidget.AnyWidget):
         self._visible = reader.branch
         self._reply(reader.document())
         self._line.tell("branches")
-        for image in range(reader.images):
-            self._submit("", partial(self._draw_image, reader, image))
-        self._submit("", partial(look.rollout, len(reader) - 1))  # what it keeps makes the first hover quick
+        self._rolling.add(reader.branch)
+        self._desk.spare(self._draw_images(reader))
+        self._desk.spare(self._roll_out(reader))
         if position is not None:
             self.selected = None
             self.selected = min(position + 1 - fewer if fewer else position, len(reader) - 1)
@@ -321,15 +283,30 @@ class Inspector(anywidget.AnyWidget):
         if hover is None:
             return False  # an earlier turn has answered a newer hover
         branch, way, layer, head, position = hover
+        if layer == ROLLOUT and branch in self._rolling:
+            self._held = hover  # to compute it alone would take as long as what is under way
+            return False
         answer = self._branches[branch].reader.rows(way, layer, head, position)
         self._book.put(("rows", *hover), answer)
         self._reply(answer)
         return True
 
-    def _draw_image(self, reader: LookReader, image: int) -> None:
-        self._reply(reader.lens(image, reader.depth[0]))
-        if image == reader.images - 1:
-            self._line.renew_still()
+    def _draw_images(self, reader: LookReader) -> Iterator[str]:
+        for image in range(reader.images):
+            self._reply(reader.lens(image, reader.depth[0]))
+            yield ""
+        self._line.renew_still()
+
+    def _roll_out(self, reader: LookReader) -> Iterator[str]:
+        """Computes what rows of rollout are taken from, and answers the one that waits for that."""
+        try:
+            for share in reader.look.rollout_steps():
+                yield f"Following attention through all layers, {share:.0%}"
+        finally:
+            self._rolling.discard(reader.branch)
+            if self._held is not None and self._held[0] == reader.branch and self._hover is None:
+                self._hover, self._held = self._held, None
+                self._desk.submit("", self._read_rows)
 
     def _look_up(self, branch: int, position: int) -> object:
         if (branch, position) != (self._visible, self.selected):
@@ -363,7 +340,7 @@ class Inspector(anywidget.AnyWidget):
             return True
 
         for token in undrawn:
-            self._submit("", partial(draw, token))
+            self._desk.submit("", partial(draw, token))
 
     def _branch(
         self,
@@ -375,43 +352,21 @@ class Inspector(anywidget.AnyWidget):
         without: list[int] | None = None,
     ) -> None:
         """Has a branch drawn: behind all that is asked so far, and what is asked meanwhile is answered meanwhile."""
-        if self._drawing is not None:
-            raise ValueError("A branch is being drawn: stop it, or wait for it.")
         if len(self._branches) >= MOST_BRANCHES:
             raise ValueError(
                 f"An inspector holds {MOST_BRANCHES} documents: make a new one of the branch you want to go on from."
             )
 
-        def draw() -> None:
-            self._drawing, self._stop = 0, False
-            try:
-                if self._draw_elsewhere is not None and without is None:
-                    look = self._draw_elsewhere(position, token, seed)
-                else:
-                    look = reader.look.branch(position, token, seed=seed, without=without or (), each=self._progress())
-            finally:
-                self._drawing = None
+        def draw(each: Callable[[int], None]) -> None:
+            if self._draw_elsewhere is not None and without is None:
+                look = self._draw_elsewhere(position, token, seed)
+            else:
+                look = reader.look.branch(position, token, seed=seed, without=without or (), each=each)
             if look is not None:
+                self._desk.drawing = None
                 self._open(look, words, reader.branch, position, len(without or ()))
 
-        self._worker.submit(partial(self._do, f"Drawing a branch: {words}", draw))
-
-    def _progress(self) -> Callable[[int], None]:
-        """What is called after each token of a branch: says how far it is, answers what was asked, and stops."""
-        latest = 0.0
-
-        def step(count: int) -> None:
-            nonlocal latest
-            self._drawing = count
-            if self._stop or self._line.ended:
-                raise BranchStop
-            while self._questions:
-                self._answer_next()
-            if (now := time.monotonic()) - latest > PROGRESS_SECONDS:
-                latest = now
-                self._line.tell("state")
-
-        return step
+        self._desk.branch(f"Drawing a branch: {words}", draw)
 
     def _record(self) -> standalone.Recording:
         readers = [branch.reader for branch in self._branches]
@@ -426,21 +381,6 @@ class Inspector(anywidget.AnyWidget):
             "looked up.</footer>"
         )
         return standalone.page(title, body, {"inspector": self._record()})
-
-    def _aside(self, work: Callable[[], Any]) -> Any:
-        """The result of work that the worker does behind all that was begun, after the end of the cell too."""
-        result: Future[Any] = Future()
-
-        def run() -> None:
-            while self._questions:  # a branch chooses its position only once it is there
-                self._answer_next()
-            try:
-                result.set_result(work())
-            except BaseException as error:
-                result.set_exception(error)
-
-        self._worker.submit(run)
-        return result.result()
 
     # The pump's thread
 
@@ -468,8 +408,9 @@ class Inspector(anywidget.AnyWidget):
             answers.append(self._selection())
         for message, buffers in answers:
             self._line.send(message, buffers)
-        doing = "" if self._line.ended else self._doing
-        state = InspectorState(kind="state", doing=doing, trouble=self._trouble, drawing=self._drawing)
+        desk = self._desk
+        doing = "" if self._line.ended else desk.doing
+        state = InspectorState(kind="state", doing=doing, trouble=desk.trouble, drawing=desk.drawing)
         if state != self._state or "hello" in due:
             self._state = state
             self._line.send(state)

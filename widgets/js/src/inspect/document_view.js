@@ -120,14 +120,15 @@ export function documentView({ point, choose, key, lens }) {
       places.clear();
       [here, picked, crossed, logs] = [null, null, new Set(), all];
       ({ tokens } = message);
-      pictures = Array.from({ length: message.images }, (_, image) => {
-        const cells = [...tokens.keys()].filter((at) => tokens[at].image === image);
+      const cellsOf = /** @type {number[][]} */ (Array.from({ length: message.images }, () => []));
+      words = [];
+      tokens.forEach(({ image }, at) => (image === null ? words : cellsOf[image]).push(at));
+      pictures = cellsOf.map((cells, image) => {
         const rows = 1 + cells.reduce((most, at) => Math.max(most, tokens[at].row ?? 0), 0);
         const columns = 1 + cells.reduce((most, at) => Math.max(most, tokens[at].column ?? 0), 0);
         const ask = (/** @type {number} */ layer) => lens(image, layer);
         return { figure: lensFigure({ image, rows, columns, layers: message.layers, ask }), columns, cells };
       });
-      words = [...tokens.keys()].filter((at) => tokens[at].image === null);
       const flow = /** @type {Set<HTMLElement>} */ (new Set());
       nodes = tokens.map((token, at) => {
         const cell = token.image !== null;

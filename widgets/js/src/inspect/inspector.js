@@ -56,6 +56,7 @@ function render(context) {
   let lock = { layer: ROLLOUT, head: 0 };
   let preview = /** @type {typeof lock | null} */ (null);
   let way = /** @type {Way} */ ("from");
+  let greeted = false; // the kernel has been or will be told that the first document is on the screen
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").InspectorMessage>} */
   const receive = {
@@ -284,6 +285,8 @@ function render(context) {
     detail.allow(doc.facts.branches && !recorded);
     layout();
     select(doc.selected);
+    if (!recorded && !greeted) afterPaint(() => page.request({ kind: "painted" }));
+    greeted = true;
   }
 
   /** @param {number} branch */
@@ -521,6 +524,9 @@ function render(context) {
     [() => sizes.disconnect(), view.dispose, detail.dispose],
   );
 }
+
+/** Calls once what changed is on the screen. @param {() => void} call */
+const afterPaint = (call) => requestAnimationFrame(() => setTimeout(call));
 
 /** @param {number} change in nats */
 const changeOf = (change) => (Number.isNaN(change) ? "nothing comes before it" : nats(change));
