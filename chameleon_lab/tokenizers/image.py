@@ -168,7 +168,9 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Pixels of {height}x{width} do not fill a grid: both sides must be multiples of {self.config.factor}."
             )
-        return self.quantize.codes(self.quant_conv(self.encoder(pixels_BCHW)))
+        latents_BCHW = self.quant_conv(self.encoder(pixels_BCHW))
+        self._require_range(latents_BCHW, "latents")
+        return self.quantize.codes(latents_BCHW)
 
     def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
         """Codes to pixels_BCHW, about [-1, 1], not clamped. Raises ValueError on a code outside the codebook."""
@@ -176,7 +178,17 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
             )
-        return self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        pixels_BCHW = self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        self._require_range(pixels_BCHW, "pixels")
+        return pixels_BCHW
+
+    def _require_range(self, values: Tensor, name: str) -> None:
+        """Raises ValueError where float16, which ends at 65,504, made infinity of what the network computes."""
+        if values.dtype == torch.float16 and not values.isfinite().all():
+            raise ValueError(
+                f"{self.source}: its {name} are beyond float16, whose largest number is 65,504. Load it in "
+                "dtype=torch.bfloat16 or torch.float32."
+            )
 
     def require_decoder(self) -> nn.Module:
         """The decoder. Raises ValueError, which says what to add, where there is none."""
