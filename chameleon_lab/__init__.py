@@ -6,7 +6,7 @@ The street, in import order (a module imports only from those above it; `docs/ar
 - tokens: `tokenizers` (pixels <-> codes, text <-> pieces, documents <-> tokens), `corpora` (scenes, packing)
 - model: `taps`, `attention`, `transformer`, `stability`, `objective`
 - use: `generation` (grammar, samplers, guidance, decoder, engine), `checkpoints`, `chameleon` (the one object to load)
-- learn: `training` (the only Lightning), `evaluation`, `cli`
+- learn: `training` (the only Lightning), `evaluation`, `commands`
 
 Three integers are never mixed: a *code* indexes an image codebook, a *token* is an id in the shared vocabulary, a
 *position* is a place in a sequence. Tensor names end in their shape, with one legend: B batch, T positions, D width,

@@ -7,9 +7,9 @@ from chameleon_lab.signals import answering, end_at_once
 
 def start() -> int:
     with answering(end_at_once, {}):
-        from chameleon_lab import cli
+        from chameleon_lab.commands import main
 
-        return cli.main()
+        return main.main()
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Trap:
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line of an error that a user of the command line can mend."""
-    from chameleon_lab.cli import main  # which takes Lightning with it
+    from chameleon_lab.commands.main import main  # which takes Lightning with it
 
     assert main([*map(str, arguments)]) == 2
     screen = capsys.readouterr()

@@ -15,7 +15,7 @@ import torch
 from support import failed
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.generation.settings import SETTING_NAMES, Settings
@@ -307,13 +307,13 @@ def test_a_published_size_is_known_in_capitals(capsys):
 
 
 def test_an_answer_has_stdout_for_itself(model, tmp_path):
-    command = [sys.executable, "-m", "chameleon_lab.cli", "generate", "hi", "--model", model, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "chameleon_lab.shell", "generate", "hi", "--model", model, "--out", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
     assert "has the layout 'native'" in answer.stderr and "has the layout" not in answer.stdout
 
 
 def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):
-    command = [sys.executable, "-m", "chameleon_lab.cli", "generate", "hi", "--model", str(tmp_path)]
+    command = [sys.executable, "-m", "chameleon_lab.shell", "generate", "hi", "--model", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
     assert answer.returncode == 2 and not answer.stdout
     assert answer.stderr == (

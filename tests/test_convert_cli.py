@@ -12,7 +12,7 @@ from support import failed
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import formats
 from chameleon_lab.checkpoints.tensors import open_safetensors, write_safetensors
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ import pytest
 import support
 import torch
 
-from chameleon_lab import cli
+from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord
 from chameleon_lab.objective import Objective
@@ -369,14 +369,14 @@ def test_a_command_that_is_told_to_end_saves_says_so_and_goes_on_bitwise(small, 
     monkeypatch.setitem(IMAGE_EXPERIMENTS, "long", long)
     arguments = ["train", "long", "--folder", str(tmp_path / "run")]
     Killer(tmp_path / "run", number)
-    assert cli.main(arguments) == 128 + number
+    assert main(arguments) == 128 + number
     message = capsys.readouterr().err
     assert "goes on from the last checkpoint" in message and ("SIG" in message) == (number != signal.SIGINT)
     steps = len(RunFolder(tmp_path / "run").history.records)
     check_whole(RunFolder(tmp_path / "run").checkpoint)
     assert 0 < steps < 400
     monkeypatch.setitem(IMAGE_EXPERIMENTS, "long", replace(small, budget=Budget(steps=steps + 2)))
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     losses = [record.values["loss"] for record in RunFolder(tmp_path / "run").history.records]
     whole = replace(small, budget=Budget(steps=steps + 2)).run(tmp_path / "whole")
     whole.result()
@@ -389,7 +389,7 @@ def test_a_command_stopped_before_its_first_checkpoint_does_not_speak_of_one(sma
 
     monkeypatch.setitem(IMAGE_EXPERIMENTS, "long", small)
     monkeypatch.setattr(type(small), "run", interrupted)
-    assert cli.main(["train", "long", "--folder", str(tmp_path / "run")]) == 130
+    assert main(["train", "long", "--folder", str(tmp_path / "run")]) == 130
     assert "no checkpoint was written yet" in capsys.readouterr().err
 
 
@@ -397,7 +397,7 @@ def test_a_command_stopped_before_its_first_checkpoint_does_not_speak_of_one(sma
 def test_a_warning_of_the_scheduler_has_a_checkpoint_written_and_the_run_goes_on(small, tmp_path, monkeypatch):
     monkeypatch.setitem(IMAGE_EXPERIMENTS, "long", replace(small, budget=Budget(steps=60)))
     Killer(tmp_path / "run", signal.SIGUSR1)
-    assert cli.main(["train", "long", "--folder", str(tmp_path / "run")]) == 0
+    assert main(["train", "long", "--folder", str(tmp_path / "run")]) == 0
     folder = RunFolder(tmp_path / "run")
     assert len(folder.history.records) == 60 and [0 < step < 60 for step in folder.checkpoints] == [True]
 
@@ -406,7 +406,7 @@ IMPORTING = """
 import signal, sys
 class Presses:
     def find_spec(self, name, *rest):
-        if name == "chameleon_lab.cli":
+        if name == "chameleon_lab.commands.main":
             signal.raise_signal(signal.{})
 sys.meta_path.insert(0, Presses())
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,7 @@ from test_formats import make_lab, weights
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import formats, names
 from chameleon_lab.checkpoints.companion import COMPANION
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.documents import Document
 
 

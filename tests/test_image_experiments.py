@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chameleon_lab.chameleon import load_image_tokenizer
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.plain import plain_values
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer
 from chameleon_lab.tokenizers.losses import Adversary, PatchCritic, ReconstructionObjective

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from chameleon_lab import cli, planner
+from chameleon_lab import planner
+from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.inspection.effects import without_edges
@@ -186,13 +187,13 @@ def test_verdicts_name_the_devices_that_hold_it():
 
 
 def test_the_command_plans_a_published_model_a_shipped_one_and_no_other(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["plan", "7b", "--device-memory", "16", "--weights", "int8", "--guidance", "three-way"]) == 0
+    assert main(["plan", "7b", "--device-memory", "16", "--weights", "int8", "--guidance", "three-way"]) == 0
     assert "7,013,158,912 parameters" in (told := capsys.readouterr().out) and "fits 16 GB" in told
-    assert cli.main(["plan", "tiny", "--training", "--rows", "2", "--context", "100"]) == 0
+    assert main(["plan", "tiny", "--training", "--rows", "2", "--context", "100"]) == 0
     assert "a training step of 2 x 100 tokens" in (told := capsys.readouterr().out) and "this machine's" in told
-    assert cli.main(["plan", "tiny", "--inspection"]) == 0
+    assert main(["plan", "tiny", "--inspection"]) == 0
     assert "a look at a document of 1024 tokens" in capsys.readouterr().out
-    assert cli.main(["plan", "no-such-model"]) == 2
+    assert main(["plan", "no-such-model"]) == 2
     assert "no-such-model" in capsys.readouterr().err
 
 

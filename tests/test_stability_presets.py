@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.evaluation import stability
 from chameleon_lab.history import History, StepRecord
 from chameleon_lab.monitors.alarms import Bounding

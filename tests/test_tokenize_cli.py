@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import failed
 
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.readers import READERS
 from chameleon_lab.corpora.shards import Shards
 from chameleon_lab.documents import Document

@@ -1,0 +1,216 @@
+"""The options of every command: what `--help` says, and what a command line must be. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from chameleon_lab.commands import names
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of whole command lines; `command` of what it parses is one of `COMMAND_TABLE`."""
+    parser = argparse.ArgumentParser(
+        prog="chameleon-lab", description="A workbench for token-based mixed-modal models, from the shell."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (add_options, summary, description) in COMMAND_TABLE.items():
+        add_options(commands.add_parser(name, help=summary, description=description))
+    return parser
+
+
+def _experiment(name: str) -> str:
+    """An experiment's name. Those of this process's own are looked up, which takes seconds."""
+    usual = {*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES}
+    if name not in usual and name not in import_module("chameleon_lab.commands.train").experiment_names():
+        raise argparse.ArgumentTypeError(f"no experiment is called {name!r}; there are {', '.join(sorted(usual))}")
+    return name
+
+
+def train_folder(options: argparse.Namespace) -> Path:
+    """Where `train` keeps its run and model."""
+    name, minutes = options.experiment, options.minutes
+    return options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    usual = sorted({*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
+    parser.add_argument("experiment", type=_experiment, metavar="experiment", help=f"one of {', '.join(usual)}")
+    parser.add_argument("--minutes", type=float, help="train this long in all instead of the experiment's own budget")
+    parser.add_argument("--folder", type=Path, help="where to keep the run and the model (default: runs/NAME)")
+    parser.add_argument("--pictures", type=Path, help="train an image tokenizer on the pictures of this folder")
+    parser.add_argument("--threads", type=int, help="CPU threads of each process (default: torch's own choice)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a transformer's training")
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what to say; it ends the user's turn")
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    parser.add_argument(
+        "--image", type=Path, action="append", default=[], help="a picture to show before the prompt; repeatable"
+    )
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for drawn pictures (default: here)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
+    parser.add_argument("--modality", choices=names.MODALITY_NAMES, help="what the answer holds (default: free)")
+    _settings_options(parser)
+    _folder_options(parser)
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--weights", choices=names.BIT_NAMES, help="pack the weights in 8 or 4 bits when they are read")
+    parser.add_argument("--licence", help="of the weights, where it is not what their layout suggests")
+    parser.add_argument(
+        "--acknowledge-licence", action="store_true", help="let weights draw that Meta's licence does not allow to"
+    )
+
+
+def _folder_options(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+    """What `Chameleon.load` is told of a folder that does not say it itself."""
+    parser.add_argument("--layout", choices=names.LAYOUT_NAMES, help="what the folder is, where it cannot be told")
+    parser.add_argument("--tokenizer", type=Path, help="folder or file of a tokenizer that the model's folder lacks")
+    if dtype:
+        parser.add_argument("--dtype", choices=names.DTYPE_NAMES, help="to compute in (default: float32)")
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of `Settings`: what is not given stays as the model has it."""
+    group = parser.add_argument_group(
+        "settings", "instead of the model's own; temperature, top-p, top-k and min-p are for text and images"
+    )
+    for name, (number, about) in names.SETTING_OPTIONS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=number, metavar="N", help=about)
+
+
+def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("picture", type=Path, help="an image file")
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        help="a folder of a model or an image tokenizer, or a shipped model's name (default: tiny)",
+    )
+    parser.add_argument(
+        "--policy", choices=names.POLICY_NAMES, default="centre crop", help="how the picture is made to fit"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the reconstruction (default: NAME-reconstructed.png)")
+    parser.add_argument("--overwrite", action="store_true", help="write it even where a file is there already")
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    _folder_options(parser)
+    parser.add_argument("-n", type=int, default=200, help="prompts of each kind (default: 200)")
+    parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
+    parser.add_argument(
+        "--kind", choices=names.PROMPT_KIND_NAMES, action="append", help="only this kind; repeatable (default: all)"
+    )
+    _settings_options(parser)
+    parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
+
+
+def _tokenize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=("scenes", *names.READER_NAMES), help="what the documents are read as")
+    parser.add_argument("path", type=Path, nargs="?", help="the file or folder to read; scenes are drawn instead")
+    parser.add_argument("--out", type=Path, required=True, help="where to write: a new or empty folder")
+    parser.add_argument("--model", default="tiny", help="whose tokenizers: a model folder or name (default: tiny)")
+    _folder_options(parser)
+    parser.add_argument("--pictures", type=Path, help="folder of the documents' pictures (default: beside the file)")
+    parser.add_argument("--as-written", action="store_true", help="leave pairs caption first instead of turning half")
+    parser.add_argument("--seed", type=int, default=0, help="decides which pairs come picture first (default: 0)")
+    parser.add_argument("-n", type=int, default=8192, help="scenes to draw (default: 8192)")
+    parser.add_argument("--held-out", type=int, default=0, help="scenes of arrangements held out, besides (default: 0)")
+
+
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a model folder in any format, or a shipped model's name")
+    parser.add_argument("target", type=Path, help="where to write: a new or empty folder")
+    parser.add_argument("--format", choices=names.FORMAT_NAMES, required=True, help="what to write")
+    _folder_options(parser, dtype=False)
+    parser.add_argument(
+        "--dtype", choices=names.DTYPE_NAMES, help="of the transformer's weights (default: as they are)"
+    )
+    parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
+    parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each quantizer (default: 3)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/quantizers"), help="where to keep runs and outcomes")
+
+
+def _stability_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", nargs="*", help=f"which of {', '.join(names.PRESET_NAMES)} (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each, seeds 0, 1, ... (default: 3)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/stability"), help="where to keep runs and outcomes")
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=f"{', '.join(names.PUBLISHED_NAMES)}, a model folder, or a shipped model's name")
+    _folder_options(parser, dtype=False)
+    parser.add_argument("--device-memory", type=float, metavar="GB", help="say whether it fits so much, and what would")
+    parser.add_argument(
+        "--weights", choices=names.PLANNED_WEIGHTS, help="(default: bfloat16, and float32 for training)"
+    )
+    parser.add_argument("--rows", type=int, default=1, help="documents at once (default: 1)")
+    parser.add_argument("--context", type=int, help="tokens of each (default: the model's context)")
+    parser.add_argument("--guidance", choices=names.GUIDANCE_NAMES, default="none", help="of pictures (default: none)")
+    parser.add_argument("--training", action="store_true", help="plan a training step instead of use")
+    parser.add_argument("--inspection", action="store_true", help="plan a look at one document (Chameleon.inspect)")
+    parser.add_argument(
+        "--precision", choices=names.PRECISION_NAMES, default=names.PRECISION_NAMES[0], help="of a training"
+    )
+    parser.add_argument("--muon", action="store_true", help="train the blocks' matrices with Muon")
+
+
+COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
+    "train": (
+        _train_options,
+        "train a model from scratch",
+        "Trains a model (BPE, image tokenizer, transformer), a transformer or an image tokenizer; called "
+        "again, goes on. Meanwhile its folder can be watched, and the run steered, from a notebook: "
+        "RunPanel(FOLDER).",
+    ),
+    "generate": (
+        _generate_options,
+        "answer a prompt",
+        "Answers a prompt: words go to stdout as they come, pictures to numbered PNG files.",
+    ),
+    "reconstruct": (
+        _reconstruct_options,
+        "send a picture through the image tokenizer",
+        "Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back.",
+    ),
+    "evaluate": (
+        _evaluate_options,
+        "score a model on held-out scenes",
+        "Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels.",
+    ),
+    "tokenize": (
+        _tokenize_options,
+        "write a corpus into shards",
+        "Tokenizes documents once, into shards that training maps into memory; half of the pairs come picture "
+        "first. Scenes are written into OUT/train and OUT/held_out, anything else into OUT.",
+    ),
+    "stability": (
+        _stability_options,
+        "train and judge the stability presets",
+        "Trains the stability presets over seeds, each run kept, and tells how they end and how early alarms sound.",
+    ),
+    "compare": (
+        _compare_options,
+        "train and compare quantizers",
+        "Trains small image tokenizers that differ in their quantizer alone, and measures each; goes on where "
+        "it ended.",
+    ),
+    "convert": (
+        _convert_options,
+        "write a model in another format",
+        "Writes a model in another format, tensor by tensor: it may be larger than memory.",
+    ),
+    "plan": (
+        _plan_options,
+        "tell what memory a model takes",
+        "Tells the memory that a model takes, for use or for training, without building it.",
+    ),
+}
+"""Each command: what adds its options, a line about it, and its description."""

@@ -1,0 +1,27 @@
+"""`chameleon-lab reconstruct`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.pictures import open_picture
+
+
+def reconstruct_command(options: argparse.Namespace) -> None:
+    """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
+    out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
+    if out.exists() and options.picture.exists() and out.samefile(options.picture):
+        raise ValueError(f"{out} is the picture itself, which is never overwritten: name another file with --out.")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name a file with --out.")
+    picture = open_picture(options.picture)
+    if out.exists() and not options.overwrite:
+        raise ValueError(f"{out} is there already: name another file with --out, or pass --overwrite.")
+    tokenizer = load_image_tokenizer(options.model)
+    trip = tokenizer.reconstruct(picture, tokenizer.preparations[options.policy])
+    trip.picture.save(out)
+    for row in trip.codes:
+        sys.stdout.write(" ".join(f"{code:4d}" for code in row) + "\n")
+    sys.stdout.write(f"{trip.codes.size} codes, PSNR {trip.psnr:.1f} dB, written to {out}\n")

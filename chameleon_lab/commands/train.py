@@ -1,0 +1,72 @@
+"""`chameleon-lab train`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Set
+from dataclasses import replace
+
+import torch
+
+from chameleon_lab.commands.parsers import train_folder
+from chameleon_lab.commands.progress import await_run
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.experiments import EXPERIMENTS
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
+from chameleon_lab.training.pipeline import MODELS, Pipeline
+from chameleon_lab.training.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def experiment_names() -> Set[str]:
+    """What can be trained by name."""
+    return {*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS}
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """Trains a model (BPE, image tokenizer, transformer), a transformer or an image tokenizer; called again, goes on.
+
+    Meanwhile its folder can be watched, and the run steered, from a notebook: RunPanel(FOLDER).
+    """
+    if options.minutes is not None and options.minutes <= 0:
+        raise ValueError(f"--minutes must be more than 0, not {options.minutes}.")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
+    if options.processes < 1:
+        raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
+    name, minutes = options.experiment, options.minutes
+    if options.pictures is not None and name not in IMAGE_EXPERIMENTS:
+        raise ValueError(f"--pictures is for image tokenizers ({', '.join(IMAGE_EXPERIMENTS)}).")
+    if options.processes > 1 and name in IMAGE_EXPERIMENTS:
+        raise ValueError("--processes is for transformers: an image tokenizer is trained by one.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = train_folder(options)
+    if name in MODELS:
+        model = MODELS[name] if minutes is None else MODELS[name].lasting(minutes)
+        for stage, run in Pipeline(model, folder, options.processes).stages():
+            await_run(stage, run)
+        model_folder = folder / "model"
+        log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", *[model_folder] * 2)
+        return
+    experiment = (IMAGE_EXPERIMENTS | EXPERIMENTS)[name]
+    if minutes is not None:
+        experiment = replace(experiment, budget=Budget(minutes=minutes))
+    if isinstance(experiment, ImageExperiment):
+        if options.pictures is not None:
+            experiment = replace(experiment, source=folder_of_pictures(options.pictures))
+        await_run("image tokenizer", experiment.run(folder))
+        tokenizer = folder / "tokenizer"
+        log.info(
+            "The image tokenizer is in %s. Try: chameleon-lab reconstruct --model %s PICTURE", tokenizer, tokenizer
+        )
+        return
+    if experiment.data is None:
+        raise ValueError(
+            f"{name} has no data of its own. Write some with `chameleon-lab tokenize`, and give it that in Python: "
+            f"replace(EXPERIMENTS[{name!r}], data=Corpora(...)).run(FOLDER)."
+        )
+    await_run("transformer", Run(experiment, folder, processes=options.processes).start())
+    log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")

@@ -1,0 +1,84 @@
+"""The commands as a person meets them: help at once, without torch, and options that name what there is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from chameleon_lab.checkpoints import formats
+from chameleon_lab.commands import loading, main, names, parsers
+from chameleon_lab.corpora.readers import READERS
+from chameleon_lab.evaluation import stability
+from chameleon_lab.evaluation.scenes import PROMPT_KINDS
+from chameleon_lab.generation.grammar import MODALITY_SWITCHES
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS
+from chameleon_lab.published import PUBLISHED
+from chameleon_lab.quantization import BITS
+from chameleon_lab.tokenizers.preparation import preparations
+from chameleon_lab.training.experiments import EXPERIMENTS
+from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
+from chameleon_lab.training.pipeline import MODELS
+
+ROOT = Path(__file__).parent.parent
+TABLES = {
+    "MODEL_NAMES": MODELS,
+    "IMAGE_EXPERIMENT_NAMES": IMAGE_EXPERIMENTS,
+    "EXPERIMENT_NAMES": EXPERIMENTS,
+    "READER_NAMES": READERS,
+    "PUBLISHED_NAMES": PUBLISHED,
+    "BIT_NAMES": BITS,
+    "DTYPE_NAMES": loading.WEIGHT_DTYPES,
+    "LAYOUT_NAMES": formats.BY_NAME,
+    "FORMAT_NAMES": formats.FORMATS,
+    "PROMPT_KIND_NAMES": PROMPT_KINDS,
+    "PRESET_NAMES": stability.NAMES,
+    "PRECISION_NAMES": PRECISIONS,
+    "PLANNED_WEIGHTS": WEIGHTS,
+    "GUIDANCE_NAMES": GUIDANCE,
+    "MODALITY_NAMES": MODALITY_SWITCHES,
+    "POLICY_NAMES": preparations(8, 8),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_names_are_those_of_the_table(name: str):
+    assert getattr(names, name) == tuple(TABLES[name])
+
+
+def test_every_table_of_names_is_compared():
+    assert set(TABLES) == {name for name in vars(names) if name.isupper()} - {"SETTING_OPTIONS"}
+
+
+def test_settings_are_offered_as_they_are_described():
+    expected = {}
+    for name, hint in get_type_hints(Settings, include_extras=True).items():
+        kind, about = get_args(hint)
+        expected[name] = (int if int in (kind, *get_args(kind)) else float, about)
+    assert expected == names.SETTING_OPTIONS
+
+
+def test_every_command_has_its_work():
+    assert all(callable(main.work_of(name)) for name in parsers.COMMAND_TABLE)
+
+
+def test_options_import_nothing_heavy():
+    """Help is there before a person wonders, since it waits for no library."""
+    code = """import sys
+from chameleon_lab import shell
+from chameleon_lab.commands import main
+from chameleon_lab.commands.parsers import COMMAND_TABLE, command_parser
+command_parser().format_help()
+for name in COMMAND_TABLE:
+    try:
+        command_parser().parse_args([name, "--help"])
+    except SystemExit:
+        pass
+print(*sys.modules, file=sys.stderr)"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0] for name in script.stderr.split()}
+    assert not packages & {"torch", "numpy", "PIL", "lightning", "yaml", "sentencepiece", "tokenizers"}
