@@ -25,7 +25,7 @@ from torch import Tensor
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.checkpoints import native, vqgans
 from chameleon_lab.checkpoints.torch_files import Inert, open_torch
-from chameleon_lab.cli import main
+from chameleon_lab.commands.main import main
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
