@@ -1,7 +1,7 @@
 """Taps: reading a model's inner values from outside.
 
-A model may be used by several threads at once (a cell and a chat beside it). `record` and `change` concern the passes of
-the thread that asked for them: those of other threads are neither read nor changed.
+Several threads may use a model at once (a cell, and a chat beside it). `record` and `change` concern the passes of the
+thread that asked for them: those of other threads are neither read nor changed.
 """
 
 from __future__ import annotations
