@@ -293,15 +293,24 @@ class Chameleon:
 def load_image_tokenizer(
     folder: Path | str,
     *,
+    layout: str | None = None,
+    tokenizer: Path | str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     quantizers: Iterable[QuantizerClass] = (),
 ) -> ImageTokenizer:
-    """An image tokenizer alone: a shipped model's by name, the lab's own folders', Meta's, or Hugging Face's.
+    """An image tokenizer alone: a shipped model's by name, the lab's own folders', Meta's, Hugging Face's, or one that
+    taming-transformers, latent-diffusion or LlamaGen published (the folder, or a file of it).
 
-    `quantizers` are classes of your own that it was trained with. Raises what `Chameleon.load` raises.
+    `layout` and `tokenizer` say of a model's folder what `Chameleon.load` is told; `quantizers` are classes of your own
+    that it was trained with. Raises what `Chameleon.load` raises.
     """
     path, options = snapshot(find(folder)), ReadOptions((), tuple(quantizers), None, dtype, _device(device))
+    if layout is not None or tokenizer is not None:
+        image = formats.read_image_tokenizer(formats.detect(path, layout, tokenizer).tokenizers, options)
+        if image is None:
+            raise ValueError(f"Neither {path} nor {tokenizer or 'what lies around it'} holds an image tokenizer.")
+        return image
     if native.is_native(path):
         return native.read_native_images(path, quantizers, dtype=dtype, device=options.device)
     if (image := formats.read_image_tokenizer([path], options)) is not None:

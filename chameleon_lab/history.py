@@ -460,7 +460,9 @@ class RecordedRun:
             missing = sorted(set(range(steps[-1])).difference(steps))
         message = describe_gaps(self._metrics.unreadable, len(lines) - len(records), missing)
         if not steps and self.state.progress > 0:
-            message = f"metrics.jsonl is empty or missing, though the run has come to {self.state.progress:.0%}."
+            unreadable = self._metrics.unreadable
+            state = f"holds {unreadable} lines and none that can be read" if unreadable else "is empty or missing"
+            message = f"metrics.jsonl {state}, though the run has come to {self.state.progress:.0%}."
         if message and not any(isinstance(event, Alarm) and event.rule == "records" for event in events):
             events.append(Alarm(steps[-1] if steps else 0, "WARN", "records", message))
         return History.of(records, events)

@@ -21,7 +21,7 @@ import sysconfig
 import textwrap
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from functools import cached_property, partial, partialmethod
 from pathlib import Path
@@ -39,14 +39,15 @@ _BOOKKEEPING = re.compile(
 """What Python notes in a class beside what was written there."""
 
 
-def plain_values(value: Any, sources: dict[str, str] | None = None) -> Any:
+def plain_values(value: Any, sources: dict[str, str] | None = None, brief: bool = False) -> Any:
     """What JSON can hold of a value: dataclasses and what they hold, each with the name of what it is.
 
-    Where `sources` is given, the source of each class and function of a person's own is added to it.
+    Where `sources` is given, the source of each class and function of a person's own is added to it. `brief` leaves out
+    a field that joined its class later (its metadata has "later") where it has its default: what the value was before.
     """
 
     def each(inner: Any) -> Any:
-        return plain_values(inner, sources)
+        return plain_values(inner, sources, brief)
 
     match value:
         case None | bool() | int() | float() | str():
@@ -73,7 +74,8 @@ def plain_values(value: Any, sources: dict[str, str] | None = None) -> Any:
     if "__wrapped__" in getattr(value, "__dict__", {}):
         return each(inspect.unwrap(value))
     if is_dataclass(value):
-        return {"is": _label(type(value), sources)} | {it.name: each(getattr(value, it.name)) for it in fields(value)}
+        present = [it for it in fields(value) if not (brief and _is_later_default(it, getattr(value, it.name)))]
+        return {"is": _label(type(value), sources)} | {it.name: each(getattr(value, it.name)) for it in present}
     if _personal(type(value)):  # attributes with an underscore are taken for what it keeps to itself while it works
         public = {name: inner for name, inner in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
         return {"is": _label(type(value), sources)} | each(public)
@@ -88,8 +90,12 @@ def described(value: Any) -> dict[str, Any]:
 
 
 def fingerprint(value: Any) -> str:
-    """Eight letters that are the same for equal values."""
-    return _hash(json.dumps(plain_values(value), sort_keys=True).encode())
+    """Eight letters that are the same for equal values, in a later version of the lab too."""
+    return _hash(json.dumps(plain_values(value, brief=True), sort_keys=True).encode())
+
+
+def _is_later_default(field: Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get("later")) and value == field.default
 
 
 def discrepancies(before: Any, now: Any, path: str = "") -> list[str]:

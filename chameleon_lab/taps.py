@@ -1,8 +1,13 @@
-"""Taps: reading a model's inner values from outside."""
+"""Taps: reading a model's inner values from outside.
+
+Several threads may use a model at once (a cell, and a chat beside it). `record` and `change` concern the passes of the
+thread that asked for them: those of other threads are neither read nor changed.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,7 +20,7 @@ class Tap(nn.Identity):
 
 @contextmanager
 def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
-    """The outputs of all submodules whose names match a shell pattern, as they were at the last forward pass.
+    """The outputs of all submodules whose names match a shell pattern, as they were at this thread's last forward pass.
 
     ```python
     with record(lab.model, "blocks.*.attention.query_tap") as outputs:
@@ -26,11 +31,12 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     ValueError on a pattern that matches nothing, naming some of the names there are.
     """
     outputs: dict[str, Tensor] = {}
+    own = threading.get_ident()
     chosen = {name: module for pattern in patterns for name, module in _matching(model, pattern).items()}
 
     def reader(name: str):
         def read(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and threading.get_ident() == own:
                 outputs[name] = output.detach()
 
         return read
@@ -45,7 +51,7 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def change(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Has the outputs of submodules, by name or shell pattern, replaced by functions of them while the block runs.
+    """Has the outputs of submodules, by name or shell pattern, replaced by functions of them in this thread's passes.
 
     ```python
     with change(lab.model, {"blocks.3": lambda x_BTD: x_BTD + direction_D}):
@@ -54,8 +60,14 @@ def change(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) 
 
     Raises ValueError on a pattern that matches nothing.
     """
+    own = threading.get_ident()
+
+    def changer(changed: Callable[[Tensor], Tensor]):
+        # None leaves an output as it is.
+        return lambda _module, _inputs, output: changed(output) if threading.get_ident() == own else None
+
     handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, changed=changed: changed(output))
+        module.register_forward_hook(changer(changed))
         for pattern, changed in changes.items()
         for module in _matching(model, pattern).values()
     ]

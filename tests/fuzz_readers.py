@@ -464,7 +464,7 @@ def child(names: list[str], seed: int, first: int, seconds: float, home: Path, o
         _warm(reader, scratch)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     if pages:
-        limit = pages * resource.getpagesize() + 2 * MEMORY
+        limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     deeds: list[str] = []
     watching = [False]

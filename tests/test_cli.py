@@ -160,6 +160,12 @@ def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_pa
     assert "is a folder" in failed(capsys, *again, "--out", str(tmp_path))
     assert main([*again, "--overwrite"]) == 0
     capsys.readouterr()
+    assert main([*again, "--overwrite", "--layout", "native", "--dtype", "bfloat16"]) == 0
+    assert "16 codes" in capsys.readouterr().out
+    assert "does not hold the files of the layout 'meta'" in failed(capsys, *again, "--overwrite", "--layout", "meta")
+    assert "There is no tokenizer at" in failed(capsys, *again, "--overwrite", "--tokenizer", str(tmp_path / "gone"))
+    assert main([*again, "--overwrite", "--tokenizer", model]) == 0
+    capsys.readouterr()
     strange = ("--out", str(tmp_path / "noise.strange"))
     told = failed(capsys, "reconstruct", str(tmp_path / "noise.png"), "--model", model, *strange)
     assert "unknown file extension" in told

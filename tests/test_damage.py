@@ -227,6 +227,18 @@ def test_lines_of_several_threads_are_each_written_once(tmp_path):
         assert [int(number) for own, number, _ in written if own == str(name)] == list(range(count))
 
 
+@pytest.mark.parametrize("content", [b"", b"?\n[1]\nnonsense\n", b"\x00\xff\n" * 3, None])
+def test_records_of_nonsense_alone_are_not_called_missing(tmp_path, train, content):
+    train(tmp_path, 4)
+    (tmp_path / "events.jsonl").unlink(missing_ok=True)
+    path = tmp_path / "metrics.jsonl"
+    path.unlink() if content is None else path.write_bytes(content)
+    history = RecordedRun(tmp_path).history
+    (message,) = [alarm.message for alarm in history.alarms if alarm.rule == "records"]
+    assert not history.records
+    assert ("holds 3 lines and none that can be read" if content else "is empty or missing") in message
+
+
 def test_events_that_nobody_can_read_stay_and_hide_no_other(tmp_path):
     good = json.dumps({"kind": "alarm", "step": 2, "level": "WARN", "rule": "r", "message": "m"})
     strange = ['{"kind": "meteor", "step": 1}', '{"kind": "alarm"}', "[]", '{"kind": "alarm", "step": "x"}']

@@ -66,6 +66,40 @@ def test_there_are_as_many_sizes_as_lumina_has(side, sizes):
     assert {(columns, rows) for rows, columns in grids} == set(grids)
 
 
+LUMINAS_SIZES = {
+    (1000, 1000): {512: (512, 512), 768: (768, 768), 1024: (1024, 1024)},
+    (1920, 1080): {512: (672, 384), 768: (1024, 576), 1024: (1344, 768)},
+    (1080, 1920): {512: (384, 672), 768: (576, 1024), 1024: (768, 1344)},
+    (640, 480): {512: (576, 448), 768: (864, 640), 1024: (1152, 864)},
+    (3000, 100): {512: (1024, 256), 768: (1536, 384), 1024: (2048, 512)},
+    (97, 4000): {512: (256, 1024), 768: (384, 1536), 1024: (512, 2048)},
+    (1213, 777): {512: (608, 384), 768: (960, 608), 1024: (1248, 800)},
+}
+"""(width, height) of a picture to that of what Lumina-mGPT's own item_processor.py (104abe4) makes of it, by the size
+that its model was trained at."""
+
+
+@pytest.mark.parametrize("side", [512, 768, 1024])
+def test_the_documented_settings_give_luminas_sizes(side):
+    """`AreaGrid(unit=32, cells=(side // 32) ** 2)`, as docs/weights.md has it, beside Lumina's walk down the stairs
+    from the widest grid, and its choice: of what is cropped least the widest."""
+    most = (side // 32) ** 2
+    stairs, columns, rows = [], most, 1
+    while columns:
+        if max(columns, rows) <= 4 * min(columns, rows):
+            stairs.append((columns * 32, rows * 32))
+        rows, columns = (rows + 1, columns) if (rows + 1) * columns <= most else (rows, columns - 1)
+    policy = AreaGrid(unit=32, cells=most)
+    assert {(columns * 32, rows * 32) for rows, columns in policy.grids} == set(stairs)
+    sizes = [*LUMINAS_SIZES, *stairs, *np.random.default_rng(side).integers(1, 5000, (300, 2)).tolist()]
+    for width, height in sizes:
+        shares = {(w, h): min(w / width, h / height) / max(w / width, h / height) for w, h in stairs}
+        _, chosen = max((share, size) for size, share in shares.items())
+        rows, columns = policy.grid(width, height)
+        assert (columns * 32, rows * 32) == chosen == LUMINAS_SIZES.get((width, height), {}).get(side, chosen)
+    assert policy.picture(PIL.Image.new("RGB", (1213, 777))).size == LUMINAS_SIZES[1213, 777][side]
+
+
 def test_the_grid_crops_least_of_all_grids():
     rng, grids = np.random.default_rng(0), AreaGrid(32, 256)
     for width, height in rng.integers(1, 3000, (200, 2)).tolist():

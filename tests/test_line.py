@@ -124,6 +124,18 @@ def test_a_request_that_comes_by_both_roads_is_handled_once(seed: int, monkeypat
     handlers[line.CONTROL_MESSAGE](None, None, {"content": {"comm_id": comm_id, "content": {"kind": "hello"}}})
 
 
+@pytest.mark.parametrize("mark", ["me-²", "me-٣", "me-", "me-" + "9" * 5000, "-1.5", "me--0", 7, None, ["me-1"], {}])
+def test_a_mark_that_is_no_number_of_a_request_is_none(mark: Any):
+    counter = Counter()
+    browser_says(counter, {"kind": "add", "amount": 1, "mark": mark})
+    assert counter._line.settle()
+    assert counter.count == 1, "the request itself is carried out"
+    browser_says(counter, {"kind": "add", "amount": 1, "mark": "me-1"})
+    assert counter._line.settle()
+    assert counter.count == 2
+    counter.close()
+
+
 @pytest.mark.parametrize("shell", [None, SimpleNamespace(), SimpleNamespace(kernel=SimpleNamespace())])
 def test_without_a_kernel_that_takes_them_no_control_messages_are_asked_for(
     shell: object, monkeypatch: pytest.MonkeyPatch

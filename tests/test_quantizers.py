@@ -19,6 +19,7 @@ from chameleon_lab.tokenizers.levels import FiniteScalarQuantizer
 from chameleon_lab.tokenizers.quantizers import (
     Adapted,
     CosineQuantizer,
+    GumbelQuantizer,
     MovingAverageQuantizer,
     Quantized,
     Quantizer,
@@ -101,8 +102,23 @@ def test_the_latents_of_every_code_are_given_that_code_again(name, quantizer):
     every = torch.arange(size_of(name)[0]).view(1, 1, -1)
     latents_BCHW = quantizer.latents(every)
     assert len(latents_BCHW[0, :, 0].T.unique(dim=0)) == every.numel()
-    if name != "finite_scalar":  # its latents are squashed, and would be squashed once more
+    # FSQ's latents are squashed, and would be squashed once more; Gumbel's scores are not distances to its entries.
+    if name not in ("finite_scalar", "gumbel"):
         assert torch.equal(quantizer.codes(latents_BCHW), every)
+
+
+def test_a_gumbel_quantizer_draws_while_it_trains_and_takes_the_likeliest_otherwise(latents_BCHW):
+    torch.manual_seed(0)
+    quantizer = GumbelQuantizer(6, latents_BCHW.shape[1], temperature=1.0, divergence=1.0)
+    likeliest_BHW = quantizer.eval()(latents_BCHW).codes_BHW
+    assert torch.equal(likeliest_BHW, quantizer.codes(latents_BCHW))
+    shares_BNHW = quantizer.proj(latents_BCHW).softmax(1)
+    expected = (shares_BNHW * (shares_BNHW * 6).log()).sum(1).mean()
+    assert torch.allclose(quantizer(latents_BCHW).loss, expected, atol=1e-5)
+    quantizer.train()
+    drawn_XBHW = torch.stack([quantizer(latents_BCHW).codes_BHW for _ in range(400)])
+    counts_BNHW = F.one_hot(drawn_XBHW, 6).float().mean(0).movedim(3, 1)
+    assert (counts_BNHW - shares_BNHW).abs().max() < 0.12  # five standard errors of 400 draws
 
 
 def test_a_gradient_reaches_the_latents(quantizer, latents_BCHW):
@@ -251,7 +267,7 @@ def test_gradients_pass_a_quantizer_straight_through(build):
     assert pull.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "vector_rotation"])
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name not in ("vector_rotation", "gumbel")])
 def test_what_comes_before_the_choice_alone_bends_the_gradient(name, quantizer, latents_BCHW):
     """Nothing (learned books, LFQ), the length (cosine, BSQ) or tanh (FSQ): all else is straight through."""
     latents_BCHW.requires_grad_()

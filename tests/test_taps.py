@@ -1,9 +1,12 @@
 """Taps: reading from outside leaves no trace."""
 
+import threading
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from chameleon_lab.taps import record
+from chameleon_lab.taps import change, record
 
 TOKENS_BT = torch.arange(20).view(2, 10)
 
@@ -60,3 +63,22 @@ def test_outputs_that_are_no_tensor_are_passed_over(image_tokenizer):
     with record(image_tokenizer, "*") as outputs:
         image_tokenizer(torch.zeros(1, 3, 16, 16))
     assert "quantize" not in outputs and outputs["decoder"].shape == (1, 3, 16, 16)
+
+
+def elsewhere(act: Callable[[], object]) -> None:
+    """Runs something to its end in a thread of its own."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
+def test_another_threads_passes_are_neither_recorded_nor_changed(lab):
+    others: list[torch.Tensor] = []
+    plain_BTV, other_BTV = lab.model(TOKENS_BT), lab.model(TOKENS_BT * 0)
+    with record(lab.model, "head") as outputs, change(lab.model, {"blocks.*": torch.zeros_like}):
+        elsewhere(lambda: others.append(lab.model(TOKENS_BT * 0)))
+        assert not outputs and torch.equal(others[0], other_BTV)
+        changed_BTV = lab.model(TOKENS_BT)
+        elsewhere(lambda: others.append(lab.model(TOKENS_BT)))
+    assert torch.equal(outputs["head"], changed_BTV) and not torch.equal(changed_BTV, plain_BTV)
+    assert torch.equal(others[1], plain_BTV)

@@ -7,6 +7,8 @@ import PIL.Image
 import pytest
 import torch
 
+from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.checkpoints.native import write_image_tokenizer
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, TextPiece
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer
@@ -344,3 +346,34 @@ def test_a_character_is_told_only_once_it_is_whole(mixed):
     assert told == [[], [], [TextPiece("é")], [], [], [], [TextPiece("👧")]]
     assert list(reader.read(int(mixed.encode(Document.of("é"))[1]))) == []
     assert list(reader.close()) == [TextPiece("\ufffd")]
+
+
+# Half precision
+
+
+def test_a_tokenizer_too_large_for_float16_says_so_and_gives_no_code(tmp_path):
+    """Its weights, or what it computes with weights that fit: both would else be NaN, and NaN is nearest to code 0."""
+    torch.manual_seed(0)
+    image, picture = ImageTokenizer(TINY_IMAGES).eval(), PIL.Image.effect_noise((64, 64), 90).convert("RGB")
+    half = ImageTokenizer(TINY_IMAGES).half().eval()
+    half.load_state_dict(image.state_dict())
+    codes = half.decode(half.encode(picture))  # as it is, float16 will do
+    assert codes.size == (64, 64)
+    with torch.no_grad():
+        image.quant_conv.weight *= 6e4 / image.quant_conv.weight.abs().max()
+        image.post_quant_conv.weight *= 6e4 / image.post_quant_conv.weight.abs().max()
+        image.quantize.embedding.weight *= 100 / image.quantize.embedding.weight.abs().max()
+    write_image_tokenizer(image, tmp_path / "large")
+    for dtype in (torch.float32, torch.bfloat16):
+        read = load_image_tokenizer(tmp_path / "large", dtype=dtype, device="cpu")
+        assert read.decode(read.encode(picture)).size == (64, 64)
+    read = load_image_tokenizer(tmp_path / "large", dtype=torch.float16, device="cpu")
+    with pytest.raises(ValueError, match=r"its latents are beyond float16, .* Load it in dtype=torch\.bfloat16"):
+        read.encode(picture)
+    with pytest.raises(ValueError, match="its pixels are beyond float16"):
+        read.decode(np.zeros((8, 8), int))
+    with torch.no_grad():
+        image.quant_conv.weight *= 2
+    write_image_tokenizer(image, tmp_path / "larger")
+    with pytest.raises(ValueError, match=r"quant_conv\.weight holds NaN or infinity as torch\.float16"):
+        load_image_tokenizer(tmp_path / "larger", dtype=torch.float16, device="cpu")

@@ -38,6 +38,7 @@ from chameleon_lab.checkpoints.native import Native
 from chameleon_lab.checkpoints.opened import Opened, Parts, ReadOptions, require_layers
 from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
+from chameleon_lab.checkpoints.vqgans import holds_vqgan, read_vqgan
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.transformer import Transformer
 
@@ -189,10 +190,10 @@ def _tokenizer_at(place: Path) -> Path:
     if not place.exists():
         raise FileNotFoundError(f"There is no tokenizer at {place}.")
     files = (*TABLES, SENTENCEPIECE, *TOKENIZER_FILES, "config.json")
-    if not place.is_file() and not any((place / name).is_file() for name in files):
+    if not place.is_file() and not any((place / name).is_file() for name in files) and not holds_vqgan(place):
         raise ValueError(
-            f"{place} holds no tokenizer: neither {' or '.join(TABLES)} nor vqgan.ckpt and vqgan.yaml. Name the "
-            "folder that has them, or the JSON itself."
+            f"{place} holds no tokenizer: neither {' or '.join(TABLES)} nor vqgan.ckpt and vqgan.yaml, nor another "
+            "image tokenizer's config and weights. Name the folder that has them, or the JSON itself."
         )
     return place
 
@@ -256,9 +257,12 @@ def read_parts(
 
 
 def read_image_tokenizer(folders: Iterable[Path], options: ReadOptions) -> ImageTokenizer | None:
-    """The image tokenizer of the first folder that holds one in any format; None where none does."""
-    images = (format.image_tokenizer(folder, options) for folder in folders for format in CLAIMANTS)
-    return next((image for image in images if image is not None), None)
+    """The image tokenizer of the first folder that holds one in any format, or alone; None where none does."""
+    for folder in folders:
+        images = (format.image_tokenizer(folder, options) for format in CLAIMANTS)
+        if image := next((image for image in images if image is not None), None) or read_vqgan(folder, options):
+            return image
+    return None
 
 
 # Writing

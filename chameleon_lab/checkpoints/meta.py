@@ -29,7 +29,8 @@ from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy, visible_files
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
-from chameleon_lab.files import read_table, read_yaml
+from chameleon_lab.checkpoints.vqgans import read_yaml_config
+from chameleon_lab.files import read_table
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -83,7 +84,11 @@ class Meta:
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):
             return None
-        config, tensors = read_image_config(folder / "vqgan.yaml"), read_image_tensors(folder / "vqgan.ckpt")
+        yaml_path = folder / "vqgan.yaml"
+        if not yaml_path.is_file():
+            raise ValueError(f"The image tokenizer is incomplete: {yaml_path} is missing.")
+        tensors = read_image_tensors(folder / "vqgan.ckpt")
+        config = read_yaml_config(yaml_path, "quantize.proj.weight" in tensors)
         require_blocks(config, tensors, folder, "vqgan.yaml")
         with torch.device("meta"):
             image = ImageTokenizer(config, str(folder))
@@ -237,36 +242,6 @@ def _without_fusion(shard: Tensors, config: ModelConfig, count: int) -> dict[str
 
 
 # The image tokenizer
-
-
-def read_image_config(path: Path) -> ImageTokenizerConfig:
-    """Our config of a `vqgan.yaml`. Raises ValueError for one missing, damaged, or of another architecture."""
-    if not path.is_file():
-        raise ValueError(f"The image tokenizer is incomplete: {path} is missing.")
-    plain = read_yaml(path, "Get it anew.")
-    try:
-        params = plain["model"]["params"]
-        plain = params["ddconfig"]
-        strange = {
-            "double_z": plain.get("double_z", False),
-            "attn_resolutions": plain.get("attn_resolutions") or False,
-            "in_channels": plain.get("in_channels", 3) != 3 and plain["in_channels"],
-            "out_ch": plain.get("out_ch", 3) != 3 and plain["out_ch"],
-        }
-        config = ImageTokenizerConfig(
-            side=plain["resolution"],
-            codes=params["n_embed"],
-            code_width=params["embed_dim"],
-            widths=tuple(plain["ch"] * multiplier for multiplier in plain["ch_mult"]),
-            latent_width=plain["z_channels"],
-            blocks=plain["num_res_blocks"],
-        )
-    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
-        raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
-    settings = ", ".join(f"{name} = {value!r}" for name, value in strange.items() if value)
-    if settings:
-        raise ValueError(f"{path} sets {settings}: no Chameleon image tokenizer has that, and the lab cannot build it.")
-    return config
 
 
 def read_image_tensors(path: Path) -> dict[str, LazyTensor]:

@@ -362,10 +362,10 @@ def check_expressible(config: ModelConfig, format: str) -> None:
 
 def check_image(config: ImageTokenizerConfig, format: str) -> None:
     """Raises ValueError naming what of an image tokenizer the family's formats have no word for."""
-    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector")
+    plain = replace(config, groups=32, patch=1, middle=True, quantizer="vector", attention=())
     strange = [
         f"{name}={getattr(config, name)!r}"
-        for name in ("groups", "patch", "middle", "quantizer")
+        for name in ("groups", "patch", "middle", "quantizer", "attention")
         if getattr(config, name) != getattr(plain, name)
         and not (name == "quantizer" and config.quantizer in ("vector_legacy", "vector_rotation", "moving_average"))
     ]

@@ -139,7 +139,10 @@ def plain_image_config(config: ImageTokenizerConfig) -> dict[str, Any]:
         raise ValueError(
             f"The quantizer {config.quantizer!r} has no name to be saved under: make it a function or a class."
         )
-    return asdict(replace(config, quantizer="vector")) | {"quantizer": quantizer}
+    plain = asdict(replace(config, quantizer="vector")) | {"quantizer": quantizer}
+    if not config.attention:  # so that former versions of the lab read what they can build
+        del plain["attention"]
+    return plain
 
 
 def is_native(folder: Path) -> bool:

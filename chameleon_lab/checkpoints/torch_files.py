@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import struct
+import threading
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+import torch.serialization
 from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 
@@ -36,6 +38,50 @@ WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict")
 """Keys under which training programs put a model's tensors, averaged ones before others."""
 
 DEEPEST = 4
+
+BOOKKEEPING = (
+    "pytorch_lightning.",
+    "lightning.",
+    "lightning_fabric.",
+    "omegaconf.",
+    "argparse.Namespace",
+    "numpy.",
+    "pathlib.",
+    "typing.",
+    "collections.",
+)
+"""Beginnings of the names that training programs put beside the weights: best scores, arguments, settings. An `Inert`
+stands for each of them, so that nothing of theirs is imported or called; any other name refuses the file."""
+
+
+class Inert(dict[Any, Any]):
+    """What stands in a file's table for an object of another program: it takes whatever it is given and does nothing.
+
+    A dict, since torch's reader sets the items of what was pickled as one.
+    """
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+
+_NAMES_OF_INERT = threading.Lock()
+"""Held while torch knows names as `Inert`: it keeps one list of them for all threads."""
+
+
+def _load_table(path: Path) -> Any:
+    """What torch reads of a file, mapped, with `weights_only`. Errors: torch's."""
+    strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    inert = [(Inert, name) for name in strange if name.startswith(BOOKKEEPING)]
+    with _NAMES_OF_INERT, torch.serialization.safe_globals(inert):  # pyright: ignore[reportArgumentType]
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def open_torch(path: Path | str) -> dict[str, LazyTensor]:
@@ -62,7 +108,7 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
             warnings.simplefilter(
                 "ignore"
             )  # torch 2.14 warns of what it checks in a sparse tensor, which is refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            loaded = _load_table(path)
     except pickle.UnpicklingError as error:
         strange = re.search(r"GLOBAL ([\w.]+)", str(error))
         if strange is None:

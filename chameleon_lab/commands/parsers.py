@@ -117,6 +117,7 @@ def _reconstruct_options(parser: argparse.ArgumentParser) -> None:
         default="tiny",
         help="a folder of a model or an image tokenizer, or a shipped model's name (default: tiny)",
     )
+    _folder_options(parser)
     parser.add_argument(
         "--policy", choices=names.POLICY_NAMES, default="centre crop", help="how the picture is made to fit"
     )

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.commands.loading import WEIGHT_DTYPES
 from chameleon_lab.pictures import open_picture
 
 
@@ -19,7 +20,8 @@ def reconstruct_command(options: argparse.Namespace) -> None:
     picture = open_picture(options.picture)
     if out.exists() and not options.overwrite:
         raise ValueError(f"{out} is there already: name another file with --out, or pass --overwrite.")
-    tokenizer = load_image_tokenizer(options.model)
+    dtype = WEIGHT_DTYPES[options.dtype or "float32"]
+    tokenizer = load_image_tokenizer(options.model, layout=options.layout, tokenizer=options.tokenizer, dtype=dtype)
     trip = tokenizer.reconstruct(picture, tokenizer.preparations[options.policy])
     trip.picture.save(out)
     for row in trip.codes:

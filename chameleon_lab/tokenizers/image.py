@@ -5,6 +5,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 - encoder: a convolution, then levels of residual blocks, each but the last ending in a stride-2 convolution
 - residual block: GroupNorm, swish, 3x3 convolution, twice; a 1x1 convolution on the shortcut where the width changes
 - a middle of block, one-head attention, block, where `middle`; 1x1 convolutions around the quantizer
+- one-head attention after each block of the levels in `attention` (none in Chameleon's)
 - decoder: the mirror, one residual block more a level, nearest-neighbour upsampling
 - `patch` > 1 folds pixels into channels first: the same network at a fraction of the cost, for small machines
 """
@@ -12,7 +13,7 @@ Architectural facts (VQ-GAN, arXiv 2012.09841, in the shape that Chameleon's has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -31,6 +32,7 @@ QUANTIZERS: dict[str, Callable[[int, int], Quantizer]] = {
     "vector": quantizers.VectorQuantizer,
     "vector_legacy": partial(quantizers.VectorQuantizer, commitment=1.0, codebook=0.25),
     "vector_rotation": partial(quantizers.VectorQuantizer, gradient=quantizers.rotate_to),
+    "gumbel": quantizers.GumbelQuantizer,
     "moving_average": quantizers.MovingAverageQuantizer,
     "cosine": quantizers.CosineQuantizer,
     "sim": quantizers.SimQuantizer,
@@ -47,6 +49,7 @@ class ImageTokenizerConfig:
 
     `side`: pixels along each side of a prepared picture. `widths`: channels of each level, finest first; each further
     level halves the grid. `groups` of every GroupNorm. `patch`: pixels folded into channels before the first level.
+    `attention`: the levels, 0 the finest, whose blocks are each followed by attention among all cells.
     """
 
     side: int
@@ -59,6 +62,7 @@ class ImageTokenizerConfig:
     groups: int = 32
     middle: bool = True
     quantizer: str | Callable[[int, int], Quantizer] = "vector"
+    attention: tuple[int, ...] = field(default=(), metadata={"later": True})
 
     def __post_init__(self) -> None:
         sizes = ("side", "codes", "code_width", "widths", "latent_width", "blocks", "patch", "groups")
@@ -69,6 +73,9 @@ class ImageTokenizerConfig:
             raise ValueError(f"No quantizer is called {self.quantizer!r}; there are {', '.join(QUANTIZERS)}.")
         if not self.widths:
             raise ValueError("An image tokenizer needs at least one level: widths is empty.")
+        strange = [level for level in self.attention if not 0 <= level < len(self.widths)]
+        if strange or len(set(self.attention)) < len(self.attention):
+            raise ValueError(f"attention names levels, 0..{len(self.widths) - 1} and each once; got {self.attention}.")
         if self.side % self.factor:
             raise ValueError(f"side {self.side} is no multiple of the downsampling factor {self.factor}.")
 
@@ -161,7 +168,9 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Pixels of {height}x{width} do not fill a grid: both sides must be multiples of {self.config.factor}."
             )
-        return self.quantize.codes(self.quant_conv(self.encoder(pixels_BCHW)))
+        latents_BCHW = self.quant_conv(self.encoder(pixels_BCHW))
+        self._require_range(latents_BCHW, "latents")
+        return self.quantize.codes(latents_BCHW)
 
     def decode_pixels(self, codes_BHW: Tensor) -> Tensor:
         """Codes to pixels_BCHW, about [-1, 1], not clamped. Raises ValueError on a code outside the codebook."""
@@ -169,7 +178,17 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
             )
-        return self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        pixels_BCHW = self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        self._require_range(pixels_BCHW, "pixels")
+        return pixels_BCHW
+
+    def _require_range(self, values: Tensor, name: str) -> None:
+        """Raises ValueError where float16, which ends at 65,504, made infinity of what the network computes."""
+        if values.dtype == torch.float16 and not values.isfinite().all():
+            raise ValueError(
+                f"{self.source}: its {name} are beyond float16, whose largest number is 65,504. Load it in "
+                "dtype=torch.bfloat16 or torch.float32."
+            )
 
     def require_decoder(self) -> nn.Module:
         """The decoder. Raises ValueError, which says what to add, where there is none."""
@@ -233,10 +252,9 @@ class PictureEncoder(nn.Module):
         self.down = nn.ModuleList()
         incoming = widths[0]
         for level, width in enumerate(widths):
-            last = level == len(widths) - 1
-            self.down.append(
-                ResolutionLevel(incoming, width, config.blocks, groups, nn.Identity() if last else Downsample(width))
-            )
+            resample = nn.Identity() if level == len(widths) - 1 else Downsample(width)
+            attends = level in config.attention
+            self.down.append(ResolutionLevel(incoming, width, config.blocks, groups, resample, attends))
             incoming = width
         self.mid = Middle(incoming, groups) if config.middle else nn.Identity()
         self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
@@ -261,7 +279,8 @@ class PictureDecoder(nn.Module):
         up: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             resample = Upsample(widths[level]) if level else nn.Identity()
-            up.insert(0, ResolutionLevel(incoming, widths[level], config.blocks + 1, groups, resample))
+            attends = level in config.attention
+            up.insert(0, ResolutionLevel(incoming, widths[level], config.blocks + 1, groups, resample, attends))
             incoming = widths[level]
         self.up = nn.ModuleList(up)  # finest level first, as in the released keys; run from last to first
         self.norm_out = nn.GroupNorm(groups, incoming, eps=1e-6)
@@ -276,16 +295,19 @@ class PictureDecoder(nn.Module):
 
 
 class ResolutionLevel(nn.Module):
-    """Residual blocks at one resolution, then the way to the next."""
+    """Residual blocks at one resolution, each followed by attention where it `attends`, then the way to the next."""
 
-    def __init__(self, incoming: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:
+    def __init__(
+        self, incoming: int, width: int, blocks: int, groups: int, resample: nn.Module, attends: bool = False
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(ResidualBlock(incoming if i == 0 else width, width, groups) for i in range(blocks))
+        self.attn = nn.ModuleList(GridAttention(width, groups) if attends else nn.Identity() for _ in range(blocks))
         self.resample = resample
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        for block in self.block:
-            x_BCHW = block(x_BCHW)
+        for block, attention in zip(self.block, self.attn, strict=True):
+            x_BCHW = attention(block(x_BCHW))
         return self.resample(x_BCHW)
 
 

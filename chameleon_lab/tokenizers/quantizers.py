@@ -1,9 +1,9 @@
 """Quantizers: latents to codes and back, behind one protocol.
 
 Learned books, where the nearest entry wins: `VectorQuantizer`, `MovingAverageQuantizer`, `CosineQuantizer`,
-`SimQuantizer`; what gradient passes them is `straight_through` or `rotate_to`. Those with nothing to learn are in
-`levels`. `Adapted` takes in other packages' modules. One of your own needs no more than the protocol: pass its class as
-`ImageTokenizerConfig.quantizer`.
+`SimQuantizer`; what gradient passes them is `straight_through` or `rotate_to`. `GumbelQuantizer` scores the entries
+instead. Those with nothing to learn are in `levels`. `Adapted` takes in other packages' modules. One of your own needs
+no more than the protocol: pass its class as `ImageTokenizerConfig.quantizer`.
 """
 
 from __future__ import annotations
@@ -245,6 +245,46 @@ class CosineQuantizer(nn.Module):
 
     def forward(self, latents_BCHW: Tensor) -> Quantized:
         return by_book(F.normalize(latents_BCHW, dim=1), self._entries(), self.commitment, 1.0, self.gradient)
+
+
+class GumbelQuantizer(nn.Module):
+    """A softmax over all codes, drawn from by Gumbel noise while it trains (arXiv 1611.01144; taming-transformers' f8).
+
+    A 1x1 convolution gives each code its score, so a latent need not lie near an entry: nothing is compared. `codes` is
+    the likeliest, without noise, and so is what a call in eval mode gives; taming's own model draws there too, and its
+    codes differ from call to call. Loss: `divergence` times the divergence of the softmax from uniform, in nats.
+    """
+
+    def __init__(self, size: int, width: int, *, divergence: float = 1e-8, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.embed = size, _book(size, width)
+        self.proj = nn.Conv2d(width, size, 1)
+        self.divergence, self.temperature = divergence, temperature
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        return self._scores(latents_BCHW).argmax(1)
+
+    def latents(self, codes_BHW: Tensor) -> Tensor:
+        return entries(codes_BHW, self.embed.weight)
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        scores_BNHW = self._scores(latents_BCHW)
+        logs_BNHW = scores_BNHW.log_softmax(1)
+        loss = self.divergence * ((logs_BNHW.exp() * logs_BNHW).sum(1).mean() + math.log(self.size))
+        if self.training:
+            chosen_BNHW = F.gumbel_softmax(scores_BNHW, tau=self.temperature, hard=True, dim=1)
+            drawn_BCHW = torch.einsum("bnhw,nc->bchw", chosen_BNHW.to(self.embed.weight.dtype), self.embed.weight)
+            return Quantized(drawn_BCHW.to(latents_BCHW.dtype), chosen_BNHW.argmax(1), loss)
+        codes_BHW = scores_BNHW.argmax(1)
+        return Quantized(self.latents(codes_BHW).to(latents_BCHW.dtype), codes_BHW, loss)
+
+    def _scores(self, latents_BCHW: Tensor) -> Tensor:
+        """scores_BNHW, in float32 at least, as distances are: many codes would tie in half precision."""
+        assert self.proj.bias is not None
+        dtype = torch.promote_types(latents_BCHW.dtype, torch.float32)
+        device = latents_BCHW.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return F.conv2d(latents_BCHW.to(dtype), self.proj.weight.to(dtype), self.proj.bias.to(dtype))
 
 
 class SimQuantizer(nn.Module):

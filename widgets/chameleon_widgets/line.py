@@ -13,6 +13,7 @@ of the main shell, or of a subshell.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -147,7 +148,8 @@ class Line:
     def _receive(self, road: object, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         kind, trouble, awaited = str(content.get("kind", "")), "", False
         view, _, number = str(content.get("mark", "")).rpartition("-")
-        if number.isdigit():
+        number = number if re.fullmatch("[0-9]{1,15}", number) else ""  # "²" is a digit, too, and no number
+        if number:
             with self._lock:
                 if road == CONTROL_MESSAGE:
                     self._on_control.add(view)
@@ -165,7 +167,7 @@ class Line:
             self._trouble = trouble or self._trouble
             if kind == "hello":
                 self._due.add(kind)
-            if number.isdigit():
+            if number:
                 self._marks[view] = max(int(number), self._marks.get(view, 0))  # the roads may overtake each other
         if kind == "still":
             self._artist.submit(self._give_bundle)
