@@ -13,6 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+SUM = "What is made smaller: the sum of the losses below, as the objective weighs them."
+"""What the loss of an image tokenizer is."""
+
 DATA_PARTS = ("held_out", "text", "image", "special")
 """With what a measure's name may begin, where it is of a part of the data."""
 
@@ -26,6 +29,7 @@ class Measure:
     smallest thing that has a value of its own. `by_modality`: whether text and image tokens have one each. `of_step`:
     whether the training step itself records it, and no monitor may. `thresholds`: by an alarm's level, the value
     beyond which the default rules sound. `base` and `part`: the name without and only the part of the data.
+    `family`: the measures that it is looked at with. `about`: what it is, in a sentence.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Measure:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     base: str = ""
     part: str = ""
+    family: str = "own"
+    about: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", self.words or self.name.replace("_", " "))
@@ -63,39 +69,169 @@ class Measure:
             "log": self.axis == "log",
             "worse": self.worse,
             "thresholds": threshold_lines(self.thresholds if thresholds is None else thresholds),
+            "family": self.family,
+            "about": self.about,
         }
 
 
 MEASURES = {
     each.name: each
     for each in (
-        Measure("loss", unit="nats a token", by_modality=True, of_step=True),
         Measure(
-            "max_attention_logit", axis="log", per="head", thresholds={"WARN": 50.0, "ALARM": 50.0, "CRITICAL": 100.0}
+            "loss",
+            unit="nats a token",
+            by_modality=True,
+            of_step=True,
+            family="loss",
+            about="How surprised the model is by the next token: minus the logarithm of what it gave that token.",
         ),
-        Measure("attention_entropy", worse="lower", per="head", thresholds={"ALARM": 0.1, "CRITICAL": 0.1}),
-        Measure("attention_logit_bound", axis="log", per="layer"),
-        Measure("residual_norm", axis="log", per="layer"),
-        Measure("output_norm", axis="log"),
-        Measure("logit_norm", axis="log", by_modality=True),
-        Measure("log_partition", "log-partition", "log Z", by_modality=True),
-        Measure("entropy", unit="nats", worse="lower", by_modality=True),
-        Measure("gradient_norm", axis="log", of_step=True),
-        Measure("gradient_share", worse="neither", by_modality=True),
-        Measure("gradient_cosine", worse="lower", per="layer"),
-        Measure("update_ratio", axis="log", per="layer"),
-        Measure("clipped_heads", unit="heads"),
-        Measure("rate", axis="log", worse="neither", of_step=True),
-        Measure("tokens", unit="a step", worse="neither", of_step=True),
-        Measure("skipped", unit="steps", of_step=True),
-        Measure("norm", axis="log"),
+        Measure(
+            "max_attention_logit",
+            axis="log",
+            per="head",
+            thresholds={"WARN": 50.0, "ALARM": 50.0, "CRITICAL": 100.0},
+            family="attention",
+            about="The largest product of a query and a key before the softmax: where it grows, a head sees one token.",
+        ),
+        Measure(
+            "attention_entropy",
+            worse="lower",
+            per="head",
+            thresholds={"ALARM": 0.1, "CRITICAL": 0.1},
+            family="attention",
+            about="How widely a head looks: 1 is evenly over all tokens, 0 at one of them.",
+        ),
+        Measure(
+            "attention_logit_bound",
+            axis="log",
+            per="layer",
+            family="attention",
+            about="What no attention logit is above, by the lengths of queries and keys.",
+        ),
+        Measure(
+            "residual_norm",
+            axis="log",
+            per="layer",
+            family="norms",
+            about="Root mean square of the stream between layers.",
+        ),
+        Measure("output_norm", axis="log", family="norms", about="Root mean square of what enters the final norm."),
+        Measure(
+            "logit_norm",
+            axis="log",
+            by_modality=True,
+            family="norms",
+            about="Root mean square of the logits; where it drifts, one modality may shout the other down.",
+        ),
+        Measure(
+            "log_partition",
+            "log-partition",
+            "log Z",
+            by_modality=True,
+            family="norms",
+            about="The logarithm of the softmax's sum: far from 0, logits drift without changing a probability.",
+        ),
+        Measure(
+            "entropy",
+            unit="nats",
+            worse="lower",
+            by_modality=True,
+            family="loss",
+            about="How undecided the model is about the next token.",
+        ),
+        Measure(
+            "gradient_norm",
+            axis="log",
+            of_step=True,
+            family="steps",
+            about="Length of the gradient before it is clipped.",
+        ),
+        Measure(
+            "gradient_share",
+            worse="neither",
+            by_modality=True,
+            family="steps",
+            about="How much of the gradient's length is a modality's.",
+        ),
+        Measure(
+            "gradient_cosine",
+            worse="lower",
+            per="layer",
+            family="steps",
+            about="Whether text and images pull the weights the same way: 1 the same, -1 against each other.",
+        ),
+        Measure(
+            "update_ratio",
+            axis="log",
+            per="layer",
+            family="steps",
+            about="How far a step moves the weights, as a share of their size.",
+        ),
+        Measure("clipped_heads", unit="heads", family="attention", about="Heads whose weights QK-clip made smaller."),
+        Measure("rate", axis="log", worse="neither", of_step=True, family="steps", about="The learning rate."),
+        Measure(
+            "tokens",
+            unit="a step",
+            worse="neither",
+            of_step=True,
+            family="steps",
+            about="Tokens a step learns from.",
+        ),
+        Measure(
+            "skipped",
+            unit="steps",
+            of_step=True,
+            family="steps",
+            about="Steps that changed nothing, since their loss or gradient was no number.",
+        ),
+        Measure("norm", axis="log", family="norms", about="Length of a vector."),
         # Of image tokenizers, whose losses are not nats.
-        *(Measure(f"{name}_loss") for name in ("pixel", "perceptual", "quantizer")),
-        *(Measure(name, worse="neither") for name in ("critic_loss", "fooling_loss", "critic_weight")),
-        Measure("psnr", "PSNR", "dB", worse="lower"),
-        Measure("usage", "codebook usage", "of the codes", worse="lower"),
-        Measure("perplexity", "codebook perplexity", "codes", worse="lower"),
-        Measure("dead_codes", unit="codes"),
+        Measure("pixel_loss", family="loss", about="How far apart the pixels of original and reconstruction are."),
+        Measure("perceptual_loss", family="loss", about="How far apart they are in what the eye sees, such as edges."),
+        Measure("quantizer_loss", family="loss", about="How far latents lie from the codes that stand for them."),
+        Measure(
+            "critic_loss",
+            worse="neither",
+            family="critic",
+            about="How badly the critic tells reconstructions from pictures.",
+        ),
+        Measure(
+            "fooling_loss",
+            worse="neither",
+            family="critic",
+            about="How surely the critic sees that reconstructions are none.",
+        ),
+        Measure(
+            "critic_weight", worse="neither", family="critic", about="How strongly the tokenizer follows the critic."
+        ),
+        Measure(
+            "psnr", "PSNR", "dB", worse="lower", family="codebook", about="How close the pixels are to the original's."
+        ),
+        Measure(
+            "usage",
+            "codebook usage",
+            "of the codes",
+            worse="lower",
+            family="codebook",
+            about="How many of the codes the last hundred batches used.",
+        ),
+        Measure(
+            "perplexity",
+            "codebook perplexity",
+            "codes",
+            worse="lower",
+            family="codebook",
+            about="As how many codes, used evenly, the codes are worth.",
+        ),
+        Measure("dead_codes", unit="codes", family="codebook", about="Codes the last hundred batches did not use."),
+        # Of text tokenizers.
+        Measure("pieces", worse="neither", family="pieces", about="Pieces in the vocabulary."),
+        Measure(
+            "letters_per_piece",
+            worse="lower",
+            family="pieces",
+            about="Letters of text to a piece: the more, the shorter the sequences.",
+        ),
     )
 }
 """The lab's measures by name, without their parts of the data."""
@@ -121,6 +257,7 @@ def measure_of(name: str) -> Measure:
         part=" ".join(each.replace("_", " ") for each in parts),
         thresholds=like.thresholds if name == like.name else {},
         of_step=like.of_step and like.name == base,
+        about=like.about if like.name == base else "",
     )
 
 
@@ -128,7 +265,8 @@ def measures_of(names: Iterable[str]) -> dict[str, Measure]:
     """The measures of a run that recorded these, by name. Losses of an image tokenizer's run are in no unit."""
     measures = {name: measure_of(name) for name in names}
     if "pixel_loss" in measures:
-        measures |= {name: replace(each, unit="") for name, each in measures.items() if each.base == "loss"}
+        sums = {name: replace(each, unit="", about=SUM) for name, each in measures.items() if each.base == "loss"}
+        measures |= sums
     return measures
 
 

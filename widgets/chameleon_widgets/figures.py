@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
@@ -29,10 +28,12 @@ from chameleon_widgets.runs.comparison import CURVE_COLOURS as COLOURS
 from chameleon_widgets.runs.comparison import Columns, first_measures, smoothed
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
+PAGE_INKS = {INK: "#7a8189", SOFT: "#7f868e", RULE: "#80868f", EDGE: "#80868e", "#ffffff": "none", "#a4161a": "#d23b40"}
+"""What stands for these on a page: four to one or nearly so on white and on near black alike."""
 FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
 LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
-CELL, CAPTION_WIDTH = (3.6, 2.6), 34  # inches of one chart; letters of caption to a chart's width
+CELL, CAPTION_POINTS = (3.6, 2.6), 8  # inches of one chart; size of a caption's letters
 
 
 def run_figure(
@@ -112,7 +113,7 @@ def compare_figure(
     if axes:
         handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in histories]
         names = [_short(name) for name in histories]
-        _legend(figure, handles, names, loc="outside upper left", ncols=min(4, len(names)))
+        _legend(figure, handles, names, loc="outside upper left", ncols=_columns_of(figure, names, 4))
     facts = [f"{name}: {_facts(history)}" for name, history in histories.items()]
     opening = "Runs aligned by step." if histories else "No runs."
     _caption(figure, axes, " ".join([opening, *(f"{each}." for each in facts), _smoothing(smoothing), note]))
@@ -204,14 +205,13 @@ def _groups(figure: Figure, names: Sequence[str]) -> None:
     """A legend above the chart, where there is more than one name to tell apart."""
     if len(names) > 1:
         handles = [Line2D([], [], color=COLOURS[at % len(COLOURS)], linewidth=2) for at in range(len(names))]
-        _legend(figure, handles, [_short(name) for name in names], loc="outside upper left", ncols=min(5, len(names)))
+        short = [_short(name) for name in names]
+        _legend(figure, handles, short, loc="outside upper left", ncols=_columns_of(figure, short, 5))
 
 
 def figure_uri(figure: Figure) -> str:
     """The figure as a small PNG inside a `data:` address, for a still."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(page_png(figure)).decode()
 
 
 # The charts of one run
@@ -296,12 +296,48 @@ def _by_modality(measure: str) -> dict[str, tuple[str, str]]:
 
 
 class CellFigure(Figure):
-    """A figure that a notebook's cell shows even where nothing has imported pyplot, which brings Jupyter's own way."""
+    """A figure that a notebook's cell shows even where nothing has imported pyplot, which brings Jupyter's own way.
+
+    In the cell it lies on the page, light or dark; saved, it is dark on white, for paper. Nothing of it is cut off.
+    """
 
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.savefig(out, format="png", dpi=100)
-        return out.getvalue()
+        return page_png(self)
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        super().savefig(fname, **{"bbox_inches": "tight", "pad_inches": 0.08} | options)
+
+
+def page_png(figure: Figure) -> bytes:
+    """The figure as a PNG for a page of any colour: no ground of its own, and inks that are legible on both."""
+    out, before = io.BytesIO(), list[tuple[Any, str, Any]]()
+    try:
+        for artist in figure.findobj():
+            for kind in ("color", "facecolor", "edgecolor", "markerfacecolor"):
+                ask, colour = getattr(artist, f"get_{kind}", None), None
+                if ask is not None and hasattr(artist, f"set_{kind}"):
+                    colour = ask()
+                page = PAGE_INKS.get(_hex_of(colour), "")
+                if page:
+                    before.append((artist, kind, colour))
+                    getattr(artist, f"set_{kind}")(page)
+                if page == PAGE_INKS[RULE]:  # a line of the grid, whose own alpha of 1 would win over the colour's
+                    before.append((artist, "alpha", artist.get_alpha()))
+                    artist.set_alpha(0.22)
+        figure.savefig(out, format="png", dpi=100)
+    finally:
+        for artist, kind, colour in reversed(before):
+            getattr(artist, f"set_{kind}")(colour)
+    return out.getvalue()
+
+
+def _hex_of(colour: Any) -> str:
+    """A colour as #rrggbb; empty for what is none, for several, and for one that can be seen through."""
+    try:
+        red_green_blue, alpha = to_rgba(colour)[:3], to_rgba(colour)[3]
+    except (ValueError, TypeError):
+        return ""
+    return to_hex(red_green_blue) if alpha == 1 else ""
 
 
 def _frame(charts: int, size: tuple[float, float] | None = None) -> tuple[Figure, list[Axes]]:
@@ -383,13 +419,52 @@ def _legend(place: Axes | Figure, handles: list[Line2D], labels: Sequence[str], 
         text.set_text(_writable(label))
 
 
+def _columns_of(figure: Figure, names: Sequence[str], most: int) -> int:
+    """How many names of a legend stand side by side, as many as fit."""
+    widest = max(map(_width, map(_writable, names))) + 34  # points: a line's sample and the gaps
+    return max(1, min(most, len(names), int(72 * figure.get_size_inches()[0] / widest)))
+
+
 def _caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
-    width = int(CAPTION_WIDTH * figure.get_size_inches()[0] / 2)
-    lines = "\n".join(textwrap.wrap(_writable(" ".join(text.split())), width))
+    lines = "\n".join(_lines(_writable(" ".join(text.split())), 72 * 0.97 * figure.get_size_inches()[0]))
     if not axes:
         figure.text(0.5, 0.7, "Nothing recorded yet", ha="center", va="center", color=SOFT, fontsize=11)
-    caption = figure.supxlabel(lines, x=0.012, ha="left", fontsize=8, color=SOFT, parse_math=False)
+    caption = figure.supxlabel(lines, x=0.012, ha="left", fontsize=CAPTION_POINTS, color=SOFT, parse_math=False)
     caption.set_gid("caption")
+
+
+def _lines(text: str, points: float) -> list[str]:
+    """The text in lines of at most so many points, by the widths of its letters; a word longer than that is broken."""
+    lines = [""]
+    for word in text.split():
+        for part in _parts_of(word, points):
+            longer = f"{lines[-1]} {part}".strip()
+            if _width(longer) <= points:
+                lines[-1] = longer
+            else:
+                lines.append(part)
+    return lines
+
+
+def _parts_of(word: str, points: float) -> list[str]:
+    parts = [""]
+    for letter in word:
+        if parts[-1] and _width(parts[-1] + letter) > points:
+            parts.append("")
+        parts[-1] += letter
+    return parts
+
+
+def _width(text: str) -> float:
+    return sum(map(_advance, text))
+
+
+@cache
+def _advance(letter: str) -> float:
+    """Points from one letter of a caption to the next."""
+    font = _font()
+    font.set_size(CAPTION_POINTS, 72)
+    return font.load_char(ord(letter)).linearHoriAdvance / 65536
 
 
 def _run_caption(history: History, state: RunState | None, smoothing: float) -> str:

@@ -39,7 +39,8 @@ class ReconstructionViewer(anywidget.AnyWidget):
 
     `images` is an image tokenizer, or several by name: then one is chosen, or two to be compared. `samples` are
     pictures offered by name; the first is shown at the start. `policies` are preparations by name (None: the
-    tokenizer's own), handed to `prepare` and `encode`; the first is used at the start. `codebook` is the number of
+    tokenizer's own), handed to `prepare` and `encode`; the first is used at the start. Those that are one tokenizer's
+    `preparations` stand for the others' own of the same name, which are for their grids. `codebook` is the number of
     codes there are, for the count of bits; left out, it is each tokenizer's `codes`, where that is a number.
     """
 
@@ -164,7 +165,7 @@ class ReconstructionViewer(anywidget.AnyWidget):
 
     def _round_trip(self, tokenizer: str, policy: str, picture: PIL.Image.Image) -> RoundTrip:
         images = self._images[tokenizer]
-        how = (self._policies[policy],) if policy in self._policies else ()
+        how = (self._prepared_by(images, policy),) if policy in self._policies else ()
         size = getattr(images, "codes", None) if self._codebook is None else self._codebook
         try:
             original = images.prepare(picture, *how)
@@ -174,6 +175,12 @@ class ReconstructionViewer(anywidget.AnyWidget):
         except Exception as error:  # shown in the tokenizer's place
             result = error
         return RoundTrip(tokenizer, policy, int(size) if isinstance(size, int | np.integer) else None, result)
+
+    def _prepared_by(self, images: ImageCodec, policy: str) -> object:
+        """The policy of that name as it fits this tokenizer."""
+        named = self._policies[policy]
+        own = [getattr(each, "preparations", {}).get(policy) for each in (images, *self._images.values())]
+        return own[0] if own[0] is not None and named is not None and named in own else named
 
     # The pump's thread
 

@@ -31,7 +31,8 @@ class LayersColumn(TypedDict):
 
 class MeasureFacts(TypedDict):
     """The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each
-    as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first."""
+    as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first.
+    `family`: what it is looked at with. `about`: what it is, in a sentence."""
 
     name: str
     base: str
@@ -42,6 +43,8 @@ class MeasureFacts(TypedDict):
     log: bool
     worse: Literal["higher", "lower", "neither"]
     thresholds: list[tuple[float, str]]
+    family: str
+    about: str
 
 
 class RecordColumns(TypedDict):
@@ -69,6 +72,20 @@ class ChangeFacts(TypedDict):
     before: str
     after: str
     reason: str
+
+
+class MilestoneFacts(TypedDict):
+    """A step from which on the plan does something else, in words."""
+
+    step: int
+    message: str
+
+
+class MilestoneNews(TypedDict):
+    """Milestones from the `start`-th on."""
+
+    start: int
+    list: list[MilestoneFacts]
 
 
 class AlarmNews(TypedDict):
@@ -99,6 +116,30 @@ class RunNews(TypedDict):
     records: RecordColumns
     alarms: AlarmNews
     changes: ChangeNews
+    milestones: MilestoneNews
+
+
+class SampleFacts(TypedDict):
+    """What the run `run` (empty: this one; else a fork of it) made after a step of the prompt or picture `name`.
+
+    `picture` and `original`: their places among the buffers, None where there is none.
+    """
+
+    run: str
+    step: int
+    name: str
+    words: str
+    picture: int | None
+    original: int | None
+
+
+class PanelSamples(TypedDict):
+    """Samples from the `start`-th on; the pictures are buffers, PNG. A greater `epoch` begins anew."""
+
+    kind: Literal["samples"]
+    epoch: int
+    start: int
+    list: list[SampleFacts]
 
 
 class PanelState(TypedDict):
@@ -145,7 +186,7 @@ class PanelUnreadable(TypedDict):
     error: str
 
 
-PanelMessage = PanelState | RunNews | PanelFork | PanelUnreadable
+PanelMessage = PanelState | RunNews | PanelSamples | PanelFork | PanelUnreadable
 
 
 class ComparedFacts(TypedDict):

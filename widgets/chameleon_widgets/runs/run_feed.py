@@ -12,7 +12,15 @@ import numpy as np
 from chameleon_lab.history import Alarm, History, Intervention, StepRecord
 from chameleon_lab.measures import measure_of, measures_of
 from chameleon_widgets.runs.comparison import mark_of, with_worst
-from chameleon_widgets.runs.messages import AlarmFacts, ChangeFacts, LayersColumn, MeasureFacts, RecordColumns, RunNews
+from chameleon_widgets.runs.messages import (
+    AlarmFacts,
+    ChangeFacts,
+    LayersColumn,
+    MeasureFacts,
+    MilestoneFacts,
+    RecordColumns,
+    RunNews,
+)
 
 RECORDS_A_MESSAGE = 4096  # records in one message
 LAYER_ROWS = 512  # rows of a layers' measure in one message; what is new at 30 messages a second are a few
@@ -34,7 +42,7 @@ class RunFeed:
 
     def rewind(self) -> None:
         """Everything is to be sent again."""
-        self._records = self._alarms = self._changes = 0
+        self._records = self._alarms = self._changes = self._milestones = 0
         self._described = set[str]()
         self._last: tuple[int, float] | None = None
 
@@ -59,7 +67,8 @@ class RunFeed:
         while True:
             records = history.records[self._records : self._records + RECORDS_A_MESSAGE]
             alarms, changes = history.alarms[self._alarms :], history.interventions[self._changes :]
-            if not records and not alarms and not changes:
+            milestones = history.milestones[self._milestones :]
+            if not (records or alarms or changes or milestones):
                 return
             columns, buffers = record_columns(records, chosen)
             names = [column["name"] for column in (*columns["measures"], *columns["layers"])]
@@ -73,10 +82,15 @@ class RunFeed:
                 records=columns,
                 alarms={"start": self._alarms, "list": [alarm_facts(each) for each in alarms]},
                 changes={"start": self._changes, "list": [change_facts(each) for each in changes]},
+                milestones={
+                    "start": self._milestones,
+                    "list": [MilestoneFacts(step=each.step, message=each.message) for each in milestones],
+                },
             )
             self._described |= set(names)
             self._records += len(records)
             self._alarms, self._changes = len(history.alarms), len(history.interventions)
+            self._milestones = len(history.milestones)
             if records:
                 self._last = mark_of(records[-1])
             yield message, buffers
@@ -84,7 +98,7 @@ class RunFeed:
     def _rewritten(self, history: History) -> bool:
         records = history.records
         fewer = len(records) < self._records or len(history.alarms) < self._alarms
-        if fewer or len(history.interventions) < self._changes:
+        if fewer or len(history.interventions) < self._changes or len(history.milestones) < self._milestones:
             return True
         return self._last is not None and mark_of(records[self._records - 1]) != self._last
 

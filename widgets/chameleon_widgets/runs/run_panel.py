@@ -6,6 +6,7 @@ import io
 from base64 import b64encode
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,7 @@ from chameleon_lab.history import History, RecordedRun, RunState
 from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
 from chameleon_widgets.runs.messages import PanelFork, PanelState, PanelUnreadable
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
+from chameleon_widgets.runs.sample_feed import SampleFeed
 from chameleon_widgets.stills import escape, image
 from chameleon_widgets.threads import Worker, log
 
@@ -53,7 +55,7 @@ class RunPanel(anywidget.AnyWidget):
     def __init__(self, run: WatchedRun | str | Path) -> None:
         self._run: WatchedRun = RecordedRun(run) if isinstance(run, str | Path) else run
         self._folder = isinstance(self._run, RecordedRun)
-        self._feed = RunFeed()
+        self._feed, self._samples = RunFeed(), SampleFeed()
         self._pace = deque[tuple[float, float]]()  # (seconds of training, progress)
         self._facts_before: PanelState | None = None
         self._refusal, self._refusals, self._note = "", 0, ""
@@ -155,6 +157,7 @@ class RunPanel(anywidget.AnyWidget):
     def _flush(self, due: frozenset[Part]) -> bool:
         if "hello" in due:
             self._feed.rewind()
+            self._samples.rewind()
         try:
             state = self._run.state  # before the history, which is then whole when the state is over
             history = self._run.history
@@ -170,12 +173,29 @@ class RunPanel(anywidget.AnyWidget):
             self._line.send(facts)
         for message, buffers in self._feed.news(history, thresholds=state.thresholds):
             self._line.send(message, buffers)
+        self._send_samples(history)
         if not state.over:
             self._line.renew_still(STILL_SECONDS)
         elif self._still_status != state.status:
             self._still_status = state.status
             self._line.renew_still()
-        return not state.over
+        return not state.over or any(not fork.state.over for fork in self._forks)
+
+    def _send_samples(self, history: History) -> None:
+        """Those of this run, and of its forks from where they part."""
+        histories, folders = dict[str, History](), dict[str, Path]()
+        for run in (self._run, *self._forks):
+            folder = getattr(run, "folder", None)
+            if not isinstance(folder, Path):
+                continue
+            state = run.state
+            name = "" if run is self._run else state.name
+            recorded = history if run is self._run else run.history
+            since = -1 if run is self._run or state.forked_at is None else state.forked_at
+            histories[name] = replace(recorded, samples=tuple(each for each in recorded.samples if each.step >= since))
+            folders[name] = folder
+        for message, buffers in self._samples.news(histories, folders):
+            self._line.send(message, buffers)
 
     def _hear_answer(self) -> None:
         """Takes in what another process said to the last order that went to it through its folder."""

@@ -59,13 +59,14 @@ export function curvePen(pen, colours) {
     pen.globalAlpha = 0.5;
     pen.strokeStyle = colour;
     pen.lineWidth = 1;
-    pen.setLineDash(mark.kind === "change" ? [3, 3] : []);
+    pen.setLineDash({ change: [3, 3], stage: [1, 3], alarm: [] }[mark.kind]);
     rule(at, 8, at, bottom);
     pen.setLineDash([]);
     pen.globalAlpha = 1;
     pen.fillStyle = colour;
     pen.beginPath();
-    if (mark.kind === "change")
+    if (mark.kind === "stage") pen.rect(at - 3.5, 1, 7, 7);
+    else if (mark.kind === "change")
       for (const [dx, dy] of [
         [0, 0.5],
         [4, 4.5],

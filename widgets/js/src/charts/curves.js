@@ -31,7 +31,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  * @property {number} step
  * @property {string} colour
  * @property {string} words
- * @property {"alarm" | "change"} kind a triangle, or a diamond
+ * @property {"alarm" | "change" | "stage"} kind a triangle, a diamond, or a square
  */
 /**
  * @typedef {object} Shown
@@ -41,6 +41,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  * @property {[number, number] | null} range steps at the two ends; null: all there are
  * @property {string} title
  * @property {string} unit
+ * @property {string} hint words on the title, in lines
  * @property {number[]} rules values at which a faint line runs across, such as thresholds
  */
 
@@ -55,7 +56,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  */
 export function curves({ title, unit = "", height = 180, pointed, zoomed, toggled }) {
   /** @type {Shown} */
-  const content = { lines: [], marks: [], log: false, range: null, title, unit, rules: [] };
+  const content = { lines: [], marks: [], log: false, range: null, title, unit, hint: "", rules: [] };
   const off = /** @type {Set<string>} */ (new Set());
   let cursor = /** @type {number | null} */ (null);
   let highlight = /** @type {Mark | null} */ (null);
@@ -70,8 +71,9 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   const legend = group("chm-curves-legend", "Curves");
   const tools = element("div.chm-curves-tools");
   const spoken = element("span.chm-sr", { role: "status" });
+  const said = element("div.chm-curves-said", { hidden: true, "aria-hidden": "true" });
   const { canvas, pen, clear } = surface();
-  const plot = element("div.chm-curves-plot", { tabindex: 0, role: "img", style: `height:${height}px` }, canvas);
+  const plot = element("div.chm-curves-plot", { tabindex: 0, role: "img", style: `height:${height}px` }, canvas, said);
   const node = element("figure.chm-curves", element("figcaption", heading, units, legend, tools), plot, spoken);
   const colours = palette(node);
   const { rule, dot, steps, mark: drawMark, line: drawLine } = curvePen(pen, colours);
@@ -302,6 +304,32 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     frame.ask();
   }
 
+  const NEAR = 6; // CSS pixels from a mark within which its words are shown
+
+  /** Marks at a place of the plot. @param {number | null} place CSS pixels */
+  function marksAt(place) {
+    const ends = across();
+    if (!ends || place === null) return [];
+    const away = (/** @type {Mark} */ mark) => Math.abs(x(mark.step, ends, size.width) - place);
+    const near = content.marks.filter((mark) => mark.step >= ends[0] && mark.step <= ends[1] && away(mark) <= NEAR);
+    const nearest = Math.min(...near.map(away));
+    return near.filter((mark) => away(mark) - nearest < 1);
+  }
+
+  /** The words of the marks at a place. @param {number | null} place CSS pixels */
+  function tellMarks(place) {
+    const marks = marksAt(place);
+    said.hidden = !marks.length;
+    const ends = across();
+    if (!marks.length || !ends) return;
+    const words = marks.slice(0, 4).map((mark) => `step ${stepText(mark.step)} · ${mark.words}`);
+    if (marks.length > words.length) words.push(`and ${marks.length - words.length} more`);
+    said.textContent = words.join("\n");
+    const at = x(marks[0].step, ends, size.width);
+    said.style.left = `${Math.max(4, Math.min(at, size.width - 4))}px`;
+    said.classList.toggle("chm-curves-left", at > size.width / 2);
+  }
+
   /** @param {number | null} step @param {boolean} [aloud] */
   function move(step, aloud = false) {
     point(step);
@@ -335,10 +363,12 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   plot.addEventListener("pointermove", (event) => {
     const { place, step } = under(event);
     dragTo = place;
+    tellMarks(dragFrom === null ? place : null);
     move(step);
     if (dragFrom !== null) frame.ask();
   });
   plot.addEventListener("pointerleave", () => {
+    tellMarks(null);
     if (dragFrom === null) move(null);
   });
   plot.addEventListener("pointerdown", (event) => {
@@ -377,12 +407,18 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     if (event.key === "Escape") {
       move(null);
       zoomed?.(null);
-    } else if (to !== undefined) move(points.steps[Math.min(last, Math.max(first, to))], true);
-    else return;
+    } else if (to !== undefined) {
+      const step = points.steps[Math.min(last, Math.max(first, to))];
+      move(step, true);
+      tellMarks(x(step, ends, size.width));
+    } else return;
     event.preventDefault();
   });
   plot.addEventListener("focus", () => plot.setAttribute("aria-label", describe()));
-  plot.addEventListener("blur", () => move(null));
+  plot.addEventListener("blur", () => {
+    tellMarks(null);
+    move(null);
+  });
 
   const size = sized(plot, frame.ask);
   const forgetTheme = watchTheme(() => {
@@ -397,6 +433,7 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
     picture.key = ""; // points may be others
     heading.textContent = content.title;
     units.textContent = content.unit;
+    heading.title = content.hint;
     makeLegend();
     plot.setAttribute("aria-label", describe());
     frame.ask();

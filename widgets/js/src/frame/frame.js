@@ -63,6 +63,16 @@ export function frame({ model, el }, { label, kind, receive, refresh, ready, sta
     refresh();
   }
 
+  /** What is cut short with an ellipsis says all of it where it is pointed at, in every widget. @param {Event} event */
+  function tellCut(event) {
+    const node = event.target;
+    if (!(node instanceof HTMLElement) || (node.title && node.title !== node.dataset.cut)) return;
+    const cut = node.scrollWidth > node.clientWidth && getComputedStyle(node).textOverflow === "ellipsis";
+    if (!cut && !node.dataset.cut) return;
+    node.title = node.dataset.cut = cut ? (node.textContent ?? "") : "";
+  }
+  box.addEventListener("pointerover", tellCut);
+
   function silent() {
     return link.state === "silent" || link.state === "gone";
   }

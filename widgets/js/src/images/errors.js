@@ -1,8 +1,10 @@
 // Two pictures of one subject: the width at which both are shown, and the map of where they differ.
 
+const NEARLY = 0.9; // of the room: so much is filled for the sake of square pixels
+
 /**
- * The width, in CSS pixels, at which pictures of one subject are all shown: a whole multiple of each one's own width
- * where there is one, else of the widest that fits; where none fits, the room.
+ * The width, in CSS pixels, at which pictures of one subject are all shown: a whole multiple of each one's own width,
+ * or of the widest that fits, where that nearly fills the room; else the room.
  * @param {{width: number, height: number}[]} sizes
  * @param {number} room for the width
  * @param {number} tallest height
@@ -15,7 +17,8 @@ export function shownWidth(sizes, room, tallest) {
   const divisor = (a, b) => (b ? divisor(b, a % b) : a);
   const common = fitting.reduce((a, b) => (a * b) / divisor(a, b));
   const base = common <= most ? common : Math.max(...fitting);
-  return base * Math.floor(most / base);
+  const whole = base * Math.floor(most / base);
+  return whole >= NEARLY * most ? whole : most;
 }
 
 const HEAT = [

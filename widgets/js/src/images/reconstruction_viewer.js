@@ -174,7 +174,8 @@ function render(context) {
     const beside = Math.max(1, Math.min(columns, Math.floor((width + GAP) / (NARROWEST + GAP))));
     const cell = Math.floor((width + GAP) / beside) - GAP;
     stage.style.setProperty("--cell", `${cell}px`);
-    const shownAt = shownWidth(trips, cell, columns === 1 ? 512 : 400);
+    const tallest = Math.min(columns === 1 ? 720 : 560, Math.max(256, 0.72 * window.innerHeight));
+    const shownAt = shownWidth(trips, cell, tallest);
     for (const each of visible) each.fit(shownAt);
   }
 

@@ -15,7 +15,7 @@ export interface LayersColumn {
   heads?: number[];
 }
 
-/** The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first. */
+/** The facts about a measure (see `chameleon_lab.measures`). Those of one `base` share the chart called `title`, each as the line of its `part`. `thresholds`: values beyond which the run's rules sound, and the level, mildest first. `family`: what it is looked at with. `about`: what it is, in a sentence. */
 export interface MeasureFacts {
   name: string;
   base: string;
@@ -26,6 +26,8 @@ export interface MeasureFacts {
   log: boolean;
   worse: "higher" | "lower" | "neither";
   thresholds: [number, string][];
+  family: string;
+  about: string;
 }
 
 /** Records as columns. Buffers: steps (float64), places (uint32), values (float32), columns in this order. */
@@ -52,6 +54,18 @@ export interface ChangeFacts {
   reason: string;
 }
 
+/** A step from which on the plan does something else, in words. */
+export interface MilestoneFacts {
+  step: number;
+  message: string;
+}
+
+/** Milestones from the `start`-th on. */
+export interface MilestoneNews {
+  start: number;
+  list: MilestoneFacts[];
+}
+
 /** Alarms from the `start`-th on. */
 export interface AlarmNews {
   start: number;
@@ -74,6 +88,25 @@ export interface RunNews {
   records: RecordColumns;
   alarms: AlarmNews;
   changes: ChangeNews;
+  milestones: MilestoneNews;
+}
+
+/** What the run `run` (empty: this one; else a fork of it) made after a step of the prompt or picture `name`. `picture` and `original`: their places among the buffers, None where there is none. */
+export interface SampleFacts {
+  run: string;
+  step: number;
+  name: string;
+  words: string;
+  picture: number | null;
+  original: number | null;
+}
+
+/** Samples from the `start`-th on; the pictures are buffers, PNG. A greater `epoch` begins anew. */
+export interface PanelSamples {
+  kind: "samples";
+  epoch: number;
+  start: number;
+  list: SampleFacts[];
 }
 
 /** How the run stands. `left`: seconds. `refusal`: of the last command, `refusals` of them so far. `note`: what else became of a command. `behind`: the run it waits for. `panels`: those of its forks that can be opened beside it. */
@@ -116,7 +149,7 @@ export interface PanelUnreadable {
   error: string;
 }
 
-export type PanelMessage = PanelState | RunNews | PanelFork | PanelUnreadable;
+export type PanelMessage = PanelState | RunNews | PanelSamples | PanelFork | PanelUnreadable;
 
 /** A run: its row of the table, and what sets it apart where it is a fork. */
 export interface ComparedFacts {

@@ -29,6 +29,14 @@ export const changeMark = ({ step, name, before, after, reason }, colour = "var(
   kind: "change",
 });
 
+/** @param {import("./messages.js").MilestoneFacts} milestone @param {string} [colour] @returns {Mark} */
+export const milestoneMark = ({ step, message }, colour = "var(--curve-6)") => ({
+  step,
+  colour,
+  words: message,
+  kind: "stage",
+});
+
 /**
  * @param {object} hooks
  * @param {(mark: Mark | null) => void} hooks.light an entry is looked at
@@ -45,7 +53,7 @@ export function runEvents({ light, pick }) {
     empty,
     list,
   );
-  let [alarmsShown, changesShown] = [0, 0];
+  let [alarmsShown, changesShown, stagesShown] = [0, 0, 0];
 
   /** @param {Mark} mark @param {string} label @param {string} text @param {string} kind */
   function entry(mark, label, text, kind) {
@@ -71,9 +79,9 @@ export function runEvents({ light, pick }) {
   return {
     node,
     /** @param {import("./run_records.js").RunRecords} records @param {boolean} over */
-    show({ alarms, changes }, over) {
-      if (alarms.length < alarmsShown || changes.length < changesShown) {
-        [alarmsShown, changesShown] = [0, 0];
+    show({ alarms, changes, milestones }, over) {
+      if (alarms.length < alarmsShown || changes.length < changesShown || milestones.length < stagesShown) {
+        [alarmsShown, changesShown, stagesShown] = [0, 0, 0];
         list.replaceChildren();
       }
       const fresh = [
@@ -94,13 +102,17 @@ export function runEvents({ light, pick }) {
               "change",
             ),
           })),
+        ...milestones
+          .slice(stagesShown)
+          .map((each) => ({ step: each.step, node: entry(milestoneMark(each), "PLAN", each.message, "stage") })),
       ].sort((one, other) => other.step - one.step);
-      [alarmsShown, changesShown] = [alarms.length, changes.length];
+      [alarmsShown, changesShown, stagesShown] = [alarms.length, changes.length, milestones.length];
       if (fresh.length) list.prepend(...fresh.map((each) => each.node));
       while (list.children.length > MOST) list.lastElementChild?.remove();
       const counts = [
         [alarms.length, "alarm"],
         [changes.length, "change"],
+        [milestones.length, "stage"],
       ].flatMap(([count, what]) => (count ? [`${count} ${what}${count === 1 ? "" : "s"}`] : []));
       const text = counts.join(", ") + (alarms.length + changes.length > MOST ? `, the newest ${MOST} below` : "");
       write(heading, text);

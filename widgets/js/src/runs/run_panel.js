@@ -7,12 +7,14 @@ import { heatMap } from "../charts/heat_map.js";
 import { button, element, group, icon, press, pressed, toggle, write } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { headStrip } from "./head_strip.js";
-import { alarmMark, changeMark, runEvents } from "./run_events.js";
+import { alarmMark, changeMark, milestoneMark, runEvents } from "./run_events.js";
 import { runHands } from "./run_hands.js";
-import { capital, chartsOf, RunRecords, styled } from "./run_records.js";
+import { capital, chartsOf, familiesOf, measureWords, RunRecords, styled } from "./run_records.js";
+import { sampleStrip } from "./sample_strip.js";
 
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", LOGITS]; // charts that are open at the start
+const FLAT = 7; // charts up to which all are offered in a row; more are folded by family
 const LAMPS = {
   waiting: "waiting",
   running: "working",
@@ -58,6 +60,7 @@ function render(context) {
   const charts = /** @type {Map<string, {chart: Chart, log: boolean, key: string}>} */ (new Map());
   const open = /** @type {Set<string>} */ (new Set(FIRST));
   let chipKey = "";
+  let unfolded = ""; // the family whose charts are offered
   let layerKey = "";
   let marks = /** @type {import("../charts/curves.js").Mark[]} */ ([]);
 
@@ -74,6 +77,11 @@ function render(context) {
     },
     records(message, buffers) {
       if (records.take(message, buffers) || performance.now() - askedAgain < 1000) return;
+      askedAgain = performance.now();
+      page.request({ kind: "hello" });
+    },
+    samples(message, buffers) {
+      if (samples.take(message, buffers) || performance.now() - askedAgain < 1000) return;
       askedAgain = performance.now();
       page.request({ kind: "hello" });
     },
@@ -139,7 +147,8 @@ function render(context) {
   const strip = headStrip();
   const events = runEvents({ light, pick });
   const below = element("div.chm-run-below", strip.node, events.node);
-  const body = element("div.chm-run-body", bench, stack, heatBox, below);
+  const samples = sampleStrip({ pointed: point });
+  const body = element("div.chm-run-body", bench, stack, samples.node, heatBox, below);
 
   const redraw = oncePerFrame(refresh);
   function refreshSoon() {
@@ -223,6 +232,7 @@ function render(context) {
     const at = step ?? pinned;
     for (const { chart } of charts.values()) chart.point(at);
     heat.point(at);
+    samples.point(at);
     showHeads(at);
   }
 
@@ -325,8 +335,13 @@ function render(context) {
     if (![...open].some((each) => groups.has(each)) && groups.size) open.add([...groups.keys()][0]);
     showChips([...groups.values()].map(([member]) => member));
     const reach = ends();
-    if (marks.length !== records.alarms.length + records.changes.length)
-      marks = [...records.changes.map((each) => changeMark(each)), ...records.alarms.map((each) => alarmMark(each))];
+    const { alarms, changes, milestones } = records;
+    if (marks.length !== alarms.length + changes.length + milestones.length)
+      marks = [
+        ...milestones.map((each) => milestoneMark(each)),
+        ...changes.map((each) => changeMark(each)),
+        ...alarms.map((each) => alarmMark(each)),
+      ];
     for (const [measure, members] of groups) showChart(measure, members, reach);
     for (const [measure, { chart }] of charts)
       if (!open.has(measure) || !groups.has(measure)) {
@@ -335,6 +350,7 @@ function render(context) {
         charts.delete(measure);
       }
     order([...groups.keys()]);
+    samples.show(reach);
     showLayers(reach);
     showHeads(cursor ?? pinned);
     whole.hidden = !dragged;
@@ -343,23 +359,54 @@ function render(context) {
 
   /** @param {Measure[]} measures one of each chart */
   function showChips(measures) {
-    const key = measures.map(({ base }) => base).join();
+    const key = JSON.stringify([measures.map(({ base }) => base), [...open], unfolded]);
     if (key === chipKey) return;
     chipKey = key;
-    chips.replaceChildren(
-      ...measures.map(({ base: measure, title }) => {
-        const chip = button(
-          title,
+    const families = familiesOf(measures);
+    const focus = document.activeElement?.getAttribute("data-chip");
+    if (measures.length <= FLAT) chips.replaceChildren(...families.flatMap(([, members]) => members.map(chipOf)));
+    else {
+      const heads = families.map(([family, members]) => {
+        const count = members.filter(({ base }) => open.has(base)).length;
+        return button(
+          `${family} ${count ? `${count} of ` : ""}${members.length}`,
           null,
           () => {
-            if (!open.delete(measure)) open.add(measure);
-            press(chip, open.has(measure));
+            unfolded = unfolded === family ? "" : family;
             refreshSoon();
           },
-          { class: "chm-button chm-chip", "aria-pressed": String(open.has(measure)) },
+          {
+            class: `chm-button chm-chip chm-run-family${count ? " chm-run-some" : ""}`,
+            "aria-expanded": String(unfolded === family),
+            "data-chip": `family ${family}`,
+          },
         );
-        return chip;
-      }),
+      });
+      const members = families.find(([family]) => family === unfolded)?.[1] ?? [];
+      chips.replaceChildren(
+        element("div.chm-run-families", ...heads),
+        element("div.chm-run-members", { hidden: !members.length }, ...members.map(chipOf)),
+      );
+    }
+    if (focus) /** @type {HTMLElement | null} */ (chips.querySelector(`[data-chip="${focus}"]`))?.focus();
+  }
+
+  /** Opens the chart of a measure, or closes it. @param {Measure} measure */
+  function chipOf(measure) {
+    const { base, title } = measure;
+    return button(
+      title,
+      null,
+      () => {
+        if (!open.delete(base)) open.add(base);
+        refreshSoon();
+      },
+      {
+        class: "chm-button chm-chip",
+        "aria-pressed": String(open.has(base)),
+        "data-chip": base,
+        title: measureWords([measure]),
+      },
     );
   }
 
@@ -400,6 +447,7 @@ function render(context) {
         marks,
         log: entry.log,
         range,
+        hint: measureWords(members),
         rules: members.flatMap(({ thresholds }) => thresholds.map(([limit]) => limit)),
       });
     } else entry.chart.range(range);
@@ -440,6 +488,7 @@ function render(context) {
       () => charts.forEach(({ chart }) => chart.dispose()),
       heat.dispose,
       strip.dispose,
+      samples.dispose,
       () => forkPanels.forEach(({ view }) => view.remove()),
     ],
   );

@@ -7,6 +7,7 @@ import { numbers } from "../frame/line.js";
 /** @typedef {import("./messages.js").MeasureFacts} Measure */
 /** @typedef {import("./messages.js").AlarmFacts} Alarm */
 /** @typedef {import("./messages.js").ChangeFacts} Change */
+/** @typedef {import("./messages.js").MilestoneFacts} Milestone */
 
 export class RunRecords {
   epoch = -1;
@@ -23,6 +24,8 @@ export class RunRecords {
   alarms = [];
   /** @type {Change[]} */
   changes = [];
+  /** @type {Milestone[]} */
+  milestones = [];
 
   #clear() {
     this.count = 0;
@@ -32,6 +35,7 @@ export class RunRecords {
     this.layers.clear();
     this.alarms = [];
     this.changes = [];
+    this.milestones = [];
   }
 
   /**
@@ -40,18 +44,21 @@ export class RunRecords {
    */
   take(message, buffers) {
     const newer = message.epoch !== this.epoch;
-    if (newer && (message.start || message.alarms.start || message.changes.start)) return false;
+    if (newer && (message.start || message.alarms.start || message.changes.start || message.milestones.start))
+      return false;
     if (newer) this.#clear();
     this.epoch = message.epoch;
     if (
       message.start > this.count ||
       message.alarms.start > this.alarms.length ||
-      message.changes.start > this.changes.length
+      message.changes.start > this.changes.length ||
+      message.milestones.start > this.milestones.length
     )
       return false;
     for (const each of message.about) this.about.set(each.name, each);
     this.alarms.push(...message.alarms.list.slice(this.alarms.length - message.alarms.start));
     this.changes.push(...message.changes.list.slice(this.changes.length - message.changes.start));
+    this.milestones.push(...message.milestones.list.slice(this.milestones.length - message.milestones.start));
     const { count, measures, layers } = message.records;
     const before = this.count - message.start; // of these records, from the first on
     if (before >= count) return true;
@@ -101,6 +108,37 @@ export class RunRecords {
 
 /** Words as they begin a title. @param {string} words */
 export const capital = (words) => words.charAt(0).toUpperCase() + words.slice(1);
+
+/** Everything that a chart's name cannot say of its measures. @param {Measure[]} members of one chart @returns {string} */
+export function measureWords(members) {
+  const { about, unit, worse } = members[0];
+  const where = { higher: "Higher is worse.", lower: "Lower is worse.", neither: "" }[worse];
+  const side = worse === "lower" ? "below" : "above";
+  const rules = members.flatMap(({ thresholds }) => thresholds.map(([limit, level]) => `${level} ${side} ${limit}`));
+  return [
+    about,
+    unit ? `Unit: ${unit}.` : "",
+    where,
+    rules.length ? `Alarms sound: ${rules.join(", ")}.` : "No rule of this run has a threshold here.",
+  ]
+    .filter(Boolean)
+    .join("\n");
+}
+
+/** Families of measures in the order in which they are offered; those of one's own come last. */
+const FAMILIES = ["loss", "codebook", "attention", "norms", "steps", "critic", "pieces"];
+
+/**
+ * One measure of each chart, by family.
+ * @param {Measure[]} measures @returns {[string, Measure[]][]}
+ */
+export function familiesOf(measures) {
+  /** @type {Map<string, Measure[]>} */
+  const families = new Map();
+  for (const each of measures) families.set(each.family, [...(families.get(each.family) ?? []), each]);
+  const place = (/** @type {string} */ family) => FAMILIES.indexOf(family) + 1 || FAMILIES.length + 1;
+  return [...families].sort(([one], [other]) => place(one) - place(other));
+}
 
 /** A name of the run's as words. @param {string} name */
 export const words = (name) => name.replaceAll("_", " ");
