@@ -107,6 +107,7 @@ def only(batch: Batch, kind: Modality) -> Batch:
         learned_BT=cut(learned_BT),
         modality_BT=cut(batch.modality_BT),
         documents_BT=None if batch.documents_BT is None else cut(batch.documents_BT),
+        weights_BT=None if batch.weights_BT is None else cut(batch.weights_BT),
     )
 
 

@@ -1,0 +1,278 @@
+"""Scores of the emoji model, by a fixed protocol: prompts and seeds are a function of (measure, n, seed) alone.
+
+Words are judged by exact match, drawings by `evaluation.judge`, unseen combinations by their pixels too.
+`python -m chameleon_lab.evaluation.emoji CORPUS --model MODEL` prints the table, `--write` puts it into the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints import native
+from chameleon_lab.corpora.emoji import DRAW, STYLE_NAMES, WHAT, Emoji
+from chameleon_lab.corpora.emoji_artwork import LANGUAGES, Drawn
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.evaluation.judge import Judge, round_trips
+from chameleon_lab.evaluation.scenes import Score
+from chameleon_lab.storage import write_file
+
+TRIES = 8
+CANDIDATES = 24
+GUIDED = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def naming(lab: Chameleon, image: Image, names: Sequence[str], language: str = "en") -> list[float]:
+    """Log-probabilities of names, in nats, as the model's answer to what a picture is."""
+    begin = (image, Text(WHAT[language]), EndTurn())
+    documents = [Document((*begin, Text(name), EndTurn())) for name in names]
+    return _answers(lab, documents, names)
+
+
+def _answers(lab: Chameleon, documents: Sequence[Document], names: Sequence[str]) -> list[float]:
+    """The log-probability of each document's last words, `names`, and of the turn's end after them."""
+    totals = list[float]()
+    for start in range(0, len(documents), 48):
+        scores = lab.engine.score(documents[start : start + 48])
+        for score, name in zip(scores, names[start : start + 48], strict=True):
+            totals.append(float(score.logs_T[-len(lab.tokenizer.text.encode(name)) - 1 :].sum()))
+    return totals
+
+
+def best(lab: Chameleon, images: Sequence[Image], name: str, language: str = "en") -> int:
+    """The place of the image that the model itself most likely calls so. Raises ValueError for no image."""
+    if not images:
+        raise ValueError("There is no image to choose among.")
+    documents = [Document((image, Text(WHAT[language]), EndTurn(), Text(name), EndTurn())) for image in images]
+    return int(np.argmax(_answers(lab, documents, [name] * len(images))))
+
+
+class EmojiScores:
+    """The protocol's measures of a model, `n` prompts each."""
+
+    def __init__(self, lab: Chameleon, emoji: Emoji, judge: Judge, n: int = 200, seed: int = 2026) -> None:
+        self.lab, self.emoji, self.judge, self.n, self.seed = lab, emoji, judge, n, seed
+
+    def all(self) -> Iterator[tuple[str, Score]]:
+        """(measure, score) pairs, as they come."""
+        yield from self.agreement()
+        yield "named right", self.named("trainable", LANGUAGES[:1], 1)
+        yield "named right in a second language", self.named("trainable", LANGUAGES[1:], 2)
+        yield "named right, held-out style", self.named("drawing", LANGUAGES[:1], 3)
+        yield "words pick their picture among 24", self.picked("trainable", 4)
+        yield "words pick their picture among 24, held-out style", self.picked("drawing", 5)
+        yield from self.drawn("trainable", 6)
+        yield from self.drawn("drawing", 7)
+        yield from self.combined(8)
+        yield f"drawn right at the first try, guidance {GUIDED:g}", self.guided(6)
+
+    def agreement(self) -> Iterator[tuple[str, Score]]:
+        tokenizer = self.lab.tokenizer.image
+        for where, which in (("trainable", "real artwork's round trips"), ("drawing", "held-out round trips")):
+            count = min(2 * self.n, len(self.emoji.drawings(where)))
+            ideas, styles = self.judge.agreement(self.emoji, tokenizer, count, where, self.seed)
+            yield f"the judge names {which}", Score(ideas / count, count)
+            yield f"the judge tells the style of {which}", Score(styles / count, count)
+
+    def picks(self, where: str, key: int) -> list[tuple[Drawn, str]]:
+        """`n` drawings of a side of the split; fewer where there are no more."""
+        drawings = self.emoji.drawings(where)
+        rng = np.random.default_rng([self.seed, key])
+        return [drawings[place] for place in rng.choice(len(drawings), min(self.n, len(drawings)), replace=False)]
+
+    def image(self, idea: Drawn, style: str) -> Image:
+        picture = self.emoji.picture(idea, style)
+        return Image(picture, self.lab.tokenizer.image.encode(picture))
+
+    def generate(self, documents: Sequence[Document], key: int, guidance: float | None = None) -> list[Document]:
+        settings, replies = self.lab.settings.changed(guidance=guidance), list[Document]()
+        for start in range(0, len(documents), 64):
+            some = documents[start : start + 64]
+            seeds = [self.seed + 100_000 * key + start + place for place in range(len(some))]
+            replies += self.lab.engine.generate(some, settings, seeds)
+        return replies
+
+    def named(self, where: str, languages: Sequence[str], key: int) -> Score:
+        picks = self.picks(where, key)
+        choices = [languages[place % len(languages)] for place in range(len(picks))]
+        documents = [
+            Document((self.image(*pick), Text(WHAT[language]), EndTurn()))
+            for pick, language in zip(picks, choices, strict=True)
+        ]
+        replies = self.generate(documents, key)
+        rights = [
+            reply.text == idea.names[language]
+            for (idea, _), language, reply in zip(picks, choices, replies, strict=True)
+        ]
+        return Score(float(np.mean(rights)), len(rights))
+
+    def picked(self, where: str, key: int) -> Score:
+        """Whether, of 24 drawings by one hand, the model finds a name likeliest for the one that is so called."""
+        rng, rights = np.random.default_rng([self.seed, key, 1]), list[bool]()
+        for idea, style in self.picks(where, key):
+            others = [each for each in self.emoji.ideas if style in each.styles and each is not idea]
+            chosen = [others[place] for place in rng.choice(len(others), CANDIDATES - 1, replace=False)]
+            images = [self.image(each, style) for each in (idea, *chosen)]
+            rights.append(best(self.lab, images, idea.names["en"]) == 0)
+        return Score(float(np.mean(rights)), len(rights))
+
+    def requests(self, picks: Sequence[tuple[Drawn, str]], tries: int = 1) -> list[Document]:
+        return [
+            Document.of(DRAW["en"][1].format(idea.names["en"], STYLE_NAMES[style]), EndTurn())
+            for idea, style in picks
+            for _ in range(tries)
+        ]
+
+    def drawn(self, where: str, key: int) -> Iterator[tuple[str, Score]]:
+        """First tries, the best of eight by the model's own naming, and the style of the first."""
+        picks, side = self.picks(where, key), "" if where == "trainable" else ", held-out idea and style"
+        replies = self.generate(self.requests(picks, TRIES), key)
+        images = [[part for part in reply if isinstance(part, Image)][:1] for reply in replies]
+        firsts, bests, styles = list[bool](), list[bool](), list[bool]()
+        for place, (idea, style) in enumerate(picks):
+            own = images[TRIES * place : TRIES * (place + 1)]
+            there = [image for each in own for image in each]
+            verdicts = self.judge.verdicts([image.picture for image in there])
+            firsts.append(bool(own[0]) and verdicts[0][0] == idea.idea)
+            styles.append(bool(own[0]) and verdicts[0][1] == style)
+            bests.append(bool(there) and verdicts[best(self.lab, there, idea.names["en"])][0] == idea.idea)
+        for measure, rights in (
+            ("drawn right at the first try", firsts),
+            ("best of eight by its own naming", bests),
+            ("the style drawn is the style asked", styles),
+        ):
+            yield measure + side, Score(float(np.mean(rights)), len(rights))
+
+    def combined(self, key: int) -> Iterator[tuple[str, Score]]:
+        """Unseen combinations, first tries: by the judge, and by pixels, among all of the family by the same hand."""
+        picks = self.picks("combination", key)
+        replies = self.generate(self.requests(picks), key)
+        pictures = [reply.pictures[:1] for reply in replies]
+        by_judge = [
+            bool(own) and self.judge.verdicts(own)[0][0] == idea.idea
+            for (idea, _), own in zip(picks, pictures, strict=True)
+        ]
+        by_pixels = [
+            bool(own) and self.nearest(own[0], idea.family, style) == idea.idea
+            for (idea, style), own in zip(picks, pictures, strict=True)
+        ]
+        trips = round_trips(self.lab.tokenizer.image, [self.emoji.picture(*pick) for pick in picks])
+        real = [
+            self.nearest(trip, idea.family, style) == idea.idea
+            for (idea, style), trip in zip(picks, trips, strict=True)
+        ]
+        yield "unseen combinations, first try, by the judge", Score(float(np.mean(by_judge)), len(picks))
+        yield "unseen combinations, first try, by pixels", Score(float(np.mean(by_pixels)), len(picks))
+        yield "the pixels name the round trips of these", Score(float(np.mean(real)), len(picks))
+
+    def nearest(self, picture: PIL.Image.Image, family: str, style: str) -> str:
+        """The idea of a family whose drawing by this hand differs least in its pixels, each moved by up to 4."""
+        ideas, pixels_NHWC = self._families[family, style]
+        own_HWC = _coarse(picture)
+        distances_N = np.full(len(ideas), np.inf)
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                moved_HWC = np.roll(own_HWC, (down, right), (0, 1))
+                distances_N = np.minimum(distances_N, np.square(pixels_NHWC - moved_HWC).mean((1, 2, 3)))
+        return ideas[int(distances_N.argmin())]
+
+    @cached_property
+    def _families(self) -> dict[tuple[str, str], tuple[list[str], np.ndarray]]:
+        drawings: dict[tuple[str, str], list[Drawn]] = {}
+        for idea in self.emoji.ideas:
+            for style in idea.styles if idea.parts else ():
+                drawings.setdefault((idea.family, style), []).append(idea)
+        return {
+            key: (
+                [idea.idea for idea in ideas],
+                np.stack([_coarse(self.emoji.picture(idea, key[1])) for idea in ideas]),
+            )
+            for key, ideas in drawings.items()
+        }
+
+    def guided(self, key: int) -> Score:
+        picks = self.picks("trainable", key)
+        replies = self.generate(self.requests(picks, TRIES)[::TRIES], key, GUIDED)
+        rights = [
+            bool(reply.pictures) and self.judge.verdicts(reply.pictures[:1])[0][0] == idea.idea
+            for (idea, _), reply in zip(picks, replies, strict=True)
+        ]
+        return Score(float(np.mean(rights)), len(rights))
+
+
+def _coarse(picture: PIL.Image.Image) -> np.ndarray:
+    """Pixels of 16 x 16, in [0, 1]."""
+    return np.asarray(picture.convert("RGB").resize((16, 16), PIL.Image.Resampling.BOX), np.float32) / 255
+
+
+def emoji_page(card: dict) -> str:
+    """The card as a page to read."""
+    lines = [
+        "# Model card: emoji",
+        "",
+        f"Reads, names and draws {len(card.get('families', {})) or ''} emoji".replace("  ", " ")
+        + " as five hands drew them, in English, German, French, Spanish and Japanese.",
+        "It knows emoji by heart and nothing else of the world. Weights: Apache-2.0, like the lab.",
+        "",
+        f"- command: `{card['command']}`" if "command" in card else "",
+        f"- trained: {card['trained']}, on {card['machine']}",
+        f"- time: {card['minutes']['image tokenizer']:g} min image tokenizer, "
+        f"{card['minutes']['transformer']:g} min transformer, on shared cores",
+        f"- transformer: {card['steps']:,} steps, {card['tokens']:,} tokens",
+        *(f"- {note}" for note in card["notes"]),
+        "",
+        "The artwork it learned from:",
+        "",
+        *(f"- {credit}" for credit in card["artwork"]),
+        "",
+        "## How often it is right",
+        "",
+        f"Prompts and seeds were fixed beforehand (seed {card['scores_seed']}); 95 % intervals. Words by exact match.",
+        "Drawings by `evaluation/judge.py`, among all ideas; its own first lines say how far it can be trusted.",
+        "",
+        "| measure | right |",
+        "|---|---|",
+        *(f"| {name} | {Score(each['share'], each['n'])} |" for name, each in card["scores"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, help="what `python -m chameleon_lab.corpora.emoji_artwork` built")
+    parser.add_argument("--model", default="emoji", help="a model folder, or a shipped model's name (default: emoji)")
+    parser.add_argument("--judge", type=Path, help="a file that keeps the judge, which is fitted where it is not there")
+    parser.add_argument("-n", type=int, default=200, help="prompts of each measure (default: 200)")
+    parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
+    parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    lab, emoji = Chameleon.load(options.model), Emoji(options.corpus)
+    if options.judge and options.judge.exists():
+        judge = Judge.load(options.judge, emoji)
+    else:
+        judge = Judge.fitted(emoji, lab.tokenizer.image)
+        if options.judge:
+            judge.save(options.judge)
+    scores: dict[str, dict[str, float]] = {}
+    for measure, score in EmojiScores(lab, emoji, judge, options.n, options.seed).all():
+        log.info("%-58s %s", measure, score)
+        scores[measure] = {"share": round(score.share, 4), "n": score.n}
+    if options.write:
+        card = lab.card | {"scores": scores, "scores_seed": options.seed}
+        native.write_card(options.model, card)
+        write_file(Path(options.model) / "README.md", emoji_page(card))
+
+
+if __name__ == "__main__":
+    score_emoji_command()
