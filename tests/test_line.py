@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from browser.counter import Counter
 from widget_support import browser_says, eventually, recorder
 
-from chameleon_widgets import ComparePanel, line, threads
+from chameleon_widgets import ComparePanel, colab, line, threads
 from chameleon_widgets.line import Part
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -190,6 +191,17 @@ def test_a_handler_whose_work_rings_is_answered_with_its_result():
     counter.add(1)
     counter._line.settle()
     assert [content["kind"] for content, _ in recorder(counter).custom][:2] == ["count", "line"]
+
+
+def test_colab_is_told_once_what_it_does_not_paint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    managers = list[bool]()
+    output = SimpleNamespace(enable_custom_widget_manager=lambda: managers.append(True))
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(output=output))
+    monkeypatch.setitem(colab._state, "ready", False)
+    for counter in (Counter(), Counter()):
+        counter._line._display()
+    assert managers == [True]
+    assert capsys.readouterr().out.count("Colab does not paint") == 1
 
 
 def test_stills_asked_for_while_one_is_drawn_become_one(monkeypatch: pytest.MonkeyPatch):

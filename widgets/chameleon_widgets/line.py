@@ -26,6 +26,7 @@ import anywidget
 import traitlets
 from IPython.core.getipython import get_ipython
 
+from chameleon_widgets import colab
 from chameleon_widgets.stills import WIDGET_VIEW, Still
 from chameleon_widgets.threads import Pump, Worker, claim, log
 
@@ -229,6 +230,8 @@ class Line:
         return {WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}}
 
     def _display(self) -> None:
+        if sentence := colab.note():
+            print(sentence)
         self._still.show(self._view(), self._title or type(self._widget).__name__)
 
     def mimebundle(self, **_: Any) -> dict[str, Any]:
