@@ -10,7 +10,7 @@ import pytest
 
 from chameleon_lab.checkpoints import formats
 from chameleon_lab.commands import loading, main, names, parsers
-from chameleon_lab.corpora.readers import READERS
+from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
@@ -29,7 +29,7 @@ TABLES = {
     "MODEL_NAMES": MODELS,
     "IMAGE_EXPERIMENT_NAMES": IMAGE_EXPERIMENTS,
     "EXPERIMENT_NAMES": EXPERIMENTS,
-    "READER_NAMES": READERS,
+    "READER_NAMES": ALL_READERS,
     "PUBLISHED_NAMES": PUBLISHED,
     "BIT_NAMES": BITS,
     "SIZE_NAMES": SIZES,

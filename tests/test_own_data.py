@@ -42,6 +42,9 @@ def pictures(tmp_path_factory):
     return folder
 
 
+STEPS = (200, 150)
+
+
 def fingerprints(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
@@ -54,7 +57,7 @@ def training(pictures, tmp_path_factory):
         pictures,
         tmp_path_factory.mktemp("own") / "run",
         minutes=0.5,
-        steps=(60, 120),
+        steps=STEPS,
         side=32,
         grid=4,
         codes=32,
@@ -107,7 +110,7 @@ def test_a_finished_one_stays_and_another_one_is_refused(training, pictures, cap
     sizes = ["--side", "32", "--grid", "4", "--codes", "32", "--width", "64"]
     assert "layers 2, now 3" in failed(capsys, *arguments, *sizes, "--layers", "3")
     before = (folder / "model" / "config.json").stat().st_mtime
-    again = OwnTraining(pictures, folder, minutes=0.5, steps=(60, 120), **training.options)
+    again = OwnTraining(pictures, folder, minutes=0.5, steps=STEPS, **training.options)
     again.result()
     assert (folder / "model" / "config.json").stat().st_mtime == before
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from chameleon_lab.commands.loading import load_model
 from chameleon_lab.corpora import shards
+from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.corpora.mixture import scene_pairs
-from chameleon_lab.corpora.readers import READERS, PictureFolder, Reader, half_picture_first
+from chameleon_lab.corpora.readers import PictureFolder, Reader, half_picture_first
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def tokenize_command(options: argparse.Namespace) -> None:
 
     if options.kind != "scenes":
         beside = options.path if options.path.is_dir() else options.path.parent
-        read = READERS[options.kind](options.path, PictureFolder(options.pictures or beside))
+        read = ALL_READERS[options.kind](options.path, PictureFolder(options.pictures or beside))
         write(options.out, read, path=str(options.path))
         return
     for name, count in (("train", options.n), ("held_out", options.held_out)):
