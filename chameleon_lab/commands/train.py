@@ -100,6 +100,7 @@ def _train_own(options: argparse.Namespace) -> None:
         10.0 if options.minutes is None else options.minutes,
         image_tokenizer=options.image_tokenizer,
         begins_from=options.begins_from,
+        critic=options.critic,
         seed=options.seed,
         say=log.info,
         started=STARTED,

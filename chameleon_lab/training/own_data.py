@@ -37,6 +37,7 @@ from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, ZLoss
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.losses import Adversary
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
 from chameleon_lab.training.budget import Budget
@@ -234,6 +235,7 @@ class OwnTraining:
     `data`: one source or several, as `DataSource.of` reads them; nothing is ever written there. `folder/data` holds
     what was gathered, `text`, `image` and `transformer` the runs, `views` the codes, `samples` contact sheets, and
     `model` the finished model. `image_tokenizer` is one that is used as it is, `begins_from` one that is trained on;
+    `critic` the share of the image tokenizer's time after which a critic joins;
     the other options are those of `plan_own`, each with a default that says why. `steps`: so many of the image
     tokenizer and of the transformer, whatever the time: the same result on any machine. Called again, a training goes
     on; with more minutes than before its transformer does, and its image tokenizer stays.
@@ -247,6 +249,7 @@ class OwnTraining:
         *,
         image_tokenizer: str | Path | None = None,
         begins_from: str | Path | None = None,
+        critic: float | None = None,
         steps: tuple[int, int] | None = None,
         seed: int = 0,
         say: Callable[[str], object] | None = None,
@@ -264,6 +267,11 @@ class OwnTraining:
                 raise ValueError(f"{self.folder} lies in {source.path}, where nothing is written: give another folder.")
         self.minutes, self.steps, self.seed = float(minutes), steps, seed
         self.options = {name: value for name, value in options.items() if value is not None}
+        self.critic = critic
+        self.objective = replace(
+            TINY_PICTURES.objective,
+            adversary=None if critic is None else Adversary(width=32, layers=2, start_share=critic),
+        )
         self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
         self.begins_from = str(begins_from) if begins_from is not None else None
         self.say = say or log.info
@@ -291,7 +299,8 @@ class OwnTraining:
         for line in survey_lines(data.survey):
             self.say(line)
         path = self.folder / "plan.json"
-        asked = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, **self.options}
+        asked = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
+        asked |= self.options
         if path.is_file():
             before, plan = read_table(path)["asked"], saved_plan(self.folder)
             if apart := sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name)):
@@ -367,6 +376,7 @@ class OwnTraining:
             tokenizer=given or plan.image,
             begins_from=self.begins_from,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
+            objective=self.objective,
             budget=Budget(minutes=plan.image_minutes) if self.steps is None else Budget(steps=self.steps[0]),
             source=partial(own_pixels, gathered=self.folder / "data"),
             report=partial(_reconstruction_samples, place=self.folder),

@@ -95,6 +95,7 @@ def plan_own(
     width: int | None = None,
     layers: int | None = None,
     context: int | None = None,
+    tokens: int | None = None,
     stop: bool | None = None,
     given: ImageTokenizerConfig | None = None,
 ) -> OwnPlan:
@@ -103,7 +104,7 @@ def plan_own(
     `given` is the shape of an image tokenizer that is there already. Raises ValueError for what cannot be.
     """
     asked = {"side": side, "grid": grid, "codes": codes, "pieces": pieces, "width": width, "layers": layers}
-    asked |= {"context": context}
+    asked |= {"context": context, "tokens": tokens}
     wrong = {name: value for name, value in asked.items() if value is not None and value < _LEAST[name]}
     if not 0 < minutes < float("inf") or wrong:
         words = ", ".join(f"{name} {value}" for name, value in (wrong or {"minutes": minutes}).items())
@@ -144,7 +145,7 @@ def plan_own(
         )
     return OwnPlan(
         minutes, size, side, grid, codes, pieces,
-        width or shape["width"], layers or shape["layers"], context, shape["tokens"],
+        width or shape["width"], layers or shape["layers"], context, tokens or shape["tokens"],
         0.0 if given is not None else IMAGE_SHARE * minutes, stops_early, reasons,
     )  # fmt: skip
 
@@ -155,7 +156,16 @@ def planned_side(given: ImageTokenizerConfig | None, **options: Any) -> int:
     return default_grid(size, options.get("side"), options.get("grid"), given, {})[0]
 
 
-_LEAST = {"side": 8, "grid": 2, "codes": 2, "pieces": 300, "width": HEAD_WIDTH, "layers": 1, "context": 32}
+_LEAST = {
+    "side": 8,
+    "grid": 2,
+    "codes": 2,
+    "pieces": 300,
+    "width": HEAD_WIDTH,
+    "layers": 1,
+    "context": 32,
+    "tokens": 64,
+}
 
 
 def default_grid(
