@@ -144,6 +144,16 @@ class GatheredData:
     def pairs(self, held_out: bool = False) -> list[dict[str, Any]]:
         return [entry for entry in self.part(held_out) if "captions" in entry]
 
+    @cached_property
+    def trained(self) -> list[int]:
+        """The numbers of the pictures that are trained on."""
+        return self.pictures_of()
+
+    @cached_property
+    def mirrors(self) -> dict[int, bool]:
+        """Whether a picture, by its number, may be mirrored."""
+        return {entry["picture"]: entry["mirrors"] for entry in self.entries if "captions" in entry}
+
     def pictures_of(self, held_out: bool = False) -> list[int]:
         """The numbers of the pictures on one side of the split."""
         numbers = {number for entry in self.part(held_out) for number in pictures_in(entry)}

@@ -6,4 +6,6 @@
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
+- `own_data`: a model of a person's own data, from a folder to `Chameleon`; its `own_plan`, `own_documents`,
+  `own_samples`, `own_scores` and `own_card`
 """

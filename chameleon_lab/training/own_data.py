@@ -88,24 +88,15 @@ class OwnPixels:
     seed: int
 
     def __call__(self, step: int) -> torch.Tensor:
-        rng, numbers, mirrors = np.random.default_rng([self.seed, 15, step]), self._numbers, self._mirrors
+        rng, numbers, mirrors = np.random.default_rng([self.seed, 15, step]), self.data.trained, self.data.mirrors
         chosen = [numbers[int(place)] for place in rng.integers(len(numbers), size=self.batch)]
         views = [view_of(self.data.pixels[each], self.side, rng, mirrors.get(each, False)) for each in chosen]
         return torch.stack([pixels_of(view) for view in views])
 
-    @property
-    def _numbers(self) -> list[int]:
-        return self.data.__dict__.setdefault("_trained", self.data.pictures_of())
-
-    @property
-    def _mirrors(self) -> dict[int, bool]:
-        mirrors = {entry["picture"]: entry["mirrors"] for entry in self.data.pairs()}
-        return self.data.__dict__.setdefault("_mirroring", mirrors)
-
 
 def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
     data = GatheredData(gathered)
-    if not data.pictures_of():
+    if not data.trained:
         raise ValueError(f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on.")
     return OwnPixels(data, experiment.side, experiment.batch, experiment.seed)
 
