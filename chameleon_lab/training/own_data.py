@@ -266,7 +266,7 @@ class OwnTraining:
         self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
         self.begins_from = str(begins_from) if begins_from is not None else None
         self.say = say or log.info
-        self._started = time.monotonic() if started is None else started  # of `time.monotonic()`
+        self._started = started  # of `time.monotonic()`; when its stages are asked for, unless given
 
     @property
     def finished(self) -> Path | None:
@@ -337,6 +337,7 @@ class OwnTraining:
 
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
+        self._started = self._started or time.monotonic()
         plan, place, name = self.prepare(), self.folder, self.folder.name
         data = GatheredData(place / "data")
         text = TextExperiment(name, plan.pieces, partial(_own_texts, gathered=place / "data"), self.seed)
@@ -408,7 +409,10 @@ class OwnTraining:
         if path.is_file():
             saved = read_table(path)
             return saved["minutes"] + plan.minutes - saved["minutes asked"]
-        spent = max(time.monotonic() - self._started, 60 * _spent(RunFolder(self.folder / "image").history)) / 60
+        spent = (
+            max(time.monotonic() - (self._started or math.inf), 60 * _spent(RunFolder(self.folder / "image").history))
+            / 60
+        )
         minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - RESERVE * plan.minutes), 3)
         write_file(path, json.dumps({"minutes asked": plan.minutes, "minutes": minutes}) + "\n")
         return minutes
