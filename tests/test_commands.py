@@ -23,7 +23,7 @@ from chameleon_lab.quantization import BITS
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
-from chameleon_lab.training.own_plan import SIZES
+from chameleon_lab.training.own_plan import OWN_SIZES
 from chameleon_lab.training.pipeline import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ TABLES = {
     "READER_NAMES": ALL_READERS,
     "PUBLISHED_NAMES": PUBLISHED,
     "BIT_NAMES": BITS,
-    "SIZE_NAMES": SIZES,
+    "SIZE_NAMES": OWN_SIZES,
     "DTYPE_NAMES": loading.WEIGHT_DTYPES,
     "LAYOUT_NAMES": formats.BY_NAME,
     "FORMAT_NAMES": formats.FORMATS,

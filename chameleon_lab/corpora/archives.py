@@ -73,7 +73,7 @@ def parquet(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]
 def _parquet_rows(path: Path, find: FindPicture) -> Iterator[Document | Skipped]:
     from pyarrow.parquet import ParquetFile  # pyright: ignore[reportMissingImports]
 
-    for file in _files(path, ".parquet"):
+    for file in _archive_files(path, ".parquet"):
         with intact(file), ParquetFile(file) as table:
             number = 0
             for batch in table.iter_batches(ROWS_AT_A_TIME):
@@ -91,7 +91,7 @@ def dataset_on_disk(path: Path | str, find: FindPicture) -> Iterator[Document | 
 def _arrow_rows(path: Path, find: FindPicture) -> Iterator[Document | Skipped]:
     from pyarrow import ipc, memory_map  # pyright: ignore[reportMissingImports]
 
-    for file in _files(path, ".arrow"):
+    for file in _archive_files(path, ".arrow"):
         with intact(file), memory_map(str(file)) as mapped:
             number = 0
             for batch in ipc.open_stream(mapped):
@@ -115,7 +115,7 @@ def webdataset(path: Path | str, find: FindPicture) -> Iterator[Document | Skipp
 
     Only regular members are read, into memory, one sample at a time.
     """
-    for file in _files(Path(path), ".tar", ".tar.gz", ".tgz"):
+    for file in _archive_files(Path(path), ".tar", ".tar.gz", ".tgz"):
         sample, key = dict[str, Any](), ""
         with intact(file), tarfile.open(file) as archive:
             for member in archive:
@@ -154,7 +154,7 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> d
     return {"txt": content.decode("utf-8", "replace")}
 
 
-def _files(path: Path, *suffixes: str) -> list[Path]:
+def _archive_files(path: Path, *suffixes: str) -> list[Path]:
     if path.is_file():
         return [path]
     files = [file for name, file in listing(path).files.items() if name.lower().endswith(suffixes)]

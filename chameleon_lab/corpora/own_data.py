@@ -281,7 +281,7 @@ def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: 
     texts = captions + [part["text"] for entry in entries for part in entry.get("segments", ()) if "text" in part]
     letters = Counter(unicodedata.name(letter, "?").split()[0] for text in texts for letter in text if letter.isalpha())
     total = max(1, sum(letters.values()))
-    seen = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
+    trained = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
     apart = [entry["captions"] for entry in entries if entry["held_out"] and "captions" in entry]
     sides = np.array([min(size) for size in sizes] or [0])
     reasons = Counter(re.sub(r"\S*/\S*|\d[\d,.]*", "…", skip.reason)[:100] for skip in skips)
@@ -290,7 +290,7 @@ def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: 
         "pairs": sum("captions" in entry for entry in entries),
         "held_out": sum(entry["held_out"] for entry in entries),
         "held_out_pairs": len(apart),
-        "held_out_words_seen": sum(any(text in seen for text in each) for each in apart),
+        "held_out_words_seen": sum(any(text in trained for text in each) for each in apart),
         "captions": len(set(captions)),
         "conversations": sum(any("end_turn" in part for part in entry.get("segments", ())) for entry in entries),
         "mirrored": sum(entry.get("mirrors", False) for entry in entries),

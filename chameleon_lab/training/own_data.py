@@ -74,7 +74,7 @@ SHOWN_PICTURES = 8
 HELD_OUT_EVERY = 50
 """Steps from one held-out loss to the next: it takes about a fortieth of the time."""
 
-RESERVE = 0.08
+ASIDE = 0.08
 """Share of the time for views, samples, held-out losses and scores."""
 
 
@@ -161,10 +161,12 @@ class OwnTransformer:
         prepared = self.experiment.prepare(folder)
         lab = Chameleon(prepared.module.model, self.tokenizer, self.settings)  # pyright: ignore[reportArgumentType]
         best = BestWeights(folder / "best.pt", PATIENCE if self.plan.stops_early else None)
-        shown = [*data.pairs()[: SHOWN_PICTURES - 2], *data.pairs(held_out=True)[:2]]
-        pictures = [lab.tokenizer.image.decode(views.plain(each["picture"])) for each in shown]
+        examples = [*data.pairs()[: SHOWN_PICTURES - 2], *data.pairs(held_out=True)[:2]]
+        pictures = [lab.tokenizer.image.decode(views.plain(each["picture"])) for each in examples]
         share = min(0.5, max(0.1, 2.0 / self.plan.minutes))
-        samples = DrawingSamples(lab, self.place / "samples", [each["captions"][0] for each in shown], pictures, share)
+        samples = DrawingSamples(
+            lab, self.place / "samples", [each["captions"][0] for each in examples], pictures, share
+        )
 
         def report(module: Any, record: Any) -> None:
             best(module, record)
@@ -183,7 +185,7 @@ class OwnTransformer:
             "what": "a model of one's own data",
             "survey": data.survey,
             "plan": plain_values(self.plan),
-            "begins from": read_table(self.place / "plan.json")["asked"],
+            "begins from": read_table(self.place / "plan.json")["wishes"],
             "mixture": dict(PAIR_WEIGHTS),
             "augmentation": {
                 "views of each picture": views.card["views"],
@@ -276,8 +278,8 @@ class OwnTraining:
 
     def prepare(self) -> OwnPlan:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
-        given = given_shape(self.frozen or self.begins_from)
-        side = planned_side(given, **self.options)
+        image = given_shape(self.frozen or self.begins_from)
+        side = planned_side(image, **self.options)
         last = time.monotonic()
 
         def progress(count: int) -> None:
@@ -290,18 +292,18 @@ class OwnTraining:
         for line in survey_lines(data.survey):
             self.say(line)
         path = self.folder / "plan.json"
-        asked = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
-        asked |= self.options
+        wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
+        wishes |= self.options
         if path.is_file():
-            before, plan = read_table(path)["asked"], saved_plan(self.folder)
-            if apart := sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name)):
-                differences = ", ".join(f"{name} {before.get(name)}, now {asked.get(name)}" for name in apart)
+            before, plan = read_table(path)["wishes"], saved_plan(self.folder)
+            if apart := sorted(name for name in {*before, *wishes} if before.get(name) != wishes.get(name)):
+                differences = ", ".join(f"{name} {before.get(name)}, now {wishes.get(name)}" for name in apart)
                 raise ValueError(f"{self.folder} was begun with {differences}: give this training another folder.")
             if self.minutes > plan.minutes:
                 plan = replace(plan, minutes=self.minutes)
-                write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
+                write_file(path, json.dumps({"wishes": wishes, "plan": asdict(plan)}, indent=2) + "\n")
             return plan
-        plan = plan_own(data.survey, self.minutes, given=given, **self.options)
+        plan = plan_own(data.survey, self.minutes, image=image, **self.options)
         texts = words_of(data.texts)
         text, image = fitting_text(texts, plan.pieces, "pieces" in plan.reasons), plan.grid**2 + 2
         plan = replace(plan, pieces=text.size)
@@ -310,14 +312,14 @@ class OwnTraining:
         if self.begins_from is not None:
             plan = replace(plan, image_minutes=0.33 * self.minutes)
         self._estimate(plan, data)
-        write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
+        write_file(path, json.dumps({"wishes": wishes, "plan": asdict(plan)}, indent=2) + "\n")
         return plan
 
     def _estimate(self, plan: OwnPlan, data: GatheredData) -> None:
         for line in plan.lines():
             self.say(line)
         vocabulary = plan.codes + plan.pieces + 64
-        image, step = seconds_of_steps(plan, vocabulary, given=plan.image_minutes == 0 or self.begins_from is not None)
+        image, step = seconds_of_steps(plan, vocabulary, frozen=plan.image_minutes == 0 or self.begins_from is not None)
         left = 60 * (0.9 * plan.minutes - plan.image_minutes)
         steps, trained = max(1, int(left / step)), max(1, len(data.part()))
         exposures = steps * plan.tokens / (plan.grid**2 + 16) / trained
@@ -360,12 +362,12 @@ class OwnTraining:
         return last
 
     def _image_experiment(self, plan: OwnPlan) -> ImageExperiment:
-        given = given_shape(self.begins_from)
-        rate = TINY_PICTURES.recipe.rate if given is None else 0.1 * TINY_PICTURES.recipe.rate
+        image = given_shape(self.begins_from)
+        rate = TINY_PICTURES.recipe.rate if image is None else 0.1 * TINY_PICTURES.recipe.rate
         return replace(
             TINY_PICTURES,
             name=self.folder.name,
-            tokenizer=given or plan.image,
+            tokenizer=image or plan.image,
             begins_from=self.begins_from,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
             objective=self.objective,
@@ -413,7 +415,7 @@ class OwnTraining:
             max(time.monotonic() - (self._started or math.inf), 60 * _spent(RunFolder(self.folder / "image").history))
             / 60
         )
-        minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - RESERVE * plan.minutes), 3)
+        minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - ASIDE * plan.minutes), 3)
         write_file(path, json.dumps({"minutes asked": plan.minutes, "minutes": minutes}) + "\n")
         return minutes
 
