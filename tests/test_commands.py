@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import nbformat
 import pytest
+from support import failed
 
 from chameleon_lab.checkpoints import formats
-from chameleon_lab.commands import loading, main, names, parsers
-from chameleon_lab.corpora.readers import READERS
+from chameleon_lab.commands import demo, loading, main, names, parsers
+from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
@@ -21,7 +23,7 @@ from chameleon_lab.quantization import BITS
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
-from chameleon_lab.training.own_plan import SIZES
+from chameleon_lab.training.own_plan import OWN_SIZES
 from chameleon_lab.training.pipeline import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -29,10 +31,10 @@ TABLES = {
     "MODEL_NAMES": MODELS,
     "IMAGE_EXPERIMENT_NAMES": IMAGE_EXPERIMENTS,
     "EXPERIMENT_NAMES": EXPERIMENTS,
-    "READER_NAMES": READERS,
+    "READER_NAMES": ALL_READERS,
     "PUBLISHED_NAMES": PUBLISHED,
     "BIT_NAMES": BITS,
-    "SIZE_NAMES": SIZES,
+    "SIZE_NAMES": OWN_SIZES,
     "DTYPE_NAMES": loading.WEIGHT_DTYPES,
     "LAYOUT_NAMES": formats.BY_NAME,
     "FORMAT_NAMES": formats.FORMATS,
@@ -84,3 +86,33 @@ print(*sys.modules, file=sys.stderr)"""
     script = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     packages = {name.partition(".")[0] for name in script.stderr.split()}
     assert not packages & {"torch", "numpy", "PIL", "lightning", "yaml", "sentencepiece", "tokenizers"}
+
+
+def test_a_demo_is_a_notebook_with_the_chat_of_the_model(monkeypatch, tmp_path, lab):
+    started = []
+
+    def server(command, check):
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(demo.subprocess, "run", server)
+    lab.save(tmp_path / "run" / "model")
+    kept = tmp_path / "chat.ipynb"
+    arguments = ["demo", str(tmp_path / "run"), "--no-browser", "--notebook", str(kept)]
+    assert main.main(arguments) == 0
+    assert started[0][1:4] == ["-m", "jupyterlab", str(kept)] and "--no-browser" in started[0]
+    notebook = nbformat.read(kept, as_version=4)
+    nbformat.validate(notebook)
+    names: dict[str, object] = {}
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    exec("\n".join(code), names)
+    assert str(tmp_path / "run" / "model") in code[0]
+
+
+def test_a_demo_of_nothing_or_over_a_file_is_one_line(capsys, tmp_path, lab):
+    lab.save(tmp_path / "model")
+    (tmp_path / "chat.ipynb").write_text("mine")
+    assert "no model folder" in failed(capsys, "demo", str(tmp_path / "nowhere"))
+    model, notebook = str(tmp_path / "model"), str(tmp_path / "chat.ipynb")
+    assert "there already" in failed(capsys, "demo", model, "--notebook", notebook)
+    assert (tmp_path / "chat.ipynb").read_text() == "mine"

@@ -98,3 +98,12 @@ def test_edges_see_blur_and_not_brightness():
         edges = EdgePyramid(scales)
         assert edges(pixels_BCHW, pixels_BCHW) == 0
         assert edges(brighter_BCHW, pixels_BCHW) < 1e-6 < edges(blurred_BCHW, pixels_BCHW)
+
+
+def test_a_critic_begins_at_a_step_or_after_a_share_of_the_budget():
+    late, shared = Adversary(start_step=5), Adversary(start_step=5, start_share=0.5)
+    assert [late.begins(step, 0.9) for step in (4, 5)] == [False, True]
+    assert [shared.begins(100, progress) for progress in (0.49, 0.5)] == [False, True]
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="share"):
+            Adversary(start_share=wrong)

@@ -42,6 +42,10 @@ def pictures(tmp_path_factory):
     return folder
 
 
+STEPS = (150, 200)
+SMALL = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 2, "tokens": 512}
+
+
 def fingerprints(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
@@ -54,12 +58,8 @@ def training(pictures, tmp_path_factory):
         pictures,
         tmp_path_factory.mktemp("own") / "run",
         minutes=0.5,
-        steps=(60, 120),
-        side=32,
-        grid=4,
-        codes=32,
-        width=64,
-        layers=2,
+        steps=STEPS,
+        **SMALL,
         say=(words := []).append,
     )
     training.result()
@@ -104,10 +104,10 @@ def test_the_model_says_how_it_came_to_be(training):
 def test_a_finished_one_stays_and_another_one_is_refused(training, pictures, capsys):
     folder = training.folder
     arguments = ["train", "--data", str(pictures), "--folder", str(folder), "--minutes", "0.5"]
-    sizes = ["--side", "32", "--grid", "4", "--codes", "32", "--width", "64"]
-    assert "layers 2, now 3" in failed(capsys, *arguments, *sizes, "--layers", "3")
+    sizes = [word for name, value in SMALL.items() if name not in ("layers", "tokens") for word in (f"--{name}", value)]
+    assert "layers 2, now 3, tokens 512, now None" in failed(capsys, *arguments, *sizes, "--layers", "3")
     before = (folder / "model" / "config.json").stat().st_mtime
-    again = OwnTraining(pictures, folder, minutes=0.5, steps=(60, 120), **training.options)
+    again = OwnTraining(pictures, folder, minutes=0.5, steps=STEPS, **training.options)
     again.result()
     assert (folder / "model" / "config.json").stat().st_mtime == before
 
@@ -298,4 +298,4 @@ def test_a_contact_sheet_takes_any_words_and_empty_places():
 
 def test_the_plan_is_read_again(training):
     plan = saved_plan(training.folder)
-    assert (plan.grid, plan.side, plan.codes) == (4, 32, 32) and plan.minutes == 0.5
+    assert (plan.grid, plan.side, plan.codes) == (4, 16, 32) and plan.minutes == 0.5

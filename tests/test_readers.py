@@ -1,8 +1,11 @@
 """Readers: what lies in a person's files becomes documents, and what does not is told with its reason."""
 
 import gzip
+import io
 import json
 import os
+import sys
+import tarfile
 import zipfile
 from collections import Counter
 
@@ -10,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_lab.corpora import readers, shards
+from chameleon_lab.corpora import archives, readers, shards
 from chameleon_lab.corpora.readers import (
     READERS,
     PictureFolder,
@@ -471,3 +474,177 @@ def test_folder_to_shards_keeps_captions_and_turns_half(pictures, mixed, tmp_pat
     corpus = shards.write_shards(tmp_path / "made", half_picture_first(captioned_pictures(pictures)), mixed)
     begins = Counter(int(document.tokens[1]) == mixed.vocabulary.begin_image for document in corpus)
     assert sorted(begins.values()) == [1, 2] and corpus.card["kinds"] == {"pair": 3}
+
+
+# Conversations, alternatives, and what lies in one file with its words
+
+
+def turns(document) -> list:
+    """Each turn's parts, and whether it is learned."""
+    return [
+        (role, [part.text if isinstance(part, Text) else int(np.asarray(part.picture)[0, 0, 0]) for part in turn])
+        for role, turn in document.turns
+    ]
+
+
+PICTURE_PART = {"type": "image", "path": "a.png"}
+TALK = [("user", [10, "what is it?"]), ("model", ["grey"]), ("user", ["and now?"]), ("model", [20])]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image", "path": "a.png"}, {"type": "text", "text": "what is it?"}],
+                },
+                {"role": "assistant", "content": "grey"},
+                {"role": "user", "content": "and now?"},
+                {"role": "assistant", "content": [{"type": "image", "image": "b.png"}]},
+            ]
+        },
+        {
+            "image": ["a.png", "b.png"],
+            "conversations": [
+                {"from": "human", "value": "<image>\nwhat is it?"},
+                {"from": "gpt", "value": "grey"},
+                {"from": "human", "value": "and now?"},
+                {"from": "gpt", "value": "<image>"},
+            ],
+        },
+    ],
+    ids=["messages", "llava"],
+)
+def test_conversations_are_read_and_only_the_model_is_learned_from(pictures, entry):
+    (document,) = jsonl(lines(pictures / "talk.jsonl", entry))
+    assert turns(document) == TALK
+    learned = [[part.learn for part in turn] for _, turn in document.turns]
+    assert [all(each) for each in learned] == [False, True, False, True]
+    assert [part.learn for part in document if isinstance(part, EndTurn)] == [False, True, False, True]
+
+
+def test_segments_name_their_pictures_by_path(pictures):
+    entry = [
+        {"text": "one", "learn": False},
+        {"image": "deep/c.png"},
+        {"end_turn": True},
+        {"image": "a.png", "learn": False},
+    ]
+    (document,) = jsonl(lines(pictures / "segments.jsonl", entry))
+    assert [type(part) for part in document] == [Text, Image, EndTurn, Image]
+    assert [int(np.asarray(each)[0, 0, 0]) for each in document.pictures] == [30, 10]
+    assert [part.learn for part in document] == [False, True, True, False]
+    whole = Document.of("words", shade(40))
+    assert list(jsonl(lines(pictures / "whole.jsonl", whole.to_json()))) == [whole]
+
+
+def test_several_captions_and_alternatives_are_a_pair_each(pictures):
+    entries = [{"image": "a.png", "captions": ["x", "y", " "]}, {"image": ["a.png", "b.png"], "caption": "z"}]
+    assert texts(jsonl(lines(pictures / "many.jsonl", *entries))) == [["x", 10], ["y", 10], ["z", 10], ["z", 20]]
+    lines(pictures / "metadata.jsonl", {"file_name": "a.png", "captions": ["x", "y"]})
+    assert texts(captioned_pictures(pictures))[:2] == [["x", 10], ["y", 10]]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"messages": "hello"},
+        {"messages": []},
+        {"messages": [{"role": "system", "content": "be kind"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "path": "nowhere.png"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "url": "file:///etc/hostname"}]}]},
+        {"messages": [{"role": "user", "content": 7}]},
+        {"conversations": [{"from": "human", "value": "<image>"}]},
+        {"image": "a.png", "conversations": [{"from": "human", "value": "no picture here"}]},
+        {"image": "a.png", "captions": [1]},
+        {"image": "a.png", "captions": []},
+        [{"image": "../outside.png"}],
+        [{"image": 7}],
+    ],
+    ids=str,
+)
+def test_a_fault_in_a_conversation_skips_it_alone(pictures, entry):
+    read = list(jsonl(lines(pictures / "faults.jsonl", entry, {"text": "good"})))
+    assert [type(each) for each in read] == [Skipped, Document]
+
+
+def png(grey: int) -> bytes:
+    written = io.BytesIO()
+    shade(grey).save(written, "PNG")
+    return written.getvalue()
+
+
+def packed(path, members: dict[str, bytes]):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("9.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return path
+
+
+def test_a_tar_gives_its_samples_and_skips_faults(tmp_path):
+    members = {"0.png": png(10), "0.txt": b"ten", "1.json": b'{"captions": ["x", "y"]}', "1.png": png(20)}
+    members |= {
+        "2.png": b"broken",
+        "2.txt": b"two",
+        "3.txt": b"alone",
+        "4.json": b"{",
+        "a/5.png": png(30),
+        "a/5.txt": b"z",
+    }
+    path = packed(tmp_path / "shard.tar", members)
+    assert texts(archives.webdataset(path, open_picture)) == [
+        *(["ten", 10], ["x", 20], ["y", 20]),
+        *("shard.tar, 2", "shard.tar, 3", "shard.tar, 4.json", ["z", 30]),
+    ]
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(ValueError, match="damaged"):
+        list(archives.webdataset(path, open_picture))
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_rows_of_any_shape_are_pairs_or_say_what_they_lack():
+    find = {"a.png": shade(10)}.__getitem__
+    shapes = [
+        {"image": png(10), "text": "x"},
+        {"image": {"bytes": png(10), "path": None}, "caption": "x"},
+        {"image": {"bytes": None, "path": "a.png"}, "captions": ["x"]},
+        {"images": [png(10)], "txt": " x "},
+    ]
+    assert [texts(archives.row_documents(row, find)) for row in shapes] == [[["x", 10]]] * 4
+    for row in ({"text": "x"}, {"image": png(10)}, {"image": png(10), "text": ""}, {"image": 3, "text": "x"}, {}):
+        with pytest.raises(ValueError, match=r"it has no|its picture"):
+            list(archives.row_documents(row, find))
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for read in (archives.parquet, archives.dataset_on_disk):
+        with pytest.raises(ValueError, match="pip install pyarrow"):
+            read(tmp_path, open_picture)
+
+
+def test_parquet_and_datasets_on_disk_are_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"image": {"bytes": png(grey), "path": None}, "text": f"{grey}"} for grey in (10, 20)]
+    rows.append({"image": {"bytes": b"broken", "path": None}, "text": "bad"})
+    table = pa.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "train").mkdir()
+    with (
+        pa.OSFile(str(tmp_path / "train" / "data-00000.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table)
+    for read, name in ((archives.parquet, "rows.parquet"), (archives.dataset_on_disk, "data-00000.arrow")):
+        assert texts(read(tmp_path, open_picture)) == [["10", 10], ["20", 20], f"{name}, row 3"]
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ValueError, match="damaged"):
+        list(archives.parquet(tmp_path, open_picture))

@@ -11,6 +11,7 @@ from chameleon_lab.commands.loading import load_model, settings_of
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
 from chameleon_lab.storage import write_file
+from chameleon_lab.training.own_card import own_summary
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
             "--write takes a whole evaluation with the model's own settings: leave out --kind and the others."
         )
     lab = load_model(options)
+    if "survey" in lab.card and not options.kind:
+        log.info("This model knows a person's own data, and no scenes. What was measured when it was trained:")
+        log.info("%s", own_summary(lab.card))
+        return
     lab.settings = lab.settings.changed(**changes)
     scores: dict[str, dict[str, float]] = {}
     for measure, score in evaluate(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed):

@@ -21,13 +21,10 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 
 
-STARTED = time.monotonic()
-"""When this was imported, before torch was: what a person waits for begins here."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; errors a user can mend are one line on stderr and exit code 2."""
-    options = command_parser().parse_args(arguments)
+    started = time.monotonic()  # before torch is imported: what a person waits for begins here
+    options = command_parser().parse_args(arguments, argparse.Namespace(started=started))
     answers = options.command in ("generate", "reconstruct", "plan")  # on stdout, which is then for nothing else
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr if answers else sys.stdout)
     demands: dict[int, Any] = {signal.SIGUSR1: _save_on_demand} if hasattr(signal, "SIGUSR1") else {}

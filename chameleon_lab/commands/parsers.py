@@ -69,6 +69,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--stop", action=argparse.BooleanOptionalAction, help="end early when the held-out loss falls no more"
     )
+    own.add_argument(
+        "--critic", type=float, metavar="SHARE", help="of the image tokenizer's time, after which a critic joins (off)"
+    )
     own.add_argument("--image-tokenizer", metavar="MODEL", help="use this image tokenizer as it is: a folder or a name")
     own.add_argument("--begins-from", metavar="MODEL", help="train on from this image tokenizer: a folder or a name")
     own.add_argument("--seed", type=int, default=0, help="decides what is held out and all that is drawn (default: 0)")
@@ -226,6 +229,12 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--muon", action="store_true", help="train the blocks' matrices with Muon")
 
 
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model's or a training's folder, or a shipped model's name")
+    parser.add_argument("--notebook", type=Path, help="keep the notebook in this file (default: it goes in the end)")
+    parser.add_argument("--no-browser", action="store_true", help="start JupyterLab and open no page")
+
+
 COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
     "train": (
         _train_options,
@@ -238,6 +247,11 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
         _generate_options,
         "answer a prompt",
         "Answers a prompt: words go to stdout as they come, pictures to numbered PNG files.",
+    ),
+    "demo": (
+        _demo_options,
+        "chat with a model in JupyterLab",
+        "Writes a notebook with the chat of a model, and opens it in JupyterLab until that is closed.",
     ),
     "reconstruct": (
         _reconstruct_options,

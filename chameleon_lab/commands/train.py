@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.commands.main import STARTED
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
 from chameleon_lab.training.budget import Budget
@@ -100,9 +99,10 @@ def _train_own(options: argparse.Namespace) -> None:
         10.0 if options.minutes is None else options.minutes,
         image_tokenizer=options.image_tokenizer,
         begins_from=options.begins_from,
+        critic=options.critic,
         seed=options.seed,
         say=log.info,
-        started=STARTED,
+        started=options.started,
         **{name: getattr(options, name) for name in OWN_OPTIONS},
     )
     model, before = folder / "model", _written(folder)

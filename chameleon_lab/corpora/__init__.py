@@ -3,7 +3,8 @@
 - `scenes`, `checker`: a drawn world with ground truth and its split, and what reads scenes back out of pixels
 - `hard_cases`, `sources`: pictures on which image tokenizers give way, and those on this disk
 - `conversations`: documents about scenes
-- `readers`: documents out of a person's files
+- `readers`, `archives`: documents out of a person's files
+- `own_data`, `own_documents`, `views`: those gathered in a folder, what they become in training, and from where seen
 - `packing`: `Batch`, rows of several documents
 - `shards`, `shard_files`: a corpus tokenized once
 - `mixture`: batches as a function of seed and step

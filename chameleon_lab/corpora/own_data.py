@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.corpora.folders import listing, picture_listing
-from chameleon_lab.corpora.readers import READERS, PictureFolder, Skipped, is_pair
+from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.files import parse_json, read_table, reason_of
 from chameleon_lab.storage import whole_folder
@@ -44,7 +45,7 @@ SIDED = re.compile(
 
 @dataclass(frozen=True)
 class DataSource:
-    """A file or folder to read, as one of `READERS` (None: by what lies there), and its share of the training."""
+    """A file or folder to read, as one of `ALL_READERS` (None: by what lies there), and its share of the training."""
 
     path: Path
     kind: str | None = None
@@ -53,8 +54,8 @@ class DataSource:
     def __post_init__(self) -> None:
         if not self.path.exists():
             raise ValueError(f"There is nothing at {self.path}: give a folder of pictures with captions, or a file.")
-        if self.kind is not None and self.kind not in READERS:
-            raise ValueError(f"No reader is called {self.kind!r}; there are {', '.join(READERS)}.")
+        if self.kind is not None and self.kind not in ALL_READERS:
+            raise ValueError(f"No reader is called {self.kind!r}; there are {', '.join(ALL_READERS)}.")
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"The weight of {self.path} must be more than 0, not {self.weight}.")
 
@@ -68,7 +69,7 @@ class DataSource:
         path, _, weight = words.rpartition("=")
         path, weight = (path, weight) if path and re.fullmatch(r"[\d.]+", weight) else (words, "1")
         kind, colon, rest = path.partition(":")
-        if colon and kind in READERS:
+        if colon and kind in ALL_READERS:
             return cls(Path(rest), kind, float(weight))
         return cls(Path(path), None, float(weight))
 
@@ -76,16 +77,23 @@ class DataSource:
         """What a reader makes of it. Raises ValueError where nothing there can be read."""
         for kind, path in [(self.kind, self.path)] if self.kind else _kinds(self.path):
             beside = path if path.is_dir() else path.parent
-            yield from READERS[kind](path, PictureFolder(beside))
+            yield from ALL_READERS[kind](path, PictureFolder(beside))
 
+
+ARCHIVES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz"), "datasets": (".arrow",)}
+"""Endings of files that hold pictures and words, by their reader."""
 
 LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zip")
 
 
 def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
     """(reader, path) of what lies at a path."""
+    ends = path.name.lower()
     if path.is_file():
-        if path.name.lower().endswith(LINES):
+        archive = next((kind for kind, suffixes in ARCHIVES.items() if ends.endswith(suffixes)), None)
+        if archive is not None:
+            yield archive, path
+        elif ends.endswith(LINES):
             yield "jsonl", path
         elif path.suffix.lower() in (".txt", ".md"):
             yield "text", path
@@ -94,6 +102,12 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
         return
     if picture_listing(path).files:
         yield "captions", path
+        return
+    names = [name.lower() for name in listing(path).files]
+    if archive := next(
+        (kind for kind, suffixes in ARCHIVES.items() if any(each.endswith(suffixes) for each in names)), ""
+    ):
+        yield archive, path
         return
     lines = [file for name, file in listing(path).files.items() if name.lower().endswith(LINES)]
     if lines:
@@ -129,6 +143,16 @@ class GatheredData:
 
     def pairs(self, held_out: bool = False) -> list[dict[str, Any]]:
         return [entry for entry in self.part(held_out) if "captions" in entry]
+
+    @cached_property
+    def trained(self) -> list[int]:
+        """The numbers of the pictures that are trained on."""
+        return self.pictures_of()
+
+    @cached_property
+    def mirrors(self) -> dict[int, bool]:
+        """Whether a picture, by its number, may be mirrored."""
+        return {entry["picture"]: entry["mirrors"] for entry in self.entries if "captions" in entry}
 
     def pictures_of(self, held_out: bool = False) -> list[int]:
         """The numbers of the pictures on one side of the split."""
@@ -257,7 +281,7 @@ def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: 
     texts = captions + [part["text"] for entry in entries for part in entry.get("segments", ()) if "text" in part]
     letters = Counter(unicodedata.name(letter, "?").split()[0] for text in texts for letter in text if letter.isalpha())
     total = max(1, sum(letters.values()))
-    seen = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
+    trained = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
     apart = [entry["captions"] for entry in entries if entry["held_out"] and "captions" in entry]
     sides = np.array([min(size) for size in sizes] or [0])
     reasons = Counter(re.sub(r"\S*/\S*|\d[\d,.]*", "…", skip.reason)[:100] for skip in skips)
@@ -266,7 +290,7 @@ def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: 
         "pairs": sum("captions" in entry for entry in entries),
         "held_out": sum(entry["held_out"] for entry in entries),
         "held_out_pairs": len(apart),
-        "held_out_words_seen": sum(any(text in seen for text in each) for each in apart),
+        "held_out_words_seen": sum(any(text in trained for text in each) for each in apart),
         "captions": len(set(captions)),
         "conversations": sum(any("end_turn" in part for part in entry.get("segments", ())) for entry in entries),
         "mirrored": sum(entry.get("mirrors", False) for entry in entries),

@@ -46,9 +46,9 @@ def compose(entry: Mapping[str, Any], kind: str, rng: Choice, codes: CodesOf, ot
     caption, image = str(rng.choice(entry["captions"])), Image(_BLANK, codes(entry["picture"], rng))
     match kind:
         case "drawing":
-            return Document((*_asked(Text(draw_words(caption, rng))), image, EndTurn()))
+            return Document((*_request(Text(draw_words(caption, rng))), image, EndTurn()))
         case "naming":
-            return Document((*_asked(image, Text(str(rng.choice(QUESTION_WORDS)))), Text(caption), EndTurn()))
+            return Document((*_request(image, Text(str(rng.choice(QUESTION_WORDS)))), Text(caption), EndTurn()))
         case "two_turns":
             first, second = (compose(each, _either(rng), rng, codes, each) for each in (entry, other))
             return first + second
@@ -63,7 +63,7 @@ def _either(rng: Choice) -> str:
     return "drawing" if rng.random() < 0.6 else "naming"
 
 
-def _asked(*parts: Segment) -> tuple[Segment, ...]:
+def _request(*parts: Segment) -> tuple[Segment, ...]:
     """A person's turn, on which training takes no loss."""
     return tuple(replace(part, learn=False) for part in (*parts, EndTurn()))
 

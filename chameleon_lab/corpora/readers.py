@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -21,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.corpora.folders import FolderListing, listing, picture_listing
-from chameleon_lab.documents import Document, Image, Segment, Text
+from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.files import LARGEST_JSON, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
 
@@ -79,17 +80,21 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
     """Pairs, caption first: each picture of a folder and below, with the text beside it.
 
     The caption of `cat.jpg` is in a file (see `CAPTION_SUFFIXES`), or the entry {"file_name": "cat.jpg", "text": ...}
-    in a `metadata.jsonl` or `metadata.json` of the folder. A picture without a caption, and a caption without a
-    picture, are skipped; what lies in the folder besides is skipped by reason: see `corpora.folders`.
+    in a `metadata.jsonl` or `metadata.json` of the folder; "captions", a list, makes a pair of each. A picture without
+    a caption, and a caption without a picture, are skipped; what lies in the folder besides is skipped by reason: see
+    `corpora.folders`.
     """
     folder = Path(folder)
-    captions: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
 
     def described(name: str, entry: Any) -> Iterator[Document | Skipped]:
-        caption = entry.get("text", entry.get("caption")) if isinstance(entry, dict) else None
-        if not isinstance(caption, str) or not isinstance(entry.get("file_name"), str):
+        keys = ("text", "caption", "captions")
+        caption = next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+        several = [caption] if isinstance(caption, str) else caption
+        whole = isinstance(several, list) and several and all(isinstance(each, str) for each in several)
+        if not whole or not isinstance(entry.get("file_name"), str):
             raise ValueError("it has no file_name with a text")
-        captions[entry["file_name"]] = caption
+        captions.setdefault(entry["file_name"], []).extend(several)
         yield from ()
 
     if not folder.is_dir():
@@ -110,13 +115,14 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         for each in files:
             unused.pop(each, None)
         try:
-            caption = captions.pop(name, None)
-            if caption is None and not files:
+            several = captions.pop(name, None)
+            if several is None and not files:
                 raise ValueError(f"a picture without a caption: write one to {path.with_suffix('.txt').name} beside it")
-            caption = text_of_file(files[0], LARGEST_DOCUMENT) if caption is None else caption
-            if not caption.strip():
+            several = [text_of_file(files[0], LARGEST_DOCUMENT)] if several is None else several
+            if not any(caption.strip() for caption in several):
                 raise ValueError("its caption is empty")
-            yield Document.of(caption.strip(), open_picture(path))
+            picture = open_picture(path)
+            yield from (Document.of(caption.strip(), picture) for caption in several if caption.strip())
         except (ValueError, OSError) as error:
             yield Skipped(name, str(error))
     yield from (Skipped(name, "a caption without a picture") for name in (*unused.values(), *captions))
@@ -128,8 +134,14 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
     ```
     {"text": ...}                          a text
     {"image": path, "caption": ...}        a pair; "file_name" and "text" do as well
+    {"image": path, "captions": [...]}     a pair of each caption; a list of paths are alternatives
     {"images": [path, ...], "text": ...}   pictures where the text says <image>, or all of them behind it
+    {"messages": [...]}                    a conversation, as `Document.from_messages` reads it
+    {"conversations": [...], "image": ...} a conversation as LLaVA writes it: "from" human or gpt, "value", <image>
+    [{"image": path}, {"text": ...}, ...]  segments, with pictures by path instead of their bytes
     ```
+
+    Of conversations the person's turns are not learned.
 
     Images are found in the file's own folder unless `find` is given; a pair comes caption first.
     """
@@ -137,12 +149,18 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
 
     def read(name: str, entry: Any) -> Iterator[Document | Skipped]:
         if isinstance(entry, list):
-            yield Document.from_json(json.dumps(entry))
+            yield _segments_of(entry, find)
             return
         record = _object(entry)
+        if (turns := record.get("messages", record.get("conversations"))) is not None:
+            yield _conversation(turns, record.get("image", record.get("images")), find)
+            return
         words = [record[key] for key in ("caption", "text") if record.get(key) is not None]
         image = next((record[key] for key in ("image", "file_name") if record.get(key) is not None), None)
         images = record.get("images")
+        if isinstance(captions := record.get("captions"), list) or isinstance(image, list):
+            yield from _alternatives(image, captions if captions is not None else words, find)
+            return
         if any(not isinstance(each, str) for each in (*words, *([image] if image is not None else []))):
             raise ValueError("its text, caption, image or file_name is no string")
         if images is not None:
@@ -161,6 +179,64 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
             raise ValueError("it has neither image and caption nor text")
 
     return _each(path, read)
+
+
+def _alternatives(image: Any, captions: Any, find: FindPicture) -> Iterator[Document]:
+    """A pair of each picture and each caption."""
+    pictures = image if isinstance(image, list) else [image]
+    if not pictures or not captions or any(not isinstance(each, str) for each in (*pictures, *captions)):
+        raise ValueError("its image and captions are no strings, or lists of them")
+    for each in map(find, pictures):
+        yield from (Document.of(caption.strip(), each) for caption in captions if caption.strip())
+
+
+def _segments_of(entries: list[Any], find: FindPicture) -> Document:
+    """The document in a list of segments; a picture's path has a dot, which no base64 has."""
+    segments = list[Segment]()
+    for entry in entries:
+        image = entry.get("image") if isinstance(entry, dict) else None
+        if isinstance(image, str) and "." in image:
+            segments.append(Image(find(image), learn=bool(entry.get("learn", True))))
+        else:
+            segments += Document.from_json(json.dumps([entry])).segments
+    return Document(tuple(segments))
+
+
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
+
+
+def _conversation(turns: Any, images: Any, find: FindPicture) -> Document:
+    """The document of messages (role and content) or of LLaVA's turns (from and value), its pictures found by name."""
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("its messages are no list of objects")
+    waiting = [images] if isinstance(images, str) else list(images or ())
+    messages = list[dict[str, Any]]()
+    for turn in turns:
+        speaker = turn.get("role", turn.get("from"))
+        content = turn.get("content", turn.get("value"))
+        if speaker not in SPEAKERS:
+            raise ValueError(f"nobody speaks as {str(speaker)[:40]!r}; there are {', '.join(SPEAKERS)}")
+        parts = list[dict[str, Any]]()
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+            if part.get("type") == "text":
+                for place, words in enumerate(str(part["text"]).split("<image>")):
+                    if place:
+                        if not waiting:
+                            raise ValueError("its text says <image> more often than it has images")
+                        parts.append({"type": "image", "image": find(str(waiting.pop(0)))})
+                    parts += [{"type": "text", "text": words.strip()}] * bool(words.strip())
+            else:
+                name = next((part[key] for key in ("image", "path", "url") if key in part), None)
+                name = str(waiting.pop(0) if name is None and waiting else name)
+                parts.append({"type": "image", "image": name if name.startswith("data:") else find(name)})
+        messages.append({"role": SPEAKERS[speaker], "content": parts})
+    if waiting:
+        raise ValueError(f"it has {len(waiting)} images that no turn speaks of: write <image> where they stand")
+    segments, mine = list[Segment](), True
+    for segment in Document.from_messages(messages):
+        segments.append(replace(segment, learn=not mine))
+        mine = mine != isinstance(segment, EndTurn)
+    return Document(tuple(segments))
 
 
 def _placed(text: str, pictures: list[PIL.Image.Image]) -> Iterator[str | PIL.Image.Image]:

@@ -7,7 +7,7 @@ import PIL.Image
 
 from chameleon_lab.tokenizers.preparation import LANCZOS
 
-SMALLEST, WIDEST_SHIFT = 0.88, 0.03
+SMALLEST, FARTHEST_SHIFT = 0.88, 0.03
 """The least scale, and the farthest shift as a share of the side: mild, so that a view still is the picture."""
 
 PLAIN_BORDER = 12.0
@@ -32,9 +32,9 @@ def view_of(
             "RGB", (span + 2 * margin, span + 2 * margin), tuple(np.median(border, axis=0).astype(int).tolist())
         )
         ground.paste(picture, (margin, margin))
-        picture, (left, top) = ground, margin - (window - span) / 2 - shift * WIDEST_SHIFT * span
+        picture, (left, top) = ground, margin - (window - span) / 2 - shift * FARTHEST_SHIFT * span
     else:
         window = span * scale
         left, top = (span - window) / 2 * (1 + shift)
-    seen = picture.resize((side, side), LANCZOS, box=(left, top, left + window, top + window))
-    return seen.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if mirrors and rng.random() < 0.5 else seen
+    view = picture.resize((side, side), LANCZOS, box=(left, top, left + window, top + window))
+    return view.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if mirrors and rng.random() < 0.5 else view

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Adversary:
-    """A patch critic: switched on at `start_step`, weighed by `weight` times the adaptive weight.
+    """A patch critic: switched on at `start_step`, or after `start_share` of the budget where that is given; weighed by
+    `weight` times the adaptive weight.
 
     The defaults are the reference recipe's (taming-transformers, custom data).
     """
@@ -34,6 +35,15 @@ class Adversary:
     weight: float = 0.8
     width: int = 64
     layers: int = 3
+    start_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_share is not None and not 0 <= self.start_share < 1:
+            raise ValueError(f"A critic begins after a share of 0 up to 1 of the budget, not {self.start_share}.")
+
+    def begins(self, step: int, progress: float) -> bool:
+        """Whether it is on at a step, of whose budget such a share is spent."""
+        return step >= self.start_step if self.start_share is None else progress >= self.start_share
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,13 @@ class ReconstructionLoss(nn.Module):
         return EdgePyramid(self.objective.scales)
 
     def forward(
-        self, pixels_BCHW: Tensor, rebuilt_BCHW: Tensor, quantized: Quantized, last_layer: Tensor, step: int
+        self,
+        pixels_BCHW: Tensor,
+        rebuilt_BCHW: Tensor,
+        quantized: Quantized,
+        last_layer: Tensor,
+        step: int,
+        progress: float = 0.0,
     ) -> LossParts:
         error_BCHW = rebuilt_BCHW - pixels_BCHW
         square = error_BCHW.square().mean()
@@ -94,7 +110,7 @@ class ReconstructionLoss(nn.Module):
             loss = loss + self.objective.perceptual_weight * values["perceptual_loss"]
         values |= {"quantizer_loss": quantized.loss}
         adversary = self.objective.adversary
-        if adversary is not None and self.critic is not None and step >= adversary.start_step:
+        if adversary is not None and self.critic is not None and adversary.begins(step, progress):
             with _frozen(self.critic):
                 fooling = -self.critic(rebuilt_BCHW).mean()
             weight = adversary.weight * adaptive_weight(loss, fooling, last_layer)

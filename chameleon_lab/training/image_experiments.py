@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 from collections.abc import Callable
@@ -42,6 +43,8 @@ from chameleon_lab.training.trainable import Prepared, Report
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import ImageTokenizerModule
+
+log = logging.getLogger(__name__)
 
 Pixels = Callable[[int], Tensor]
 """pixels_BCHW in [-1, 1] as a function of the step alone."""
@@ -183,7 +186,13 @@ class ImageExperiment:
 
     def finish(self, module: ImageTokenizerModule, history: History, folder: Path) -> ImageTokenizer:
         """The tokenizer as it is written to `folder/tokenizer`, in float16."""
-        last = history.records[-1]
+        last, adversary = history.records[-1], self.objective.adversary
+        if adversary is not None and not any("critic_loss" in record.values for record in history.records):
+            log.warning(
+                "The critic never began: it was to at step %d, and the training had %d. Adversary(start_share=0.5) "
+                "begins at half of any budget.",
+                *(adversary.start_step, last.step + 1),
+            )
         card = {
             "experiment": plain_values(self),
             "trained": date.today().isoformat(),

@@ -285,7 +285,7 @@ class ImageTokenizerModule(PacedModule):
     def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)
         rebuilt_BCHW, quantized = self.tokenizer(pixels_BCHW)
-        judged = self.loss(pixels_BCHW, rebuilt_BCHW, quantized, self.tokenizer.last_layer, self.step)
+        judged = self.loss(pixels_BCHW, rebuilt_BCHW, quantized, self.tokenizer.last_layer, self.step, self.progress)
         return judged.loss, {"loss": judged.loss, **judged.values, **self.watch(quantized.codes_BHW)}
 
     @property

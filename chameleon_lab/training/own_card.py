@@ -46,10 +46,10 @@ def own_page(card: dict[str, Any]) -> str:
 _NAMES = ("side", "grid", "codes", "pieces", "width", "layers", "context")
 
 
-def _origin(given: dict[str, Any]) -> str:
-    if given.get("frozen"):
-        return f"{given['frozen']}, as it is"
-    return f"trained on from {given['begins_from']}" if given.get("begins_from") else "trained from scratch"
+def _origin(origin: dict[str, Any]) -> str:
+    if origin.get("frozen"):
+        return f"{origin['frozen']}, as it is"
+    return f"trained on from {origin['begins_from']}" if origin.get("begins_from") else "trained from scratch"
 
 
 def own_summary(card: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, ZLoss
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.losses import Adversary
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
 from chameleon_lab.training.budget import Budget
@@ -73,7 +74,7 @@ SHOWN_PICTURES = 8
 HELD_OUT_EVERY = 50
 """Steps from one held-out loss to the next: it takes about a fortieth of the time."""
 
-RESERVE = 0.08
+ASIDE = 0.08
 """Share of the time for views, samples, held-out losses and scores."""
 
 
@@ -87,24 +88,15 @@ class OwnPixels:
     seed: int
 
     def __call__(self, step: int) -> torch.Tensor:
-        rng, numbers, mirrors = np.random.default_rng([self.seed, 15, step]), self._numbers, self._mirrors
+        rng, numbers, mirrors = np.random.default_rng([self.seed, 15, step]), self.data.trained, self.data.mirrors
         chosen = [numbers[int(place)] for place in rng.integers(len(numbers), size=self.batch)]
         views = [view_of(self.data.pixels[each], self.side, rng, mirrors.get(each, False)) for each in chosen]
         return torch.stack([pixels_of(view) for view in views])
 
-    @property
-    def _numbers(self) -> list[int]:
-        return self.data.__dict__.setdefault("_trained", self.data.pictures_of())
-
-    @property
-    def _mirrors(self) -> dict[int, bool]:
-        mirrors = {entry["picture"]: entry["mirrors"] for entry in self.data.pairs()}
-        return self.data.__dict__.setdefault("_mirroring", mirrors)
-
 
 def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
     data = GatheredData(gathered)
-    if not data.pictures_of():
+    if not data.trained:
         raise ValueError(f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on.")
     return OwnPixels(data, experiment.side, experiment.batch, experiment.seed)
 
@@ -169,10 +161,12 @@ class OwnTransformer:
         prepared = self.experiment.prepare(folder)
         lab = Chameleon(prepared.module.model, self.tokenizer, self.settings)  # pyright: ignore[reportArgumentType]
         best = BestWeights(folder / "best.pt", PATIENCE if self.plan.stops_early else None)
-        shown = [*data.pairs()[: SHOWN_PICTURES - 2], *data.pairs(held_out=True)[:2]]
-        pictures = [lab.tokenizer.image.decode(views.plain(each["picture"])) for each in shown]
+        examples = [*data.pairs()[: SHOWN_PICTURES - 2], *data.pairs(held_out=True)[:2]]
+        pictures = [lab.tokenizer.image.decode(views.plain(each["picture"])) for each in examples]
         share = min(0.5, max(0.1, 2.0 / self.plan.minutes))
-        samples = DrawingSamples(lab, self.place / "samples", [each["captions"][0] for each in shown], pictures, share)
+        samples = DrawingSamples(
+            lab, self.place / "samples", [each["captions"][0] for each in examples], pictures, share
+        )
 
         def report(module: Any, record: Any) -> None:
             best(module, record)
@@ -191,7 +185,7 @@ class OwnTransformer:
             "what": "a model of one's own data",
             "survey": data.survey,
             "plan": plain_values(self.plan),
-            "begins from": read_table(self.place / "plan.json")["asked"],
+            "begins from": read_table(self.place / "plan.json")["wishes"],
             "mixture": dict(PAIR_WEIGHTS),
             "augmentation": {
                 "views of each picture": views.card["views"],
@@ -234,6 +228,7 @@ class OwnTraining:
     `data`: one source or several, as `DataSource.of` reads them; nothing is ever written there. `folder/data` holds
     what was gathered, `text`, `image` and `transformer` the runs, `views` the codes, `samples` contact sheets, and
     `model` the finished model. `image_tokenizer` is one that is used as it is, `begins_from` one that is trained on;
+    `critic` the share of the image tokenizer's time after which a critic joins;
     the other options are those of `plan_own`, each with a default that says why. `steps`: so many of the image
     tokenizer and of the transformer, whatever the time: the same result on any machine. Called again, a training goes
     on; with more minutes than before its transformer does, and its image tokenizer stays.
@@ -247,6 +242,7 @@ class OwnTraining:
         *,
         image_tokenizer: str | Path | None = None,
         begins_from: str | Path | None = None,
+        critic: float | None = None,
         steps: tuple[int, int] | None = None,
         seed: int = 0,
         say: Callable[[str], object] | None = None,
@@ -264,10 +260,15 @@ class OwnTraining:
                 raise ValueError(f"{self.folder} lies in {source.path}, where nothing is written: give another folder.")
         self.minutes, self.steps, self.seed = float(minutes), steps, seed
         self.options = {name: value for name, value in options.items() if value is not None}
+        self.critic = critic
+        self.objective = replace(
+            TINY_PICTURES.objective,
+            adversary=None if critic is None else Adversary(width=32, layers=2, start_share=critic),
+        )
         self.frozen = str(image_tokenizer) if image_tokenizer is not None else None
         self.begins_from = str(begins_from) if begins_from is not None else None
         self.say = say or log.info
-        self._started = time.monotonic() if started is None else started  # of `time.monotonic()`
+        self._started = started  # of `time.monotonic()`; when its stages are asked for, unless given
 
     @property
     def finished(self) -> Path | None:
@@ -277,8 +278,8 @@ class OwnTraining:
 
     def prepare(self) -> OwnPlan:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
-        given = given_shape(self.frozen or self.begins_from)
-        side = planned_side(given, **self.options)
+        image = given_shape(self.frozen or self.begins_from)
+        side = planned_side(image, **self.options)
         last = time.monotonic()
 
         def progress(count: int) -> None:
@@ -291,17 +292,18 @@ class OwnTraining:
         for line in survey_lines(data.survey):
             self.say(line)
         path = self.folder / "plan.json"
-        asked = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, **self.options}
+        wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
+        wishes |= self.options
         if path.is_file():
-            before, plan = read_table(path)["asked"], saved_plan(self.folder)
-            if apart := sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name)):
-                differences = ", ".join(f"{name} {before.get(name)}, now {asked.get(name)}" for name in apart)
+            before, plan = read_table(path)["wishes"], saved_plan(self.folder)
+            if apart := sorted(name for name in {*before, *wishes} if before.get(name) != wishes.get(name)):
+                differences = ", ".join(f"{name} {before.get(name)}, now {wishes.get(name)}" for name in apart)
                 raise ValueError(f"{self.folder} was begun with {differences}: give this training another folder.")
             if self.minutes > plan.minutes:
                 plan = replace(plan, minutes=self.minutes)
-                write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
+                write_file(path, json.dumps({"wishes": wishes, "plan": asdict(plan)}, indent=2) + "\n")
             return plan
-        plan = plan_own(data.survey, self.minutes, given=given, **self.options)
+        plan = plan_own(data.survey, self.minutes, image=image, **self.options)
         texts = words_of(data.texts)
         text, image = fitting_text(texts, plan.pieces, "pieces" in plan.reasons), plan.grid**2 + 2
         plan = replace(plan, pieces=text.size)
@@ -310,14 +312,14 @@ class OwnTraining:
         if self.begins_from is not None:
             plan = replace(plan, image_minutes=0.33 * self.minutes)
         self._estimate(plan, data)
-        write_file(path, json.dumps({"asked": asked, "plan": asdict(plan)}, indent=2) + "\n")
+        write_file(path, json.dumps({"wishes": wishes, "plan": asdict(plan)}, indent=2) + "\n")
         return plan
 
     def _estimate(self, plan: OwnPlan, data: GatheredData) -> None:
         for line in plan.lines():
             self.say(line)
         vocabulary = plan.codes + plan.pieces + 64
-        image, step = seconds_of_steps(plan, vocabulary, given=plan.image_minutes == 0 or self.begins_from is not None)
+        image, step = seconds_of_steps(plan, vocabulary, frozen=plan.image_minutes == 0 or self.begins_from is not None)
         left = 60 * (0.9 * plan.minutes - plan.image_minutes)
         steps, trained = max(1, int(left / step)), max(1, len(data.part()))
         exposures = steps * plan.tokens / (plan.grid**2 + 16) / trained
@@ -337,6 +339,7 @@ class OwnTraining:
 
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
+        self._started = self._started or time.monotonic()
         plan, place, name = self.prepare(), self.folder, self.folder.name
         data = GatheredData(place / "data")
         text = TextExperiment(name, plan.pieces, partial(_own_texts, gathered=place / "data"), self.seed)
@@ -359,14 +362,15 @@ class OwnTraining:
         return last
 
     def _image_experiment(self, plan: OwnPlan) -> ImageExperiment:
-        given = given_shape(self.begins_from)
-        rate = TINY_PICTURES.recipe.rate if given is None else 0.1 * TINY_PICTURES.recipe.rate
+        image = given_shape(self.begins_from)
+        rate = TINY_PICTURES.recipe.rate if image is None else 0.1 * TINY_PICTURES.recipe.rate
         return replace(
             TINY_PICTURES,
             name=self.folder.name,
-            tokenizer=given or plan.image,
+            tokenizer=image or plan.image,
             begins_from=self.begins_from,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
+            objective=self.objective,
             budget=Budget(minutes=plan.image_minutes) if self.steps is None else Budget(steps=self.steps[0]),
             source=partial(own_pixels, gathered=self.folder / "data"),
             report=partial(_reconstruction_samples, place=self.folder),
@@ -407,8 +411,11 @@ class OwnTraining:
         if path.is_file():
             saved = read_table(path)
             return saved["minutes"] + plan.minutes - saved["minutes asked"]
-        spent = max(time.monotonic() - self._started, 60 * _spent(RunFolder(self.folder / "image").history)) / 60
-        minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - RESERVE * plan.minutes), 3)
+        spent = (
+            max(time.monotonic() - (self._started or math.inf), 60 * _spent(RunFolder(self.folder / "image").history))
+            / 60
+        )
+        minutes = round(max(0.1 * plan.minutes, plan.minutes - spent - ASIDE * plan.minutes), 3)
         write_file(path, json.dumps({"minutes asked": plan.minutes, "minutes": minutes}) + "\n")
         return minutes
 

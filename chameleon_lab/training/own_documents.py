@@ -58,8 +58,8 @@ def tokenize_views(
     if (folder / "card.json").is_file() and TokenizedViews(folder).card["tokenizer"] == mark:
         return TokenizedViews(folder)
     image, side, started = tokenizer.image, tokenizer.image.config.side, time.monotonic()
-    mirrors = {entry["picture"]: entry["mirrors"] for entry in data.pairs()}
-    trained = data.pictures_of()
+    mirrors, trained, before = data.mirrors, data.trained, image.device
+    image.to("cuda" if torch.cuda.is_available() else before)
     count = len(data.pixels)
     kind = np.uint16 if image.codes <= 2**16 else np.uint32
 
@@ -82,6 +82,7 @@ def tokenize_views(
         codes_VPHW.flush()
         del codes_VPHW
         write_file(hidden / "card.json", f'{{"tokenizer": "{mark}", "views": {number}, "pictures": {count}}}\n')
+    image.to(before)
     log.info("Tokenized %s views of each of %s pictures in %.0f s.", number, f"{count:,}", time.monotonic() - started)
     return TokenizedViews(folder)
 

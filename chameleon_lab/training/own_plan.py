@@ -20,7 +20,7 @@ from chameleon_lab.transformer import ModelConfig, Transformer
 
 HEAD_WIDTH = 32
 
-SIZES: Mapping[str, Mapping[str, Any]] = {
+OWN_SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"width": 192, "layers": 6, "tokens": 2048, "image_width": 64},
     "small": {"width": 384, "layers": 8, "tokens": 8192, "image_width": 96},
     "base": {"width": 768, "layers": 12, "tokens": 16384, "image_width": 128},
@@ -68,7 +68,7 @@ class OwnPlan:
 
     @property
     def image(self) -> ImageTokenizerConfig:
-        return image_config(self.side, self.grid, self.codes, SIZES[self.size]["image_width"])
+        return image_config(self.side, self.grid, self.codes, OWN_SIZES[self.size]["image_width"])
 
 
 def image_config(side: int, grid: int, codes: int, width: int) -> ImageTokenizerConfig:
@@ -95,32 +95,33 @@ def plan_own(
     width: int | None = None,
     layers: int | None = None,
     context: int | None = None,
+    tokens: int | None = None,
     stop: bool | None = None,
-    given: ImageTokenizerConfig | None = None,
+    image: ImageTokenizerConfig | None = None,
 ) -> OwnPlan:
     """The plan for the data of a survey; what is None is derived, and says why.
 
-    `given` is the shape of an image tokenizer that is there already. Raises ValueError for what cannot be.
+    `image` is the shape of an image tokenizer that is there already. Raises ValueError for what cannot be.
     """
-    asked = {"side": side, "grid": grid, "codes": codes, "pieces": pieces, "width": width, "layers": layers}
-    asked |= {"context": context}
-    wrong = {name: value for name, value in asked.items() if value is not None and value < _LEAST[name]}
+    wishes = {"side": side, "grid": grid, "codes": codes, "pieces": pieces, "width": width, "layers": layers}
+    wishes |= {"context": context, "tokens": tokens}
+    wrong = {name: value for name, value in wishes.items() if value is not None and value < _LEAST[name]}
     if not 0 < minutes < float("inf") or wrong:
         words = ", ".join(f"{name} {value}" for name, value in (wrong or {"minutes": minutes}).items())
         least = ", ".join(f"{name} {value}" for name, value in _LEAST.items())
         raise ValueError(f"{words}: too little. minutes must be more than 0; the least sizes are {least}.")
-    if size is not None and size not in SIZES:
-        raise ValueError(f"No size is called {size!r}; there are {', '.join(SIZES)}.")
+    if size is not None and size not in OWN_SIZES:
+        raise ValueError(f"No size is called {size!r}; there are {', '.join(OWN_SIZES)}.")
     if width is not None and width % HEAD_WIDTH:
         raise ValueError(f"width must be a multiple of {HEAD_WIDTH}, the width of a head, not {width}.")
     accelerated, pictures, reasons = torch.cuda.is_available(), survey["pictures"], dict[str, str]()
     machine = "on a GPU" if accelerated else "on a CPU"
     if size is None:
         size = "small" if accelerated else "tiny"
-    shape = SIZES[size]
-    side, grid = default_grid(size, side, grid, given, reasons)
-    if given is not None:
-        codes = given.codes
+    shape = OWN_SIZES[size]
+    side, grid = default_grid(size, side, grid, image, reasons)
+    if image is not None:
+        codes = image.codes
         reasons["codes"] = "the given image tokenizer's"
     elif codes is None:
         codes = 256 if pictures < 100 else 512 if pictures < 2000 else 1024
@@ -144,31 +145,40 @@ def plan_own(
         )
     return OwnPlan(
         minutes, size, side, grid, codes, pieces,
-        width or shape["width"], layers or shape["layers"], context, shape["tokens"],
-        0.0 if given is not None else IMAGE_SHARE * minutes, stops_early, reasons,
+        width or shape["width"], layers or shape["layers"], context, tokens or shape["tokens"],
+        0.0 if image is not None else IMAGE_SHARE * minutes, stops_early, reasons,
     )  # fmt: skip
 
 
-def planned_side(given: ImageTokenizerConfig | None, **options: Any) -> int:
+def planned_side(image: ImageTokenizerConfig | None, **options: Any) -> int:
     """Pixels along a side of what will be learned, known before the data is read."""
     size = options.get("size") or ("small" if torch.cuda.is_available() else "tiny")
-    return default_grid(size, options.get("side"), options.get("grid"), given, {})[0]
+    return default_grid(size, options.get("side"), options.get("grid"), image, {})[0]
 
 
-_LEAST = {"side": 8, "grid": 2, "codes": 2, "pieces": 300, "width": HEAD_WIDTH, "layers": 1, "context": 32}
+_LEAST = {
+    "side": 8,
+    "grid": 2,
+    "codes": 2,
+    "pieces": 300,
+    "width": HEAD_WIDTH,
+    "layers": 1,
+    "context": 32,
+    "tokens": 64,
+}
 
 
 def default_grid(
-    size: str, side: int | None, grid: int | None, given: ImageTokenizerConfig | None, reasons: dict[str, str]
+    size: str, side: int | None, grid: int | None, image: ImageTokenizerConfig | None, reasons: dict[str, str]
 ) -> tuple[int, int]:
     """(side, grid): the given tokenizer's, or what was asked for, or 8 pixels a cell."""
-    if given is not None:
-        if (grid is not None and grid != given.grid[0]) or (side is not None and side != given.side):
+    if image is not None:
+        if (grid is not None and grid != image.grid[0]) or (side is not None and side != image.side):
             raise ValueError(
-                f"The given image tokenizer has {given.side} pixels and a grid of {given.grid[0]}: leave both out."
+                f"The given image tokenizer has {image.side} pixels and a grid of {image.grid[0]}: leave both out."
             )
         reasons["grid"] = "the given image tokenizer's"
-        return given.side, given.grid[0]
+        return image.side, image.grid[0]
     if grid is None:
         grid = 16 if size == "base" else side // 8 if side else 8
         cells = grid * grid
@@ -189,16 +199,16 @@ def fitting_text(texts: list[str], pieces: int, derived: bool) -> SentencePieceT
 
 def words_of(texts: list[str]) -> list[str]:
     """What the text tokenizer learns from: captions, as they stand and as they are asked for, and the questions."""
-    asked = [DRAW_WORDS[place % len(DRAW_WORDS)].format(text) for place, text in enumerate(texts)]
-    return [*texts, *asked, *QUESTION_WORDS, *(words.format("it") for words in DRAW_WORDS)]
+    requests = [DRAW_WORDS[place % len(DRAW_WORDS)].format(text) for place, text in enumerate(texts)]
+    return [*texts, *requests, *QUESTION_WORDS, *(words.format("it") for words in DRAW_WORDS)]
 
 
-def seconds_of_steps(plan: OwnPlan, vocabulary: int, given: bool, seconds: float = 1.5) -> tuple[float, float]:
+def seconds_of_steps(plan: OwnPlan, vocabulary: int, frozen: bool, seconds: float = 1.5) -> tuple[float, float]:
     """Seconds of a step of the image tokenizer and of the transformer here, each measured for about `seconds`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image = 0.0
     with torch.random.fork_rng():
-        if not given:
+        if not frozen:
             tokenizer = ImageTokenizer(plan.image).to(device)
             pixels = torch.rand(16, 3, plan.side, plan.side, device=device)
 

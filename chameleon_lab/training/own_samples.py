@@ -22,23 +22,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CELL, LABEL = 128, 18  # pixels of a picture on the sheet, and of the words below it
+SHEET_CELL, SHEET_WORDS = 128, 18  # pixels of a picture on the sheet, and of the words below it
 
 
 def contact_sheet(rows: Sequence[Sequence[tuple[PIL.Image.Image | None, str]]]) -> PIL.Image.Image:
     """Pictures in rows, each with its words below; None leaves a place empty."""
     columns = max(map(len, rows))
-    sheet = PIL.Image.new("RGB", (columns * (CELL + 4), len(rows) * (CELL + LABEL)), "white")
+    sheet = PIL.Image.new("RGB", (columns * (SHEET_CELL + 4), len(rows) * (SHEET_CELL + SHEET_WORDS)), "white")
     pen = PIL.ImageDraw.Draw(sheet)
     for row, cells in enumerate(rows):
         for column, (picture, words) in enumerate(cells):
-            left, top = column * (CELL + 4), row * (CELL + LABEL)
+            left, top = column * (SHEET_CELL + 4), row * (SHEET_CELL + SHEET_WORDS)
             if picture is not None:
-                sheet.paste(
-                    picture.resize((CELL, CELL), PIL.Image.Resampling.BOX if picture.width > CELL else 0), (left, top)
-                )
+                way = PIL.Image.Resampling.BOX if picture.width > SHEET_CELL else PIL.Image.Resampling.NEAREST
+                sheet.paste(picture.resize((SHEET_CELL, SHEET_CELL), way), (left, top))
             plain = words.encode("latin-1", "replace").decode("latin-1")  # letters that Pillow's own font has
-            pen.text((left + 2, top + CELL + 2), plain[:22], fill="black")
+            pen.text((left + 2, top + SHEET_CELL + 2), plain[:22], fill="black")
     return sheet
 
 

@@ -49,12 +49,12 @@ def _likelihoods(lab: Chameleon, views: TokenizedViews, pairs: Sequence[dict[str
     """Words pick the picture that they make likelier by most, compared with no words."""
     pictures = [Document((Image(BLANK, views.plain(each["picture"])),)) for each in pairs]
 
-    def image_logs(given: Document | None) -> np.ndarray:
-        return np.array([each.of(Modality.IMAGE).total for each in lab.engine.score(pictures, given)])
+    def image_logs(before: Document | None) -> np.ndarray:
+        return np.array([each.of(Modality.IMAGE).total for each in lab.engine.score(pictures, before)])
 
     alone_P = image_logs(None)
-    asked_WP = np.stack([image_logs(Document.of(draw_words(each["captions"][0]), EndTurn())) for each in pairs])
-    choices_W = (asked_WP - alone_P).argmax(axis=1)
+    logs_WP = np.stack([image_logs(Document.of(draw_words(each["captions"][0]), EndTurn())) for each in pairs])
+    choices_W = (logs_WP - alone_P).argmax(axis=1)
     same = [each["captions"][0] for each in pairs]
     right = [same[int(choice)] == caption for choice, caption in zip(choices_W, same, strict=True)]
     names = list[float]()
@@ -65,7 +65,7 @@ def _likelihoods(lab: Chameleon, views: TokenizedViews, pairs: Sequence[dict[str
         names.append(score.total)
         tokens += len(score)
     return {
-        "image nats": round(float(-np.diag(asked_WP).mean() / np.prod(lab.tokenizer.grid)), 3),
+        "image nats": round(float(-np.diag(logs_WP).mean() / np.prod(lab.tokenizer.grid)), 3),
         "image nats without words": round(float(-alone_P.mean() / np.prod(lab.tokenizer.grid)), 3),
         "text nats": round(-sum(names) / max(1, tokens), 3),
         "words pick their picture": round(float(np.mean(right)), 3),
