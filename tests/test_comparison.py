@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from chameleon_lab.evaluation import comparison
-from chameleon_lab.evaluation.comparison import CONTENDERS, compare_quantizers, read_outcomes, unseen_scenes
+from chameleon_lab.evaluation.comparison import CONTENDERS, Contender, compare_quantizers, read_outcomes, unseen_scenes
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.quantizers import VectorQuantizer
 from chameleon_lab.training.image_experiments import TINY_PICTURES
 
 BASE = replace(TINY_PICTURES, tokenizer=replace(TINY_PICTURES.tokenizer, widths=(8, 16), latent_width=8), batch=2)
@@ -32,6 +33,19 @@ def test_outcomes_come_one_at_a_time_and_are_kept(tmp_path, monkeypatch):
     assert vq - fsq == pytest.approx(vq.value - fsq.value)
     again = list(compare_quantizers(tmp_path, base=BASE, steps=1, seeds=[0, 1], names=names))
     assert again == outcomes
+
+
+class Mine(VectorQuantizer):
+    """A quantizer of one's own."""
+
+
+def test_a_quantizer_of_one_s_own_is_compared_by_seeds_of_one_s_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "unseen_scenes", lambda: unseen_scenes(5))
+    own = {"Mine": Contender(Mine)}
+    (outcome,) = compare_quantizers(tmp_path, base=BASE, steps=1, seeds=[11], names=(), own=own)
+    assert (outcome.name, outcome.seed) == ("Mine", 11) and read_outcomes(tmp_path / "outcomes.jsonl") == [outcome]
+    (folder,) = (each.name for each in tmp_path.glob("*/"))
+    assert folder.startswith("Mine-") and folder.endswith("-11")
 
 
 def test_the_scenes_it_is_measured_on_are_always_the_same():

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 
 from chameleon_lab.commands.main import main
 from chameleon_lab.evaluation import stability
+from chameleon_lab.evaluation.competition import OneModality
 from chameleon_lab.history import History, StepRecord
 from chameleon_lab.monitors.alarms import Bounding
 from chameleon_lab.optimization import Exponential
 from chameleon_lab.stability import QueryKeyRMSNorm
+from chameleon_lab.training.data import PAIRS
 from chameleon_lab.training.experiments import (
     CHAMELEON_7B,
     CHAMELEON_34B,
@@ -30,6 +33,7 @@ from chameleon_lab.training.experiments import (
 )
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.transformer import Transformer
+from chameleon_lab.vocabulary import Modality
 
 
 def history(losses, **measures) -> History:
@@ -197,3 +201,53 @@ def test_compared_rules_are_called_by_their_thresholds():
             numbers = [float(each) for each in re.findall(r"[<>] ([\d.]+)", name)]
             assert sorted(numbers) == sorted(rule.thresholds.values()), name
     assert sum(isinstance(rule, Bounding) for rule in stability.COMPARED.values()) == 5
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_s_tables_are_those_of_the_recorded_outcomes():
+    page = (ROOT / "docs" / "stability.md").read_text()
+    presets, competition = (
+        stability.read_presets(ROOT / "data" / f"{name}.jsonl") for name in ("stability", "competition")
+    )
+    assert stability.preset_tables(presets).strip() in page
+    growth = [
+        line for line in stability.preset_tables(competition).splitlines() if line.startswith(("| text", "| images"))
+    ]
+    assert len(growth) == 3 and all(line in page for line in growth)
+    assert {each.seed for each in competition} == set(range(5)) and len(competition) == 20
+    first = {name: stability.growth_of(competition, name)["images alone"] for name in stability.GROWTH}
+    assert not any(mean.excludes(1) for mean in first.values())
+    assert stability.growth_of(competition, "output_norm")["text and images, mixture_of_transformers"].low > 1
+
+
+def test_one_modality_s_rows_hold_nothing_of_the_other():
+    corpora = {kind: OneModality(kind, PAIRS).open(0, None) for kind in ("text", "image")}
+    for kind, corpus in corpora.items():
+        kinds = set(np.unique(corpus.vocabulary.modality[corpus.batches(3).inputs_BT.numpy()]).tolist())
+        own, other = (Modality.TEXT, Modality.IMAGE) if kind == "text" else (Modality.IMAGE, Modality.TEXT)
+        assert own in kinds and other not in kinds and corpus.held_out
+        assert (corpus.batches(3).inputs_BT != corpus.vocabulary.pad).float().mean() > 0.7
+    with pytest.raises(ValueError, match="text or image, not 'sound'"):
+        OneModality("sound").open(0, None)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_loss_at_initialisation_is_that_of_the_first_step():
+    run = history(np.linspace(7, 2, 60))
+    assert run.initial_loss == 7 == judged(run).start
+    assert math.isnan(History(run.records[1:]).initial_loss) and math.isnan(History().initial_loss)
+    several = [*outcomes_of({0.1: 3.0}, "baseline", 6.0), *outcomes_of({0.1: 3.0}, "baseline", 7.0)]
+    assert stability.loss_at_start(several) == 6.5 and stability.loss_at_start([]) == math.inf
+
+
+def test_a_difference_is_called_one_only_where_seeds_exclude_none():
+    def runs(kind: str, losses: list[float]) -> list[stability.PresetOutcome]:
+        (base,) = outcomes_of({0.1: 3.0}, kind)
+        return [replace(base, preset="p", setting="p", seed=at, held_out_loss=loss) for at, loss in enumerate(losses)]
+
+    bare = runs("baseline", [3.0, 3.4, 3.2])
+    better, same = runs("better", [2.0, 2.4, 2.19]), runs("same", [2.5, 3.9, 3.1])
+    text = stability.preset_tables([*bare, *better, *same])
+    assert re.search(r"\| p \| better \| 3 \| -1\.003 .* \| better \|", text)
+    assert re.search(r"\| p \| same \| 3 \| .* \| no difference excluded \|", text)

@@ -296,28 +296,40 @@ def _difference_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
-def _growth_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
-    """Of the preset `competition`: how far norms grew in each arm, as ratios to the bare model on both modalities."""
-    arms = {key: each for key, each in _by_place(outcomes).items() if each[0].preset == "competition"}
-    names = {"output_norm": "output norm", "max_attention_logit": "max attention logit"}
-    lines = [
-        f"| trained on | variation | seeds | {' | '.join(f'{words}, times as far' for words in names.values())} "
-        "| cosine of the gradients |",
-        "|---|---|---|---|---|---|",
-    ]
+GROWTH = {"output_norm": "output norm", "max_attention_logit": "max attention logit"}
+"""What grows in the preset `competition`, and the words for it."""
+
+
+def intervals_of(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[str, Mean]]:
+    """The held-out loss by variation and by where it was trained, as `figures.interval_figure` draws it."""
+    means: dict[str, dict[str, Mean]] = {}
+    for (place, kind), members in _by_place(outcomes).items():
+        if values := [each.held_out_loss for each in members if math.isfinite(each.held_out_loss)]:
+            means.setdefault(kind, {})[place] = Mean.of_seeds(values)
+    return means
+
+
+def growth_of(outcomes: Sequence[PresetOutcome], name: str) -> dict[str, Mean]:
+    """Of the preset `competition`: how many times as far a measure of `GROWTH` came in each arm as in the first, which
+    has both modalities and shares all weights; geometric means of the ratios by seed."""
+    arms = _by_place([each for each in outcomes if each.preset == "competition" and not each.corpus])
+    together = {each.seed: each for each in arms.pop(("competition text and images", "baseline"), [])}
+    means: dict[str, Mean] = {}
     for (_, kind), members in arms.items():
-        place = next(each for each in arms if each == ("competition text and images", "baseline"))
-        together = {each.seed: each for each in arms[place]}
-        ratios: dict[str, list[float]] = {
-            name: [
-                getattr(each, name) / getattr(together[each.seed], name) for each in members if each.seed in together
-            ]
-            for name in names
-        }
-        own = kind == "baseline" and members is arms[place]
-        cells = ["1" if own or not each else Mean.of_seeds(each, log=True).within(".2f") for each in ratios.values()]
-        cosine = _mean(members, "gradient_cosine", "+.2f") if "and" in members[0].setting else "-"
-        lines.append(f"| {members[0].setting} | {kind} | {len(members)} | {' | '.join(cells)} | {cosine} |")
+        ratios = [getattr(each, name) / getattr(together[each.seed], name) for each in members if each.seed in together]
+        if ratios:
+            setting = members[0].setting
+            means[setting if kind == "baseline" else f"{setting}, {kind}"] = Mean.of_seeds(ratios, log=True)
+    return means
+
+
+def _growth_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
+    growth = {name: growth_of(outcomes, name) for name in GROWTH}
+    heads = " | ".join(f"{words}, times as far" for words in GROWTH.values())
+    lines = [f"| trained on | seeds | {heads} |", "|---|---|---|---|"]
+    for arm, mean in growth["output_norm"].items():
+        cells = [each[arm].within(".2f") for each in growth.values()]
+        lines.append(f"| {arm} | {mean.n} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else []
 
 

@@ -179,8 +179,8 @@ def variations(
 
     A name stands for a fix, or for several in a list or tuple. Raises ValueError for a name that the lab's have.
     """
-    if taken := fixes.keys() & VARIATIONS.keys():
-        raise ValueError(f"{', '.join(sorted(taken))} is a variation of the lab's own: call yours otherwise.")
+    if clash := fixes.keys() & VARIATIONS.keys():
+        raise ValueError(f"{', '.join(sorted(clash))} is a variation of the lab's own: call yours otherwise.")
     return {
         name: replace(experiment, name=f"{experiment.name}-{name}", seed=seed).with_fixes(
             *(chosen if isinstance(chosen, Sequence) else (chosen,))
