@@ -201,12 +201,20 @@ def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> It
     return (value for line in lines if (value := parse_line(line, read)) is not None)
 
 
+LARGEST_STEP = 2**53
+"""Beyond it, JavaScript's numbers skip some."""
+
+
 def step_record(plain: dict[str, Any]) -> StepRecord:
     """The record that a line of `metrics.jsonl` holds, without what a newer version may have added. Raises ValueError,
     TypeError or KeyError for anything else."""
     step, seconds, values, layers = plain["step"], plain["seconds"], plain.get("values", {}), plain.get("layers", {})
     numbers = [seconds, *values.values()]
-    if type(step) is not int or step < 0 or not all(type(number) in (int, float) for number in numbers):
+    if (
+        type(step) is not int
+        or not 0 <= step < LARGEST_STEP
+        or not all(type(number) in (int, float) for number in numbers)
+    ):
         raise ValueError("a step is a whole number, and what was measured at it are numbers")
     if not isinstance(layers, dict) or not all(isinstance(each, list) for each in layers.values()):
         raise TypeError("what is recorded by layer are lists")
@@ -219,7 +227,7 @@ def run_event(plain: dict[str, Any]) -> Event | Answer:
     renamed = {"told": "message"}  # what files of before December 2026 call it
     fields = {renamed.get(key, key): value for key, value in plain.items()}
     event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
-    if type(event.step) is not int:
+    if type(event.step) is not int or not -LARGEST_STEP < event.step < LARGEST_STEP:
         raise ValueError("an event belongs to a step, a whole number")
     return event
 
@@ -231,16 +239,23 @@ def in_order(records: Sequence[StepRecord]) -> Sequence[StepRecord]:
     return [record for _, record in sorted({record.step: record for record in records}.items())]
 
 
-def describe_gaps(unreadable: int, twice: int, missing: Sequence[int], before: str = "") -> str:
+def steps_missing(steps: Iterable[int], end: int) -> list[range]:
+    """The gaps between rising steps, from 0 up to an end; ranges, since one damaged number may open a gap of 10^12."""
+    bounds = [-1, *(step for step in steps if step < end), end]
+    return [range(one + 1, other) for one, other in pairwise(bounds) if other > one + 1]
+
+
+def describe_gaps(unreadable: int, twice: int, missing: Sequence[range], before: str = "") -> str:
     """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing.
 
     Nothing where all of it stands in what was said `before`.
     """
-    spans = [f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"] if missing else []
+    count = sum(gap.stop - gap.start for gap in missing)  # len() of a range has a limit
+    spans = [f"{missing[0][0]} to {missing[-1][-1]}" if count > 1 else f"{missing[0][0]}"] if missing else []
     parts = [
         f"{unreadable} of its lines cannot be read and are passed over" if unreadable else "",
         f"{twice} of its steps are there twice" if twice else "",
-        *(f"{len(missing)} steps are missing, within {span}" for span in spans),
+        *(f"{count} steps are missing, within {span}" for span in spans),
     ]
     words = "; ".join(part for part in parts if part)
     if all(part in before for part in parts):
@@ -357,9 +372,9 @@ class RecordedRun:
         lines = self._metrics.values()
         records, events = in_order(lines), list(self._events.values())
         steps = [record.step for record in records]
-        missing = list[int]()
-        if any(other == one + 1 for one, other in pairwise(steps)) and len(steps) < steps[-1] + 1:
-            missing = sorted(set(range(steps[-1])).difference(steps))
+        missing = list[range]()
+        if any(other == one + 1 for one, other in pairwise(steps)):
+            missing = steps_missing(steps, steps[-1])
         message = describe_gaps(self._metrics.unreadable, len(lines) - len(records), missing)
         if not steps and self.state.progress > 0:
             unreadable = self._metrics.unreadable

@@ -20,7 +20,7 @@ import torch
 
 from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import SceneBatches
-from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord
+from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord, steps_missing
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -201,6 +201,29 @@ def test_a_run_whose_records_are_damaged_learns_the_same_and_says_what_is_missin
     ) in message
     if harm == "doubled":
         assert losses == whole
+
+
+@pytest.mark.parametrize("step", [10**9, 10**12, 2**53 - 1, 2**53, 10**30, -(10**12)])
+def test_a_step_number_of_any_size_costs_nothing_and_is_said(tmp_path, step):
+    lines = lines_of(range(5))
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, lines[2].replace("2", str(step), 1)]) + "\n")
+    history = RecordedRun(tmp_path).history
+    (message,) = [alarm.message for alarm in history.alarms if alarm.rule == "records"]
+    readable = 0 <= step < 2**53
+    assert [record.step for record in history.records] == [0, 1, 2, 3, 4, *[step] * readable]
+    assert (f"{step - 5} steps are missing, within 5 to {step - 1}" if readable else "1 of its lines") in message
+    ledger = RunFolder(tmp_path).ledger
+    ledger.open(5)
+    assert [record.step for record in ledger.records] == [0, 1, 2, 3, 4]
+    ledger.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_missing_steps_are_those_that_are_not_there(seed):
+    steps = sorted(random.Random(seed).sample(range(60), 25))
+    for end in (0, 1, 30, 60, 80):
+        gaps = steps_missing(steps, end)
+        assert [step for gap in gaps for step in gap] == sorted(set(range(end)).difference(steps))
 
 
 @pytest.mark.parametrize("content", [b"", b"?\n[1]\nnonsense\n", b"\x00\xff\n" * 3, None])
