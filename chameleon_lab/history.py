@@ -14,7 +14,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from chameleon_lab.files import read_table
 from chameleon_lab.measures import default_thresholds
+from chameleon_lab.parts import require_fields
 
 Level = Literal["WARN", "ALARM", "CRITICAL"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -209,16 +210,20 @@ def step_record(plain: dict[str, Any]) -> StepRecord:
     """The record that a line of `metrics.jsonl` holds, without what a newer version may have added. Raises ValueError,
     TypeError or KeyError for anything else."""
     step, seconds, values, layers = plain["step"], plain["seconds"], plain.get("values", {}), plain.get("layers", {})
-    numbers = [seconds, *values.values()]
-    if (
-        type(step) is not int
-        or not 0 <= step < LARGEST_STEP
-        or not all(type(number) in (int, float) for number in numbers)
-    ):
-        raise ValueError("a step is a whole number, and what was measured at it are numbers")
+    if type(step) is not int or not 0 <= step < LARGEST_STEP:
+        raise ValueError("a step is a whole number")
     if not isinstance(layers, dict) or not all(isinstance(each, list) for each in layers.values()):
         raise TypeError("what is recorded by layer are lists")
+    by_layer = [each for layer in chain.from_iterable(layers.values()) for each in _heads_of(layer)]
+    for number in (seconds, *values.values(), *by_layer):
+        if type(number) is not float and (type(number) is not int or abs(number) > LARGEST_STEP):
+            raise ValueError("what was measured are numbers")
     return StepRecord(step, seconds, values, layers)
+
+
+def _heads_of(layer: Any) -> list[Any]:
+    """A layer's values, one a head, or its only one."""
+    return layer if isinstance(layer, list) else [layer]
 
 
 def run_event(plain: dict[str, Any]) -> Event | Answer:
@@ -227,8 +232,7 @@ def run_event(plain: dict[str, Any]) -> Event | Answer:
     renamed = {"told": "message"}  # what files of before December 2026 call it
     fields = {renamed.get(key, key): value for key, value in plain.items()}
     event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
-    if type(event.step) is not int or not -LARGEST_STEP < event.step < LARGEST_STEP:
-        raise ValueError("an event belongs to a step, a whole number")
+    require_fields(event, step=(-LARGEST_STEP, LARGEST_STEP))
     return event
 
 

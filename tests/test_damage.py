@@ -218,6 +218,34 @@ def test_a_step_number_of_any_size_costs_nothing_and_is_said(tmp_path, step):
     ledger.close()
 
 
+WRONG_RECORDS = [
+    {"values": {"loss": 10**40}}, {"values": {"loss": "x"}}, {"values": {"loss": None}}, {"values": {"loss": True}},
+    {"seconds": "1"}, {"layers": {"a": [["b"]]}}, {"layers": {"a": [None]}}, {"layers": {"a": [10**400]}},
+    {"layers": {"a": 5}}, {"layers": []}, {"step": True}, {"step": 1.0}, {"values": []},
+]  # fmt: skip
+WRONG_EVENTS = [
+    {"kind": "alarm", "step": 2, "level": "LOUD", "rule": "r", "message": "m"},
+    {"kind": "alarm", "step": 2, "level": "WARN", "rule": "r", "message": ["<b>"]},
+    {"kind": "alarm", "step": 10**30, "level": "WARN", "rule": "r", "message": "m"},
+    {"kind": "intervention", "step": 2, "name": {}, "before": 1, "after": 2},
+    {"kind": "answer", "step": 2, "order": 5, "command": "stop"},
+]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_RECORDS, *WRONG_EVENTS], ids=json.dumps)
+def test_a_line_of_the_wrong_types_is_one_that_cannot_be_read(tmp_path, wrong):
+    lines = lines_of(range(5))
+    if "kind" in wrong:
+        (tmp_path / "events.jsonl").write_text(json.dumps(wrong) + "\n")
+    else:
+        lines[2] = json.dumps(json.loads(lines[2]) | wrong)
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    history = RecordedRun(tmp_path).history
+    assert len(history.records) == (5 if "kind" in wrong else 4)
+    assert [alarm.rule for alarm in history.alarms] == ([] if "kind" in wrong else ["records"])
+    assert not history.interventions
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_missing_steps_are_those_that_are_not_there(seed):
     steps = sorted(random.Random(seed).sample(range(60), 25))

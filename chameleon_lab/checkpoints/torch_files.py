@@ -137,7 +137,7 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
 
 
 SHARED = 4
-"""How many times the bytes of a file its tensors may be: a tied matrix stands under two names, and nothing much more."""
+"""How many times the bytes of a file its tensors may be: a tied matrix stands under two names, and little else does."""
 
 
 def _require_bytes(tensors: dict[str, Tensor], path: Path) -> None:
