@@ -43,7 +43,7 @@ benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside 
 
 pins: ## write the versions now in .venv to constraints.txt, and their files' hashes to requirements.lock (needs uv)
 	sed '/^#/!d' constraints.txt > .venv/pins
-	$(PY) -m pip freeze --all --exclude-editable --exclude pip --exclude wheel | sed 's/+cpu$$//' >> .venv/pins
+	$(PY) -m pip freeze --all --exclude-editable --exclude pip --exclude wheel | sed 's/+cpu$$//' | LC_ALL=C sort -f >> .venv/pins
 	mv .venv/pins constraints.txt
 	sed '/^#/!d' requirements.lock > .venv/lock
 	uv pip compile constraints.txt --no-deps --generate-hashes --universal --no-header --no-annotate -q >> .venv/lock

@@ -15,7 +15,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from chameleon_lab.files import read_table
 from chameleon_lab.measures import MEASURES, default_thresholds, measure_of
+from chameleon_lab.parts import require_fields
 
 Level = Literal["WARN", "ALARM", "CRITICAL"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -296,16 +297,28 @@ def _parsed(lines: Iterable[str], read: Callable[[dict[str, Any]], Value]) -> It
     return (value for line in lines if (value := parse_line(line, read)) is not None)
 
 
+LARGEST_STEP = 2**53
+"""Beyond it, JavaScript's numbers skip some."""
+
+
 def step_record(plain: dict[str, Any]) -> StepRecord:
     """The record that a line of `metrics.jsonl` holds, without what a newer version may have added. Raises ValueError,
     TypeError or KeyError for anything else."""
     step, seconds, values, layers = plain["step"], plain["seconds"], plain.get("values", {}), plain.get("layers", {})
-    numbers = [seconds, *values.values()]
-    if type(step) is not int or step < 0 or not all(type(number) in (int, float) for number in numbers):
-        raise ValueError("a step is a whole number, and what was measured at it are numbers")
+    if type(step) is not int or not 0 <= step < LARGEST_STEP:
+        raise ValueError("a step is a whole number")
     if not isinstance(layers, dict) or not all(isinstance(each, list) for each in layers.values()):
         raise TypeError("what is recorded by layer are lists")
+    by_layer = [each for layer in chain.from_iterable(layers.values()) for each in _heads_of(layer)]
+    for number in (seconds, *values.values(), *by_layer):
+        if type(number) is not float and (type(number) is not int or abs(number) > LARGEST_STEP):
+            raise ValueError("what was measured are numbers")
     return StepRecord(step, seconds, values, layers)
+
+
+def _heads_of(layer: Any) -> list[Any]:
+    """A layer's values, one a head, or its only one."""
+    return layer if isinstance(layer, list) else [layer]
 
 
 def run_event(plain: dict[str, Any]) -> Event | Answer:
@@ -314,10 +327,7 @@ def run_event(plain: dict[str, Any]) -> Event | Answer:
     renamed = {"told": "message"}  # what files of before December 2026 call it
     fields = {renamed.get(key, key): value for key, value in plain.items()}
     event = kind(**{key: value for key, value in fields.items() if key in kind.__dataclass_fields__})
-    if type(event.step) is not int:
-        raise ValueError("an event belongs to a step, a whole number")
-    if isinstance(event, Sample) and not all(type(value) is str for value in list(vars(event).values())[1:]):
-        raise ValueError("what a sample is of, its files and its words are text")
+    require_fields(event, step=(-LARGEST_STEP, LARGEST_STEP))
     return event
 
 
@@ -328,16 +338,23 @@ def in_order(records: Sequence[StepRecord]) -> Sequence[StepRecord]:
     return [record for _, record in sorted({record.step: record for record in records}.items())]
 
 
-def describe_gaps(unreadable: int, twice: int, missing: Sequence[int], before: str = "") -> str:
+def steps_missing(steps: Iterable[int], end: int) -> list[range]:
+    """The gaps between rising steps, from 0 up to an end; ranges, since one damaged number may open a gap of 10^12."""
+    bounds = [-1, *(step for step in steps if step < end), end]
+    return [range(one + 1, other) for one, other in pairwise(bounds) if other > one + 1]
+
+
+def describe_gaps(unreadable: int, twice: int, missing: Sequence[range], before: str = "") -> str:
     """What is wrong with `metrics.jsonl`, in words: lines that nobody can read, steps recorded twice, steps missing.
 
     Nothing where all of it stands in what was said `before`.
     """
-    spans = [f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"] if missing else []
+    count = sum(gap.stop - gap.start for gap in missing)  # len() of a range has a limit
+    spans = [f"{missing[0][0]} to {missing[-1][-1]}" if count > 1 else f"{missing[0][0]}"] if missing else []
     parts = [
         f"{unreadable} of its lines cannot be read and are passed over" if unreadable else "",
         f"{twice} of its steps are there twice" if twice else "",
-        *(f"{len(missing)} steps are missing, within {span}" for span in spans),
+        *(f"{count} steps are missing, within {span}" for span in spans),
     ]
     words = "; ".join(part for part in parts if part)
     if all(part in before for part in parts):
@@ -455,9 +472,9 @@ class RecordedRun:
         lines = self._metrics.values()
         records, events = in_order(lines), list(self._events.values())
         steps = [record.step for record in records]
-        missing = list[int]()
-        if any(other == one + 1 for one, other in pairwise(steps)) and len(steps) < steps[-1] + 1:
-            missing = sorted(set(range(steps[-1])).difference(steps))
+        missing = list[range]()
+        if any(other == one + 1 for one, other in pairwise(steps)):
+            missing = steps_missing(steps, steps[-1])
         message = describe_gaps(self._metrics.unreadable, len(lines) - len(records), missing)
         if not steps and self.state.progress > 0:
             unreadable = self._metrics.unreadable

@@ -269,6 +269,40 @@ def _checkpoint_case(rng: np.random.Generator, folder: Path) -> None:
 
 
 @cache
+def _vqgans() -> Path:
+    """Folders of image tokenizers as others publish them."""
+    import torch
+    import yaml
+    from test_vqgans import KINDS, Published
+
+    place = Path(tempfile.mkdtemp(prefix="fuzz-vqgans-", dir=os.environ.get("FUZZ_HOME")))
+    for number, kind in enumerate(KINDS.values()):
+        published, folder = Published(**kind), place / str(number)
+        folder.mkdir()
+        if published.program == "llamagen":
+            torch.save({"model": published.tensors, "args": argparse.Namespace(a=1)}, folder / "vq_ds8.pt")
+        else:
+            beside = {"callbacks": {"best": np.float64(1.5)}, "epoch": 3}
+            torch.save({"state_dict": published.tensors, **beside}, folder / "model.ckpt")
+            (folder / "config.yaml").write_text(yaml.safe_dump(published.config()))
+    return place
+
+
+def _vqgan_case(rng: np.random.Generator, folder: Path) -> None:
+    import torch
+
+    from chameleon_lab.chameleon import load_image_tokenizer
+
+    folders = sorted(_vqgans().iterdir())
+    place = folder / "vqgan"
+    shutil.copytree(folders[int(rng.integers(len(folders)))], place)
+    files = sorted(place.iterdir())
+    damaged_file(rng, files[int(rng.integers(len(files)))])
+    image = load_image_tokenizer(place, device="cpu")
+    image.decode_pixels(image.encode_pixels(torch.zeros(1, 3, 32, 32)))
+
+
+@cache
 def _text_models() -> tuple[str, bytes]:
     from test_text_json import family_json
 
@@ -442,6 +476,7 @@ FUZZ_READERS = (
     FuzzReader("pictures", _picture_case, (_pictures,)),
     FuzzReader("documents", _document_case, (_document, _toys)),
     FuzzReader("checkpoints", _checkpoint_case, (_toys, _checkpoints)),
+    FuzzReader("vqgans", _vqgan_case, (_vqgans,)),
     FuzzReader("tokenizers", _tokenizer_case, (_text_models,)),
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
     FuzzReader("runs", _run_case, (_run_files,)),

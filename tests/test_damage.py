@@ -20,7 +20,7 @@ import torch
 
 from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import SceneBatches
-from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord
+from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord, steps_missing
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -225,6 +225,57 @@ def test_lines_of_several_threads_are_each_written_once(tmp_path):
     written = [line.split(" ") for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     for name in range(4):
         assert [int(number) for own, number, _ in written if own == str(name)] == list(range(count))
+
+
+@pytest.mark.parametrize("step", [10**9, 10**12, 2**53 - 1, 2**53, 10**30, -(10**12)])
+def test_a_step_number_of_any_size_costs_nothing_and_is_said(tmp_path, step):
+    lines = lines_of(range(5))
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, lines[2].replace("2", str(step), 1)]) + "\n")
+    history = RecordedRun(tmp_path).history
+    (message,) = [alarm.message for alarm in history.alarms if alarm.rule == "records"]
+    readable = 0 <= step < 2**53
+    assert [record.step for record in history.records] == [0, 1, 2, 3, 4, *[step] * readable]
+    assert (f"{step - 5} steps are missing, within 5 to {step - 1}" if readable else "1 of its lines") in message
+    ledger = RunFolder(tmp_path).ledger
+    ledger.open(5)
+    assert [record.step for record in ledger.records] == [0, 1, 2, 3, 4]
+    ledger.close()
+
+
+WRONG_RECORDS = [
+    {"values": {"loss": 10**40}}, {"values": {"loss": "x"}}, {"values": {"loss": None}}, {"values": {"loss": True}},
+    {"seconds": "1"}, {"layers": {"a": [["b"]]}}, {"layers": {"a": [None]}}, {"layers": {"a": [10**400]}},
+    {"layers": {"a": 5}}, {"layers": []}, {"step": True}, {"step": 1.0}, {"values": []},
+]  # fmt: skip
+WRONG_EVENTS = [
+    {"kind": "alarm", "step": 2, "level": "LOUD", "rule": "r", "message": "m"},
+    {"kind": "alarm", "step": 2, "level": "WARN", "rule": "r", "message": ["<b>"]},
+    {"kind": "alarm", "step": 10**30, "level": "WARN", "rule": "r", "message": "m"},
+    {"kind": "intervention", "step": 2, "name": {}, "before": 1, "after": 2},
+    {"kind": "answer", "step": 2, "order": 5, "command": "stop"},
+]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_RECORDS, *WRONG_EVENTS], ids=json.dumps)
+def test_a_line_of_the_wrong_types_is_one_that_cannot_be_read(tmp_path, wrong):
+    lines = lines_of(range(5))
+    if "kind" in wrong:
+        (tmp_path / "events.jsonl").write_text(json.dumps(wrong) + "\n")
+    else:
+        lines[2] = json.dumps(json.loads(lines[2]) | wrong)
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    history = RecordedRun(tmp_path).history
+    assert len(history.records) == (5 if "kind" in wrong else 4)
+    assert [alarm.rule for alarm in history.alarms] == ([] if "kind" in wrong else ["records"])
+    assert not history.interventions
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_missing_steps_are_those_that_are_not_there(seed):
+    steps = sorted(random.Random(seed).sample(range(60), 25))
+    for end in (0, 1, 30, 60, 80):
+        gaps = steps_missing(steps, end)
+        assert [step for gap in gaps for step in gap] == sorted(set(range(end)).difference(steps))
 
 
 @pytest.mark.parametrize("content", [b"", b"?\n[1]\nnonsense\n", b"\x00\xff\n" * 3, None])

@@ -513,3 +513,24 @@ def test_tampered_and_truncated_files_load_whole_or_are_refused(write, tmp_path)
             assert kind != "cut"
             outcomes["loaded"] += 1
     assert outcomes["refused"] > 200
+
+
+SWELLING = {
+    "one number for many": lambda: {"a": torch.zeros(1).expand(1000, 1000)},
+    "a row for a matrix": lambda: {"a": torch.zeros(8).expand(3, 8)},
+    "no content": lambda: {"a": torch.empty(3, 3, device="meta")},
+    "one tensor under many names": lambda: dict.fromkeys(map(str, range(64)), torch.zeros(2**16)),
+}
+
+
+@pytest.mark.parametrize("kind", SWELLING)
+def test_a_small_torch_file_does_not_stand_for_much_memory(kind, tmp_path):
+    torch.save({"state_dict": SWELLING[kind]()}, tmp_path / "x.pth")
+    refused(open_torch, "which repeats a part of what the file stores|without its content", tmp_path / "x.pth")
+
+
+def test_tied_and_strided_tensors_are_read_as_they_are(tmp_path):
+    whole = torch.arange(48.0).view(6, 8)
+    tensors = {"a": whole, "b": whole, "rows": whole[2:4], "turned": whole.T, "steps": whole[::2, ::2]}
+    torch.save(tensors, tmp_path / "x.pth")
+    assert all(torch.equal(tensor.read(), tensors[name]) for name, tensor in open_torch(tmp_path / "x.pth").items())

@@ -31,7 +31,6 @@ from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer
-from chameleon_lab.training.image_experiments import TINY_PICTURES
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -474,13 +473,13 @@ def test_each_fault_is_one_error_that_names_a_file(fault, tmp_path):
 
 
 def test_a_tokenizer_without_attention_is_named_and_written_as_before(tmp_path):
-    assert fingerprint(TINY_PICTURES) == "035ecfd0"
+    assert fingerprint(TINY_IMAGES) == "d463d5ce"
     image = ImageTokenizer(TINY_IMAGES)
     assert not any(".attn." in name for name in image.state_dict())
     native.write_image_tokenizer(image, tmp_path)
     assert "attention" not in json.loads((tmp_path / "config.json").read_text())["image_tokenizer"]
-    attentive = replace(TINY_PICTURES, tokenizer=replace(TINY_IMAGES, attention=(1,)))
-    assert fingerprint(attentive) != fingerprint(TINY_PICTURES)
+    attentive = replace(TINY_IMAGES, attention=(1,))
+    assert fingerprint(attentive) != fingerprint(TINY_IMAGES)
 
 
 @pytest.mark.parametrize("attention", [(2,), (-1,), (0, 0)])

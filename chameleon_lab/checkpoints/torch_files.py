@@ -132,7 +132,29 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     strange = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]
     if strange:
         raise ValueError(f"{path} holds {strange[0]} as a sparse or quantized tensor, which the lab does not read.")
+    _require_bytes(tensors, path)
     return {name: lazy(tensor) for name, tensor in tensors.items()}
+
+
+SHARED = 4
+"""How many times the bytes of a file its tensors may be: a tied matrix stands under two names, and little else does."""
+
+
+def _require_bytes(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises ValueError for tensors that are not in the file, or that a few of its bytes stand for many times over:
+    read, a small file would fill the memory."""
+    absent = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
+    if absent:
+        raise ValueError(f"{path} names {absent[0]} without its content: save the model from where its weights are.")
+    repeated = [name for name, tensor in tensors.items() if tensor.nbytes > tensor.untyped_storage().nbytes()]
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    if not repeated and sum(tensor.nbytes for tensor in tensors.values()) > SHARED * sum(stored.values()) + 2**20:
+        repeated = list(tensors)
+    if repeated:
+        raise ValueError(
+            f"{path} holds {repeated[0]}, which repeats a part of what the file stores: the lab reads what is stored. "
+            "Save it anew with each tensor cloned."
+        )
 
 
 def write_torch(tensors: Tensors, path: Path | str) -> None:

@@ -27,6 +27,7 @@ from chameleon_lab.history import (
     parse_line,
     run_event,
     step_record,
+    steps_missing,
 )
 from chameleon_lab.storage import write_file
 
@@ -176,7 +177,7 @@ class Ledger:
         before = recorded.until(step)
         self.events[:] = replace(before, interventions=recorded.interventions).events
         unreadable = sum(record is None for _, record in parsed)
-        missing = sorted(set(range(step)).difference(record.step for record in self.records))
+        missing = steps_missing((record.step for record in self.records), step)
         words = " ".join(event.message for event in self.events if isinstance(event, Alarm) and event.rule == "records")
         if message := describe_gaps(unreadable, len(earlier) - len(self.records), missing, words):
             log.warning("%s: %s", self._folder, message)
