@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
 from chameleon_lab.measures import default_thresholds, measure_of, measures_of, threshold_lines
 from chameleon_widgets.runs.comparison import CURVE_COLOURS as COLOURS
-from chameleon_widgets.runs.comparison import Columns, first_measures, smoothed
+from chameleon_widgets.runs.comparison import Columns, band_of, first_measures, smoothed
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 PAGE_INKS = {INK: "#7a8189", SOFT: "#7f868e", RULE: "#80868f", EDGE: "#80868e", "#ffffff": "none", "#a4161a": "#d23b40"}
@@ -82,15 +82,20 @@ def compare_figure(
     smoothing: float = 0.0,
     colours: Mapping[str, str] | None = None,
     note: str = "",
+    seeds: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Several runs by step, a chart for each measure; triangles above in a run's colour are its alarms.
 
     `measures`: four worth a look first where left out. `colours`: of these runs or more, in whose order dashes come
     where colours come again. `smoothing`: the weight of `comparison.smoothed`; what was recorded stays behind it,
-    faint; what is measured on held-out documents is not smoothed. `note` goes into the caption. Raises KeyError for a
+    faint; what is measured on held-out documents is not smoothed. `note` goes into the caption. `seeds`: by a name of
+    their own, runs that are drawn as one: their mean, in a band from the lowest to the highest. Raises KeyError for a
     measure that no run has.
     """
     runs = {name: Columns(history) for name, history in histories.items()}
+    bands = {name: [each for each in members if each in runs] for name, members in (seeds or {}).items()}
+    bands = {name: members for name, members in bands.items() if len(members) > 1}
+    banded = {each for members in bands.values() for each in members}
     names = sorted({name for columns in runs.values() for name in columns.names})
     charts = first_measures(names) if measures is None else list(measures)
     for name in charts:
@@ -105,17 +110,24 @@ def compare_figure(
     for axis, measure in zip(axes, charts, strict=True):
         weight = 0.0 if measure.startswith("held_out") else smoothing
         for name, columns in runs.items():
-            _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
+            if name not in banded:
+                _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
+        for name, members in bands.items():
+            _band(axis, band_of([runs[each] for each in members], measure), hues[members[0]], weight, name)
         about = measure_of(measure)
         _head(axis, about.words, log=about.axis == "log")
         for row, (name, history) in enumerate(histories.items()):
             _alarm_marks(axis, history.alarms, hues[name], row)
     if axes:
-        handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in histories]
-        names = [_short(name) for name in histories]
+        single = [name for name in histories if name not in banded]
+        handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in single]
+        handles += [Line2D([], [], color=hues[members[0]], linewidth=4) for members in bands.values()]
+        names = [_short(name) for name in single]
+        names += [_short(f"{name}, {len(members)} seeds") for name, members in bands.items()]
         _legend(figure, handles, names, loc="outside upper left", ncols=_columns_of(figure, names, 4))
     facts = [f"{name}: {_facts(history)}" for name, history in histories.items()]
     opening = "Runs aligned by step." if histories else "No runs."
+    opening += " Bands reach from the lowest to the highest of the seeds, lines are their means." if bands else ""
     _caption(figure, axes, " ".join([opening, *(f"{each}." for each in facts), _smoothing(smoothing), note]))
     return figure
 
@@ -390,6 +402,18 @@ def _line(
     axis.plot(
         steps, curve, color=colour, linewidth=1.4, linestyle=dash, marker=dot, markersize=3.5, label=label, gid=name
     )
+
+
+def _band(axis: Axes, points: tuple[np.ndarray, np.ndarray], colour: str, smoothing: float, name: str) -> None:
+    """Several runs' values as their mean, in a band of all."""
+    steps, values_RX = points
+    if len(steps):
+        low, mean, high = (
+            smoothed(each, smoothing) for each in (values_RX.min(0), values_RX.mean(0), values_RX.max(0))
+        )
+        axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        dot = "o" if len(steps) == 1 else "none"
+        axis.plot(steps, mean, color=colour, linewidth=1.4, marker=dot, markersize=3.5, gid=name)
 
 
 def _alarm_marks(axis: Axes, alarms: Sequence[Alarm], colour: str = "", row: int = 0) -> None:

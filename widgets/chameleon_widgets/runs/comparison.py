@@ -151,6 +151,30 @@ def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def seed_groups(configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """The names of runs that differ in nothing but seed and name, by what their names have in common; two or more."""
+    alike: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        if config:
+            rest = {key: value for key, value in flattened(config).items() if key.split(".")[-1] not in ("name", "seed")}
+            alike.setdefault(_key(rest), []).append(name)
+    groups: dict[str, list[str]] = {}
+    for members in alike.values():
+        if len(members) > 1:
+            label = _common(members) or members[0]
+            groups[label if label not in groups else f"{label} ({members[0]})"] = members
+    return groups
+
+
+def band_of(columns: Sequence[Columns], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values of runs x steps) of a measure at the steps that all runs recorded it at."""
+    series = [each.series(name) for each in columns]
+    steps = series[0][0]
+    for others, _ in series[1:]:
+        steps = np.intersect1d(steps, others)
+    return steps, np.stack([values[np.searchsorted(own, steps)] for own, values in series])
+
+
 # Outcomes
 
 

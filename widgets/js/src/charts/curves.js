@@ -24,6 +24,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  * @property {string} colour any CSS colour, variables included
  * @property {import("./points.js").Points} points
  * @property {boolean} [dashed]
+ * @property {{low: import("./points.js").Points, high: import("./points.js").Points}} [band] drawn behind it
  * @property {boolean} [dots] a dot at each value: for those that are far apart
  */
 /**
@@ -94,7 +95,8 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   /** Values at the two ends. @param {[number, number]} ends @returns {[number, number] | null} */
   function along([from, to]) {
     const extents = visible()
-      .map(({ points }) => points.extent(from, to, content.log))
+      .flatMap(({ points, band }) => [points, ...(band ? [band.low, band.high] : [])])
+      .map((points) => points.extent(from, to, content.log))
       .filter((each) => each !== null);
     if (!extents.length) return null;
     const low = Math.min(...extents.map(([each]) => each));
