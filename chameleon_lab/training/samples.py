@@ -181,13 +181,13 @@ def scene_requests(tokenizer: MixedModalTokenizer) -> list[tuple[Document, bool]
 
 
 def first_halves(
-    batches: Sequence[Batch], count: int = 4
+    batches: Callable[[], Sequence[Batch]], count: int = 4
 ) -> Callable[[MixedModalTokenizer], list[tuple[Document, bool]]]:
     """Prompts from documents of batches: the words before a picture, to be drawn; or a picture, to be described."""
 
     def halves(tokenizer: MixedModalTokenizer) -> list[tuple[Document, bool]]:
         prompts = list[tuple[Document, bool]]()
-        for batch in batches:
+        for batch in batches():
             numbers_BT = torch.zeros_like(batch.inputs_BT) if batch.documents_BT is None else batch.documents_BT
             for tokens_T, documents_T in zip(batch.inputs_BT, numbers_BT, strict=True):
                 for number in documents_T.unique().tolist():

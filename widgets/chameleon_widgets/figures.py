@@ -30,6 +30,14 @@ from chameleon_widgets.runs.comparison import Columns, band_of, first_measures, 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 PAGE_INKS = {INK: "#7a8189", SOFT: "#7f868e", RULE: "#80868f", EDGE: "#80868e", "#ffffff": "none", "#a4161a": "#d23b40"}
 """What stands for these on a page: four to one or nearly so on white and on near black alike."""
+PAGE_STYLE = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor"), PAGE_INKS[INK]),
+    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor", "legend.edgecolor"), PAGE_INKS[EDGE]),
+}
+"""Settings of matplotlib for a notebook's own plots, so that they lie on a page of any colour as these figures do:
+`plt.rcParams.update(PAGE_STYLE)`."""
+
 FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
 LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}

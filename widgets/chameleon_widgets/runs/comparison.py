@@ -152,15 +152,21 @@ def _key(value: Any) -> str:
 
 
 def seed_groups(configs: Mapping[str, Config]) -> dict[str, list[str]]:
-    """The names of runs that differ in nothing but seed and name, by what their names have in common; two or more."""
-    alike: dict[str, list[str]] = {}
+    """The names of runs that differ in nothing but seeds, which all differ, by what the names have in common.
+
+    Only where there are two or more.
+    """
+    alike: dict[str, dict[str, str]] = {}  # by all but seeds and name: the runs, and the seeds of each
     for name, config in configs.items():
-        if config:
-            rest = {key: value for key, value in flattened(config).items() if key.split(".")[-1] not in ("name", "seed")}
-            alike.setdefault(_key(rest), []).append(name)
+        flat = {key: value for key, value in flattened(config).items() if key != "name"}
+        seeds = {key: value for key, value in flat.items() if key.split(".")[-1] == "seed"}
+        if seeds:
+            rest = {key: value for key, value in flat.items() if key not in seeds}
+            alike.setdefault(_key(rest), {})[name] = _key(seeds)
     groups: dict[str, list[str]] = {}
-    for members in alike.values():
-        if len(members) > 1:
+    for seeds in alike.values():
+        if len(seeds) > 1 and len({*seeds.values()}) == len(seeds):
+            members = list(seeds)
             label = _common(members) or members[0]
             groups[label if label not in groups else f"{label} ({members[0]})"] = members
     return groups
