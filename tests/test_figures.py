@@ -120,9 +120,8 @@ def test_no_caption_and_no_legend_is_cut_off_whatever_its_letters():
 
 def test_in_a_cell_a_figure_has_no_ground_and_readable_inks_and_is_itself_again_afterwards():
     figure = run_figure(HISTORY, STATE)
-    colours = {
-        artist: (artist.get_alpha(), getattr(artist, "get_color", lambda: None)()) for artist in figure.findobj()
-    }
+    look = lambda artist: (artist.get_alpha(), getattr(artist, "get_color", lambda: None)())  # noqa: E731
+    colours = {artist: look(artist) for artist in figure.findobj()}
     picture = np.asarray(PIL.Image.open(io.BytesIO(page_png(figure))).convert("RGBA"), np.float64)
     assert (picture[..., 3] == 0).mean() > 0.5 and (picture[2, 2, 3], picture[-3, -3, 3]) == (0, 0)
     solid = picture[picture[..., 3] == 255][:, :3] @ [0.2126, 0.7152, 0.0722] / 255
