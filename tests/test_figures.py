@@ -119,7 +119,7 @@ def test_no_caption_and_no_legend_is_cut_off_whatever_its_letters():
 
 
 def test_in_a_cell_a_figure_has_no_ground_and_readable_inks_and_is_itself_again_afterwards():
-    figure = run_figure(HISTORY, STATE)
+    figure = compare_figure({"a run": HISTORY, "another": HISTORY}, ["loss"], note="a note")
     look = lambda artist: (artist.get_alpha(), getattr(artist, "get_color", lambda: None)())  # noqa: E731
     colours = {artist: look(artist) for artist in figure.findobj()}
     picture = np.asarray(PIL.Image.open(io.BytesIO(page_png(figure))).convert("RGBA"), np.float64)

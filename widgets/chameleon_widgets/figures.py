@@ -446,7 +446,8 @@ def _legend(place: Axes | Figure, handles: list[Line2D], labels: Sequence[str], 
     if not handles:
         return
     legend = place.legend(handles, [f"{at}" for at in range(len(handles))], handlelength=1.4, frameon=False, **keys)
-    for text, label in zip(legend.get_texts(), labels, strict=True):
+    room = 72 * place.get_size_inches()[0] - 40 if isinstance(place, Figure) else math.inf
+    for text, label in zip(legend.get_texts(), (_short(each, room) for each in labels), strict=True):
         text.set(parse_math=False, color=INK, fontsize=8, fontfamily=FONT)
         text.set_text(_writable(label))
 
@@ -458,14 +459,18 @@ def _columns_of(figure: Figure, names: Sequence[str], most: int) -> int:
 
 
 def _caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
-    lines = "\n".join(_lines(_writable(" ".join(text.split())), 72 * 0.97 * figure.get_size_inches()[0]))
+    rows = [math.ceil(len(each.get_texts()) / each._ncols) for each in figure.legends]  # pyright: ignore[reportAttributeAccessIssue]
+    lines = "\n".join(_caption_lines(_writable(" ".join(text.split())), 72 * 0.97 * figure.get_size_inches()[0]))
     if not axes:
         figure.text(0.5, 0.7, "Nothing recorded yet", ha="center", va="center", color=SOFT, fontsize=11)
+    # A long caption, or a legend of many rows, makes the figure higher and not its charts lower.
+    extra = max(0, lines.count("\n") + 1 - 4) + max(0, sum(rows) - 2)
+    figure.set_figheight(figure.get_figheight() + extra * 1.6 * CAPTION_POINTS / 72)
     caption = figure.supxlabel(lines, x=0.012, ha="left", fontsize=CAPTION_POINTS, color=SOFT, parse_math=False)
     caption.set_gid("caption")
 
 
-def _lines(text: str, points: float) -> list[str]:
+def _caption_lines(text: str, points: float) -> list[str]:
     """The text in lines of at most so many points, by the widths of its letters; a word longer than that is broken."""
     lines = [""]
     for word in text.split():
@@ -530,9 +535,13 @@ def _smoothing(weight: float) -> str:
     return f"Curves are exponential means of weight {weight:g}; what was recorded is faint." if weight else ""
 
 
-def _short(name: str) -> str:
+def _short(name: str, points: float = math.inf) -> str:
+    """A name of at most 60 letters, and of at most so many points' width."""
     name = " ".join(name.split())
-    return name if len(name) <= 60 else name[:59] + "…"
+    cut = name if len(name) <= 60 else name[:59] + "…"
+    while _width(_writable(cut)) > points and len(cut) > 1:
+        cut = cut[:-2] + "…"
+    return cut
 
 
 def _writable(text: str) -> str:
