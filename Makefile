@@ -16,6 +16,7 @@ lab: .venv/.lab ## set up and open JupyterLab on the first notebook (ARGS="--por
 	if [ "$$(uname -s)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER" ]; then \
 		flags="$$flags --no-browser"; echo "No display here: open the URL below in a browser."; \
 	fi; \
+	export JUPYTER_CONFIG_PATH=.ci/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}; \
 	exec $(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$(NOTEBOOK) $$flags $(ARGS)
 
 test: .venv/.dev ## lint, format, types and all tests, browser tests included (ARGS="-k vocabulary")

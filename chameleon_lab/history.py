@@ -452,6 +452,7 @@ class RecordedRun:
             )
         self._metrics = Tail(self.folder / "metrics.jsonl", step_record)
         self._events = Tail(self.folder / "events.jsonl", run_event)
+        self._forks: dict[str, RecordedRun] = {}
 
     @property
     def state(self) -> RunState:
@@ -488,6 +489,17 @@ class RecordedRun:
     def config(self) -> dict[str, Any]:
         """What is trained, as plain values; empty where the folder does not say."""
         return {key: value for key, value in self._description.items() if key != "sources"}
+
+    @property
+    def forks(self) -> list[RecordedRun]:
+        """The runs that were forked from this one, in their order, as far as their folders lie beside this one's."""
+        state = self.state
+        if not self._forks.keys() >= set(state.forks):
+            for folder in sorted(self.folder.resolve().parent.glob("*/")):
+                fork = RecordedRun(folder) if _holds_run(folder) else None
+                if fork is not None and (its := fork.state).parent == state.name and its.name in state.forks:
+                    self._forks.setdefault(its.name, fork)
+        return [self._forks[name] for name in state.forks if name in self._forks]
 
     @property
     def sources(self) -> dict[str, str]:

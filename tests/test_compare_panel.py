@@ -16,7 +16,15 @@ from widget_support import eventually, recorder
 
 from chameleon_lab.history import Alarm, Event, History, Intervention, RecordedRun, RunState, StepRecord, event_line
 from chameleon_widgets import ComparePanel
-from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, differences, flattened, outcomes_by_rate, worded
+from chameleon_widgets.runs.comparison import (
+    CURVE_COLOURS,
+    Columns,
+    differences,
+    flattened,
+    outcomes_by_rate,
+    seed_groups,
+    worded,
+)
 from chameleon_widgets.stills import WIDGET_VIEW
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -129,6 +137,34 @@ def test_differences_come_back_and_go_to_the_screen():
     assert panel.differences == {"seed": {"a": 0, "b": 3}}
     assert sent(panel, "state")[-1][0]["differences"] == [{"key": "seed", "values": ["0", "3"]}]
     assert "They differ in seed 0 (a), 3 (b)." in " ".join(panel.figure().get_supxlabel().split())
+
+
+def test_runs_that_differ_by_seed_alone_are_groups_and_nothing_else_is():
+    def config(seed=0, rate=0.1, **more):
+        return {"name": f"n{seed}", "seed": seed, "recipe": {"rate": rate}} | more
+
+    runs = {f"base seed {seed}": config(seed) for seed in (1, 2, 3)} | {"base fast": config(4, 0.2), "none": {}}
+    assert seed_groups(runs) == {"base seed": ["base seed 1", "base seed 2", "base seed 3"]}
+    assert seed_groups({"a": config(1), "b": config(1)}) == {}, "the same run twice is no sample of seeds"
+    assert seed_groups({"a": config(1, data={"seed": 1}), "b": config(1, data={"seed": 2})}) == {"a": ["a", "b"]}
+    two = {f"x {seed} {rate}": config(seed, rate) for rate in (0.1, 0.2) for seed in (1, 2)}
+    assert seed_groups(two) == {"x": ["x 1 0.1", "x 2 0.1"], "x (x 1 0.2)": ["x 1 0.2", "x 2 0.2"]}
+
+
+def test_seeds_are_one_line_in_a_band_of_the_figure_until_they_are_opened():
+    runs = {f"a {seed}": Trained(config={**CONFIG, "seed": seed}) for seed in (0, 1, 2)}
+    for at, run in enumerate(runs.values()):
+        run.records[:] = [StepRecord(step, 1.0 * step, {"loss": 2.0 + at}) for step in range(at, 9)]
+    panel = settled(ComparePanel(runs, measures=["loss"]))
+    assert sent(panel, "state")[-1][0]["groups"] == [{"name": "a", "runs": [0, 1, 2]}]
+    (line,) = [each for each in panel.figure().axes[0].lines if each.get_gid() == "a"]
+    assert line.get_xdata().tolist() == [*range(2, 9)] and set(line.get_ydata()) == {3.0}
+    (band,) = panel.figure().axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (2.0, 4.0)
+    panel.opened = ["a"]
+    assert {each.get_gid() for each in panel.figure().axes[0].lines} == {"a 0", "a 1", "a 2"}
+    assert not panel.figure().axes[0].collections
 
 
 def test_a_growing_run_is_followed_with_each_value_sent_once():

@@ -1,5 +1,6 @@
 """Figures show all that a history has, say so in words, and are written as PNG and SVG without a warning."""
 
+import io
 import math
 import re
 from typing import Any
@@ -11,10 +12,12 @@ from matplotlib.figure import Figure
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, lr_sensitivity
 from chameleon_widgets.figures import (
+    PAGE_STYLE,
     band_figure,
     compare_figure,
     figure_uri,
     interval_figure,
+    page_png,
     run_figure,
     sensitivity_figure,
 )
@@ -100,6 +103,55 @@ def test_the_caption_tells_the_facts_and_no_date():
         assert fact in told
     assert not re.search(r"20\d\d|\d:\d\d", told)
     assert "steps 3 to 11" in caption(run_figure(History(HISTORY.records[3:])))
+
+
+def test_no_caption_and_no_legend_is_cut_off_whatever_its_letters():
+    rng = np.random.default_rng(0)
+    for letters in ("W", "i", "WiW .", "Ünïcödé "):
+        text = "".join(rng.choice(list(letters), 400))
+        names = {f"{text[:50]}{at}": History((record(0, loss=1.0),)) for at in range(5)}
+        figure = compare_figure(names, ["loss"], note=text)
+        draw(figure)
+        inside = figure.bbox
+        for artist in (figure._supxlabel, *figure.legends):  # pyright: ignore[reportAttributeAccessIssue]
+            box = artist.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= inside.x1 + 1, letters
+
+
+def test_in_a_cell_a_figure_has_no_ground_and_readable_inks_and_is_itself_again_afterwards():
+    figure = compare_figure({"a run": HISTORY, "another": HISTORY}, ["loss"], note="a note")
+    look = lambda artist: (artist.get_alpha(), getattr(artist, "get_color", lambda: None)())  # noqa: E731
+    colours = {artist: look(artist) for artist in figure.findobj()}
+    picture = np.asarray(PIL.Image.open(io.BytesIO(page_png(figure))).convert("RGBA"), np.float64)
+    assert (picture[..., 3] == 0).mean() > 0.5 and (picture[2, 2, 3], picture[-3, -3, 3]) == (0, 0)
+    solid = picture[picture[..., 3] == 255][:, :3] @ [0.2126, 0.7152, 0.0722] / 255
+    assert np.quantile(solid, 0.01) > 0.1 and np.quantile(solid, 0.99) < 0.95, "neither near black nor white"
+    for artist in figure.findobj():
+        if artist in colours:
+            assert look(artist) == colours[artist]
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    paper = np.asarray(PIL.Image.open(out).convert("RGBA"))
+    assert (paper[..., 3] == 255).all() and (paper[2, 2] == 255).all()
+
+
+def test_a_notebooks_own_plot_lies_on_any_page_with_the_style_of_these():
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(PAGE_STYLE):
+        figure = Figure()
+        axis = figure.add_subplot()
+        axis.plot([1, 2], label="a line")
+        axis.set(title="title", xlabel="across", ylabel="up")
+        axis.legend()
+        FigureCanvasAgg(figure).draw()
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+    picture = np.asarray(PIL.Image.open(out).convert("RGBA"), np.float64)
+    assert picture[2, 2, 3] == 0
+    solid = picture[picture[..., 3] == 255][:, :3].mean(-1) / 255
+    assert solid.min() > 0.2 and solid.max() < 0.9
 
 
 def test_only_what_was_recorded_gets_a_chart():

@@ -104,6 +104,16 @@ def test_losses_are_nats_a_token_but_for_an_image_tokenizer():
     assert [each.unit for each in pixels.values()] == ["", "", "dB", ""]
 
 
+def test_each_of_the_labs_measures_says_what_it_is_and_with_what_it_is_looked_at():
+    for name, measure in MEASURES.items():
+        assert measure.about.endswith(".") and measure.family != "own", name
+        assert measure_of(f"held_out_{name}").about == measure.about
+        own = measure_of(f"my_{name}")
+        assert not own.about, "of a measure of one's own nobody knows what it is"
+    assert measure_of("accuracy").family == "own" and measure_of("my_norm").family == "norms"
+    assert measures_of(["loss", "pixel_loss"])["loss"].about != MEASURES["loss"].about
+
+
 def test_every_measure_that_the_lab_records_has_a_row():
     """Names recorded by monitors and steps, as their sources spell them."""
     root = Path(__file__).parent.parent / "chameleon_lab"

@@ -22,7 +22,7 @@ from chameleon_lab import pictures
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, Piece, Reconstruction, StopPiece, TextPiece
 from chameleon_lab.tokenizers.image import ImageTokenizer
-from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation
+from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation, preparations
 from chameleon_widgets import ChatCell, ReconstructionViewer, threads
 from chameleon_widgets.pictures import data_uri, png
 from chameleon_widgets.stills import WIDGET_VIEW
@@ -542,6 +542,27 @@ def test_a_policy_that_fits_one_tokenizer_only_leaves_the_others_error_in_its_pl
     message = last_result(viewer)[0]
     assert message["error"] == "six: 16 x 16 pixels are no cells of 6."
     assert [trip["tokenizer"] for trip in message["trips"]] == ["eight", "six"], "the last result stays"
+
+
+@pytest.mark.parametrize("policy", ["centre crop", "border padding", "fit to grid", "Hugging Face's crop"])
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (16, 16)])
+def test_a_policy_of_one_tokenizers_own_stands_for_that_of_each(policy: str, size: tuple[int, int]):
+    class Prepared(Cells):
+        @property
+        def preparations(self) -> dict[str, Preparation]:
+            return preparations(self.side, self.cell)
+
+    tokenizers = {"eight": Prepared(16), "six": Prepared(18, 6), "own": Cells(16)}
+    policies = {"its own": None, **tokenizers["eight"].preparations, "to 24": CentreCrop(24)}
+    viewer = ReconstructionViewer(tokenizers, policies=policies)
+    viewer.choose("eight", "six", policy=policy)
+    viewer.show(PIL.Image.new("RGB", size, "white"))
+    assert list(viewer.reconstructions) == ["eight", "six"]
+    viewer.choose("six", "own", policy="to 24")
+    viewer.show(PIL.Image.new("RGB", size, "white"))
+    assert {each.original.size for each in viewer.reconstructions.values()} == {(24, 24)}, (
+        "one's own policy is as it is"
+    )
 
 
 def test_a_choice_that_there_is_not_is_refused_by_name():

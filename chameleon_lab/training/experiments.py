@@ -139,7 +139,7 @@ class Experiment:
         corpus = self.open()
         module = self.build(corpus)
         scenes = isinstance(corpus.batches, SceneBatches)
-        prompts = scene_requests if scenes else first_halves(corpus.held_out or [corpus.batches(0)])
+        prompts = scene_requests if scenes else first_halves(lambda: corpus.held_out or [corpus.batches(0)])
         sampler = Drawings(module.model, corpus.tokenizer, prompts)
         return Prepared(module, corpus.batches, sampler=sampler)
 

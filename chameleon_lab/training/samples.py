@@ -23,7 +23,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import picture_of
 from chameleon_lab.training.folder import RunFolder
-from chameleon_lab.training.trainable import Exhibit, Sampler
+from chameleon_lab.training.trainable import Exhibit, Exhibitor
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import PacedModule
@@ -61,7 +61,7 @@ class SampleBook:
     training: the log says why, and there are no further samples.
     """
 
-    def __init__(self, folder: RunFolder, sampler: Sampler | None) -> None:
+    def __init__(self, folder: RunFolder, sampler: Exhibitor | None) -> None:
         self._folder, self._sampler = folder, sampler
         self._next, self._spent, self._last = 0.0, 0.0, 0.0
 
@@ -82,7 +82,7 @@ class SampleBook:
         self._last = time.perf_counter() - began
         self._spent += self._last
 
-    def _take(self, module: PacedModule, sampler: Sampler) -> None:
+    def _take(self, module: PacedModule, sampler: Exhibitor) -> None:
         random, trains = torch.get_rng_state(), module.training
         module.eval()
         try:
@@ -167,11 +167,11 @@ class Drawings:
 
 
 def _exhibit(prompt: Document, reply: Document) -> Exhibit:
-    asked = prompt.text.strip()
+    request = prompt.text.strip()
     if picture := next(iter(reply.pictures), None):
-        return Exhibit(asked or "a picture of its own", picture)
+        return Exhibit(request or "a picture of its own", picture)
     before = next(iter(prompt.pictures), None)
-    return Exhibit(asked or "in words", None, reply.text.strip() or "(no words)", before)
+    return Exhibit(request or "in words", None, reply.text.strip() or "(no words)", before)
 
 
 def scene_requests(tokenizer: MixedModalTokenizer) -> list[tuple[Document, bool]]:
@@ -181,13 +181,13 @@ def scene_requests(tokenizer: MixedModalTokenizer) -> list[tuple[Document, bool]
 
 
 def first_halves(
-    batches: Sequence[Batch], count: int = 4
+    batches: Callable[[], Sequence[Batch]], count: int = 4
 ) -> Callable[[MixedModalTokenizer], list[tuple[Document, bool]]]:
     """Prompts from documents of batches: the words before a picture, to be drawn; or a picture, to be described."""
 
     def halves(tokenizer: MixedModalTokenizer) -> list[tuple[Document, bool]]:
         prompts = list[tuple[Document, bool]]()
-        for batch in batches:
+        for batch in batches():
             numbers_BT = torch.zeros_like(batch.inputs_BT) if batch.documents_BT is None else batch.documents_BT
             for tokens_T, documents_T in zip(batch.inputs_BT, numbers_BT, strict=True):
                 for number in documents_T.unique().tolist():

@@ -30,7 +30,7 @@ class Exhibit:
     original: PIL.Image.Image | None = None
 
 
-Sampler = Callable[[], Sequence[Exhibit]]
+Exhibitor = Callable[[], Sequence[Exhibit]]
 """What the model, as it is now and in its evaluating state, makes of the same few prompts each time."""
 
 
@@ -44,7 +44,7 @@ class Prepared:
     module: PacedModule
     batches: Callable[[int], Any]
     report: Report = lambda module, record: None
-    sampler: Sampler | None = None
+    sampler: Exhibitor | None = None
 
 
 class Trainable(Protocol):

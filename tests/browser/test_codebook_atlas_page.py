@@ -141,6 +141,16 @@ def test_codes_can_be_seen_in_their_decoded_colours(atlas, screenshots):
     colours_N4 = atlas.widget._study.colours_N4
     atlas.until(lambda: colours_N4[:, 3].all() and pixels(atlas, code)[0] == " ".join(map(str, colours_N4[code, :3])))
     page.screenshot(path=screenshots / "atlas-colours.png")
+    for width in (600, 760, 900, 1920):  # the legend stays below its map, and pushes nothing aside
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(200)
+        legend, chart = (page.locator(f".chm-atlas-{part}").bounding_box() for part in ("legend", "map"))
+        least = max(chart["width"], 272)
+        assert legend["y"] >= chart["y"] + chart["height"] and legend["width"] <= least + 1, width
+        parts = [each.bounding_box() for each in page.locator(".chm-atlas-legend > span").all()]
+        assert all(part["x"] + part["width"] <= legend["x"] + least + 1 for part in parts), width
+    page.set_viewport_size({"width": 900, "height": 900})
+    page.wait_for_timeout(200)
     page.evaluate("document.body.classList.add('dark')")
     page.wait_for_timeout(600)
     page.screenshot(path=screenshots / "atlas-colours-dark.png")

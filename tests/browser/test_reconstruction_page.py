@@ -57,6 +57,29 @@ def test_it_shows_both_pictures_the_codes_and_the_error(viewer, screenshots):
     page.screenshot(path=screenshots / "viewer-dark.png")
 
 
+@pytest.mark.parametrize("width", [600, 900, 1920])
+def test_pictures_fill_the_pane_and_a_caption_that_is_cut_says_all_of_it(mounted, screenshots, width):
+    name = "a very long name of a sample that nobody can read in so little room"
+    viewer = mounted(lambda: ReconstructionViewer(fakes.Codec(), samples={name: fakes.scene(), "b": fakes.scene()}))
+    page = viewer.page
+    page.set_viewport_size({"width": width, "height": 1000})
+    viewer.until(lambda: page.locator(".chm-fact").count())
+    page.wait_for_timeout(300)
+    boxes = [each.bounding_box() for each in page.locator(".chm-trip-frame:visible").all()]
+    tallest = 560
+    room = (min(width - 32, 1760) - 34 - 16) / 2
+    assert len(boxes) == 2
+    assert all(0.88 * min(room, tallest) <= box["width"] <= room + 2 for box in boxes)
+    page.screenshot(path=screenshots / f"viewer-{width}.png")
+    caption = page.locator(".chm-sample-name").first
+    assert not caption.get_attribute("title")
+    caption.hover()
+    assert caption.get_attribute("title") == name
+    whole = page.locator(".chm-sample-name").nth(1)
+    whole.hover()
+    assert not whole.get_attribute("title"), "what is whole needs no more words"
+
+
 def give(viewer, how, name, kind, data):
     """Pastes or drops a file, or pastes text where there is no name."""
     viewer.page.evaluate(

@@ -116,3 +116,31 @@ def test_a_run_is_steered_and_compared_while_cells_wait(open_notebook, screensho
         figures["painted after its record"] = max(late)
     with capsys.disabled():
         print("\n" + json.dumps({name: f"{value:.0f} ms" for name, value in figures.items()}))
+
+
+@pytest.mark.slow
+def test_a_fork_opens_beside_its_parent_while_a_cell_waits_and_both_train(open_notebook, screenshots):
+    notebook = open_notebook([TRAIN, "run.wait()"])
+    page: Page = notebook.page
+    page.set_viewport_size({"width": 1920, "height": 1000})
+    notebook.run_all(wait=False)
+    lamps = page.locator(".chm-run .chm-lamp")
+    expect(lamps.first).to_have_text("Training", timeout=300_000)
+    page.get_by_role("button", name="Fork", exact=True).first.click()
+    form = page.get_by_role("form", name="Fork of the run")
+    form.get_by_label("Fix of the fork").select_option("query_key_norm")
+    form.get_by_role("button", name="Fork").click()
+    expect(lamps).to_have_count(2, timeout=120_000)
+    expect(lamps.nth(1)).to_have_text("Waiting for the machine: first trains", timeout=60_000)
+    expect(lamps.first).to_have_text("Training")
+    waits(page, 1)
+    boxes = [each.bounding_box() for each in page.locator(".chm-run").all()]
+    assert boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"] and abs(boxes[1]["y"] - boxes[0]["y"]) < 40, "beside it"
+    page.screenshot(path=screenshots / "run-all-fork.png")
+    page.get_by_role("button", name="Pause").first.click()
+    expect(lamps.nth(1)).to_have_text("Training", timeout=120_000)
+    expect(lamps.first).to_have_text("Paused")
+    page.screenshot(path=screenshots / "run-all-fork-trains.png")
+    for at in (1, 0):
+        page.get_by_role("button", name="Stop").nth(at).click()
+        expect(lamps.nth(at)).to_have_text("Stopped", timeout=60_000)

@@ -25,11 +25,19 @@ from matplotlib.ticker import MaxNLocator
 from chameleon_lab.history import Alarm, History, Losses, RunState, counted, lr_sensitivity
 from chameleon_lab.measures import default_thresholds, measure_of, measures_of, threshold_lines
 from chameleon_widgets.runs.comparison import CURVE_COLOURS as COLOURS
-from chameleon_widgets.runs.comparison import Columns, first_measures, smoothed
+from chameleon_widgets.runs.comparison import Columns, band_of, first_measures, smoothed
 
 INK, SOFT, RULE, EDGE = "#1f2328", "#5f6670", "#e8eaed", "#8a8f98"
 PAGE_INKS = {INK: "#7a8189", SOFT: "#7f868e", RULE: "#80868f", EDGE: "#80868e", "#ffffff": "none", "#a4161a": "#d23b40"}
 """What stands for these on a page: four to one or nearly so on white and on near black alike."""
+PAGE_STYLE = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor"), PAGE_INKS[INK]),
+    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor", "legend.edgecolor"), PAGE_INKS[EDGE]),
+}
+"""Settings of matplotlib for a notebook's own plots, so that they lie on a page of any colour as these figures do:
+`plt.rcParams.update(PAGE_STYLE)`."""
+
 FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
 LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
@@ -82,15 +90,20 @@ def compare_figure(
     smoothing: float = 0.0,
     colours: Mapping[str, str] | None = None,
     note: str = "",
+    seeds: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Several runs by step, a chart for each measure; triangles above in a run's colour are its alarms.
 
     `measures`: four worth a look first where left out. `colours`: of these runs or more, in whose order dashes come
     where colours come again. `smoothing`: the weight of `comparison.smoothed`; what was recorded stays behind it,
-    faint; what is measured on held-out documents is not smoothed. `note` goes into the caption. Raises KeyError for a
+    faint; what is measured on held-out documents is not smoothed. `note` goes into the caption. `seeds`: by a name of
+    their own, runs that are drawn as one: their mean, in a band from the lowest to the highest. Raises KeyError for a
     measure that no run has.
     """
     runs = {name: Columns(history) for name, history in histories.items()}
+    bands = {name: [each for each in members if each in runs] for name, members in (seeds or {}).items()}
+    bands = {name: members for name, members in bands.items() if len(members) > 1}
+    banded = {each for members in bands.values() for each in members}
     names = sorted({name for columns in runs.values() for name in columns.names})
     charts = first_measures(names) if measures is None else list(measures)
     for name in charts:
@@ -105,17 +118,24 @@ def compare_figure(
     for axis, measure in zip(axes, charts, strict=True):
         weight = 0.0 if measure.startswith("held_out") else smoothing
         for name, columns in runs.items():
-            _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
+            if name not in banded:
+                _line(axis, columns.series(measure), hues[name], weight, name=name, dash=dashes[name])
+        for name, members in bands.items():
+            _band(axis, band_of([runs[each] for each in members], measure), hues[members[0]], weight, name)
         about = measure_of(measure)
         _head(axis, about.words, log=about.axis == "log")
         for row, (name, history) in enumerate(histories.items()):
             _alarm_marks(axis, history.alarms, hues[name], row)
     if axes:
-        handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in histories]
-        names = [_short(name) for name in histories]
+        single = [name for name in histories if name not in banded]
+        handles = [Line2D([], [], color=hues[name], linewidth=2, linestyle=dashes[name]) for name in single]
+        handles += [Line2D([], [], color=hues[members[0]], linewidth=4) for members in bands.values()]
+        names = [_short(name) for name in single]
+        names += [_short(f"{name}, {len(members)} seeds") for name, members in bands.items()]
         _legend(figure, handles, names, loc="outside upper left", ncols=_columns_of(figure, names, 4))
     facts = [f"{name}: {_facts(history)}" for name, history in histories.items()]
     opening = "Runs aligned by step." if histories else "No runs."
+    opening += " Bands reach from the lowest to the highest of the seeds, lines are their means." if bands else ""
     _caption(figure, axes, " ".join([opening, *(f"{each}." for each in facts), _smoothing(smoothing), note]))
     return figure
 
@@ -392,6 +412,18 @@ def _line(
     )
 
 
+def _band(axis: Axes, points: tuple[np.ndarray, np.ndarray], colour: str, smoothing: float, name: str) -> None:
+    """Several runs' values as their mean, in a band of all."""
+    steps, values_RX = points
+    if len(steps):
+        low, mean, high = (
+            smoothed(each, smoothing) for each in (values_RX.min(0), values_RX.mean(0), values_RX.max(0))
+        )
+        axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        dot = "o" if len(steps) == 1 else "none"
+        axis.plot(steps, mean, color=colour, linewidth=1.4, marker=dot, markersize=3.5, gid=name)
+
+
 def _alarm_marks(axis: Axes, alarms: Sequence[Alarm], colour: str = "", row: int = 0) -> None:
     """Triangles above the chart, hollow for a warning: in the level's colour, or in a run's, a row for each."""
     for alarm in alarms:
@@ -414,7 +446,8 @@ def _legend(place: Axes | Figure, handles: list[Line2D], labels: Sequence[str], 
     if not handles:
         return
     legend = place.legend(handles, [f"{at}" for at in range(len(handles))], handlelength=1.4, frameon=False, **keys)
-    for text, label in zip(legend.get_texts(), labels, strict=True):
+    room = 72 * place.get_size_inches()[0] - 40 if isinstance(place, Figure) else math.inf
+    for text, label in zip(legend.get_texts(), (_short(each, room) for each in labels), strict=True):
         text.set(parse_math=False, color=INK, fontsize=8, fontfamily=FONT)
         text.set_text(_writable(label))
 
@@ -426,14 +459,18 @@ def _columns_of(figure: Figure, names: Sequence[str], most: int) -> int:
 
 
 def _caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
-    lines = "\n".join(_lines(_writable(" ".join(text.split())), 72 * 0.97 * figure.get_size_inches()[0]))
+    rows = [math.ceil(len(each.get_texts()) / each._ncols) for each in figure.legends]  # pyright: ignore[reportAttributeAccessIssue]
+    lines = "\n".join(_caption_lines(_writable(" ".join(text.split())), 72 * 0.97 * figure.get_size_inches()[0]))
     if not axes:
         figure.text(0.5, 0.7, "Nothing recorded yet", ha="center", va="center", color=SOFT, fontsize=11)
+    # A long caption, or a legend of many rows, makes the figure higher and not its charts lower.
+    extra = max(0, lines.count("\n") + 1 - 4) + max(0, sum(rows) - 2)
+    figure.set_figheight(figure.get_figheight() + extra * 1.6 * CAPTION_POINTS / 72)
     caption = figure.supxlabel(lines, x=0.012, ha="left", fontsize=CAPTION_POINTS, color=SOFT, parse_math=False)
     caption.set_gid("caption")
 
 
-def _lines(text: str, points: float) -> list[str]:
+def _caption_lines(text: str, points: float) -> list[str]:
     """The text in lines of at most so many points, by the widths of its letters; a word longer than that is broken."""
     lines = [""]
     for word in text.split():
@@ -498,9 +535,13 @@ def _smoothing(weight: float) -> str:
     return f"Curves are exponential means of weight {weight:g}; what was recorded is faint." if weight else ""
 
 
-def _short(name: str) -> str:
+def _short(name: str, points: float = math.inf) -> str:
+    """A name of at most 60 letters, and of at most so many points' width."""
     name = " ".join(name.split())
-    return name if len(name) <= 60 else name[:59] + "…"
+    cut = name if len(name) <= 60 else name[:59] + "…"
+    while _width(_writable(cut)) > points and len(cut) > 1:
+        cut = cut[:-2] + "…"
+    return cut
 
 
 def _writable(text: str) -> str:

@@ -32,8 +32,9 @@ class ComparePanel(anywidget.AnyWidget):
     """Any set of runs by step: measures in charts side by side, outcomes in a table, configs where they differ.
 
     `runs`: runs, or folders of such, by name or in a row (then they are called what their state says). Those that go on
-    are followed; where all are over they are read once. `measures`: what is charted, four worth a look first where left
-    out. Where runs differ in `recipe.rate` there is a second view, of the held-out loss against it. Raises
+    are followed; where all are over they are read once. Those that differ by seed alone are one line, their mean, in a
+    band from lowest to highest, until their row is opened. `measures`: what is charted, four worth a look first where
+    left out. Where runs differ in `recipe.rate` there is a second view, of the held-out loss against it. Raises
     FileNotFoundError for a folder without a run and TypeError for what is none.
     """
 
@@ -42,6 +43,7 @@ class ComparePanel(anywidget.AnyWidget):
     measures: Any = traitlets.List(traitlets.Unicode(), help="What is charted, in order.").tag(sync=True)
     smoothing: Any = traitlets.Float(0.0, min=0.0, max=0.99, help="Weight of the exponential mean.").tag(sync=True)
     hidden: Any = traitlets.List(traitlets.Unicode(), help="Names of runs that are not shown.").tag(sync=True)
+    opened: Any = traitlets.List(traitlets.Unicode(), help="Groups of seeds whose runs are shown apart.").tag(sync=True)
     view: Any = traitlets.Enum(VIEWS, "curves", help="Curves, or the loss against learning rates.").tag(sync=True)
 
     def __init__(self, runs: Runs = (), *, measures: Sequence[str] | None = None, smoothing: float = 0.0) -> None:
@@ -57,7 +59,7 @@ class ComparePanel(anywidget.AnyWidget):
         super().__init__(measures=chosen, smoothing=smoothing)
         handlers = {"export": self._ask_figure}
         self._line = Line(self, "compare panel", flush=self._flush, still=self._still, handlers=handlers, rate=5.0)
-        self.observe(lambda _: self._line.ring(), ["measures", "smoothing", "hidden", "view"])
+        self.observe(lambda _: self._line.ring(), ["measures", "smoothing", "hidden", "opened", "view"])
         self._line.ring()
 
     def add(self, run: RunLike | Path | str, name: str = "") -> None:
@@ -98,7 +100,8 @@ class ComparePanel(anywidget.AnyWidget):
         note = self._runs.note(self.hidden) if visible or not histories else "All runs are hidden."
         recorded = {name for history in visible.values() for name in Columns(history).names}
         charted = [name for name in self.measures if name in recorded]
-        return compare_figure(visible, charted, smoothing=self.smoothing, colours=colours, note=note)
+        closed = {name: of for name, of in self._runs.groups.items() if name not in self.opened}
+        return compare_figure(visible, charted, smoothing=self.smoothing, colours=colours, note=note, seeds=closed)
 
     # What the browser asks
 
@@ -129,7 +132,7 @@ class ComparePanel(anywidget.AnyWidget):
             self._line.send(state)
         for message, buffers in self._runs.news(self.measures, "hello" in due):
             self._line.send(message, buffers)
-        pictured = (state, list(self.measures), self.smoothing, list(self.hidden), self.view)
+        pictured = (state, list(self.measures), self.smoothing, list(self.hidden), list(self.opened), self.view)
         if pictured != self._pictured and self._line.renew_still(0 if self._runs.over else STILL_SECONDS):
             self._pictured = pictured
         return not self._runs.over

@@ -17,6 +17,7 @@ from chameleon_widgets.runs.comparison import (
     differences,
     outcome_row,
     outcomes_by_rate,
+    seed_groups,
     worded,
 )
 from chameleon_widgets.line import paragraph
@@ -111,6 +112,12 @@ class ComparedRuns:
         with self._lock:
             return differences({name: each.config for name, each in self._runs.items()})
 
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """`comparison.seed_groups` of all but forks, which share a past with another run."""
+        with self._lock:
+            return seed_groups({name: each.config for name, each in self._runs.items() if not each.state.parent})
+
     def by_rate(self, hidden: Sequence[str] = ()) -> tuple[dict[str, dict[float, list[float]]], float]:
         """`comparison.outcomes_by_rate` of all that are not hidden."""
         with self._lock:
@@ -152,6 +159,10 @@ class ComparedRuns:
                 columns=outcome_columns(),
                 runs=[self._facts(name, each) for name, each in self._runs.items()],
                 measures=measure_facts(self.measures),
+                groups=[
+                    {"name": name, "runs": [[*self._runs].index(each) for each in members]}
+                    for name, members in self.groups.items()
+                ],
                 differences=[
                     {"key": key, "values": [worded(of[name]) if name in of else None for name in self._runs]}
                     for key, of in self.differences.items()

@@ -151,6 +151,36 @@ def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def seed_groups(configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """The names of runs that differ in nothing but seeds, which all differ, by what the names have in common.
+
+    Only where there are two or more.
+    """
+    alike: dict[str, dict[str, str]] = {}  # by all but seeds and name: the runs, and the seeds of each
+    for name, config in configs.items():
+        flat = {key: value for key, value in flattened(config).items() if key != "name"}
+        seeds = {key: value for key, value in flat.items() if key.split(".")[-1] == "seed"}
+        if seeds:
+            rest = {key: value for key, value in flat.items() if key not in seeds}
+            alike.setdefault(_key(rest), {})[name] = _key(seeds)
+    groups: dict[str, list[str]] = {}
+    for seeds in alike.values():
+        if len(seeds) > 1 and len({*seeds.values()}) == len(seeds):
+            members = list(seeds)
+            label = _common(members) or members[0]
+            groups[label if label not in groups else f"{label} ({members[0]})"] = members
+    return groups
+
+
+def band_of(columns: Sequence[Columns], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values of runs x steps) of a measure at the steps that all runs recorded it at."""
+    series = [each.series(name) for each in columns]
+    steps = series[0][0]
+    for others, _ in series[1:]:
+        steps = np.intersect1d(steps, others)
+    return steps, np.stack([values[np.searchsorted(own, steps)] for own, values in series])
+
+
 # Outcomes
 
 

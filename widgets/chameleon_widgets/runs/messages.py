@@ -223,6 +223,13 @@ class RateFacts(TypedDict):
     groups: list[RateGroup]
 
 
+class SeedGroup(TypedDict):
+    """Runs that differ by seed alone, by their places: one line with a band, and one row, unless it is opened."""
+
+    name: str
+    runs: list[int]
+
+
 class OutcomeColumn(TypedDict):
     """A column of the table of outcomes: its key in a row, its heading, and what it is."""
 
@@ -238,6 +245,7 @@ class ComparisonState(TypedDict):
     columns: list[OutcomeColumn]
     runs: list[ComparedFacts]
     measures: list[MeasureFacts]
+    groups: list[SeedGroup]
     differences: list[DifferenceFacts]
     rates: RateFacts
 

@@ -135,7 +135,7 @@ class RunPanel(anywidget.AnyWidget):
 
     @property
     def _forks(self) -> Sequence[WatchedRun]:
-        """The run's forks in this process."""
+        """The run's forks: those of this process, or those whose folders lie beside its own."""
         return getattr(self._run, "forks", ())
 
     def _checked(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class SampleFeed:
 
     def rewind(self) -> None:
         """Everything is to be sent again."""
-        self._sent = 0
+        self._total = 0
         self._counts = dict[str, int]()
         self._last = dict[str, Sample]()
 
@@ -56,8 +56,8 @@ class SampleFeed:
                             original=original,
                         )
                     )
-                yield PanelSamples(kind="samples", epoch=self.epoch, start=self._sent, list=facts), buffers
-                self._sent += len(facts)
+                yield PanelSamples(kind="samples", epoch=self.epoch, start=self._total, list=facts), buffers
+                self._total += len(facts)
             self._counts[run] = len(history.samples)
             if history.samples:
                 self._last[run] = history.samples[-1]

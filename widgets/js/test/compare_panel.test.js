@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Averaged } from "../src/charts/averaged.js";
+import { bandOf } from "../src/charts/band.js";
 import { Points } from "../src/charts/points.js";
 import { marksOf, reach } from "../src/runs/compare_panel.js";
-import { best, cell, colourOf, number, standing } from "../src/runs/compare_tables.js";
+import { best, cell, colourOf, groupCell, number, standing } from "../src/runs/compare_tables.js";
 import { counted } from "../src/runs/rate_plot.js";
 
 const close = (one, other) =>
@@ -71,19 +72,21 @@ test("a run that goes on says how far it is", () => {
 
 test("alarms, changes and forks are marks in the run's colour", () => {
   const marks = marksOf(
-    { row: { parent: "a", forked_at: 7 } },
+    { row: { run: "b", parent: "a", forked_at: 7 } },
     {
       alarms: [{ step: 3, level: "WARN", message: "logit 60" }],
       changes: [{ step: 5, name: "rate", before: "1", after: "2", reason: "" }],
+      milestones: [{ step: 4, message: "the critic begins" }],
     },
     colourOf(9),
   );
   assert.deepEqual(
     marks.map(({ step, kind, words }) => [step, kind, words]),
     [
-      [7, "change", "forked from a"],
-      [5, "change", "rate from 1 to 2"],
-      [3, "alarm", "WARN: logit 60"],
+      [7, "change", "b: forked from a"],
+      [4, "stage", "b: the critic begins"],
+      [5, "change", "b: rate from 1 to 2"],
+      [3, "alarm", "b: WARN: logit 60"],
     ],
   );
   assert.ok(marks.every(({ colour }) => colour === "var(--curve-2)"));
@@ -106,4 +109,36 @@ test("losses count for at most the one at the start, and nan counts as it", () =
     counted(group, Infinity).map(({ seeds }) => seeds),
     [[1, 2], [9]],
   );
+});
+
+test("a band is mean, lowest and highest at the steps that all have, as counted one by one", () => {
+  let seed = 7;
+  const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
+  for (let round = 0; round < 30; round += 1) {
+    const members = Array.from({ length: 1 + (round % 4) }, () => {
+      const steps = Array.from({ length: 80 }, (_, at) => at).filter(() => random() < 0.6);
+      return new Points().add(
+        steps,
+        steps.map(() => (random() < 0.03 ? NaN : random())),
+      );
+    });
+    const { mean, low, high } = bandOf(members);
+    const common = [...members[0].steps].filter((step) => members.every((each) => each.steps.includes(step)));
+    assert.deepEqual([...mean.steps], common);
+    common.forEach((step, at) => {
+      const values = members.map((each) => each.values[each.place(step)]);
+      const average = values.reduce((sum, value) => sum + value, 0) / values.length;
+      assert.ok(Number.isNaN(average) ? Number.isNaN(mean.values[at]) : Math.abs(mean.values[at] - average) < 1e-6);
+      assert.ok(Object.is(low.values[at], Math.fround(Math.min(...values))));
+      assert.ok(Object.is(high.values[at], Math.fround(Math.max(...values))));
+    });
+  }
+});
+
+test("a group's cell is the mean of its seeds, with the range in words", () => {
+  const runs = [1, 2, 6].map((held_out_loss) => ({ row: { held_out_loss, alarms: held_out_loss, error: null } }));
+  assert.deepEqual(groupCell("held_out_loss", runs), { text: "3.000", title: "Mean of 3, from 1.000 to 6.000" });
+  assert.equal(groupCell("alarms", runs.slice(0, 2)).text, "1.5");
+  assert.deepEqual(groupCell("held_out_loss", [{ row: { held_out_loss: null } }]), { text: "–", title: "" });
+  assert.equal(groupCell("held_out_loss", [...runs, { row: { held_out_loss: "nan" } }]).text, "not a number");
 });

@@ -8,7 +8,8 @@ import { BROKEN, FINE, Layers, MISSING } from "../src/charts/layers.js";
 import { Points } from "../src/charts/points.js";
 import { levelOf } from "../src/runs/head_strip.js";
 import { changesOf, rowsOf } from "../src/runs/run_hands.js";
-import { chartsOf, RunRecords } from "../src/runs/run_records.js";
+import { chartsOf, familiesOf, measureWords, RunRecords } from "../src/runs/run_records.js";
+import { spread } from "../src/runs/sample_strip.js";
 
 let seed = 7;
 const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
@@ -135,7 +136,16 @@ function message(epoch, start, count, more = {}) {
   ];
   const records = { count, measures: [{ name: "loss", count, whole: true }], layers };
   return [
-    { epoch, start, about: [], records, alarms: { start: 0, list: [] }, changes: { start: 0, list: [] }, ...more },
+    {
+      epoch,
+      start,
+      about: [],
+      records,
+      alarms: { start: 0, list: [] },
+      changes: { start: 0, list: [] },
+      milestones: { start: 0, list: [] },
+      ...more,
+    },
     buffers.map((each) => new DataView(each.buffer)),
   ];
 }
@@ -287,4 +297,47 @@ test("colours stand between the ends on either scale", () => {
   );
   assert.equal(placed(0, [1, 100], true), 0);
   assert.equal(placed(3, [3, 3], false), 0.5);
+});
+
+test("thumbnails never lie on one another, and the newest is always among them", () => {
+  for (const room of [1, 20, 42, 100])
+    for (const count of [1, 2, 7, 60]) {
+      const places = Array.from({ length: count }, (_, at) => 54 + at * (600 / count));
+      const visible = spread(places, room).map((at) => places[at]);
+      assert.equal(visible.at(-1), places.at(-1));
+      assert.ok(visible.every((place, at) => !at || place - visible[at - 1] >= room - 1e-9));
+      assert.ok(visible.length >= Math.min(count, Math.floor(Math.min(600, 600 - 600 / count) / (room + 600 / count))));
+    }
+});
+
+test("measures are offered by family: the lab's in their order, one's own last", () => {
+  const of = (family, base) => ({ family, base });
+  const families = familiesOf([
+    of("own", "a"),
+    of("steps", "b"),
+    of("loss", "c"),
+    of("own", "d"),
+    of("attention", "e"),
+  ]);
+  assert.deepEqual(
+    families.map(([family, members]) => [family, members.map(({ base }) => base)]),
+    [
+      ["loss", ["c"]],
+      ["attention", ["e"]],
+      ["steps", ["b"]],
+      ["own", ["a", "d"]],
+    ],
+  );
+});
+
+test("a measure's words say what it is, its unit, which side is worse, and where alarms sound", () => {
+  const words = measureWords([
+    { about: "How wide.", unit: "nats", worse: "lower", thresholds: [[0.1, "ALARM"]] },
+    { about: "", unit: "", worse: "lower", thresholds: [] },
+  ]);
+  assert.equal(words, "How wide.\nUnit: nats.\nLower is worse.\nAlarms sound: ALARM below 0.1.");
+  assert.equal(
+    measureWords([{ about: "", unit: "", worse: "neither", thresholds: [] }]),
+    "No rule of this run has a threshold here.",
+  );
 });

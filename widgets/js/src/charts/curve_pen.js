@@ -87,6 +87,7 @@ export function curvePen(pen, colours) {
   /** From a place on, CSS pixels. @param {import("./curves.js").Line} line @param {View} view @param {number} start */
   function drawLine(line, view, start) {
     const { ends, width, bottom } = view;
+    if (line.band) drawBand(line, view);
     const columns = Math.max(1, Math.round(width - GUTTER.left - GUTTER.right));
     const { first, last } = line.points.between(...ends);
     const skip = Math.max(0, start - GUTTER.left - 2);
@@ -101,6 +102,28 @@ export function curvePen(pen, colours) {
       rule(at - 3, bottom - 3, at + 3, bottom - 9);
       before = at;
     }
+  }
+
+  /** From the lowest to the highest; what is no number leaves a gap. @param {import("./curves.js").Line} line @param {View} view */
+  function drawBand({ band, colour }, { ends, width, log, y }) {
+    if (!band) return;
+    const { first, last } = band.low.between(...ends);
+    const every = Math.max(1, Math.floor((last - first) / (2 * width)));
+    const inside = (/** @type {number} */ at) =>
+      [band.low, band.high].every(({ values }) => Number.isFinite(values[at]) && (!log || values[at] > 0));
+    pen.fillStyle = colours.of(colour);
+    pen.globalAlpha = 0.18;
+    for (let at = first; at <= last; at += every) {
+      const run = [];
+      for (; at <= last && inside(at); at += every) run.push(at);
+      if (!run.length) continue;
+      pen.beginPath();
+      for (const each of run) pen.lineTo(placeOf(band.high.steps[each], ends, width), y(band.high.values[each]));
+      for (const each of run.reverse())
+        pen.lineTo(placeOf(band.low.steps[each], ends, width), y(band.low.values[each]));
+      pen.fill();
+    }
+    pen.globalAlpha = 1;
   }
 
   /**

@@ -24,6 +24,7 @@ import { curvePen, GUTTER, placeOf as x } from "./curve_pen.js";
  * @property {string} colour any CSS colour, variables included
  * @property {import("./points.js").Points} points
  * @property {boolean} [dashed]
+ * @property {{low: import("./points.js").Points, high: import("./points.js").Points}} [band] drawn behind it
  * @property {boolean} [dots] a dot at each value: for those that are far apart
  */
 /**
@@ -71,9 +72,14 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   const legend = group("chm-curves-legend", "Curves");
   const tools = element("div.chm-curves-tools");
   const spoken = element("span.chm-sr", { role: "status" });
-  const said = element("div.chm-curves-said", { hidden: true, "aria-hidden": "true" });
+  const bubble = element("div.chm-curves-said", { hidden: true, "aria-hidden": "true" });
   const { canvas, pen, clear } = surface();
-  const plot = element("div.chm-curves-plot", { tabindex: 0, role: "img", style: `height:${height}px` }, canvas, said);
+  const plot = element(
+    "div.chm-curves-plot",
+    { tabindex: 0, role: "img", style: `height:${height}px` },
+    canvas,
+    bubble,
+  );
   const node = element("figure.chm-curves", element("figcaption", heading, units, legend, tools), plot, spoken);
   const colours = palette(node);
   const { rule, dot, steps, mark: drawMark, line: drawLine } = curvePen(pen, colours);
@@ -94,7 +100,8 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   /** Values at the two ends. @param {[number, number]} ends @returns {[number, number] | null} */
   function along([from, to]) {
     const extents = visible()
-      .map(({ points }) => points.extent(from, to, content.log))
+      .flatMap(({ points, band }) => [points, ...(band ? [band.low, band.high] : [])])
+      .map((points) => points.extent(from, to, content.log))
       .filter((each) => each !== null);
     if (!extents.length) return null;
     const low = Math.min(...extents.map(([each]) => each));
@@ -319,15 +326,15 @@ export function curves({ title, unit = "", height = 180, pointed, zoomed, toggle
   /** The words of the marks at a place. @param {number | null} place CSS pixels */
   function tellMarks(place) {
     const marks = marksAt(place);
-    said.hidden = !marks.length;
+    bubble.hidden = !marks.length;
     const ends = across();
     if (!marks.length || !ends) return;
     const words = marks.slice(0, 4).map((mark) => `step ${stepText(mark.step)} · ${mark.words}`);
     if (marks.length > words.length) words.push(`and ${marks.length - words.length} more`);
-    said.textContent = words.join("\n");
+    bubble.textContent = words.join("\n");
     const at = x(marks[0].step, ends, size.width);
-    said.style.left = `${Math.max(4, Math.min(at, size.width - 4))}px`;
-    said.classList.toggle("chm-curves-left", at > size.width / 2);
+    bubble.style.left = `${Math.max(4, Math.min(at, size.width - 4))}px`;
+    bubble.classList.toggle("chm-curves-left", at > size.width / 2);
   }
 
   /** @param {number | null} step @param {boolean} [aloud] */

@@ -2,18 +2,20 @@
 
 import { Averaged } from "../charts/averaged.js";
 import { figure } from "../charts/axis.js";
+import { Band } from "../charts/band.js";
 import { curves } from "../charts/curves.js";
 import { button, download, element } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { colourOf, dashedAt, differenceTable, outcomeTable, swatch } from "./compare_tables.js";
 import { ratePlot } from "./rate_plot.js";
-import { alarmMark, changeMark } from "./run_events.js";
-import { RunRecords } from "./run_records.js";
+import { alarmMark, changeMark, milestoneMark } from "./run_events.js";
+import { measureWords, RunRecords } from "./run_records.js";
 
 const FEW = 24; // values: these are shown as dots
 
 /** @typedef {import("./messages.js").ComparedFacts} Run */
 /** @typedef {import("./messages.js").MeasureFacts} Measure */
+/** @typedef {{at: number, name: string, series: Averaged[]}} Charted a run, by its place, or several seeds by the first's */
 
 /** @param {import("../frame/frame.js").Context} context */
 function render(context) {
@@ -23,6 +25,7 @@ function render(context) {
     columns: [],
     runs: [],
     measures: [],
+    groups: [],
     differences: [],
     rates: { words: "", unit: "", start: "inf", groups: [] },
   };
@@ -70,13 +73,14 @@ function render(context) {
       if (going) return ["working", `${count}, ${runs.length > 1 ? `${going} ` : ""}going on`];
       return ["idle", runs.length ? `${count}, over` : count];
     },
-    traits: ["measures", "smoothing", "hidden", "view"],
+    traits: ["measures", "smoothing", "hidden", "opened", "view"],
   });
   const { set } = page;
-  const table = outcomeTable((name) => {
-    const hidden = /** @type {string[]} */ (model.get("hidden"));
-    set("hidden", hidden.includes(name) ? hidden.filter((each) => each !== name) : [...hidden, name]);
-  });
+  const flip = (/** @type {"hidden" | "opened"} */ trait) => (/** @type {string} */ name) => {
+    const before = /** @type {string[]} */ (model.get(trait));
+    set(trait, before.includes(name) ? before.filter((each) => each !== name) : [...before, name]);
+  };
+  const table = outcomeTable({ toggle: flip("hidden"), open: flip("opened") });
   const differ = differenceTable();
   const rates = ratePlot();
   const grid = element("div.chm-compare-charts");
@@ -157,10 +161,23 @@ function render(context) {
       },
     });
     chart.tools.append(readout);
-    let charted = /** @type {{at: number, series: Averaged}[]} */ ([]);
+    let charted = /** @type {Charted[]} */ ([]);
+    const bands = /** @type {Map<string, Band>} */ (new Map());
+    /** @param {Charted} one @returns {{mean: import("../charts/points.js").Points, band?: {low: import("../charts/points.js").Points, high: import("../charts/points.js").Points}}} */
+    function drawn({ name, series }) {
+      const weight = weightOf(measure);
+      if (series.length === 1) return { mean: series[0].mean(weight) };
+      const band = bands.get(name) ?? new Band();
+      bands.set(name, band);
+      const { mean, low, high } = band.of(
+        series.map(({ recorded }) => recorded),
+        weight,
+      );
+      return { mean, band: { low, high } };
+    }
     function read() {
-      charted.forEach(({ series }, index) => {
-        const points = series.mean(weightOf(measure));
+      charted.forEach((each, index) => {
+        const points = drawn(each).mean;
         const near = cursor === null ? points.count - 1 : points.nearest(cursor);
         const text = near < 0 ? "" : figure(points.values[near]);
         const output = readout.children[index]?.lastElementChild;
@@ -170,27 +187,21 @@ function render(context) {
     return {
       chart,
       read,
-      /** @param {Measure} about @param {{at: number, series: Averaged}[]} series @param {import("../charts/curves.js").Mark[]} marks @param {[number, number] | null} range */
+      /** @param {Measure} about @param {Charted[]} series @param {import("../charts/curves.js").Mark[]} marks @param {[number, number] | null} range */
       show(about, series, marks, range) {
         const weight = weightOf(about.name);
         if (readout.children.length !== series.length || series.some(({ at }, index) => at !== charted[index]?.at))
           readout.replaceChildren(
-            ...series.map(({ at }) =>
-              element("span", { title: facts.runs[at].row.run }, swatch(at), element("output")),
-            ),
+            ...series.map(({ at, name }) => element("span", { title: name }, swatch(at), element("output"))),
           );
         charted = series;
-        const lines = series.flatMap(({ at, series: averaged }) => {
-          const { recorded } = averaged;
-          const [name, colour] = [String(facts.runs[at].row.run), colourOf(at)];
-          const line = {
-            name,
-            colour,
-            points: averaged.mean(weight),
-            dots: recorded.count <= FEW,
-            dashed: dashedAt(at),
-          };
-          return weight
+        const lines = series.flatMap((one) => {
+          const { at, name } = one;
+          const { recorded } = one.series[0];
+          const colour = colourOf(at);
+          const { mean, band } = drawn(one);
+          const line = { name, colour, points: mean, dots: recorded.count <= FEW, dashed: dashedAt(at), band };
+          return weight && !band
             ? [
                 {
                   name: `${name}, recorded`,
@@ -203,6 +214,7 @@ function render(context) {
         });
         const how = weight ? `smoothed ${weight.toFixed(2)}` : "";
         chart.show({
+          hint: measureWords([about]),
           title: about.words,
           unit: [about.unit, how].filter(Boolean).join(", "),
           log: about.log,
@@ -224,11 +236,15 @@ function render(context) {
     const choice = /** @type {string[]} */ (model.get("measures")).filter((name) =>
       measures.some((each) => each.name === name),
     );
+    const opened = /** @type {string[]} */ (model.get("opened"));
+    const closed = facts.groups.filter(({ name }) => !opened.includes(name));
     table.show(
       runs,
       hidden,
       records.map(({ alarms }) => alarms),
       facts.columns,
+      facts.groups,
+      opened,
     );
     table.node.hidden = !runs.length;
     page.box.classList.toggle("chm-compare-by-rate", view === "rates");
@@ -266,16 +282,25 @@ function render(context) {
 
     const visible = runs.flatMap(({ row }, at) => (hidden.includes(String(row.run)) ? [] : [at]));
     const marks = visible.flatMap((at) => marksOf(runs[at], records[at], colourOf(at)));
+    /** @param {number} at @param {string} measure */
+    const averaged = (at, measure) => {
+      const points = records[at]?.measures.get(measure);
+      if (!points?.count) return [];
+      const series = averages.get(points) ?? new Averaged(points);
+      averages.set(points, series);
+      return [series];
+    };
     const byMeasure = choice.map((measure) =>
       visible.flatMap((at) => {
-        const points = records[at]?.measures.get(measure);
-        if (!points?.count) return [];
-        const series = averages.get(points) ?? new Averaged(points);
-        averages.set(points, series);
-        return [{ at, series }];
+        const group = closed.find((each) => each.runs.includes(at));
+        const members = group ? group.runs.filter((each) => visible.includes(each)) : [at];
+        if (members[0] !== at) return []; // the first of them stands for all
+        const series = members.flatMap((each) => averaged(each, measure));
+        const name = members.length > 1 && group ? `${group.name}, ${members.length} seeds` : String(runs[at].row.run);
+        return series.length ? [{ at, name, series }] : [];
       }),
     );
-    const range = zoom ?? reach(byMeasure.flat().map(({ series }) => series));
+    const range = zoom ?? reach(byMeasure.flat().flatMap(({ series }) => series));
     choice.forEach((measure, at) =>
       charts
         .get(measure)
@@ -332,16 +357,21 @@ function render(context) {
  * @returns {import("../charts/curves.js").Mark[]}
  */
 export function marksOf({ row }, records, colour) {
+  const named = (/** @type {import("../charts/curves.js").Mark} */ mark) => ({
+    ...mark,
+    words: `${row.run}: ${mark.words}`,
+  });
   const fork = row.parent && row.forked_at ? [Number(row.forked_at)] : [];
   return [
     ...fork.map((step) => ({
       step,
       colour,
-      words: `forked from ${row.parent}`,
+      words: `${row.run}: forked from ${row.parent}`,
       kind: /** @type {const} */ ("change"),
     })),
-    ...(records?.changes ?? []).map((each) => changeMark(each, colour)),
-    ...(records?.alarms ?? []).map((each) => alarmMark(each, colour)),
+    ...(records?.milestones ?? []).map((each) => named(milestoneMark(each, colour))),
+    ...(records?.changes ?? []).map((each) => named(changeMark(each, colour))),
+    ...(records?.alarms ?? []).map((each) => named(alarmMark(each, colour))),
   ];
 }
 

@@ -52,15 +52,71 @@ export function best(runs) {
   return lowest;
 }
 
-/** Runs as rows. @param {(name: string) => void} toggle shows or hides one */
-export function outcomeTable(toggle) {
+/**
+ * A group's value of a column: the mean of its runs, and the range in words.
+ * @param {string} key @param {Run[]} runs
+ */
+export function groupCell(key, runs) {
+  const values = runs.map(({ row }) => row[key]).flatMap((value) => (value === null ? [] : [number(value)]));
+  if (!values.length) return { text: "–", title: "" };
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const whole = ["steps", "alarms"].includes(key);
+  const text =
+    whole && !Number.isInteger(mean)
+      ? mean.toFixed(1)
+      : cell(key, Number.isFinite(mean) ? mean : String(mean).toLowerCase());
+  const [low, high] = [Math.min(...values), Math.max(...values)].map((each) =>
+    cell(key, Number.isNaN(each) ? "nan" : each),
+  );
+  return { text, title: low === high ? "All the same" : `Mean of ${values.length}, from ${low} to ${high}` };
+}
+
+/**
+ * Runs as rows; those that differ by seed alone as one, until it is opened.
+ * @param {object} hooks
+ * @param {(name: string) => void} hooks.toggle shows or hides a run
+ * @param {(name: string) => void} hooks.open opens or closes a group
+ */
+export function outcomeTable({ toggle, open }) {
   const headings = element("tr");
   const body = element("tbody");
   const node = element("table.chm-compare-runs", element("thead", headings), body);
+  /** @param {import("./messages.js").SeedGroup} group @param {Run[]} runs @param {Column[]} columns @param {boolean} unfolded */
+  function groupRow({ name, runs: places }, runs, columns, unfolded) {
+    const members = places.map((at) => runs[at]);
+    const states = [...new Set(members.map(standing))];
+    return element(
+      "tr.chm-compare-group",
+      element(
+        "th",
+        { scope: "row" },
+        element(
+          "button",
+          {
+            type: "button",
+            class: "chm-compare-key",
+            "aria-expanded": String(unfolded),
+            "data-run": `group ${name}`,
+            title: `${unfolded ? "Draw the seeds as one line" : "Show each seed"} of ${name}`,
+            on: { click: () => open(name) },
+          },
+          element("span.chm-compare-fold", { "aria-hidden": "true", text: unfolded ? "▾" : "▸" }),
+          ...(unfolded ? [] : [swatch(places[0])]),
+          element("span", { text: `${name}, ${members.length} seeds` }),
+        ),
+      ),
+      element("td.chm-compare-words", { text: states.length > 1 ? states.join(", ") : states[0] }),
+      ...columns.map(({ key }) => element("td", groupCell(key, members))),
+    );
+  }
+
   return {
     node,
-    /** @param {Run[]} runs @param {string[]} hidden @param {Alarm[][]} alarms of each run @param {Column[]} columns */
-    show(runs, hidden, alarms, columns) {
+    /**
+     * @param {Run[]} runs @param {string[]} hidden @param {Alarm[][]} alarms of each run @param {Column[]} columns
+     * @param {import("./messages.js").SeedGroup[]} [groups] @param {string[]} [opened]
+     */
+    show(runs, hidden, alarms, columns, groups = [], opened = []) {
       headings.replaceChildren(
         element("th", { scope: "col", text: "Run" }),
         element("th", { scope: "col", text: "Status", class: "chm-compare-words" }),
@@ -72,6 +128,10 @@ export function outcomeTable(toggle) {
         ...runs.flatMap((run, at) => {
           const { row, forked } = run;
           const name = String(row.run);
+          const group = groups.find((each) => each.runs.includes(at));
+          const head =
+            group && group.runs[0] === at ? [groupRow(group, runs, columns, opened.includes(group.name))] : [];
+          if (group && !opened.includes(group.name)) return head;
           const on = !hidden.includes(name);
           const key = element(
             "button",
@@ -99,9 +159,10 @@ export function outcomeTable(toggle) {
             }),
           );
           const rows = [
+            ...head,
             element(
               "tr",
-              { class: on ? null : "chm-compare-off" },
+              { class: [on ? "" : "chm-compare-off", group ? "chm-compare-seed" : ""].join(" ").trim() || null },
               element("th", { scope: "row" }, key),
               element("td", { class: `chm-compare-words chm-compare-${row.status}`, text: standing(run) }),
               ...cells,

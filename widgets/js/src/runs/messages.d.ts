@@ -181,6 +181,12 @@ export interface RateFacts {
   groups: RateGroup[];
 }
 
+/** Runs that differ by seed alone, by their places: one line with a band, and one row, unless it is opened. */
+export interface SeedGroup {
+  name: string;
+  runs: number[];
+}
+
 /** A column of the table of outcomes: its key in a row, its heading, and what it is. */
 export interface OutcomeColumn {
   key: string;
@@ -194,6 +200,7 @@ export interface ComparisonState {
   columns: OutcomeColumn[];
   runs: ComparedFacts[];
   measures: MeasureFacts[];
+  groups: SeedGroup[];
   differences: DifferenceFacts[];
   rates: RateFacts;
 }

@@ -74,8 +74,8 @@ export function sampleStrip({ pointed }) {
 
   /** The step whose samples are looked at: the last that is not beyond the cursor. */
   function current() {
-    const wanted = cursor ?? chosen ?? Infinity;
-    return steps.filter((step) => step <= wanted).at(-1) ?? steps[0];
+    const limit = cursor ?? chosen ?? Infinity;
+    return steps.filter((step) => step <= limit).at(-1) ?? steps[0];
   }
 
   const names = () => [...new Set(samples.map(({ name }) => name))];
@@ -109,7 +109,7 @@ export function sampleStrip({ pointed }) {
       ...groups.flatMap(({ name, of }) => {
         if (!of.length) return [];
         const original = of[0].original ? [plate(of[0].original, "original", `Original of ${name}`)] : [];
-        const made = of.map((each) => {
+        const results = of.map((each) => {
           const label = several ? each.run || "this run" : each.words && each.picture ? each.words : "";
           return each.picture
             ? plate(each.picture, label, `${name}, step ${stepText(each.step)}`)
@@ -123,7 +123,7 @@ export function sampleStrip({ pointed }) {
           element(
             "div.chm-samples-one",
             element("div.chm-samples-name", { text: name, title: name }),
-            element("div.chm-samples-pair", ...original, ...made),
+            element("div.chm-samples-pair", ...original, ...results),
           ),
         ];
       }),
