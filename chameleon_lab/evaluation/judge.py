@@ -7,7 +7,7 @@ anything it must show, on round trips that it was not fitted to, how often it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from chameleon_lab.corpora.emoji import Emoji
@@ -30,6 +31,10 @@ COARSE = 8
 COARSE_WEIGHT = 8.0  # coarse colours against 1,280 features, all of variance 1
 RIDGE = 300.0
 PLACEMENTS = 3  # round trips a drawing, as drawn and in other places, that the heads are fitted to
+
+
+Features = Callable[[Sequence[PIL.Image.Image]], Tensor]
+"""Pictures to features_BF."""
 
 
 class JudgeFeatures:
@@ -55,7 +60,7 @@ class JudgeFeatures:
 class Judge:
     """Two linear heads on standardized features: `ideas` and `styles` are what their columns stand for."""
 
-    features: JudgeFeatures
+    features: Features
     ideas: tuple[str, ...]
     mean_F: Tensor
     scale_F: Tensor
@@ -63,9 +68,12 @@ class Judge:
     of_style_FN: Tensor
 
     @classmethod
-    def fitted(cls, emoji: Emoji, tokenizer: ImageTokenizer) -> Judge:
-        """Fitted to all real artwork, and to round trips of what is trainable; held-out round trips stay apart."""
-        features = JudgeFeatures()
+    def fitted(cls, emoji: Emoji, tokenizer: ImageTokenizer, features: Features | None = None) -> Judge:
+        """Fitted to all real artwork, and to round trips of what is trainable; held-out round trips stay apart.
+
+        `features` are `JudgeFeatures` unless given. Raises ValueError where those lack the extra `features`.
+        """
+        features = features or JudgeFeatures()
         ideas = tuple(idea.idea for idea in emoji.ideas)
         rows, labels, styles = list[Tensor](), list[int](), list[int]()
         everything = list(_fitting(emoji))
@@ -117,9 +125,14 @@ class Judge:
         write_file(path, save(tensors, {"ideas": " ".join(self.ideas)}))
 
     @classmethod
-    def load(cls, path: Path, emoji: Emoji) -> Judge:
-        tensors = load_file(path)
-        return cls(JudgeFeatures(), tuple(idea.idea for idea in emoji.ideas), *(tensors[name] for name in _TENSORS))
+    def load(cls, path: Path, emoji: Emoji, features: Features | None = None) -> Judge:
+        """The judge that `save` wrote. Raises ValueError where it was fitted to another corpus."""
+        ideas = tuple(idea.idea for idea in emoji.ideas)
+        with safe_open(path, "pt") as file:
+            if tuple(file.metadata()["ideas"].split()) != ideas:
+                raise ValueError(f"{path} judges other ideas than {emoji.folder} has: fit it anew, in another file.")
+            tensors = [file.get_tensor(name) for name in _TENSORS]
+        return cls(features or JudgeFeatures(), ideas, *tensors)
 
 
 _TENSORS = ("mean_F", "scale_F", "of_idea_FN", "of_style_FN")

@@ -219,6 +219,30 @@ class MovingAverageQuantizer(nn.Module):
         self.counts_N.fill_(1.0)
 
 
+@torch.no_grad()
+def spread_book(latents_XC: Tensor, size: int, seed: int = 0, rounds: int = 10) -> Tensor:
+    """A book of `size` entries fitted to latents by k-means whose first entries lie far from each other (k-means++).
+
+    A book that begins at random latents has most entries where latents are densest, on a blank ground for example:
+    entries that differ in nothing one can see, and that a transformer must tell apart nevertheless. Raises ValueError
+    for fewer latents than entries.
+    """
+    if len(latents_XC) < size:
+        raise ValueError(f"{len(latents_XC)} latents cannot spread {size} entries: give more pictures.")
+    generator = torch.Generator().manual_seed(seed)
+    book_NC = latents_XC[:size].clone()
+    distances_X = (latents_XC - book_NC[0]).square().sum(1)
+    for entry in range(1, size):
+        book_NC[entry] = latents_XC[torch.multinomial(distances_X.clamp_min(1e-12), 1, generator=generator)]
+        distances_X = torch.minimum(distances_X, (latents_XC - book_NC[entry]).square().sum(1))
+    for _ in range(rounds):
+        nearest_X = torch.cat([torch.cdist(part_XC, book_NC).argmin(1) for part_XC in latents_XC.split(4096)])
+        count_N = torch.bincount(nearest_X, minlength=size)
+        sums_NC = torch.zeros_like(book_NC).index_add_(0, nearest_X, latents_XC)
+        book_NC = torch.where(count_N[:, None] > 0, sums_NC / count_N.clamp_min(1)[:, None], book_NC)
+    return book_NC
+
+
 class CosineQuantizer(nn.Module):
     """Nearest neighbour by angle: latents and entries have length 1 (ViT-VQGAN, arXiv 2110.04627, section 3.2).
 

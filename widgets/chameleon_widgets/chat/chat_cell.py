@@ -29,6 +29,7 @@ from chameleon_widgets.line import Line, Part, assets, paragraph
 from chameleon_widgets.threads import Worker, log
 
 BEST = 4
+BEST_BY_CHOICE = 8  # where nobody need look at them all
 LARGEST_IMPORT = 2**28  # bytes
 
 
@@ -43,7 +44,9 @@ class ChatCell(anywidget.AnyWidget):
     `note` is a line on what the model knows. Where the callable takes `prefix` and `progress`, a reply that was stopped
     can be continued; where it takes `modality`, what a reply holds can be chosen. `inspect`, a callable of a document
     (and its `guidance`), opens a turn in an `Inspector`; `tokens` gives a document's token ids, for export; `see` gives
-    a picture back as the model sees it. A default that the callable does not take raises ValueError.
+    a picture back as the model sees it. `choose`, a callable of several documents, each the message and a reply to it,
+    gives the place of the best, which is shown once all of `best` are there. A default that the callable does not take
+    raises ValueError.
     """
 
     _esm, _css = assets("chat_cell")
@@ -64,8 +67,10 @@ class ChatCell(anywidget.AnyWidget):
         inspect: Callable[..., Any] | None = None,
         tokens: Callable[[Document], Sequence[int] | np.ndarray] | None = None,
         see: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
+        choose: Callable[[Sequence[Document]], int] | None = None,
         note: str = "",
     ) -> None:
+        self._choose = choose
         self._arguments = StreamArguments(stream, defaults or {})
         self._conversation = Conversation(document)
         self._worker, self._clerk = Worker("chat cell worker"), Worker("chat cell files")
@@ -80,7 +85,7 @@ class ChatCell(anywidget.AnyWidget):
             "modalities": MODALITY_LABELS if "modality" in self._arguments.settings else {},
             "inspect": inspect is not None,
             "exports": {name: label for name, (label, _, _) in EXPORTS.items() if self._export.offers(name)},
-            "best": BEST if "seed" in self._arguments.settings else 0,
+            "best": (BEST if choose is None else BEST_BY_CHOICE) if "seed" in self._arguments.settings else 0,
             "note": note,
         }
         super().__init__(
@@ -237,6 +242,18 @@ class ChatCell(anywidget.AnyWidget):
             seed = (first + place) % LARGEST_SEED if isinstance(first, int) else first
             changes = {} if seed is None else {"seed": seed}
             self._submit(exchange, ReplyPlan(dict(self.settings) | changes), show=not place, strip=strip)
+        if self._choose is not None:
+            self._worker.submit(partial(self._show_best, strip, self._choose))
+
+    def _show_best(self, strip: list[Exchange], choose: Callable[[Sequence[Document]], int]) -> None:
+        """Shows the reply that `choose` prefers, unless somebody has gone elsewhere, or stopped one of them."""
+        whole = [each for each in strip if each.reply and each.error is None and not each.stopping.is_set()]
+        if len(whole) < len(strip) or self._conversation.strip != strip or self._conversation.tip is not strip[0]:
+            return
+        place = choose([Document(each.segments) for each in whole])
+        self._conversation.walk(whole[place])
+        self._line.renew_still()
+        self._line.ring()
 
     def _proceed(self, old: Exchange | None) -> None:
         if old is None or not (old.resumable and self._arguments.resumes):
