@@ -14,14 +14,14 @@ NOTE = (
     "again to see it now. In JupyterLab and VS Code it is live."
 )
 
-_state = {"ready": False}
+_session = {"ready": False}
 
 
 def note() -> str:
     """What to say below a widget, once in a session on Colab, where its other widgets are switched on too; else ""."""
     output: Any = getattr(sys.modules.get("google.colab"), "output", None)
-    if output is None or _state["ready"]:
+    if output is None or _session["ready"]:
         return ""
-    _state["ready"] = True
+    _session["ready"] = True
     output.enable_custom_widget_manager()
     return NOTE
