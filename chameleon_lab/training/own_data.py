@@ -71,6 +71,9 @@ PATIENCE = 0.33
 DROPOUT = 0.1
 SHOWN_PICTURES = 8
 
+WARM_UP_SHARE = 0.1
+"""Of the image tokenizer's time, after which its codebook begins at the latest."""
+
 HELD_OUT_EVERY = 50
 """Steps from one held-out loss to the next: it takes about a fortieth of the time."""
 
@@ -369,6 +372,7 @@ class OwnTraining:
             name=self.folder.name,
             tokenizer=image or plan.image,
             begins_from=self.begins_from,
+            warm_up_share=WARM_UP_SHARE,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
             objective=self.objective,
             budget=Budget(minutes=plan.image_minutes) if self.steps is None else Budget(steps=self.steps[0]),
