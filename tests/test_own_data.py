@@ -138,8 +138,10 @@ def test_equal_pictures_are_one_with_all_their_captions_and_stand_on_one_side(tm
     assert not set(data.pictures_of(True)) & set(data.pictures_of(False)) and data.survey["held_out"] == 1
     same = gather([DataSource(source)], tmp_path / "run" / "data", 32)
     assert same.entries == data.entries
+    other = [DataSource(source, weight=2.0)]
     with pytest.raises(ValueError, match="begun with other data"):
-        gather([DataSource(source, weight=2.0)], tmp_path / "run" / "data", 32)
+        gather(other, tmp_path / "run" / "data", 32)
+    assert gather(other, tmp_path / "run" / "data", 16, anew=True).pixels.shape == (10, 20, 20, 3)
 
 
 def test_a_source_in_words_is_a_path_a_reader_and_a_weight(tmp_path):

@@ -291,10 +291,12 @@ class OwnTraining:
                 last = time.monotonic()
                 self.say(f"{count:,} documents read")
 
-        data = gather(self.sources, self.folder / "data", side, seed=self.seed, progress=progress)
+        path = self.folder / "plan.json"
+        data = gather(
+            self.sources, self.folder / "data", side, seed=self.seed, anew=not path.is_file(), progress=progress
+        )
         for line in survey_lines(data.survey):
             self.say(line)
-        path = self.folder / "plan.json"
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
         if path.is_file():
