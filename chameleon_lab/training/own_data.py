@@ -100,7 +100,10 @@ class OwnPixels:
 def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
     data = GatheredData(gathered)
     if not data.trained:
-        raise ValueError(f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on.")
+        raise ValueError(
+            f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on: use one that is "
+            "there, such as image_tokenizer='tiny' (--image-tokenizer tiny)."
+        )
     return OwnPixels(data, experiment.side, experiment.batch, experiment.seed)
 
 
