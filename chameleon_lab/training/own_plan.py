@@ -171,7 +171,7 @@ _LEAST = {
 def default_grid(
     size: str, side: int | None, grid: int | None, image: ImageTokenizerConfig | None, reasons: dict[str, str]
 ) -> tuple[int, int]:
-    """(side, grid): the given tokenizer's, or what was asked for, or 8 pixels a cell. ValueError where they do not fit."""
+    """(side, grid): the image tokenizer's, what was asked for, or 8 pixels a cell. ValueError where they do not fit."""
     if image is not None:
         if (grid is not None and grid != image.grid[0]) or (side is not None and side != image.side):
             raise ValueError(
