@@ -204,3 +204,35 @@ def test_a_starving_loader_is_said(tmp_path, caplog, monkeypatch):
         module._waits = [(time.perf_counter() - 6.0, wait)]
         module._say_starving()
         assert ("The loader starves" in caplog.text) is said
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_a_short_training_has_a_codebook_where_its_warm_up_is_a_share_of_the_budget(small, tmp_path, share):
+    """150 steps of warm-up never end in 6: without a share the book is still the one that was drawn at random."""
+    short = replace(small, budget=Budget(steps=6), warm_up_share=share)
+    short = replace(short, tokenizer=replace(short.tokenizer, quantizer="moving_average"))
+    before = short.prepare(tmp_path).module.tokenizer.quantize.embedding.weight.half().float()
+    run = short.run(tmp_path)
+    after = run.result().quantize.embedding.weight
+    assert torch.equal(before, after) == (share is None)
+    values = [record.values["quantizer_loss"] for record in run.history.records]
+    assert [value > 0 for value in values] == [share is not None and step >= 3 for step in range(6)]
+
+
+def test_an_image_tokenizer_begins_from_another_one(small, tmp_path):
+    first = small.run(tmp_path / "first").result()
+    second = replace(small, begins_from=str(tmp_path / "first" / "tokenizer"))
+    begun = second.prepare(tmp_path / "second").module.tokenizer
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), begun.parameters(), strict=True))
+
+
+def test_a_critic_that_never_begins_is_spoken_of(small, tmp_path, caplog):
+    late = ReconstructionObjective("edges", adversary=Adversary(start_step=9, width=4, layers=1))
+    replace(small, objective=late).run(tmp_path / "late").result()
+    assert "The critic never began: it was to at step 9, and the training had 3" in caplog.text
+    caplog.clear()
+    shared = replace(late, adversary=Adversary(start_share=0.5, width=4, layers=1))
+    run = replace(small, objective=shared).run(tmp_path / "shared")
+    run.result()
+    assert ["critic_loss" in record.values for record in run.history.records] == [False, False, True]
+    assert "never began" not in caplog.text

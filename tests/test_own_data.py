@@ -138,8 +138,10 @@ def test_equal_pictures_are_one_with_all_their_captions_and_stand_on_one_side(tm
     assert not set(data.pictures_of(True)) & set(data.pictures_of(False)) and data.survey["held_out"] == 1
     same = gather([DataSource(source)], tmp_path / "run" / "data", 32)
     assert same.entries == data.entries
+    other = [DataSource(source, weight=2.0)]
     with pytest.raises(ValueError, match="begun with other data"):
-        gather([DataSource(source, weight=2.0)], tmp_path / "run" / "data", 32)
+        gather(other, tmp_path / "run" / "data", 32)
+    assert gather(other, tmp_path / "run" / "data", 16, anew=True).pixels.shape == (10, 20, 20, 3)
 
 
 def test_a_source_in_words_is_a_path_a_reader_and_a_weight(tmp_path):
@@ -299,3 +301,18 @@ def test_a_contact_sheet_takes_any_words_and_empty_places():
 def test_the_plan_is_read_again(training):
     plan = saved_plan(training.folder)
     assert (plan.grid, plan.side, plan.codes) == (4, 16, 32) and plan.minutes == 0.5
+
+
+def test_words_alone_are_learned_beside_an_image_tokenizer_that_is_there(training, tmp_path):
+    path = tmp_path / "talk.jsonl"
+    talk = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hello, friend"}]
+    path.write_text((json.dumps({"messages": talk}) + "\n") * 9)
+    sizes = {"width": 32, "layers": 1, "tokens": 128}
+    with pytest.raises(ValueError, match="holds no pictures"):
+        OwnTraining(path, tmp_path / "none", 0.1, steps=(1, 1), **sizes).result()
+    frozen = training.folder / "model"
+    mine = OwnTraining(path, tmp_path / "run", 0.1, image_tokenizer=frozen, steps=(1, 3), **sizes).result()
+    assert mine.card["begins from"]["frozen"] == str(frozen) and mine.card["minutes"]["image tokenizer"] == 0
+    ours, theirs = (each.image.state_dict() for each in (mine.tokenizer, Chameleon.load(frozen).tokenizer))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not (tmp_path / "run" / "image").exists()

@@ -182,25 +182,28 @@ def gather(
     side: int,
     *,
     seed: int = 0,
+    anew: bool = False,
     progress: Callable[[int], object] = lambda count: None,
 ) -> GatheredData:
     """Reads all sources into a new folder, pictures as squares of `SPARE` times `side` pixels.
 
     Pictures of equal pixels are one, with all their captions, so that none is trained on and held out. A folder that
-    was gathered from the same sources is taken as it is. `progress` gets the number of documents read. Raises
-    ValueError where nothing can be read, and for a folder of other sources.
+    was gathered from the same sources is taken as it is, one of others read `anew` where that is asked for. `progress`
+    gets the number of documents read. Raises ValueError where nothing can be read, and for a folder of other sources.
     """
     folder = Path(folder)
     about = [{"path": str(each.path.resolve()), "kind": each.kind, "weight": each.weight} for each in sources]
     if (folder / "survey.json").is_file():
         gathered = GatheredData(folder)
-        if gathered.survey["sources"] != about or gathered.survey["side"] != side:
+        same = gathered.survey["sources"] == about and gathered.survey["side"] == side
+        if same:
+            return gathered
+        if not anew:
             paths = ", ".join(each["path"] for each in gathered.survey["sources"])
             raise ValueError(
                 f"{folder.parent} was begun with other data ({paths}, {gathered.survey['side']} pixels): give this "
                 "training another folder."
             )
-        return gathered
     started, span = time.monotonic(), round(SPARE * side)
     entries, numbers, sizes, skips = list[dict[str, Any]](), dict[str, int](), list[tuple[int, int]](), list[Skipped]()
     by_picture: dict[int, dict[str, Any]] = {}

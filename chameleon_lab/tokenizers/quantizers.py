@@ -191,6 +191,10 @@ class MovingAverageQuantizer(nn.Module):
         self._follow(latents_XC, quantized.codes_BHW.flatten())
         return quantized
 
+    def end_warm_up(self) -> None:
+        """Quantizes from the next step on, its book made then, where the warm-up is not over."""
+        self.steps.clamp_min_(self.warm_up)
+
     @torch.no_grad()
     def _follow(self, latents_XC: Tensor, codes_X: Tensor) -> None:
         caught_N = torch.bincount(codes_X, minlength=self.size).to(latents_XC.dtype)

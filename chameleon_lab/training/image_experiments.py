@@ -105,9 +105,9 @@ class ImageExperiment:
     """A training of an image tokenizer: everything that decides the result but the machine.
 
     `crop`: pixels along each side of what it learns from, where that is less than the tokenizer's own side.
-    `begins_from`: folder or name of an image tokenizer of this shape, whose weights are trained on. `report` makes of
-    the tokenizer what is called after each step. `rules` sound alarms; so many `checkpoints` stay for forks, evenly
-    over the budget.
+    `begins_from`: folder or name of an image tokenizer of this shape, whose weights are trained on. `warm_up_share`:
+    see `ImageTokenizerModule`. `report` makes of the tokenizer what is called after each step. `rules` sound alarms; so
+    many `checkpoints` stay for forks, evenly over the budget.
     """
 
     name: str
@@ -119,6 +119,7 @@ class ImageExperiment:
     batch: int = 16
     crop: int | None = None
     begins_from: str | None = None
+    warm_up_share: float | None = None
     report: Callable[[ImageTokenizer], Report] | None = None
     rules: tuple[Rule, ...] = (NotANumber(),)
     checkpoints: int = 0
@@ -179,7 +180,7 @@ class ImageExperiment:
         tokenizer = ImageTokenizer(self.tokenizer)
         if self.begins_from is not None:
             tokenizer.load_state_dict(load_image_tokenizer(self.begins_from, device="cpu").state_dict())
-        module = ImageTokenizerModule(tokenizer, self.recipe, self.budget, self.objective)
+        module = ImageTokenizerModule(tokenizer, self.recipe, self.budget, self.objective, self.warm_up_share)
         batches = self.source(self)
         prepared = Prepared(module, batches, sampler=Reconstructions(module.tokenizer, batches))
         return prepared if self.report is None else replace(prepared, report=self.report(tokenizer))

@@ -28,6 +28,7 @@ from chameleon_lab.optimization import Recipe
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionObjective
+from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training.budget import Budget as Budget
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
@@ -263,7 +264,11 @@ class CodebookWatch(nn.Module):
 
 
 class ImageTokenizerModule(PacedModule):
-    """Trains an image tokenizer on pixels_BCHW in [-1, 1]. The reference recipe is the default objective's."""
+    """Trains an image tokenizer on pixels_BCHW in [-1, 1]. The reference recipe is the default objective's.
+
+    `warm_up_share`: of the budget, after which a quantizer's warm-up ends that its own count of steps has not ended: a
+    short training would else end before its codebook begins.
+    """
 
     def __init__(
         self,
@@ -271,8 +276,10 @@ class ImageTokenizerModule(PacedModule):
         recipe: Recipe,
         budget: Budget,
         objective: ReconstructionObjective | None = None,
+        warm_up_share: float | None = None,
     ) -> None:
         super().__init__(recipe, budget)
+        self.warm_up_share = warm_up_share
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
         self.loss = ReconstructionLoss(objective or ReconstructionObjective())
         self.watch = CodebookWatch(tokenizer.codes)
@@ -283,6 +290,9 @@ class ImageTokenizerModule(PacedModule):
         yield from (each for each in self.tokenizer.quantize.parameters() if not each.requires_grad)
 
     def loss_and_values(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        quantize, due = self.tokenizer.quantize, self.warm_up_share is not None and self.progress >= self.warm_up_share
+        if due and isinstance(quantize, MovingAverageQuantizer):  # the others quantize from their first step on
+            quantize.end_warm_up()
         pixels_BCHW = batch.contiguous(memory_format=torch.channels_last)
         rebuilt_BCHW, quantized = self.tokenizer(pixels_BCHW)
         judged = self.loss(pixels_BCHW, rebuilt_BCHW, quantized, self.tokenizer.last_layer, self.step, self.progress)

@@ -71,6 +71,9 @@ PATIENCE = 0.33
 DROPOUT = 0.1
 SHOWN_PICTURES = 8
 
+WARM_UP_SHARE = 0.1
+"""Of the image tokenizer's time, after which its codebook begins at the latest."""
+
 HELD_OUT_EVERY = 50
 """Steps from one held-out loss to the next: it takes about a fortieth of the time."""
 
@@ -97,7 +100,10 @@ class OwnPixels:
 def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
     data = GatheredData(gathered)
     if not data.trained:
-        raise ValueError(f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on.")
+        raise ValueError(
+            f"{data.survey['sources'][0]['path']} holds no pictures to train an image tokenizer on: use one that is "
+            "there, such as image_tokenizer='tiny' (--image-tokenizer tiny)."
+        )
     return OwnPixels(data, experiment.side, experiment.batch, experiment.seed)
 
 
@@ -288,10 +294,12 @@ class OwnTraining:
                 last = time.monotonic()
                 self.say(f"{count:,} documents read")
 
-        data = gather(self.sources, self.folder / "data", side, seed=self.seed, progress=progress)
+        path = self.folder / "plan.json"
+        data = gather(
+            self.sources, self.folder / "data", side, seed=self.seed, anew=not path.is_file(), progress=progress
+        )
         for line in survey_lines(data.survey):
             self.say(line)
-        path = self.folder / "plan.json"
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
         if path.is_file():
@@ -369,6 +377,7 @@ class OwnTraining:
             name=self.folder.name,
             tokenizer=image or plan.image,
             begins_from=self.begins_from,
+            warm_up_share=WARM_UP_SHARE,
             recipe=replace(TINY_PICTURES.recipe, rate=rate),
             objective=self.objective,
             budget=Budget(minutes=plan.image_minutes) if self.steps is None else Budget(steps=self.steps[0]),

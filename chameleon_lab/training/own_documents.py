@@ -37,7 +37,8 @@ class TokenizedViews:
 
     def __init__(self, folder: Path | str) -> None:
         self.card: dict[str, Any] = read_table(Path(folder) / "card.json", remedy="Delete the folder to make it anew.")
-        self.codes_VPHW = np.load(Path(folder) / "codes.npy", mmap_mode="r", allow_pickle=False)
+        mode = "r" if self.card["pictures"] else None  # nothing cannot be mapped
+        self.codes_VPHW = np.load(Path(folder) / "codes.npy", mmap_mode=mode, allow_pickle=False)
 
     def __call__(self, picture: int, rng: np.random.Generator) -> np.ndarray:
         return self.codes_VPHW[rng.integers(len(self.codes_VPHW)), picture].astype(np.int64)
@@ -73,14 +74,17 @@ def tokenize_views(
 
     plain = encoded(list(range(count)), None)
     each = max(1e-3, (time.monotonic() - started) * len(trained) / max(1, count))
-    number = int(np.clip(seconds / each, 1, MOST_VIEWS))
+    number = int(np.clip(seconds / each, 1, MOST_VIEWS)) if trained else 1
     with whole_folder(folder) as hidden:
-        codes_VPHW = np.lib.format.open_memmap(hidden / "codes.npy", "w+", kind, (number, *plain.shape))
-        codes_VPHW[:] = plain
-        for view in range(1, number):
-            codes_VPHW[view, trained] = encoded(trained, np.random.default_rng([seed, 10, view]))
-        codes_VPHW.flush()
-        del codes_VPHW
+        if number == 1:
+            np.save(hidden / "codes.npy", plain[None])
+        else:
+            codes_VPHW = np.lib.format.open_memmap(hidden / "codes.npy", "w+", kind, (number, *plain.shape))
+            codes_VPHW[:] = plain
+            for view in range(1, number):
+                codes_VPHW[view, trained] = encoded(trained, np.random.default_rng([seed, 10, view]))
+            codes_VPHW.flush()
+            del codes_VPHW
         write_file(hidden / "card.json", f'{{"tokenizer": "{mark}", "views": {number}, "pictures": {count}}}\n')
     image.to(before)
     log.info("Tokenized %s views of each of %s pictures in %.0f s.", number, f"{count:,}", time.monotonic() - started)

@@ -171,7 +171,7 @@ _LEAST = {
 def default_grid(
     size: str, side: int | None, grid: int | None, image: ImageTokenizerConfig | None, reasons: dict[str, str]
 ) -> tuple[int, int]:
-    """(side, grid): the given tokenizer's, or what was asked for, or 8 pixels a cell."""
+    """(side, grid): the image tokenizer's, what was asked for, or 8 pixels a cell. ValueError where they do not fit."""
     if image is not None:
         if (grid is not None and grid != image.grid[0]) or (side is not None and side != image.side):
             raise ValueError(
@@ -183,7 +183,9 @@ def default_grid(
         grid = 16 if size == "base" else side // 8 if side else 8
         cells = grid * grid
         reasons["grid"] = f"{cells} codes a picture: four times as many would take four times as long"
-    return side or 8 * grid, grid
+    side = side or 8 * grid
+    image_config(side, grid, 2, 64)  # raises where they do not fit
+    return side, grid
 
 
 def fitting_text(texts: list[str], pieces: int, derived: bool) -> SentencePieceTokenizer:
