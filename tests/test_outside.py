@@ -23,8 +23,8 @@ def llama(kind: str) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
-        attn_implementation=kind,
     )
+    config._attn_implementation = kind
     return LlamaForCausalLM(config)
 
 
