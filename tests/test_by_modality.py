@@ -250,10 +250,9 @@ def test_a_run_forks_into_towers_that_go_on_from_its_weights_and_its_optimizer(t
     assert losses[1][first] == pytest.approx(losses[0][first], abs=1e-5)  # the same weights
     assert losses[1][first + 1] == pytest.approx(losses[0][first + 1], rel=0.05)  # and moments
     model = fork.result()
-    assert isinstance(model.blocks[0].feed_forward, ByModality) and model.modality.codes == 512
-    assert not torch.equal(
-        model.blocks[0].feed_forward.text.down.weight, model.blocks[0].feed_forward.image.down.weight
-    )
+    assert isinstance(model.get_submodule("blocks.0.feed_forward"), ByModality) and model.modality.codes == 512
+    text, image = (model.get_submodule(place) for place in places_of(model, "blocks.0.feed_forward.down"))
+    assert not torch.equal(text.get_parameter("weight"), image.get_parameter("weight"))
 
 
 def test_a_batch_of_one_modality_leaves_no_weight_without_a_gradient():
