@@ -8,6 +8,7 @@ Nothing here trains; a folder written by a process elsewhere reads the same.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -263,7 +264,7 @@ def frame_of(histories: Mapping[str, History]) -> Any:
     `frame_of(histories).groupby("run")["loss"].min()`. Raises ImportError where pandas is not installed.
     """
     try:
-        import pandas
+        pandas = importlib.import_module("pandas")
     except ImportError as error:
         raise ImportError(
             'A data frame needs pandas, which is an extra: pip install "chameleon-lab[pandas]". Without it, '

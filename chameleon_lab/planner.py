@@ -102,7 +102,7 @@ class Plan:
     def __str__(self) -> str:
         cache = f"{self.cache_per_token / 1024:,.0f} KiB a token in {self.cache_rows} row(s)"
         pictures = f", and {self.image_parameters:,} of the image tokenizer" if self.image_parameters else ""
-        active = f", of which a token meets {self.active:,}" if self.active != self.parameters else ""
+        active = f", of which a token meets {self.active:,}" if self.active not in (0, self.parameters) else ""
         rows = [
             ("weights", self.weights, f"{self.parameters:,} parameters{active}{pictures}"),
             ("gradients", self.gradients, ""),

@@ -1,6 +1,7 @@
 """Records leave the lab: to Lightning's loggers as they are made, and to data frames."""
 
 import csv
+import importlib
 import sys
 import types
 from dataclasses import replace
@@ -56,10 +57,10 @@ def test_a_frame_without_pandas_says_how_to_get_it(monkeypatch):
 def test_a_frame_has_a_row_a_step_and_a_column_a_measure(monkeypatch):
     """What pandas is given, where it is not installed; itself, where it is."""
     try:
-        import pandas
+        importlib.import_module("pandas")
     except ImportError:
         pandas = types.SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns))
-        monkeypatch.setitem(sys.modules, "pandas", pandas)  # pyright: ignore[reportArgumentType]
+        monkeypatch.setitem(sys.modules, "pandas", pandas)
         rows, columns = frame_of({"one": HISTORY, "two": HISTORY.until(1)})
         assert columns == ["run", "step", "seconds", "loss", "residual_norm"]
         assert [(row["run"], row["step"]) for row in rows] == [("one", 0), ("one", 1), ("two", 0)]

@@ -23,8 +23,8 @@ def llama(kind: str) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
-        attn_implementation=kind,
     )
+    config._attn_implementation = kind
     return LlamaForCausalLM(config)
 
 
@@ -48,10 +48,9 @@ def test_a_llama_of_transformers_is_read_as_it_says_of_itself(kind, padded):
     (record,) = watch.history.records
     assert record.values["loss"] == pytest.approx(output.loss.item())
     assert record.values["log_partition"] == pytest.approx(output.logits.logsumexp(-1).mean().item(), rel=1e-4)
-    honest = llama("eager")
-    shown = honest(**batch, output_attentions=True, output_hidden_states=True)
+    attentions = llama("eager")(**batch, output_attentions=True).attentions
     places_T = torch.arange(15)
-    for layer, shares_BHTT in enumerate(shown.attentions):
+    for layer, shares_BHTT in enumerate(attentions):
         visible_BT = batch.get("attention_mask", torch.ones(2, 15, dtype=torch.long)).bool()
         counts_BT = (visible_BT[:, None, :] & (places_T[:, None] >= places_T)).sum(-1)
         long_BT = counts_BT > 1
@@ -60,7 +59,8 @@ def test_a_llama_of_transformers_is_read_as_it_says_of_itself(kind, padded):
         read_H = torch.tensor(record.layers["attention_entropy"][layer])
         torch.testing.assert_close(read_H, expected_H.detach(), atol=1e-4, rtol=1e-3)
     assert len(record.layers["max_attention_logit"]) == 3 and len(record.layers["max_attention_logit"][0]) == 4
-    norms = [each.detach().square().mean().sqrt().item() for each in shown.hidden_states[1:-1]]
+    streams = llama(kind)(**batch, output_hidden_states=True).hidden_states  # the last one is behind the final norm
+    norms = [each.detach().square().mean().sqrt().item() for each in streams[1:-1]]
     assert record.layers["residual_norm"][:-1] == pytest.approx(norms, rel=1e-4)
     assert record.values["max_attention_logit"] == pytest.approx(max(map(max, record.layers["max_attention_logit"])))
 
