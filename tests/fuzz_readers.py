@@ -340,19 +340,9 @@ def _tokenizer_case(rng: np.random.Generator, folder: Path) -> None:
         tokenizer.decode(tokenizer.encode(text))
 
 
-RECORDS: dict[str, list[Any]] = {
-    "jsonl": [
-        {"image": "a.png", "caption": "c"},
-        {"text": "t"},
-        {"file_name": "a.png", "text": "t"},
-        {"images": ["a.png"], "text": "see <image>"},
-    ],
-    "obelics": [{"images": ["a.png", None], "texts": [None, "x"]}],
-    "mmc4": [{"text_list": ["x"], "image_info": [{"image_name": "a.png", "matched_text_index": 0}]}],
-}
-
-
 def _corpus_case(rng: np.random.Generator, folder: Path) -> None:
+    from support import RECORDS
+
     from chameleon_lab.corpora import shards
     from chameleon_lab.corpora.readers import READERS, PictureFolder, Skipped
     from chameleon_lab.documents import Document

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,18 @@ SHAPES = {
     "re-ordered": replace(CONFIG, fixes=(QueryKeyNorm(), NormReordering())),
     "tied, wide heads": replace(CONFIG, tied=True, head_width=16),
 }
+
+RECORDS: dict[str, list[Any]] = {
+    "jsonl": [
+        {"image": "a.png", "caption": "c"},
+        {"text": "t"},
+        {"file_name": "a.png", "text": "t"},
+        {"images": ["a.png"], "text": "see <image>"},
+    ],
+    "obelics": [{"images": ["a.png", None], "texts": [None, "x"]}],
+    "mmc4": [{"text_list": ["x"], "image_info": [{"image_name": "a.png", "matched_text_index": 0}]}],
+}
+"""Good entries for each reader of records, beside a picture "a.png"; tests and the fuzz damage them."""
 
 
 class Trap:

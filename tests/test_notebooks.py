@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -20,11 +21,18 @@ HEADLESS = [
 ]
 
 
+def a_tenth(code: str) -> str:
+    """The code of a cell with a tenth of its hundreds of steps; what starts at one of them starts as much earlier."""
+    return re.sub(r"(\b(?:start_step|steps)=\d+\d)\d\b", r"\1", code)
+
+
 @pytest.mark.parametrize("path", HEADLESS)
 def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAMELEON_QUICK", "1")  # long trainings are cut short
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two kernels with threads for all cores wait for each other
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = a_tenth(cell.source)
     resources = {"metadata": {"path": path.parent}}
     NotebookClient(notebook, timeout=600, store_widget_state=False, resources=resources).execute()
     told = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]

@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 import PIL.Image
 import pytest
+from support import RECORDS
 
 from chameleon_lab.corpora import archives, readers, shards
 from chameleon_lab.corpora.readers import (
@@ -194,19 +195,10 @@ def test_pictures_of_every_ending_and_of_none_are_taken_and_the_rest_is_counted(
 WRONG = (None, True, 3, 1.5, "", [], {}, [None], {"a": 1}, 10**30, [[10**30]], [[1.9]], "\ud800", float("nan"))
 
 
-@pytest.mark.parametrize("name", ["jsonl", "obelics", "mmc4"])
+@pytest.mark.parametrize("name", RECORDS)
 def test_an_entry_of_wrong_types_is_skipped_and_never_ends_a_corpus(pictures, name):
     """Each value of each key of each record, as each wrong thing: the good entries around it are read."""
-    good = {
-        "jsonl": [
-            {"image": "a.png", "caption": "c"},
-            {"text": "t"},
-            {"file_name": "a.png", "text": "t"},
-            {"images": ["a.png"], "text": "see <image>"},
-        ],
-        "obelics": [{"images": ["a.png", None], "texts": [None, "x"]}],
-        "mmc4": [{"text_list": ["x"], "image_info": [{"image_name": "a.png", "matched_text_index": 0}]}],
-    }[name]
+    good = RECORDS[name]
     entries = [json.dumps(record | {key: wrong}) for record in good for key in record for wrong in WRONG]
     entries += [json.dumps(wrong) for wrong in WRONG] + ["[" * 5000, '{"text": ' * 3000, "NaN", "1" * 5000, "{} {}"]
     if name == "jsonl":

@@ -25,7 +25,7 @@ def test_the_pure_functions_of_the_front_ends():
 
 
 @pytest.mark.skipif(
-    NODE is None or not (JS / "node_modules" / "esbuild").exists(),
+    NODE is None or not (JS / "node_modules" / ".package-lock.json").exists(),  # which npm writes last
     reason="comparing the bundles with their sources needs esbuild; run: cd widgets/js && npm ci",
 )
 def test_the_committed_bundles_are_what_their_sources_give(tmp_path: Path):

@@ -328,14 +328,22 @@ def _notebook_of(sources: list[str]) -> dict[str, Any]:
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
+@pytest.fixture(scope="session")
+def lab_context(browser: Browser) -> Iterator[BrowserContext]:
+    """The browser of one person, who has been to JupyterLab before: its scripts are not fetched anew for each page."""
+    context = browser.new_context(viewport={"width": 1180, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook]]:
+def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
     A list of cells' sources makes a new one.
     """
-    contexts: list[BrowserContext] = []
-    pages: list[Notebook] = []
+    notebooks: list[Notebook] = []
 
     def open_(source: Path | list[str], folder: str = "") -> Notebook:
         name = source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"
@@ -345,22 +353,19 @@ def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook
             target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
             shutil.copy(source, target)
-        context = browser.new_context(viewport={"width": 1180, "height": 1000})
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
+        page = lab_context.new_page()
         notebook = Notebook(page, target, [])
+        notebooks.append(notebook)
         page.on("pageerror", lambda error: notebook.errors.append(str(error)))
         page.goto(f"{lab.url}/doc/tree/{target.relative_to(lab.folder)}?token={lab.token}")
         notebook.ready()
-        pages.append(notebook)
         return notebook
 
     yield open_
     # Before the kernels end: what one says while it ends may reach the page with parts of two messages in one.
-    errors = [error for notebook in pages for error in notebook.errors]
-    for notebook in pages:
+    errors = [error for notebook in notebooks for error in notebook.errors]
+    for notebook in notebooks:
         notebook.shutdown()
-    for context in contexts:
-        context.close()
+    for page in lab_context.pages:  # those that a test opened, too
+        page.close()
     assert not errors, errors
