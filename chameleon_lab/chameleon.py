@@ -18,7 +18,7 @@ from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES, Rules
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
-from chameleon_lab.generation.settings import Changes, Settings, takes_settings
+from chameleon_lab.generation.settings import Changes, Settings, latest_turns, takes_settings
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.parts import require
 from chameleon_lab.records import Piece, ReplyProgress, TokenScores
@@ -284,10 +284,7 @@ class Chameleon:
             raise ValueError("The prompt is empty: write some text or add a picture.")
         sizes = [self.tokenizer.length(part) for part in document]
         ends = [place + 1 for place, part in enumerate(document) if isinstance(part, EndTurn)]
-        starts = [0, *(end for end in ends[1::2] if end < len(document))]
-        window = (settings or self.settings).window or sum(sizes)
-        start = next((start for start in starts if sum(sizes[start:]) <= window), starts[-1])
-        return Document(document.segments[start:])
+        return Document(document.segments[latest_turns(sizes, ends, (settings or self.settings).window) :])
 
 
 def load_image_tokenizer(

@@ -719,6 +719,24 @@ def test_a_branch_counts_its_tokens_and_stops_when_its_caller_does(talk):
         talk.branch(4, heat=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_branch_is_drawn_from_the_turns_that_the_window_leaves_and_holds_them_all(make_lab, mixed, seed):
+    """From the reply's first token on, a branch is what the lab writes to the same conversation, window or none."""
+    lab, rng = make_lab(mixed), np.random.default_rng(seed)
+    parts = [part for _ in range(2 * int(rng.integers(1, 4)) + 1) for part in ("ab "[: rng.integers(1, 4)], EndTurn())]
+    prompt = Document.of(*parts)
+    length = len(lab.encode(prompt))
+    for window in (None, 1, *rng.integers(2, length + 2, 3).tolist()):
+        settings = Settings(temperature=1.0, window=window, max_tokens=6)
+        reply = lab.begin(prompt, settings=settings, seed=seed)
+        list(reply.stream())
+        look = Inspection(lab.model, mixed, [*lab.encode(prompt), 70, 71], settings=settings)
+        branch = look.branch(length, seed=seed)
+        assert np.array_equal(branch.tokens[:length], lab.encode(prompt))
+        written = reply.tokens[len(lab.encode(lab.recent(prompt, settings))) :]
+        assert np.array_equal(branch.tokens[length:], written)
+
+
 def test_the_labs_settings_and_its_licence_hold_for_branches(lab):
     look = lab.inspect(Document.of("a red circle", EndTurn()), guidance=3.0)
     assert look.settings == lab.settings.changed(guidance=3.0) and look.guide == look.settings.guide

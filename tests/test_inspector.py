@@ -400,6 +400,51 @@ def test_branches_go_where_the_maker_says(hall: Hall):
     assert calls == [(4, 106, 0), (5, None, 1)] and len(answers(inspector, "branches")[-1][0]["branches"]) == 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_every_act_is_done_on_the_document_whose_position_was_named(monkeypatch: pytest.MonkeyPatch, seed: int):
+    """Branches of branches, drawn here or elsewhere: a position never reaches another document than its own."""
+    rng, calls = np.random.default_rng(seed), list[tuple]()
+
+    class Numbered(Hall):
+        """Says which document was asked."""
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def branch(self, position, token=None, *, seed=0, without=(), each=None) -> Hall:
+            calls.append((self.number, position, token, tuple(without)))
+            return Numbered(len(looks) - 1)
+
+        def heads(self, layer, position):
+            calls.append((self.number, position))
+            return super().heads(layer, position)
+
+    first = Numbered(0)
+    looks, elsewhere = [first], bool(seed % 2)
+    inspector = Inspector(
+        first, branch=(lambda position, token, _: calls.append((0, position, token, ()))) if elsewhere else None
+    )
+    inspector.wait(20)
+    for act in rng.choice(["force", "resample", "answer", "rows", "show"], 40):
+        branch, position = int(rng.integers(len(looks))), int(rng.integers(1, 9))
+        calls.clear()
+        asked = {
+            "force": ({"position": position, "token": 105}, (branch, position, 105, ())),
+            "resample": ({"position": position}, (branch, position, None, ())),
+            "answer": ({"positions": [position]}, (branch, position, None, (position,))),
+            "rows": ({"way": "from", "layer": 1, "head": 0, "position": position}, (branch, position)),
+            "show": ({}, None),
+        }[act]
+        if act == "answer" or (act in ("force", "resample") and (branch or not elsewhere)):
+            looks.append(looks[branch])
+        ask(inspector, act, branch=branch, **asked[0])
+        inspector.wait(20)
+        assert asked[1] is None or asked[1] in calls
+        assert all(call[0] == branch for call in calls if len(call) == 4)
+        assert len(inspector._branches) == len(looks)
+
+
 def test_a_page_holds_the_documents_and_what_was_looked_up(hall: Hall, inspector: Inspector, tmp_path):
     inspector.selected = 8
     ask(inspector, "lens", image=0, layer=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypedDict, TypeVar, Unpack, cast
 
@@ -208,3 +208,14 @@ def _setting_of(plain: Any) -> Any:
     named = NAMEABLE[name]
     rest = {key: _setting_of(inner) for key, inner in plain.items() if key != "is"}
     return named(**rest) if isinstance(named, type) else named
+
+
+def latest_turns(sizes: Sequence[int], ends: Sequence[int], window: int | None) -> int:
+    """With which part of a conversation its latest turns begin: of `sizes` tokens a part, no more than `window`.
+
+    `ends` are the places behind each end of turn. The user's turn and the model's go together, oldest first; the last
+    turn always stays. Without a window all stay.
+    """
+    starts = [0, *(end for end in ends[1::2] if end < len(sizes))]
+    most = window or sum(sizes)
+    return next((start for start in starts if sum(sizes[start:]) <= most), starts[-1])

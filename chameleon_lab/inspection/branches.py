@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, Unpack
 
 import numpy as np
-from torch import Tensor
 
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.engine import Engine
-from chameleon_lab.generation.guidance import Guidance
-from chameleon_lab.generation.settings import Changes, Settings
+from chameleon_lab.generation.settings import Changes, Settings, latest_turns
 from chameleon_lab.inspection.likelihood import Likelihood
-from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
 
 class Branches(Likelihood):
-    """A document from any token of which another reply can grow. `settings` are what branches are drawn with, and
-    `images` says whether they may hold pictures."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        tokenizer: MixedModalTokenizer,
-        tokens: Sequence[int] | np.ndarray,
-        *,
-        guide: Guidance | None = None,
-        documents_T: np.ndarray | None = None,
-        changes: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        settings: Settings | None = None,
-        images: bool = True,
-    ) -> None:
-        self.settings, self.images = settings or Settings(guidance=guide or 1.0), images
-        super().__init__(model, tokenizer, tokens, guide=guide, documents_T=documents_T, changes=changes)
+    """A document from any token of which another reply can grow."""
 
     def branch(
         self,
@@ -52,15 +32,18 @@ class Branches(Likelihood):
 
         In a user's turn, which has an end of turn behind it, `token` replaces the one that stands there and the rest of
         the turn stays; without a token all of it stays. The reply to it is drawn anew. The tokens of `without` are left
-        out of what goes before. `changes` are made to the `settings`; `each` is called with the number of tokens drawn
-        so far and may raise to stop. Raises ValueError where the result would be no well-formed document, for packed
-        rows, and under `changes` of the model, which decoding does not know.
+        out of what goes before. Of a long conversation the model is given the latest turns that fit into
+        `settings.window`, as when it replies; the branch holds all of them. `changes` are made to the `settings`;
+        `each` is called with the number of tokens drawn so far and may raise to stop. Raises ValueError where the
+        result would be no well-formed document, for packed rows, and under `changes` of the model, which decoding does
+        not know.
         """
         self.require(position, 1)
         if self.changes or self.documents_1T is not None:
             raise ValueError("A branch is drawn by the model as it is, of one document: inspect it without `changes`.")
         settings, engine = self.settings.changed(**changes), Engine(self.model, self.tokenizer, self.images)
         prompt, prefix = self._fork(position, token, without)
+        seen, most = self._latest(prompt, settings)
         vocabulary, grammar = self.tokenizer.vocabulary, engine.default_grammar()
         if prefix and prefix[-1] in (vocabulary.end_turn, vocabulary.end_document):
             tokens = np.array([*prompt, *prefix])
@@ -69,14 +52,24 @@ class Branches(Likelihood):
                     f"Position {position} lies within a picture, which has to be whole before its turn ends."
                 )
         else:
-            reply = Continuation(self.model, self.tokenizer, [prompt], settings, [seed], grammar, prefix=prefix)
+            drawn = settings.changed(max_tokens=most)
+            reply = Continuation(self.model, self.tokenizer, [seen], drawn, [seed], grammar, prefix=prefix)
             for count, _ in enumerate(reply.tokens(), 1):
                 if each is not None:
                     each(count)
-            tokens = np.array(reply.rows[0].tokens)
+            tokens = np.array([*prompt, *reply.rows[0].tokens[len(seen) :]])
         return type(self)(
             self.model, self.tokenizer, tokens, guide=settings.guide, settings=settings, images=self.images
         )
+
+    def _latest(self, prompt: np.ndarray, settings: Settings) -> tuple[np.ndarray, int | None]:
+        """What of a prompt the model is given, and how many tokens may come behind it: the whole has to fit."""
+        turns, room = prompt[1:], self.model.config.context - len(prompt)
+        ends = np.flatnonzero(turns == self.tokenizer.vocabulary.end_turn) + 1
+        start = latest_turns([1] * len(turns), ends.tolist(), settings.window)
+        if not start or room <= 0:
+            return prompt, settings.max_tokens
+        return np.concatenate([prompt[:1], turns[start:]]), min(room, settings.max_tokens or room)
 
     def _fork(self, position: int, token: int | None, without: Sequence[int]) -> tuple[np.ndarray, list[int]]:
         """The prompt of a branch, and the tokens with which its reply begins."""

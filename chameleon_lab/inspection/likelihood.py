@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.generation.guidance import Guidance
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace
 from chameleon_lab.quantization import QuantizedLinear
 from chameleon_lab.readings import TokenReading
@@ -25,7 +26,9 @@ class Likelihood(Trace):
     """A document with the likelihood of each of its tokens, each after those before it.
 
     `log_probabilities` and `entropies` are in nats and `ranks` from 0; the first token, which nothing comes before,
-    has nan, nan and -1. All three are of the model itself, without guidance and without grammar.
+    has nan, nan and -1. All three are of the model itself, without guidance and without grammar. `guide` is the
+    guidance with which pictures were drawn; `settings` are what branches are drawn with, and `images` says whether they
+    may hold pictures.
     """
 
     def __init__(
@@ -37,8 +40,11 @@ class Likelihood(Trace):
         guide: Guidance | None = None,
         documents_T: np.ndarray | None = None,
         changes: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        settings: Settings | None = None,
+        images: bool = True,
     ) -> None:
         self.tokenizer, self.guide = tokenizer, guide
+        self.settings, self.images = settings or Settings(guidance=guide or 1.0), images
         super().__init__(model, tokenizer.vocabulary.check(tokens), documents_T=documents_T, changes=changes)
         self.log_probabilities, self.entropies = np.full((2, len(self)), np.nan)
         self.ranks = np.full(len(self), -1)

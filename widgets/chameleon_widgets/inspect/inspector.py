@@ -53,8 +53,9 @@ class Inspector(anywidget.AnyWidget):
     Where a token looked, or who looked at it, by layer and head or through all layers; of the chosen one its
     alternatives, each to be forced, and what each layer would have written; what becomes of all tokens without some of
     them; images as each layer would draw them. `look` computes what is asked for, on one thread, and nothing else uses
-    it meanwhile. `branch(position, token or None, seed)` draws a document anew from a position, by default
-    `look.branch`; where it returns None, somebody else shows the branch.
+    it meanwhile. `branch(position, token or None, seed)` draws that document anew from a position, by default
+    `look.branch`; where it returns None, somebody else shows the branch. It knows the positions of `look` alone: what
+    is drawn without some tokens, and anything drawn from that, is the inspector's own.
     """
 
     _esm, _css = assets("inspector")
@@ -358,7 +359,7 @@ class Inspector(anywidget.AnyWidget):
             )
 
         def draw(each: Callable[[int], None]) -> None:
-            if self._draw_elsewhere is not None and without is None:
+            if self._draw_elsewhere is not None and without is None and reader.look is self._first:
                 look = self._draw_elsewhere(position, token, seed)
             else:
                 look = reader.look.branch(position, token, seed=seed, without=without or (), each=each)
