@@ -451,8 +451,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     for nothing in ({}, [torch.zeros(2)], torch.zeros(2), {"epoch": 3}, {1: torch.zeros(2)}):
         torch.save(nothing, path)
         refused(open_torch, "holds no named tensors", path)
-    torch.save({"weight": torch.eye(3).to_sparse()}, path)
-    refused(open_torch, "weight as a sparse or quantized tensor", path)
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    scaled = torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)
+    for strange in (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), nested, scaled, torch.eye(3) * 1j):
+        torch.save({"weight": strange}, path)
+        refused(open_torch, "weight as a sparse, nested, complex or quantized tensor", path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "no tensors")
     refused(open_torch, "x.pth is damaged or no weights file", path)
