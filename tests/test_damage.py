@@ -276,7 +276,8 @@ def in_so_much_memory(more: int, act: Callable[[], object]) -> None:
     if not child:
         try:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more,) * 2)
+            most = pages * resource.getpagesize() + more
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
             signal.alarm(60)
             act()
             os._exit(0)
