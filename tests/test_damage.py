@@ -301,7 +301,7 @@ def test_what_is_no_file_of_records_neither_hangs_nor_floods(tmp_path, name, mak
 
     def look() -> None:
         run = RecordedRun(tmp_path)
-        expected = 0 if name == "metrics.jsonl" else 5
+        expected = 0 if name == "metrics.jsonl" and make is not sparse else 5  # what stands before it is good
         assert len(run.history.records) == len(RunFolder(tmp_path).history.records) == expected
         assert run.state.status == "interrupted" and run.config == {} and run.answers == {}
         if name in ("metrics.jsonl", "events.jsonl"):
