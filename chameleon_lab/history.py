@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from chameleon_lab.files import read_table
+from chameleon_lab.files import read_table, require_regular
 from chameleon_lab.measures import MEASURES, default_thresholds, measure_of
 from chameleon_lab.parts import require_fields
 
@@ -458,10 +458,13 @@ class RecordedRun:
     @property
     def state(self) -> RunState:
         try:
-            written = json.loads((self.folder / "state.json").read_text())
+            written = read_table(self.folder / "state.json")
             plain: dict[str, Any] = {key: written[key] for key in written if key in RunState.__dataclass_fields__}
             plain |= {key: tuple(plain[key]) for key in ("offers", "forks")}
             state = RunState(**plain)
+            require_fields(state)
+            if not isinstance(state.settings, dict) or not isinstance(state.thresholds, dict):
+                raise TypeError("settings and thresholds are objects")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
         here = state.host == socket.gethostname()
@@ -561,6 +564,10 @@ def _holds_run(folder: Path) -> bool:
     return (folder / "state.json").is_file() or (folder / "metrics.jsonl").is_file()
 
 
+LARGEST_LINE = 16 * 2**20
+"""Bytes of a line of records that are looked at: a record has thousands, and what has more is none."""
+
+
 class Tail(Generic[Value]):
     """The values of a file of JSON lines that grows, each read once; all again when the file was written anew.
 
@@ -569,27 +576,41 @@ class Tail(Generic[Value]):
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], Value]) -> None:
         self._path, self._parse = path, read
-        self._values, self._bytes, self._file = list[Value](), 0, 0
-        self.unreadable = 0
+        self._begin(0)
 
     def values(self) -> Sequence[Value]:
         try:
-            stat = self._path.stat()
-            if stat.st_size < self._bytes or stat.st_ino != self._file:
-                self._values, self._bytes, self._file, self.unreadable = [], 0, stat.st_ino, 0
-            if stat.st_size > self._bytes:
-                with self._path.open("rb") as file:
+            about = self._path.stat()
+            if about.st_size < self._bytes or about.st_ino != self._file:
+                self._begin(about.st_ino)
+            if about.st_size > self._bytes:
+                with require_regular(self._path).open("rb") as file:
                     file.seek(self._bytes)
-                    new = file.read()
-                whole = new[: new.rfind(b"\n") + 1]
-                lines = whole.decode(errors="replace").split("\n")[:-1]
-                values = list(_parsed(lines, self._parse))
-                self._values += values
-                self.unreadable += len(lines) - len(values)
-                self._bytes += len(whole)
-        except OSError:  # not there, or not to be read: whatever comes later under this name is another file
-            self._values, self._bytes, self._file, self.unreadable = [], 0, 0, 0
+                    while chunk := file.read(LARGEST_LINE):
+                        self._read(chunk)
+                        file.seek(self._bytes)
+                        if len(chunk) < LARGEST_LINE:
+                            break
+        except (OSError, ValueError):  # not there, or no file: whatever comes later under this name is another one
+            self._begin(0)
         return self._values
+
+    def _begin(self, file: int) -> None:
+        self._values, self._bytes, self._file, self._in_long_line = list[Value](), 0, file, False
+        self.unreadable = 0
+
+    def _read(self, chunk: bytes) -> None:
+        """Takes the whole lines of the next bytes; of a line longer than all of them it takes only note."""
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        if not whole:
+            if len(chunk) == LARGEST_LINE:
+                self._bytes, self._in_long_line = self._bytes + len(chunk), True
+            return
+        lines = whole.decode(errors="replace").split("\n")[:-1]
+        values = list(_parsed(lines[self._in_long_line :], self._parse))
+        self._values += values
+        self.unreadable += len(lines) - len(values)
+        self._bytes, self._in_long_line = self._bytes + len(whole), False
 
 
 def alive(process: int, start: str = "") -> bool:

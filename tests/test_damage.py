@@ -10,7 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,10 @@ import pytest
 import support
 import torch
 
+from chameleon_lab import history
 from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import SceneBatches
-from chameleon_lab.history import Alarm, History, RecordedRun, StepRecord, steps_missing
+from chameleon_lab.history import Alarm, History, RecordedRun, RunState, StepRecord, steps_missing
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -270,6 +274,86 @@ def test_a_line_of_the_wrong_types_is_one_that_cannot_be_read(tmp_path, wrong):
     assert not history.interventions
 
 
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path: Path) -> None:
+    """A gigabyte and a half of nothing, which takes no room on the disk: all one line."""
+    path.touch()
+    os.truncate(path, 3 * 2**29)
+
+
+def in_so_much_memory(more: int, act: Callable[[], object]) -> None:
+    """Runs something in a child that may take `more` bytes; what it raises, and how long it hangs, is the test's."""
+    import resource  # which Windows has not
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + more
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            signal.alarm(60)
+            act()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux has it")
+@pytest.mark.parametrize("make", [pipe, device, sparse, Path.mkdir], ids=["pipe", "device", "sparse", "folder"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "state.json", "config.json"])
+def test_what_is_no_file_of_records_neither_hangs_nor_floods(tmp_path, name, make):
+    """Each in the place of one of a run's files: the others are read as they are."""
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines_of(range(5))) + "\n")
+    (tmp_path / "state.json").write_text("{}")
+    if make is Path.mkdir:
+        (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+
+    def look() -> None:
+        run = RecordedRun(tmp_path)
+        expected = 0 if name == "metrics.jsonl" and make is not sparse else 5  # what stands before it is good
+        assert len(run.history.records) == len(RunFolder(tmp_path).history.records) == expected
+        assert run.state.status == "interrupted" and run.config == {} and run.answers == {}
+        if name in ("metrics.jsonl", "events.jsonl"):
+            with pytest.raises((ValueError, OSError), match=name):
+                RunFolder(tmp_path).ledger.open(5)
+
+    in_so_much_memory(2**29, look)
+
+
+def test_a_line_too_long_to_be_a_record_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "LARGEST_LINE", 400)
+    lines = lines_of(range(40))
+    for at, size in ((30, 399), (20, 400), (10, 5000), (0, 1201)):
+        lines.insert(at, "x" * size)
+    path = tmp_path / "metrics.jsonl"
+    path.touch()
+    run = RecordedRun(tmp_path)
+    for line in lines:  # as it grows
+        with path.open("a") as file:
+            file.write(line)
+        assert run.history is not None
+        with path.open("a") as file:
+            file.write("\n")
+    for each in (run, RecordedRun(tmp_path)):
+        assert [record.step for record in each.history.records] == list(range(40))
+        assert "4 of its lines cannot be read" in each.history.alarms[0].message
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_missing_steps_are_those_that_are_not_there(seed):
     steps = sorted(random.Random(seed).sample(range(60), 25))
@@ -279,11 +363,10 @@ def test_missing_steps_are_those_that_are_not_there(seed):
 
 
 @pytest.mark.parametrize("content", [b"", b"?\n[1]\nnonsense\n", b"\x00\xff\n" * 3, None])
-def test_records_of_nonsense_alone_are_not_called_missing(tmp_path, train, content):
-    train(tmp_path, 4)
-    (tmp_path / "events.jsonl").unlink(missing_ok=True)
-    path = tmp_path / "metrics.jsonl"
-    path.unlink() if content is None else path.write_bytes(content)
+def test_records_of_nonsense_alone_are_not_called_missing(tmp_path, content):
+    (tmp_path / "state.json").write_text(json.dumps(asdict(RunState("a", "stopped", 0.5))))
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(content)
     history = RecordedRun(tmp_path).history
     (message,) = [alarm.message for alarm in history.alarms if alarm.rule == "records"]
     assert not history.records

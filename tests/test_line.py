@@ -125,7 +125,7 @@ def test_a_request_that_comes_by_both_roads_is_handled_once(seed: int, monkeypat
     handlers[line.CONTROL_MESSAGE](None, None, {"content": {"comm_id": comm_id, "content": {"kind": "hello"}}})
 
 
-@pytest.mark.parametrize("mark", ["me-²", "me-٣", "me-", "me-" + "9" * 5000, "-1.5", "me--0", 7, None, ["me-1"], {}])
+@pytest.mark.parametrize("mark", ["me-²", "me-٣", "me-", "me-" + "9" * 5000, "-1.5", 7, None, ["me-1"], {}])
 def test_a_mark_that_is_no_number_of_a_request_is_none(mark: Any):
     counter = Counter()
     browser_says(counter, {"kind": "add", "amount": 1, "mark": mark})

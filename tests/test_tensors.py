@@ -5,6 +5,7 @@ import pickle
 import random
 import resource
 import shutil
+import warnings
 import weakref
 import zipfile
 from collections import Counter
@@ -451,8 +452,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     for nothing in ({}, [torch.zeros(2)], torch.zeros(2), {"epoch": 3}, {1: torch.zeros(2)}):
         torch.save(nothing, path)
         refused(open_torch, "holds no named tensors", path)
-    torch.save({"weight": torch.eye(3).to_sparse()}, path)
-    refused(open_torch, "weight as a sparse or quantized tensor", path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # each of these warns of what it may become
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+        scaled = torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)
+        kinds = (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), nested, scaled, torch.eye(3) * 1j)
+    for strange in kinds:
+        torch.save({"weight": strange}, path)
+        refused(open_torch, "weight as a sparse, nested, complex or quantized tensor", path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "no tensors")
     refused(open_torch, "x.pth is damaged or no weights file", path)

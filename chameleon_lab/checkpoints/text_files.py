@@ -18,7 +18,7 @@ import sentencepiece
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
-from chameleon_lab.checkpoints.vqgans import CONFIGS, WEIGHTS
+from chameleon_lab.checkpoints.vqgans import IMAGE_CONFIGS, IMAGE_WEIGHTS
 from chameleon_lab.tokenizers.family_json import LETTERS_TO_SPACES, SPACE, SPACES_TO_LETTERS
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
@@ -87,7 +87,10 @@ def _fitting_text(
     fault: ValueError | None = None
     for place in places:
         for path in [place] if place.is_file() else [place / name for name in (SENTENCEPIECE, *TABLES)]:
-            if not path.is_file() or path.suffix in (*WEIGHTS, *CONFIGS):  # a user may name an image tokenizer's file
+            if not path.is_file() or path.suffix in (
+                *IMAGE_WEIGHTS,
+                *IMAGE_CONFIGS,
+            ):  # a user may name an image tokenizer's file
                 continue
             try:
                 text = SentencePieceTokenizer.load(path) if path.suffix == ".model" else JsonTokenizer.load(path)

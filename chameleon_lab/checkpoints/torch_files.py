@@ -129,11 +129,19 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     tensors = {name: value.detach() for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no named tensors: it is no checkpoint of a model.")
-    strange = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]
+    strange = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
     if strange:
-        raise ValueError(f"{path} holds {strange[0]} as a sparse or quantized tensor, which the lab does not read.")
+        raise ValueError(
+            f"{path} holds {strange[0]} as a sparse, nested, complex or quantized tensor, which the lab does not read."
+        )
     _require_bytes(tensors, path)
     return {name: lazy(tensor) for name, tensor in tensors.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers in rows, as a model's are."""
+    special = tensor.is_nested or tensor.is_quantized or tensor.is_complex() or tensor.is_neg()
+    return tensor.layout == torch.strided and not special
 
 
 SHARED = 4

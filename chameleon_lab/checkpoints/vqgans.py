@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 SIDE_OF_LLAMAGEN = 256
 """Pixels: the smallest side that LlamaGen publishes figures for; its checkpoints do not say."""
 
-WEIGHTS = (".ckpt", ".pth", ".pt", ".safetensors")
-CONFIGS = (".yaml", ".yml")
+IMAGE_WEIGHTS = (".ckpt", ".pth", ".pt", ".safetensors")
+IMAGE_CONFIGS = (".yaml", ".yml")
 
 BUILT = {
     "double_z": False,
@@ -59,7 +59,7 @@ def read_vqgan(place: Path, options: ReadOptions) -> ImageTokenizer | None:
     if pair is None:
         return None
     path, config_path = pair
-    tensors = _tensors(path)
+    tensors = _image_tensors(path)
     of_llamagen = any(".conv_blocks." in name for name in tensors)
     if of_llamagen:
         tensors = llamagen_to_ours(tensors, path)
@@ -90,9 +90,9 @@ def holds_vqgan(place: Path) -> bool:
 
 def _pair_at(place: Path) -> tuple[Path, Path | None] | None:
     """The file of weights of a place, and the config that belongs to it, None for LlamaGen's; None for neither."""
-    if place.suffix in CONFIGS and place.is_file():
+    if place.suffix in IMAGE_CONFIGS and place.is_file():
         return _pair(_folder_of(place), [place]) if _describes(place) else None
-    if place.suffix in WEIGHTS and place.is_file():
+    if place.suffix in IMAGE_WEIGHTS and place.is_file():
         configs = _configs_in(_folder_of(place))
         configs = [config for config in configs if config.stem == place.stem or len(configs) == 1]
         return (place, configs[0]) if configs else (place, None) if _is_of_llamagen(place, sure=True) else None
@@ -102,7 +102,7 @@ def _pair_at(place: Path) -> tuple[Path, Path | None] | None:
 def _pair(folder: Path, configs: list[Path]) -> tuple[Path, Path | None] | None:
     """The weights that belong to one of the configs, and that one; without configs, LlamaGen's."""
     places = (folder, folder / "checkpoints", folder / "ckpts")
-    weights = [file for each in places for file in visible_files(each) if file.suffix in WEIGHTS]
+    weights = [file for each in places for file in visible_files(each) if file.suffix in IMAGE_WEIGHTS]
     pairs: list[tuple[Path, Path | None]]
     pairs = [(file, config) for config in configs for file in weights if file.stem == config.stem]
     if not pairs and len(configs) == 1:
@@ -124,7 +124,9 @@ def _folder_of(file: Path) -> Path:
 
 def _configs_in(folder: Path) -> list[Path]:
     """The configs of image tokenizers in a folder, and in its `configs`."""
-    files = [file for each in (folder, folder / "configs") for file in visible_files(each) if file.suffix in CONFIGS]
+    files = [
+        file for each in (folder, folder / "configs") for file in visible_files(each) if file.suffix in IMAGE_CONFIGS
+    ]
     return [file for file in files if _describes(file)]
 
 
@@ -145,14 +147,14 @@ def _is_of_llamagen(file: Path, sure: bool = False) -> bool:
     if file.suffix not in (".pt", ".pth", ".safetensors") or file.name.startswith(("consolidated", "model-")):
         return False
     try:
-        return any(name.startswith("encoder.conv_blocks.") for name in _tensors(file))
+        return any(name.startswith("encoder.conv_blocks.") for name in _image_tensors(file))
     except (OSError, ValueError):
         if sure:
             raise
         return False
 
 
-def _tensors(path: Path) -> dict[str, LazyTensor]:
+def _image_tensors(path: Path) -> dict[str, LazyTensor]:
     """The image tokenizer's tensors of a file, under our names where its own are taming's."""
     tensors = open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
     return names.image_to_ours(names.without_wrappers(tensors))

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import torch
 
+from chameleon_lab.files import require_regular
 from chameleon_lab.history import (
+    LARGEST_LINE,
     Alarm,
     Answer,
     Event,
     History,
     StepRecord,
+    Tail,
     describe_gaps,
     event_line,
     in_order,
@@ -91,8 +94,8 @@ class RunFolder:
     @property
     def history(self) -> History:
         """What was recorded so far."""
-        lines = [read_lines(self.folder / name) for name in ("metrics.jsonl", "events.jsonl")]
-        return History.from_jsonl(*lines)
+        records = Tail(self.folder / "metrics.jsonl", step_record).values()
+        return History.of(in_order(records), Tail(self.folder / "events.jsonl", run_event).values())
 
     def write(self, name: str, value: object) -> None:
         """A JSON file of the folder, atomically."""
@@ -266,11 +269,24 @@ class Appender:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file, whatever bytes they hold; one that a crash cut short, at the end, is none."""
+    """The lines of a file, whatever bytes they hold; one that a crash cut short, at the end, is none.
+
+    Raises ValueError for a pipe or a device, and for a line that is too long to be kept.
+    """
+    lines: list[str] = []
     try:
-        return path.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+        with require_regular(path).open("rb") as file:
+            while line := file.readline(LARGEST_LINE + 1):
+                if len(line) > LARGEST_LINE:
+                    raise ValueError(
+                        f"{path} holds a line of more than {LARGEST_LINE:,} bytes, which is no record: move the file "
+                        "elsewhere to go on without it, or take the line out."
+                    )
+                if line.endswith(b"\n"):
+                    lines.append(line[:-1].decode(errors="surrogateescape"))
     except FileNotFoundError:
-        return []
+        pass
+    return lines
 
 
 def check_whole(checkpoint: Path) -> None:

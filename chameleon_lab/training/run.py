@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chameleon_lab.files import read_table
 from chameleon_lab.history import (
     LEVELS,
     ORDERS,
@@ -519,12 +520,11 @@ class Run:
 def _description(path: Path) -> dict[str, Any] | None:
     """What a `config.json` says: nothing where there is none, None where it is damaged."""
     try:
-        plain = json.loads(path.read_text())
+        return read_table(path)
     except FileNotFoundError:
         return {}
     except ValueError:
         return None
-    return plain if isinstance(plain, dict) else None
 
 
 _live: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
