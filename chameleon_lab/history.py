@@ -240,7 +240,7 @@ class History:
                     milestones.append(event)
                 case Sample():
                     samples.append(event)
-        return cls(tuple(records), *map(tuple, (alarms, interventions, milestones, samples)))
+        return cls(tuple(records), tuple(alarms), tuple(interventions), tuple(milestones), tuple(samples))
 
 
 def event_line(event: Event | Answer) -> str:
