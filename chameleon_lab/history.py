@@ -13,6 +13,7 @@ import json
 import math
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -255,7 +256,7 @@ class History:
                     milestones.append(event)
                 case Sample():
                     samples.append(event)
-        return cls(tuple(records), *map(tuple, (alarms, interventions, milestones, samples)))
+        return cls(tuple(records), tuple(alarms), tuple(interventions), tuple(milestones), tuple(samples))
 
 
 def frame_of(histories: Mapping[str, History]) -> Any:
@@ -437,6 +438,10 @@ class PostedOrder:
         return cls(str(order), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
 
 
+SECOND_LOOK = 5.0
+"""Seconds until a fork's folder that was not there is looked for again."""
+
+
 class RecordedRun:
     """A run as its folder shows it: `state`, `history` and `config` as they are now; `act` reaches it where it trains.
 
@@ -454,6 +459,7 @@ class RecordedRun:
         self._metrics = Tail(self.folder / "metrics.jsonl", step_record)
         self._events = Tail(self.folder / "events.jsonl", run_event)
         self._forks: dict[str, RecordedRun] = {}
+        self._forks_missed: tuple[tuple[str, ...], float] = (), 0.0  # those that no folder had, and when
 
     @property
     def state(self) -> RunState:
@@ -498,7 +504,10 @@ class RecordedRun:
     def forks(self) -> list[RecordedRun]:
         """The runs that were forked from this one, in their order, as far as their folders lie beside this one's."""
         state = self.state
-        if not self._forks.keys() >= set(state.forks):
+        missing = tuple(name for name in state.forks if name not in self._forks)
+        names, since = self._forks_missed
+        if missing and (missing != names or time.monotonic() - since > SECOND_LOOK):
+            self._forks_missed = missing, time.monotonic()
             for folder in sorted(self.folder.resolve().parent.glob("*/")):
                 fork = RecordedRun(folder) if _holds_run(folder) else None
                 if fork is not None and (its := fork.state).parent == state.name and its.name in state.forks:

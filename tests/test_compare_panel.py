@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import traitlets
 from test_run_panel import unpacked
@@ -158,9 +159,9 @@ def test_seeds_are_one_line_in_a_band_of_the_figure_until_they_are_opened():
     panel = settled(ComparePanel(runs, measures=["loss"]))
     assert sent(panel, "state")[-1][0]["groups"] == [{"name": "a", "runs": [0, 1, 2]}]
     (line,) = [each for each in panel.figure().axes[0].lines if each.get_gid() == "a"]
-    assert line.get_xdata().tolist() == [*range(2, 9)] and set(line.get_ydata()) == {3.0}
+    assert np.array_equal(line.get_xydata(), [(step, 3.0) for step in range(2, 9)])
     (band,) = panel.figure().axes[0].collections
-    heights = band.get_paths()[0].vertices[:, 1]
+    heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == (2.0, 4.0)
     panel.opened = ["a"]
     assert {each.get_gid() for each in panel.figure().axes[0].lines} == {"a 0", "a 1", "a 2"}

@@ -139,7 +139,7 @@ def test_a_notebooks_own_plot_lies_on_any_page_with_the_style_of_these():
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context(PAGE_STYLE):
+    with matplotlib.rc_context({**PAGE_STYLE}):  # pyright: ignore[reportArgumentType]
         figure = Figure()
         axis = figure.add_subplot()
         axis.plot([1, 2], label="a line")

@@ -91,6 +91,8 @@ class SampleBook:
             module.train(trains)
             torch.set_rng_state(random)
         step = module.step - 1
+        if exhibits:
+            log.info("samples         step %d, in %s", step, self._folder.folder / "samples")
         for at, exhibit in enumerate(exhibits):
             files = {"picture": "", "original": ""}
             for kind, path, picture in (

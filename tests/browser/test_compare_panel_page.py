@@ -22,7 +22,8 @@ def compared(mounted):
 
     def show(runs, **arguments):
         bridge = mounted(lambda: ComparePanel(runs, **arguments))
-        bridge.until(lambda: bridge.page.locator(".chm-compare-runs tbody tr").count() >= len(runs))
+        words = f"{len(runs) or 'No'} run"
+        bridge.until(lambda: bridge.page.locator(".chm-lamp").inner_text().startswith(words))
         panels.append(bridge.widget)
         return bridge
 

@@ -174,7 +174,7 @@ function render(context) {
     const beside = Math.max(1, Math.min(columns, Math.floor((width + GAP) / (NARROWEST + GAP))));
     const cell = Math.floor((width + GAP) / beside) - GAP;
     stage.style.setProperty("--cell", `${cell}px`);
-    const tallest = Math.min(columns === 1 ? 720 : 560, Math.max(256, 0.72 * window.innerHeight));
+    const tallest = Math.min(columns === 1 ? 720 : 640, Math.max(256, 0.72 * window.innerHeight));
     const shownAt = shownWidth(trips, cell, tallest);
     for (const each of visible) each.fit(shownAt);
   }

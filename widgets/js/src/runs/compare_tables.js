@@ -61,13 +61,8 @@ export function groupCell(key, runs) {
   if (!values.length) return { text: "–", title: "" };
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const whole = ["steps", "alarms"].includes(key);
-  const text =
-    whole && !Number.isInteger(mean)
-      ? mean.toFixed(1)
-      : cell(key, Number.isFinite(mean) ? mean : String(mean).toLowerCase());
-  const [low, high] = [Math.min(...values), Math.max(...values)].map((each) =>
-    cell(key, Number.isNaN(each) ? "nan" : each),
-  );
+  const text = whole && !Number.isInteger(mean) ? mean.toFixed(1) : cell(key, mean);
+  const [low, high] = [Math.min(...values), Math.max(...values)].map((each) => cell(key, each));
   return { text, title: low === high ? "All the same" : `Mean of ${values.length}, from ${low} to ${high}` };
 }
 
