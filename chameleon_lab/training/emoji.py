@@ -34,6 +34,7 @@ from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
+from chameleon_lab.signals import answering, end_in_order
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -341,7 +342,8 @@ def train_emoji_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    train_emoji(options.corpus, options.folder, (options.image_minutes, options.minutes))
+    with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
+        train_emoji(options.corpus, options.folder, (options.image_minutes, options.minutes))
     log.info("The model is in %s.", options.folder / "model")
 
 
