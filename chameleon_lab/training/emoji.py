@@ -267,7 +267,11 @@ EMOJI_SETTINGS = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, gu
 
 
 def train_emoji(
-    corpus: Path | str, folder: Path | str, minutes: tuple[float, float] = (30, 240), every: float = 30.0
+    corpus: Path | str,
+    folder: Path | str,
+    minutes: tuple[float, float] = (30, 240),
+    codes: int = CODES,
+    every: float = 30.0,
 ) -> Chameleon:
     """The emoji model, from all three stages' runs in a folder; it is written to `folder/model`.
 
@@ -279,8 +283,8 @@ def train_emoji(
     images = replace(emoji_images(corpus), budget=Budget(minutes=minutes[0])).run(folder / "image")
     images.wait(report=_Progress("image tokenizer", every))
     if not (folder / "spread").exists():
-        spread = with_spread_codes(images.result(), corpus)
-        native.write_image_tokenizer(spread.half(), folder / "spread", {"codes": f"{CODES}, spread by k-means++"})
+        spread = with_spread_codes(images.result(), corpus, codes)
+        native.write_image_tokenizer(spread.half(), folder / "spread", {"codes": f"{codes}, spread by k-means++"})
     image = native.read_native_images(folder / "spread").float()
     tokenizer = MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
     experiment = replace(emoji_transformer(corpus, tokenizer), budget=Budget(minutes=minutes[1]))
