@@ -19,11 +19,14 @@ from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, FAMILIES, LANGUAGES, PACKAGES, STYLES, TONES, Drawn, Hand
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.evaluation import emoji as evaluation_of_emoji
 from chameleon_lab.evaluation.emoji import PARTS, EmojiScores, best, naming
 from chameleon_lab.evaluation.judge import Judge
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.training import emoji as training_of_emoji
 from chameleon_lab.training.emoji import EmojiBatches, EmojiDocuments, EmojiImages, Views, emphasized
 from chameleon_lab.training.experiments import TINY
 from chameleon_lab.transformer import Transformer
@@ -158,7 +161,8 @@ def test_documents_of_codes_say_the_same_words_and_draw_only_what_stands_where_i
     coded, plain = Emoji(folder, views), Emoji(folder)
     for seed in range(12):
         document, other = (emoji.kinds[kind](np.random.default_rng(seed)) for emoji in (coded, plain))
-        assert [type(part) for part in document] == [type(part) for part in other]
+        kinds_of_part = [sorted(type(part).__name__ for part in each) for each in (document, other)]
+        assert kinds_of_part[0] == kinds_of_part[1]
         assert all(part.codes.shape == (8, 8) for part in document if isinstance(part, Image))
         if kind in ("naming", "style", "category", "drawing", "free", "caption"):  # one picture: as many draws
             assert document.text == other.text
@@ -234,30 +238,23 @@ class Pixels:
 
     def __call__(self, pictures):
         small = [np.asarray(each.convert("RGB").resize((16, 16)), np.float32) for each in pictures]
-        return torch.from_numpy(np.stack(small)).flatten(1)
+        return [torch.from_numpy(np.stack(small)).flatten(1)]
 
 
-def test_a_judge_names_the_artwork_that_it_was_fitted_to_and_survives_its_file(folder, tokenizer, tmp_path):
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
+def test_a_judge_names_the_drawing_that_a_picture_has_most_of(folder, share):
     emoji = Emoji(folder)
-    judge = Judge.fitted(emoji, tokenizer.image, Pixels())
-    drawings = emoji.drawings("drawing")[:20] + emoji.drawings()[:20]
-    pictures = [emoji.picture(idea, style) for idea, style in drawings]
-    verdicts = judge.verdicts(pictures)
-    right = [verdict[0] == idea.idea for (idea, _), verdict in zip(drawings, verdicts, strict=True)]
-    assert np.mean(right) > 0.9
-    judge.save(tmp_path / "judge.safetensors")
-    assert Judge.load(tmp_path / "judge.safetensors", emoji, Pixels()).verdicts(pictures) == verdicts
-    fewer = Emoji(folder)
-    fewer.ideas = fewer.ideas[1:]
-    with pytest.raises(ValueError, match="other ideas"):
-        Judge.load(tmp_path / "judge.safetensors", fewer, Pixels())
+    judge = Judge(emoji, Pixels())
+    pairs = zip(emoji.drawings("drawing")[:20], emoji.drawings()[40:60], strict=True)
+    blends = [(one, PIL.Image.blend(emoji.picture(*one), emoji.picture(*other), share)) for one, other in pairs]
+    assert [idea for idea, _ in judge.verdicts([each for _, each in blends])] == [one.idea for (one, _), _ in blends]
     assert judge.verdicts([]) == []
 
 
 def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder, tokenizer):
     emoji, lab = Emoji(folder), small_lab(tokenizer)
     lab.settings = replace(lab.settings, max_tokens=70)
-    judge = Judge.fitted(emoji, tokenizer.image, Pixels())
+    judge = Judge(emoji, Pixels())
     tables = [
         {name: score for part in EmojiScores(lab, emoji, judge, n=2).parts.values() for name, score in part()}
         for _ in range(2)
@@ -272,3 +269,48 @@ def test_real_drawings_are_nearest_to_themselves_by_their_pixels(folder, tokeniz
     scores = EmojiScores(small_lab(tokenizer), emoji, None)
     for idea, style in emoji.drawings("combination")[:10]:
         assert scores.nearest(emoji.picture(idea, style), idea.family, style) == idea.idea
+
+
+def test_a_contact_sheet_shows_each_request_once_in_each_language_whose_letters_there_are(
+    folder, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(evaluation_of_emoji, "SHEET", ("face 1 (en)", "no such idea", "food 2 (en)"))
+    lab, requests = small_lab(tokenizer), list[str]()
+    generate = Engine.generate
+    monkeypatch.setattr(Engine, "generate", lambda *given: requests.append(given[1][0].text) or generate(*given))
+    lab.settings = replace(lab.settings, max_tokens=70)
+    sheet = evaluation_of_emoji.contact_sheet(lab, Emoji(folder))
+    assert len(requests) == len(set(requests)) == 2 * 4 and sheet.width == 10 + 2 * 138
+    assert not any("(ja)" in request for request in requests)
+    assert np.asarray(sheet.convert("L")).min() < 100  # the words, at least
+
+
+def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, tmp_path, monkeypatch):
+    images, transformer = training_of_emoji.emoji_images, training_of_emoji.emoji_transformer
+
+    def small_images(corpus):
+        whole = images(corpus)
+        config = replace(whole.tokenizer, codes=32, widths=(8, 16), groups=4)
+        edges = replace(whole.objective, perceptual="edges")
+        return replace(whole, tokenizer=config, objective=edges, batch=2, precision="32-true")
+
+    def small_transformer(corpus, tokenizer):
+        whole = transformer(corpus, tokenizer)
+        shape = replace(whole.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=400)
+        return replace(whole, model=shape, data=replace(whole.data, tokens=300), precision="32-true")
+
+    monkeypatch.setattr(training_of_emoji, "emoji_images", small_images)
+    monkeypatch.setattr(training_of_emoji, "emoji_transformer", small_transformer)
+    monkeypatch.setattr(training_of_emoji, "PIECES", 420)
+    lab = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=24)
+    assert lab.tokenizer.image.codes == 24 and lab.vocabulary.codes == 24
+    assert lab.card["steps"] > 0 and len(lab.card["artwork"]) == len(PACKAGES)
+    assert lab.generate(Document.of("draw face 1 (en)", EndTurn()), modality="picture").pictures[0].size == (64, 64)
+    page = evaluation_of_emoji.emoji_page(
+        lab.card | {"scores": {"named right": {"share": 0.5, "n": 10}}, "scores_seed": 1}
+    )
+    assert "by heart" in page and "CC-BY" in page and "| named right |  50.0 % (24 to 76, n = 10) |" in page
+    again = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=24)
+    assert again.card["steps"] == lab.card["steps"]
+    longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.02), codes=24)
+    assert longer.card["steps"] > lab.card["steps"]

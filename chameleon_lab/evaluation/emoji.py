@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.checkpoints import native
@@ -230,6 +233,40 @@ def _coarse(picture: PIL.Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB").resize((16, 16), PIL.Image.Resampling.BOX), np.float32) / 255
 
 
+SHEET = ("strawberry", "red heart", "cat", "pizza", "sun", "rocket", "rose", "smiling face with sunglasses")
+"""What a contact sheet shows, in English."""
+
+
+def contact_sheet(lab: Chameleon, emoji: Emoji, font: Path | str | None = None, scale: int = 2) -> PIL.Image.Image:
+    """Requests in several languages over what the model draws, the best of eight by its own naming.
+
+    A row is a language, and each of its pictures is asked of another hand. Japanese needs a `font` that has it, and is
+    left out without one.
+    """
+    ideas = {idea.names["en"]: idea for idea in emoji.ideas}
+    languages = [language for language in LANGUAGES if font or language != "ja"]
+    letters = PIL.ImageFont.truetype(font, 13) if font else PIL.ImageFont.load_default(13)
+    side, margin, line = scale * lab.tokenizer.image.config.side, 10, 34
+    columns = [ideas[name] for name in SHEET if name in ideas]
+    size = (margin + len(columns) * (side + margin), margin + len(languages) * (side + line + margin))
+    sheet = PIL.Image.new("RGB", size, "white")
+    pen = PIL.ImageDraw.Draw(sheet)
+    for row, language in enumerate(languages):
+        for column, idea in enumerate(columns):
+            style = idea.styles[(row + column) % len(idea.styles)]
+            request = DRAW[language][1].format(idea.names[language], STYLE_NAMES[style])
+            documents = [Document.of(request, EndTurn())] * TRIES
+            replies = lab.engine.generate(documents, lab.settings, range(TRIES))
+            images = [part for reply in replies for part in [*reply][:1] if isinstance(part, Image)]
+            left, top = margin + column * (side + margin), margin + row * (side + line + margin)
+            words = "\n".join(textwrap.wrap(request, 9 if language == "ja" else 20)[:2])
+            pen.multiline_text((left, top), words, "#333333", letters, spacing=2)
+            if images:
+                chosen = images[best(lab, images, idea.names[language], language)]
+                sheet.paste(chosen.picture.resize((side, side), PIL.Image.Resampling.LANCZOS), (left, top + line))
+    return sheet
+
+
 def emoji_page(card: dict) -> str:
     """The card as a page to read."""
     lines = [
@@ -267,22 +304,21 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="what `python -m chameleon_lab.corpora.emoji_artwork` built")
     parser.add_argument("--model", default="emoji", help="a model folder, or a shipped model's name (default: emoji)")
-    parser.add_argument("--judge", type=Path, help="a file that keeps the judge, which is fitted where it is not there")
     parser.add_argument("-n", type=int, default=200, help="prompts of each measure (default: 200)")
     parser.add_argument("--seed", type=int, default=2026, help="decides prompts and sampling (default: 2026)")
     parser.add_argument("--part", action="append", help=f"only this: {', '.join(PARTS)}; repeatable (default: all)")
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
+    parser.add_argument("--sheet", type=Path, help="draw a contact sheet into this PNG, instead of scores")
+    parser.add_argument("--font", type=Path, help="a font for the sheet that has Japanese")
     options = parser.parse_args(arguments)
     if unknown := sorted({*(options.part or ())} - {*PARTS}):
         raise SystemExit(f"There is no part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab, emoji = Chameleon.load(options.model), Emoji(options.corpus)
-    if options.judge and options.judge.exists():
-        judge = Judge.load(options.judge, emoji)
-    else:
-        judge = Judge.fitted(emoji, lab.tokenizer.image)
-        if options.judge:
-            judge.save(options.judge)
+    if options.sheet:
+        contact_sheet(lab, emoji, options.font).quantize(128).save(options.sheet, optimize=True)
+        return
+    judge = Judge(emoji)
     parts, place = EmojiScores(lab, emoji, judge, options.n, options.seed).parts, find(options.model)
     card = lab.card | {"scores": lab.card.get("scores", {}) if options.part else {}, "scores_seed": options.seed}
     for part in options.part or parts:

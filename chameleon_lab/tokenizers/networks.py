@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -125,7 +126,7 @@ class EfficientNetLite0(nn.Module):
     Raises ValueError where the extra `features` is not installed.
     """
 
-    TAPS = (0, 2, 4)  # blocks whose outputs, 2, 4 and 8 times smaller than the picture, are compared
+    TAPS = (0, 2, 4)  # of sixteen blocks: outputs 2, 4 and 8 times smaller than the picture
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,19 +140,15 @@ class EfficientNetLite0(nn.Module):
     def train(self, mode: bool = True) -> EfficientNetLite0:
         return super().train(False)  # its running means stay ImageNet's
 
-    def early(self, pixels_BCHW: Tensor) -> list[Tensor]:
-        """Pixels in [-1, 1] to the features of the first five of sixteen blocks, finest first."""
+    def early(self, pixels_BCHW: Tensor, taps: Sequence[int] = TAPS) -> list[Tensor]:
+        """Pixels in [-1, 1] to the outputs of these blocks, in order; what is behind them is not computed."""
         network, features = self.network, list[Tensor]()
         x_BCHW = network._swish(network._bn0(network._conv_stem(pixels_BCHW * (127.5 / 128) + 0.5 / 128)))
-        for place, block in enumerate(network._blocks[: self.TAPS[-1] + 1]):
+        for place, block in enumerate(network._blocks[: max(taps) + 1]):
             x_BCHW = block(x_BCHW)
-            if place in self.TAPS:
+            if place in taps:
                 features.append(x_BCHW)
         return features
-
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] to the last features, pooled: B x 1280."""
-        return self.network.extract_features(pixels_BCHW * (127.5 / 128) + 0.5 / 128).mean((2, 3))
 
 
 class Pooled(nn.Module):

@@ -34,6 +34,7 @@ from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
+from chameleon_lab.signals import answering, end_in_order
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -266,7 +267,11 @@ EMOJI_SETTINGS = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, gu
 
 
 def train_emoji(
-    corpus: Path | str, folder: Path | str, minutes: tuple[float, float] = (30, 240), every: float = 30.0
+    corpus: Path | str,
+    folder: Path | str,
+    minutes: tuple[float, float] = (30, 240),
+    codes: int = CODES,
+    every: float = 30.0,
 ) -> Chameleon:
     """The emoji model, from all three stages' runs in a folder; it is written to `folder/model`.
 
@@ -278,8 +283,8 @@ def train_emoji(
     images = replace(emoji_images(corpus), budget=Budget(minutes=minutes[0])).run(folder / "image")
     images.wait(report=_Progress("image tokenizer", every))
     if not (folder / "spread").exists():
-        spread = with_spread_codes(images.result(), corpus)
-        native.write_image_tokenizer(spread.half(), folder / "spread", {"codes": f"{CODES}, spread by k-means++"})
+        spread = with_spread_codes(images.result(), corpus, codes)
+        native.write_image_tokenizer(spread.half(), folder / "spread", {"codes": f"{codes}, spread by k-means++"})
     image = native.read_native_images(folder / "spread").float()
     tokenizer = MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
     experiment = replace(emoji_transformer(corpus, tokenizer), budget=Budget(minutes=minutes[1]))
@@ -341,7 +346,8 @@ def train_emoji_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    train_emoji(options.corpus, options.folder, (options.image_minutes, options.minutes))
+    with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
+        train_emoji(options.corpus, options.folder, (options.image_minutes, options.minutes))
     log.info("The model is in %s.", options.folder / "model")
 
 
