@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,7 @@ from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, compose
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.corpora.views import view_of
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.history import StepRecord
 from chameleon_lab.training.own_data import OwnTraining, saved_plan
 from chameleon_lab.training.own_documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
 from chameleon_lab.training.own_plan import plan_own
@@ -43,7 +45,7 @@ def pictures(tmp_path_factory):
 
 
 STEPS = (150, 200)
-SMALL = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 2, "tokens": 512}
+SMALL: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 2, "tokens": 512}
 
 
 def fingerprints(folder):
@@ -64,7 +66,7 @@ def training(pictures, tmp_path_factory):
     )
     training.result()
     assert fingerprints(pictures) == before  # nothing of a person's folder is written to
-    training.words = "\n".join(words)
+    setattr(training, "words", "\n".join(words))  # noqa: B010, the type does not have it
     return training
 
 
@@ -271,25 +273,24 @@ class Learner(torch.nn.Linear):
     progress, enough, device = 0.0, False, "cpu"
 
 
-class Record:
-    def __init__(self, **values):
-        self.values = values
+def record(**values: float) -> StepRecord:
+    return StepRecord(0, 0.0, values)
 
 
 def test_the_best_weights_come_back_and_patience_ends(tmp_path):
-    module = Learner(2, 2)
+    module: Any = Learner(2, 2)
     best = BestWeights(tmp_path / "best.pt", patience=0.3)
     for progress, loss in ((0.1, 3.0), (0.2, 2.0), (0.3, 2.5), (0.4, 2.6), (0.55, 2.7)):
         module.progress = progress
         with torch.no_grad():
             module.weight.fill_(loss)
-        best(module, Record(held_out_loss=loss))
-        best(module, Record(loss=0.0))
+        best(module, record(held_out_loss=loss))
+        best(module, record(loss=0.0))
         assert module.enough == (progress == 0.55)
     resumed = BestWeights(tmp_path / "best.pt", patience=0.3)
     assert resumed.restore(module) and (module.weight == 2.0).all() and resumed.place == 0.2
     never = BestWeights(tmp_path / "none.pt", patience=None)
-    never(module, Record(held_out_loss=1.0))
+    never(module, record(held_out_loss=1.0))
     assert not never.restore(module) and not (tmp_path / "none.pt").exists()
 
 
@@ -307,7 +308,7 @@ def test_words_alone_are_learned_beside_an_image_tokenizer_that_is_there(trainin
     path = tmp_path / "talk.jsonl"
     talk = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hello, friend"}]
     path.write_text((json.dumps({"messages": talk}) + "\n") * 9)
-    sizes = {"width": 32, "layers": 1, "tokens": 128}
+    sizes: dict[str, Any] = {"width": 32, "layers": 1, "tokens": 128}
     with pytest.raises(ValueError, match="holds no pictures"):
         OwnTraining(path, tmp_path / "none", 0.1, steps=(1, 1), **sizes).result()
     frozen = training.folder / "model"

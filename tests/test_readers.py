@@ -511,6 +511,7 @@ TALK = [("user", [10, "what is it?"]), ("model", ["grey"]), ("user", ["and now?"
 )
 def test_conversations_are_read_and_only_the_model_is_learned_from(pictures, entry):
     (document,) = jsonl(lines(pictures / "talk.jsonl", entry))
+    assert isinstance(document, Document)
     assert turns(document) == TALK
     learned = [[part.learn for part in turn] for _, turn in document.turns]
     assert [all(each) for each in learned] == [False, True, False, True]
@@ -525,6 +526,7 @@ def test_segments_name_their_pictures_by_path(pictures):
         {"image": "a.png", "learn": False},
     ]
     (document,) = jsonl(lines(pictures / "segments.jsonl", entry))
+    assert isinstance(document, Document)
     assert [type(part) for part in document] == [Text, Image, EndTurn, Image]
     assert [int(np.asarray(each)[0, 0, 0]) for each in document.pictures] == [30, 10]
     assert [part.learn for part in document] == [False, True, True, False]

@@ -91,8 +91,9 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         keys = ("text", "caption", "captions")
         caption = next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
         several = [caption] if isinstance(caption, str) else caption
-        whole = isinstance(several, list) and several and all(isinstance(each, str) for each in several)
-        if not whole or not isinstance(entry.get("file_name"), str):
+        if not isinstance(several, list) or not several or not all(isinstance(each, str) for each in several):
+            raise ValueError("it has no file_name with a text")
+        if not isinstance(entry.get("file_name"), str):
             raise ValueError("it has no file_name with a text")
         captions.setdefault(entry["file_name"], []).extend(several)
         yield from ()
