@@ -14,7 +14,7 @@ from test_transformer import feed
 from chameleon_lab.by_modality import ByModality, ModalityOf, active_parameters, dense_names, places_of, tower_of
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.inspection.trace import Trace
-from chameleon_lab.optimization import Recipe
+from chameleon_lab.optimization import Recipe, fused_rows
 from chameleon_lab.planner import plan
 from chameleon_lab.quantization import QuantizedLinear, quantize
 from chameleon_lab.stability import (
@@ -222,6 +222,14 @@ def test_each_modality_s_parts_learn_at_their_own_rate(muon):
             assert group["lr"] * group["weight_decay"] == pytest.approx(1e-3)
     with pytest.raises(ValueError, match="image_rate multiplies"):
         Recipe(image_rate=-1.0)
+
+
+def test_muon_by_parts_knows_the_parts_of_both_towers_fused_matrices():
+    model = warm_start(dense(), TOWERS)
+    rows = fused_rows(model)
+    names = {name for name, parameter in model.named_parameters() if parameter in rows}
+    assert len(names) == len(rows) == 4 * DENSE.layers and "blocks.0.attention.qkv.image.weight" in names
+    assert all(sum(parts) == len(weight) for weight, parts in rows.items())
 
 
 def test_the_order_of_fixes_does_not_matter_to_one_that_wraps():

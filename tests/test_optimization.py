@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from chameleon_lab.by_modality import places_of
 from chameleon_lab.optimization import Constant, Exponential, Recipe, StableAdamW, tuned
 from chameleon_lab.stability import (
     FIXES,
@@ -272,7 +273,8 @@ def test_of_every_fix_muon_has_the_blocks_matrices_adamw_decays_the_tables_and_g
     model = Transformer(replace(CONFIG, heads=4, kv_heads=4, fixes=fixes))
     kinds = roles(model)
     assert kinds.keys() == dict(model.named_parameters()).keys()
-    matrices = {f"blocks.{layer}.{name}.weight" for layer in range(2) for name in MATRICES}
+    places = [f"blocks.{layer}.{name}" for layer in range(2) for name in MATRICES]
+    matrices = {f"{each}.weight" for place in places for each in places_of(model, place)}
     assert {name for name, role in kinds.items() if role == "muon"} == matrices
     assert {name for name, role in kinds.items() if role == "decayed"} == {"embedding.weight", "head.weight"}
     without = roles(model, Recipe())
