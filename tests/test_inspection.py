@@ -144,7 +144,7 @@ def test_rollout_is_the_product_of_all_layers_in_blocks_of_any_size_or_a_row_at_
     assert len(shares) == look.depth[0] * -(-len(look) // rows) and shares == sorted(shares) and shares[-1] == 1
     assert not [*look.rollout_steps()]
     np.testing.assert_allclose(look.rollouts(), want_TT, atol=1e-5)
-    monkeypatch.setattr("chameleon_lab.inspection.rows.ROLLOUT_BYTES", 0)
+    monkeypatch.setattr("chameleon_lab.inspection.rows.SQUARE_BYTES", 0)
     alone = Inspection(look.model, look.tokenizer, look.tokens)
     for position in (0, 4, len(look) - 1):
         for each in (look, alone):

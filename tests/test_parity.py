@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import names
 from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.inspection import Inspection
 from chameleon_lab.taps import record
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -122,6 +123,27 @@ def test_their_model_here_gives_their_logits_and_hidden_states(shape, tmp_path):
     ours = [seen["embedding"], *(seen[f"blocks.{layer}"] for layer in range(len(lab.model.blocks) - 1))]
     for layer, (mine, yours) in enumerate(zip(ours, wanted.hidden_states[:-1], strict=True)):
         assert torch.allclose(mine, yours, atol=1e-4), layer
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_inspection_says_of_their_model_is_what_they_say(shape, tmp_path):
+    """Rows of attention, the stream after each block, and the lens at each, as `output_attentions` and
+    `output_hidden_states` have them."""
+    theirs = port(shape, attn_implementation="eager")
+    theirs.save_pretrained(tmp_path)
+    lab = Chameleon.load(tmp_path)
+    tokens_T = tokens_for(lab, 1, 24)[0].numpy()
+    look = Inspection(lab.model, lab.tokenizer, tokens_T)
+    with torch.no_grad():
+        wanted = theirs.model(torch.as_tensor(tokens_T)[None], output_attentions=True, output_hidden_states=True)
+        for layer, rows_1HTT in enumerate(wanted.attentions):
+            for position in (0, 7, 23):
+                ours_HS = look.heads(layer, position)
+                np.testing.assert_allclose(ours_HS, rows_1HTT[0, :, position, : position + 1], atol=1e-5)
+        for layer, stream_1TD in enumerate(wanted.hidden_states[1:-1]):
+            np.testing.assert_allclose(look.stream(layer), stream_1TD[0], atol=1e-4)
+            lens_TV = theirs.lm_head(theirs.model.norm(stream_1TD[0]))
+            np.testing.assert_allclose(look.lens(layer), lens_TV, atol=1e-3)
 
 
 NORMS = [("multi-head", 1), ("multi-head", 4), ("grouped, re-ordered", 2), ("odd", 6)]

@@ -43,7 +43,7 @@ class Branches(Likelihood):
             raise ValueError("A branch is drawn by the model as it is, of one document: inspect it without `changes`.")
         settings, engine = self.settings.changed(**changes), Engine(self.model, self.tokenizer, self.images)
         prompt, prefix = self._fork(position, token, without)
-        seen, most = self._latest(prompt, settings)
+        latest, most = self._latest(prompt, settings)
         vocabulary, grammar = self.tokenizer.vocabulary, engine.default_grammar()
         if prefix and prefix[-1] in (vocabulary.end_turn, vocabulary.end_document):
             tokens = np.array([*prompt, *prefix])
@@ -53,11 +53,11 @@ class Branches(Likelihood):
                 )
         else:
             drawn = settings.changed(max_tokens=most)
-            reply = Continuation(self.model, self.tokenizer, [seen], drawn, [seed], grammar, prefix=prefix)
+            reply = Continuation(self.model, self.tokenizer, [latest], drawn, [seed], grammar, prefix=prefix)
             for count, _ in enumerate(reply.tokens(), 1):
                 if each is not None:
                     each(count)
-            tokens = np.array([*prompt, *reply.rows[0].tokens[len(seen) :]])
+            tokens = np.array([*prompt, *reply.rows[0].tokens[len(latest) :]])
         return type(self)(
             self.model, self.tokenizer, tokens, guide=settings.guide, settings=settings, images=self.images
         )

@@ -9,7 +9,7 @@ import torch
 
 from chameleon_lab.inspection.trace import Trace
 
-ROLLOUT_BYTES = 2**28  # of the rows of all positions that are kept: up to 8,192 positions
+SQUARE_BYTES = 2**28  # of the rows of all positions that are kept: up to 8,192 positions
 
 
 class AttentionRollout:

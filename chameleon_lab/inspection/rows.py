@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chameleon_lab.inspection.likelihood import Likelihood
-from chameleon_lab.inspection.rollout import ROLLOUT_BYTES, AttentionRollout
+from chameleon_lab.inspection.rollout import SQUARE_BYTES, AttentionRollout
 from chameleon_lab.inspection.trace import Through
 from chameleon_lab.readings import AttentionShares
 from chameleon_lab.vocabulary import Modality
@@ -78,7 +78,7 @@ class AttentionReadings(Likelihood):
         """`rollout` of all positions at once: positions x positions, 0 above the diagonal. Raises ValueError for a
         document of which these are too many to be kept."""
         if (rows_TT := self._all_rollouts()) is None:
-            most = int((ROLLOUT_BYTES / 4) ** 0.5)
+            most = int((SQUARE_BYTES / 4) ** 0.5)
             raise ValueError(
                 f"Rollouts of all of {len(self)} positions take too much memory; they are kept for up to {most}: ask "
                 "for one position at a time, `rollout(position)`."
@@ -88,7 +88,7 @@ class AttentionReadings(Likelihood):
     def rollout_steps(self) -> Iterator[float]:
         """Computes what every `rollout` is taken from, a few rows of a layer at a time: yields how much is done, 0 to
         1. Whoever asks for a row finishes what is left. Nothing for a document too long to keep that of."""
-        if 4 * len(self) ** 2 > ROLLOUT_BYTES:
+        if 4 * len(self) ** 2 > SQUARE_BYTES:
             return
         with self._making:
             self._rollout = self._rollout or AttentionRollout(self)

@@ -71,7 +71,7 @@ class Inspector(anywidget.AnyWidget):
         self._seeds = itertools.count(1)
         self._hover: tuple[int, Way, int, int, int] | None = None  # the newest row asked for, until it is computed
         self._rolling: set[int] = set()  # branches whose rollout is not computed yet
-        self._held: tuple[int, Way, int, int, int] | None = None  # a row of rollout that waits for that
+        self._late_row: tuple[int, Way, int, int, int] | None = None  # a row of rollout that waits for that
         self._book = AnswerBook()
         self._outbox: deque[LookAnswer] = deque()
         self._state: InspectorState | None = None
@@ -285,7 +285,7 @@ class Inspector(anywidget.AnyWidget):
             return False  # an earlier turn has answered a newer hover
         branch, way, layer, head, position = hover
         if layer == ROLLOUT and branch in self._rolling:
-            self._held = hover  # to compute it alone would take as long as what is under way
+            self._late_row = hover  # to compute it alone would take as long as what is under way
             return False
         answer = self._branches[branch].reader.rows(way, layer, head, position)
         self._book.put(("rows", *hover), answer)
@@ -305,8 +305,8 @@ class Inspector(anywidget.AnyWidget):
                 yield f"Following attention through all layers, {share:.0%}"
         finally:
             self._rolling.discard(reader.branch)
-            if self._held is not None and self._held[0] == reader.branch and self._hover is None:
-                self._hover, self._held = self._held, None
+            if self._late_row is not None and self._late_row[0] == reader.branch and self._hover is None:
+                self._hover, self._late_row = self._late_row, None
                 self._desk.submit("", self._read_rows)
 
     def _look_up(self, branch: int, position: int) -> object:
