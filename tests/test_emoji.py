@@ -188,9 +188,11 @@ def test_batches_depend_on_the_step_alone(folder, tokenizer):
     data = EmojiDocuments(folder, tokenizer, tokens=400)
     batches, others = EmojiBatches(data, 3, pool=3), EmojiBatches(data, 3, pool=3)
     later = others(4)
+    batch = batches(0)
     for step in range(5):
         batch = batches(step)
         assert batch.weights_BT is not None and batch.weights_BT.shape == batch.inputs_BT.shape
+    assert later.weights_BT is not None and batch.weights_BT is not None
     assert batch.inputs_BT.equal(later.inputs_BT) and batch.weights_BT.equal(later.weights_BT)
 
 
@@ -201,6 +203,7 @@ def test_noise_replaces_codes_that_are_read_alone_and_the_first_codes_weigh_more
     documents = [emoji.kinds[kind](np.random.default_rng(seed)) for kind in Emoji.KINDS for seed in range(12)]
     clean = collate(tokenize(documents, tokenizer), tokenizer.vocabulary)
     batch = emphasized(clean, data, np.random.default_rng(0))
+    assert batch.weights_BT is not None
     assert batch.targets_BT.equal(clean.targets_BT) and batch.learned_BT.equal(clean.learned_BT)
     codes = tokenizer.vocabulary.modality[clean.inputs_BT.numpy()] == Modality.IMAGE
     changes = (batch.inputs_BT != clean.inputs_BT).numpy()
@@ -266,7 +269,7 @@ def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder
 
 def test_real_drawings_are_nearest_to_themselves_by_their_pixels(folder, tokenizer):
     emoji = Emoji(folder)
-    scores = EmojiScores(small_lab(tokenizer), emoji, None)
+    scores = EmojiScores(small_lab(tokenizer), emoji, Judge(emoji, Pixels()))
     for idea, style in emoji.drawings("combination")[:10]:
         assert scores.nearest(emoji.picture(idea, style), idea.family, style) == idea.idea
 
@@ -296,6 +299,7 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
 
     def small_transformer(corpus, tokenizer):
         whole = transformer(corpus, tokenizer)
+        assert isinstance(whole.data, EmojiDocuments)
         shape = replace(whole.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=400)
         return replace(whole, model=shape, data=replace(whole.data, tokens=300), precision="32-true")
 
