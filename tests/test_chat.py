@@ -275,7 +275,7 @@ def test_the_best_by_a_choice_is_shown_unless_somebody_has_gone_elsewhere(elsewh
     cell.wait()
     assert cell.document.text.endswith("reply 8" if elsewhere else "reply 9")
     assert [[each.text for each in documents] for documents in asked] == (
-        [] if elsewhere else [[f"drawreply {seed}" for seed in (7, 8, 9, 10)]]
+        [] if elsewhere else [[f"draw reply {seed}" for seed in (7, 8, 9, 10)]]
     )
 
 

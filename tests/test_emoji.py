@@ -163,7 +163,7 @@ def test_documents_of_codes_say_the_same_words_and_draw_only_what_stands_where_i
         document, other = (emoji.kinds[kind](np.random.default_rng(seed)) for emoji in (coded, plain))
         kinds_of_part = [sorted(type(part).__name__ for part in each) for each in (document, other)]
         assert kinds_of_part[0] == kinds_of_part[1]
-        assert all(part.codes.shape == (8, 8) for part in document if isinstance(part, Image))
+        assert all(np.shape(part.codes) == (8, 8) for part in document if isinstance(part, Image))
         if kind in ("naming", "style", "category", "drawing", "free", "caption"):  # one picture: as many draws
             assert document.text == other.text
     places = {key: {each[3] for each in views._codes if bool(each[2]) == key} for key in (False, True)}
@@ -179,18 +179,20 @@ def test_a_view_is_encoded_once_and_its_codes_are_those_of_its_picture(folder, t
     emoji = Emoji(folder, views)
     idea = emoji.ideas[0]
     images = [views(emoji, idea, "noto", "", np.random.default_rng(seed), False) for seed in range(20)]
-    assert len(count) - 1 == len({image.codes.tobytes() for image in images}) <= 3
+    assert len(count) - 1 == len({np.asarray(image.codes).tobytes() for image in images}) <= 3
     image = views(emoji, idea, "noto", "", np.random.default_rng(0), True)
-    assert np.array_equal(image.codes, encode(Emoji(folder).picture(idea, "noto")))
+    assert np.array_equal(np.asarray(image.codes), encode(Emoji(folder).picture(idea, "noto")))
 
 
 def test_batches_depend_on_the_step_alone(folder, tokenizer):
     data = EmojiDocuments(folder, tokenizer, tokens=400)
     batches, others = EmojiBatches(data, 3, pool=3), EmojiBatches(data, 3, pool=3)
     later = others(4)
+    batch = batches(0)
     for step in range(5):
         batch = batches(step)
         assert batch.weights_BT is not None and batch.weights_BT.shape == batch.inputs_BT.shape
+    assert later.weights_BT is not None and batch.weights_BT is not None
     assert batch.inputs_BT.equal(later.inputs_BT) and batch.weights_BT.equal(later.weights_BT)
 
 
@@ -201,6 +203,7 @@ def test_noise_replaces_codes_that_are_read_alone_and_the_first_codes_weigh_more
     documents = [emoji.kinds[kind](np.random.default_rng(seed)) for kind in Emoji.KINDS for seed in range(12)]
     clean = collate(tokenize(documents, tokenizer), tokenizer.vocabulary)
     batch = emphasized(clean, data, np.random.default_rng(0))
+    assert batch.weights_BT is not None
     assert batch.targets_BT.equal(clean.targets_BT) and batch.learned_BT.equal(clean.learned_BT)
     codes = tokenizer.vocabulary.modality[clean.inputs_BT.numpy()] == Modality.IMAGE
     changes = (batch.inputs_BT != clean.inputs_BT).numpy()
@@ -241,14 +244,14 @@ class Pixels:
         return [torch.from_numpy(np.stack(small)).flatten(1)]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
-def test_a_judge_names_the_drawing_that_a_picture_has_most_of(folder, share):
+def test_a_judge_names_every_real_drawing_whatever_else_is_judged_with_it(folder):
     emoji = Emoji(folder)
     judge = Judge(emoji, Pixels())
-    pairs = zip(emoji.drawings("drawing")[:20], emoji.drawings()[40:60], strict=True)
-    blends = [(one, PIL.Image.blend(emoji.picture(*one), emoji.picture(*other), share)) for one, other in pairs]
-    assert [idea for idea, _ in judge.verdicts([each for _, each in blends])] == [one.idea for (one, _), _ in blends]
-    assert judge.verdicts([]) == []
+    drawings = [each for where in ("trainable", "drawing", "combination") for each in emoji.drawings(where)[::7]]
+    pictures = [emoji.picture(*each) for each in drawings]
+    verdicts = judge.verdicts(pictures)
+    assert [idea for idea, _ in verdicts] == [idea.idea for idea, _ in drawings]
+    assert judge.verdicts(pictures[5:6]) == verdicts[5:6] and judge.verdicts([]) == []
 
 
 def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder, tokenizer):
@@ -266,7 +269,7 @@ def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder
 
 def test_real_drawings_are_nearest_to_themselves_by_their_pixels(folder, tokenizer):
     emoji = Emoji(folder)
-    scores = EmojiScores(small_lab(tokenizer), emoji, None)
+    scores = EmojiScores(small_lab(tokenizer), emoji, Judge(emoji, Pixels()))
     for idea, style in emoji.drawings("combination")[:10]:
         assert scores.nearest(emoji.picture(idea, style), idea.family, style) == idea.idea
 
@@ -296,6 +299,7 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
 
     def small_transformer(corpus, tokenizer):
         whole = transformer(corpus, tokenizer)
+        assert isinstance(whole.data, EmojiDocuments)
         shape = replace(whole.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=400)
         return replace(whole, model=shape, data=replace(whole.data, tokens=300), precision="32-true")
 

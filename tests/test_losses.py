@@ -136,7 +136,7 @@ def test_features_are_compared_beside_edges_and_reach_the_picture_alone(monkeypa
     assert loss is not None and not loss.state_dict()
     pixels_BCHW = torch.rand(2, 3, 16, 16)
     rebuilt_BCHW = (pixels_BCHW + 0.1 * torch.rand(2, 3, 16, 16)).requires_grad_()
-    assert float(loss(pixels_BCHW, pixels_BCHW)) == 0
+    assert loss(pixels_BCHW, pixels_BCHW) == 0
     distance = loss(rebuilt_BCHW, pixels_BCHW)
     assert distance > EdgePyramid()(rebuilt_BCHW, pixels_BCHW)
     distance.backward()
