@@ -85,4 +85,4 @@ def test_a_conversation_is_filmed(open_notebook, tmp_path: Path) -> None:
     left, top = round(whole["x"]), round(whole["y"])
     film.write(path, (left, top, left + round(whole["width"]), top + round(whole["height"])))
     with PIL.Image.open(path) as written:
-        assert written.n_frames > 20
+        written.seek(20)  # there are that many frames
