@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -120,8 +120,8 @@ class Recipe:
     muon_weight_decay: float = 0.01
     muon_scale: MuonScale = "original"
     muon_by_parts: bool = False
-    text_rate: float = 1.0
-    image_rate: float = 1.0
+    text_rate: float = field(default=1.0, metadata={"later": True})
+    image_rate: float = field(default=1.0, metadata={"later": True})
 
     def __post_init__(self) -> None:
         for tower in TOWERS:

@@ -13,8 +13,8 @@ import yaml
 from test_formats import make_lab
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.checkpoints.meta import read_image_config
 from chameleon_lab.checkpoints.torch_files import open_torch
+from chameleon_lab.checkpoints.vqgans import read_yaml_config
 from chameleon_lab.corpora.readers import PictureFolder
 from chameleon_lab.corpora.shards import Shards
 from chameleon_lab.documents import Document
@@ -145,7 +145,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_a_yaml_that_swells_or_is_none_is_refused(text, tmp_path):
     (tmp_path / "vqgan.yaml").write_text(text)
-    for read in (read_yaml, read_image_config):
+    for read in (read_yaml, read_yaml_config):
         with pytest.raises(ValueError, match=r"vqgan\.yaml"):
             read(tmp_path / "vqgan.yaml")
 

@@ -95,7 +95,7 @@ def test_a_request_that_comes_by_both_roads_is_handled_once(seed: int, monkeypat
     monkeypatch.setattr(line, "get_ipython", lambda: SimpleNamespace(kernel=SimpleNamespace(control_handlers=handlers)))
     handlers: dict[str, Any] = {}
     counter = Counter()
-    comm_id = counter.get_session()["control_comm"]
+    comm_id = counter.get_state()["control_comm"]
     assert comm_id == counter.model_id
 
     def by_control() -> None:
@@ -142,7 +142,7 @@ def test_without_a_kernel_that_takes_them_no_control_messages_are_asked_for(
     shell: object, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(line, "get_ipython", lambda: shell)
-    assert Counter().get_session()["control_comm"] == ""
+    assert Counter().get_state()["control_comm"] == ""
 
 
 def test_a_trait_set_by_a_view_is_passed_on_with_the_number_of_its_request():

@@ -20,7 +20,7 @@ from chameleon_lab.history import StepRecord
 from chameleon_lab.training.own_data import OwnTraining, saved_plan
 from chameleon_lab.training.own_documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
 from chameleon_lab.training.own_plan import plan_own
-from chameleon_lab.training.own_samples import BestWeights, contact_sheet
+from chameleon_lab.training.own_samples import BestWeights, sheet_of
 from chameleon_lab.vocabulary import Modality
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "white": (250, 250, 250)}
@@ -295,7 +295,7 @@ def test_the_best_weights_come_back_and_patience_ends(tmp_path):
 
 
 def test_a_contact_sheet_takes_any_words_and_empty_places():
-    sheet = contact_sheet([[(PIL.Image.new("RGB", (8, 8)), "привет 図"), (None, "")], [(None, "x" * 99)]])
+    sheet = sheet_of([[(PIL.Image.new("RGB", (8, 8)), "привет 図"), (None, "")], [(None, "x" * 99)]])
     assert sheet.width == 2 * 132 and sheet.height == 2 * 146
 
 

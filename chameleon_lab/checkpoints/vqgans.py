@@ -91,15 +91,15 @@ def holds_vqgan(place: Path) -> bool:
 def _pair_at(place: Path) -> tuple[Path, Path | None] | None:
     """The file of weights of a place, and the config that belongs to it, None for LlamaGen's; None for neither."""
     if place.suffix in IMAGE_CONFIGS and place.is_file():
-        return _pair(_folder_of(place), [place]) if _describes(place) else None
+        return _file_pair(_folder_of(place), [place]) if _describes(place) else None
     if place.suffix in IMAGE_WEIGHTS and place.is_file():
         configs = _configs_in(_folder_of(place))
         configs = [config for config in configs if config.stem == place.stem or len(configs) == 1]
         return (place, configs[0]) if configs else (place, None) if _is_of_llamagen(place, sure=True) else None
-    return _pair(place, _configs_in(place))
+    return _file_pair(place, _configs_in(place))
 
 
-def _pair(folder: Path, configs: list[Path]) -> tuple[Path, Path | None] | None:
+def _file_pair(folder: Path, configs: list[Path]) -> tuple[Path, Path | None] | None:
     """The weights that belong to one of the configs, and that one; without configs, LlamaGen's."""
     places = (folder, folder / "checkpoints", folder / "ckpts")
     weights = [file for each in places for file in visible_files(each) if file.suffix in IMAGE_WEIGHTS]

@@ -35,7 +35,7 @@ class Adversary:
     weight: float = 0.8
     width: int = 64
     layers: int = 3
-    start_share: float | None = None
+    start_share: float | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.start_share is not None and not 0 <= self.start_share < 1:

@@ -118,9 +118,9 @@ class ImageExperiment:
     source: Source = scenes
     batch: int = 16
     crop: int | None = None
-    begins_from: str | None = None
-    warm_up_share: float | None = None
-    report: Callable[[ImageTokenizer], Report] | None = None
+    begins_from: str | None = field(default=None, metadata={"later": True})
+    warm_up_share: float | None = field(default=None, metadata={"later": True})
+    report: Callable[[ImageTokenizer], Report] | None = field(default=None, metadata={"later": True})
     rules: tuple[Rule, ...] = (NotANumber(),)
     checkpoints: int = 0
     precision: str = "32-true"

@@ -26,8 +26,9 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.corpora.own_data import DataSource, GatheredData, gather, survey_lines
-from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS
+from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, draw_words
 from chameleon_lab.corpora.views import view_of
+from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.files import read_table
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.history import History
@@ -59,6 +60,7 @@ from chameleon_lab.training.own_samples import BestWeights, DrawingSamples, Reco
 from chameleon_lab.training.own_scores import own_scores
 from chameleon_lab.training.pipeline import curve
 from chameleon_lab.training.run import Run
+from chameleon_lab.training.samples import Drawings
 from chameleon_lab.training.text_experiments import TextExperiment
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.vocabulary import Vocabulary
@@ -178,7 +180,9 @@ class OwnTransformer:
             best(module, record)
             samples(module, record)
 
-        return replace(prepared, report=report)
+        prompts = [(Document.of(draw_words(each["captions"][0]), EndTurn()), True) for each in examples[:4]]
+        sampler = Drawings(lab.model, lambda: self.tokenizer, lambda _: prompts, self.settings)
+        return replace(prepared, report=report, sampler=sampler)
 
     def finish(self, module: Any, history: History, folder: Path) -> Chameleon:
         data, views = GatheredData(self.place / "data"), TokenizedViews(self.place / "views")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SHEET_CELL, SHEET_WORDS = 128, 18  # pixels of a picture on the sheet, and of the words below it
 
 
-def contact_sheet(rows: Sequence[Sequence[tuple[PIL.Image.Image | None, str]]]) -> PIL.Image.Image:
+def sheet_of(rows: Sequence[Sequence[tuple[PIL.Image.Image | None, str]]]) -> PIL.Image.Image:
     """Pictures in rows, each with its words below; None leaves a place empty."""
     columns = max(map(len, rows))
     sheet = PIL.Image.new("RGB", (columns * (SHEET_CELL + 4), len(rows) * (SHEET_CELL + SHEET_WORDS)), "white")
@@ -98,7 +98,7 @@ class ReconstructionSamples:
 def _write_sheet(rows: Sequence[Sequence[tuple[PIL.Image.Image | None, str]]], path: Path) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
-        contact_sheet(rows).save(path)
+        sheet_of(rows).save(path)
     except OSError as error:  # a full disk ends no training
         log.warning("%s could not be written (%s).", path, error)
     else:

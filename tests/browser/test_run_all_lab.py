@@ -134,7 +134,7 @@ def test_a_fork_opens_beside_its_parent_while_a_cell_waits_and_both_train(open_n
     expect(lamps.nth(1)).to_have_text("Waiting for the machine: first trains", timeout=60_000)
     expect(lamps.first).to_have_text("Training")
     waits(page, 1)
-    boxes = [each.bounding_box() for each in page.locator(".chm-run").all()]
+    boxes = [each.bounding_box() or {} for each in page.locator(".chm-run").all()]
     assert boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"] and abs(boxes[1]["y"] - boxes[0]["y"]) < 40, "beside it"
     page.screenshot(path=screenshots / "run-all-fork.png")
     page.get_by_role("button", name="Pause").first.click()
