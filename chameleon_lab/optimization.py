@@ -322,7 +322,7 @@ def tuned(recipe: Recipe, tunings: Iterable[Tuning]) -> Recipe:
     changed: dict[str, Tuning] = {}
     for tuning in tunings:
         after = tuning.tune(recipe)
-        for name in (field.name for field in fields(Recipe)):
+        for name in (each.name for each in fields(Recipe)):
             if getattr(after, name) == getattr(recipe, name):
                 continue
             if name in changed:
