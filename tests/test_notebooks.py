@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nbformat
+import PIL.Image
 import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
+OUTPUTS: Any = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "outputs")))  # the command of `make outputs`
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -40,11 +47,42 @@ def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_asks_one_question_and_is_short_and_stripped(path: Path) -> None:
+def test_it_asks_one_question_is_short_and_its_outputs_are_its_own(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     title = notebook.cells[0].source.splitlines()[0]
     assert title.startswith("# ")
     assert title.endswith("?")
     assert len(notebook.cells) <= 25
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    assert not any(cell.get("execution_count") for cell in notebook.cells)
     assert "widgets" not in notebook.metadata
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs)
+    if outputs:
+        words = "after a cell is changed, `make outputs` runs the notebook again; or clear its outputs"
+        assert notebook.metadata.get("outputs_of") == OUTPUTS.sources(notebook), words
+        assert path.stat().st_size < 2_000_000
+
+
+def test_outputs_that_are_kept_are_light_and_need_no_kernel() -> None:
+    picture = io.BytesIO()
+    PIL.Image.effect_noise((2000, 900), 60).save(picture, "PNG")
+    png = base64.b64encode(picture.getvalue()).decode()
+    figure = nbformat.v4.new_output("execute_result", {"image/png": png, "text/plain": "a figure"}, execution_count=3)
+    view = nbformat.v4.new_output("display_data", {OUTPUTS.VIEW: {"model_id": "1"}, "text/plain": "Panel"})
+    noise = nbformat.v4.new_output("stream", name="stderr", text="a warning")
+    words = nbformat.v4.new_output("stream", name="stdout", text="words")
+    large = nbformat.v4.new_output("display_data", {"text/html": "x" * (OUTPUTS.LARGEST + 1)})
+    assert [OUTPUTS.light(each) for each in (view, noise, large)] == [None, None, None]
+    assert OUTPUTS.light(words).text == "words"
+    light = OUTPUTS.light(figure)
+    assert light.execution_count is None
+    with PIL.Image.open(io.BytesIO(base64.b64decode(light.data["image/png"]))) as small:
+        assert small.width == OUTPUTS.WIDEST
+
+
+def test_outputs_belong_to_code_and_not_to_prose() -> None:
+    def notebook(prose: str, code: str) -> nbformat.NotebookNode:
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), nbformat.v4.new_code_cell(code)])
+
+    assert OUTPUTS.sources(notebook("a", "1")) == OUTPUTS.sources(notebook("b", "1"))
+    assert OUTPUTS.sources(notebook("a", "1")) != OUTPUTS.sources(notebook("a", "2"))
