@@ -317,3 +317,44 @@ def test_words_alone_are_learned_beside_an_image_tokenizer_that_is_there(trainin
     ours, theirs = (each.image.state_dict() for each in (mine.tokenizer, Chameleon.load(frozen).tokenizer))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not (tmp_path / "run" / "image").exists()
+
+
+def test_a_damaged_folder_of_gathered_data_names_its_file(tmp_path):
+    """Whatever is changed in what `gather` wrote: read as it is meant, or one error that names the file."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(6):
+        PIL.Image.new("RGB", (24, 24), (40 * number, 20, 90)).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text(f"number {number}")
+    gather([DataSource(source)], tmp_path / "data", 16)
+    whole = {
+        name: (tmp_path / "data" / name).read_bytes() for name in ("survey.json", "documents.jsonl", "pictures.bin")
+    }
+
+    def read() -> None:
+        data = GatheredData(tmp_path / "data")
+        assert len(data.pixels) >= len(data.pictures_of()) and data.pairs() is not None
+
+    survey, lines = (
+        json.loads(whole["survey.json"]),
+        [json.loads(line) for line in whole["documents.jsonl"].splitlines()],
+    )
+    wrong: list[tuple[str, bytes]] = [("pictures.bin", whole["pictures.bin"][:-5]), ("pictures.bin", b"")]
+    for key in ("span", "pictures", "side", "sources", "pairs"):
+        for value in ("x", -1, 10**30, None, [1], 1.5, True) if key != "sources" else ("x", 3, None, {}):
+            if not (key == "pairs" and value is True):
+                wrong.append(("survey.json", json.dumps(survey | {key: value}).encode()))
+        wrong.append(("survey.json", json.dumps({name: survey[name] for name in survey if name != key}).encode()))
+    for key in ("picture", "captions", "held_out", "mirrors"):
+        for value in ("x", -1, 99, None, {"a": 1}, [1], []):
+            wrong.append(("documents.jsonl", json.dumps(first | {key: value}).encode() + b"\n"))
+    wrong += [
+        ("documents.jsonl", line) for line in (b"[]\n", b"5\n", b'"x"\n', b"{\n", b"\xff\n", b'{"segments": 4}\n')
+    ]
+    read()
+    for name, content in wrong:
+        (tmp_path / "data" / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            read()
+        (tmp_path / "data" / name).write_bytes(whole[name])
+    read()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 import unicodedata
@@ -26,7 +27,7 @@ from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.corpora.folders import listing, picture_listing
 from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import parse_json, read_table, reason_of
+from chameleon_lab.files import intact, parse_json, read_table, reason_of, require_numbers, require_regular
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.preparation import CentreCrop
 
@@ -116,18 +117,50 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
         yield "text", path
 
 
+READ_ANEW = "Delete its folder to have the data read anew."
+SURVEY = {"sources": list, "documents": int, "held_out": int, "pairs": int, "pictures": int, "side": int, "span": int}
+
+
 class GatheredData:
     """What `gather` wrote. `entries` are plain values: of a pair `captions` and `picture`, else `segments`."""
 
     def __init__(self, folder: Path | str) -> None:
         """Raises ValueError for what is no folder of gathered data."""
         self.folder = Path(folder)
-        self.survey: dict[str, Any] = read_table(self.folder / "survey.json", remedy="Delete the folder to read anew.")
+        place = self.folder / "survey.json"
+        self.survey: dict[str, Any] = read_table(place, remedy=READ_ANEW)
+        with intact(place, READ_ANEW):
+            for name, kind in SURVEY.items():
+                if not isinstance(self.survey[name], kind):
+                    raise TypeError(f"{name} must be of type {kind.__name__}, not {str(self.survey[name])[:40]!r}")
+            counts = dict.fromkeys(("documents", "held_out", "pairs", "pictures"), (int, 0, 2.0**40))
+            require_numbers(self.survey, place, span=(int, 1, 2**13), side=(int, 1, 2**13), **counts)
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()
-        return [parse_json(line, self.folder / "documents.jsonl") for line in lines]
+        place = self.folder / "documents.jsonl"
+        with intact(place, READ_ANEW):
+            lines = require_regular(place).read_text(encoding="utf-8").splitlines()
+            entries = [parse_json(line, place) for line in lines]
+            for number, entry in enumerate(entries, 1):
+                self._check(entry, number)
+        return entries
+
+    def _check(self, entry: Any, number: int) -> None:
+        """Raises ValueError for an entry that `gather` does not write, by the number of its line."""
+        parts = [entry] if "captions" in entry else entry["segments"]
+        sound = isinstance(entry["held_out"], bool) and all(isinstance(part, dict) for part in parts)
+        if "captions" in entry:
+            words = entry["captions"]
+            sound &= isinstance(words, list) and bool(words) and "picture" in entry
+            sound &= all(isinstance(each, str) for each in words) and isinstance(entry["mirrors"], bool)
+        else:
+            sound &= all(isinstance(part.get("text", ""), str) for part in parts)
+        count = self.survey["pictures"]
+        numbers = pictures_in(entry) if sound else []
+        sound &= all(type(each) is int and 0 <= each < count for each in numbers)
+        if not sound:
+            raise ValueError(f"line {number} is no entry of {count} pictures: {str(entry)[:60]!r}")
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -135,7 +168,14 @@ class GatheredData:
         span, count = self.survey["span"], self.survey["pictures"]
         if not count:
             return np.empty((0, span, span, 3), np.uint8)
-        return np.memmap(self.folder / "pictures.bin", np.uint8, "r", shape=(count, span, span, 3))
+        place, shape = self.folder / "pictures.bin", (count, span, span, 3)
+        with intact(place, READ_ANEW):
+            size = require_regular(place).stat().st_size
+            if size != math.prod(shape):
+                raise ValueError(
+                    f"{count} pictures of {span} pixels take {math.prod(shape):,} bytes, and it has {size:,}"
+                )
+            return np.memmap(place, np.uint8, "r", shape=shape)
 
     def part(self, held_out: bool = False) -> list[dict[str, Any]]:
         """The entries of one side of the split."""
