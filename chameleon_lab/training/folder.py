@@ -191,6 +191,8 @@ class Ledger:
             write_file(self._folder / "metrics.jsonl", "".join(f"{line}\n" for line in (*lines.values(), *strays)))
             strays = [f"{line}\n" for line, event in happened if event is None]
             write_file(self._folder / "events.jsonl", "".join((*map(event_line, self.events), *strays)))
+            self._metrics.open()
+            self._events.open()
 
     def add(self, record: StepRecord) -> None:
         self._metrics.write(record.to_json() + "\n")
@@ -221,7 +223,7 @@ class Ledger:
 
 
 class Appender:
-    """Lines at the end of a file, opened at the first one. What the disk does not take waits for the next `flush`.
+    """Lines at the end of a file, opened at the first one, or before. What the disk does not take waits for a `flush`.
 
     Of any thread: an order for a fork is answered in one of its own, while the run's notes what happens.
     """
@@ -240,6 +242,14 @@ class Appender:
             self._pending += line.encode()
             if self._file < 0:  # now, not when it is flushed: by then another folder may have this one's name
                 self._open()
+
+    def open(self) -> None:
+        """Opens the file that has its name now: what is written later goes there, whoever takes the name meanwhile."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+            self._open()
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)

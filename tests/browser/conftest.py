@@ -28,7 +28,7 @@ import comm.base_comm
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUIET = [
@@ -286,7 +286,19 @@ class Notebook:
         self.ready()
 
     def ready(self) -> None:
-        """Waits until the notebook is open and its kernel idle."""
+        """Waits until the notebook is open and its kernel idle.
+
+        A second window of one browser gets a workspace of its own from JupyterLab, which loads the page once more.
+        """
+        for _ in range(3):
+            try:
+                return self._ready()
+            except Error as error:
+                if "context was destroyed" not in str(error):
+                    raise
+        return self._ready()
+
+    def _ready(self) -> None:
         self.page.wait_for_function("() => window.jupyterapp !== undefined")
         self.page.evaluate("async () => { await jupyterapp.restored; }")
         self.page.wait_for_function("() => jupyterapp.shell.currentWidget?.context?.isReady")

@@ -453,7 +453,7 @@ def test_grids_of_any_shape_are_painted_cell_by_cell(mounted, rows, columns, scr
     expect(page.locator(".chm-facts")).to_contain_text(f"0 of {rows * columns} cells changed")
     box = board(surgery).bounding_box()
     assert box["width"] / box["height"] == pytest.approx(columns / rows, rel=0.02)
-    assert box["width"] < 400 and box["height"] < 400
+    assert box["width"] < 620 and box["height"] < 620
     expect(page.get_by_role("button", name="Random codes")).to_be_disabled()
     set_code(surgery, 250)
     cells = {(row, columns // 2) for row in range(rows)}

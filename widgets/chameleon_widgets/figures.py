@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -499,9 +500,9 @@ def _width(text: str) -> float:
 @cache
 def _advance(letter: str) -> float:
     """Points from one letter of a caption to the next."""
-    font = _font()
-    font.set_size(CAPTION_POINTS, 72)
-    return font.load_char(ord(letter)).linearHoriAdvance / 65536
+    with _font_lock:
+        _font().set_size(CAPTION_POINTS, 72)
+        return _font().load_char(ord(letter)).linearHoriAdvance / 65536
 
 
 def _run_caption(history: History, state: RunState | None, smoothing: float) -> str:
@@ -546,9 +547,16 @@ def _short(name: str, points: float = math.inf) -> str:
 
 def _writable(text: str) -> str:
     """Text without letters that the figure's font lacks."""
-    return "".join(letter if letter.isspace() or _font().get_char_index(ord(letter)) else "\ufffd" for letter in text)
+    with _font_lock:
+        return "".join(
+            letter if letter.isspace() or _font().get_char_index(ord(letter)) else "\ufffd" for letter in text
+        )
 
 
 @cache
 def _font() -> FT2Font:
-    return font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    """One for captions alone: a font of matplotlib's is in use by the thread that draws with it."""
+    return FT2Font(font_manager.findfont("DejaVu Sans"))
+
+
+_font_lock = threading.Lock()  # stills are drawn in several threads, and a font holds the letter that it loaded last
