@@ -66,6 +66,29 @@ def test_runs_stand_side_by_side(compared, screenshots):
     panel.page.screenshot(path=screenshots / "compare-dark.png", full_page=True)
 
 
+def test_seeds_are_one_row_and_one_line_until_they_are_opened(compared, screenshots):
+    runs = {f"baseline seed {seed}": fakes.StressRun("baseline", seed=seed) for seed in (0, 1, 2)}
+    runs["fixed"] = fakes.StressRun("all", seed=5)
+    panel = compared({})
+    for name, run in runs.items():
+        panel.widget.add(run, name)
+    keys = panel.page.locator(".chm-compare-key")
+    names = lambda: ["".join(text.split("\n")) for text in keys.all_inner_texts()]  # noqa: E731
+    panel.until(lambda: names() == ["▸baseline seed, 3 seeds", "fixed"] and len(readout(panel, "loss")) == 2)
+    mean = sum(run.history.held_out_loss for run in list(runs.values())[:3]) / 3
+    assert rows(panel)[0][2] == f"{mean:.3f}"
+    assert "Mean of 3, from" in panel.page.locator(".chm-compare-group td").nth(2).get_attribute("title")
+    panel.page.screenshot(path=screenshots / "compare-seeds.png", full_page=True)
+    keys.first.click()
+    panel.until(lambda: len(keys.all_inner_texts()) == 5 and len(readout(panel, "loss")) == 4)
+    assert panel.widget.opened == ["baseline seed"]
+    assert panel.page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    keys.nth(1).click()  # one seed is hidden
+    panel.until(lambda: len(readout(panel, "loss")) == 3)
+    keys.first.click()
+    panel.until(lambda: len(readout(panel, "loss")) == 2)
+
+
 def painted(panel, title):
     """The colours on a chart, by how many pixels have them, the paper left out."""
     return panel.page.evaluate(

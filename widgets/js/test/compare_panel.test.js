@@ -135,6 +135,10 @@ test("a band is mean, lowest and highest at the steps that all have, as counted 
   }
 });
 
+test("a band of no runs is empty", () => {
+  assert.equal(bandOf([]).mean.count, 0);
+});
+
 test("a group's cell is the mean of its seeds, with the range in words", () => {
   const runs = [1, 2, 6].map((held_out_loss) => ({ row: { held_out_loss, alarms: held_out_loss, error: null } }));
   assert.deepEqual(groupCell("held_out_loss", runs), { text: "3.000", title: "Mean of 3, from 1.000 to 6.000" });

@@ -12,7 +12,7 @@ export function bandOf(members) {
   const places = members.map(() => 0);
   const steps = /** @type {number[]} */ ([]);
   const [mean, low, high] = /** @type {number[][]} */ ([[], [], []]);
-  while (members.every(({ count }, at) => places[at] < count)) {
+  while (members.length && members.every(({ count }, at) => places[at] < count)) {
     const here = members.map((points, at) => points.steps[places[at]]);
     const furthest = Math.max(...here);
     if (here.every((step) => step === furthest)) {
