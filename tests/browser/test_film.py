@@ -72,7 +72,7 @@ def test_a_conversation_is_filmed(open_notebook, tmp_path: Path) -> None:
         expect(lamp).to_have_text("Ready")
         page.wait_for_timeout(900)
     page.get_by_role("button", name="Look inside").last.click()
-    picture = page.locator(".chm-inspector img").last
+    picture = page.get_by_role("figure", name="Image 2")
     expect(picture).to_be_visible()
     place = picture.bounding_box()
     assert place is not None
