@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,9 +75,15 @@ def made_ahead(make: Callable[[], Batches]) -> Batches:
 
 
 def pool_of(processes: int, initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
-    """Processes of one thread each, begun afresh: a copy of one that has opened a GPU could not use it."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, context, _begin, (initializer, arguments))
+    """Processes of one thread each, begun afresh: a copy of one that has opened a GPU could not use it.
+
+    The arguments go by a file: through a pipe, each process would be begun only when the one before has imported all.
+    """
+    with tempfile.NamedTemporaryFile("wb", prefix="chameleon-lab-", delete=False) as file:
+        pickle.dump((initializer, arguments), file, pickle.HIGHEST_PROTOCOL)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (file.name,))
+    weakref.finalize(pool, Path(file.name).unlink, missing_ok=True)
+    return pool
 
 
 def in_processes(
@@ -90,8 +98,9 @@ def in_processes(
         yield from pool.map(work, items)
 
 
-def _begin(initializer: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin(file: str) -> None:
     torch.set_num_threads(1)
+    initializer, arguments = pickle.loads(Path(file).read_bytes())  # written by the process that began this one
     initializer(*arguments)
 
 
