@@ -15,7 +15,7 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora import emoji_artwork
-from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji
+from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji, as_typed, with_article
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, FAMILIES, LANGUAGES, PACKAGES, STYLES, TONES, Drawn, Hand
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -236,6 +236,28 @@ def test_naming_is_the_models_own_score_of_the_answer_and_the_best_image_has_mos
     assert best(lab, images, "cat") == int(np.argmax(totals))
     with pytest.raises(ValueError, match="no image"):
         best(lab, [], "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("cat", "a cat"), ("apple", "an apple"), ("cherries", "cherries"), ("dress", "a dress")]
+)
+def test_an_english_name_has_its_article(name, sentence):
+    assert with_article(name) == sentence
+
+
+def test_requests_as_typed_differ_in_their_case_and_stop_alone_and_replies_not_at_all():
+    document = Document((Text("draw a cat", learn=False), EndTurn(learn=False), Text("a cat"), EndTurn()))
+    requests = set[str]()
+    for seed in range(60):
+        request, *others = as_typed(document, np.random.default_rng(seed))
+        assert isinstance(request, Text) and tuple(others) == document.segments[1:]
+        requests.add(request.text)
+    assert requests == {"draw a cat", "Draw a cat", "draw a cat.", "Draw a cat."}
+    japanese = Document((Text("猫を描いて", learn=False),))
+    assert {as_typed(japanese, np.random.default_rng(seed)).text for seed in range(60)} == {
+        "猫を描いて",
+        "猫を描いて。",
+    }
 
 
 class Pixels:

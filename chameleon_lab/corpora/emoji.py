@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES,
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.pictures import decode_picture, on_white
 
-ENGLISH = 0.6  # share of documents; the other languages have equal parts of the rest
+ENGLISH = 0.36  # share of documents; the other languages have equal parts of the rest
+ARTICLES = 0.4  # of requests in English
 HELD_OUT_DRAWINGS = 8  # of a hundred
 HELD_OUT_COMBINATIONS = 15  # of a hundred
 WIDEST_SHIFT = 2  # pixels of 64
@@ -73,18 +75,7 @@ class Emoji:
             raise ValueError(
                 f"{folder} holds no emoji corpus: `python -m chameleon_lab.corpora.emoji_artwork {folder}` builds one."
             )
-        lines = (self.folder / "ideas.jsonl").read_text(encoding="utf-8").splitlines()
-        plain = [json.loads(line) for line in lines]
-        self.ideas = [
-            Drawn(
-                each["idea"],
-                each["family"],
-                each["names"],
-                tuple(each["parts"]) if each["parts"] else None,
-                tuple(each["styles"]),
-            )
-            for each in plain
-        ]
+        self.ideas = read_ideas(self.folder)
         self._drawing = lru_cache(maxsize=None)(self._read)
 
     def where(self, idea: Drawn, style: str) -> str:
@@ -170,9 +161,8 @@ class Emoji:
         (idea, style), language = self.any(rng), _language(rng)
         plain, styled = DRAW[language]
         named = rng.random() < 0.7
-        request = (
-            styled.format(idea.names[language], STYLE_NAMES[style]) if named else plain.format(idea.names[language])
-        )
+        name = with_article(idea.names["en"]) if language == "en" and rng.random() < ARTICLES else idea.names[language]
+        request = styled.format(name, STYLE_NAMES[style]) if named else plain.format(name)
         if rng.random() < 0.1:
             request = idea.names[language]
         return _turns([Text(request, learn=False)], [self._image(idea, style, rng)])
@@ -234,6 +224,21 @@ class Emoji:
         return Document((self._image(*self.any(rng), rng),))
 
 
+def read_ideas(folder: Path) -> list[Drawn]:
+    """The ideas that stand in a corpus' or the shipped model's `ideas.jsonl`, in their order."""
+    lines = (folder / "ideas.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        Drawn(
+            each["idea"],
+            each["family"],
+            each["names"],
+            tuple(each["parts"]) if each["parts"] else None,
+            tuple(each["styles"]),
+        )
+        for each in map(json.loads, lines)
+    ]
+
+
 def fresh_picture(emoji: Emoji, idea: Drawn, style: str, sketch: str, rng: Choice, learn: bool) -> Image:
     picture = emoji.sketch(idea, style, sketch, rng) if sketch else emoji.picture(idea, style, rng)
     return Image(picture, learn=learn)
@@ -241,6 +246,29 @@ def fresh_picture(emoji: Emoji, idea: Drawn, style: str, sketch: str, rng: Choic
 
 def _turns(question: list[Text | Image], reply: list[Text | Image]) -> Document:
     return Document((*question, EndTurn(learn=False), *reply, EndTurn()))
+
+
+def with_article(name: str) -> str:
+    """An English name as it stands in a sentence; plurals stay bare."""
+    if name.endswith("s") and not name.endswith("ss"):
+        return name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def as_typed(document: Document, rng: Choice) -> Document:
+    """The document with its requests as somebody may type them: with a capital, with a full stop."""
+    capital, stop = rng.random() < 0.25, rng.random() < 0.12
+
+    def typed(text: str) -> str:
+        text = text[:1].upper() + text[1:] if capital else text
+        return text + ("。" if text[-1:] > "\u3000" else ".") if stop and text[-1:].isalnum() else text
+
+    return Document(
+        tuple(
+            replace(each, text=typed(each.text)) if isinstance(each, Text) and not each.learn else each
+            for each in document
+        )
+    )
 
 
 def _language(rng: Choice) -> str:

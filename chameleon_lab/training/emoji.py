@@ -24,7 +24,7 @@ from torch import Tensor
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.conversations import Choice
-from chameleon_lab.corpora.emoji import COLOUR_IN, DRAW, KINDS_OF_SKETCH, STYLE_NAMES, WHAT, Emoji
+from chameleon_lab.corpora.emoji import COLOUR_IN, DRAW, KINDS_OF_SKETCH, STYLE_NAMES, WHAT, Emoji, as_typed
 from chameleon_lab.corpora.emoji_artwork import LANGUAGES, PACKAGES, Drawn
 from chameleon_lab.corpora.packing import Batch, bucket, tokenize
 from chameleon_lab.documents import Document, Image
@@ -262,7 +262,8 @@ class EmojiBatches:
     def documents(self, rng: np.random.Generator, count: int) -> list[Document]:
         names, weights = list(self.data.weights), np.array(list(self.data.weights.values()))
         kinds = self.emoji.kinds
-        return [kinds[str(kind)](rng) for kind in rng.choice(names, size=count, p=weights / weights.sum())]
+        drawn = rng.choice(names, size=count, p=weights / weights.sum())
+        return [as_typed(kinds[str(kind)](rng), rng) for kind in drawn]
 
     def _pool(self, index: int) -> list[Batch]:
         rng = np.random.default_rng([self.seed, 9, index])
