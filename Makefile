@@ -5,7 +5,7 @@ NOTEBOOK := notebooks/00_first_light.ipynb
 ARGS :=
 export PYTHON TORCH HASHES
 
-.PHONY: help lab test lint format bundles check-bundles benchmarks outputs pins clean
+.PHONY: help lab test lint format bundles check-bundles benchmarks gpu outputs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ check-bundles: ## JavaScript: do the bundles match their sources? types, format,
 
 benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside transformers
 	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/benchmarks -s -m "slow or not slow" $(ARGS)
+
+gpu: ## all that needs a GPU, in nine minutes: tests, speed, memory, parity (docs/gpu.md; ARGS="--parts training,decoding")
+	@$(firstword $(wildcard $(PY)) python3) tests/benchmarks/gpu.py $(ARGS)
 
 outputs: .venv/.dev ## run the notebooks whose cells were changed, whole, and keep their outputs, made light (minutes; ARGS=notebooks/03*)
 	HF_HUB_OFFLINE=1 $(PY) .ci/outputs $(ARGS)

@@ -24,7 +24,14 @@ def rotations(positions_BT: Tensor, head_width: int, theta: float) -> Tensor:
 
 
 def rotate(x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
-    """Turns adjacent pairs of each head (RoFormer, arXiv 2104.09864)."""
+    """Turns adjacent pairs of each head (RoFormer, arXiv 2104.09864).
+
+    Turns may come as pairs of real numbers, `torch.view_as_real` of them, for compilers that take no complex ones.
+    """
+    if not turns_BT1K.is_complex():
+        (cosines, sines), (first, second) = turns_BT1K.unbind(-1), x_BTHK.float().unflatten(-1, (-1, 2)).unbind(-1)
+        turned = first * cosines - second * sines, first * sines + second * cosines
+        return torch.stack(turned, -1).flatten(-2).type_as(x_BTHK)
     if x_BTHK.stride(-1) == 1 and not torch.is_grad_enabled():
         # The same in five calls, or in float32 three, instead of seven.
         return (x_BTHK.float().view(torch.complex64) * turns_BT1K).view(torch.float32).type_as(x_BTHK)

@@ -31,6 +31,10 @@ PROMPT_POSITIONS = 512  # tokens of a prompt that each row is fed at a time, whi
 CODES_AHEAD = {"cuda": 16}  # codes picked before the first is looked at, by kind of device; elsewhere one
 WORDS_AHEAD = 4  # and words, which may end at any time: what was computed behind an end is lost
 
+# Training on a GPU, which is quicker with large pieces: times what a CPU's cache holds, by kind of device
+LOGITS_FACTOR = {"cuda": 16}  # of the head's logits: each piece costs a pass over the head's gradient
+SCORES_FACTOR = {"cuda": 256}  # of attention's logits that monitors look at: else each costs more to start than to do
+
 # Sampling, on a CPU
 SORTED_SIZE = 4096  # fitted: from so many candidates on, sort a part of them first:
 SORTED_PARTS = (256, 16)  # fitted: the likeliest 256th, then the likeliest 16th, and last of all the whole

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chameleon_lab import crossovers
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.parts import require_each
 from chameleon_lab.stability import Penalty
@@ -26,7 +27,8 @@ class Objective:
     """Weighted mean of next-token losses in nats; `weights[modality]` multiplies the losses on that kind of target.
 
     Logits are computed only at positions whose target is learned, about `logits_at_once` numbers of them at a time, but
-    of no fewer than 256 positions: a chunk costs a pass over the head's gradient. (2**22: what a CPU's cache holds.)
+    of no fewer than 256 positions: a chunk costs a pass over the head's gradient. (2**22: what a CPU's cache holds; on
+    a GPU `crossovers.LOGITS_FACTOR` times as many.)
 
     Raises ValueError for a penalty that is none.
     """
@@ -74,7 +76,8 @@ class Objective:
                 penalized_X = penalized_X + term.penalty(logits_XV)
             return (penalized_X * shares_X[chunk]).sum()
 
-        rows = max(256, self.logits_at_once // model.config.vocabulary)
+        at_once = self.logits_at_once * crossovers.LOGITS_FACTOR.get(outputs_XD.device.type, 1)
+        rows = max(256, at_once // model.config.vocabulary)
         measures = {
             "loss_with_penalties": chunked_sum(penalized, outputs_XD, model.parameters(), rows),
             "loss": losses_X.mean(),

@@ -223,7 +223,10 @@ class Block(nn.Module):
         self.ffn_dropout: nn.Module = nn.Identity()
 
     def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
-        attended_BTD = self.attention(self.attention_pre_norm(x_BTD), turns_BT1K, context)
+        return self.join(x_BTD, self.attention(self.attention_pre_norm(x_BTD), turns_BT1K, context))
+
+    def join(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+        """The residual stream with what attention gives it, and then the feed-forward branch."""
         x_BTD = x_BTD + self.attention_dropout(self.attention_scale(self.attention_post_norm(attended_BTD)))
         fed_BTD = self.feed_forward(self.ffn_pre_norm(x_BTD))
         return x_BTD + self.ffn_dropout(self.ffn_scale(self.ffn_post_norm(fed_BTD)))
@@ -247,14 +250,18 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
         batch, positions, _ = x_BTD.shape
-        qkv_BTHK = self.qkv(x_BTD).view(batch, positions, -1, self.head_width)
-        q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split_with_sizes((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        q_BTHK = self.query_tap(rotate(self.query_norm(q_BTHK), turns_BT1K))
-        k_BTHK = self.key_tap(rotate(self.key_norm(k_BTHK), turns_BT1K))
+        q_BTHK, k_BTHK, v_BTHK = self.project(x_BTD, turns_BT1K)
+        q_BTHK, k_BTHK = self.query_tap(q_BTHK), self.key_tap(k_BTHK)
         q_BHTK, k_BHTK, v_BHTK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         mixed_BHTK = context.attend(self.layer, q_BHTK, k_BHTK, v_BHTK, self.cap, self.softmax)
         mixed_BTHK = self.head_outputs(mixed_BHTK.transpose(1, 2))
         return self.out(mixed_BTHK.reshape(batch, positions, -1))
+
+    def project(self, x_BTD: Tensor, turns_BT1K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, normed and rotated, and values: B, T, heads, width of a head."""
+        qkv_BTHK = self.qkv(x_BTD).view(*x_BTD.shape[:2], -1, self.head_width)
+        q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split_with_sizes((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        return rotate(self.query_norm(q_BTHK), turns_BT1K), rotate(self.key_norm(k_BTHK), turns_BT1K), v_BTHK
 
 
 class FeedForward(nn.Module):

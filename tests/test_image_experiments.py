@@ -236,3 +236,13 @@ def test_a_critic_that_never_begins_is_spoken_of(small, tmp_path, caplog):
     run.result()
     assert ["critic_loss" in record.values for record in run.history.records] == [False, False, True]
     assert "never began" not in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_every_quantizer_trains_on_a_gpu(small, name, precision, tmp_path, picture):
+    tokenizer = replace(small.tokenizer, quantizer=name, codes=16, code_width=4)
+    run = replace(small, tokenizer=tokenizer, budget=Budget(steps=25), precision=precision).run(tmp_path)
+    assert all(np.isfinite(record.values["loss"]) for record in run.wait().records)
+    assert run.result().encode(picture).shape == (4, 4)

@@ -352,3 +352,26 @@ def test_a_gpu_computes_what_a_cpu_does(bits: int, most: float):
         for rows in (1, 40):
             error_NO = made(x_NI[:rows].cuda()).cpu() - F.linear(x_NI[:rows], weight_OI)
             assert error_NO.square().mean().sqrt() < most * 128**0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [8, 4])
+@torch.inference_mode()
+def test_a_gpu_replays_steps_of_packed_matrices(bits: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 8)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
+    model = quantize(drawn().to(torch.bfloat16).cuda(), bits)
+    tokens_BT = torch.randint(71, (2, 20), device="cuda")
+    whole_BTV, decoder = model(tokens_BT), Decoder(model, 2, 20)
+    for place in range(20):
+        stepped_BV = decoder.logits(decoder.feed(tokens_BT[:, place : place + 1], [1, 1]))[:, 0]
+        torch.testing.assert_close(stepped_BV, whole_BTV[:, place], rtol=0.05, atol=0.1)
+    assert decoder.worker == "graph"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_the_tiny_model_answers_from_packed_matrices_on_a_gpu(weights: str):
+    lab = Chameleon.load("tiny", device="cuda", weights=weights)
+    reply = lab.generate(Document.of("draw a large red circle", EndTurn()), seed=1, max_tokens=80)
+    assert len(reply.pictures) == 1

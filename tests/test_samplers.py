@@ -206,6 +206,22 @@ def test_a_gpu_puts_tokens_in_the_same_order(count):
     assert torch.equal(samplers._likeliest(keys_RV.cuda(), count).cpu(), samplers._likeliest(keys_RV, count))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}, {"repetition": 1.5}]
+)
+@pytest.mark.parametrize("size", [300, 2 * SORTED_SIZE])
+def test_a_gpu_picks_what_a_cpu_picks(settings, size):
+    logits_RV, draws, written_RV = (
+        torch.randn(64, size),
+        np.random.default_rng(0).random(64).tolist(),
+        torch.rand(64, size) < 0.2,
+    )
+    here_R = Sampler(**settings).pick(logits_RV, draws, written_RV)
+    there_R = Sampler(**settings).pick(logits_RV.cuda(), draws, written_RV.cuda()).cpu()
+    assert (here_R == there_R).sum() >= 62  # a draw at a token's very edge may fall to either side
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}]

@@ -314,3 +314,36 @@ def test_a_reply_that_begins_with_tokens_goes_on_as_if_the_model_had_written_the
 def test_a_prefix_that_no_reply_can_begin_with_is_refused(engine, prefix, words):
     with pytest.raises(ValueError, match=words):
         engine.begin(ASKED, WARM, 0, None, prefix)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("guidance", [1.0, 2.0, ThreeWay()])
+def test_a_session_on_a_gpu_is_left_and_appended_to_as_on_a_cpu(engine, guidance, monkeypatch):
+    monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 16)
+    monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 2)
+    greedy = Settings(temperature=0.0, image_temperature=0.0, guidance=guidance, max_tokens=45)
+    grammar, replies = Grammar(WORDS, CODES, min_images=1), list[list[Document]]()
+    for model in (engine.model, copy.deepcopy(engine.model).cuda()):
+        session, told = Engine(model, engine.tokenizer).begin(ASKED, greedy, 0, grammar), list[Document]()
+        for words in ("dab", "c"):
+            for _ in islice(session.stream(), 3):
+                pass
+            list(session.stream())
+            told.append(session.reply)
+            session.append(Document.of(EndTurn(), words, EndTurn()))
+        replies.append(told)
+    assert replies[0] == replies[1] and replies[0][0].pictures
+    assert session.worker == "graph"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_session_on_a_gpu_left_after_any_piece_goes_on_as_if_it_had_not_been(engine, seed):
+    engine.model.cuda()
+    settings, grammar = replace(WARM, guidance=2.0, max_tokens=60), Grammar(WORDS, CODES, min_images=2)
+    whole = list(engine.begin(ASKED, settings, seed, grammar).stream())
+    for stride in (1, 3):
+        session, told = engine.begin(ASKED, settings, seed, grammar), list[Piece]()
+        while not told or not isinstance(told[-1], StopPiece):
+            told += islice(session.stream(), stride)
+        assert list(map(plain, told)) == list(map(plain, whole))

@@ -1,5 +1,6 @@
 """Tokenizers: text without loss, pictures on any grid, documents there and back."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -378,3 +379,15 @@ def test_a_tokenizer_too_large_for_float16_says_so_and_gives_no_code(tmp_path):
     write_image_tokenizer(image, tmp_path / "larger")
     with pytest.raises(ValueError, match=r"quant_conv\.weight holds NaN or infinity as torch\.float16"):
         load_image_tokenizer(tmp_path / "larger", dtype=torch.float16, device="cpu")
+
+
+@pytest.mark.gpu
+def test_a_gpu_reads_and_draws_what_a_cpu_does(image_tokenizer, picture):
+    there, codes = copy.deepcopy(image_tokenizer).cuda(), image_tokenizer.encode(picture)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        assert np.array_equal(there.encode(picture), codes)
+        drawn = [np.asarray(each.decode(codes)).astype(int) for each in (image_tokenizer, there)]
+    assert abs(drawn[0] - drawn[1]).max() <= 1
+    assert np.array_equal(there.codebook, image_tokenizer.codebook)
+    half = there.to(torch.bfloat16)
+    assert (half.encode(picture) == codes).mean() > 0.8 and half.decode(codes).size == (16, 16)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
+from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Moment
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
@@ -347,3 +348,52 @@ def test_two_processes_take_different_batches_of_each_step(tmp_path):
         tokens[processes] = RunFolder(folder).history.series("tokens")[1]
         assert RunFolder(folder).checkpoint.exists()
     assert sum(tokens[2]) > 1.5 * sum(tokens[1])
+
+
+# On a GPU, where Lightning finds one
+
+
+def on_gpu(module: PacedModule, _record: object) -> None:
+    assert module.device.type == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_on_a_gpu_goes_on_with_its_own_random_numbers(stage, precision, tmp_path):
+    build, batches = stage
+    wanted = trained(tmp_path / "whole", build(budget=Budget(steps=STEPS)), batches, on_gpu, precision=precision)
+    folder, options = tmp_path / "stopped", {"precision": precision}
+    with pytest.raises(Stopped):
+        trained(folder, build(budget=Budget(steps=STEPS)), batches, stop_at(3, Stopped), save_minutes=0, **options)
+    resumed = trained(folder, build(budget=Budget(steps=STEPS), seed=99), batches, on_gpu, **options)
+    for one, other in zip(wanted.records, resumed.records, strict=True):  # other dropout would show in the first digits
+        assert other.values["loss"] == pytest.approx(one.values["loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_trains_in_bf16_mixed_with_all_that_an_experiment_may_have(mixed, compiled, tmp_path):
+    """Muon beside AdamW, packed rows, weights of targets, dropout, held-out rows, and every monitor at every step."""
+    plain = SceneBatches(mixed, tokens=236)
+    documents = [plain(place) for place in range(3)]
+    weighted = [replace(each, weights_BT=torch.rand(each.inputs_BT.shape)) for each in documents]
+    packed = [
+        replace(each, documents_BT=torch.arange(each.inputs_BT.shape[1]).expand(each.inputs_BT.shape) // 40)
+        for each in weighted
+    ]
+    batches = [*documents, *packed]
+    torch.manual_seed(0)
+    module = LanguageModule(
+        Transformer(replace(MODEL, vocabulary=mixed.vocabulary.size)),
+        Objective(penalties=(ZLoss(1e-4),), text_weight=2.0),
+        Recipe(rate=3e-3, warm_up=2, muon_rate=0.02, schedule=CoolDown(0.3)),
+        Budget(steps=36),
+        monitors=[replace(monitor, every=1) for monitor in MONITORS],
+        held_out=documents[:1],
+        held_out_every=12,
+        compiled=compiled,
+    )
+    history = trained(tmp_path, module, lambda place: batches[place % 6], on_gpu, precision="bf16-mixed")
+    losses = history.series("loss")[1]
+    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
+    assert len(history.series("held_out_loss")[1]) == 3 and len(history.series("attention_logit_bound")[1]) == 36

@@ -237,7 +237,8 @@ def spread_book(latents_XC: Tensor, size: int, seed: int = 0, rounds: int = 10) 
     book_NC = latents_XC[:size].clone()
     distances_X = (latents_XC - book_NC[0]).square().sum(1)
     for entry in range(1, size):
-        book_NC[entry] = latents_XC[torch.multinomial(distances_X.clamp_min(1e-12), 1, generator=generator)]
+        pick_1 = torch.multinomial(distances_X.clamp_min(1e-12).cpu(), 1, generator=generator)  # the same on a GPU
+        book_NC[entry] = latents_XC[pick_1]
         distances_X = torch.minimum(distances_X, (latents_XC - book_NC[entry]).square().sum(1))
     for _ in range(rounds):
         nearest_X = torch.cat([torch.cdist(part_XC, book_NC).argmin(1) for part_XC in latents_XC.split(4096)])

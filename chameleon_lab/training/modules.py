@@ -30,6 +30,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionObjective
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training.budget import Budget as Budget
+from chameleon_lab.training.compilation import compile_blocks
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
@@ -78,6 +79,7 @@ class PacedModule(lightning.LightningModule, ABC):
         self.enough = False  # set by a report that saw that nothing more is to be learned
         self._skipped = 0
         self._random: Tensor | None = None
+        self._random_cuda: Tensor | None = None  # a GPU has its own, of which dropout there is made
         self._waits: list[tuple[float, float]] = []  # when batches were asked for, and how long they took
 
     @abstractmethod
@@ -158,7 +160,9 @@ class PacedModule(lightning.LightningModule, ABC):
         self._waits.append((started, time.perf_counter() - started))
         if self._random is not None:  # only now: setting up the training has drawn random numbers of its own
             torch.set_rng_state(self._random)
-            self._random = None
+            if self._random_cuda is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random_cuda, self.device)
+            self._random, self._random_cuda = None, None
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)
@@ -216,10 +220,12 @@ class PacedModule(lightning.LightningModule, ABC):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        on_gpu = self._random is None and self.device.type == "cuda"
         checkpoint["paced"] = {
             "step": self.step,
             "seconds": self.seconds,
             "random": torch.get_rng_state() if self._random is None else self._random,
+            "random_cuda": torch.cuda.get_rng_state(self.device) if on_gpu else self._random_cuda,
             "skipped": self._skipped,
             "names": [self.names(optimizer) for optimizer in self.trainer.optimizers],
         }
@@ -228,7 +234,7 @@ class PacedModule(lightning.LightningModule, ABC):
         paced = checkpoint["paced"]
         self.step, self.seconds = paced["step"], paced["seconds"]
         self._skipped = paced.get("skipped", 0)
-        self._random = paced["random"]
+        self._random, self._random_cuda = paced["random"], paced.get("random_cuda")
 
     def names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """An optimizer's kind, then the names of its parameters in the order of its state."""
@@ -309,7 +315,8 @@ class ImageTokenizerModule(PacedModule):
 class LanguageModule(PacedModule):
     """Trains a transformer on batches of documents, watched by monitors.
 
-    The loss on the `held_out` batches is measured every `held_out_every` steps, where given, and at the end.
+    The loss on the `held_out` batches is measured every `held_out_every` steps, where given, and at the end. `compiled`
+    has the model's blocks compiled (see `compilation`).
     """
 
     def __init__(
@@ -322,8 +329,11 @@ class LanguageModule(PacedModule):
         monitors: Sequence[Monitor] = (),
         held_out: Sequence[Batch] = (),
         held_out_every: int | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__(recipe, budget)
+        if compiled:
+            compile_blocks(model)
         self.model, self.objective, self.monitors = model, objective, monitors
         self.held_out, self.held_out_every = held_out, held_out_every
 

@@ -1,0 +1,915 @@
+"""Everything that needs a GPU, in one command of under nine minutes: `make gpu`, or `python3 tests/benchmarks/gpu.py`.
+
+Each part runs in a process of its own with a time limit of its own; one that fails is named in the report, with its
+last words, and the others go on. After each part `gpu.json` and `gpu.md` are written anew, so that a command that is
+killed leaves what it measured. Without a GPU the same parts run at toy size: their figures mean nothing, their code
+is proved. See docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import json
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(ROOT / each) for each in ("", "widgets", "tests")]
+sys.path[:0] = [path for path in PATHS if path not in sys.path]  # no installation is needed
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from chameleon_lab import crossovers, planner  # noqa: E402
+from chameleon_lab.chameleon import Chameleon  # noqa: E402
+from chameleon_lab.corpora.packing import Batch  # noqa: E402
+from chameleon_lab.documents import Document, EndTurn, Image, Text  # noqa: E402
+from chameleon_lab.generation import recording  # noqa: E402
+from chameleon_lab.generation.decoder import Decoder  # noqa: E402
+from chameleon_lab.generation.engine import Engine  # noqa: E402
+from chameleon_lab.generation.settings import Settings  # noqa: E402
+from chameleon_lab.monitors.default import MONITORS  # noqa: E402
+from chameleon_lab.objective import Objective  # noqa: E402
+from chameleon_lab.optimization import Recipe  # noqa: E402
+from chameleon_lab.published import SHAPE_7B  # noqa: E402
+from chameleon_lab.quantization import quantize  # noqa: E402
+from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss  # noqa: E402
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig  # noqa: E402
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer  # noqa: E402
+from chameleon_lab.training.budget import Budget  # noqa: E402
+from chameleon_lab.training.data import Scenes  # noqa: E402
+from chameleon_lab.training.experiments import SMALL  # noqa: E402
+from chameleon_lab.transformer import ModelConfig, Transformer  # noqa: E402
+from chameleon_lab.vocabulary import Vocabulary  # noqa: E402
+
+MINUTES = 9.0
+AIMS = {"share of bandwidth": 0.7, "seconds a guided picture": 6.0, "MFU": 0.5}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a maker says of a card: dense bfloat16 products in TFLOP/s, memory in TB/s."""
+
+    teraflops: float
+    terabytes: float
+
+
+CARDS = {
+    "H100 PCIe": Card(756, 2.0),
+    "H100 NVL": Card(835, 3.9),
+    "H100": Card(989, 3.35),
+    "H200 NVL": Card(835, 4.8),
+    "H200": Card(989, 4.8),
+    "GH200": Card(989, 4.0),
+    "B200": Card(2250, 8.0),
+    "A100-SXM4-80GB": Card(312, 2.04),
+    "A100 80GB PCIe": Card(312, 1.94),
+    "A100": Card(312, 1.56),
+    "L40S": Card(362, 0.86),
+    "L4": Card(121, 0.30),
+    "A10G": Card(70, 0.60),
+    "RTX 4090": Card(165, 1.01),
+    "RTX 3090": Card(71, 0.94),
+}
+"""By a part of the name that the driver gives; the longest that fits counts. From the makers' data sheets."""
+
+
+def card_of(name: str) -> Card | None:
+    """What is known of a card of that name; None for others."""
+    fitting = [each for each in CARDS if re.search(rf"\b{re.escape(each)}\b", name)]
+    return CARDS[max(fitting, key=len)] if fitting else None
+
+
+# What is run, at its real and at its toy size
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shapes and lengths of all parts."""
+
+    decoded: ModelConfig
+    before: int
+    """Tokens in the cache before the first that is timed."""
+    steps: int
+    patience: int
+    images: ImageTokenizerConfig
+    batch: int
+    """Pictures at once."""
+    trainings: dict[str, tuple[ModelConfig, Recipe, int, int]]
+    """Model, recipe, rows, positions."""
+    warm: int
+    timed: int
+    watched: int
+    """Steps of the training whose monitors are timed."""
+    copied: int
+    """Bytes of the copy that measures bandwidth."""
+    greedy: int
+    """Tokens of a greedy reply."""
+    resumed: int
+    """Steps of the training that is stopped halfway and resumed."""
+    compiler: str = "inductor"
+
+
+BILLION = replace(SHAPE_7B, width=2048, layers=20, heads=16, kv_heads=16, ffn_width=5632)
+"""1.16 billion weights in matrices, 1.3 with the embedding."""
+
+ADAM = replace(SMALL.recipe, muon_rate=0.0)
+
+REAL = Sizes(
+    decoded=SHAPE_7B,
+    before=1040,
+    steps=64,
+    patience=crossovers.GRAPH_PATIENCE,
+    images=CHAMELEON_IMAGES,
+    batch=16,
+    trainings={
+        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024),
+        "SMALL, 65,536 tokens a step": (SMALL.model, ADAM, 64, 1024),
+        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096),
+    },
+    warm=8,
+    timed=16,
+    watched=101,
+    copied=2**32,
+    greedy=200,
+    resumed=12,
+)
+
+TOY_SHAPE = ModelConfig(
+    vocabulary=384,
+    width=32,
+    layers=2,
+    heads=2,
+    kv_heads=2,
+    head_width=16,
+    ffn_width=64,
+    context=192,
+    fixes=(QueryKeyNorm(),),
+)
+TOY = Sizes(
+    decoded=replace(TOY_SHAPE, vocabulary=2048),
+    before=16,
+    steps=2,
+    patience=1,
+    images=ImageTokenizerConfig(
+        side=16, codes=64, code_width=8, widths=(8, 16), latent_width=8, blocks=1, patch=2, groups=4, middle=False
+    ),
+    batch=2,
+    trainings={
+        "toy": (TOY_SHAPE, SMALL.recipe, 2, 32),
+    },
+    warm=1,
+    timed=2,
+    watched=2,
+    copied=2**20,
+    greedy=6,
+    resumed=4,
+    compiler="aot_eager",  # the same graphs, without minutes of a C++ compiler
+)
+
+
+# A report of a part
+
+
+@dataclass
+class Report:
+    """What one part measured: rows of a table, each a name and its figures, and remarks."""
+
+    rows: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    file: Path | None = None
+
+    def add(self, name: str, **figures: float | str | bool) -> None:
+        """Adds figures to the row of that name, and writes what there is: a part that is killed leaves its rows."""
+        readable = {
+            key.replace("_", " "): str(value) if isinstance(value, bool) else value for key, value in figures.items()
+        }
+        self.rows.setdefault(name, {}).update(readable)
+        print(f"  {name}: " + ", ".join(f"{key} {brief(value)}" for key, value in readable.items()), flush=True)
+        self.write()
+
+    def remark(self, words: str) -> None:
+        self.remarks.append(words)
+        print(f"  {words}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        if self.file is not None:
+            put(self.file, json.dumps({"rows": self.rows, "remarks": self.remarks}, allow_nan=True))
+
+    @contextlib.contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """What fails inside is named in a row, and the part goes on."""
+        try:
+            yield
+        except Exception as error:
+            self.add(name, failed=f"{type(error).__name__}: {(str(error) or '-').splitlines()[0][:200]}")
+            logging.getLogger(__name__).exception("%s failed", name)
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def brief(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def put(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+# Helpers
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], turns: int = 3, warm: int = 1) -> float:
+    """The median time of a work, the device's included."""
+    times = list[float]()
+    for turn in range(warm + turns):
+        wait()
+        started = time.perf_counter()
+        work()
+        wait()
+        if turn >= warm:
+            times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def drawn(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Transformer:
+    """A transformer of random weights, made on its device alone: billions of weights in a second."""
+    with torch.device("meta"):
+        model = Transformer(config).to(dtype)
+    model = model.to_empty(device=device())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.5 * config.width**-0.5)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model.eval()
+
+
+def bandwidth(sizes: Sizes) -> float:
+    """Bytes a second of a copy on the device, read and written."""
+    block = torch.empty(sizes.copied, dtype=torch.int8, device=device())
+    target = torch.empty_like(block)
+    return 2 * block.nbytes / seconds(lambda: target.copy_(block), turns=5)
+
+
+def matrix_bytes(model: nn.Module) -> int:
+    """Bytes that a decoded token reads of the weights: every matrix once, packed ones as they lie."""
+    total = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            total += module.weight.nbytes
+        elif hasattr(module, "packed"):
+            total += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
+    return total
+
+
+# Parts
+
+
+def run_tests(sizes: Sizes, report: Report) -> None:
+    """All tests marked `gpu`; without one they are only collected."""
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "-rfEs", "--tb=short"]
+    if not torch.cuda.is_available():
+        options.append("--collect-only")
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        order = [sys.executable, "-m", "pytest", *options, f"--junitxml={results}", *map(str, files)]
+        done = subprocess.run(order, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        print(done.stdout[-6000:], done.stderr[-2000:], flush=True)
+        lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
+        report.add("tests marked gpu", outcome=lines[-1].strip("= "), exit_code=done.returncode)
+        for line in lines:
+            if line.startswith(("FAILED", "ERROR")):
+                report.remark(line[:300])
+    if done.returncode:
+        raise RuntimeError(f"pytest ended with {done.returncode}: {lines[-1]}")
+
+
+def run_decoding(sizes: Sizes, report: Report) -> None:
+    """Steps a second at 7B shapes: recorded or not, of one row to three, in bfloat16, int8 and int4."""
+    speed = bandwidth(sizes)
+    stated = card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    report.add(
+        "a copy on the device", GB_per_second=speed / 1e9, stated=stated.terabytes * 1e3 if stated else "unknown"
+    )
+    config = sizes.decoded
+    model = drawn(config)
+    recorded_or_not = (True, False) if torch.cuda.is_available() else (False,)
+    for rows in (1, 2, 3):
+        for recorded in recorded_or_not:
+            with report.attempt(name := f"bfloat16, {rows} row(s), {'recorded' if recorded else 'not recorded'}"):
+                decoding(model, rows, recorded, speed, stated, sizes, report, name)
+    del model
+    for bits in (8, 4):
+        with report.attempt(name := f"int{bits}, 1 row, {'recorded' if recorded_or_not[0] else 'not recorded'}"):
+            decoding(quantize(drawn(config), bits), 1, recorded_or_not[0], speed, stated, sizes, report, name)
+
+
+def decoding(
+    model: Transformer,
+    rows: int,
+    recorded: bool,
+    speed: float,
+    stated: Card | None,
+    sizes: Sizes,
+    report: Report,
+    name: str,
+) -> None:
+    config = model.config
+    replays = recording.replays
+    if not recorded:
+        recording.replays = lambda device: False
+    try:
+        decoder = Decoder(model, rows, sizes.before + sizes.steps + sizes.patience + 8)
+        tokens_B1 = torch.full((rows, 1), 5, device=device())
+
+        @torch.inference_mode()
+        def steps(count: int) -> None:
+            latest_B1 = tokens_B1
+            decoder.cache.lengths[:] = sizes.before
+            for _ in range(count):
+                outputs_BTD = decoder.feed(latest_B1, [1] * rows)
+                latest_B1 = decoder.logits(outputs_BTD[:, -1:]).argmax(-1)
+
+        steps(sizes.patience + 4)  # until the step is recorded
+        took = seconds(lambda: steps(sizes.steps)) / sizes.steps
+        worker = decoder.worker
+    finally:
+        recording.replays = replays
+    numbers = 2 * config.layers * config.kv_heads * config.head_width * (sizes.before + sizes.steps / 2) * rows
+    read = matrix_bytes(model) + numbers * model.embedding.weight.element_size()
+    figures: dict[str, Any] = {"steps_per_second": 1 / took, "tokens_per_second": rows / took, "worker": worker}
+    figures["share_of_copy"] = read / took / speed
+    if stated:
+        figures["share_of_stated"] = read / took / (stated.terabytes * 1e12)
+    report.add(name, **figures)
+
+
+class ManyPieces:
+    """A text tokenizer of so many pieces, for a vocabulary of the real size: a letter is a piece."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % self.size for letter in text]
+
+    def decode(self, pieces: Sequence[int]) -> str:
+        return "".join(chr(97 + piece % 26) for piece in pieces)
+
+
+def run_picture(sizes: Sizes, report: Report) -> None:
+    """A guided picture from words to pixels, through the engine: sampler, grammar, guidance and picture decoder."""
+    pieces = sizes.decoded.vocabulary - Vocabulary.layout(sizes.images.codes, 0).size
+    with torch.device(device()):
+        images = ImageTokenizer(sizes.images).to(torch.bfloat16).eval()
+    text = ManyPieces(pieces)
+    tokenizer = MixedModalTokenizer(text, images, Vocabulary.layout(sizes.images.codes, pieces))
+    model = drawn(replace(sizes.decoded, vocabulary=tokenizer.vocabulary.size))
+    rows, columns = tokenizer.grid
+    prompt = Document.of("a fox under a birch in the first snow of the year", EndTurn())
+    engine = Engine(model, tokenizer)
+    grammar = engine.grammar_of({"text": False, "max_images": 1, "min_images": 1})
+    for name, guidance in (("guided picture", 3.0), ("unguided picture", 1.0)):
+        with report.attempt(name):
+            settings = Settings(temperature=1.0, image_temperature=1.0, guidance=guidance)
+            times = list[float]()
+            for seed in range(3 if guidance != 1 else 2):
+                wait()
+                started = time.perf_counter()
+                reply = engine.generate([prompt], settings, [seed], grammar)[0]
+                [codes] = [part.codes for part in reply if isinstance(part, Image) and part.codes is not None]
+                images.decode(codes)
+                wait()
+                times.append(time.perf_counter() - started)
+            report.add(name, seconds=min(times[1:]), first=times[0], codes=rows * columns)
+
+
+def fixed_batches(config: ModelConfig, rows: int, positions: int, count: int = 4) -> list[Batch]:
+    """Random tokens, half of the targets those of images, all learned."""
+    generator = torch.Generator().manual_seed(1)
+    batches = list[Batch]()
+    for _ in range(count):
+        tokens_BT = torch.randint(4, config.vocabulary, (rows, positions + 1), generator=generator)
+        kinds_T = (torch.arange(positions) >= positions // 2).to(torch.uint8)
+        learned_BT = torch.ones(rows, positions, dtype=torch.bool)
+        batches.append(
+            Batch(
+                tokens_BT[:, :-1].clone(),
+                tokens_BT[:, 1:].clone(),
+                learned_BT,
+                kinds_T.expand(rows, -1).clone(),
+                rows * positions,
+            )
+        )
+    return batches
+
+
+class Enough(Exception):
+    """So many steps are taken: nothing is to be saved."""
+
+
+def step_times(
+    config: ModelConfig,
+    recipe: Recipe,
+    batches: Sequence[Batch],
+    steps: int,
+    monitors: Sequence[Any] = (),
+    compiled: bool = False,
+) -> list[float]:
+    """Seconds of each step of a training as a `Run` does it, in bf16-mixed, without its checkpoint at the end."""
+    from chameleon_lab.training.folder import RunFolder
+    from chameleon_lab.training.loop import train
+    from chameleon_lab.training.modules import LanguageModule
+    from chameleon_lab.training.trainable import Prepared
+
+    torch.manual_seed(0)
+    with torch.device(device()):
+        model = Transformer(config)
+    objective = Objective(penalties=(ZLoss(1e-5),))
+    module = LanguageModule(model, objective, recipe, Budget(steps=10**6), monitors=monitors, compiled=compiled)
+    clock = list[float]()
+
+    def note(_module: Any, record: Any) -> None:
+        clock.append(record.seconds)
+        if not math.isfinite(record.values["loss"]):
+            raise FloatingPointError(f"The loss is {record.values['loss']} at step {record.step}.")
+        if len(clock) >= steps:
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        prepared = Prepared(module, lambda place: batches[place % len(batches)])
+        train(prepared, RunFolder(folder), note, precision="bf16-mixed", save_minutes=1e9)
+    assert len(clock) == steps, f"{len(clock)} steps of {steps} were taken"
+    return np.diff([0.0, *clock]).tolist()
+
+
+@contextlib.contextmanager
+def compiler(backend: str) -> Iterator[None]:
+    """`torch.compile` with this backend, where the caller names none."""
+    compile_ = torch.compile
+    torch.compile = functools.partial(compile_, backend=backend)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.compile = compile_
+
+
+def flops_of_a_token(config: ModelConfig, positions: int) -> float:
+    """Of a training step: six for each weight of a matrix, head included, and attention's products, of which each
+    position has half of those before and behind it."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return 6 * weights + 6 * config.layers * config.heads * config.head_width * positions
+
+
+def run_training(sizes: Sizes, report: Report) -> None:
+    """Training steps as a `Run` does them: MFU, compiled and not, and the memory beside what the planner says."""
+    name_of_card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    stated = card_of(name_of_card)
+    with report.attempt("bfloat16 product of 8,192 squared"):
+        side = 8192 if torch.cuda.is_available() else 64
+        square = torch.randn(side, side, device=device(), dtype=torch.bfloat16)
+        took = seconds(functools.partial(torch.mm, square, square), turns=10, warm=3)
+        report.add(
+            "bfloat16 product of 8,192 squared",
+            TFLOPs=2 * side**3 / took / 1e12,
+            stated=stated.teraflops if stated else "unknown",
+        )
+        del square
+    for title, (config, recipe, rows, positions) in sizes.trainings.items():
+        config = replace(config, vocabulary=config.vocabulary or 1047, context=max(config.context, positions))
+        batches = fixed_batches(config, rows, positions)
+        for compiled in (False, True):
+            with report.attempt(name := f"{title}{', compiled' if compiled else ''}"):
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
+                began = time.perf_counter()
+                with compiler(sizes.compiler):
+                    times = step_times(config, recipe, batches, sizes.warm + sizes.timed, (), compiled)
+                took = median(times[sizes.warm :])
+                work = rows * positions * flops_of_a_token(config, positions)
+                figures: dict[str, Any] = {
+                    "ms_per_step": 1e3 * took,
+                    "tokens_per_second": rows * positions / took,
+                    "TFLOPs": work / took / 1e12,
+                    "MFU": work / took / (stated.teraflops * 1e12) if stated else "unknown",
+                    "first_step_s": times[0],
+                    "whole_s": time.perf_counter() - began,
+                }
+                if torch.cuda.is_available():
+                    figures["peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
+                    figures["reserved_GB"] = torch.cuda.max_memory_reserved() / 1e9
+                report.add(name, **figures)
+            if not compiled:
+                with report.attempt(name):
+                    planned = planner.plan(
+                        config, rows=rows, context=positions, training=recipe, precision="bf16-mixed"
+                    )
+                    report.add(name, planned_GB=planned.peak / 1e9)
+
+
+def run_images(sizes: Sizes, report: Report) -> None:
+    """The image tokenizer at its own side, of random weights with a codebook among its latents."""
+    config = sizes.images
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(config).eval()
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.rand(sizes.batch, 3, config.side // 8, config.side // 8, generator=generator) * 2 - 1
+    pixels_BCHW = nn.functional.interpolate(coarse, config.side)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        latents_XC = tokenizer.quant_conv(tokenizer.encoder(pixels_BCHW[:1])).movedim(1, -1).flatten(0, 2)
+        picks = torch.randint(len(latents_XC), (config.codes,), generator=generator)
+        noise = torch.randn(config.codes, config.code_width, generator=generator) * latents_XC.std(0) / 2
+        tokenizer.quantize.embedding.weight.copy_(latents_XC[picks] + noise)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType, reportCallIssue]
+        exact_BHW = tokenizer.encode_pixels(pixels_BCHW[:1])
+        seen_BCHW = tokenizer.decode_pixels(exact_BHW)
+        report.add("float32 on the CPU, 1 picture", seconds_there_and_back=time.perf_counter() - started)
+    here = tokenizer.to(device())
+    exact_BHW, seen_BCHW, pixels_BCHW = exact_BHW.to(device()), seen_BCHW.to(device()), pixels_BCHW.to(device())
+    tf32 = torch.backends.cudnn.allow_tf32
+    kinds = {
+        "float32": (torch.float32, False, torch.contiguous_format),
+        "float32, TF32 convolutions": (torch.float32, True, torch.contiguous_format),
+        "bfloat16": (torch.bfloat16, True, torch.contiguous_format),
+        "bfloat16, channels last": (torch.bfloat16, True, torch.channels_last),
+    }
+    for kind, (dtype, fast, layout) in kinds.items():
+        torch.backends.cudnn.allow_tf32 = fast
+        here = here.to(dtype=dtype, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        for count in (1, sizes.batch):
+            with report.attempt(name := f"{kind}, {count} at once"), torch.inference_mode():
+                some_BCHW = pixels_BCHW[:count].to(dtype).contiguous(memory_format=layout)
+                codes_BHW = exact_BHW.expand(count, -1, -1).contiguous()
+                encode = seconds(lambda: here.encode_pixels(some_BCHW)) / count  # noqa: B023
+                decode = seconds(lambda: here.decode_pixels(codes_BHW)) / count  # noqa: B023
+                equal = (here.encode_pixels(some_BCHW)[:1] == exact_BHW).float().mean().item()
+                off = (here.decode_pixels(codes_BHW)[:1].float() - seen_BCHW).abs().max().item()
+                report.add(
+                    name,
+                    encoded_per_second=1 / encode,
+                    decoded_per_second=1 / decode,
+                    codes_equal_to_CPU=equal,
+                    pixels_off_at_most=off,
+                )
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def run_monitors(sizes: Sizes, report: Report) -> None:
+    """What the default monitors add to a training's steps, all and one by one at the steps when they are due."""
+    config, recipe, rows, positions = next(iter(sizes.trainings.values()))
+    config = replace(config, vocabulary=config.vocabulary or 1047)
+    rows = 8 * rows
+    batches = fixed_batches(config, rows, positions)
+
+    def times(monitors: Sequence[Any], steps: int) -> list[float]:
+        return step_times(config, replace(recipe, muon_rate=0.0), batches, steps, monitors)
+
+    bare = times((), sizes.warm + sizes.timed)[sizes.warm :]
+    base = median(bare)
+    report.add("without monitors", ms_per_step=1e3 * base, tokens_per_step=rows * positions)
+    for monitor in MONITORS:
+        with report.attempt(name := f"{type(monitor).__name__} alone, every step"):
+            took = median(times([replace(monitor, every=1)], sizes.warm + sizes.timed)[sizes.warm :])
+            report.add(
+                name, ms_more=1e3 * (took - base), every=monitor.every, share=(took - base) / monitor.every / base
+            )
+    with report.attempt("all, as often as by default"):
+        spent = times(MONITORS, sizes.watched)[1:]
+        report.add(
+            "all, as often as by default",
+            ms_per_step=1e3 * float(np.mean(spent)),
+            share=float(np.mean(spent)) / base - 1,
+        )
+    with report.attempt("a step's data"):
+        data = Scenes("tiny", tokens=2048).open(0, None)
+        data.batches(0)
+        started = time.perf_counter()
+        count = 32 if torch.cuda.is_available() else 1
+        for place in range(16, 16 + count):
+            data.batches(place)
+        report.add(
+            "a step's data", ms_per_batch=1e3 * (time.perf_counter() - started) / count, where="the CPU, one thread"
+        )
+
+
+def run_parity(sizes: Sizes, report: Report) -> None:
+    """The shipped model on the CPU and on the GPU: logits, codes, greedy tokens, a drawn picture."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    here, there = Chameleon.load("tiny", device="cpu"), Chameleon.load("tiny", device=device())
+    prompts = [
+        Document.of(text, EndTurn())
+        for text in ("draw a large red circle", "draw a small blue square left of a green triangle", "who are you?")
+    ][: 3 if sizes.greedy > 100 else 1]
+    documents = [here.encode(prompt) for prompt in prompts]
+    with torch.inference_mode():
+        off, same, positions = 0.0, 0, 0
+        for tokens in documents:
+            one, other = (
+                lab.model(torch.from_numpy(tokens)[None].to(lab.model.embedding.weight.device)).cpu()
+                for lab in (here, there)
+            )
+            off = max(off, float((one - other).abs().max()))
+            same += int((one.argmax(-1) == other.argmax(-1)).sum())
+            positions += len(tokens)
+    report.add("logits in float32", off_at_most=off, likeliest_equal=same / positions)
+    replies = list[list[Any]]()
+    for lab in (here, there):
+        replies.append(
+            [lab.encode(lab.generate(each, temperature=0.0, guidance=1.0, max_tokens=sizes.greedy)) for each in prompts]
+        )
+    for prompt, one, other in zip(prompts, *replies, strict=True):
+        shared = next(
+            (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        )
+        words = " ".join(part.text for part in prompt if isinstance(part, Text))
+        report.add(f"greedy tokens after {words!r}", equal=shared, of=max(len(one), len(other)))
+    seeded = [lab.generate(prompts[0], seed=7, max_tokens=sizes.greedy) for lab in (here, there)]
+    report.add(
+        "sampled with one seed, guided", equal=here.encode(seeded[0]).tolist() == here.encode(seeded[1]).tolist()
+    )
+    from chameleon_lab.corpora.mixture import scene_pairs
+
+    pictures = [part.picture for document in scene_pairs(8) for part in document if isinstance(part, Image)]
+    codes = [lab.tokenizer.image.encode_batch(pictures) for lab in (here, there)]
+    report.add("codes of 8 pictures", equal=float((codes[0] == codes[1]).mean()))
+    seen = [np.asarray(lab.tokenizer.image.decode(codes[0][0])).astype(int) for lab in (here, there)]
+    report.add("a decoded picture", levels_off_at_most=int(np.abs(seen[0] - seen[1]).max()))
+    if torch.cuda.is_available():
+        with report.attempt("logits in bfloat16"), torch.inference_mode():
+            half = Chameleon.load("tiny", device="cuda", dtype=torch.bfloat16)
+            tokens = torch.from_numpy(documents[0])[None]
+            one, other = here.model(tokens), half.model(tokens.cuda()).cpu()
+            kl = nn.functional.kl_div(other.log_softmax(-1), one.softmax(-1), reduction="none").sum(-1).mean()
+            report.add(
+                "logits in bfloat16",
+                mean_KL_in_nats=float(kl),
+                likeliest_equal=float((one.argmax(-1) == other.argmax(-1)).float().mean()),
+            )
+
+
+def run_resume(sizes: Sizes, report: Report) -> None:
+    """A training with dropout, stopped and resumed, beside one that was not: bitwise equal losses."""
+    from chameleon_lab.training.control import Control
+    from chameleon_lab.training.folder import RunFolder
+    from chameleon_lab.training.loop import train
+    from chameleon_lab.training.modules import LanguageModule
+    from chameleon_lab.training.trainable import Prepared
+
+    config = replace(TOY_SHAPE, width=64, head_width=32, fixes=(QueryKeyNorm(), Dropout(0.2)))
+    batches = fixed_batches(config, 4, 64)
+    steps = sizes.resumed
+
+    def losses(folder: Path, precision: str, recipe: Recipe, stop: int | None) -> list[float]:
+        torch.manual_seed(3)
+        module = LanguageModule(Transformer(config), Objective(), recipe, Budget(steps=steps))
+        control, values = Control(), list[float]()
+
+        def note(_module: Any, record: Any) -> None:
+            values.append(record.values["loss"])
+            if len(values) == stop:
+                control.stop()
+
+        train(
+            Prepared(module, lambda place: batches[place % 4]),
+            RunFolder(folder),
+            note,
+            control=control,
+            precision=precision,
+        )
+        torch.manual_seed(999)  # so that only what was saved can make the rest equal
+        return values
+
+    kinds = [("AdamW", ADAM, "32-true"), ("Muon", SMALL.recipe, "bf16-mixed"), ("AdamW", ADAM, "bf16-mixed")]
+    for kind, recipe, precision in kinds[: 3 if steps > 4 else 1]:
+        with report.attempt(name := f"{kind}, {precision}"), tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            whole, again = (losses(folder / each, precision, recipe, None) for each in ("whole", "again"))
+            parts = losses(folder / "parts", precision, recipe, steps // 2)
+            parts += losses(folder / "parts", precision, recipe, None)
+            off = max(abs(one - other) for one, other in zip(whole, parts, strict=True))
+            report.add(name, repeats_bitwise=whole == again, resumes_bitwise=whole == parts, off_at_most=off)
+            if whole == again and whole != parts:
+                raise AssertionError(f"The resumed run differs by up to {off}, though the run repeats bitwise.")
+
+
+PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
+    "tests": (run_tests, 90),
+    "parity": (run_parity, 60),
+    "resume": (run_resume, 60),
+    "decoding": (run_decoding, 90),
+    "picture": (run_picture, 90),
+    "training": (run_training, 180),
+    "images": (run_images, 60),
+    "monitors": (run_monitors, 90),
+}
+"""Each part, and its limit in seconds on a GPU."""
+
+
+# The command
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **fixed, "PYTHONPATH": paths}
+
+
+def run_part(name: str, toy: bool, file: Path) -> None:
+    """Runs one part here; what it measures is in the file, whatever happens afterwards."""
+    report = Report(file=file)
+    report.write()
+    work, _ = PARTS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, about loaders and loggers
+        work(TOY if toy else REAL, report)
+
+
+def run_apart(name: str, toy: bool, out: Path, limit: float) -> dict[str, Any]:
+    """Runs one part in a process of its own: its rows, how it ended, and its last words where it failed."""
+    file, log = out / f".{name}.json", out / f"{name}.log"
+    file.unlink(missing_ok=True)
+    order = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--inside",
+        name,
+        "--out",
+        str(out),
+        *(["--toy"] if toy else []),
+    ]
+    started = time.monotonic()
+    with log.open("w") as words:
+        child = subprocess.Popen(
+            order, cwd=ROOT, env=environment(), stdout=words, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = child.wait(limit)
+            outcome = "done" if code == 0 else f"failed ({code})"
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, 9)  # with the processes that it started
+            child.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            outcome = f"stopped after {limit:.0f} s"
+    result: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started, "rows": {}, "remarks": []}
+    if file.exists():
+        result |= json.loads(file.read_text())
+        file.unlink()
+    if outcome != "done":
+        result["last words"] = log.read_text().strip().splitlines()[-25:]
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """The date, and what it all ran on."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        "card": "none: toy sizes on a CPU",
+        "driver": "none",
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda or "none",
+        "Python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        facts["card"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+            facts["driver"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
+    return facts
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole report as one page: a table of the machine and the parts, and a table for each part."""
+    facts = results["machine"]
+    lines = ["# What a GPU makes of it", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
+    lines += ["| part | outcome | seconds |", "|---|---|---|"]
+    lines += [f"| {name} | {part['outcome']} | {part['seconds']:.0f} |" for name, part in results["parts"].items()]
+    lines += ["", *(f"- {line}" for line in verdicts(results))]
+    for name, part in results["parts"].items():
+        columns = list(dict.fromkeys(key for row in part["rows"].values() for key in row))
+        lines += ["", f"## {name}", ""]
+        if columns:
+            lines += [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for label, row in part["rows"].items():
+            cells = (brief(row[key]).replace("|", "/") if key in row else "" for key in columns)
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines += ["", *(f"- {words}" for words in part["remarks"])] if part["remarks"] else []
+        if words := part.get("last words"):
+            lines += ["", "```", *words, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def verdicts(results: dict[str, Any]) -> list[str]:
+    """The aims, each beside what was measured; nothing where nothing was."""
+    rows = {(part, name): row for part, each in results["parts"].items() for name, row in each["rows"].items()}
+
+    def figures(part: str, key: str) -> list[float]:
+        return [row[key] for (place, _), row in rows.items() if place == part and isinstance(row.get(key), int | float)]
+
+    lines = list[str]()
+    for words, measured, aim in (
+        ("share of the stated bandwidth, best", figures("decoding", "share of stated"), "at least 0.7"),
+        ("seconds a guided picture", figures("picture", "seconds")[:1], "at most 6"),
+        ("MFU, best", figures("training", "MFU"), "at least 0.5"),
+    ):
+        if measured:
+            lines.append(f"{words}: {max(measured):.2f} (aim: {aim})")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts; 0 where all of them were done, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="the folder of the report")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the whole")
+    parser.add_argument("--toy", action="store_true", help="toy sizes, which a CPU has anyway")
+    parser.add_argument("--together", action="store_true", help="all parts in this one process, without limits")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    chosen = [name.strip() for name in asked.parts.split(",") if name.strip()]
+    if strange := [name for name in chosen if name not in PARTS]:
+        parser.error(f"no part is called {', '.join(strange)}; there are {', '.join(PARTS)}")
+    toy = asked.toy or not torch.cuda.is_available()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.inside:
+        run_part(asked.inside, toy, asked.out / f".{asked.inside}.json")
+        return 0
+    results: dict[str, Any] = {"machine": machine(), "toy": toy, "parts": {}}
+    deadline = time.monotonic() + 60 * asked.minutes
+    for name in chosen:
+        left = deadline - time.monotonic()
+        print(f"{name} ...", flush=True)
+        if left < 5:
+            part: dict[str, Any] = {"outcome": "not begun: no time was left", "seconds": 0.0, "rows": {}, "remarks": []}
+        elif asked.together:
+            part = run_together(name, toy, asked.out)
+        else:
+            part = run_apart(name, toy, asked.out, min(PARTS[name][1], left))
+        results["parts"][name] = part
+        print(f"{name}: {part['outcome']}, {part['seconds']:.0f} s", flush=True)
+        put(asked.out / "gpu.json", json.dumps(results, indent=1) + "\n")
+        put(asked.out / "gpu.md", markdown(results))
+    print(f"\n{markdown(results)}\nIn {asked.out}/gpu.json and gpu.md.", flush=True)
+    return int(any(part["outcome"] != "done" for part in results["parts"].values()))
+
+
+def run_together(name: str, toy: bool, out: Path) -> dict[str, Any]:
+    """Runs one part in this process, for tests, which have no time for one each."""
+    file, started, outcome, words = out / f".{name}.json", time.monotonic(), "done", list[str]()
+    try:
+        run_part(name, toy, file)
+    except Exception as error:
+        outcome, words = "failed (here)", [f"{type(error).__name__}: {error}"]
+    result = {"outcome": outcome, "seconds": time.monotonic() - started, **json.loads(file.read_text())}
+    file.unlink()
+    return result | ({"last words": words} if words else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
