@@ -299,8 +299,8 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
         edges = replace(whole.objective, perceptual="edges")
         return replace(whole, tokenizer=config, objective=edges, batch=2, precision="32-true")
 
-    def small_transformer(corpus, tokenizer):
-        whole = transformer(corpus, tokenizer)
+    def small_transformer(corpus, tokenizer, tokens):
+        whole = transformer(corpus, tokenizer, tokens)
         assert isinstance(whole.data, EmojiDocuments)
         shape = replace(whole.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48, context=400)
         return replace(whole, model=shape, data=replace(whole.data, tokens=300), precision="32-true")

@@ -179,6 +179,11 @@ def _write_files(opened: Opened, folder: Path) -> None:
         (folder / "text_tokenizer.json").write_text(text.json, encoding="utf-8")
 
 
+def read_card(folder: Path | str) -> dict[str, Any]:
+    """A checkpoint's card."""
+    return _read_config(Path(folder)).get("card", {})
+
+
 def write_card(folder: Path | str, card: dict[str, Any]) -> None:
     """Puts another card into a checkpoint, its weights untouched."""
     folder = Path(folder)

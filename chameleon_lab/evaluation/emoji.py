@@ -278,8 +278,8 @@ def emoji_page(card: dict) -> str:
         "- command: `python -m chameleon_lab.training.emoji CORPUS FOLDER`, then",
         "  `python -m chameleon_lab.evaluation.emoji CORPUS --model FOLDER/model --write`",
         f"- trained: {card['trained']}, on {card['machine']}",
-        f"- time: {card['minutes']['image tokenizer']:g} min image tokenizer, "
-        f"{card['minutes']['transformer']:g} min transformer, on shared cores",
+        f"- time: {card['minutes']:g} min; the image tokenizer's {card['image tokenizer']['minutes']:g} min on "
+        f"{card['image tokenizer']['machine']}",
         f"- transformer: {card['steps']:,} steps, {card['tokens']:,} tokens",
         *(f"- {note}" for note in card["notes"]),
         "",

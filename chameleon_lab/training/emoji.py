@@ -40,6 +40,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
 from chameleon_lab.tokenizers.quantizers import spread_book
+from chameleon_lab.training.ahead import in_processes, made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY, Experiment
@@ -81,7 +82,7 @@ class EmojiImages:
 
 
 def _pixels(experiment: ImageExperiment, folder: Path | str) -> Pixels:
-    return EmojiImages(folder, experiment.seed, experiment.batch, experiment.side)
+    return made_ahead(partial(EmojiImages, folder, experiment.seed, experiment.batch, experiment.side))
 
 
 def emoji_images(folder: Path | str) -> ImageExperiment:
@@ -174,11 +175,43 @@ class Views:
         place = int(rng.integers(self.drawn if learn or sketch else self.read))
         key = idea.idea, style, sketch, place
         if key not in self._codes:
-            placed = np.random.default_rng([zlib.crc32(idea.idea.encode()), place]) if place else None
-            picture = emoji.sketch(idea, style, sketch, placed) if sketch else emoji.picture(idea, style, placed)
-            with torch.autocast(self.tokenizer.device.type, enabled=False):  # a training step asks for this
-                self._codes[key] = self.tokenizer.encode(picture).astype(np.int16)
+            self._codes[key] = self._encoded(emoji, idea, style, sketch, place)
         return Image(self.PICTURE, self._codes[key], learn)
+
+    def _encoded(self, emoji: Emoji, idea: Drawn, style: str, sketch: str, place: int) -> np.ndarray:
+        placed = np.random.default_rng([zlib.crc32(idea.idea.encode()), place]) if place else None
+        picture = emoji.sketch(idea, style, sketch, placed) if sketch else emoji.picture(idea, style, placed)
+        with torch.autocast(self.tokenizer.device.type, enabled=False):  # a training step asks for this
+            return self.tokenizer.encode(picture).astype(np.int16)
+
+    def fill(self, emoji: Emoji, processes: int) -> None:
+        """Encodes all that documents can ask for at once, so that none of several processes does it for itself."""
+        work = in_processes(_views_of, emoji.drawings(), processes, _open_views, self, emoji.folder)
+        for codes in work:
+            self._codes |= codes
+
+    def of(self, emoji: Emoji, idea: Drawn, style: str) -> dict[tuple[str, str, str, int], np.ndarray]:
+        """All views of a drawing."""
+        keys = [("", place) for place in range(max(self.drawn, self.read))]
+        keys += [(sketch, place) for sketch in KINDS_OF_SKETCH for place in range(self.drawn)]
+        return {
+            (idea.idea, style, sketch, place): self._encoded(emoji, idea, style, sketch, place)
+            for sketch, place in keys
+        }
+
+
+_view_source: tuple[Views, Emoji] | None = None
+
+
+def _open_views(views: Views, folder: Path) -> None:
+    global _view_source
+    _view_source = views, Emoji(folder)
+
+
+def _views_of(drawing: tuple[Drawn, str]) -> dict[tuple[str, str, str, int], np.ndarray]:
+    assert _view_source is not None
+    views, emoji = _view_source
+    return views.of(emoji, *drawing)
 
 
 @dataclass(frozen=True)
@@ -197,13 +230,17 @@ class EmojiDocuments:
     tokens: int = 2048
     weights: Mapping[str, float] = field(default_factory=lambda: dict(EMOJI_WEIGHTS))
     drawn: int = 1
-    read: int = 8
+    read: int = 16
     noise: float = 0.15
     first: int = 24
     first_weight: float = 2.0
 
     def open(self, seed: int, steps: int | None) -> Corpus:
-        return Corpus(self.tokenizer.vocabulary, EmojiBatches(self, seed))
+        views = Views(self.tokenizer.image, self.drawn, self.read)
+        if processes := spare_cores():
+            views.fill(Emoji(self.folder), processes)
+        batches = made_ahead(partial(EmojiBatches, self, seed, views=views))
+        return Corpus(self.tokenizer.vocabulary, batches, tokenizer=lambda: self.tokenizer)
 
 
 class EmojiBatches:
@@ -212,9 +249,9 @@ class EmojiBatches:
     MEAN_LENGTH = 98
     """Tokens of an average document under `EMOJI_WEIGHTS`."""
 
-    def __init__(self, data: EmojiDocuments, seed: int, pool: int = 16) -> None:
+    def __init__(self, data: EmojiDocuments, seed: int, pool: int = 16, views: Views | None = None) -> None:
         self.data, self.seed, self.pool = data, seed, pool
-        self.emoji = Emoji(data.folder, Views(data.tokenizer.image, data.drawn, data.read))
+        self.emoji = Emoji(data.folder, views or Views(data.tokenizer.image, data.drawn, data.read))
         self._batches = lru_cache(maxsize=1)(self._pool)
 
     def __call__(self, step: int) -> Batch:
@@ -245,13 +282,14 @@ def emphasized(batch: Batch, data: EmojiDocuments, rng: np.random.Generator) -> 
     return replace(batch, inputs_BT=torch.from_numpy(inputs_BT), weights_BT=torch.from_numpy(weights_BT))
 
 
-def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer) -> Experiment:
-    """The transformer of the emoji model, 2.6 M parameters."""
+def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens: int) -> Experiment:
+    """The transformer of the emoji model, 4.6 M parameters, on so many `tokens` a step."""
+    shape = {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "ffn_width": 704, "context": 320}
     return replace(
         TINY,
         name="emoji",
-        model=replace(TINY.model, layers=5, context=320),
-        data=EmojiDocuments(folder, tokenizer),
+        model=replace(TINY.model, **shape),
+        data=EmojiDocuments(folder, tokenizer, tokens),
         recipe=replace(TINY.recipe, schedule=CoolDown(0.35)),
         objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),)),
         budget=Budget(minutes=240),
@@ -271,6 +309,7 @@ def train_emoji(
     folder: Path | str,
     minutes: tuple[float, float] = (30, 240),
     codes: int = CODES,
+    tokens: int = 2048,
     every: float = 30.0,
 ) -> Chameleon:
     """The emoji model, from all three stages' runs in a folder; it is written to `folder/model`.
@@ -280,14 +319,10 @@ def train_emoji(
     """
     folder = Path(folder)
     text = TextExperiment("emoji", PIECES, partial(emoji_texts, folder=corpus)).run(folder / "text").result()
-    images = replace(emoji_images(corpus), budget=Budget(minutes=minutes[0])).run(folder / "image")
-    images.wait(report=_Progress("image tokenizer", every))
-    if not (folder / "spread").exists():
-        spread = with_spread_codes(images.result(), corpus, codes)
-        native.write_image_tokenizer(spread.half(), folder / "spread", {"codes": f"{codes}, spread by k-means++"})
-    image = native.read_native_images(folder / "spread").float()
+    image = _image_tokenizer(corpus, folder, minutes[0], codes, every)
+    image_card = native.read_card(folder / "spread")
     tokenizer = MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
-    experiment = replace(emoji_transformer(corpus, tokenizer), budget=Budget(minutes=minutes[1]))
+    experiment = replace(emoji_transformer(corpus, tokenizer, tokens), budget=Budget(minutes=minutes[1]))
     run = experiment.run(folder / "transformer")
     history = run.wait(report=_Progress("transformer", every))
     card = {
@@ -296,19 +331,37 @@ def train_emoji(
             name: value for name, value in plain_values(experiment.data).items() if name not in ("folder", "tokenizer")
         },
         "trained": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-        "minutes": {
-            "image tokenizer": round(images.history.records[-1].seconds / 60, 1),
-            "transformer": round(history.records[-1].seconds / 60, 1),
-        },
+        "machine": _machine(),
+        "image tokenizer": image_card,
+        "minutes": round(history.records[-1].seconds / 60, 1),
         "steps": len(history.records),
         "tokens": int(sum(history.series("tokens")[1])),
         "artwork": [f"{each.credit} ({each.name} {each.version}, {each.licence})" for each in PACKAGES],
         "notes": CARD_NOTES,
     }
     image.half()
-    Chameleon(run.result().half(), tokenizer, EMOJI_SETTINGS, card).save(folder / "model")
+    Chameleon(run.result().cpu().half(), tokenizer, EMOJI_SETTINGS, card).save(folder / "model")
     return Chameleon.load(folder / "model")
+
+
+def _image_tokenizer(corpus: Path | str, folder: Path, minutes: float, codes: int, every: float) -> ImageTokenizer:
+    """The trained one with spread codes, as it stands in `folder/spread`."""
+    if not (folder / "spread").exists():
+        images = replace(emoji_images(corpus), budget=Budget(minutes=minutes)).run(folder / "image")
+        history = images.wait(report=_Progress("image tokenizer", every))
+        spread = with_spread_codes(images.result().cpu().float(), corpus, codes)
+        card = {
+            "codes": f"{codes}, spread by k-means++",
+            "minutes": round(history.records[-1].seconds / 60, 1),
+            "machine": _machine(),
+        }
+        native.write_image_tokenizer(spread.half(), folder / "spread", card)
+    return native.read_native_images(folder / "spread").float()
+
+
+def _machine() -> str:
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+    return f"{platform.machine()}, {where}, torch {torch.__version__}"
 
 
 CARD_NOTES = [
@@ -341,13 +394,15 @@ def train_emoji_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="where the runs and the model go")
     parser.add_argument("--image-minutes", type=float, default=30, help="for the image tokenizer (default: 30)")
     parser.add_argument("--minutes", type=float, default=240, help="for the transformer, in all (default: 240)")
+    parser.add_argument("--tokens", type=int, default=2048, help="a step; a GPU likes 32768 (default: 2048)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
     with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
-        train_emoji(options.corpus, options.folder, (options.image_minutes, options.minutes))
+        minutes = options.image_minutes, options.minutes
+        train_emoji(options.corpus, options.folder, minutes, tokens=options.tokens)
     log.info("The model is in %s.", options.folder / "model")
 
 

@@ -1,0 +1,108 @@
+"""Batches made ahead of their steps by processes of their own, so that a GPU does not wait for one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+Batches = Callable[[int], Any]
+"""The batch of a step: a pure function."""
+
+
+def spare_cores() -> int:
+    """How many processes may work beside a training: none where it needs the cores itself, that is without a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(cores - 2, 12)) if torch.cuda.is_available() else 0
+
+
+class Ahead:
+    """The batches of `make()`, the same ones; each of so many `processes` makes `span` steps' at a time.
+
+    `make` is called once in each process, so it has to be picklable, and what it makes a pure function.
+    """
+
+    def __init__(self, make: Callable[[], Batches], processes: int, span: int = 16) -> None:
+        self.make, self.processes, self.span = make, processes, span
+        self._spans: dict[int, Future[bytes]] = {}
+        self._batches: tuple[int, list[Any]] = (-1, [])
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, step: int) -> Any:
+        """Raises RuntimeError where a process ended, as one does that the system kills for its memory."""
+        index, place = divmod(step, self.span)
+        if self._batches[0] != index:
+            self._batches = index, self._spanned(index)
+        return self._batches[1][place]
+
+    def _spanned(self, index: int) -> list[Any]:
+        wanted = range(index, index + 2 * self.processes)
+        for other in self._spans.keys() - set(wanted):
+            self._spans.pop(other).cancel()
+        for each in wanted:
+            if each not in self._spans:
+                self._spans[each] = self._workers().submit(_make_span, each, self.span)
+        try:
+            return pickle.loads(self._spans.pop(index).result())
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "A process that made batches ended, perhaps for want of memory: fewer of them need less."
+            ) from error
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = pool_of(self.processes, _open_batches, self.make)
+            weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        return self._pool
+
+    def __reduce__(self) -> tuple[type[Ahead], tuple[Any, ...]]:
+        return Ahead, (self.make, self.processes, self.span)
+
+
+def made_ahead(make: Callable[[], Batches]) -> Batches:
+    """The batches of `make()`: from processes where a GPU trains and cores are free, else made when they are due."""
+    processes = spare_cores()
+    return Ahead(make, processes) if processes else make()
+
+
+def pool_of(processes: int, initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
+    """Processes of one thread each, begun afresh: a copy of one that has opened a GPU could not use it."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, _begin, (initializer, arguments))
+
+
+def in_processes(
+    work: Callable[[Any], Any], items: Iterable[Any], processes: int, initializer: Callable[..., None], *arguments: Any
+) -> Iterator[Any]:
+    """`work` of each item, in order; without processes it is done here."""
+    if not processes:
+        initializer(*arguments)
+        yield from map(work, items)
+        return
+    with pool_of(processes, initializer, *arguments) as pool:
+        yield from pool.map(work, items)
+
+
+def _begin(initializer: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    initializer(*arguments)
+
+
+_batches: Batches = lambda step: None  # noqa: E731 - a worker's, set when it begins
+
+
+def _open_batches(make: Callable[[], Batches]) -> None:
+    global _batches
+    _batches = make()
+
+
+def _make_span(index: int, span: int) -> bytes:
+    """As bytes, by value: tensors that travel through shared memory take an open file each."""
+    return pickle.dumps([_batches(step) for step in range(index * span, (index + 1) * span)], pickle.HIGHEST_PROTOCOL)
