@@ -6,7 +6,7 @@
 
 Each span leaves a sentinel in its place, and follows at the end behind the same sentinel, ended by `<eoss>` (CM3, arXiv
 2201.07520; RA-CM3, 2211.12561; CM3Leon, 2309.02591, section 2.2). Which spans move is a law's business: `Spans` is the
-papers', `Holes` hides words and parts of pictures as people do. How they move, and move back, is the same for all.
+papers', and whoever hides cells of a picture has `cell_spans`. How they move, and move back, is the same for all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.parts import plain_number
-from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.vocabulary import Modality, Vocabulary
 
 
 class Span(NamedTuple):
@@ -176,6 +176,28 @@ def move_spans(
     return TokenizedDocument(
         np.concatenate([*body, tokens[last:], *tail]), np.concatenate([*body_learn, learn[last:], *tail_learn])
     )
+
+
+def cell_spans(places_RC: np.ndarray, hidden_RC: np.ndarray, most: int) -> list[Span]:
+    """The cells of an image that are hidden, as spans: each run in a row is one.
+
+    `places_RC`: the place of each cell's code in the document (`code_places`). Where that makes more than `most`, the
+    nearest become one span, with the cells between them.
+    """
+    rows_X, edges_X = np.nonzero(np.diff(hidden_RC, axis=1, prepend=False, append=False))
+    firsts_S, lasts_S = places_RC[rows_X[::2], edges_X[::2]], places_RC[rows_X[1::2], edges_X[1::2] - 1]
+    spans = [Span(first, last + 1) for first, last in zip(firsts_S.tolist(), lasts_S.tolist(), strict=True)]
+    while len(spans) > max(1, most):
+        gaps = [other.start - one.stop for one, other in pairwise(spans)]
+        place = int(np.argmin(gaps))
+        spans[place : place + 2] = [Span(spans[place].start, spans[place + 1].stop)]
+    return spans
+
+
+def code_places(tokens: np.ndarray, begin: int, grid: tuple[int, int], vocabulary: Vocabulary) -> np.ndarray:
+    """The places of the codes, rows x columns, of the image whose `begin_image` stands at `begin`."""
+    inside = vocabulary.modality[tokens[begin:]] == Modality.IMAGE
+    return begin + np.flatnonzero(inside)[: grid[0] * grid[1]].reshape(grid)
 
 
 def restore(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:

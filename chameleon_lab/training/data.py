@@ -49,7 +49,7 @@ class Scenes:
     tokens: int = 2048
     weights: Mapping[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
     held_out: int = 0
-    infill: float = 0.0
+    infill: float = field(default=0.0, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         tokenizer = self.tokenizer
@@ -79,7 +79,7 @@ class Corpora:
     stages: tuple[Stage, ...] = ()
     held_out: Path | str | None = None
     apart: int = 64
-    infill: float = 0.0
+    infill: float = field(default=0.0, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         parts = {name: opened_shards(folder) for name, folder in self.folders.items()}
