@@ -177,6 +177,35 @@ class Vocabulary:
         """How many text pieces there are."""
         return self.size - self.first_text
 
+    @property
+    def breaks(self) -> tuple[int, ...]:
+        """Tokens that no span of infilling crosses: an image's delimiters (`begin_image` is RA-CM3's `<break>`) and
+        both ends of a document."""
+        return self.begin_image, self.end_image, self.begin_document, self.end_document
+
+    @cached_property
+    def is_break(self) -> np.ndarray:
+        """Whether each token is one of `breaks`: `size` booleans."""
+        return np.isin(np.arange(self.size), self.breaks)
+
+    def require_sentinels(self, count: int = 1) -> None:
+        """Raises ValueError, saying what to do, where there are fewer sentinels than so many blanks need."""
+        if count <= self.sentinels:
+            return
+        last = self.size if self.first_grid is None else self.first_grid
+        spare = range(self.end_turn + 1, min(last, self.first_text))
+        if self.new_line is not None:
+            spare = range(spare.start, min(spare.stop, self.new_line))
+        if len(spare) >= count:
+            advice = (
+                f"Its reserved tokens can be some: dataclasses.replace(vocabulary, first_sentinel={spare.start}, "
+                f"sentinels={count}), and train the model on rearranged documents."
+            )
+        else:
+            advice = f"Make one with Vocabulary.layout(codes, pieces, sentinels={max(8, count)}), and train with it."
+        number = "no sentinels" if not self.sentinels else f"{self.sentinels} sentinels"
+        raise ValueError(f"This vocabulary has {number} and infilling needs {count}, one for each blank. {advice}")
+
     @cached_property
     def modality(self) -> np.ndarray:
         """The `Modality` of each token: `size` unsigned bytes. Decided by block, never by how a piece is spelled."""

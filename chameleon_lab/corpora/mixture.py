@@ -7,6 +7,7 @@ nothing is replayed.
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from chameleon_lab.corpora.conversations import SCENE_KINDS
+from chameleon_lab.corpora.infilling import CM3LEON_SPANS, SPAN_GROWTH, Spans, holds_sentinels
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, fit, lay_out, split_document, tokenize
 from chameleon_lab.corpora.scenes import sample_where
 from chameleon_lab.corpora.shards import Shards
@@ -55,7 +57,8 @@ def scene_pairs(count: int, seed: int = 0, where: str = "trainable") -> Iterator
 class SceneBatches:
     """Batches of scene documents, a pure function of (seed, step): `batches(step) -> Batch`.
 
-    Documents are made `pool` batches at a time, so that like lengths share a batch; about `tokens` tokens in each.
+    Documents are made `pool` batches at a time, so that like lengths share a batch; about `tokens` tokens in each. The
+    share `infill` of them is rearranged by `spans`, to learn to fill holes.
     """
 
     tokenizer: MixedModalTokenizer
@@ -63,11 +66,14 @@ class SceneBatches:
     tokens: int = 2048
     pool: int = 16
     weights: dict[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
+    infill: float = 0.0
+    spans: Spans = CM3LEON_SPANS
 
     MEAN_LENGTH = 114
     """Tokens of an average document under `SCENE_WEIGHTS`, measured by tests/test_corpora.py."""
 
     def __post_init__(self) -> None:
+        _check_infill(self.infill, self.tokenizer.vocabulary)
         self._pool_index, self._batches = -1, list[Batch]()
 
     def __call__(self, step: int) -> Batch:
@@ -76,9 +82,42 @@ class SceneBatches:
             rng = np.random.default_rng([self.seed, index])
             count = self.pool * max(1, self.tokens // self.MEAN_LENGTH)
             documents = tokenize(sample_documents(rng, self.weights, count), self.tokenizer)
-            self._batches = bucket(documents, self.pool, self.tokenizer.vocabulary, rng)
+            vocabulary = self.tokenizer.vocabulary
+            documents = infilled(documents, self.infill, self.spans, vocabulary, (self.seed, 14, index))
+            self._batches = bucket(documents, self.pool, vocabulary, rng)
             self._pool_index = index
         return self._batches[place % len(self._batches)]
+
+
+def infilled(
+    documents: list[TokenizedDocument],
+    share: float,
+    spans: Spans,
+    vocabulary: Vocabulary,
+    seed: Sequence[int],
+    room: int | None = None,
+) -> list[TokenizedDocument]:
+    """The documents, a share of them rearranged for infilling; those that hold sentinels already stay as they are.
+
+    All together get at most `room` tokens longer: what spans that takes are left out.
+    """
+    if not share:
+        return documents
+    rng, result = np.random.default_rng(seed), list[TokenizedDocument]()
+    for document in documents:
+        if rng.random() < share and not holds_sentinels(document.tokens, vocabulary):
+            length = len(document.tokens)
+            document = spans.rearrange_document(document, rng, vocabulary, room)
+            room = None if room is None else room - (len(document.tokens) - length)
+        result.append(document)
+    return result
+
+
+def _check_infill(share: float, vocabulary: Vocabulary) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"infill is the share of documents that are rearranged, 0 to 1, not {share}.")
+    if share:
+        vocabulary.require_sentinels(2)
 
 
 @dataclass(frozen=True)
@@ -120,6 +159,9 @@ class Mixture:
     all its rows, then through all again in another order; a change of weights loses and repeats none. Documents longer
     than the context are split, images never cut; pieces without a token to learn are left out.
 
+    With `infill`, that share of the pieces is rearranged by `spans`, anew in every epoch. Rows then leave room for the
+    spans to be expected and two standard deviations more; where that is not enough, the last spans are left out.
+
     Raises ValueError on an empty part, tokens of another vocabulary, and weights that are unknown, negative or all 0.
     """
 
@@ -132,7 +174,10 @@ class Mixture:
         context: int,
         rows: int,
         seed: int = 0,
+        infill: float = 0.0,
+        spans: Spans = CM3LEON_SPANS,
     ) -> None:
+        _check_infill(infill, vocabulary)
         if min(context, rows) < 1:
             raise ValueError(f"Rows and their context must be 1 or more, not {rows} and {context}.")
         if not parts:
@@ -142,8 +187,12 @@ class Mixture:
             if marks[one] != marks[other]:
                 raise ValueError(f"Parts {one!r} and {other!r} were written with different tokenizers: use one.")
         self.vocabulary, self.context, self.rows, self.seed = vocabulary, context, rows, seed
+        self.infill, self.spans = infill, spans
         self.stages = _check_stages(stages, list(parts))
-        self._parts = {name: _Rows(name, documents, vocabulary, context, seed) for name, documents in parts.items()}
+        self._parts = {
+            name: _Rows(name, documents, vocabulary, context, seed, _spare(documents, context, infill, spans))
+            for name, documents in parts.items()
+        }
         self._order = lru_cache(maxsize=2)(self._draw)
 
     def __call__(self, step: int) -> Batch:
@@ -153,7 +202,9 @@ class Mixture:
         contents: list[list[TokenizedDocument]] = []
         for row in range(step * self.rows, (step + 1) * self.rows):
             name = names[self._part(row)]
-            contents.append(self._parts[name][counts[name]])
+            pieces = self._parts[name][counts[name]]
+            room = self.context - sum(len(piece.tokens) - 1 for piece in pieces)
+            contents.append(infilled(pieces, self.infill, self.spans, self.vocabulary, (self.seed, 15, row), room))
             counts[name] += 1
         return lay_out(contents, self.context, self.vocabulary)
 
@@ -225,17 +276,37 @@ class Mixture:
         return quota
 
 
+def _spare(documents: Sequence[TokenizedDocument], context: int, infill: float, spans: Spans) -> int:
+    """Positions of a row that its spans, on their way to the end, will take."""
+    if not infill or not len(documents):
+        return 0
+    lengths = documents.lengths if isinstance(documents, Shards) else [len(each.tokens) for each in documents]
+    count = infill * spans.mean * max(1.0, context / max(1.0, float(np.mean(lengths))))
+    return SPAN_GROWTH * math.ceil(count + 2 * math.sqrt(count * (1 + spans.mean)))
+
+
 class _Rows:
-    """One part laid out in rows: the pieces of row `i`, for any `i`, epoch after epoch."""
+    """One part laid out in rows: the pieces of row `i`, for any `i`, epoch after epoch. Of each row's positions as many
+    stay free as `spare` says."""
 
     def __init__(
-        self, name: str, documents: Sequence[TokenizedDocument], vocabulary: Vocabulary, context: int, seed: int
+        self,
+        name: str,
+        documents: Sequence[TokenizedDocument],
+        vocabulary: Vocabulary,
+        context: int,
+        seed: int,
+        spare: int = 0,
     ) -> None:
         if isinstance(documents, Shards):
             documents.require(vocabulary)
         if not len(documents):
             raise ValueError(f"Part {name!r} of the mixture is empty: it has no documents.")
-        self.documents, self.vocabulary, self.context = documents, vocabulary, context
+        if spare >= context:
+            raise ValueError(
+                f"Rows of {context} positions have no room to rearrange anything: {spare} would stay free."
+            )
+        self.documents, self.vocabulary, self.context = documents, vocabulary, context - spare
         self._key = (seed, 7, zlib.crc32(name.encode()))
         self._pieces_P3 = self._cut()
         if not len(self._pieces_P3):
@@ -243,7 +314,7 @@ class _Rows:
         positions_P = self._pieces_P3[:, 2] - self._pieces_P3[:, 1]
         shuffled = np.random.default_rng([*self._key, 0]).permutation(len(positions_P))
         row_of = np.empty(len(positions_P), np.int64)
-        row_of[shuffled] = fit(positions_P[shuffled], context)
+        row_of[shuffled] = fit(positions_P[shuffled], self.context)
         self._order = np.argsort(row_of, kind="stable")
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(row_of))])
         self.longer = len(np.unique(self._pieces_P3[self._pieces_P3[:, 1] > 0, 0]))

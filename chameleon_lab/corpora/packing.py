@@ -49,14 +49,19 @@ class Batch:
         return replace(self, **moved)
 
 
-def tokenize(documents: list[Document], tokenizer: MixedModalTokenizer) -> list[TokenizedDocument]:
-    """Documents to tokens from `begin_document` to `end_document`; pictures are encoded 64 at a time."""
-    bare = [part for document in documents for part in document if isinstance(part, Image) and part.codes is None]
-    coded: dict[int, Image] = {}
+def encode_images(images: Sequence[Image], tokenizer: MixedModalTokenizer) -> dict[int, Image]:
+    """Those of the images that have no codes yet, by `id`, with codes; pictures are encoded 64 at a time."""
+    bare, coded = [image for image in images if image.codes is None], dict[int, Image]()
     for start in range(0, len(bare), 64):
         chunk = bare[start : start + 64]
         codes = tokenizer.image.encode_batch([image.picture for image in chunk])
         coded |= {id(image): replace(image, codes=grid) for image, grid in zip(chunk, codes, strict=True)}
+    return coded
+
+
+def tokenize(documents: list[Document], tokenizer: MixedModalTokenizer) -> list[TokenizedDocument]:
+    """Documents to tokens from `begin_document` to `end_document`."""
+    coded = encode_images([part for document in documents for part in document if isinstance(part, Image)], tokenizer)
     begin, end = [tokenizer.vocabulary.begin_document], [tokenizer.vocabulary.end_document]
     tokenized: list[TokenizedDocument] = []
     for document in documents:

@@ -42,18 +42,20 @@ class Scenes:
     """Documents about scenes, drawn as they are needed, in about `tokens` tokens a step.
 
     `tokenizer`: a tokenizer, or the folder or name of a model that has one. `held_out`: so many documents, drawn apart.
+    `infill`: the share of documents that are rearranged to learn to fill holes (`corpora.infilling`).
     """
 
     tokenizer: str | Path | MixedModalTokenizer = "tiny"
     tokens: int = 2048
     weights: Mapping[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
     held_out: int = 0
+    infill: float = field(default=0.0, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, MixedModalTokenizer):
             tokenizer = Chameleon.load(tokenizer).tokenizer
-        batches = SceneBatches(tokenizer, seed, self.tokens, weights=dict(self.weights))
+        batches = SceneBatches(tokenizer, seed, self.tokens, weights=dict(self.weights), infill=self.infill)
         rng = np.random.default_rng([seed, 3])
         apart: list[Batch] = []
         if self.held_out:
@@ -67,7 +69,8 @@ class Corpora:
     """Shards of documents, tokenized once, mixed by weights and packed into `rows` rows of `context` positions a step.
 
     `folders`: each part of the mixture, a folder or a shipped one's name; `stages`: the weights, equal ones unless
-    given. `held_out`: shards that are not trained on, of which at most `apart` rows are looked at.
+    given. `held_out`: shards that are not trained on, of which at most `apart` rows are looked at. `infill`: the share
+    of documents that are rearranged to learn to fill holes (`corpora.infilling`).
     """
 
     folders: Mapping[str, Path | str]
@@ -76,12 +79,14 @@ class Corpora:
     stages: tuple[Stage, ...] = ()
     held_out: Path | str | None = None
     apart: int = 64
+    infill: float = field(default=0.0, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         parts = {name: opened_shards(folder) for name, folder in self.folders.items()}
         vocabulary = next(iter(parts.values())).vocabulary
         stages = self.stages or (Stage(dict.fromkeys(parts, 1.0)),)
-        mixture = Mixture(parts, stages, vocabulary, context=self.context, rows=self.rows, seed=seed)
+        sizes = {"context": self.context, "rows": self.rows}
+        mixture = Mixture(parts, stages, vocabulary, **sizes, seed=seed, infill=self.infill)
         held_out: list[Batch] = []
         if self.held_out is not None:
             apart = opened_shards(self.held_out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
@@ -42,9 +43,11 @@ def sketch(model: ModelConfig) -> None:
 class Experiment:
     """What to train: everything that decides the result but the machine.
 
-    `model.vocabulary` 0 is filled in from the data. `rules` sound alarms. The held-out loss is measured at the end, and
-    every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the budget. `compiled`
-    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding.
+    `model.vocabulary` 0 is filled in from the data. `begins_from`: folder or name of a model of this shape, whose
+    weights are trained on; otherwise they are drawn from the seed. `rules` sound alarms. The held-out loss is measured
+    at the end, and every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the
+    budget. `compiled` has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for
+    rounding.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Experiment:
     precision: str = "32-true"
     seed: int = 0
     compiled: bool = field(default=False, metadata={"later": True})
+    begins_from: str | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
@@ -100,7 +104,8 @@ class Experiment:
         return changed
 
     def build(self, corpus: Corpus) -> LanguageModule:
-        """The module that trains, its weights drawn from the seed. Raises ValueError when the vocabularies differ."""
+        """The module that trains. Raises ValueError when the vocabularies differ, or the model that it begins from has
+        another shape."""
         from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
 
         size = self.model.vocabulary or corpus.vocabulary.size
@@ -110,8 +115,17 @@ class Experiment:
             fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
         )
         torch.manual_seed(self.seed)
+        model = Transformer(replace(self.model, vocabulary=size, fixes=fixes))
+        if self.begins_from is not None:
+            before = Chameleon.load(self.begins_from, device="cpu").model
+            if before.config != model.config:
+                raise ValueError(
+                    f"{self.begins_from} is a model of {before.config}, and this experiment trains {model.config}: "
+                    "replace(experiment, model=...) gives it the same shape."
+                )
+            model.load_state_dict(before.state_dict())
         return LanguageModule(
-            Transformer(replace(self.model, vocabulary=size, fixes=fixes)),
+            model,
             self.objective,
             self.recipe,
             self.budget,

@@ -1,0 +1,378 @@
+"""The training of the model that fills blanks: the tiny model's weights, trained on with the CM3 objective on scenes.
+
+`python -m chameleon_lab.training.infilling FOLDER` writes it to `FOLDER/model`; called again, it goes on. A GPU takes
+about half a minute to encode most scenes there are, and then `--minutes` to train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.conversations import SCENE_KINDS, Choice
+from chameleon_lab.corpora.infilling import CM3LEON_SPANS, Span, cell_spans, code_places, move_spans
+from chameleon_lab.corpora.mixture import SCENE_WEIGHTS
+from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, encode_images, tokenize
+from chameleon_lab.corpora.scene_codes import SceneCodes, drawn_with, image_of_scene, numbered_scene, scene_range
+from chameleon_lab.corpora.scenes import SIZES, Scene, Thing, sample_where
+from chameleon_lab.documents import Image
+from chameleon_lab.history import StepRecord
+from chameleon_lab.monitors.alarms import NotANumber
+from chameleon_lab.optimization import CoolDown
+from chameleon_lab.plain import plain_values
+from chameleon_lab.signals import answering, end_in_order
+from chameleon_lab.storage import whole_folder
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.training.ahead import in_processes, made_ahead, spare_cores
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import Corpus
+from chameleon_lab.training.experiments import TINY
+
+log = logging.getLogger(__name__)
+
+# What is hidden
+
+CELL = 8
+"""Pixels along a cell of the tiny image tokenizer."""
+
+
+def cells_of_thing(thing: Thing, grid: tuple[int, int]) -> np.ndarray:
+    """The cells that a thing covers: rows x columns booleans."""
+    hidden_RC, reach = np.zeros(grid, bool), -(-SIZES[thing.size] // CELL)
+    column, row = thing.x // CELL, thing.y // CELL
+    hidden_RC[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = True
+    return hidden_RC
+
+
+def _around_thing(scene: Scene, rng: Choice, grid: tuple[int, int]) -> np.ndarray:
+    """A thing's cells, sometimes with one or two more rows or columns on any side."""
+    hidden_RC = cells_of_thing(scene.things[int(rng.integers(len(scene.things)))], grid)
+    if rng.random() < 0.6:
+        return hidden_RC
+    rows, columns = np.flatnonzero(hidden_RC.any(1)), np.flatnonzero(hidden_RC.any(0))
+    top, left, below, right = rng.integers(0, 3, 4)
+    hidden_RC[max(0, rows[0] - top) : rows[-1] + 1 + below, max(0, columns[0] - left) : columns[-1] + 1 + right] = True
+    return hidden_RC
+
+
+def _rectangle(scene: Scene, rng: Choice, grid: tuple[int, int]) -> np.ndarray:
+    hidden_RC = np.zeros(grid, bool)
+    height, width = (int(rng.integers(1, side + 1)) for side in grid)
+    top, left = int(rng.integers(grid[0] - height + 1)), int(rng.integers(grid[1] - width + 1))
+    hidden_RC[top : top + height, left : left + width] = True
+    return hidden_RC
+
+
+def _brush(scene: Scene, rng: Choice, grid: tuple[int, int]) -> np.ndarray:
+    """What a person paints: strokes of one to three cells' width, or scattered cells."""
+    hidden_RC = np.zeros(grid, bool)
+    if rng.random() < 0.3:
+        return rng.random(grid) < rng.uniform(0.03, 0.5)
+    for _ in range(int(rng.integers(1, 3))):
+        row, column, wide = int(rng.integers(grid[0])), int(rng.integers(grid[1])), int(rng.integers(1, 4))
+        for _ in range(int(rng.integers(1, 7))):
+            hidden_RC[max(0, row) : row + wide, max(0, column) : column + wide] = True
+            row, column = (int(np.clip(at + rng.integers(-1, 2), 0, 7)) for at in (row, column))
+    return hidden_RC
+
+
+HIDDEN_CELLS: Mapping[Callable[[Scene, Choice, tuple[int, int]], np.ndarray], float] = {
+    _around_thing: 0.5,
+    _rectangle: 0.25,
+    _brush: 0.25,
+}
+"""What of a picture is hidden, and how often."""
+
+DETAILS = frozenset(("a", "an", "the", "of", "in", "on", "and", "background"))
+"""Words of captions that say nothing of the picture."""
+
+
+def hidden_words(caption: str, rng: Choice) -> tuple[list[str], int, int]:
+    """The words of a caption, and from which to before which they are hidden: mostly one that says something."""
+    words = caption.split(" ")
+    if rng.random() < 0.6:
+        telling = [place for place, word in enumerate(words) if word.strip(",") not in DETAILS]
+        start = telling[int(rng.integers(len(telling)))]
+        return words, start, start + 1
+    length = min(len(words), int(rng.integers(1, 7)) if rng.random() < 0.8 else len(words))
+    start = int(rng.integers(len(words) - length + 1))
+    return words, start, start + length
+
+
+# Documents
+
+HOLE_KINDS: Mapping[str, float] = {"picture": 0.55, "words": 0.3, "both": 0.15}
+
+
+def hole_document(scene: Scene, image: Image, tokenizer: MixedModalTokenizer, rng: Choice) -> TokenizedDocument:
+    """A scene's picture and caption, or the picture alone, with something hidden: rearranged for infilling."""
+    kind = str(rng.choice(list(HOLE_KINDS), p=list(HOLE_KINDS.values())))
+    vocabulary, most = tokenizer.vocabulary, tokenizer.vocabulary.sentinels
+    spans = list[Span]()
+    parts = list[tuple[np.ndarray, list[Span]]]()  # tokens, and the spans in them
+    if kind != "picture" or rng.random() < 0.7:
+        words, start, stop = hidden_words(scene.caption(), rng)
+        runs = [tokenizer.text.encode(" ".join(part)) for part in (words[:start], words[start:stop], words[stop:])]
+        hidden = [Span(len(runs[0]), len(runs[0]) + len(runs[1]))] if kind != "picture" else []
+        runs = runs if hidden else [tokenizer.text.encode(scene.caption())]
+        pieces = [piece for run in runs for piece in run]
+        parts.append((np.array([vocabulary.token_of_piece(piece) for piece in pieces], np.int64), hidden))
+        most -= len(hidden)
+    picture, hidden = tokenizer.encode_segment(image), list[Span]()
+    if kind != "words":
+        hide = list(HIDDEN_CELLS)[int(rng.choice(len(HIDDEN_CELLS), p=list(HIDDEN_CELLS.values())))]
+        hidden_RC = hide(scene, rng, tokenizer.grid)
+        if not hidden_RC.any():
+            hidden_RC[tuple(rng.integers(tokenizer.grid))] = True
+        hidden = cell_spans(code_places(picture, 0, tokenizer.grid, vocabulary), hidden_RC, most)
+    parts.insert(int(rng.random() < 0.6) * len(parts), (picture, hidden))
+    tokens = [np.array([vocabulary.begin_document])]
+    length = 1
+    for part, hidden in parts:
+        spans += [Span(span.start + length, span.stop + length) for span in hidden]
+        tokens.append(part)
+        length += len(part)
+    whole = np.concatenate([*tokens, [vocabulary.end_document]])
+    learn = np.ones(len(whole), bool)
+    learn[0] = False
+    return move_spans(TokenizedDocument(whole, learn), spans, vocabulary)
+
+
+INFILL_SHARES: Mapping[str, float] = {"holes": 0.65, "spans": 0.1, "plain": 0.25}
+"""Shares of documents: scenes with something hidden; the tiny model's documents, rearranged by `Spans` or as they were,
+so that it stays what it is."""
+
+
+@dataclass(frozen=True)
+class InfillDocuments:
+    """What the model trains on, drawn as it is needed: `tokens` tokens a step, of documents in these `shares`.
+
+    `scenes`: the folder of scenes' codes (`SceneCodes`); scenes that are not there are drawn and encoded. Fillings
+    weigh `filling_weight` times what the rest does.
+    """
+
+    scenes: Path
+    tokenizer: MixedModalTokenizer
+    tokens: int = 2048
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(INFILL_SHARES))
+    filling_weight: float = 2.0
+
+    def open(self, seed: int, steps: int | None) -> Corpus:
+        batches = made_ahead(partial(InfillBatches, self, seed))
+        return Corpus(self.tokenizer.vocabulary, batches)
+
+
+class InfillBatches:
+    """Batches of documents, a pure function of (seed, step), made `POOL` at a time, so that like lengths share one."""
+
+    POOL = 16
+    MEAN_LENGTH = 104
+    """Tokens of an average document under `INFILL_SHARES`."""
+
+    def __init__(self, data: InfillDocuments, seed: int) -> None:
+        self.data, self.seed = data, seed
+        self.codes = SceneCodes(data.scenes)
+        self._index, self._batches = -1, list[Batch]()
+
+    def __call__(self, step: int) -> Batch:
+        index, place = divmod(step, self.POOL)
+        if index != self._index:
+            rng, vocabulary = np.random.default_rng([self.seed, 16, index]), self.data.tokenizer.vocabulary
+            count = self.POOL * max(1, round(self.data.tokens / self.MEAN_LENGTH))
+            with drawn_with(self.codes), torch.autocast("cpu", enabled=False):  # a training step asks for this
+                documents = self._documents(rng, count)
+            batches = bucket(documents, self.POOL, vocabulary, rng)
+            self._batches = [self._weighted(batch) for batch in batches]
+            self._index = index
+        return self._batches[place % len(self._batches)]
+
+    def _documents(self, rng: Choice, count: int) -> list[TokenizedDocument]:
+        tokenizer, vocabulary = self.data.tokenizer, self.data.tokenizer.vocabulary
+        names, shares = list(self.data.shares), np.array(list(self.data.shares.values()))
+        numbers = dict(zip(names, rng.multinomial(count, shares / shares.sum()), strict=True))
+        scenes = [self._scene(rng) for _ in range(numbers.get("holes", 0))]
+        images = [image_of_scene(scene) for scene in scenes]
+        coded = encode_images(images, tokenizer)
+        documents = [
+            hole_document(scene, coded.get(id(image), image), tokenizer, rng)
+            for scene, image in zip(scenes, images, strict=True)
+        ]
+        kinds, weights = list(SCENE_WEIGHTS), np.array(list(SCENE_WEIGHTS.values()))
+        for name in ("spans", "plain"):
+            drawn = rng.choice(kinds, numbers.get(name, 0), p=weights / weights.sum())
+            some = tokenize([SCENE_KINDS[str(kind)](rng) for kind in drawn], tokenizer)
+            if name == "spans":
+                some = [CM3LEON_SPANS.rearrange_document(each, rng, vocabulary) for each in some]
+            documents += some
+        return documents
+
+    def _scene(self, rng: Choice) -> Scene:
+        """A trainable scene; one of three things from those that have codes, of all too many."""
+        scene, threes = sample_where(rng, "trainable"), self.codes.scenes_of(3)
+        if len(scene.things) == 3 and len(threes):
+            return numbered_scene(int(self.codes.numbers_S[threes[int(rng.integers(len(threes)))]]))
+        return scene
+
+    def _weighted(self, batch: Batch) -> Batch:
+        """The batch with weights on what stands behind a document's end."""
+        ended_BT = batch.inputs_BT == self.data.tokenizer.vocabulary.end_document
+        weights_BT = torch.where(ended_BT.cumsum(1) > 0, self.data.filling_weight, 1.0)
+        return replace(batch, weights_BT=weights_BT.float())
+
+
+# Codes of scenes, before the training
+
+CHUNK = 512
+"""Scenes that a process draws at a time."""
+
+
+def scenes_to_encode(threes: int, seed: int = 0) -> np.ndarray:
+    """The numbers of all scenes of one and two things, and of so many of three."""
+    first, last = scene_range(3)
+    some = first + np.random.default_rng([seed, 17]).choice(last - first, min(threes, last - first), replace=False)
+    return np.concatenate([np.arange(first), some])
+
+
+def encode_scenes(tokenizer: MixedModalTokenizer, folder: Path, numbers: np.ndarray) -> SceneCodes:
+    """The codes of the trainable ones among these scenes, in a folder; what it holds already is not made again."""
+    if (folder / "numbers.npy").is_file():
+        return SceneCodes(folder)
+    began, image, device = time.monotonic(), tokenizer.image, "cuda" if torch.cuda.is_available() else "cpu"
+    rows, codes = [np.empty(0, np.int64)], [np.empty((0, *tokenizer.grid), np.uint16)]
+    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+    image.to(device)
+    with whole_folder(folder) as hidden:
+        for some, pixels_BHWC in in_processes(draw_trainable, chunks, spare_cores(), logging.basicConfig):
+            if len(some):
+                pixels_BCHW = torch.from_numpy(pixels_BHWC).to(device).movedim(-1, 1).contiguous().float() / 255 * 2 - 1
+                with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+                    codes.append(image.encode_pixels(pixels_BCHW).cpu().numpy().astype(np.uint16))
+                rows.append(some)
+        whole = np.concatenate(rows)
+        order = np.argsort(whole)
+        np.save(hidden / "codes.npy", np.concatenate(codes)[order])
+        np.save(hidden / "numbers.npy", whole[order])
+    image.to("cpu")
+    log.info("Encoded %s scenes in %.0f s.", f"{len(whole):,}", time.monotonic() - began)
+    return SceneCodes(folder)
+
+
+def draw_trainable(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The trainable ones of some scenes, each once, and their pixels: B x rows x columns x 3 bytes."""
+    scenes = [(number, numbered_scene(int(number))) for number in numbers]
+    scenes = [(number, scene) for number, scene in scenes if scene.trainable and _is_sampled(scene)]
+    pixels = [np.asarray(scene.picture()) for _, scene in scenes]
+    return np.array([number for number, _ in scenes], np.int64), np.array(pixels, np.uint8)
+
+
+def _is_sampled(scene: Scene) -> bool:
+    """Whether no two of its things have one shape and colour."""
+    return len({thing.pair for thing in scene.things}) == len(scene.things)
+
+
+# All of it
+
+INFILLING = replace(
+    TINY,
+    name="infilling",
+    begins_from="tiny",
+    budget=Budget(minutes=60),
+    recipe=replace(TINY.recipe, schedule=CoolDown(0.4), warm_up=200),
+    monitors=(),  # time is what this training has least of
+    rules=(NotANumber(),),
+)
+"""The tiny model's shape, from its weights on."""
+
+GPU_TOKENS, CPU_TOKENS = 32768, 2048
+"""Tokens a step: what an H100 takes in little more time than fewer."""
+
+GPU_THREES = 300_000
+"""Scenes of three things that are encoded beforehand where there is a GPU."""
+
+
+def train_infilling(
+    folder: Path | str, minutes: float = 7.0, tokens: int | None = None, threes: int | None = None, every: float = 20.0
+) -> Chameleon:
+    """The model that fills blanks, written to `folder/model`. Called again with more minutes, it goes on.
+
+    `tokens` a step, and how many scenes of three things are encoded beforehand, depend on whether there is a GPU;
+    without one scenes are encoded as they are needed. Every so many seconds the log says how far it is.
+    """
+    folder, lab, gpu = Path(folder), Chameleon.load("tiny", device="cpu"), torch.cuda.is_available()
+    if gpu or threes is not None:
+        numbers = scenes_to_encode(GPU_THREES if threes is None else threes)
+    else:
+        numbers = np.empty(0, np.int64)
+    encode_scenes(lab.tokenizer, folder / "scenes", numbers)
+    data = InfillDocuments(folder / "scenes", lab.tokenizer, tokens or (GPU_TOKENS if gpu else CPU_TOKENS))
+    experiment = replace(
+        INFILLING,
+        data=data,
+        budget=Budget(minutes=minutes),
+        objective=replace(INFILLING.objective, logits_at_once=2**26) if gpu else INFILLING.objective,
+        precision="bf16-mixed" if gpu else "32-true",
+    )
+    run = experiment.run(folder / "transformer")
+    history = run.wait(report=_InfillProgress(every))
+    card = {
+        "experiment": plain_values(replace(experiment, data=None)),
+        "data": {name: value for name, value in plain_values(data).items() if name not in ("scenes", "tokenizer")},
+        "trained": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {_device_name()}, torch {torch.__version__}",
+        "minutes": round(history.records[-1].seconds / 60, 1),
+        "steps": len(history.records),
+        "tokens": int(sum(history.series("tokens")[1])),
+        "notes": ["begins from the tiny model's weights, and keeps its two tokenizers"],
+    }
+    lab.tokenizer.image.half()
+    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
+    return Chameleon.load(folder / "model")
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+
+
+class _InfillProgress:
+    """Says now and then how far the run is."""
+
+    def __init__(self, every: float) -> None:
+        self.every, self.last = every, time.monotonic()
+
+    def __call__(self, record: StepRecord) -> None:
+        if time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            names = [name for name in ("text_loss", "image_loss", "rate") if name in record.values]
+            losses = "  ".join(f"{name} {record.values[name]:.3g}" for name in names)
+            log.info("%6.2f min  step %d  %s", record.seconds / 60, record.step + 1, losses)
+
+
+def train_infilling_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the run and the model go")
+    parser.add_argument("--minutes", type=float, default=7, help="of training, in all (default: 7)")
+    parser.add_argument("--tokens", type=int, help=f"a step (default: {CPU_TOKENS}, on a GPU {GPU_TOKENS})")
+    parser.add_argument("--threes", type=int, help="scenes of three things to encode beforehand (on a GPU 300,000)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
+        train_infilling(options.folder, options.minutes, options.tokens, options.threes)
+    log.info("The model is in %s.", options.folder / "model")
+
+
+if __name__ == "__main__":
+    # By its own name: what an experiment names in `__main__` counts as a person's own, and as another one.
+    from chameleon_lab.training.infilling import train_infilling_command as command
+
+    command()
