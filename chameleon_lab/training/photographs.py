@@ -186,7 +186,7 @@ def train_all(
 
 
 MODULE = "chameleon_lab.training.photographs"
-RESERVE = 1.7  # minutes
+RESERVE = 2.2  # minutes
 
 
 def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
@@ -207,7 +207,10 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
             content = (out / each["variant"] / "tokenizer" / name).read_bytes()
             write_file(results / f"{each['variant']}.{name.rpartition('.')[2]}", content)
     first = [each for each in scores if each["seed"] == 0]
-    tokenizers = {each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float() for each in first}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizers = {
+        each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float().to(device) for each in first
+    }
     contact_sheet(held_out_photographs(corpus), tokenizers).save(results / "sheet.jpg", quality=92)
     return scores
 
@@ -272,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, help="of one variant, instead of minutes")
     parser.add_argument("--minutes", type=float, default=8.0, help="of one variant's training, or of all in all")
+    parser.add_argument("--only", nargs="*", default=[each.name for each in VARIANTS], help="which of all, by name")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.what == "one":
@@ -281,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.what == "all":
         extra = [f"--batch={options.batch}", *([f"--steps={options.steps}"] if options.steps else [])]
-        scores = train_all(options.corpus, options.out, options.minutes, extra=extra)
+        variants = [each for each in VARIANTS if each.name in options.only]
+        scores = train_all(options.corpus, options.out, options.minutes, variants, extra)
     else:
         scores = sum_up(options.corpus, options.out)
     for each in sorted(scores, key=lambda each: (each["factor"], each["perceptual"], each["seed"])):
