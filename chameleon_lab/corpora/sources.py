@@ -188,7 +188,7 @@ class Crops:
 
 
 SHORTEST_SIDES = (180, 256, 360, 512)
-"""Pixels along a picture's shorter side, in the sizes that `CropsAtSizes` holds: steps of about the square root of 2."""
+"""Pixels along a picture's shorter side, in the sizes that `CropsAtSizes` holds: about the square root of 2 apart."""
 
 
 class CropsAtSizes:

@@ -1,7 +1,7 @@
 """Tokenizers of photographs at three rates and by two losses, trained side by side on one GPU and compared.
 
-`python -m chameleon_lab.training.photographs all CORPUS OUT` trains every variant of `VARIANTS` in a process of its own,
-all at once, and measures each on the photographs held out; `one` trains a single variant; `sum` makes OUT's table,
+`python -m chameleon_lab.evaluation.photographs all CORPUS OUT` trains every variant of `VARIANTS` in a process of its
+own, all at once, and measures each on the photographs held out; `one` trains a single variant; `sum` makes OUT's table,
 contact sheet and winners of what is finished. The corpus is `chameleon_lab.corpora.photograph_corpus`'s.
 """
 
@@ -56,7 +56,7 @@ TOKENIZER = ImageTokenizerConfig(
 )
 """256 x 256 pixels to 32 x 32 codes of 16,384: 1.8 M parameters. Levels instead of a book: nothing can collapse."""
 
-SHAPES = {
+PHOTOGRAPH_TOKENIZERS = {
     4: replace(TOKENIZER, widths=(128,), blocks=2),
     8: TOKENIZER,
     16: replace(TOKENIZER, widths=(64, 96, 120)),
@@ -100,7 +100,7 @@ def experiment_of(variant: Variant, corpus: Path | str, budget: Budget, batch: i
     """The training of a variant. On a GPU in bfloat16, where the loss is computed in what autocast gives."""
     return ImageExperiment(
         name=variant.name,
-        tokenizer=SHAPES[variant.factor],
+        tokenizer=PHOTOGRAPH_TOKENIZERS[variant.factor],
         recipe=Recipe(rate=1.5e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-4, warm_up=100, schedule=CoolDown(0.4)),
         budget=budget,
         objective=ReconstructionObjective(variant.perceptual, square=2.0, adversary=None),
@@ -160,11 +160,11 @@ def train_all(
 ) -> list[dict[str, Any]]:
     """Trains all variants at once, each in a process of its own, and sums up those that ended within `minutes`.
 
-    Of the minutes, `RESERVE` are left for what is no training: imports, pictures, and the measuring at the end.
+    Of the minutes, `UNTRAINED_MINUTES` are left for imports, pictures, and the measuring at the end.
     """
     out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * minutes
-    training = max(minutes - RESERVE, minutes / 3)
+    training = max(minutes - UNTRAINED_MINUTES, minutes / 3)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     children = dict[str, subprocess.Popen[bytes]]()
     for variant in variants:
@@ -185,12 +185,12 @@ def train_all(
     return sum_up(corpus, out)
 
 
-MODULE = "chameleon_lab.training.photographs"
-RESERVE = 2.2  # minutes
+MODULE = "chameleon_lab.evaluation.photographs"
+UNTRAINED_MINUTES = 2.2
 
 
 def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
-    """Writes `scores.json`, `sheet.jpg` and the weights of the best of each factor to `out/results`; returns the scores.
+    """Writes `scores.json`, `sheet.jpg` and the best weights of each factor to `out/results`; returns the scores.
 
     The best of a factor is the one with the least sum of ranks by PSNR, SSIM and EfficientNet-Lite0 distance.
     """
@@ -200,7 +200,7 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
     results = out / "results"
     results.mkdir(exist_ok=True)
     best = [_best([each for each in scores if each["factor"] == factor]) for factor in _values(scores, "factor")]
-    table = {"best": [each["variant"] for each in best], "means": list(_means(scores)), "scores": scores}
+    table = {"best": [each["variant"] for each in best], "means": list(_mean_rows(scores)), "scores": scores}
     write_file(results / "scores.json", json.dumps(table, indent=1))
     for each in best:
         for name in ("image_tokenizer.safetensors", "config.json"):
@@ -211,7 +211,7 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
     tokenizers = {
         each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float().to(device) for each in first
     }
-    contact_sheet(held_out_photographs(corpus), tokenizers).save(results / "sheet.jpg", quality=92)
+    sheet_of_trips(held_out_photographs(corpus), tokenizers).save(results / "sheet.jpg", quality=92)
     return scores
 
 
@@ -230,7 +230,7 @@ def _best(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
 DISTANCE = "EfficientNet-Lite0 distance"
 
 
-def _means(scores: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _mean_rows(scores: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Of each factor and loss: mean and sample standard deviation over the seeds."""
     for factor in _values(scores, "factor"):
         for perceptual in _values(scores, "perceptual"):
@@ -243,7 +243,7 @@ def _means(scores: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def contact_sheet(
+def sheet_of_trips(
     pictures: dict[str, PIL.Image.Image], tokenizers: dict[str, ImageTokenizer], most: int = 10
 ) -> PIL.Image.Image:
     """Photographs in the first row, below it what each tokenizer makes of them, with its PSNR."""
@@ -255,21 +255,21 @@ def contact_sheet(
         for row, (label, tokenizer) in enumerate([("", None), *tokenizers.items()]):
             place = (side * column, (side + band) * row)
             if tokenizer is None:
-                shown, words = next(iter(tokenizers.values())).prepare(picture), name
+                image, words = next(iter(tokenizers.values())).prepare(picture), name
             else:
                 trip = tokenizer.reconstruct(picture)
-                shown, words = trip.picture, f"{label}: {trip.psnr:.1f} dB, SSIM {trip.ssim:.2f}"
-            sheet.paste(shown, (place[0], place[1] + band))
+                image, words = trip.picture, f"{label}: {trip.psnr:.1f} dB, SSIM {trip.ssim:.2f}"
+            sheet.paste(image, (place[0], place[1] + band))
             drawing.text((place[0] + 2, place[1] + 1), words, fill="black")
     return sheet
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def train_from_options(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     parser.add_argument("what", choices=("one", "all", "sum"))
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--factor", type=int, choices=tuple(SHAPES), default=8)
+    parser.add_argument("--factor", type=int, choices=tuple(PHOTOGRAPH_TOKENIZERS), default=8)
     parser.add_argument("--perceptual", choices=("edges", "efficientnet"), default="efficientnet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)
@@ -294,4 +294,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train_from_options()
