@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.records import SSIM_WINDOW, MetricCard, MetricValue, structural_similarity
-from chameleon_lab.tokenizers.networks import BACKBONES, FeatureNetwork, inception, lpips
+from chameleon_lab.tokenizers.networks import BACKBONES, FeatureNetwork, efficientnet_lite0, inception, lpips
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to load, so it is imported where it is used
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -87,6 +87,22 @@ def perceptual(backbone: str, network: FeatureNetwork | None = None) -> MeanScor
         return network(originals_BCHW / 127.5 - 1, pictures_BCHW / 127.5 - 1).flatten()
 
     return MeanScore(name, "mean over pictures", score, higher_is_better=False, network=network)
+
+
+def lite_distance(network: FeatureNetwork | None = None) -> MeanScore:
+    """The distance by EfficientNet-Lite0 that `networks.LiteDistance` defines. It is no LPIPS."""
+    network = network or efficientnet_lite0()
+
+    def score(originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
+        return network(originals_BCHW / 127.5 - 1, pictures_BCHW / 127.5 - 1)
+
+    return MeanScore(
+        "EfficientNet-Lite0 distance",
+        "mean over pictures of squared distances of unit features, places and two blocks alike",
+        score,
+        higher_is_better=False,
+        network=network,
+    )
 
 
 class FrechetDistance:
@@ -168,6 +184,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
         ssim,
     ),
     **{f"LPIPS ({name})": partial(perceptual, name) for name in BACKBONES},
+    "EfficientNet-Lite0 distance": lite_distance,
     "rFID": FrechetDistance,
     "KID": KernelDistance,
 }

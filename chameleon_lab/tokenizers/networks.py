@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -149,6 +150,31 @@ class EfficientNetLite0(nn.Module):
             if place in taps:
                 features.append(x_BCHW)
         return features
+
+
+class LiteDistance(nn.Module):
+    """How far two batches of pictures are apart by features of EfficientNet-Lite0: pixels in [-1, 1] to distances_B.
+
+    Squared distances of features that are scaled to length 1 at each place, means over places and over two blocks, 8
+    and 16 times smaller than the picture. Both lie deeper than what the perceptual loss `Features` compares, so that a
+    tokenizer is not judged by its own lesson alone; it is the same network all the same.
+    """
+
+    DEPTHS = (7, 10)  # of sixteen blocks
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = EfficientNetLite0()
+
+    def forward(self, originals_BCHW: Tensor, pictures_BCHW: Tensor) -> Tensor:
+        pairs = zip(*(self.network.early(each, self.DEPTHS) for each in (originals_BCHW, pictures_BCHW)), strict=True)
+        squares = [(F.normalize(one) - F.normalize(other)).square().sum(1).mean((1, 2)) for one, other in pairs]
+        return torch.stack(squares).mean(0)
+
+
+def efficientnet_lite0() -> FeatureNetwork:
+    """`LiteDistance` with a name and a hash for the card. Raises ValueError without the extra `features`."""
+    return FeatureNetwork("EfficientNet-Lite0, blocks 7 and 10", LiteDistance())
 
 
 class Pooled(nn.Module):
