@@ -283,6 +283,9 @@ def emphasized(batch: Batch, data: EmojiDocuments, rng: np.random.Generator) -> 
     return replace(batch, inputs_BT=torch.from_numpy(inputs_BT), weights_BT=torch.from_numpy(weights_BT))
 
 
+LOGITS_AT_ONCE = 2**26 if torch.cuda.is_available() else 2**22  # 256 MB: a GPU likes few and large products
+
+
 def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens: int) -> Experiment:
     """The transformer of the emoji model, 4.6 M parameters, on so many `tokens` a step."""
     shape = {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "ffn_width": 704, "context": 320}
@@ -292,7 +295,7 @@ def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens
         model=replace(TINY.model, **shape),
         data=EmojiDocuments(folder, tokenizer, tokens),
         recipe=replace(TINY.recipe, schedule=CoolDown(0.35)),
-        objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),)),
+        objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),), logits_at_once=LOGITS_AT_ONCE),
         budget=Budget(minutes=240),
         monitors=(),  # time is what this training has least of
         rules=(NotANumber(),),
