@@ -20,7 +20,7 @@ from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, FAMILIES, LANGUAGE
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation import emoji as evaluation_of_emoji
-from chameleon_lab.evaluation.emoji import PARTS, EmojiScores, best, naming
+from chameleon_lab.evaluation.emoji import PARTS, BestByName, EmojiScores, best, naming
 from chameleon_lab.evaluation.judge import Judge
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
@@ -258,6 +258,18 @@ def test_requests_as_typed_differ_in_their_case_and_stop_alone_and_replies_not_a
         "猫を描いて",
         "猫を描いて。",
     }
+
+
+def test_the_best_of_replies_is_chosen_by_the_name_in_the_request(folder, tokenizer):
+    lab, emoji = small_lab(tokenizer), Emoji(folder, Views(tokenizer.image, 1, 1))
+    choose = BestByName(lab, emoji.ideas)
+    images = [emoji.show(emoji, idea, "noto", "", np.random.default_rng(0), True) for idea in emoji.ideas[:4]]
+    request = Document.of("Draw face 11 (de), please", EndTurn())
+    assert choose.name_in([*request]) == ("face 11 (de)", "de")  # not "face 1"
+    replies = [request + Document.of(image, EndTurn()) for image in images]
+    assert choose(replies) == best(lab, images, "face 11 (de)", "de")
+    assert choose([request + Document.of("no", EndTurn()), *replies[2:]]) >= 1
+    assert choose([Document.of("draw a bicycle", EndTurn(), image, EndTurn()) for image in images]) == 0
 
 
 class Pixels:

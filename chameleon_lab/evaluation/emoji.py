@@ -60,6 +60,31 @@ def best(lab: Chameleon, images: Sequence[Image], name: str, language: str = "en
     return int(np.argmax(_answers(lab, documents, [name] * len(images))))
 
 
+class BestByName:
+    """Chooses among replies to one request for `ChatCell(choose=...)`: the drawing that the model names best.
+
+    Called with documents, each the conversation and a reply. The name is the longest of the ideas' that stands in the
+    last request; where none does, or no picture came, the first reply is as good as any.
+    """
+
+    def __init__(self, lab: Chameleon, ideas: Sequence[Drawn]) -> None:
+        self.lab, self.names = lab, [(name, language) for idea in ideas for language, name in idea.names.items()]
+
+    def __call__(self, documents: Sequence[Document]) -> int:
+        images = [next((part for part in [*document][::-1] if isinstance(part, Image)), None) for document in documents]
+        name, language = self.name_in([*documents[0]])
+        places = [place for place, image in enumerate(images) if image is not None]
+        if not name or not places:
+            return 0
+        return places[best(self.lab, [image for image in images if image is not None], name, language)]
+
+    def name_in(self, parts: Sequence[object]) -> tuple[str, str]:
+        """The name that the last words before the last picture hold, and its language; ("", "en") where none is."""
+        words = [part.text.lower() for part in parts if isinstance(part, Text)]
+        held = [(name, language) for name, language in self.names if words and name in words[-1]]
+        return max(held, key=lambda each: len(each[0]), default=("", "en"))
+
+
 class EmojiScores:
     """The protocol's measures of a model, `n` prompts each."""
 

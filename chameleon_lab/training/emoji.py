@@ -35,6 +35,7 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
 from chameleon_lab.signals import answering, end_in_order
+from chameleon_lab.storage import write_file
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -145,12 +146,12 @@ def emoji_texts(experiment: TextExperiment, folder: Path | str) -> list[str]:
 # The transformer
 
 EMOJI_WEIGHTS = {
-    "drawing": 0.36,
+    "drawing": 0.34,
     "naming": 0.33,
     "caption": 0.06,
-    "restyling": 0.05,
+    "restyling": 0.08,
     "colouring": 0.05,
-    "free": 0.05,
+    "free": 0.04,
     "style": 0.04,
     "list": 0.03,
     "category": 0.03,
@@ -345,6 +346,7 @@ def train_emoji(
     }
     image.half()
     Chameleon(run.result().cpu().half(), tokenizer, EMOJI_SETTINGS, card).save(folder / "model")
+    write_file(folder / "model" / "ideas.jsonl", (Path(corpus) / "ideas.jsonl").read_bytes())
     return Chameleon.load(folder / "model")
 
 
