@@ -305,9 +305,21 @@ def matrix_bytes(model: nn.Module) -> int:
 
 
 def run_tests(sizes: Sizes, report: Report) -> None:
-    """All tests marked `gpu`; without one they are only collected."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
-    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "-rfEs", "--tb=short"]
+    """All tests marked `gpu` but the benchmark, of which there is a part; without one they are only collected."""
+    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    tested(report, "tests marked gpu", ["-m", "gpu"], files)
+
+
+def run_trainings(sizes: Sizes, report: Report) -> None:
+    """The ordinary tests of trainings, which go to a GPU by themselves where there is one."""
+    names = ("test_training", "test_image_experiments", "test_run_measures")
+    files = [ROOT / "tests" / f"{name}.py" for name in names]
+    chosen = ["-m", "not slow and not gpu", "-k", "not two_processes"]
+    tested(report, "tests of trainings", chosen, files)
+
+
+def tested(report: Report, name: str, chosen: list[str], files: Sequence[Path]) -> None:
+    options = [*chosen, "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "-rfEs", "--tb=short"]
     if not torch.cuda.is_available():
         options.append("--collect-only")
     with tempfile.TemporaryDirectory() as folder:
@@ -316,7 +328,7 @@ def run_tests(sizes: Sizes, report: Report) -> None:
         done = subprocess.run(order, cwd=ROOT, env=environment(), capture_output=True, text=True)
         print(done.stdout[-6000:], done.stderr[-2000:], flush=True)
         lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
-        report.add("tests marked gpu", outcome=lines[-1].strip("= "), exit_code=done.returncode)
+        report.add(name, outcome=lines[-1].strip("= "), exit_code=done.returncode)
         for line in lines:
             if line.startswith(("FAILED", "ERROR")):
                 report.remark(line[:300])
@@ -603,17 +615,26 @@ def run_monitors(sizes: Sizes, report: Report) -> None:
     rows = 8 * rows
     batches = fixed_batches(config, rows, positions)
 
+    def peak() -> dict[str, float]:
+        return {"peak_GB": torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_available() else {}
+
     def times(monitors: Sequence[Any], steps: int) -> list[float]:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         return step_times(config, replace(recipe, muon_rate=0.0), batches, steps, monitors)
 
     bare = times((), sizes.warm + sizes.timed)[sizes.warm :]
     base = median(bare)
-    report.add("without monitors", ms_per_step=1e3 * base, tokens_per_step=rows * positions)
+    report.add("without monitors", ms_per_step=1e3 * base, tokens_per_step=rows * positions, **peak())
     for monitor in MONITORS:
         with report.attempt(name := f"{type(monitor).__name__} alone, every step"):
             took = median(times([replace(monitor, every=1)], sizes.warm + sizes.timed)[sizes.warm :])
             report.add(
-                name, ms_more=1e3 * (took - base), every=monitor.every, share=(took - base) / monitor.every / base
+                name,
+                ms_more=1e3 * (took - base),
+                every=monitor.every,
+                share=(took - base) / monitor.every / base,
+                **peak(),
             )
     with report.attempt("all, as often as by default"):
         spent = times(MONITORS, sizes.watched)[1:]
@@ -621,6 +642,7 @@ def run_monitors(sizes: Sizes, report: Report) -> None:
             "all, as often as by default",
             ms_per_step=1e3 * float(np.mean(spent)),
             share=float(np.mean(spent)) / base - 1,
+            **peak(),
         )
     with report.attempt("a step's data"):
         data = Scenes("tiny", tokens=2048).open(0, None)
@@ -743,6 +765,7 @@ PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
     "training": (run_training, 180),
     "images": (run_images, 60),
     "monitors": (run_monitors, 90),
+    "trainings": (run_trainings, 90),
 }
 """Each part, and its limit in seconds on a GPU."""
 
