@@ -21,7 +21,7 @@ from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, latest_turns, takes_settings
 from chameleon_lab.inspection import Inspection
 from chameleon_lab.parts import require
-from chameleon_lab.records import Piece, ReplyProgress, TokenScores
+from chameleon_lab.records import FilledSegment, Piece, ReplyProgress, TokenScores
 from chameleon_lab.storage import recover
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -187,6 +187,49 @@ class Chameleon:
         """The same reply as a session, which can be left after any piece, continued, and appended to: nothing that it
         has computed is computed again."""
         return self.engine.begin(*self._request(document, seed, settings, grammar, modality, changes), prefix)
+
+    @takes_settings
+    def infill(
+        self,
+        document: Document,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        **changes: Unpack[Changes],
+    ) -> Document:
+        """The document with its blanks filled: each `Blank()` by words, and the masked cells of each `Image` by codes.
+
+        ```python
+        lab = Chameleon.load("infilling")
+        lab.infill(Document.of("a large red ", Blank(), " on a mint background", picture))
+        lab.infill(Document.of(caption, Image(picture, mask=rectangle((2, 6), (2, 6)))), seed=7)
+        ```
+
+        Words beside a blank become one text with its filling. Raises ValueError for a document without blanks, with a
+        mask of another grid, or too long for the model's context with its fillings, and for a vocabulary with too few
+        sentinels.
+        """
+        return self.engine.infill([document], self._infill_settings(document, settings, changes), [seed])[0]
+
+    @takes_settings
+    def stream_infill(
+        self,
+        document: Document,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+        **changes: Unpack[Changes],
+    ) -> Iterator[FilledSegment]:
+        """What `infill` fills as it comes: a blank's words with each token, an image with each run of its cells."""
+        return self.engine.stream_infill(document, self._infill_settings(document, settings, changes), seed)
+
+    def _infill_settings(self, document: Document, settings: Settings | None, changes: Changes) -> Settings:
+        """The settings with their changes. Raises LicenceError, which is a ValueError, for masked images where the
+        weights' licence forbids them to draw."""
+        masked = any(isinstance(part, Image) and part.mask is not None for part in _document(document))
+        if masked and provenance.forbids_drawing(self.card) and not self.acknowledge_licence:
+            raise provenance.licence_refusal(self.card)
+        return (settings or self.settings).changed(**changes)
 
     def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:
         """How likely the model holds a document, token by token and by modality, after `given` (nothing: on its own).

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.files import parse_json, reason_of
+from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import decode_picture, open_picture, read_picture
 
 
@@ -32,13 +34,20 @@ class Image:
 
     Codes that are present are used as they are: a picture drawn by a model is never tokenized a second time. An array
     of rows x columns bytes, with or without 3 or 4 channels, becomes a picture; anything else is a TypeError.
+
+    `mask`: what of the picture is missing and to be filled by `lab.infill`: cells of the grid of codes, as rows x
+    columns booleans or as (row, column) pairs (`rectangle` gives those of one), or booleans of the picture's own
+    height x width, as painted: a cell is then missing where anything of it is.
     """
 
     picture: PIL.Image.Image
     codes: np.ndarray | None = None
     learn: bool = True
+    mask: np.ndarray | Collection[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask))
         if isinstance(self.picture, np.ndarray):
             object.__setattr__(self, "picture", _picture_of_array(self.picture))
         elif not isinstance(self.picture, PIL.Image.Image):
@@ -52,13 +61,14 @@ class Image:
             same = np.array_equal(self.codes, other.codes)
         else:
             same = np.array_equal(np.asarray(self.picture.convert("RGB")), np.asarray(other.picture.convert("RGB")))
-        return same and self.learn == other.learn
+        return same and self.learn == other.learn and _same_mask(self.mask, other.mask)
 
     def __hash__(self) -> int:
         return hash(self.learn)  # all that equal images are sure to share: codes may stand in for the picture
 
     def __repr__(self) -> str:
         codes = "" if self.codes is None else f", {' x '.join(map(str, self.codes.shape))} codes"
+        codes += "" if self.mask is None else ", masked"
         return (
             f"Image({self.picture.width} x {self.picture.height} pixels{codes}{'' if self.learn else ', learn=False'})"
         )
@@ -71,7 +81,23 @@ class EndTurn:
     learn: bool = True
 
 
-Segment = Text | Image | EndTurn
+@dataclass(frozen=True)
+class Blank:
+    """Words that are missing, to be filled by `lab.infill` with at most `length` tokens. Raises ValueError below 1."""
+
+    length: int = 16
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        require_count(self.length, "tokens of a blank", 1)
+
+
+Segment = Text | Image | EndTurn | Blank
+
+
+def rectangle(rows: tuple[int, int], columns: tuple[int, int]) -> frozenset[tuple[int, int]]:
+    """The cells of some rows and columns, each from the first to before the last: a `mask` of an `Image`."""
+    return frozenset(itertools.product(range(*rows), range(*columns)))
 
 
 @dataclass(frozen=True)
@@ -190,7 +216,7 @@ class Document:
 
 def _segments(parts: Iterable[object]) -> Iterator[Segment]:
     for index, part in enumerate(parts):
-        if isinstance(part, Text | Image | EndTurn):
+        if isinstance(part, Text | Image | EndTurn | Blank):
             yield part
         elif isinstance(part, Document):
             yield from part.segments
@@ -208,6 +234,30 @@ def _segments(parts: Iterable[object]) -> Iterator[Segment]:
                 f"Part {index} of the document is a {type(part).__name__}; "
                 f"use strings, PIL pictures, Text, Image, EndTurn or Document.{others}"
             )
+
+
+def _checked_mask(mask: Any) -> np.ndarray | frozenset[tuple[int, int]]:
+    """Booleans of two dimensions, or pairs of whole numbers. Raises ValueError for anything else."""
+    if isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2:
+        return mask
+    cells: list[Any] = list(mask) if isinstance(mask, Collection) and not isinstance(mask, str | np.ndarray) else [None]
+    whole = all(
+        isinstance(cell, tuple) and len(cell) == 2 and all(isinstance(at, int | np.integer) and at >= 0 for at in cell)
+        for cell in cells
+    )
+    if not whole:
+        what = f"an array of {mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else f"{str(mask)[:60]!r}"
+        raise ValueError(
+            f"A mask is booleans of rows x columns, or (row, column) pairs from 0 on, not {what}: such as mask > 0, or "
+            "rectangle((2, 5), (3, 6))."
+        )
+    return frozenset((int(row), int(column)) for row, column in cells)
+
+
+def _same_mask(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return type(one) is type(other) and np.array_equal(one, other)  # pyright: ignore[reportArgumentType]
+    return one == other
 
 
 LARGEST_CODE = 2**31
@@ -234,8 +284,15 @@ def _to_plain(segment: Segment) -> dict[str, object]:
         return {"text": segment.text, **learn}
     if isinstance(segment, EndTurn):
         return {"end_turn": True, **learn}
+    if isinstance(segment, Blank):
+        return {"blank": segment.length, **learn}
     codes = {} if segment.codes is None else {"codes": np.asarray(segment.codes).tolist()}
-    return {"image": _png(segment.picture), **codes, **learn}
+    mask = {}
+    if isinstance(segment.mask, np.ndarray):
+        mask = {"mask": segment.mask.astype(int).tolist()}
+    elif segment.mask is not None:
+        mask = {"cells": sorted(map(list, segment.mask))}
+    return {"image": _png(segment.picture), **codes, **mask, **learn}
 
 
 def _to_html(segment: Segment) -> str:
@@ -243,6 +300,8 @@ def _to_html(segment: Segment) -> str:
         return f'<span style="white-space:pre-wrap">{html.escape(segment.text)}</span>'
     if isinstance(segment, EndTurn):
         return '<hr style="width:100%;margin:0;opacity:.3">'
+    if isinstance(segment, Blank):
+        return '<span aria-label="blank" style="border-bottom:2px solid;width:4em;height:1em"></span>'
     size = f"{segment.picture.width} by {segment.picture.height} pixels"
     style = "width:128px;image-rendering:pixelated;border-radius:6px"
     return f'<img alt="picture, {size}" style="{style}" src="data:image/png;base64,{_png(segment.picture)}">'
@@ -268,13 +327,21 @@ def _from_plain(index: int, entry: object) -> Segment:
             return Text(entry["text"], learn)
         if "end_turn" in entry:
             return EndTurn(learn)
+        if "blank" in entry:
+            return Blank(entry["blank"], learn)
         if "image" not in entry:
             raise KeyError("image")
         written = base64.b64decode(entry["image"], validate=True)
         picture = decode_picture(io.BytesIO(written), "The picture")
-        return Image(picture, _grid_of(entry["codes"]) if "codes" in entry else None, learn)
+        mask: Any = None
+        if "mask" in entry:
+            mask = _grid_of(entry["mask"]).astype(bool)
+        elif "cells" in entry:
+            cells: Any = entry["cells"]
+            mask = [tuple(cell) if isinstance(cell, list) else cell for cell in cells]
+        return Image(picture, _grid_of(entry["codes"]) if "codes" in entry else None, learn, mask)
     except KeyError as error:
-        raise ValueError(f"Segment {index} of the document has neither text, end_turn nor image.") from error
+        raise ValueError(f"Segment {index} of the document has neither text, end_turn, blank nor image.") from error
     except (TypeError, ValueError) as error:
         reason = reason_of(error).rstrip(".")
         raise ValueError(f"Segment {index} of the document cannot be read: {reason}.") from error

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 from numpy.lib.stride_tricks import sliding_window_view
 
+from chameleon_lab.documents import Image, Text
 from chameleon_lab.files import parse_json, reason_of
 from chameleon_lab.vocabulary import Modality
 
@@ -51,6 +52,19 @@ class StopPiece:
 
 
 Piece = TextPiece | ImagePiece | StopPiece
+
+
+@dataclass(frozen=True)
+class FilledSegment:
+    """The segment at `place` of a document with blanks, as it stands now: it replaces the earlier ones of its place.
+
+    Of words the blank alone; an image whole, cells not yet filled being the decoder's guess. `complete`: nothing of it
+    is missing any more.
+    """
+
+    place: int
+    segment: Text | Image
+    complete: bool
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from torch import Tensor
 from chameleon_lab.documents import Document
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import Grammar, Mask, Rules, State
+from chameleon_lab.generation.infilling import Infilling
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.records import Piece, ReplyProgress, TokenScores
+from chameleon_lab.records import FilledSegment, Piece, ReplyProgress, TokenScores
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer, PieceReader
 from chameleon_lab.transformer import Transformer
 
@@ -74,6 +75,18 @@ class Engine:
                 for _ in readers[row].read(token, pictures=False):
                     pass
         return [reader.document() for reader in readers]
+
+    def infill(self, documents: Sequence[Document], settings: Settings, seeds: Sequence[int]) -> list[Document]:
+        """Several documents at once with their blanks filled, each of its own seed only."""
+        infilling = Infilling(self.model, self.tokenizer, documents, settings, seeds)
+        for _ in infilling.tokens():
+            pass
+        return infilling.documents
+
+    def stream_infill(self, document: Document, settings: Settings, seed: int = 0) -> Iterator[FilledSegment]:
+        """The segments of a document as their blanks are filled. Raises ValueError at once for what cannot be."""
+        infilling = Infilling(self.model, self.tokenizer, [document], settings, [seed])
+        return (segment for _, segment in infilling)
 
     def tokens(
         self,

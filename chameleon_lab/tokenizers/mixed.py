@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.documents import Blank, Document, EndTurn, Image, Segment, Text
 from chameleon_lab.pictures import LARGEST_AREA
 from chameleon_lab.records import ImagePiece, Piece, TextPiece
 from chameleon_lab.tokenizers.grids import AreaGrid, ImageForm, Slot, SlotKind, image_form
@@ -133,7 +133,8 @@ class MixedModalTokenizer:
         return np.concatenate(tokens)
 
     def encode_segment(self, segment: Segment) -> np.ndarray:
-        """One segment's tokens: 1-D int64. Raises ValueError on codes of another grid and on half a surrogate pair."""
+        """One segment's tokens: 1-D int64. Raises ValueError on codes of another grid, on half a surrogate pair, and on
+        blanks."""
         vocabulary = self.vocabulary
         if isinstance(segment, Text):
             try:
@@ -145,6 +146,9 @@ class MixedModalTokenizer:
             return np.array([vocabulary.token_of_piece(piece) for piece in pieces], np.int64)
         if isinstance(segment, EndTurn):
             return np.array([vocabulary.end_turn], np.int64)
+        if isinstance(segment, Blank) or segment.mask is not None:
+            what = "a Blank" if isinstance(segment, Blank) else "an Image with a mask"
+            raise ValueError(f"The document holds {what}, which only lab.infill(document) can fill: take it out.")
         codes = segment.codes if segment.codes is not None else self.image.encode(segment.picture, self.preparation)
         tokens = self.form.write(np.asarray(codes))
         return np.concatenate([[vocabulary.begin_image], tokens, [vocabulary.end_image]])

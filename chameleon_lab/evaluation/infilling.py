@@ -1,0 +1,128 @@
+"""Scores of infilling on held-out scenes: what is hidden is filled by a model, and judged against ground truth.
+
+- a thing, named by the caption: the checker reads the whole filled picture, and all of it must be right
+- a word of the caption, beside the picture: the caption must come out exactly
+- a thing without a caption: the checker must read one to three things, each with a sure shape; that there are as many
+  as before is counted apart, since bare ground is a filling, too
+
+`python -m chameleon_lab.evaluation.infilling MODEL` prints them; `--write` puts them into the model's card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints import native
+from chameleon_lab.corpora.checker import SceneReading, compare_scenes, read_scene
+from chameleon_lab.corpora.holes import cells_of_thing, telling_words
+from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.documents import Blank, Document, Image
+from chameleon_lab.evaluation.scenes import Score
+
+log = logging.getLogger(__name__)
+
+SURE_OVERLAP = 0.8
+"""Of a thing's coverage with that of the shape it is read as, from which on it is well-formed: 99 % of things that went
+through the tiny image tokenizer and back have it (tests/test_infill.py)."""
+
+WORD_TOKENS = 4
+"""Tokens that a word of a caption may have."""
+
+
+@dataclass(frozen=True)
+class HoleTask:
+    """A document with something hidden, and what is right about a filled one: measure to verdict."""
+
+    document: Document
+    verdicts: Callable[[Document], dict[str, bool]]
+
+
+def well_formed(reading: SceneReading) -> bool:
+    """Whether a picture shows one to three things, each surely of one shape."""
+    return 1 <= len(reading.things) <= 3 and all(thing.overlap >= SURE_OVERLAP for thing in reading.things)
+
+
+def _masked(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> Image:
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    return Image(scene.picture(), mask=cells_of_thing(thing, grid))
+
+
+def _named_thing(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> HoleTask:
+    def verdicts(filled: Document) -> dict[str, bool]:
+        return {NAMED: compare_scenes(scene, read_scene(filled.pictures[0]))["all"]}
+
+    return HoleTask(Document.of(scene.caption(), _masked(scene, rng, grid)), verdicts)
+
+
+def _unnamed_thing(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> HoleTask:
+    def verdicts(filled: Document) -> dict[str, bool]:
+        reading = read_scene(filled.pictures[0])
+        formed = well_formed(reading)
+        return {UNNAMED: formed, AS_MANY: formed and len(reading.things) == len(scene.things)}
+
+    return HoleTask(Document.of(_masked(scene, rng, grid)), verdicts)
+
+
+def _word(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> HoleTask:
+    words = scene.caption().split(" ")
+    place = telling_words(words)[int(rng.integers(len(telling_words(words))))]
+    before, after = " ".join(words[:place]), " ".join(words[place + 1 :])
+    document = Document.of(Image(scene.picture()), f"{before} ", Blank(WORD_TOKENS), f" {after}")
+    return HoleTask(document, lambda filled: {WORD: filled.text == scene.caption()})
+
+
+NAMED, WORD = "a hidden thing, named by the caption", "a hidden word of the caption"
+UNNAMED, AS_MANY = "a hidden thing without a caption, well-formed", "... and as many things as before"
+HOLE_TASKS = {"named": _named_thing, "word": _word, "unnamed": _unnamed_thing}
+
+
+def hole_tasks(kind: str, n: int, seed: int, grid: tuple[int, int], where: str = "held_out") -> list[HoleTask]:
+    """The first `n` tasks of a kind, on a side of the split."""
+    rng = np.random.default_rng([seed, 18, list(HOLE_TASKS).index(kind)])
+    return [HOLE_TASKS[kind](sample_where(rng, where), rng, grid) for _ in range(n)]
+
+
+def evaluate_infilling(lab: Chameleon, n: int = 200, seed: int = 2026, batch: int = 50) -> Iterator[tuple[str, Score]]:
+    """(measure, score) pairs: `n` of each of `HOLE_TASKS`, filled with the lab's settings."""
+    for kind in HOLE_TASKS:
+        tasks, verdicts = hole_tasks(kind, n, seed, lab.tokenizer.grid), dict[str, list[bool]]()
+        for start in range(0, n, batch):
+            some = tasks[start : start + batch]
+            seeds = [seed + start + place for place in range(len(some))]
+            documents = lab.engine.infill([task.document for task in some], lab.settings, seeds)
+            for task, document in zip(some, documents, strict=True):
+                for measure, right in task.verdicts(document).items():
+                    verdicts.setdefault(measure, []).append(right)
+        for measure, rights in verdicts.items():
+            yield measure, Score(sum(rights) / len(rights), len(rights))
+
+
+def evaluate_infilling_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="folder or name of a model")
+    parser.add_argument("-n", type=int, default=200, help="tasks of each kind (default: 200)")
+    parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words (default: the model's)")
+    parser.add_argument("--write", action="store_true", help="put the scores into the model's card")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    lab = Chameleon.load(options.model)
+    lab.settings = lab.settings.changed(guidance=options.guidance)
+    scores = dict[str, Score]()
+    for kind, score in evaluate_infilling(lab, options.n):
+        scores[kind] = score
+        log.info("%-48s %s", kind, score)
+    if options.write:
+        folder = Path(options.model)
+        card = native.read_card(folder)
+        native.write_card(folder, {**card, "infilling": {kind: [each.share, each.n] for kind, each in scores.items()}})
+
+
+if __name__ == "__main__":
+    evaluate_infilling_command()
