@@ -13,9 +13,9 @@ import PIL.ImageDraw
 import pytest
 import torch
 
-from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.corpora import emoji_artwork
-from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji, as_typed, with_article
+from chameleon_lab.corpora.emoji import KINDS_OF_SKETCH, WHAT, Emoji, as_typed, read_ideas, with_article
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, FAMILIES, LANGUAGES, PACKAGES, STYLES, TONES, Drawn, Hand
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -354,3 +354,32 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
     assert again.card["steps"] == lab.card["steps"]
     longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.02), codes=24)
     assert longer.card["steps"] > lab.card["steps"]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Chameleon.load("emoji")
+
+
+def test_the_shipped_model_is_small_and_its_page_is_its_card_s(shipped):
+    place = find("emoji")
+    assert sum(each.stat().st_size for each in place.iterdir()) <= 16_000_000
+    assert (place / "README.md").read_text() == evaluation_of_emoji.emoji_page(shipped.card)
+    assert "by heart" in evaluation_of_emoji.emoji_page(shipped.card) and len(shipped.card["scores"]) == 19
+    assert all(score["n"] >= 140 for score in shipped.card["scores"].values())
+
+
+COLOURS = {"red heart": (0, 1, 2), "blue heart": (2, 1, 0), "green apple": (1, 0, 2), "sun": (0, 1, 2)}
+
+
+@pytest.mark.parametrize(("name", "order"), COLOURS.items())
+def test_the_shipped_model_draws_what_it_is_asked_for_in_its_colours_and_names_it(shipped, name, order):
+    """`order`: red, green and blue of the drawing's ink by their strength."""
+    document = Document.of(f"draw {name} in noto style", EndTurn())
+    image = next(part for part in shipped.generate(document, image_temperature=0.0) if isinstance(part, Image))
+    pixels = np.asarray(image.picture, int).reshape(-1, 3)
+    ink = pixels[pixels.min(1) < 200].mean(0)
+    assert tuple(np.argsort(-ink)) == order
+    others = [idea.names["en"] for idea in read_ideas(find("emoji"))[::30] if idea.names["en"] != name]
+    scores = naming(shipped, image, [name, *others])
+    assert int(np.argmax(scores)) == 0
