@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Beside another worker, threads for all cores wait for each other: in kernels, in children, in runs' own threads. torch
 # reads this when it is imported.
@@ -12,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from kernels import nursery
 from support import IMAGE, MODEL, TEXTS, LetterTokenizer
 
 from chameleon_lab import crossovers
@@ -138,6 +140,14 @@ def comms(monkeypatch: pytest.MonkeyPatch) -> None:
     from widget_support import Recorder
 
     monkeypatch.setattr(comm, "create_comm", Recorder)
+
+
+@pytest.fixture(scope="session")
+def quick_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for JUPYTER_PATH whose Python begins with the libraries of others imported."""
+    folder = tmp_path_factory.mktemp("kernels")
+    with nursery(folder):
+        yield folder
 
 
 @pytest.fixture(scope="session")

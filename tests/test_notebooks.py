@@ -34,7 +34,8 @@ def a_tenth(code: str) -> str:
 
 
 @pytest.mark.parametrize("path", HEADLESS)
-def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch, quick_kernels: Path) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(quick_kernels))
     monkeypatch.setenv("CHAMELEON_QUICK", "1")  # long trainings are cut short
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two kernels with threads for all cores wait for each other
     notebook = nbformat.read(path, as_version=4)

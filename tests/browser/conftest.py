@@ -200,7 +200,7 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, quick_kernels: Path) -> Iterator[Lab]:
     """One JupyterLab server for all tests, with nothing of the user's configuration."""
     home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
     settings = {
@@ -222,6 +222,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     root = Path(__file__).parents[2]
     env = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "JUPYTER_PLATFORM_DIRS": "1"}
     env["JUPYTER_CONFIG_PATH"] = str(root / ".ci" / "jupyter")  # what `make lab` starts with, too
+    env["JUPYTER_PATH"] = str(quick_kernels)
     env["CHAMELEON_QUICK"] = "1"  # long trainings of the notebooks are cut short
     env["PYTHONPATH"] = os.pathsep.join(
         [str(root), str(root / "widgets"), str(Path(__file__).parent), env.get("PYTHONPATH", "")]
