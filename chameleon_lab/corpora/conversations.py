@@ -23,7 +23,7 @@ from chameleon_lab.corpora.scenes import (
     arrange,
     sample_where,
 )
-from chameleon_lab.documents import Document, EndTurn, Segment, Text
+from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 
 Choice = np.random.Generator
 
@@ -198,6 +198,10 @@ def trainable_edit(rng: Choice, scene: Scene | None = None) -> tuple[Scene, Edit
             return before, edit
 
 
+def _image(scene: Scene, learn: bool = True) -> Image:
+    return image_of_scene(scene, learn)
+
+
 def _turn(*parts: Segment | str) -> list[Segment]:
     """The user's turn, on which training takes no loss."""
     return list(Document.of(*parts, EndTurn()).learning(False))
@@ -209,19 +213,19 @@ def _answer(*parts: Segment | str) -> list[Segment]:
 
 def caption_first(rng: Choice) -> Document:
     scene = sample_where(rng, "trainable")
-    return Document.of(scene.caption(), image_of_scene(scene))
+    return Document.of(scene.caption(), _image(scene))
 
 
 def picture_first(rng: Choice) -> Document:
     """Training takes loss on a picture without words before it: guidance's unconditional stream is such a picture."""
     scene = sample_where(rng, "trainable")
-    return Document.of(image_of_scene(scene), scene.caption())
+    return Document.of(_image(scene), scene.caption())
 
 
 def drawing(rng: Choice) -> Document:
     """One thing more often than scenes at large have: the place of a single thing is the hardest to learn."""
     scene = sample_where(rng, "trainable", 1 if rng.random() < 0.3 else None)
-    return Document.of(*_turn(draw_request(scene, rng)), *_answer(image_of_scene(scene)))
+    return Document.of(*_turn(draw_request(scene, rng)), *_answer(_image(scene)))
 
 
 CAPTION_REQUESTS = ("what do you see?", "describe the picture", "what is in this picture?", "caption this")
@@ -231,7 +235,7 @@ def asking(rng: Choice) -> Document:
     """A picture, then up to six questions of different kinds; the first may be for a caption."""
     scene = sample_where(rng, "trainable")
     parts: list[Segment] = []
-    picture: tuple[Segment, ...] = (image_of_scene(scene, learn=False),)
+    picture: tuple[Segment, ...] = (_image(scene, learn=False),)
     if rng.random() < 0.3:
         parts += _turn(*picture, _typed(_pick(rng, CAPTION_REQUESTS), rng)) + _answer(scene.caption())
         picture = ()
@@ -245,8 +249,8 @@ def editing(rng: Choice) -> Document:
     """A picture and an instruction; one in ten without its words, for guidance by the picture alone."""
     before, edit = trainable_edit(rng)
     if rng.random() < 0.1:
-        return Document.of(image_of_scene(before, learn=False), image_of_scene(edit.result))
-    return Document.of(*_turn(image_of_scene(before), edit.text), *_answer(image_of_scene(edit.result)))
+        return Document.of(_image(before, learn=False), _image(edit.result))
+    return Document.of(*_turn(_image(before), edit.text), *_answer(_image(edit.result)))
 
 
 def conversation(rng: Choice) -> Document:
@@ -267,14 +271,14 @@ def conversation(rng: Choice) -> Document:
             case "edit" if scene:
                 _, edit = trainable_edit(rng, scene)
                 scene, pictures = edit.result, pictures + 1
-                parts += _turn(edit.text) + _answer(image_of_scene(scene))
+                parts += _turn(edit.text) + _answer(_image(scene))
             case _:
                 scene, pictures = sample_where(rng, "trainable"), pictures + 1
                 if pictures == 1 and rng.random() < 0.3:
                     question = sample_questions(scene, rng, 1)[0]
-                    parts += _turn(image_of_scene(scene), _typed(question.text, rng)) + _answer(question.answer)
+                    parts += _turn(_image(scene), _typed(question.text, rng)) + _answer(question.answer)
                 else:
-                    parts += _turn(draw_request(scene, rng)) + _answer(image_of_scene(scene))
+                    parts += _turn(draw_request(scene, rng)) + _answer(_image(scene))
     return Document(tuple(parts))
 
 
@@ -289,7 +293,7 @@ def story(rng: Choice) -> Document:
         "background": f"it went to a {edit.result.background} land",
         "add": "then a friend came",
     }[edit.kind]
-    parts: list[Segment] = [Text(first), image_of_scene(before), Text(change), image_of_scene(edit.result)]
+    parts: list[Segment] = [Text(first), _image(before), Text(change), _image(edit.result)]
     if rng.random() < 0.5:
         return Document.of(*_turn("tell me a story"), *_answer(*parts))
     return Document(tuple(parts))

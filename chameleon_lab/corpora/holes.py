@@ -13,14 +13,14 @@ from chameleon_lab.corpora.scenes import SIZES, Scene, Thing
 from chameleon_lab.documents import Image
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
-CELL = 8
-"""Pixels along a cell of the tiny image tokenizer."""
+LATTICE = 8
+"""Pixels from one point of the scenes' lattice to the next: a cell of the tiny image tokenizer."""
 
 
 def cells_of_thing(thing: Thing, grid: tuple[int, int]) -> np.ndarray:
     """The cells that a thing covers: rows x columns booleans."""
-    hidden_RC, reach = np.zeros(grid, bool), -(-SIZES[thing.size] // CELL)
-    column, row = thing.x // CELL, thing.y // CELL
+    hidden_RC, reach = np.zeros(grid, bool), -(-SIZES[thing.size] // LATTICE)
+    column, row = thing.x // LATTICE, thing.y // LATTICE
     hidden_RC[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = True
     return hidden_RC
 

@@ -169,23 +169,22 @@ def _times(grid: Sequence[int]) -> str:
 
 
 def _words_beside(segments: Sequence[object], place: int, tokenizer: MixedModalTokenizer) -> np.ndarray:
-    """The tokens of a text, cut where it meets a blank as the tokens of the whole text would be.
+    """The tokens of a text as they are in the whole text, of which a blank beside it hides whole words.
 
-    A space between them belongs to the word behind it, as pieces have it: to the filling, or to the text after it.
+    The space between them belongs to the word behind it, as pieces have it: to the filling, or to the text after it,
+    which may leave it out before a letter.
     """
     segment, encode = segments[place], tokenizer.text.encode
     assert isinstance(segment, Text)
-    text = segment.text
-    if place + 1 < len(segments) and isinstance(segments[place + 1], Blank) and text.endswith(" "):
-        text = text[:-1]
+    text, blanks = segment.text, [isinstance(each, Blank) for each in segments]
+    if place + 1 < len(segments) and blanks[place + 1]:
+        text = text.removesuffix(" ")
     pieces = encode(text) if text else []
-    if place and isinstance(segments[place - 1], Blank) and text:
-        # What pieces the text has behind another word: some tokenizers begin every text with a space of their own.
-        for before in ("a", "the", "x"):
-            behind, alone = encode(before + text), encode(before)
-            if behind[: len(alone)] == alone:
-                pieces = behind[len(alone) :]
-                break
+    if place and blanks[place - 1] and text:
+        # Behind another word: some tokenizers begin whatever they are given with a space of their own.
+        spaced = text if not text[0].isalnum() else f" {text}"
+        behind, alone = encode(f"a{spaced}"), encode("a")
+        pieces = behind[len(alone) :] if behind[: len(alone)] == alone else pieces
     return np.array([tokenizer.vocabulary.token_of_piece(piece) for piece in pieces], np.int64)
 
 
@@ -400,7 +399,7 @@ class _Filling:
         assert isinstance(image, Image)
         flat = codes_RC.ravel()
         last = np.maximum.accumulate(np.where(flat >= 0, np.arange(len(flat)), -1))
-        known = np.flatnonzero(flat >= 0)
-        first = known[0] if len(known) else 0
+        visible = np.flatnonzero(flat >= 0)
+        first = visible[0] if len(visible) else 0
         guess = np.maximum(flat[np.where(last >= 0, last, first)], 0).reshape(codes_RC.shape)
         return Image(self.tokenizer.image.decode(guess), guess, image.learn)
