@@ -142,6 +142,7 @@ def test_a_variant_is_trained_measured_and_summed_up(toy, tmp_path):
     again = scores_of(read, list(photographs.held_out_photographs(toy).values()))
     assert again.items() <= json.loads((out / "f4-edges-0" / "scores.json").read_text()).items()
     rows = sum_up(toy, out)
+    assert sum_up(toy, out) == rows, "a second time"
     results = out / "results"
     table = json.loads((results / "scores.json").read_text())
     assert [each["seed"] for each in rows] == [0, 1] and table["scores"] == rows

@@ -201,7 +201,7 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
 
     The best of a factor is the one with the least sum of ranks by PSNR, SSIM and EfficientNet-Lite0 distance.
     """
-    scores = [json.loads(path.read_text()) for path in sorted(out.glob("*/scores.json"))]
+    scores = [json.loads(path.read_text()) for path in sorted(out.glob("f*-*/scores.json"))]
     if not scores:
         raise ValueError(f"No variant has ended in {out}: its *.log say why.")
     results = out / "results"
@@ -213,10 +213,11 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
         for name in ("image_tokenizer.safetensors", "config.json"):
             content = (out / each["variant"] / "tokenizer" / name).read_bytes()
             write_file(results / f"{each['variant']}.{name.rpartition('.')[2]}", content)
-    first = [each for each in scores if each["seed"] == 0]
+    first = {(each["factor"], each["perceptual"]): each for each in sorted(scores, key=lambda each: -each["seed"])}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizers = {
-        each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float().to(device) for each in first
+        each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float().to(device)
+        for _, each in sorted(first.items())
     }
     sheet_of_trips(held_out_photographs(corpus), tokenizers).save(results / "sheet.jpg", quality=92)
     return scores
