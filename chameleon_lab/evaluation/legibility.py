@@ -90,7 +90,7 @@ def _lettered(
         text = f"{rng.choice(words)} {rng.integers(10, 100)}"
         if drawing.textlength(f"{text} {words[-1]}", font) < LETTERED_SIDE - 4 * MARGIN:
             text = f"{text} {rng.choice(words)}"
-        left, top, right, bottom = drawing.textbbox((0, 0), text, font)
+        left, top, right, bottom = map(round, drawing.textbbox((0, 0), text, font))
         x = rng.integers(MARGIN, max(MARGIN + 1, LETTERED_SIDE - MARGIN - (right - left)))
         y = band * line + rng.integers(MARGIN, max(MARGIN + 1, band - MARGIN - (bottom - top)))
         drawing.text((int(x - left), int(y - top)), text, ink, font)
