@@ -125,6 +125,8 @@ class Sizes:
     """Tokens of a greedy reply."""
     resumed: int
     """Steps of the training that is stopped halfway and resumed."""
+    data: int
+    """Tokens in a batch of the data whose making is timed."""
     compiler: str = "inductor"
 
 
@@ -151,6 +153,7 @@ REAL = Sizes(
     copied=2**32,
     greedy=200,
     resumed=12,
+    data=2048,
 )
 
 TOY_SHAPE = ModelConfig(
@@ -182,6 +185,7 @@ TOY = Sizes(
     copied=2**20,
     greedy=6,
     resumed=4,
+    data=128,
     compiler="aot_eager",  # the same graphs, without minutes of a C++ compiler
 )
 
@@ -645,7 +649,7 @@ def run_monitors(sizes: Sizes, report: Report) -> None:
             **peak(),
         )
     with report.attempt("a step's data"):
-        data = Scenes("tiny", tokens=2048).open(0, None)
+        data = Scenes("tiny", tokens=sizes.data).open(0, None)
         data.batches(0)
         started = time.perf_counter()
         count = 32 if torch.cuda.is_available() else 1
@@ -789,19 +793,17 @@ def run_part(name: str, toy: bool, file: Path) -> None:
         work(TOY if toy else REAL, report)
 
 
+def command(name: str, toy: bool, out: Path) -> list[str]:
+    """What runs one part in a process of its own."""
+    here = str(Path(__file__).resolve())
+    return [sys.executable, here, "--inside", name, "--out", str(out), *(["--toy"] if toy else [])]
+
+
 def run_apart(name: str, toy: bool, out: Path, limit: float) -> dict[str, Any]:
     """Runs one part in a process of its own: its rows, how it ended, and its last words where it failed."""
     file, log = out / f".{name}.json", out / f"{name}.log"
     file.unlink(missing_ok=True)
-    order = [
-        sys.executable,
-        str(Path(__file__).resolve()),
-        "--inside",
-        name,
-        "--out",
-        str(out),
-        *(["--toy"] if toy else []),
-    ]
+    order = command(name, toy, out)
     started = time.monotonic()
     with log.open("w") as words:
         child = subprocess.Popen(
