@@ -50,11 +50,12 @@ from chameleon_lab.monitors.default import MONITORS  # noqa: E402
 from chameleon_lab.objective import Objective  # noqa: E402
 from chameleon_lab.optimization import Recipe  # noqa: E402
 from chameleon_lab.published import SHAPE_7B  # noqa: E402
-from chameleon_lab.quantization import quantize  # noqa: E402
+from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize  # noqa: E402
 from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss  # noqa: E402
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig  # noqa: E402
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer  # noqa: E402
 from chameleon_lab.training.budget import Budget  # noqa: E402
+from chameleon_lab.training.compilation import compile_blocks  # noqa: E402
 from chameleon_lab.training.data import Scenes  # noqa: E402
 from chameleon_lab.training.experiments import SMALL  # noqa: E402
 from chameleon_lab.transformer import ModelConfig, Transformer  # noqa: E402
@@ -125,6 +126,8 @@ class Sizes:
     """Tokens of a greedy reply."""
     resumed: int
     """Steps of the training that is stopped halfway and resumed."""
+    data: int
+    """Tokens in a batch of the data whose making is timed."""
     compiler: str = "inductor"
 
 
@@ -151,6 +154,7 @@ REAL = Sizes(
     copied=2**32,
     greedy=200,
     resumed=12,
+    data=2048,
 )
 
 TOY_SHAPE = ModelConfig(
@@ -182,6 +186,7 @@ TOY = Sizes(
     copied=2**20,
     greedy=6,
     resumed=4,
+    data=128,
     compiler="aot_eager",  # the same graphs, without minutes of a C++ compiler
 )
 
@@ -224,8 +229,8 @@ class Report:
             self.add(name, failed=f"{type(error).__name__}: {(str(error) or '-').splitlines()[0][:200]}")
             logging.getLogger(__name__).exception("%s failed", name)
         finally:
-            gc.collect()
             if torch.cuda.is_available():
+                gc.collect()
                 torch.cuda.empty_cache()
 
 
@@ -350,6 +355,10 @@ def run_decoding(sizes: Sizes, report: Report) -> None:
         for recorded in recorded_or_not:
             with report.attempt(name := f"bfloat16, {rows} row(s), {'recorded' if recorded else 'not recorded'}"):
                 decoding(model, rows, recorded, speed, stated, sizes, report, name)
+    with report.attempt("a step's kernels"), torch.inference_mode():
+        decoder, token_11 = Decoder(model, 1, sizes.before + 8), torch.full((1, 1), 5, device=device())
+        decoder.cache.lengths[:] = sizes.before
+        kernels(lambda: decoder.logits(decoder.trunk(token_11)), report)
     del model
     for bits in (8, 4):
         with report.attempt(name := f"int{bits}, 1 row, {'recorded' if recorded_or_not[0] else 'not recorded'}"):
@@ -394,6 +403,68 @@ def decoding(
     if stated:
         figures["share_of_stated"] = read / took / (stated.terabytes * 1e12)
     report.add(name, **figures)
+
+
+def kernels(work: Callable[[], object], report: Report, most: int = 14) -> None:
+    """Says in remarks on which kernels the device spends a work's time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = torch.cuda.is_available()
+    work()
+    wait()
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as profiler:
+        work()
+        wait()
+    times = {
+        each.key: (each.self_device_time_total if gpu else each.self_cpu_time_total, each.count)
+        for each in profiler.key_averages()
+    }
+    whole = sum(spent for spent, _ in times.values())
+    report.remark(f"{whole / 1e3:.3g} ms of kernels, {sum(count for _, count in times.values()):,} of them:")
+    for name, (spent, count) in sorted(times.items(), key=lambda each: -each[1][0])[:most]:
+        report.remark(f"{spent / max(whole, 1e-9):.1%} in {count} x {name[:110]}")
+
+
+def run_products(sizes: Sizes, report: Report) -> None:
+    """Products of a few rows with one large matrix, by each kernel there is: bytes of weights read a second."""
+    config, speed = sizes.decoded, bandwidth(sizes)
+    outputs, inputs = 2 * config.ffn_width, config.width
+    plain = nn.Linear(inputs, outputs, bias=False, device=device(), dtype=torch.bfloat16)
+    weight_OI = plain.weight.detach()
+    eighth, quarter = Int8Linear(inputs, outputs), Int4Linear(inputs, outputs, device().type)
+    for packed in (eighth, quarter):
+        packed.take(packed.pack(weight_OI))
+    bytes_OI, scales_O = (each.to(device()) for each in Int8Linear(inputs, outputs).pack(weight_OI).values())
+
+    def unpacked(x_NI: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x_NI, bytes_OI.to(x_NI.dtype)) * scales_O
+
+    def within(x_NI: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten._weight_int8pack_mm(x_NI, bytes_OI, scales_O)
+
+    with compiler(sizes.compiler):
+        fused = torch.compile(unpacked, dynamic=False)
+    works: dict[str, tuple[Callable[[torch.Tensor], object], int]] = {
+        "bfloat16": (plain, weight_OI.nbytes),
+        "int8, the lab's": (eighth, bytes_OI.nbytes),
+        "int8, torch's own": (within, bytes_OI.nbytes),
+        "int8, unpacked and compiled": (fused, bytes_OI.nbytes),
+        "int4, the lab's": (quarter, bytes_OI.nbytes // 2),
+    }
+    with torch.inference_mode():
+        for rows in (1, 3):
+            x_NI = torch.randn(rows, inputs, device=device(), dtype=torch.bfloat16)
+            for kind, (work, size) in works.items():
+                with report.attempt(name := f"{kind}, {rows} row(s)"):
+                    off = float((work(x_NI).float() - plain(x_NI).float()).square().mean().sqrt())  # pyright: ignore[reportAttributeAccessIssue]
+                    took = seconds(lambda: [work(x_NI) for _ in range(20)], turns=5) / 20  # noqa: B023
+                    report.add(
+                        name,
+                        us=1e6 * took,
+                        GB_per_second=size / took / 1e9,
+                        share_of_copy=size / took / speed,
+                        error=off,
+                    )
 
 
 class ManyPieces:
@@ -474,6 +545,7 @@ def step_times(
     from chameleon_lab.training.modules import LanguageModule
     from chameleon_lab.training.trainable import Prepared
 
+    torch.compiler.reset()  # or the sizes of another training would make these kernels ones for any size
     torch.manual_seed(0)
     with torch.device(device()):
         model = Transformer(config)
@@ -553,12 +625,31 @@ def run_training(sizes: Sizes, report: Report) -> None:
                     figures["peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
                     figures["reserved_GB"] = torch.cuda.max_memory_reserved() / 1e9
                 report.add(name, **figures)
+            if title == list(sizes.trainings)[-1]:
+                with report.attempt(f"{name}: kernels"), compiler(sizes.compiler):
+                    step_kernels(config, batches[0], compiled, report)
             if not compiled:
                 with report.attempt(name):
                     planned = planner.plan(
                         config, rows=rows, context=positions, training=recipe, precision="bf16-mixed"
                     )
                     report.add(name, planned_GB=planned.peak / 1e9)
+
+
+def step_kernels(config: ModelConfig, batch: Batch, compiled: bool, report: Report) -> None:
+    """On which kernels a forward and a backward pass spend their time."""
+    with torch.device(device()):
+        model = Transformer(config).train()
+    if compiled:
+        compile_blocks(model)
+    here = batch.to(device())
+
+    def step() -> None:
+        with torch.autocast(device().type, torch.bfloat16):
+            Objective(penalties=(ZLoss(1e-5),))(model, here)["loss_with_penalties"].backward()
+        model.zero_grad()
+
+    kernels(step, report)
 
 
 def run_images(sizes: Sizes, report: Report) -> None:
@@ -626,7 +717,7 @@ def run_monitors(sizes: Sizes, report: Report) -> None:
     bare = times((), sizes.warm + sizes.timed)[sizes.warm :]
     base = median(bare)
     report.add("without monitors", ms_per_step=1e3 * base, tokens_per_step=rows * positions, **peak())
-    for monitor in MONITORS:
+    for monitor in MONITORS if torch.cuda.is_available() else MONITORS[-1:]:
         with report.attempt(name := f"{type(monitor).__name__} alone, every step"):
             took = median(times([replace(monitor, every=1)], sizes.warm + sizes.timed)[sizes.warm :])
             report.add(
@@ -645,7 +736,7 @@ def run_monitors(sizes: Sizes, report: Report) -> None:
             **peak(),
         )
     with report.attempt("a step's data"):
-        data = Scenes("tiny", tokens=2048).open(0, None)
+        data = Scenes("tiny", tokens=sizes.data).open(0, None)
         data.batches(0)
         started = time.perf_counter()
         count = 32 if torch.cuda.is_available() else 1
@@ -761,6 +852,7 @@ PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
     "parity": (run_parity, 60),
     "resume": (run_resume, 60),
     "decoding": (run_decoding, 90),
+    "products": (run_products, 60),
     "picture": (run_picture, 90),
     "training": (run_training, 180),
     "images": (run_images, 60),
@@ -789,19 +881,17 @@ def run_part(name: str, toy: bool, file: Path) -> None:
         work(TOY if toy else REAL, report)
 
 
+def command(name: str, toy: bool, out: Path) -> list[str]:
+    """What runs one part in a process of its own."""
+    here = str(Path(__file__).resolve())
+    return [sys.executable, here, "--inside", name, "--out", str(out), *(["--toy"] if toy else [])]
+
+
 def run_apart(name: str, toy: bool, out: Path, limit: float) -> dict[str, Any]:
     """Runs one part in a process of its own: its rows, how it ended, and its last words where it failed."""
     file, log = out / f".{name}.json", out / f"{name}.log"
     file.unlink(missing_ok=True)
-    order = [
-        sys.executable,
-        str(Path(__file__).resolve()),
-        "--inside",
-        name,
-        "--out",
-        str(out),
-        *(["--toy"] if toy else []),
-    ]
+    order = command(name, toy, out)
     started = time.monotonic()
     with log.open("w") as words:
         child = subprocess.Popen(

@@ -1,13 +1,16 @@
 """`make gpu` at toy size, so that no typo waits for the hour when a GPU is there."""
 
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gpu
+import pytest
+import torch
+import torch.utils.flop_counter
 from gpu import PARTS
+
+from chameleon_lab.transformer import Transformer
 
 IN_A_PROCESS = {"tests", "trainings"}  # which start pytest
 
@@ -30,36 +33,63 @@ def test_every_part_runs_at_toy_size_and_the_report_has_its_rows(tmp_path: Path)
     assert not list(tmp_path.glob(".*"))
 
 
-SCRIPT = """
-import sys, time
-sys.path.insert(0, {folder!r})
-import gpu
-def good(sizes, report): report.add("one", number=1.5)
-def bad(sizes, report):
-    report.add("before", number=2)
-    with report.attempt("inner"):
-        raise ValueError("inner trouble")
-    raise RuntimeError("last words")
-def slow(sizes, report):
-    report.add("begun", number=3)
-    time.sleep(60)
-gpu.PARTS = {{"bad": (bad, 60), "slow": (slow, 12), "good": (good, 60)}}
-gpu.__file__ = __file__
-sys.exit(gpu.main())
-"""
+CHILDREN = {
+    "bad": "write({'rows': {'before': {'number': 2}}, 'remarks': []}); raise RuntimeError('last words')",
+    "slow": "write({'rows': {'begun': {'number': 3}}, 'remarks': []}); time.sleep(60)",
+    "good": "write({'rows': {'one': {'number': 1.5}}, 'remarks': ['a remark']})",
+}
 
 
 def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(folder=str(Path(gpu.__file__).parent)))
-    out = tmp_path / "out"
-    order = [sys.executable, str(script), "--toy", "--parts", "bad,slow,good", "--out", str(out)]
-    began = time.monotonic()
-    done = subprocess.run(order, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
-    parts = json.loads((out / "gpu.json").read_text())["parts"]
-    assert [part["outcome"] for part in parts.values()] == ["failed (1)", "stopped after 12 s", "done"]
-    assert parts["bad"]["rows"] == {"before": {"number": 2}, "inner": {"failed": "ValueError: inner trouble"}}
-    assert parts["slow"]["rows"] == {"begun": {"number": 3}} and parts["good"]["rows"] == {"one": {"number": 1.5}}
-    assert parts["bad"]["last words"][-1] == "RuntimeError: last words" and "last words" in (out / "gpu.md").read_text()
-    assert time.monotonic() - began < 110
+    def child(name: str, toy: bool, out: Path) -> list[str]:
+        start = (
+            f"import json, pathlib, time; write = lambda it: pathlib.Path({str(out / f'.{name}.json')!r}).write_text"
+        )
+        return [sys.executable, "-c", f"{start}(json.dumps(it)); {CHILDREN[name]}"]
+
+    monkeypatch.setattr(gpu, "command", child)
+    monkeypatch.setattr(gpu, "PARTS", dict.fromkeys(CHILDREN, (None, 2.0)))
+    assert gpu.main(["--toy", "--out", str(tmp_path)]) == 1
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    wanted = ["failed (1)", "stopped after 2 s", "done"]
+    assert [part["outcome"] for part in parts.values()] == wanted
+    assert parts["bad"]["rows"] == {"before": {"number": 2}} and parts["slow"]["rows"] == {"begun": {"number": 3}}
+    assert parts["bad"]["last words"][-1] == "RuntimeError: last words"
+    page = (tmp_path / "gpu.md").read_text()
+    assert "last words" in page and "- a remark" in page and "| slow | stopped after 2 s |" in page
+    assert gpu.main(["--toy", "--out", str(tmp_path), "--parts", "good", "--minutes", "0.01"]) == 1
+    assert "| good | not begun: no time was left | 0 |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_what_fails_within_a_part_is_named_in_its_row(tmp_path: Path):
+    report = gpu.Report(file=tmp_path / "part.json")
+    with report.attempt("one"):
+        raise ValueError("trouble\nand more")
+    report.add("two", number=1)
+    assert json.loads((tmp_path / "part.json").read_text())["rows"] == {
+        "one": {"failed": "ValueError: trouble"},
+        "two": {"number": 1},
+    }
+
+
+def test_cards_are_known_by_the_names_that_drivers_give():
+    names = {
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA H200": 989,
+        "NVIDIA L4": 121,
+        "Tesla T4": None,
+    }
+    for name, teraflops in names.items():
+        card = gpu.card_of(name)
+        assert (card and card.teraflops) == teraflops
+
+
+def test_the_work_of_a_training_step_is_that_of_its_products():
+    counted = torch.utils.flop_counter.FlopCounterMode(display=False)
+    model = Transformer(gpu.TOY_SHAPE)
+    with counted:
+        model(torch.zeros(1, 64, dtype=torch.long)).sum().backward()
+    # The counter has attention's products whole, and here half of them are hidden.
+    hidden = 6 * gpu.TOY_SHAPE.layers * gpu.TOY_SHAPE.heads * gpu.TOY_SHAPE.head_width * 64
+    assert counted.get_total_flops() / 64 == pytest.approx(gpu.flops_of_a_token(gpu.TOY_SHAPE, 64) + hidden, rel=0.05)
