@@ -7,5 +7,7 @@
 - `own_data`, `own_documents`, `views`: those gathered in a folder, what they become in training, and from where seen
 - `packing`: `Batch`, rows of several documents
 - `shards`, `shard_files`: a corpus tokenized once
+- `infilling`, `holes`: documents rearranged so that a model learns to fill blanks; scenes with something hidden
+- `scene_codes`: the codes of scenes, each encoded once
 - `mixture`: batches as a function of seed and step
 """

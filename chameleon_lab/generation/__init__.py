@@ -5,5 +5,6 @@
   `kv_cache` and `recording`
 - `continuation`: rows, their twins and the one decoder; the step that adds a token to each
 - `session`: a document under way, left and continued
+- `infilling`: documents with blanks, and what fills them
 - `engine`: streams, batches, scores
 """

@@ -848,7 +848,7 @@ def run_resume(sizes: Sizes, report: Report) -> None:
 
 
 PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
-    "tests": (run_tests, 90),
+    "tests": (run_tests, 120),
     "parity": (run_parity, 60),
     "resume": (run_resume, 60),
     "decoding": (run_decoding, 90),
