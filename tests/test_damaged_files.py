@@ -13,6 +13,7 @@ import yaml
 from test_formats import make_lab
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints.formats import open_folder
 from chameleon_lab.checkpoints.torch_files import open_torch
 from chameleon_lab.checkpoints.vqgans import read_yaml_config
 from chameleon_lab.corpora.readers import PictureFolder
@@ -318,3 +319,20 @@ def test_a_vocabulary_of_billions_is_refused_at_once(wrong):
 def test_fields_of_fixes_are_looked_at_too():
     with pytest.raises(ValueError, match=r"QueryKeyNorm\.eps must be of type float, not 'x'"):
         require_fields(QueryKeyNorm(eps="x"))  # type: ignore[arg-type]
+
+
+WRONG_KINDS = [3, None, [None], [3], {"a": 1}, "x", True]
+
+
+@pytest.mark.parametrize("layout", ["native", "huggingface"])
+def test_a_value_of_any_kind_in_any_place_of_a_config_is_read_or_one_error_that_names_the_folder(copy, layout):
+    folder = copy(layout)
+    config = json.loads((folder / "config.json").read_text())
+    names = [*config, "architectures", "licence", "card"]
+    for number, name in enumerate(dict.fromkeys(names)):
+        changed = config | {name: WRONG_KINDS[number % len(WRONG_KINDS)]}
+        (folder / "config.json").write_text(json.dumps(changed))
+        try:
+            open_folder(folder, layout)
+        except (ValueError, FileNotFoundError) as error:
+            assert layout in str(error), f"{name}: {error}"  # the folder's name

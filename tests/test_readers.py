@@ -554,6 +554,8 @@ def test_several_captions_and_alternatives_are_a_pair_each(pictures):
         {"image": "a.png", "conversations": [{"from": "human", "value": "no picture here"}]},
         {"image": "a.png", "captions": [1]},
         {"image": "a.png", "captions": []},
+        {"image": "a.png", "captions": ["", " "]},
+        {"file_name": ["a.png"], "text": ""},
         [{"image": "../outside.png"}],
         [{"image": 7}],
     ],

@@ -39,6 +39,7 @@ from chameleon_lab.checkpoints.opened import Opened, Parts, ReadOptions, require
 from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
 from chameleon_lab.checkpoints.vqgans import holds_vqgan, read_vqgan
+from chameleon_lab.files import reason_of
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.transformer import Transformer
 
@@ -216,7 +217,14 @@ def open_folder(
     match = detect(folder, layout, tokenizer)
     if tokenizer is not None:
         options = replace(options, tokenizer=home(tokenizer))
-    opened = _fill_gaps(match.format.open(match.model, match.tokenizers, options), match.tokenizers, options)
+    try:
+        opened = match.format.open(match.model, match.tokenizers, options)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # a value of a kind that no reader thought of
+        raise ValueError(
+            f"{match.model} is damaged: a value in its config is of the wrong kind ({reason_of(error)}). Get or save it "
+            "anew."
+        ) from error
+    opened = _fill_gaps(opened, match.tokenizers, options)
     for gap in opened.tokenizer.missing:
         log.info("%s has %s.", opened.source, gap)
     return opened

@@ -187,6 +187,8 @@ def _alternatives(image: Any, captions: Any, find: FindPicture) -> Iterator[Docu
     pictures = image if isinstance(image, list) else [image]
     if not pictures or not captions or any(not isinstance(each, str) for each in (*pictures, *captions)):
         raise ValueError("its image and captions are no strings, or lists of them")
+    if not any(caption.strip() for caption in captions):
+        raise ValueError("its captions are empty")
     for each in map(find, pictures):
         yield from (Document.of(caption.strip(), each) for caption in captions if caption.strip())
 
