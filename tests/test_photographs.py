@@ -126,7 +126,6 @@ def toy(tmp_path, monkeypatch, image_config):
         save_noise(tmp_path / "corpus" / ("held_out" if number else "trained") / f"{number}.jpg", number, (60, 40))
     shapes = {4: replace(image_config, quantizer="finite_scalar", codes=64, code_width=3)}
     monkeypatch.setattr(photographs, "PHOTOGRAPH_TOKENIZERS", shapes)
-    monkeypatch.setattr(photographs, "CROP", 16)
     monkeypatch.setitem(
         METRICS, DISTANCE, lambda: MeanScore(DISTANCE, "mean", lambda one, other: (one - one).sum((1, 2, 3)).double())
     )
@@ -136,7 +135,9 @@ def toy(tmp_path, monkeypatch, image_config):
 def test_a_variant_is_trained_measured_and_summed_up(toy, tmp_path):
     out = tmp_path / "out"
     for seed in (0, 1):
-        scores = train_one(Variant(4, "edges", seed), toy, out, Budget(steps=2), batch=2)
+        variant = Variant(4, "edges", seed)
+        experiment = replace(experiment_of(variant, toy, Budget(steps=2)), batch=2, crop=16)
+        scores = train_one(variant, experiment, toy, out)
         assert scores["steps"] == 2 and scores["pictures"] == 2 and 0 < scores["PSNR"] < 60
     read = load_image_tokenizer(out / "f4-edges-0" / "tokenizer")
     again = scores_of(read, list(photographs.held_out_photographs(toy).values()))
