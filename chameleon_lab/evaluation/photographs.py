@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 Perceptual = Literal["edges", "efficientnet"]
 LOSSES: tuple[Perceptual, ...] = ("efficientnet", "edges")
 BATCH = 32
-RATES = {4: 6e-4, 8: 1.5e-3, 16: 1.5e-3}  # the book of 4 learns better at the lower one
+PHOTOGRAPH_RATES = {4: 6e-4, 8: 1.5e-3, 16: 1.5e-3}  # the book of 4 learns better at the lower one
 CROP = 128  # pixels: half of what is read later, where twice as many different ones teach more
 
 PHOTOGRAPH_TOKENIZER = ImageTokenizerConfig(
@@ -111,7 +111,7 @@ def experiment_of(variant: Variant, corpus: Path | str, budget: Budget) -> Image
         name=variant.name,
         tokenizer=PHOTOGRAPH_TOKENIZERS[variant.factor],
         recipe=Recipe(
-            rate=RATES[variant.factor],
+            rate=PHOTOGRAPH_RATES[variant.factor],
             betas=(0.9, 0.99),
             eps=1e-8,
             weight_decay=1e-4,
