@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_lab.chameleon import load_image_tokenizer
-from chameleon_lab.corpora import photograph_corpus
+from chameleon_lab.chameleon import find, load_image_tokenizer
+from chameleon_lab.corpora import photograph_corpus, sources
 from chameleon_lab.corpora.photograph_corpus import DEBIAN, HELD_OUT, LONGEST, NPM, Credit, build_photographs
 from chameleon_lab.corpora.sources import HELD_OUT_PHOTOGRAPHS
 from chameleon_lab.evaluation import photographs
@@ -126,7 +126,6 @@ def toy(tmp_path, monkeypatch, image_config):
         save_noise(tmp_path / "corpus" / ("held_out" if number else "trained") / f"{number}.jpg", number, (60, 40))
     shapes = {4: replace(image_config, quantizer="finite_scalar", codes=64, code_width=3)}
     monkeypatch.setattr(photographs, "PHOTOGRAPH_TOKENIZERS", shapes)
-    monkeypatch.setattr(photographs, "CROP", 16)
     monkeypatch.setitem(
         METRICS, DISTANCE, lambda: MeanScore(DISTANCE, "mean", lambda one, other: (one - one).sum((1, 2, 3)).double())
     )
@@ -136,7 +135,9 @@ def toy(tmp_path, monkeypatch, image_config):
 def test_a_variant_is_trained_measured_and_summed_up(toy, tmp_path):
     out = tmp_path / "out"
     for seed in (0, 1):
-        scores = train_one(Variant(4, "edges", seed), toy, out, Budget(steps=2), batch=2)
+        variant = Variant(4, "edges", seed)
+        experiment = replace(experiment_of(variant, toy, Budget(steps=2)), batch=2, crop=16)
+        scores = train_one(variant, experiment, toy, out)
         assert scores["steps"] == 2 and scores["pictures"] == 2 and 0 < scores["PSNR"] < 60
     read = load_image_tokenizer(out / "f4-edges-0" / "tokenizer")
     again = scores_of(read, list(photographs.held_out_photographs(toy).values()))
@@ -168,3 +169,15 @@ def test_the_driver_runs_each_variant_in_a_process_and_says_why_one_failed(tmp_p
         photographs.train_all(tmp_path, tmp_path / "out", 0.2, [Variant(8, "edges", 0)])
     assert "f8-edges-0 ended with 1" in caplog.text and "No module named no_such_module" in caplog.text
     assert sys.executable
+
+
+@pytest.mark.parametrize(("name", "factor", "psnr"), [("photographs", 8, 22.5), ("photographs-16", 16, 19.5)])
+def test_a_shipped_tokenizer_rebuilds_what_it_never_saw_and_its_card_says_how_well(name, factor, psnr):
+    tokenizer, folder = load_image_tokenizer(name), find(name)
+    assert tokenizer.config.factor == factor and tokenizer.config.side == 256
+    assert (folder / "image_tokenizer.safetensors").stat().st_size <= 4_000_000
+    card = json.loads((folder / "config.json").read_text())["card"]
+    assert card["scores"]["PSNR"] > psnr and card["scores"]["bits a pixel"] <= 1
+    samples = sources.photographs()
+    trips = [tokenizer.reconstruct(open_picture(samples[each])) for each in HELD_OUT_PHOTOGRAPHS]
+    assert min(trip.psnr for trip in trips) > psnr - 3 and np.mean([trip.psnr for trip in trips]) > psnr

@@ -221,8 +221,8 @@ def open_folder(
         opened = match.format.open(match.model, match.tokenizers, options)
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # a value of a kind that no reader thought of
         raise ValueError(
-            f"{match.model} is damaged: a value in its config is of the wrong kind ({reason_of(error)}). Get or save it "
-            "anew."
+            f"{match.model} is damaged: a value in its config is of the wrong kind ({reason_of(error)}). Get or "
+            "save it anew."
         ) from error
     opened = _fill_gaps(opened, match.tokenizers, options)
     for gap in opened.tokenizer.missing:

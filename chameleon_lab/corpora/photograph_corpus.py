@@ -246,8 +246,8 @@ HELD_OUT = (
     "getty-nagasaki-boats",
     *(f"samples-{name}" for name in HELD_OUT_PHOTOGRAPHS),
 )
-"""The photographs that no experiment of the lab trains on, chosen by name before any was trained: of one hand's series
-of a place, none or all."""
+"""The photographs that no experiment of the lab trains on, chosen by name before any was trained; `dmottl` is a series
+of one place, and held out whole."""
 
 
 @dataclass(frozen=True)
