@@ -238,7 +238,6 @@ def test_a_critic_that_never_begins_is_spoken_of(small, tmp_path, caplog):
     assert "never began" not in caplog.text
 
 
-<<<<<<< HEAD
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", list(QUANTIZERS))
@@ -247,7 +246,8 @@ def test_every_quantizer_trains_on_a_gpu(small, name, precision, tmp_path, pictu
     run = replace(small, tokenizer=tokenizer, budget=Budget(steps=25), precision=precision).run(tmp_path)
     assert all(np.isfinite(record.values["loss"]) for record in run.wait().records)
     assert run.result().encode(picture).shape == (4, 4)
-=======
+
+
 def test_a_training_takes_over_another_s_weights_and_makes_a_book_of_another_size_anew(small, tmp_path):
     small.run(tmp_path / "first").wait()
     earlier = load_image_tokenizer(tmp_path / "first" / "tokenizer").state_dict()
@@ -259,4 +259,3 @@ def test_a_training_takes_over_another_s_weights_and_makes_a_book_of_another_siz
         taken_over = {name for name in same if torch.equal(tensors[name], earlier[name])}
         assert {name for name in tensors if not name.startswith("quantize.")} <= taken_over
         assert (len(taken_over) == len(tensors)) is (codes == small.tokenizer.codes)
->>>>>>> x-photos

@@ -6,4 +6,5 @@
 - `comparison`: quantizers on equal terms
 - `stability`: how the stability presets end, and when alarms sound; `competition`: one of them, both modalities or one
 - `additions`: a person's own fixes, corpora, rules and quantizers; `intervals`: of means and of shares
+- `judgement`: of what people judged: win rates, agreement, Krippendorff's alpha, Bradley-Terry strengths
 """

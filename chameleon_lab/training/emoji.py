@@ -35,8 +35,8 @@ from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
 from chameleon_lab.signals import answering, end_in_order
-from chameleon_lab.storage import write_file
 from chameleon_lab.stability import ZLoss
+from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
