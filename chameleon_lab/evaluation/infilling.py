@@ -1,8 +1,8 @@
 """Scores of infilling on held-out scenes: what is hidden is filled by a model, and judged against ground truth.
 
 - a thing, named by the caption: the checker reads the whole filled picture, and all of it must be right
-- a thing put on bare ground, or in the place of another one, named by the caption: the same. Codes beside a hole know of
-  what was there, and here they know of something else
+- a thing put on bare ground, or in the place of another one, named by the caption: the same. Codes beside a hole know
+  of what was there, and here they know of something else
 - a word of the caption, beside the picture: the caption must come out exactly
 - a thing without a caption: the checker must read one to three things, each with a sure shape; that there are as many
   as before is counted apart, since bare ground is a filling, too

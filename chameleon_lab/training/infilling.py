@@ -207,6 +207,10 @@ INFILLING = replace(
 )
 """The tiny model's shape, from its weights on."""
 
+CONTINUED = replace(
+    INFILLING.recipe, rate=INFILLING.recipe.rate / 4, muon_rate=INFILLING.recipe.muon_rate / 4, warm_up=20
+)
+
 GPU_TOKENS, CPU_TOKENS = 32768, 2048
 """Tokens a step: what an H100 takes in little more time than fewer."""
 
@@ -224,7 +228,8 @@ def train_infilling(
 ) -> Chameleon:
     """The model that fills blanks, written to `folder/model`. Called again with more minutes, it goes on.
 
-    `begins_from`: folder or name of a model of the tiny model's shape, whose weights are trained on.
+    `begins_from`: folder or name of a model of the tiny model's shape, whose weights are trained on; one that is not
+    the tiny model fills already, and is trained on with a quarter of the rates.
 
     `tokens` a step, and how many scenes of three things are encoded beforehand, depend on whether there is a GPU;
     without one scenes are encoded as they are needed. Every so many seconds the log says how far it is.
@@ -239,6 +244,7 @@ def train_infilling(
     experiment = replace(
         INFILLING,
         begins_from=begins_from,
+        recipe=INFILLING.recipe if begins_from == "tiny" else CONTINUED,
         data=data,
         budget=Budget(minutes=minutes),
         objective=replace(INFILLING.objective, logits_at_once=2**26) if gpu else INFILLING.objective,
