@@ -368,7 +368,7 @@ def test_one_call_trains_a_model_that_fills(tmp_path, monkeypatch):
     assert 0 < max(changes) < 0.1  # it began from the tiny model's weights, and went on
     assert lab.card["steps"] >= 1 and lab.card["experiment"]["begins_from"] == "tiny"
     scores = dict(evaluate_infilling(lab, n=1))
-    assert len(scores) == 4 and all(score.n == 1 for score in scores.values())
+    assert len(scores) == 6 and all(score.n == 1 for score in scores.values())
     with pytest.raises(ValueError, match="gives it the same shape"):
         replace(
             short,
@@ -380,7 +380,7 @@ def test_one_call_trains_a_model_that_fills(tmp_path, monkeypatch):
 def test_tasks_are_right_when_they_are_filled_with_the_truth_and_wrong_otherwise(tiny):
     """The judge by itself: truth that went through the image tokenizer is right, another scene or word is not."""
     grid = tiny.tokenizer.grid
-    for kind in HOLE_TASKS:
+    for kind in ("named", "unnamed", "word"):
         rights = dict[bool, list[bool]]()
         for at, task in enumerate(hole_tasks(kind, 12, 5, grid)):
             picture = next(part.picture for part in task.document if isinstance(part, Image))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.infilling import Span, cell_spans, code_places, move_spans
 from chameleon_lab.corpora.packing import TokenizedDocument
-from chameleon_lab.corpora.scenes import SIZES, Scene, Thing
+from chameleon_lab.corpora.scenes import COLOURS, NOVEL_PAIRS, SHAPES, SIZES, Scene, Thing
 from chameleon_lab.documents import Image
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
@@ -25,9 +26,29 @@ def cells_of_thing(thing: Thing, grid: tuple[int, int]) -> np.ndarray:
     return hidden_RC
 
 
+def without_thing(scene: Scene, place: int) -> Scene:
+    """The scene with one of its things taken away."""
+    return replace(scene, things=tuple(thing for at, thing in enumerate(scene.things) if at != place))
+
+
+def with_another_thing(scene: Scene, place: int, rng: Choice) -> Scene:
+    """The scene with one of its things replaced by another one: shape, colour and, but in rows, size drawn anew."""
+    before = scene.things[place]
+    while True:
+        size = before.size if len(scene.things) == 3 else list(SIZES)[int(rng.integers(len(SIZES)))]
+        shape, colour = SHAPES[int(rng.integers(len(SHAPES)))], list(COLOURS)[int(rng.integers(len(COLOURS)))]
+        thing = Thing(shape, colour, size, before.x, before.y)
+        if thing.pair not in NOVEL_PAIRS and all(thing.pair != other.pair for other in scene.things):
+            return replace(scene, things=tuple(thing if at == place else each for at, each in enumerate(scene.things)))
+
+
 def _around_thing(scene: Scene, rng: Choice, grid: tuple[int, int]) -> np.ndarray:
-    """A thing's cells, sometimes with one or two more rows or columns on any side."""
-    hidden_RC = cells_of_thing(scene.things[int(rng.integers(len(scene.things)))], grid)
+    """A thing's cells, or some more."""
+    return widened(cells_of_thing(scene.things[int(rng.integers(len(scene.things)))], grid), rng)
+
+
+def widened(hidden_RC: np.ndarray, rng: Choice) -> np.ndarray:
+    """A rectangle of cells, more often than not as it is, else with up to two more rows or columns on any side."""
     if rng.random() < 0.6:
         return hidden_RC
     rows, columns = np.flatnonzero(hidden_RC.any(1)), np.flatnonzero(hidden_RC.any(0))
@@ -88,9 +109,20 @@ def hidden_words(caption: str, rng: Choice) -> tuple[list[str], int, int]:
 HOLE_KINDS: Mapping[str, float] = {"picture": 0.55, "words": 0.3, "both": 0.15}
 
 
-def hole_document(scene: Scene, image: Image, tokenizer: MixedModalTokenizer, rng: Choice) -> TokenizedDocument:
-    """A scene's picture and caption, or the picture alone, with something hidden: rearranged for infilling."""
+def hole_document(
+    scene: Scene,
+    image: Image,
+    tokenizer: MixedModalTokenizer,
+    rng: Choice,
+    hidden_RC: np.ndarray | None = None,
+) -> TokenizedDocument:
+    """A scene's picture and caption, or the picture alone, with something hidden: rearranged for infilling.
+
+    `hidden_RC`: the cells that are hidden, where that is not to be drawn.
+    """
     kind = str(rng.choice(list(HOLE_KINDS), p=list(HOLE_KINDS.values())))
+    if hidden_RC is not None and kind == "words":
+        kind = "picture"
     vocabulary, most = tokenizer.vocabulary, tokenizer.vocabulary.sentinels
     spans = list[Span]()
     parts = list[tuple[np.ndarray, list[Span]]]()  # tokens, and the spans in them
@@ -105,7 +137,7 @@ def hole_document(scene: Scene, image: Image, tokenizer: MixedModalTokenizer, rn
     picture, hidden = tokenizer.encode_segment(image), list[Span]()
     if kind != "words":
         hide = list(HIDDEN_CELLS)[int(rng.choice(len(HIDDEN_CELLS), p=list(HIDDEN_CELLS.values())))]
-        hidden_RC = hide(scene, rng, tokenizer.grid)
+        hidden_RC = hide(scene, rng, tokenizer.grid) if hidden_RC is None else hidden_RC
         if not hidden_RC.any():
             hidden_RC[tuple(rng.integers(tokenizer.grid))] = True
         hidden = cell_spans(code_places(picture, 0, tokenizer.grid, vocabulary), hidden_RC, most)

@@ -28,9 +28,14 @@ def scene_range(count: int) -> tuple[int, int]:
     return _STARTS[count - 1], _STARTS[count]
 
 
-def scene_number(scene: Scene) -> int:
-    """The number of a scene from 0 on. Things of three are small, so that their sizes do not count."""
+def scene_number(scene: Scene) -> int | None:
+    """The number of a scene from 0 on; None for one that is never sampled: bare ground, or two things of a row.
+
+    Things of three are small, so that their sizes do not count.
+    """
     count, number = len(scene.things), 0
+    if not count or (count > 1 and scene.layout not in LAYOUTS[count - 1]):
+        return None
     for thing in scene.things:
         number = (number * len(SHAPES) + SHAPES.index(thing.shape)) * len(COLOURS) + list(COLOURS).index(thing.colour)
         if count < 3:
@@ -73,6 +78,8 @@ class SceneCodes:
 
     def __getitem__(self, scene: Scene) -> np.ndarray | None:
         number = scene_number(scene)
+        if number is None:
+            return None
         row = int(np.searchsorted(self.numbers_S, number))
         there = row < len(self.numbers_S) and self.numbers_S[row] == number
         return self.codes_SHW[row].astype(np.int64) if there else None

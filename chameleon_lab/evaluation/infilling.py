@@ -1,6 +1,8 @@
 """Scores of infilling on held-out scenes: what is hidden is filled by a model, and judged against ground truth.
 
 - a thing, named by the caption: the checker reads the whole filled picture, and all of it must be right
+- a thing put on bare ground, or in the place of another one, named by the caption: the same. Codes beside a hole know
+  of what was there, and here they know of something else
 - a word of the caption, beside the picture: the caption must come out exactly
 - a thing without a caption: the checker must read one to three things, each with a sure shape; that there are as many
   as before is counted apart, since bare ground is a filling, too
@@ -21,7 +23,7 @@ import numpy as np
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.checker import SceneReading, compare_scenes, read_scene
-from chameleon_lab.corpora.holes import cells_of_thing, telling_words
+from chameleon_lab.corpora.holes import cells_of_thing, telling_words, with_another_thing, without_thing
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Blank, Document, Image
 from chameleon_lab.evaluation.scenes import Score
@@ -54,6 +56,24 @@ def _masked(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> Im
     return Image(scene.picture(), mask=cells_of_thing(thing, grid))
 
 
+def _changed_scene(bare: bool, measure: str) -> Callable[[Scene, np.random.Generator, tuple[int, int]], HoleTask]:
+    """A picture of something else, with a caption of what is to be there."""
+
+    def task(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> HoleTask:
+        place = int(rng.integers(len(scene.things)))
+        before, hidden_RC = without_thing(scene, place), cells_of_thing(scene.things[place], grid)
+        if not bare:
+            before = with_another_thing(scene, place, rng)
+            hidden_RC = hidden_RC | cells_of_thing(before.things[place], grid)
+
+        def verdicts(filled: Document) -> dict[str, bool]:
+            return {measure: compare_scenes(scene, read_scene(filled.pictures[0]))["all"]}
+
+        return HoleTask(Document.of(scene.caption(), Image(before.picture(), mask=hidden_RC)), verdicts)
+
+    return task
+
+
 def _named_thing(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> HoleTask:
     def verdicts(filled: Document) -> dict[str, bool]:
         return {NAMED: compare_scenes(scene, read_scene(filled.pictures[0]))["all"]}
@@ -80,7 +100,14 @@ def _word(scene: Scene, rng: np.random.Generator, grid: tuple[int, int]) -> Hole
 
 NAMED, WORD = "a hidden thing, named by the caption", "a hidden word of the caption"
 UNNAMED, AS_MANY = "a hidden thing without a caption, well-formed", "... and as many things as before"
-HOLE_TASKS = {"named": _named_thing, "word": _word, "unnamed": _unnamed_thing}
+PUT, REPLACED = "a thing put on bare ground, named", "a thing in the place of another, named"
+HOLE_TASKS: dict[str, Callable[[Scene, np.random.Generator, tuple[int, int]], HoleTask]] = {
+    "named": _named_thing,
+    "word": _word,
+    "unnamed": _unnamed_thing,
+    "put": _changed_scene(True, PUT),
+    "replaced": _changed_scene(False, REPLACED),
+}
 
 
 def hole_tasks(kind: str, n: int, seed: int, grid: tuple[int, int], where: str = "held_out") -> list[HoleTask]:

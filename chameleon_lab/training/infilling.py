@@ -21,12 +21,13 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.conversations import SCENE_KINDS, Choice
-from chameleon_lab.corpora.holes import hole_document
+from chameleon_lab.corpora.holes import cells_of_thing, hole_document, widened, with_another_thing, without_thing
 from chameleon_lab.corpora.infilling import CM3LEON_SPANS
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, encode_images, tokenize
 from chameleon_lab.corpora.scene_codes import SceneCodes, drawn_with, image_of_scene, numbered_scene, scene_range
 from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.documents import Image
 from chameleon_lab.history import StepRecord
 from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.optimization import CoolDown
@@ -52,6 +53,10 @@ class InfillDocuments:
 
     `scenes`: the folder of scenes' codes (`SceneCodes`); scenes that are not there are drawn and encoded. Fillings
     weigh `filling_weight` times what the rest does.
+
+    Codes beside a hidden thing know of it, since an encoder sees further than a cell. So of the scenes with something
+    hidden, the share `changed` was something else before: bare ground there, or another thing, whose codes are those
+    around the hole.
     """
 
     scenes: Path
@@ -59,6 +64,7 @@ class InfillDocuments:
     tokens: int = 2048
     shares: Mapping[str, float] = field(default_factory=lambda: dict(INFILL_SHARES))
     filling_weight: float = 2.0
+    changed: float = 0.4
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         batches = made_ahead(partial(InfillBatches, self, seed))
@@ -95,11 +101,16 @@ class InfillBatches:
         numbers = dict(zip(names, rng.multinomial(count, shares / shares.sum()), strict=True))
         scenes = [self._scene(rng) for _ in range(numbers.get("holes", 0))]
         images = [image_of_scene(scene) for scene in scenes]
-        coded = encode_images(images, tokenizer)
-        documents = [
-            hole_document(scene, coded.get(id(image), image), tokenizer, rng)
-            for scene, image in zip(scenes, images, strict=True)
-        ]
+        befores = [self._before(scene, rng) if rng.random() < self.data.changed else None for scene in scenes]
+        coded = encode_images([*images, *(each[0] for each in befores if each is not None)], tokenizer)
+        documents = list[TokenizedDocument]()
+        for scene, image, before in zip(scenes, images, befores, strict=True):
+            image, hidden_RC = coded.get(id(image), image), None
+            if before is not None:
+                around, hidden_RC = coded.get(id(before[0]), before[0]), before[1]
+                assert image.codes is not None and around.codes is not None
+                image = replace(image, codes=np.where(hidden_RC, image.codes, around.codes))
+            documents.append(hole_document(scene, image, tokenizer, rng, hidden_RC))
         kinds, weights = list(SCENE_WEIGHTS), np.array(list(SCENE_WEIGHTS.values()))
         for name in ("spans", "plain"):
             drawn = rng.choice(kinds, numbers.get(name, 0), p=weights / weights.sum())
@@ -115,6 +126,16 @@ class InfillBatches:
         if len(scene.things) == 3 and len(threes):
             return numbered_scene(int(self.codes.numbers_S[threes[int(rng.integers(len(threes)))]]))
         return scene
+
+    def _before(self, scene: Scene, rng: Choice) -> tuple[Image, np.ndarray]:
+        """What a scene was before a thing was put there, and the cells that hide both."""
+        place, grid = int(rng.integers(len(scene.things))), self.data.tokenizer.grid
+        bare = rng.random() < 0.4
+        before = without_thing(scene, place) if bare else with_another_thing(scene, place, rng)
+        hidden_RC = cells_of_thing(scene.things[place], grid)
+        if not bare:
+            hidden_RC |= cells_of_thing(before.things[place], grid)
+        return image_of_scene(before), widened(hidden_RC, rng)
 
     def _weighted(self, batch: Batch) -> Batch:
         """The batch with weights on what stands behind a document's end."""
@@ -186,6 +207,10 @@ INFILLING = replace(
 )
 """The tiny model's shape, from its weights on."""
 
+CONTINUED = replace(
+    INFILLING.recipe, rate=INFILLING.recipe.rate / 4, muon_rate=INFILLING.recipe.muon_rate / 4, warm_up=20
+)
+
 GPU_TOKENS, CPU_TOKENS = 32768, 2048
 """Tokens a step: what an H100 takes in little more time than fewer."""
 
@@ -194,9 +219,17 @@ GPU_THREES = 300_000
 
 
 def train_infilling(
-    folder: Path | str, minutes: float = 7.0, tokens: int | None = None, threes: int | None = None, every: float = 20.0
+    folder: Path | str,
+    minutes: float = 7.0,
+    tokens: int | None = None,
+    threes: int | None = None,
+    begins_from: str = "tiny",
+    every: float = 20.0,
 ) -> Chameleon:
     """The model that fills blanks, written to `folder/model`. Called again with more minutes, it goes on.
+
+    `begins_from`: folder or name of a model of the tiny model's shape, whose weights are trained on; one that is not
+    the tiny model fills already, and is trained on with a quarter of the rates.
 
     `tokens` a step, and how many scenes of three things are encoded beforehand, depend on whether there is a GPU;
     without one scenes are encoded as they are needed. Every so many seconds the log says how far it is.
@@ -210,6 +243,8 @@ def train_infilling(
     data = InfillDocuments(folder / "scenes", lab.tokenizer, tokens or (GPU_TOKENS if gpu else CPU_TOKENS))
     experiment = replace(
         INFILLING,
+        begins_from=begins_from,
+        recipe=INFILLING.recipe if begins_from == "tiny" else CONTINUED,
         data=data,
         budget=Budget(minutes=minutes),
         objective=replace(INFILLING.objective, logits_at_once=2**26) if gpu else INFILLING.objective,
@@ -225,7 +260,8 @@ def train_infilling(
         "minutes": round(history.records[-1].seconds / 60, 1),
         "steps": len(history.records),
         "tokens": int(sum(history.series("tokens")[1])),
-        "notes": ["begins from the tiny model's weights, and keeps its two tokenizers"],
+        "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
+        "before": Chameleon.load(begins_from, device="cpu").card if begins_from != "tiny" else None,
     }
     lab.tokenizer.image.half()
     Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
@@ -256,10 +292,11 @@ def train_infilling_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=7, help="of training, in all (default: 7)")
     parser.add_argument("--tokens", type=int, help=f"a step (default: {CPU_TOKENS}, on a GPU {GPU_TOKENS})")
     parser.add_argument("--threes", type=int, help="scenes of three things to encode beforehand (on a GPU 300,000)")
+    parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
-        train_infilling(options.folder, options.minutes, options.tokens, options.threes)
+        train_infilling(options.folder, options.minutes, options.tokens, options.threes, options.begins_from)
     log.info("The model is in %s.", options.folder / "model")
 
 
