@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 REPLY = """
+import time
 import torch
 from chameleon_lab.records import StopPiece, TextPiece
 from chameleon_widgets import ChatCell
@@ -32,18 +33,19 @@ tiny, scene = load_image_tokenizer("tiny"), arrange([("ring", "purple", "large")
 """
 RUN = """
 import tempfile
+import time
 from dataclasses import replace
 from chameleon_lab.training.experiments import SIDE_BY_SIDE
 from chameleon_lab.training.modules import Budget
 from chameleon_widgets import ComparePanel, RunPanel
 run = replace(SIDE_BY_SIDE, budget=Budget(steps=5000)).run(tempfile.mkdtemp())
 while not run.history.records:
-    pass
+    time.sleep(0.05)
 """
 SCRIPTS = {
     "a chat": REPLY + "ChatCell(stream)",
     "a reply under way": REPLY
-    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): pass",
+    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): time.sleep(0.05)",
     "all that works with a tokenizer": TOKENIZER
     + "CodeSurgery(tiny, scene)\natlas = CodebookAtlas(tiny, pictures=[scene] * 20)\n"
     + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",

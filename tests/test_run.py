@@ -390,7 +390,7 @@ def test_a_killed_run_goes_on_with_the_losses_of_one_never_killed(tmp_path):
     script = KILLED.format(paths=[str(here), str(here.parent)], folder=str(killed))
     first = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
     while len(made(killed).records) < 7 and first.poll() is None:  # past the change, before the end
-        time.sleep(0.01)
+        time.sleep(0.03)
     first.send_signal(signal.SIGKILL)
     first.wait()
     changes = made(killed).interventions

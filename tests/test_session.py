@@ -227,7 +227,7 @@ def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, mon
 
 
 @pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_picture_whose_decoding_was_interrupted_is_told_all_the_same(engine, seed, monkeypatch):
     settings, grammar = replace(WARM, max_tokens=60), Grammar(WORDS, CODES, min_images=2)
     whole = engine.begin(ASKED, settings, seed, grammar)
@@ -291,7 +291,7 @@ def test_a_reply_that_begins_with_tokens_goes_on_as_if_the_model_had_written_the
     start = len(engine.tokenizer.encode(ASKED))
     reply = session.tokens[start:]
     assert len(reply) > 30
-    for count in range(len(reply)):
+    for count in range(int(guidance) % 2, len(reply), 2):  # each at one of the guidances
         branch = engine.begin(ASKED, greedy, 0, grammar, reply[:count])
         pieces = list(branch.stream())
         assert np.array_equal(branch.tokens, session.tokens), count

@@ -182,7 +182,7 @@ def test_tables_say_how_runs_ended_and_when_alarms_sounded(tmp_path):
 
 def test_the_command_trains_what_is_not_trained_and_writes_tables(tmp_path, monkeypatch, capsys):
     for name, each in PRESETS.items():
-        monkeypatch.setitem(PRESETS, name, replace(each, budget=Budget(steps=25), checkpoints=0))
+        monkeypatch.setitem(PRESETS, name, replace(each, budget=Budget(steps=12), checkpoints=0))
     arguments = ["stability", "stress_ramp", "--seeds", "1", "--folder", str(tmp_path)]
     assert main(arguments) == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}

@@ -107,7 +107,7 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     ends = time.monotonic() + seconds
     while not (reached := condition()):
         assert time.monotonic() < ends, "it never came to this"
-        time.sleep(0.005)
+        time.sleep(0.02)
     return reached
 
 
