@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
 
@@ -235,6 +237,59 @@ def fused_rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
             if isinstance(weight, Tensor) and sum(sizes) == len(weight):  # else a module of one's own: left whole
                 rows[weight] = sizes
     return rows
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Has parameters whose names match one of the patterns not trained; a tied one has two names.
+
+    Raises ValueError for a pattern that matches nothing, and where nothing is left to train.
+    """
+    names = dict(model.named_parameters(remove_duplicate=False))
+    for pattern in patterns:
+        matches = fnmatch.filter(names, pattern)
+        if not matches:
+            some = ", ".join([*names][:4])
+            raise ValueError(
+                f"No parameter's name matches the pattern {pattern!r} of what is frozen; there are {some}, ..."
+            )
+        for name in matches:
+            names[name].requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in names.values()):
+        raise ValueError(f"Everything is frozen by {', '.join(patterns)}, so that nothing is left to train.")
+
+
+class FrozenRows:
+    """Rows of tables that stand still to the bit while the others are trained, whatever the optimizer.
+
+    A gradient of 0 is not enough: weight decay and momentum move a row all the same. So their gradients are cleared,
+    that they count neither in the clipped norm nor in the optimizer's state, and after a step the rows are put back.
+    """
+
+    def __init__(self, owners: Iterable[nn.Embedding | nn.Linear] = (), rows: Sequence[int] = ()) -> None:
+        self._owners, self._rows_R = tuple(owners), torch.tensor(rows, dtype=torch.long)
+
+    def clear_gradients(self) -> None:
+        for table_VD, rows_R in self._tables():
+            if table_VD.grad is not None:
+                table_VD.grad[rows_R] = 0.0
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """The optimizers step inside."""
+        with torch.no_grad():
+            before = [(table_VD, rows_R, table_VD[rows_R]) for table_VD, rows_R in self._tables()]
+        yield
+        with torch.no_grad():
+            for table_VD, rows_R, values_RD in before:
+                table_VD[rows_R] = values_RD
+
+    def _tables(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each table once, also where embedding and head are tied."""
+        if not len(self._rows_R):
+            return
+        for table_VD in {id(owner.weight): owner.weight for owner in self._owners}.values():
+            if table_VD.requires_grad:
+                yield table_VD, self._rows_R.to(table_VD.device)
 
 
 class StableAdamW(torch.optim.AdamW):

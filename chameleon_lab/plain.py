@@ -44,6 +44,7 @@ def plain_values(value: Any, sources: dict[str, str] | None = None, brief: bool 
 
     Where `sources` is given, the source of each class and function of a person's own is added to it. `brief` leaves out
     a field that joined its class later (its metadata has "later") where it has its default: what the value was before.
+    A field whose metadata has "plain", a function, stands there by what that makes of it.
     """
 
     def each(inner: Any) -> Any:
@@ -75,7 +76,8 @@ def plain_values(value: Any, sources: dict[str, str] | None = None, brief: bool 
         return each(inspect.unwrap(value))
     if is_dataclass(value):
         present = [it for it in fields(value) if not (brief and _is_later_default(it, getattr(value, it.name)))]
-        return {"is": _label(type(value), sources)} | {it.name: each(getattr(value, it.name)) for it in present}
+        inner = {it.name: it.metadata.get("plain", _as_it_is)(getattr(value, it.name)) for it in present}
+        return {"is": _label(type(value), sources)} | {name: each(of_name) for name, of_name in inner.items()}
     if _personal(type(value)):  # attributes with an underscore are taken for what it keeps to itself while it works
         public = {name: inner for name, inner in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
         return {"is": _label(type(value), sources)} | each(public)
@@ -92,6 +94,10 @@ def described(value: Any) -> dict[str, Any]:
 def fingerprint(value: Any) -> str:
     """Eight letters that are the same for equal values, in a later version of the lab too."""
     return _hash(json.dumps(plain_values(value, brief=True), sort_keys=True).encode())
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _is_later_default(field: Field[Any], value: Any) -> bool:

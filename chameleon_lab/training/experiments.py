@@ -4,33 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
-from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
-from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, tuned
+from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, freeze, tuned
 from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
+from chameleon_lab.training.beginning import WeightSource, begin, weights_identity
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Drawings, first_halves, scene_requests
 from chameleon_lab.training.trainable import Prepared
 from chameleon_lab.transformer import ForVocabulary, ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import LanguageModule
+
+
+FrozenChoice = Literal["words", "codes"] | Sequence[int] | np.ndarray
+
+
+def _token_rows(rows: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+    """Tokens, each once and in order, of an array of them or of a yes or no for each token."""
+    rows_X = np.asarray(rows)
+    if rows_X.size and (rows_X.ndim != 1 or rows_X.dtype.kind not in "iub"):
+        raise ValueError(
+            f"frozen_rows are 'words', 'codes', tokens, or a yes or no for each token, not an array of {rows_X.dtype} "
+            f"of {rows_X.ndim} dimensions."
+        )
+    tokens_X = np.flatnonzero(rows_X) if rows_X.dtype.kind == "b" else np.unique(rows_X)
+    return tuple(int(token) for token in tokens_X)
+
+
+def _rows_of(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> tuple[int, ...]:
+    """Rows of the embedding. Raises ValueError for those that it does not have, and where none is left to train."""
+    codes = range(vocabulary.first_image, vocabulary.first_image + vocabulary.codes)
+    match choice:
+        case "codes":
+            rows = tuple(codes)
+        case "words":
+            rows = tuple(token for token in range(size) if token not in codes)
+        case _:
+            rows = tuple(map(int, choice))
+    if rows and not 0 <= rows[0] <= rows[-1] < size:
+        raise ValueError(f"frozen_rows are tokens from 0 to {size - 1}, and these reach from {rows[0]} to {rows[-1]}.")
+    return rows
 
 
 def sketch(model: ModelConfig) -> None:
@@ -43,11 +76,14 @@ def sketch(model: ModelConfig) -> None:
 class Experiment:
     """What to train: everything that decides the result but the machine.
 
-    `model.vocabulary` 0 is filled in from the data. `begins_from`: folder or name of a model of this shape, whose
-    weights are trained on; otherwise they are drawn from the seed. `rules` sound alarms. The held-out loss is measured
-    at the end, and every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the
-    budget. `compiled` has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for
-    rounding.
+    `model.vocabulary` 0 is filled in from the data. `rules` sound alarms. The held-out loss is measured at the end, and
+    every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the budget. `compiled`
+    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding.
+
+    `begins_from`: a model of this shape, its folder or its name, whose weights are trained on; otherwise they are drawn
+    from the seed. Of it `frozen` parameters are not trained: patterns of their names, `"blocks.[0-3].*"`, where `*`
+    stands for any letters, dots too. `frozen_rows` of embedding and head stand still to the bit while the others are
+    trained: those of image "codes", of "words" (all but the codes), or of these tokens.
     """
 
     name: str
@@ -63,7 +99,9 @@ class Experiment:
     precision: str = "32-true"
     seed: int = 0
     compiled: bool = field(default=False, metadata={"later": True})
-    begins_from: str | None = field(default=None, metadata={"later": True})
+    begins_from: WeightSource | None = field(default=None, metadata={"later": True, "plain": weights_identity})
+    frozen: str | tuple[str, ...] = field(default=(), metadata={"later": True})
+    frozen_rows: FrozenChoice = field(default=(), metadata={"later": True})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
@@ -79,6 +117,10 @@ class Experiment:
         check_monitors(self.monitors)
         check_rules(self.rules)
         require_count(self.checkpoints, "checkpoints", 0)
+        if not isinstance(self.frozen_rows, str):  # a tuple can be compared, an array cannot
+            object.__setattr__(self, "frozen_rows", _token_rows(self.frozen_rows))
+        elif self.frozen_rows not in ("words", "codes"):
+            raise ValueError(f"frozen_rows are 'words', 'codes' or an array of tokens, not {self.frozen_rows!r}.")
         if self.held_out_every is not None:
             require_count(self.held_out_every, "steps from one held-out loss to the next", 1)
 
@@ -103,9 +145,12 @@ class Experiment:
             sketch(changed.model)
         return changed
 
-    def build(self, corpus: Corpus) -> LanguageModule:
-        """The module that trains. Raises ValueError when the vocabularies differ, or the model that it begins from has
-        another shape."""
+    def build(self, corpus: Corpus, begins: bool = True) -> LanguageModule:
+        """The module that trains; without `begins`, its weights are those of the seed.
+
+        Raises ValueError when the vocabularies differ, for what `begin` and `freeze` refuse, and for rows that are not
+        there.
+        """
         from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
 
         size = self.model.vocabulary or corpus.vocabulary.size
@@ -116,14 +161,9 @@ class Experiment:
         )
         torch.manual_seed(self.seed)
         model = Transformer(replace(self.model, vocabulary=size, fixes=fixes))
-        if self.begins_from is not None:
-            before = Chameleon.load(self.begins_from, device="cpu").model
-            if before.config != model.config:
-                raise ValueError(
-                    f"{self.begins_from} is a model of {before.config}, and this experiment trains {model.config}: "
-                    "replace(experiment, model=...) gives it the same shape."
-                )
-            model.load_state_dict(before.state_dict())
+        if begins and self.begins_from is not None:
+            begin(model, self.begins_from, corpus)
+        freeze(model, (self.frozen,) if isinstance(self.frozen, str) else self.frozen)
         return LanguageModule(
             model,
             self.objective,
@@ -133,6 +173,7 @@ class Experiment:
             held_out=corpus.held_out,
             held_out_every=self.held_out_every,
             compiled=self.compiled,
+            frozen_rows=_rows_of(self.frozen_rows, corpus.vocabulary, size),
         )
 
     def open(self) -> Corpus:
@@ -154,11 +195,13 @@ class Experiment:
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()
-        module = self.build(corpus)
+        module = self.build(corpus, begins=False)
+        source = self.begins_from
         scenes = isinstance(corpus.batches, SceneBatches)
         prompts = scene_requests if scenes else first_halves(lambda: corpus.held_out or [corpus.batches(0)])
         sampler = Drawings(module.model, corpus.tokenizer, prompts)
-        return Prepared(module, corpus.batches, sampler=sampler)
+        start = partial(begin, module.model, source, corpus) if source is not None else None
+        return Prepared(module, corpus.batches, sampler=sampler, begin=start)
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Transformer:
         """The transformer; its weights are in the checkpoint already."""

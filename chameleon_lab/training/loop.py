@@ -102,6 +102,8 @@ def _train_in(
         _restore(module, resumed)
     elif origin is not None:
         graft(module, origin)
+    elif prepared.begin is not None:
+        prepared.begin()
     if fault:
         fault = f"{fault}: the run goes on from {resumed.name if resumed else 'its beginning'}, at step {module.step}"
         log.warning("%s: %s.", folder.checkpoint.parent, fault)

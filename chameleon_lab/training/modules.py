@@ -24,7 +24,7 @@ from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.history import Milestone
 from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching
 from chameleon_lab.objective import Objective
-from chameleon_lab.optimization import Recipe
+from chameleon_lab.optimization import FrozenRows, Recipe
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionObjective
@@ -72,6 +72,7 @@ class PacedModule(lightning.LightningModule, ABC):
         self._has_muon = recipe.muon_rate > 0  # and keeps it where its rate is set to 0
         self.automatic_optimization = False
         self.batches: Callable[[int], Any] = lambda place: None
+        self.frozen_rows = FrozenRows()
         self.seconds, self.step = 0.0, 0
         self.values: dict[str, float] = {}
         self.layers: dict[str, list[Any]] = {}
@@ -172,12 +173,14 @@ class PacedModule(lightning.LightningModule, ABC):
             for optimizer in optimizers:
                 optimizer.zero_grad()
             self.manual_backward(loss)
+            self.frozen_rows.clear_gradients()
             norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
             sound = bool(torch.isfinite(loss) & torch.isfinite(norm))
             if sound:
-                for optimizer in optimizers:
-                    self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
-                    optimizer.step()
+                with self.frozen_rows.fixed():
+                    for optimizer in optimizers:
+                        self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
+                        optimizer.step()
             else:
                 with torch.no_grad():
                     for book, saved in zip(self.books(), before, strict=True):
@@ -316,7 +319,7 @@ class LanguageModule(PacedModule):
     """Trains a transformer on batches of documents, watched by monitors.
 
     The loss on the `held_out` batches is measured every `held_out_every` steps, where given, and at the end. `compiled`
-    has the model's blocks compiled (see `compilation`).
+    has the model's blocks compiled (see `compilation`). `frozen_rows` of embedding and head stand still.
     """
 
     def __init__(
@@ -330,10 +333,12 @@ class LanguageModule(PacedModule):
         held_out: Sequence[Batch] = (),
         held_out_every: int | None = None,
         compiled: bool = False,
+        frozen_rows: Sequence[int] = (),
     ) -> None:
         super().__init__(recipe, budget)
         if compiled:
             compile_blocks(model)
+        self.frozen_rows = FrozenRows((model.embedding, model.head), frozen_rows)
         self.model, self.objective, self.monitors = model, objective, monitors
         self.held_out, self.held_out_every = held_out, held_out_every
 

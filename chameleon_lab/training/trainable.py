@@ -38,13 +38,15 @@ Exhibitor = Callable[[], Sequence[Exhibit]]
 class Prepared:
     """A module and what it trains on: `batches(place)` is a pure function; `report` is called after each step.
 
-    `sampler` is asked now and then what the model makes by now.
+    `sampler` is asked now and then what the model makes by now. `begin` is called once, where a run neither goes on nor
+    is a fork: it gives the module the weights to begin from.
     """
 
     module: PacedModule
     batches: Callable[[int], Any]
     report: Report = lambda module, record: None
     sampler: Exhibitor | None = None
+    begin: Callable[[], Any] | None = None
 
 
 class Trainable(Protocol):
