@@ -5,6 +5,9 @@ November 2026; `pytest -m slow tests/benchmarks/test_crossovers.py -s` prints wh
 The others are bounds of memory, or chosen for GPUs, of which none was at hand.
 """
 
+# The image tokenizer's networks, on a CPU
+RUNTIME_WEIGHTS = 2**18  # from so many weights on, OpenVINO's conversion is worth its seconds
+
 # Attention of whole sequences, on a CPU
 PLAIN_POSITIONS = 512  # fitted: up to so many positions plain products beat torch's fused kernel, about twofold
 QUERY_BLOCK = 128  # fitted: queries at a time in them, so that keys behind a block cost nothing
@@ -42,5 +45,5 @@ SORTED_PARTS = (256, 16)  # fitted: the likeliest 256th, then the likeliest 16th
 # Quantized matrices
 BYTE_ROWS = 128  # fitted: so many rows at a time are multiplied in bytes, never much slower than bfloat16
 INT8_ROWS = 12  # fitted: up to so many rows torch's int8 kernel beats a product with the unpacked matrix
-PACKED_AT_ONCE = 2**22  # weights packed at a time
+PACKED_AT_ONCE = 2**18  # weights packed at a time
 UNPACKED_AT_ONCE = 2**24  # weights unpacked at a time

@@ -27,6 +27,7 @@ from chameleon_lab.records import Reconstruction
 from chameleon_lab.tokenizers import levels, quantizers
 from chameleon_lab.tokenizers.preparation import CentreCrop, Preparation, picture_of, preparations
 from chameleon_lab.tokenizers.quantizers import Quantized, Quantizer
+from chameleon_lab.tokenizers.runtime import compute, require_mode
 
 QUANTIZERS: dict[str, Callable[[int, int], Quantizer]] = {
     "vector": quantizers.VectorQuantizer,
@@ -119,11 +120,17 @@ class ImageTokenizer(nn.Module):
 
     One whose files hold no picture decoder has None for `decoder`: it reads pictures and cannot draw them. `source` is
     where it comes from, for the error that says so.
+
+    `runtime`: "exact" has OpenVINO compute both networks where it is installed and equal, "fast" in bfloat16, "torch"
+    never; it may be set at any time. `worker` says who computed last: see `tokenizers.runtime`.
     """
 
-    def __init__(self, config: ImageTokenizerConfig, source: str = "This image tokenizer") -> None:
+    def __init__(
+        self, config: ImageTokenizerConfig, source: str = "This image tokenizer", runtime: str = "exact"
+    ) -> None:
         super().__init__()
         self.config, self.source = config, source
+        self.runtime, self.worker = require_mode(runtime), "torch"
         self.encoder = PictureEncoder(config)
         self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
         self.quantize = config.build_quantizer()
@@ -168,7 +175,8 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Pixels of {height}x{width} do not fill a grid: both sides must be multiples of {self.config.factor}."
             )
-        latents_BCHW = self.quant_conv(self.encoder(pixels_BCHW))
+        layers = nn.Sequential(self.encoder, self.quant_conv)
+        latents_BCHW, self.worker = compute(layers, pixels_BCHW, self.runtime, self.config.factor)
         self._require_range(latents_BCHW, "latents")
         return self.quantize.codes(latents_BCHW)
 
@@ -178,7 +186,8 @@ class ImageTokenizer(nn.Module):
             raise ValueError(
                 f"Codes must lie in 0..{self.config.codes - 1}; got {int(codes_BHW.min())}..{int(codes_BHW.max())}."
             )
-        pixels_BCHW = self.require_decoder()(self.post_quant_conv(self.quantize.latents(codes_BHW)))
+        layers = nn.Sequential(self.post_quant_conv, self.require_decoder())
+        pixels_BCHW, self.worker = compute(layers, self.quantize.latents(codes_BHW), self.runtime, 1)
         self._require_range(pixels_BCHW, "pixels")
         return pixels_BCHW
 
