@@ -42,8 +42,12 @@ def drawing(number: int) -> PIL.Image.Image:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return write_emoji(tmp_path_factory.mktemp("emoji") / "corpus")
+
+
+def write_emoji(path):
     """A corpus of 12 ideas of each family and three gestures in all tones, as `build` writes it."""
-    path, ideas = tmp_path_factory.mktemp("emoji") / "corpus", list[Drawn]()
+    ideas = list[Drawn]()
     for family in FAMILIES:
         for number in range(12):
             names = {language: f"{family} {number} ({language})" for language in LANGUAGES}
