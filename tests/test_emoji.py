@@ -356,5 +356,7 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
     assert "by heart" in page and "CC-BY" in page and "| named right |  50.0 % (24 to 76, n = 10) |" in page
     again = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=24)
     assert again.card["steps"] == lab.card["steps"]
+    with pytest.raises(ValueError, match="begun with 24 codes"):
+        training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=25)
     longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.02), codes=24)
     assert longer.card["steps"] > lab.card["steps"]
