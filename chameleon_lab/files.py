@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 LARGEST_JSON = 256 * 2**20
@@ -145,6 +147,30 @@ def read_yaml(path: Path | str, remedy: str = GET_ANEW) -> Any:
                 )
                 raise ValueError(f"{path} {fault}, which the lab does not read. {remedy}")
         return yaml.safe_load(text)
+
+
+def read_array(path: Path | str, *shape: int | None, remedy: str = GET_ANEW) -> np.ndarray:
+    """The whole numbers in a .npy file, as they lie on the disk: its bytes are not read before they are asked for.
+
+    `shape`: the length of each axis, None for any. Raises FileNotFoundError for none, ValueError, naming the file, for
+    one that is damaged, of other numbers or another shape.
+    """
+    path = require_regular(path)
+    with intact(path, remedy):
+        with path.open("rb") as file:
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            lengths, columns_first, kind = read_header[np.lib.format.read_magic(file)](file)
+            start = file.tell()
+        if kind.kind not in "iu" or columns_first:
+            raise ValueError(f"it holds {kind}, where rows of whole numbers are wanted")
+        if len(lengths) != len(shape) or any(b not in (None, a) for a, b in zip(lengths, shape, strict=True)):
+            raise ValueError(f"its shape is {lengths}, and {shape} is wanted")
+        size, there = math.prod(lengths) * kind.itemsize, path.stat().st_size - start
+        if min(lengths, default=0) < 0 or size != there:
+            raise ValueError(f"{lengths} numbers of {kind.itemsize} bytes take {size:,} bytes, and it has {there:,}")
+        if not size:  # nothing cannot be mapped
+            return np.empty(lengths, kind)
+        return np.memmap(path, kind, "r", start, lengths)
 
 
 def require_numbers(plain: dict[str, Any], name: Path | str, **limits: tuple[type, float, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -55,7 +55,7 @@ def require_fields(value: Any, **limits: tuple[float, float]) -> None:
     """Raises ValueError, naming class, field and value, where a field of a dataclass is not of its annotated type.
 
     Numbers must be finite; those with `limits` lie between the least and the most. A field annotated as something other
-    than numbers, strings, truth values and tuples or lists of them is not looked at.
+    than numbers, strings, truth values and tuples or mappings of them is not looked at.
     """
     hints = get_type_hints(type(value))
     for each in fields(value):
@@ -80,6 +80,11 @@ def _is_of(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if origin is tuple and arguments[1:] == (...,):
         return isinstance(value, tuple) and all(_is_of(each, arguments[0]) for each in value)
+    if origin in (dict, Mapping):
+        inner = value.items() if isinstance(value, Mapping) else ()
+        return isinstance(value, Mapping) and all(
+            _is_of(part, of) for pair in inner for part, of in zip(pair, arguments, strict=True)
+        )
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:

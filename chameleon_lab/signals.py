@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,3 +53,24 @@ def answering(answer: Callable[[int, Any], None], others: dict[int, Callable[[in
         for number, each in before.items():
             if each in own:
                 signal.signal(number, each)
+
+
+def exit_code(
+    work: Callable[[], object],
+    others: Mapping[int, Callable[[int, Any], None]] | None = None,
+    prospect: Callable[[], str] = lambda: ".",
+) -> int:
+    """Carries out a command's work, and returns its exit code: 0; 2 with one line on stderr for what a person can mend;
+    128 and the signal's number where one ended it, with what `prospect` then says will come of it."""
+    try:
+        with answering(end_in_order, dict(others or {})):
+            work()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"chameleon-lab: {error}\n")
+        return 2
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Termination) else signal.SIGINT
+        cause = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        sys.stderr.write(f"chameleon-lab: stopped{cause}{prospect()}\n")
+        return 128 + number
+    return 0

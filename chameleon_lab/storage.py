@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,16 +70,25 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, stays: Callable[[Path], bool] = lambda entry: False) -> Iterator[Path]:
+def whole_folder(
+    folder: Path, ours: Collection[str] = (), stays: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """A hidden folder beside one that is to be written. It takes that one's place in the end, or goes on an error.
 
-    What the old folder holds and the new one does not goes with it, unless it `stays`. Raises ValueError for a folder
-    that cannot be moved, since another file system is mounted there.
+    What the old folder holds goes with it, unless it `stays`; where nobody says what does, only what is `ours` goes,
+    by name, and hidden files stay. Raises ValueError, before anything is written, for a folder that holds anything
+    else, which is somebody's; and for one that cannot be moved, since another file system is mounted there.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
     _sweep(folder)
+    keeps = stays or _hidden
+    if stays is None and folder.is_dir():
+        theirs = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours and not _hidden(entry))
+        if theirs:
+            some = f"{', '.join(theirs[:3])}{' and more' * (len(theirs) > 3)}"
+            raise ValueError(f"{folder} holds {some}, which would be lost: give a new or empty folder.")
     if os.path.ismount(folder):
         raise ValueError(
             f"{folder} is where another file system begins and cannot be moved: write into a folder in it."
@@ -93,7 +102,7 @@ def whole_folder(folder: Path, stays: Callable[[Path], bool] = lambda entry: Fal
         if folder.is_dir():
             shutil.copymode(folder, hidden)
             for entry in folder.iterdir():
-                if not os.path.lexists(hidden / entry.name) and stays(entry):
+                if not os.path.lexists(hidden / entry.name) and keeps(entry):
                     _carry_over(entry, hidden / entry.name)
         for place, _, names in os.walk(hidden):
             for name in names:
@@ -105,6 +114,11 @@ def whole_folder(folder: Path, stays: Callable[[Path], bool] = lambda entry: Fal
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # by now the old one, or what is left of a failure
         _under_way.discard(hidden.name)
+
+
+def _hidden(entry: Path) -> bool:
+    """Whether a file browser or a system left it there, and no person."""
+    return entry.name.startswith(".")
 
 
 def recover(folder: Path) -> None:

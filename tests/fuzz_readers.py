@@ -462,6 +462,84 @@ def _message_case(rng: np.random.Generator, folder: Path) -> None:
         widget._handle_custom_msg(content, [memoryview(each) for each in buffers])
 
 
+@cache
+def _rooms() -> Path:
+    """Folders that the lab wrote for itself, each as its own reader expects it: see `_room_case`."""
+    import torch
+    from test_emoji import write_emoji
+
+    from chameleon_lab.corpora.own_data import GatheredData
+    from chameleon_lab.training.own_documents import tokenize_views
+
+    place = Path(tempfile.mkdtemp(prefix="fuzz-rooms-", dir=os.environ.get("FUZZ_HOME")))
+    source = place / "pictures"
+    source.mkdir()
+    for number in range(10):
+        (source / f"{number}.png").write_bytes(_pictures()[0])
+        (source / f"{number}.txt").write_text(f"a caption, number {number}")
+    own = place / "own"
+    training = _own_training(place, own)
+    training.say = lambda words: None
+    tokenizer, plan = _toys()[1], training.prepare()
+    training._transformer_minutes(plan)
+    tokenize_views(GatheredData(own / "data"), tokenizer, own / "views", seconds=0.01)
+    torch.save({"loss": 1.0, "place": 0.1, "state": {"a": torch.zeros(3)}}, own / "best.pt")
+    write_emoji(place / "emoji")
+    scenes, outcomes = place / "scenes", place / "outcomes"
+    scenes.mkdir()
+    np.save(scenes / "numbers.npy", np.arange(20))
+    np.save(scenes / "codes.npy", np.zeros((20, 4, 4), np.uint16))
+    outcomes.mkdir()
+    for name in ("quantizers", "stability"):
+        lines = (Path(__file__).parents[1] / "data" / f"{name}.jsonl").read_text().splitlines()[:3]
+        (outcomes / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return place
+
+
+def _own_training(rooms: Path, folder: Path) -> Any:
+    from chameleon_lab.training.own_data import OwnTraining
+
+    small: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 1, "tokens": 128}
+    return OwnTraining(rooms / "pictures", folder, 0.2, **small)
+
+
+def _room_case(rng: np.random.Generator, folder: Path) -> None:
+    from chameleon_lab.corpora.emoji import Emoji
+    from chameleon_lab.corpora.own_data import GatheredData
+    from chameleon_lab.corpora.scene_codes import SceneCodes, numbered_scene
+    from chameleon_lab.evaluation import comparison, stability
+    from chameleon_lab.training.own_documents import OwnDocuments, tokenize_views
+    from chameleon_lab.training.own_samples import BestWeights
+
+    name, place = str(rng.choice(["own", "emoji", "scenes", "outcomes"])), folder / "room"
+    shutil.copytree(_rooms() / name, place)
+    files = sorted(file for file in place.rglob("*") if file.is_file() and file.name != "skipped.jsonl")
+    if rng.random() < 0.7:  # of many drawings one is like the other
+        files = [file for file in files if file.suffix != ".png"]
+    damaged_file(rng, files[int(rng.integers(len(files)))])
+    if name == "own":
+        data = GatheredData(place / "data")
+        tokenize_views(data, _toys()[1], place / "views", seconds=0.01)
+        OwnDocuments(place / "data", place / "views", _toys()[1], 128).open(0, None).batches(0)
+        training = _own_training(_rooms(), place)
+        training._transformer_minutes(training.prepare())
+        BestWeights(place / "best.pt", 0.3)
+    elif name == "emoji":
+        emoji = Emoji(place)
+        for make in emoji.kinds.values():
+            make(rng)
+        for idea, style in emoji.drawings("drawing"):
+            emoji.picture(idea, style)
+    elif name == "scenes":
+        codes = SceneCodes(place)
+        _ = [codes[numbered_scene(number)] for number in range(20)], codes.scenes_of(1)
+    else:
+        presets = stability.read_presets(place / "stability.jsonl")
+        stability.preset_tables(presets, stability.COMPARED)
+        read = comparison.read_outcomes(place / "quantizers.jsonl")
+        _ = [value.summary for outcome in read for value in outcome.values.values()]
+
+
 FUZZ_READERS = (
     FuzzReader("pictures", _picture_case, (_pictures,)),
     FuzzReader("documents", _document_case, (_document, _toys)),
@@ -469,6 +547,7 @@ FUZZ_READERS = (
     FuzzReader("vqgans", _vqgan_case, (_vqgans,)),
     FuzzReader("tokenizers", _tokenizer_case, (_text_models,)),
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
+    FuzzReader("rooms", _room_case, (_pictures, _toys, _rooms)),
     FuzzReader("runs", _run_case, (_run_files,)),
     FuzzReader("messages", _message_case, (_pictures, _toys, _run_files, _widgets)),
 )

@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +55,32 @@ def test_it_travels_to_another_process_unopened(ahead):
 def test_a_process_that_is_killed_is_an_error_and_no_wait_for_ever(ahead):
     with pytest.raises(RuntimeError, match="process that made batches ended"):
         ahead(999)
+
+
+PARENT = """
+from functools import partial
+from test_ahead import Squares
+from chameleon_lab.training.ahead import Ahead
+
+if __name__ == "__main__":
+    ahead = Ahead(partial(Squares, 7), processes=1, span=3)
+    print(ahead(0).tolist(), flush=True)
+    input()
+"""
+
+
+def test_processes_of_a_training_that_was_killed_end_too(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    paths = os.pathsep.join([*map(os.path.abspath, sys.path), str(Path(__file__).parent)])
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+    ) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"[7, 0]\n"
+        parent.kill()
+        parent.communicate(timeout=60)  # its processes hold this pipe, too: its end comes when all have ended
 
 
 def test_without_a_gpu_batches_are_made_here():

@@ -267,6 +267,10 @@ def test_drawn_pictures_are_numbered_files(capsys, lab, tmp_path):
         with PIL.Image.open(path) as written:
             assert written.tobytes() == drawn.tobytes()
     assert len(list(tmp_path.glob("*.png"))) == len(reply.pictures)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert main(["generate", "draw", "--model", str(tmp_path / "model"), "--seed", "3", "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2 * len(before), "a picture of before has gone"
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 @dataclass(frozen=True)

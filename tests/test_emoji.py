@@ -42,8 +42,12 @@ def drawing(number: int) -> PIL.Image.Image:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return write_emoji(tmp_path_factory.mktemp("emoji") / "corpus")
+
+
+def write_emoji(path):
     """A corpus of 12 ideas of each family and three gestures in all tones, as `build` writes it."""
-    path, ideas = tmp_path_factory.mktemp("emoji") / "corpus", list[Drawn]()
+    ideas = list[Drawn]()
     for family in FAMILIES:
         for number in range(12):
             names = {language: f"{family} {number} ({language})" for language in LANGUAGES}
@@ -352,6 +356,8 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
     assert "by heart" in page and "CC-BY" in page and "| named right |  50.0 % (24 to 76, n = 10) |" in page
     again = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=24)
     assert again.card["steps"] == lab.card["steps"]
+    with pytest.raises(ValueError, match="begun with 24 codes"):
+        training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=25)
     longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.02), codes=24)
     assert longer.card["steps"] > lab.card["steps"]
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -355,3 +355,41 @@ def test_a_damaged_folder_of_gathered_data_names_its_file(tmp_path):
             read()
         (tmp_path / "data" / name).write_bytes(whole[name])
     read()
+
+
+@pytest.mark.parametrize("room", ["data", "data/deeper", "views", "model", "text"])
+def test_a_person_s_data_never_lies_where_the_training_writes(room, tmp_path):
+    source = tmp_path / "mine" / room
+    source.mkdir(parents=True)
+    for number in range(3):
+        PIL.Image.new("RGB", (24, 24), (40 * number, 20, 90)).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text(f"number {number}")
+    before = fingerprints(tmp_path)
+    with pytest.raises(ValueError, match="give another folder"):
+        OwnTraining(source, tmp_path / "mine", 0.1, **SMALL)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in source.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    if room == "data":  # and of other data neither: it is nobody's business what lies there
+        with pytest.raises(ValueError, match="would be lost"):
+            OwnTraining(other, tmp_path / "mine", 0.1, **SMALL).prepare()
+    assert before == {path: value for path, value in fingerprints(tmp_path).items() if other not in path.parents}
+
+
+@pytest.mark.parametrize("damage", [b"", b"no weights", None], ids=["empty", "foreign", "cut"])
+def test_damaged_best_weights_end_no_training_and_neither_does_a_full_disk(damage, tmp_path, caplog, monkeypatch):
+    path, learner = tmp_path / "best.pt", cast(Any, Learner(2, 2))
+    BestWeights(path, 0.5)(learner, record(held_out_loss=1.0))
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    best = BestWeights(path, 0.5)
+    assert "best.pt is damaged" in caplog.text and not best.restore(learner)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    best(learner, record(held_out_loss=2.0))
+    assert "could not be written" in caplog.text and best.loss == 2.0 and best.restore(learner)
+    path.unlink()
+    assert [each.name for each in tmp_path.iterdir()] == []

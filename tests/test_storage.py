@@ -139,10 +139,25 @@ def test_only_what_dead_writers_of_this_folder_left_is_removed(tmp_path):
     assert {each.name for each in tmp_path.iterdir()} == {"model", living, *others}
 
 
+def test_what_is_somebody_s_is_never_replaced(tmp_path):
+    folder = tmp_path / "model"
+    write_file(folder / "ours.bin", "old")
+    write_file(folder / ".notes", "hidden")
+    with whole_folder(folder, ("ours.bin", "other.bin")) as whole:
+        write_file(whole / "other.bin", "new")
+    assert files(folder) == {"other.bin": b"new", ".notes": b"hidden"}
+    write_file(folder / "photographs" / "me.jpg", "theirs")
+    before = files(folder)
+    for ours in ((), ("other.bin",)):
+        with pytest.raises(ValueError, match=r"photographs.*would be lost"), whole_folder(folder, ours):
+            pytest.fail("it began to write")
+    assert files(folder) == before and [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
 def test_what_fails_within_leaves_the_old_folder_and_nothing_else(tmp_path):
     fill(tmp_path / "model", "a")
     for error in (ValueError, KeyboardInterrupt, OSError):
-        with pytest.raises(error), whole_folder(tmp_path / "model") as whole:
+        with pytest.raises(error), whole_folder(tmp_path / "model", ("only-a", "inner")) as whole:
             (whole / "only-b").write_text("b")
             raise error
     assert [each.name for each in tmp_path.iterdir()] == ["model"]

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from chameleon_lab.commands.parsers import command_parser, train_folder
-from chameleon_lab.signals import Termination, answering, end_in_order
+from chameleon_lab.signals import exit_code
 
 # NOTE a footgun: batches differ in length, and oneDNN keeps the kernels of every length it has met, 14 MB a step in
 # bfloat16. Its two caches are bounded when torch is loaded, so this comes before any command is imported.
@@ -29,18 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr if answers else sys.stdout)
     demands: dict[int, Any] = {signal.SIGUSR1: _save_on_demand} if hasattr(signal, "SIGUSR1") else {}
     work = work_of(options.command)  # imported before signals are answered in order: nothing is there to be saved yet
-    try:
-        with answering(end_in_order, demands):
-            work(options)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"chameleon-lab: {error}\n")
-        return 2
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Termination) else signal.SIGINT
-        cause = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-        sys.stderr.write(f"chameleon-lab: stopped{cause}{_prospect(options)}\n")
-        return 128 + number
-    return 0
+    return exit_code(lambda: work(options), demands, lambda: _prospect(options))
 
 
 def work_of(command: str) -> Callable[[argparse.Namespace], None]:

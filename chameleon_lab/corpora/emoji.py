@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,6 +23,8 @@ import PIL.ImageOps
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.files import intact, parse_json, require_regular, text_of_file
+from chameleon_lab.parts import require_fields
 from chameleon_lab.pictures import decode_picture, on_white
 
 ENGLISH = 0.36  # share of documents; the other languages have equal parts of the rest
@@ -30,6 +33,7 @@ HELD_OUT_DRAWINGS = 8  # of a hundred
 HELD_OUT_COMBINATIONS = 15  # of a hundred
 WIDEST_SHIFT = 2  # pixels of 64
 SMALLEST_SCALE = 0.9
+LARGEST_DRAWING = 2**20  # bytes
 
 STYLE_NAMES = {"noto": "noto", "blob": "blob", "flat": "flat", "3d": "3D", "twitter": "twitter"}
 DRAW = {
@@ -69,13 +73,15 @@ class Emoji:
     """
 
     def __init__(self, folder: Path | str, show: Shower | None = None) -> None:
-        """Raises ValueError where no corpus was built."""
+        """Raises ValueError where no corpus was built, or a damaged one is."""
         self.folder, self.show = Path(folder), show or fresh_picture
         if not (self.folder / "sources.json").is_file():
             raise ValueError(
                 f"{folder} holds no emoji corpus: `python -m chameleon_lab.corpora.emoji_artwork {folder}` builds one."
             )
         self.ideas = read_ideas(self.folder)
+        if not self.drawings():
+            raise ValueError(f"{self.folder / 'ideas.jsonl'} has no drawing that is not held out. {BUILD_ANEW}")
         self._drawing = lru_cache(maxsize=None)(self._read)
 
     def where(self, idea: Drawn, style: str) -> str:
@@ -119,8 +125,11 @@ class Emoji:
 
     def _read(self, idea: str, style: str) -> PIL.Image.Image:
         path = self.folder / "pictures" / style / f"{idea}.png"
-        with path.open("rb") as file:
-            return decode_picture(file, str(path))  # transparent, as it was drawn
+        with require_regular(path, LARGEST_DRAWING).open("rb") as file:
+            drawing = decode_picture(file, str(path))  # transparent, as it was drawn
+        if drawing.size != (ARTWORK_SIDE, ARTWORK_SIDE):
+            raise ValueError(f"{path} is no drawing: it has {drawing.width} x {drawing.height} pixels. {BUILD_ANEW}")
+        return drawing
 
     # Documents
 
@@ -187,6 +196,10 @@ class Emoji:
 
     def restyling(self, rng: Choice) -> Document:
         """A drawing, and the same idea by another hand."""
+        if not any(len(styles) > 1 for styles in self._by_idea.values()):
+            raise ValueError(
+                f"{self.folder} has no idea that two hands drew, and none can be drawn alike. {BUILD_ANEW}"
+            )
         while len(styles := self._by_idea[(idea := self.any(rng)[0]).idea]) < 2:
             continue
         before, after = rng.choice(styles, 2, replace=False)
@@ -213,7 +226,9 @@ class Emoji:
         """A request for three of a kind, and each by name with its drawing, all by one hand."""
         family = str(rng.choice(list(PLURALS)))
         style, parts = str(rng.choice(STYLES)), list[Text | Image]()
-        members = [idea for idea in self._members[family] if style in self._by_idea[idea.idea]]
+        members = [idea for idea in self._members.get(family, ()) if style in self._by_idea[idea.idea]]
+        if len(members) < 3:
+            raise ValueError(f"{self.folder} has only {len(members)} {PLURALS[family]} by {style}. {BUILD_ANEW}")
         for place in rng.choice(len(members), 3, replace=False):
             idea = members[int(place)]
             parts += [Text(idea.names["en"]), self._image(idea, style, rng)]
@@ -226,17 +241,30 @@ class Emoji:
 
 def read_ideas(folder: Path) -> list[Drawn]:
     """The ideas that stand in a corpus' or the shipped model's `ideas.jsonl`, in their order."""
-    lines = (folder / "ideas.jsonl").read_text(encoding="utf-8").splitlines()
-    return [
-        Drawn(
-            each["idea"],
-            each["family"],
-            each["names"],
-            tuple(each["parts"]) if each["parts"] else None,
-            tuple(each["styles"]),
-        )
-        for each in map(json.loads, lines)
-    ]
+    path = folder / "ideas.jsonl"
+    with intact(path, BUILD_ANEW):
+        ideas = [_idea_of(parse_json(line, path)) for line in text_of_file(path).splitlines()]
+        if not ideas or len({each.idea for each in ideas}) < len(ideas):
+            raise ValueError(f"{path} is damaged: it has no ideas, or one twice. {BUILD_ANEW}")
+    return ideas
+
+
+BUILD_ANEW = "Build the corpus anew in another folder."
+_POINTS = re.compile(r"[\w-]{1,100}", re.ASCII)
+
+
+def _idea_of(plain: dict[str, Any]) -> Drawn:
+    """The idea of a line. Raises ValueError, TypeError or KeyError for anything else: its words become paths."""
+    parts = plain["parts"]
+    idea = Drawn(
+        plain["idea"], plain["family"], plain["names"], tuple(parts) if parts else None, tuple(plain["styles"])
+    )
+    require_fields(idea)
+    if not _POINTS.fullmatch(idea.idea) or not idea.styles or len({*idea.styles} & {*STYLES}) < len(idea.styles):
+        raise ValueError(f"{idea.idea[:60]!r} by {str(idea.styles)[:60]} is no drawing")
+    if not all(idea.names[language].strip() for language in LANGUAGES):
+        raise ValueError(f"{idea.idea} lacks a name")
+    return idea
 
 
 def fresh_picture(emoji: Emoji, idea: Drawn, style: str, sketch: str, rng: Choice, learn: bool) -> Image:

@@ -7,13 +7,13 @@ the vector graphics, and the package `emoji` has the names in five languages.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import importlib.util
 import io
 import json
 import os
-import sys
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +25,8 @@ from typing import Any
 import PIL.Image
 
 from chameleon_lab.pictures import decode_picture
+from chameleon_lab.signals import exit_code
+from chameleon_lab.storage import whole_folder
 
 ARTWORK_SIDE = 96
 """Pixels along a side: more than a tokenizer of 64 reads, so that pictures can be shifted and scaled."""
@@ -284,31 +286,37 @@ def build(folder: Path | str, say: Callable[[str], object] = print) -> Path:
     folder = Path(folder)
     if (folder / "sources.json").exists():
         return folder
-    names, hands = names_by_language(), list[Hand]()
-    for package in PACKAGES:
-        say(f"{package.style}: {package.name} {package.version}, {package.licence}")
-        hands.append(Hand(package, hands[0].names if hands else {}))
-    beside = folder.with_name(f".{folder.name}-{os.getpid()}")
     drawn = list[Drawn]()
-    for idea, family, parts in ideas_of(hands[0]):
-        theirs = [hand for hand in hands if idea in hand]
-        spelled = {language: by_points[idea] for language, by_points in names.items() if idea in by_points}
-        if len(theirs) < STYLES_NEEDED or "en" not in spelled:
-            continue
-        for hand in theirs:
-            target = beside / "pictures" / hand.package.style / f"{idea}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            hand.draw(idea).save(target)
-        drawn.append(Drawn(idea, family, spelled, parts, tuple(hand.package.style for hand in theirs)))
-        if len(drawn) % 100 == 0:
-            say(f"{len(drawn)} ideas drawn")
-    lines = [json.dumps(asdict(each), ensure_ascii=False) for each in drawn]
-    (beside / "ideas.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (beside / "sources.json").write_text(json.dumps([asdict(each) for each in PACKAGES], indent=1), encoding="utf-8")
-    beside.rename(folder)
+    with whole_folder(folder) as hidden:
+        names, hands = names_by_language(), list[Hand]()
+        for package in PACKAGES:
+            say(f"{package.style}: {package.name} {package.version}, {package.licence}")
+            hands.append(Hand(package, hands[0].names if hands else {}))
+        for idea, family, parts in ideas_of(hands[0]):
+            theirs = [hand for hand in hands if idea in hand]
+            spelled = {language: by_points[idea] for language, by_points in names.items() if idea in by_points}
+            if len(theirs) < STYLES_NEEDED or "en" not in spelled:
+                continue
+            for hand in theirs:
+                target = hidden / "pictures" / hand.package.style / f"{idea}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                hand.draw(idea).save(target)
+            drawn.append(Drawn(idea, family, spelled, parts, tuple(hand.package.style for hand in theirs)))
+            if len(drawn) % 100 == 0:
+                say(f"{len(drawn)} ideas drawn")
+        lines = [json.dumps(asdict(each), ensure_ascii=False) for each in drawn]
+        (hidden / "ideas.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sources = json.dumps([asdict(each) for each in PACKAGES], indent=1)
+        (hidden / "sources.json").write_text(sources, encoding="utf-8")
     say(f"{len(drawn)} ideas, {sum(len(each.styles) for each in drawn)} pictures in {folder}")
     return folder
 
 
+def build_emoji_command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the corpus goes")
+    build(parser.parse_args().folder)
+
+
 if __name__ == "__main__":
-    build(sys.argv[1])
+    raise SystemExit(exit_code(build_emoji_command))

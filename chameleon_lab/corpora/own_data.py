@@ -117,6 +117,7 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
         yield "text", path
 
 
+GATHERED = ("survey.json", "documents.jsonl", "pictures.bin", "skipped.jsonl")
 READ_ANEW = "Delete its folder to have the data read anew."
 SURVEY = {"sources": list, "documents": int, "held_out": int, "pairs": int, "pictures": int, "side": int, "span": int}
 
@@ -135,6 +136,11 @@ class GatheredData:
                     raise TypeError(f"{name} must be of type {kind.__name__}, not {str(self.survey[name])[:40]!r}")
             counts = dict.fromkeys(("documents", "held_out", "pairs", "pictures"), (int, 0, 2.0**40))
             require_numbers(self.survey, place, span=(int, 1, 2**13), side=(int, 1, 2**13), **counts)
+            for each in self.survey["sources"]:
+                require_numbers(each, place, weight=(float, 1e-300, 1e300))
+                if not isinstance(each["path"], str) or "weight" not in each:
+                    raise TypeError(f"a source must have a path and a weight, not {str(each)[:60]!r}")
+            list(survey_lines(self.survey))  # whatever else is said of it can be said
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
@@ -150,6 +156,7 @@ class GatheredData:
         """Raises ValueError for an entry that `gather` does not write, by the number of its line."""
         parts = [entry] if "captions" in entry else entry["segments"]
         sound = isinstance(entry["held_out"], bool) and all(isinstance(part, dict) for part in parts)
+        sound &= type(entry["source"]) is int and 0 <= entry["source"] < len(self.survey["sources"])
         if "captions" in entry:
             words = entry["captions"]
             sound &= isinstance(words, list) and bool(words) and "picture" in entry
@@ -247,7 +254,7 @@ def gather(
     started, span = time.monotonic(), round(SPARE * side)
     entries, numbers, sizes, skips = list[dict[str, Any]](), dict[str, int](), list[tuple[int, int]](), list[Skipped]()
     by_picture: dict[int, dict[str, Any]] = {}
-    with whole_folder(folder) as hidden:
+    with whole_folder(folder, GATHERED) as hidden:
         with (hidden / "pictures.bin").open("wb") as file:
 
             def number_of(picture: PIL.Image.Image) -> int:

@@ -8,11 +8,11 @@ Wallpapers, places of a game, puzzles, museum prints and the samples of scikit-i
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +24,7 @@ import PIL.Image
 from chameleon_lab.corpora.emoji_artwork import Package
 from chameleon_lab.corpora.sources import HELD_OUT_PHOTOGRAPHS, photographs
 from chameleon_lab.pictures import decode_picture, open_picture
+from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.preparation import LANCZOS
 
@@ -307,5 +308,11 @@ def build_photographs(folder: Path | str, say: Callable[[str], object] = print) 
     return folder
 
 
+def build_photographs_command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the corpus goes")
+    build_photographs(parser.parse_args().folder)
+
+
 if __name__ == "__main__":
-    build_photographs(sys.argv[1])
+    raise SystemExit(exit_code(build_photographs_command))

@@ -15,6 +15,7 @@ import PIL.Image
 
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Arrangement, Scene, arrange
 from chameleon_lab.documents import Image
+from chameleon_lab.files import read_array
 
 LAYOUTS: tuple[tuple[Arrangement, ...], ...] = (("single",), ("beside", "above"), ("row", "column"))
 """By the number of things, less one."""
@@ -66,15 +67,23 @@ def numbered_scene(number: int) -> Scene:
     return arrange(specs, layout, list(BACKGROUNDS)[ground], where)
 
 
+ENCODE_ANEW = "Move its folder away to have the scenes encoded anew."
+
+
 class SceneCodes:
     """The codes of many scenes in a folder, read from disk as they are asked for: `codes[scene]`, None where a scene is
-    not among them. `numbers_S` are the scenes that are, rising."""
+    not among them. `numbers_S` are the scenes that are, rising. Raises ValueError for a damaged folder."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.numbers_S: np.ndarray = np.load(self.folder / "numbers.npy", allow_pickle=False)
-        mode = "r" if len(self.numbers_S) else None  # nothing cannot be mapped
-        self.codes_SHW: np.ndarray = np.load(self.folder / "codes.npy", mmap_mode=mode, allow_pickle=False)
+        self.numbers_S = read_array(self.folder / "numbers.npy", None, remedy=ENCODE_ANEW)
+        self.codes_SHW = read_array(self.folder / "codes.npy", len(self.numbers_S), None, None, remedy=ENCODE_ANEW)
+        if len(self.numbers_S) and not (
+            self.numbers_S[0] >= 0 and (np.diff(self.numbers_S) > 0).all() and self.numbers_S[-1] < _STARTS[-1]
+        ):
+            raise ValueError(
+                f"{self.folder / 'numbers.npy'} is damaged: it holds no rising numbers of scenes. {ENCODE_ANEW}"
+            )
 
     def __getitem__(self, scene: Scene) -> np.ndarray | None:
         number = scene_number(scene)

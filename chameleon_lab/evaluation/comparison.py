@@ -18,7 +18,7 @@ import PIL.Image
 
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.evaluation.metrics import measure
-from chameleon_lab.files import parse_json
+from chameleon_lab.files import intact, parse_json, text_of_file
 from chameleon_lab.records import MetricValue
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.quantizers import Quantizer
@@ -123,4 +123,5 @@ def _write_strip(path: Path, pictures: list[PIL.Image.Image]) -> None:
 
 def read_outcomes(path: Path | str) -> list[ContenderOutcome]:
     """The outcomes in a file that `compare_quantizers` wrote."""
-    return [ContenderOutcome.from_json(line) for line in Path(path).read_text().splitlines()]
+    with intact(path):
+        return [ContenderOutcome.from_json(line) for line in text_of_file(path).splitlines()]

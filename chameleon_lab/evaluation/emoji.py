@@ -25,6 +25,7 @@ from chameleon_lab.corpora.emoji_artwork import LANGUAGES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation.judge import Judge, round_trips
 from chameleon_lab.evaluation.scenes import Score
+from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
 
 TRIES = 8
@@ -356,4 +357,4 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    score_emoji_command()
+    raise SystemExit(exit_code(score_emoji_command))

@@ -16,17 +16,17 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.checker import SceneReading, compare_scenes, read_scene
 from chameleon_lab.corpora.holes import cells_of_thing, telling_words, with_another_thing, without_thing
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Blank, Document, Image
 from chameleon_lab.evaluation.scenes import Score
+from chameleon_lab.signals import exit_code
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +146,10 @@ def evaluate_infilling_command(arguments: Sequence[str] | None = None) -> None:
         scores[kind] = score
         log.info("%-48s %s", kind, score)
     if options.write:
-        folder = Path(options.model)
+        folder = find(options.model)
         card = native.read_card(folder)
         native.write_card(folder, {**card, "infilling": {kind: [each.share, each.n] for kind, each in scores.items()}})
 
 
 if __name__ == "__main__":
-    evaluate_infilling_command()
+    raise SystemExit(exit_code(evaluate_infilling_command))

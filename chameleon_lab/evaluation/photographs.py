@@ -32,6 +32,7 @@ from chameleon_lab.corpora.sources import CropsAtSizes, PictureFiles, picture_fi
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.optimization import CoolDown, Recipe
 from chameleon_lab.pictures import open_picture
+from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import ReconstructionObjective
@@ -321,4 +322,4 @@ def train_from_options(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    train_from_options()
+    raise SystemExit(exit_code(train_from_options))

@@ -21,6 +21,7 @@ from chameleon_lab.files import intact, parse_json, text_of_file
 from chameleon_lab.history import History, RecordedRun, lr_sensitivity
 from chameleon_lab.measures import measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
+from chameleon_lab.parts import require_fields
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
 
 NOTHING = Additions()
@@ -210,7 +211,12 @@ def _outcome_of(line: dict[str, Any]) -> PresetOutcome:
     line["variation"] = "norms_and_z_loss" if line["variation"] == "all" else line["variation"]
     measured = {each.name for each in fields(PresetOutcome) if each.type == "float"}
     line |= {key: math.nan for key in measured & line.keys() if line[key] is None}
-    return PresetOutcome(**line)
+    outcome = PresetOutcome(**line)
+    unmeasured = {
+        name for name in measured if isinstance(value := getattr(outcome, name), float) and not math.isfinite(value)
+    }
+    require_fields(replace(outcome, **dict.fromkeys(unmeasured, 0.0)))
+    return outcome
 
 
 def by_rate(outcomes: Sequence[PresetOutcome]) -> dict[str, dict[float, list[float]]]:

@@ -98,7 +98,8 @@ class Twin:
             if key != self._key:
                 self._key, self._copies = key, {}
             if settings not in self._copies:
-                probe_BCHW = torch.randn(1, x_BCHW.shape[1], 3 * cell, 2 * cell, generator=torch.Generator().manual_seed(0))
+                seeded = torch.Generator().manual_seed(0)
+                probe_BCHW = torch.randn(1, x_BCHW.shape[1], 3 * cell, 2 * cell, generator=seeded)
                 self._copies[settings] = self._copy(layers, probe_BCHW, settings, moves)
             copy = self._copies[settings]
             return None if copy is None else _apply(copy, x_BCHW)
@@ -108,7 +109,8 @@ class Twin:
         try:
             with tempfile.TemporaryDirectory() as short_lived:
                 try:
-                    folder = network_folder(layers, probe_BCHW, (Path(short_lived) if moves else cache_folder()) / self._key)
+                    place = Path(short_lived) if moves else cache_folder()
+                    folder = network_folder(layers, probe_BCHW, place / self._key)
                 except OSError:  # a cache folder that cannot be written
                     folder = network_folder(layers, probe_BCHW, Path(short_lived, self._key))
                 copy = load_network(folder, *settings)
@@ -171,9 +173,9 @@ def files_digest(folder: Path) -> str:
 
 def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> None:
     """Writes the layers as OpenVINO has them, for any sides. By its frontend: `convert_model` reports its use."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
     from openvino.frontend import FrontEndManager  # pyright: ignore
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # pyright: ignore
 
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a tracer that sees shapes
@@ -187,7 +189,7 @@ def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> Non
 
 def load_network(folder: Path, mode: str, threads: int) -> Any:
     """A callable from an array to a sequence whose first is the result."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     settings = {"INFERENCE_PRECISION_HINT": HINTS[mode][0], "INFERENCE_NUM_THREADS": threads}
     return openvino.Core().compile_model(folder / "network.xml", "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})

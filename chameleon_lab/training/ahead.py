@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -100,8 +101,16 @@ def in_processes(
 
 def _begin(file: str) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     initializer, arguments = pickle.loads(Path(file).read_bytes())  # written by the process that began this one
     initializer(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for its next task for ever: it holds both ends of their pipe."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 _batches: Batches = lambda step: None  # noqa: E731 - a worker's, set when it begins

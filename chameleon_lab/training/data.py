@@ -85,8 +85,9 @@ class Corpora:
         parts = {name: opened_shards(folder) for name, folder in self.folders.items()}
         vocabulary = next(iter(parts.values())).vocabulary
         stages = self.stages or (Stage(dict.fromkeys(parts, 1.0)),)
-        sizes = {"context": self.context, "rows": self.rows}
-        mixture = Mixture(parts, stages, vocabulary, **sizes, seed=seed, infill=self.infill)
+        mixture = Mixture(
+            parts, stages, vocabulary, context=self.context, rows=self.rows, seed=seed, infill=self.infill
+        )
         held_out: list[Batch] = []
         if self.held_out is not None:
             apart = opened_shards(self.held_out)

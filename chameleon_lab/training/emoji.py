@@ -34,7 +34,7 @@ from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
-from chameleon_lab.signals import answering, end_in_order
+from chameleon_lab.signals import exit_code
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -352,17 +352,24 @@ def train_emoji(
 
 def _image_tokenizer(corpus: Path | str, folder: Path, minutes: float, codes: int, every: float) -> ImageTokenizer:
     """The trained one with spread codes, as it stands in `folder/spread`."""
+    mark = f"{zlib.crc32((Path(corpus) / 'ideas.jsonl').read_bytes()):08x}"
     if not (folder / "spread").exists():
         images = replace(emoji_images(corpus), budget=Budget(minutes=minutes)).run(folder / "image")
         history = images.wait(report=_Progress("image tokenizer", every))
         spread = with_spread_codes(images.result().cpu().float(), corpus, codes)
         card = {
             "codes": f"{codes}, spread by k-means++",
+            "ideas": mark,
             "minutes": round(history.records[-1].seconds / 60, 1),
             "machine": _machine(),
         }
         native.write_image_tokenizer(spread.half(), folder / "spread", card)
-    return native.read_native_images(folder / "spread").float()
+    image = native.read_native_images(folder / "spread").float()
+    if (image.codes, native.read_card(folder / "spread").get("ideas", mark)) != (codes, mark):
+        raise ValueError(
+            f"{folder} was begun with {image.codes} codes, or with another corpus: give this training another folder."
+        )
+    return image
 
 
 def _machine() -> str:
@@ -406,9 +413,8 @@ def train_emoji_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
-        minutes = options.image_minutes, options.minutes
-        train_emoji(options.corpus, options.folder, minutes, tokens=options.tokens)
+    minutes = options.image_minutes, options.minutes
+    train_emoji(options.corpus, options.folder, minutes, tokens=options.tokens)
     log.info("The model is in %s.", options.folder / "model")
 
 
@@ -416,4 +422,4 @@ if __name__ == "__main__":
     # By its own name: what an experiment names in `__main__` counts as a person's own, and as another one.
     from chameleon_lab.training.emoji import train_emoji_command as command
 
-    command()
+    raise SystemExit(exit_code(command))

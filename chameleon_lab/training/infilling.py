@@ -7,9 +7,11 @@ about half a minute to encode most scenes there are, and then `--minutes` to tra
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import platform
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -25,15 +27,24 @@ from chameleon_lab.corpora.holes import cells_of_thing, hole_document, widened, 
 from chameleon_lab.corpora.infilling import CM3LEON_SPANS
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, encode_images, tokenize
-from chameleon_lab.corpora.scene_codes import SceneCodes, drawn_with, image_of_scene, numbered_scene, scene_range
+from chameleon_lab.corpora.scene_codes import (
+    ENCODE_ANEW,
+    SceneCodes,
+    drawn_with,
+    image_of_scene,
+    numbered_scene,
+    scene_range,
+)
 from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.corpora.shards import identities
 from chameleon_lab.documents import Image
+from chameleon_lab.files import read_table
 from chameleon_lab.history import StepRecord
 from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
-from chameleon_lab.signals import answering, end_in_order
-from chameleon_lab.storage import whole_folder
+from chameleon_lab.signals import exit_code
+from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.ahead import in_processes, made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
@@ -158,14 +169,21 @@ def scenes_to_encode(threes: int, seed: int = 0) -> np.ndarray:
 
 
 def encode_scenes(tokenizer: MixedModalTokenizer, folder: Path, numbers: np.ndarray) -> SceneCodes:
-    """The codes of the trainable ones among these scenes, in a folder; what it holds already is not made again."""
+    """The codes of the trainable ones among these scenes, in a folder; what it holds already is not made again.
+
+    Raises ValueError for a folder that holds the codes of other scenes, or those of another image tokenizer.
+    """
+    about = {"tokenizer": identities(tokenizer)["image"], "scenes": f"{zlib.crc32(numbers.tobytes()):08x}"}
     if (folder / "numbers.npy").is_file():
+        there = read_table(folder / "card.json", remedy=ENCODE_ANEW)
+        if there != about:
+            raise ValueError(f"{folder} holds codes of other scenes, or another image tokenizer's. {ENCODE_ANEW}")
         return SceneCodes(folder)
     began, image, device = time.monotonic(), tokenizer.image, "cuda" if torch.cuda.is_available() else "cpu"
     rows, codes = [np.empty(0, np.int64)], [np.empty((0, *tokenizer.grid), np.uint16)]
     chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     image.to(device)
-    with whole_folder(folder) as hidden:
+    with whole_folder(folder, ("codes.npy", "numbers.npy", "card.json")) as hidden:
         for some, pixels_BHWC in in_processes(draw_trainable, chunks, spare_cores(), logging.basicConfig):
             if len(some):
                 pixels_BCHW = torch.from_numpy(pixels_BHWC).to(device).movedim(-1, 1).contiguous().float() / 255 * 2 - 1
@@ -176,6 +194,7 @@ def encode_scenes(tokenizer: MixedModalTokenizer, folder: Path, numbers: np.ndar
         order = np.argsort(whole)
         np.save(hidden / "codes.npy", np.concatenate(codes)[order])
         np.save(hidden / "numbers.npy", whole[order])
+        write_file(hidden / "card.json", json.dumps(about) + "\n")
     image.to("cpu")
     log.info("Encoded %s scenes in %.0f s.", f"{len(whole):,}", time.monotonic() - began)
     return SceneCodes(folder)
@@ -295,8 +314,7 @@ def train_infilling_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with answering(end_in_order, {}):  # a run that is told to end writes its checkpoint first
-        train_infilling(options.folder, options.minutes, options.tokens, options.threes, options.begins_from)
+    train_infilling(options.folder, options.minutes, options.tokens, options.threes, options.begins_from)
     log.info("The model is in %s.", options.folder / "model")
 
 
@@ -304,4 +322,4 @@ if __name__ == "__main__":
     # By its own name: what an experiment names in `__main__` counts as a person's own, and as another one.
     from chameleon_lab.training.infilling import train_infilling_command as command
 
-    command()
+    raise SystemExit(exit_code(command))

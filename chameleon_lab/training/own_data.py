@@ -29,7 +29,7 @@ from chameleon_lab.corpora.own_data import DataSource, GatheredData, gather, sur
 from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, draw_words
 from chameleon_lab.corpora.views import view_of
 from chameleon_lab.documents import Document, EndTurn
-from chameleon_lab.files import read_table
+from chameleon_lab.files import intact, read_table, require_numbers
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import Rule
@@ -81,6 +81,10 @@ HELD_OUT_EVERY = 50
 
 ASIDE = 0.08
 """Share of the time for views, samples, held-out losses and scores."""
+
+
+ROOMS = ("data", "text", "image", "transformer", "views", "samples", "model")
+"""What a training's folder holds: none of it is ever a person's."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ class OwnTransformer:
             "what": "a model of one's own data",
             "survey": data.survey,
             "plan": plain_values(self.plan),
-            "begins from": read_table(self.place / "plan.json")["wishes"],
+            "begins from": _saved_wishes(self.place)[0],
             "mixture": dict(PAIR_WEIGHTS),
             "augmentation": {
                 "views of each picture": views.card["views"],
@@ -224,8 +228,21 @@ class OwnTransformer:
 
 
 def saved_plan(place: Path) -> OwnPlan:
-    """The plan that a training in this folder follows."""
-    return OwnPlan(**read_table(place / "plan.json")["plan"])
+    """The plan that a training in this folder follows. Raises ValueError, naming the file, where it is damaged."""
+    return _saved_wishes(place)[1]
+
+
+def _saved_wishes(place: Path) -> tuple[dict[str, Any], OwnPlan]:
+    """What was asked for when a training was begun, and its plan."""
+    path = place / "plan.json"
+    with intact(path, ANOTHER_FOLDER):
+        saved = read_table(path)
+        if not isinstance(saved["wishes"], dict):
+            raise TypeError("its wishes are no object")
+        return saved["wishes"], OwnPlan(**saved["plan"])
+
+
+ANOTHER_FOLDER = "Put a copy of it there, or give this training another folder."
 
 
 def _spent(history: History) -> float:
@@ -268,6 +285,12 @@ class OwnTraining:
         for source in self.sources:
             if self.folder.resolve().is_relative_to(source.path.resolve()):
                 raise ValueError(f"{self.folder} lies in {source.path}, where nothing is written: give another folder.")
+            inside = source.path.resolve()
+            if room := next((name for name in ROOMS if inside.is_relative_to((self.folder / name).resolve())), ""):
+                raise ValueError(
+                    f"{source.path} lies where this training writes its {room}, and is never written to: give another "
+                    "folder."
+                )
         self.minutes, self.steps, self.seed = float(minutes), steps, seed
         self.options = {name: value for name, value in options.items() if value is not None}
         self.critic = critic
@@ -307,7 +330,7 @@ class OwnTraining:
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
         if path.is_file():
-            before, plan = read_table(path)["wishes"], saved_plan(self.folder)
+            before, plan = _saved_wishes(self.folder)
             if apart := sorted(name for name in {*before, *wishes} if before.get(name) != wishes.get(name)):
                 differences = ", ".join(f"{name} {before.get(name)}, now {wishes.get(name)}" for name in apart)
                 raise ValueError(f"{self.folder} was begun with {differences}: give this training another folder.")
@@ -422,8 +445,10 @@ class OwnTraining:
         """What is left of the time asked for, as it was when this stage was first begun, and what was added since."""
         path = self.folder / "transformer.json"
         if path.is_file():
-            saved = read_table(path)
-            return saved["minutes"] + plan.minutes - saved["minutes asked"]
+            with intact(path, ANOTHER_FOLDER):
+                saved = read_table(path)
+                require_numbers(saved, path, **dict.fromkeys(("minutes", "minutes asked"), (float, 0.0, 1e7)))
+                return saved["minutes"] + plan.minutes - saved["minutes asked"]
         spent = (
             max(time.monotonic() - (self._started or math.inf), 60 * _spent(RunFolder(self.folder / "image").history))
             / 60

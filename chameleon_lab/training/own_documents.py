@@ -17,7 +17,7 @@ from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, compose
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, tokenize
 from chameleon_lab.corpora.shards import identities
 from chameleon_lab.corpora.views import view_of
-from chameleon_lab.files import read_table
+from chameleon_lab.files import intact, read_array, read_table, require_numbers
 from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import TextTokenizer
@@ -27,18 +27,29 @@ from chameleon_lab.vocabulary import Modality, Vocabulary
 log = logging.getLogger(__name__)
 
 MOST_VIEWS = 64
+VIEWS = ("card.json", "codes.npy")
+
+
+TOKENIZE_ANEW = "Delete its folder to have the pictures tokenized anew."
 
 
 class TokenizedViews:
     """The codes of several views of each picture in a folder: `views(picture, rng)` takes one of them.
 
     `codes_VPHW`: of view 0 all of the picture as it is, of the others a view each (`view_of`), where it is trained on.
+    Raises ValueError, naming the file, for a damaged folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.card: dict[str, Any] = read_table(Path(folder) / "card.json", remedy="Delete the folder to make it anew.")
-        mode = "r" if self.card["pictures"] else None  # nothing cannot be mapped
-        self.codes_VPHW = np.load(Path(folder) / "codes.npy", mmap_mode=mode, allow_pickle=False)
+        place = Path(folder) / "card.json"
+        with intact(place, TOKENIZE_ANEW):
+            self.card: dict[str, Any] = read_table(place)
+            counts = {"views": (int, 1, MOST_VIEWS), "pictures": (int, 0, 2.0**40)}
+            require_numbers(self.card, place, **counts)
+            shape = self.card["views"], self.card["pictures"], None, None
+            if not isinstance(self.card["tokenizer"], str):
+                raise TypeError("it names no tokenizer")
+        self.codes_VPHW = read_array(Path(folder) / "codes.npy", *shape, remedy=TOKENIZE_ANEW)
 
     def __call__(self, picture: int, rng: np.random.Generator) -> np.ndarray:
         return self.codes_VPHW[rng.integers(len(self.codes_VPHW)), picture].astype(np.int64)
@@ -53,11 +64,11 @@ def tokenize_views(
 ) -> TokenizedViews:
     """Encodes as many views of each picture as fit into about `seconds`, `MOST_VIEWS` at most and one at least.
 
-    What is in the folder already is taken, where this tokenizer made it.
+    What is in the folder already is taken, where this tokenizer made it and it is whole.
     """
     mark = identities(tokenizer)["image"]
-    if (folder / "card.json").is_file() and TokenizedViews(folder).card["tokenizer"] == mark:
-        return TokenizedViews(folder)
+    if (folder / "card.json").is_file() and (views := _whole_views(folder, mark, tokenizer, len(data.pixels))):
+        return views
     image, side, started = tokenizer.image, tokenizer.image.config.side, time.monotonic()
     mirrors, trained, before = data.mirrors, data.trained, image.device
     image.to("cuda" if torch.cuda.is_available() else before)
@@ -75,7 +86,7 @@ def tokenize_views(
     plain = encoded(list(range(count)), None)
     each = max(1e-3, (time.monotonic() - started) * len(trained) / max(1, count))
     number = int(np.clip(seconds / each, 1, MOST_VIEWS)) if trained else 1
-    with whole_folder(folder) as hidden:
+    with whole_folder(folder, VIEWS) as hidden:
         if number == 1:
             np.save(hidden / "codes.npy", plain[None])
         else:
@@ -89,6 +100,23 @@ def tokenize_views(
     image.to(before)
     log.info("Tokenized %s views of each of %s pictures in %.0f s.", number, f"{count:,}", time.monotonic() - started)
     return TokenizedViews(folder)
+
+
+def _whole_views(folder: Path, mark: str, tokenizer: MixedModalTokenizer, pictures: int) -> TokenizedViews | None:
+    """The views in a folder; None, with a word, for those of another tokenizer or other pictures, and damaged ones."""
+    try:
+        views = TokenizedViews(folder)
+        if (views.card["tokenizer"], views.card["pictures"]) != (mark, pictures):
+            return None
+        codes, (rows, columns) = views.codes_VPHW, tokenizer.grid
+        if codes.shape[2:] != (rows, columns) or (
+            codes.size and not 0 <= codes.min() <= codes.max() < tokenizer.image.codes
+        ):
+            raise ValueError(f"{folder / 'codes.npy'} holds what are no codes of this image tokenizer.")
+    except (ValueError, OSError) as error:
+        log.warning("%s The pictures are tokenized anew.", error)
+        return None
+    return views
 
 
 @dataclass(frozen=True)

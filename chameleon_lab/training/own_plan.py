@@ -13,6 +13,7 @@ from chameleon_lab.chameleon import load_image_tokenizer
 from chameleon_lab.corpora.own_documents import DRAW_WORDS, QUESTION_WORDS
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.objective import Objective
+from chameleon_lab.parts import require_fields
 from chameleon_lab.stability import QueryKeyNorm, ZLoss
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer
@@ -51,6 +52,10 @@ class OwnPlan:
     image_minutes: float
     stops_early: bool
     reasons: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        counts = ("side", "grid", "codes", "pieces", "width", "layers", "context", "tokens")
+        require_fields(self, minutes=(0, 10**7), image_minutes=(0, 10**7), **dict.fromkeys(counts, (1, 2**24)))
 
     def lines(self) -> Iterator[str]:
         yield f"Plan for {self.minutes:g} min, size {self.size}:"

@@ -14,8 +14,11 @@ import torch
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.own_documents import draw_words
 from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.files import reason_of
 from chameleon_lab.history import StepRecord
+from chameleon_lab.storage import name_file
 from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.training.folder import check_whole
 
 if TYPE_CHECKING:
     from chameleon_lab.training.modules import PacedModule
@@ -115,8 +118,12 @@ class BestWeights:
         self.path, self.patience = path, patience
         self.loss, self.place, self.state = float("inf"), 0.0, dict[str, torch.Tensor]()
         if path.is_file():
-            saved = torch.load(path, weights_only=True, map_location="cpu")
-            self.loss, self.place, self.state = saved["loss"], saved["place"], saved["state"]
+            try:
+                check_whole(path)
+                saved = torch.load(path, weights_only=True, map_location="cpu")
+                self.loss, self.place, self.state = float(saved["loss"]), float(saved["place"]), dict(saved["state"])
+            except Exception as error:  # whatever a damaged file makes torch stumble over
+                log.warning("%s is damaged (%s): the best weights are looked for from here on.", path, reason_of(error))
 
     def __call__(self, module: PacedModule, record: StepRecord) -> None:
         loss = record.values.get("held_out_loss")
@@ -125,17 +132,30 @@ class BestWeights:
         if loss < self.loss:
             self.loss, self.place = loss, module.progress
             self.state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-            partial = self.path.with_suffix(".partial")
-            torch.save({"loss": loss, "place": self.place, "state": self.state}, partial)
-            partial.replace(self.path)
+            self._write()
         elif module.progress - self.place > self.patience and not module.enough:
             module.enough = True
             log.info(
                 "The held-out loss has not fallen for %.0f %% of the time: enough is learned.", 100 * self.patience
             )
 
+    def _write(self) -> None:
+        partial = self.path.with_suffix(".partial")
+        try:
+            torch.save({"loss": self.loss, "place": self.place, "state": self.state}, partial)
+            name_file(partial, self.path)
+        except (OSError, RuntimeError) as error:  # a full disk ends no training
+            partial.unlink(missing_ok=True)
+            log.warning("%s could not be written (%s): the best weights are in memory alone.", self.path, error)
+
     def restore(self, module: PacedModule) -> bool:
         """Puts the best weights back; False where the last ones are the best, or no others were kept."""
-        if self.state:
+        if not self.state:
+            return False
+        try:
             module.load_state_dict({name: tensor.to(module.device) for name, tensor in self.state.items()})
-        return bool(self.state)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} holds weights of another model ({reason_of(error)}): move it away to use the last ones."
+            ) from error
+        return True

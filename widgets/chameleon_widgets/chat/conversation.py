@@ -6,7 +6,7 @@ import threading
 
 import PIL.Image
 
-from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece
 from chameleon_widgets import stills
 from chameleon_widgets.chat.exchange import Exchange, Message, Words, describe
@@ -29,6 +29,8 @@ class Conversation:
         self.shape = 0
         self._by_key: dict[int, Exchange] = {}
         self._fragments: dict[int, tuple[int, str, list[str]]] = {}  # of the still: version, HTML, lines of text
+        if document is not None and any(isinstance(part, Blank) for part in document):
+            raise ValueError("A conversation has no blanks: lab.infill(document) fills them first.")
         for role, turn in document.turns if document is not None else ():
             if role == "user":
                 self.add(Exchange(Message(turn.segments), self.tip, "import"))
@@ -36,7 +38,7 @@ class Conversation:
                 self.tip.reply = [
                     Words(part.text) if isinstance(part, Text) else part
                     for part in turn
-                    if not isinstance(part, EndTurn)
+                    if isinstance(part, Text | Image)
                 ]
 
     @property
@@ -161,7 +163,7 @@ class Conversation:
                         kind = ' class="user"' if who == "You" else ""
                         body += f"<p{kind}>{stills.escape(part.text.strip())}</p>"
                         lines.append(f"{who}: {part.text.strip()}")
-                    elif not isinstance(part, EndTurn):
+                    elif isinstance(part, Image | ImagePiece):
                         body += _still_picture(part, who)
                         lines.append(f"{who}: [picture, {part.picture.width} x {part.picture.height}]")
             body += f'<p class="note">{stills.escape(description)}</p>'

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import PIL.Image
 
-from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.documents import Blank, Document, EndTurn, Image, Segment, Text
 from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece, TextPiece
 from chameleon_widgets.chat.messages import ReplyState
 
@@ -215,6 +215,8 @@ def message_of(parts: Iterable[object]) -> tuple[Segment, ...]:
     )
     if any(isinstance(part, EndTurn) for part in segments):
         raise ValueError("A message is one turn: leave EndTurn out, the cell adds it.")
+    if any(isinstance(part, Blank) for part in segments):
+        raise ValueError("A message has no blanks: lab.infill(document) fills a document's.")
     if not segments:
         raise ValueError("The message is empty: write something, or add a picture.")
     return segments
