@@ -179,7 +179,7 @@ def _write_files(opened: Opened, folder: Path) -> None:
         (folder / "text_tokenizer.json").write_text(text.json, encoding="utf-8")
 
 
-def read_card(folder: Path | str) -> dict[str, Any]:
+def read_model_card(folder: Path | str) -> dict[str, Any]:
     """A checkpoint's card."""
     return _read_config(Path(folder)).get("card", {})
 

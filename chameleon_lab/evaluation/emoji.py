@@ -82,8 +82,8 @@ class BestByName:
     def name_in(self, parts: Sequence[object]) -> tuple[str, str]:
         """The name that the last words before the last picture hold, and its language; ("", "en") where none is."""
         words = [part.text.lower() for part in parts if isinstance(part, Text)]
-        held = [(name, language) for name, language in self.names if words and name in words[-1]]
-        return max(held, key=lambda each: len(each[0]), default=("", "en"))
+        pairs = [(name, language) for name, language in self.names if words and name in words[-1]]
+        return max(pairs, key=lambda each: len(each[0]), default=("", "en"))
 
 
 class EmojiScores:

@@ -136,14 +136,14 @@ def _apply(copy: Any, x_BCHW: Tensor) -> Tensor:
 
 def network_key(layers: nn.Sequential) -> str:
     """A hash of all weights, the layers' settings, and the programs that trace and convert them."""
-    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_source()}".encode())
+    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_own_text()}".encode())
     for tensor in layers.state_dict().values():
         hashed.update(tensor.contiguous().numpy().data)
     return hashed.hexdigest()
 
 
 @functools.cache
-def _source() -> str:
+def _own_text() -> str:
     return "".join(Path(__file__).with_name(name).read_text() for name in ("image.py", "runtime.py"))
 
 

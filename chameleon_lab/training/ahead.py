@@ -46,10 +46,10 @@ class Ahead:
         return self._batches[1][place]
 
     def _spanned(self, index: int) -> list[Any]:
-        wanted = range(index, index + 2 * self.processes)
-        for other in self._spans.keys() - set(wanted):
+        ahead = range(index, index + 2 * self.processes)
+        for other in self._spans.keys() - set(ahead):
             self._spans.pop(other).cancel()
-        for each in wanted:
+        for each in ahead:
             if each not in self._spans:
                 self._spans[each] = self._workers().submit(_make_span, each, self.span)
         try:
@@ -82,7 +82,7 @@ def pool_of(processes: int, initializer: Callable[..., None], *arguments: Any) -
     """
     with tempfile.NamedTemporaryFile("wb", prefix="chameleon-lab-", delete=False) as file:
         pickle.dump((initializer, arguments), file, pickle.HIGHEST_PROTOCOL)
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (file.name,))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker, (file.name,))
     weakref.finalize(pool, Path(file.name).unlink, missing_ok=True)
     return pool
 
@@ -99,7 +99,7 @@ def in_processes(
         yield from pool.map(work, items)
 
 
-def _begin(file: str) -> None:
+def _begin_worker(file: str) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     initializer, arguments = pickle.loads(Path(file).read_bytes())  # written by the process that began this one
@@ -113,14 +113,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-_batches: Batches = lambda step: None  # noqa: E731 - a worker's, set when it begins
+_worker_batches: Batches = lambda step: None  # noqa: E731 - a worker's, set when it begins
 
 
 def _open_batches(make: Callable[[], Batches]) -> None:
-    global _batches
-    _batches = make()
+    global _worker_batches
+    _worker_batches = make()
 
 
 def _make_span(index: int, span: int) -> bytes:
     """As bytes, by value: tensors that travel through shared memory take an open file each."""
-    return pickle.dumps([_batches(step) for step in range(index * span, (index + 1) * span)], pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps(
+        [_worker_batches(step) for step in range(index * span, (index + 1) * span)], pickle.HIGHEST_PROTOCOL
+    )

@@ -284,9 +284,6 @@ def emphasized(batch: Batch, data: EmojiDocuments, rng: np.random.Generator) -> 
     return replace(batch, inputs_BT=torch.from_numpy(inputs_BT), weights_BT=torch.from_numpy(weights_BT))
 
 
-LOGITS_AT_ONCE = 2**26 if torch.cuda.is_available() else 2**22  # 256 MB: a GPU likes few and large products
-
-
 def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens: int) -> Experiment:
     """The transformer of the emoji model, 4.6 M parameters, on so many `tokens` a step."""
     shape = {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "ffn_width": 704, "context": 320}
@@ -296,7 +293,7 @@ def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens
         model=replace(TINY.model, **shape),
         data=EmojiDocuments(folder, tokenizer, tokens),
         recipe=replace(TINY.recipe, schedule=CoolDown(0.35)),
-        objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),), logits_at_once=LOGITS_AT_ONCE),
+        objective=Objective(text_weight=3.0, penalties=(ZLoss(1e-4),)),
         budget=Budget(minutes=240),
         monitors=(),  # time is what this training has least of
         rules=(NotANumber(),),
@@ -325,7 +322,7 @@ def train_emoji(
     folder = Path(folder)
     text = TextExperiment("emoji", PIECES, partial(emoji_texts, folder=corpus)).run(folder / "text").result()
     image = _image_tokenizer(corpus, folder, minutes[0], codes, every)
-    image_card = native.read_card(folder / "spread")
+    image_card = native.read_model_card(folder / "spread")
     tokenizer = MixedModalTokenizer(text, image, Vocabulary.layout(image.codes, text.size))
     experiment = replace(emoji_transformer(corpus, tokenizer, tokens), budget=Budget(minutes=minutes[1]))
     run = experiment.run(folder / "transformer")
@@ -365,7 +362,7 @@ def _image_tokenizer(corpus: Path | str, folder: Path, minutes: float, codes: in
         }
         native.write_image_tokenizer(spread.half(), folder / "spread", card)
     image = native.read_native_images(folder / "spread").float()
-    if (image.codes, native.read_card(folder / "spread").get("ideas", mark)) != (codes, mark):
+    if (image.codes, native.read_model_card(folder / "spread").get("ideas", mark)) != (codes, mark):
         raise ValueError(
             f"{folder} was begun with {image.codes} codes, or with another corpus: give this training another folder."
         )

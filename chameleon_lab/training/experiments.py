@@ -51,7 +51,7 @@ def _token_rows(rows: Sequence[int] | np.ndarray) -> tuple[int, ...]:
     return tuple(int(token) for token in tokens_X)
 
 
-def _rows_of(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> tuple[int, ...]:
+def _frozen_rows_of(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> tuple[int, ...]:
     """Rows of the embedding. Raises ValueError for those that it does not have, and where none is left to train."""
     codes = range(vocabulary.first_image, vocabulary.first_image + vocabulary.codes)
     match choice:
@@ -173,7 +173,7 @@ class Experiment:
             held_out=corpus.held_out,
             held_out_every=self.held_out_every,
             compiled=self.compiled,
-            frozen_rows=_rows_of(self.frozen_rows, corpus.vocabulary, size),
+            frozen_rows=_frozen_rows_of(self.frozen_rows, corpus.vocabulary, size),
         )
 
     def open(self) -> Corpus:

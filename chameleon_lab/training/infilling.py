@@ -266,7 +266,6 @@ def train_infilling(
         recipe=INFILLING.recipe if begins_from == "tiny" else CONTINUED,
         data=data,
         budget=Budget(minutes=minutes),
-        objective=replace(INFILLING.objective, logits_at_once=2**26) if gpu else INFILLING.objective,
         precision="bf16-mixed" if gpu else "32-true",
     )
     run = experiment.run(folder / "transformer")
