@@ -45,7 +45,8 @@ while not run.history.records:
 SCRIPTS = {
     "a chat": REPLY + "ChatCell(stream)",
     "a reply under way": REPLY
-    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\nwhile not len(cell.document): time.sleep(0.05)",
+    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\n"
+    + "while not len(cell.document): time.sleep(0.05)",
     "all that works with a tokenizer": TOKENIZER
     + "CodeSurgery(tiny, scene)\natlas = CodebookAtlas(tiny, pictures=[scene] * 20)\n"
     + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",
