@@ -29,8 +29,8 @@ HEADLESS = [
 
 
 def shorter(code: str) -> str:
-    """The code of a cell with a tenth of its hundreds of steps and a third of its tens; what starts at one of them
-    starts as much earlier."""
+    """The code of a cell with a tenth of its hundreds of steps and a third of its tens, and what starts at one of them
+    as much earlier."""
 
     def fewer(found: re.Match[str]) -> str:
         steps = int(found[2])

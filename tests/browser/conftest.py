@@ -37,6 +37,7 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
     "--disable-quic",
+    "--renderer-process-limit=1",
 ]
 PATIENCE = 30_000  # milliseconds: for a machine that is busy with other things
 
@@ -159,12 +160,21 @@ class Bridge:
         assert not self.errors, self.errors
 
 
-@pytest.fixture
-def bare_page(browser: Browser) -> Iterator[Page]:
+@pytest.fixture(scope="session")
+def bare_context(browser: Browser) -> Iterator[BrowserContext]:
+    """Bare pages share a renderer, which lives while the first page does: one for each costs a second."""
     context = browser.new_context(viewport={"width": 900, "height": 900}, device_scale_factor=1)
     context.set_default_timeout(PATIENCE)
-    yield context.new_page()
+    context.new_page()
+    yield context
     context.close()
+
+
+@pytest.fixture
+def bare_page(bare_context: BrowserContext) -> Iterator[Page]:
+    yield bare_context.new_page()
+    for page in bare_context.pages[1:]:  # those that a test opened, too
+        page.close()
 
 
 @pytest.fixture
