@@ -32,7 +32,6 @@ from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.files import intact, read_table, require_numbers
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.history import History
-from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.objective import Objective
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, ZLoss
@@ -58,7 +57,7 @@ from chameleon_lab.training.own_plan import (
 )
 from chameleon_lab.training.own_samples import BestWeights, DrawingSamples, ReconstructionSamples
 from chameleon_lab.training.own_scores import own_scores
-from chameleon_lab.training.pipeline import curve
+from chameleon_lab.training.pipeline import TransformerStage, curve
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Drawings
 from chameleon_lab.training.text_experiments import TextExperiment
@@ -114,7 +113,7 @@ def own_pixels(experiment: ImageExperiment, gathered: Path) -> Pixels:
 
 
 @dataclass(frozen=True)
-class OwnTransformer:
+class OwnTransformer(TransformerStage):
     """The last stage: the transformer on the data in `place`, which draws samples on the way, is scored in the end and
     saved with both tokenizers as `place/model`."""
 
@@ -141,27 +140,6 @@ class OwnTransformer:
     @property
     def plan(self) -> OwnPlan:
         return saved_plan(self.place)
-
-    @property
-    def seed(self) -> int:
-        return self.experiment.seed
-
-    @property
-    def rules(self) -> Sequence[Rule]:
-        return self.experiment.rules
-
-    @property
-    def checkpoints(self) -> int:
-        return self.experiment.checkpoints
-
-    @property
-    def offers(self) -> Sequence[str]:
-        return self.experiment.offers
-
-    @property
-    def precision(self) -> str:
-        bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        return "bf16-mixed" if bf16 else "32-true"
 
     def with_fixes(self, *fixes: Any) -> OwnTransformer:
         return replace(self, base=self.base.with_fixes(*fixes))

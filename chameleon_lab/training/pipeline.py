@@ -77,22 +77,12 @@ TINY_MODEL = SceneModel(
 MODELS = {TINY_MODEL.name: TINY_MODEL}
 
 
-@dataclass(frozen=True)
-class SceneTransformer:
-    """The last stage of a `SceneModel`: its transformer on its `tokenizer`, drawing samples on the way and saved with
-    both tokenizers in the end, in float16, as `model` beside the run's folder `transformer`."""
-
-    name: str
-    model: SceneModel
-    tokenizer: MixedModalTokenizer
+class TransformerStage:
+    """A last stage, which trains the transformer of its `experiment`: what a `Run` asks of it the experiment knows."""
 
     @property
     def experiment(self) -> Experiment:
-        return replace(self.model.transformer, data=replace(self.model.scenes, tokenizer=self.tokenizer))
-
-    @property
-    def budget(self) -> Budget:
-        return self.experiment.budget
+        raise NotImplementedError
 
     @property
     def seed(self) -> int:
@@ -114,6 +104,24 @@ class SceneTransformer:
     def precision(self) -> str:
         bf16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         return "bf16-mixed" if bf16 else "32-true"
+
+
+@dataclass(frozen=True)
+class SceneTransformer(TransformerStage):
+    """The last stage of a `SceneModel`: its transformer on its `tokenizer`, drawing samples on the way and saved with
+    both tokenizers in the end, in float16, as `model` beside the run's folder `transformer`."""
+
+    name: str
+    model: SceneModel
+    tokenizer: MixedModalTokenizer
+
+    @property
+    def experiment(self) -> Experiment:
+        return replace(self.model.transformer, data=replace(self.model.scenes, tokenizer=self.tokenizer))
+
+    @property
+    def budget(self) -> Budget:
+        return self.experiment.budget
 
     def with_fixes(self, *fixes: Any) -> SceneTransformer:
         return replace(self, model=replace(self.model, transformer=self.model.transformer.with_fixes(*fixes)))
