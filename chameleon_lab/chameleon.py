@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
+from chameleon_lab.checkpoints.adapters import apply_adapter, base_of, is_adapter
 from chameleon_lab.checkpoints.evidence import home, snapshot
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image, Text
@@ -85,12 +86,23 @@ class Chameleon:
         CPU; `dtype` float32, or bfloat16 beside `weights` of "int8" or "int4". `licence` is that of the weights,
         where it is not what their layout suggests, and `acknowledge_licence` lets weights draw that Meta's does not
         allow to (see `checkpoints.provenance`). `fixes` and `quantizers` are classes of your own that the model was
-        trained with. Raises FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
+        trained with. A folder with an adapter alone (`checkpoints.adapters`) is its base with that merged. Raises
+        FileNotFoundError for what is no model folder, ValueError for a damaged or ambiguous one
         or a device that is not there.
         """
         dtype = dtype or (torch.float32 if weights is None else torch.bfloat16)
         options = ReadOptions(tuple(fixes), tuple(quantizers), licence, dtype, _device(device))
-        parts = formats.read_parts(find(folder), layout, tokenizer, options, weights)
+        place = find(folder)
+        adapter = place if is_adapter(place) else None
+        if adapter is not None:
+            if weights is not None:
+                raise ValueError(
+                    f"{adapter} holds an adapter, which is merged into plain weights, not {weights!r} ones."
+                )
+            place = find(base_of(adapter))
+        parts = formats.read_parts(place, layout, tokenizer, options, weights)
+        if adapter is not None:
+            apply_adapter(parts.model, adapter)
         return cls(parts.model, parts.tokenizer, parts.settings, parts.card, acknowledge_licence=acknowledge_licence)
 
     def save(

@@ -81,6 +81,8 @@ def role_of(path: str, owner: nn.Module, name: str) -> Role:
         return declared[name]
     if getattr(owner, name).ndim < 2:
         return "gain"
+    if ".lora_" in path:  # an adapter's factor: its size means something, and Muon's steps have all one size
+        return "table"
     if isinstance(owner, nn.Linear):
         return "matrix"
     slots = path.split(".")

@@ -16,6 +16,8 @@ from chameleon_lab.stability import Dropout, OutputSoftCap, QueryKeyNorm
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import TINY, Experiment
+from chameleon_lab.training.fine_tuning import fine_tune
+from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.transformer import Transformer
 
 MODEL = replace(support.MODEL, context=500)
@@ -186,7 +188,7 @@ def test_a_pattern_that_freezes_nothing_or_all_is_one_clear_error(base, toy):
 
 @pytest.mark.parametrize(
     ("rows", "tied", "update_clipping"),
-    [("words", False, False), ("words", True, True), ("codes", True, False), ("array", False, True)],
+    [("words", False, False), ("codes", True, True), ("array", False, True)],
 )
 def test_frozen_rows_stand_still_to_the_bit_over_fifty_steps(mixed, toy, rows, tied, update_clipping, tmp_path):
     vocabulary = mixed.vocabulary
@@ -247,3 +249,28 @@ def test_rows_that_are_none_are_one_clear_error(base, toy, rows, words):
 def test_an_experiment_without_any_of_it_is_what_it_was(toy):
     assert plain_values(toy, brief=True).keys().isdisjoint({"begins_from", "frozen", "frozen_rows"})
     assert replace(toy, frozen_rows=[3, 1, 1]) == replace(toy, frozen_rows=np.array([1, 3])) != toy
+
+
+# Before and after
+
+
+def test_fine_tuning_says_what_the_model_did_before_and_does_after(base, toy, mixed, tmp_path):
+    experiment = replace(toy, begins_from=base, budget=Budget(steps=12))
+    done = fine_tune(
+        experiment, tmp_path / "run", earlier=Scenes(mixed, tokens=236, held_out=3, weights={"asking": 1.0})
+    )
+    run = RunFolder(tmp_path / "run").history
+    assert done.after["new"]["loss"] == pytest.approx(run.records[-1].values["held_out_loss"], rel=1e-5)
+    assert done.after["new"]["loss"] < done.before["new"]["loss"] - 0.1
+    assert str(done).count("→") == 1 + sum(map(len, done.before.values())) and done.before.keys() == {"new", "earlier"}
+    again = fine_tune(experiment, tmp_path / "run")  # the run is over, and both figures are the same
+    assert again.before["new"] == done.before["new"] and again.after["new"] == pytest.approx(done.after["new"])
+
+
+def test_fine_tuning_of_nothing_or_without_held_out_documents_is_refused(base, toy, mixed):
+    with pytest.raises(ValueError, match="begins from nothing"):
+        fine_tune(toy)
+    experiment = replace(toy, begins_from=base)
+    for changed, earlier in ((replace(experiment, data=Scenes(mixed)), None), (experiment, Scenes(mixed))):
+        with pytest.raises(ValueError, match="nothing held out"):
+            fine_tune(changed, earlier=earlier)

@@ -8,6 +8,7 @@
 - `vqgans`: image tokenizers that others published alone
 - `names`: one table of names, and what is done to tensors between formats
 - `text_files`, `companion`: the text tokenizer and the vocabulary in either, and what no foreign file has a place for
+- `adapters`: LoRA, added to a model, written, read, merged
 - `packed`: quantized while it is read
 - `provenance`: where weights come from, and what their licence allows
 """

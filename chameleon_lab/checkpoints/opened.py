@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from chameleon_lab.checkpoints.adapters import has_adapter
 from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import Tensors, fill, tensors_of
 from chameleon_lab.generation.settings import Settings
@@ -84,6 +85,8 @@ class Opened:
     def of(cls, parts: Parts, source: Path) -> Opened:
         """A model at hand as one that was opened. Raises ValueError for a quantised one, whose weights are gone."""
         require_plain(parts.model)
+        if has_adapter(parts.model):
+            raise ValueError("The model has an adapter: merge_adapter(model) of checkpoints.adapters, and save that.")
         return cls(
             parts.model.config, tensors_of(parts.model), parts.tokenizer, parts.settings, parts.card, source, "model"
         )

@@ -3,6 +3,7 @@
 - `budget`, `modules`, `data`: how long, what a step is, and what it is given
 - `trainable`: what a `Run` asks of anything that trains
 - `folder`, `loop`, `control`: a run on disk, one trainer's work, and orders between two steps
+- `beginning`, `fine_tuning`: the weights that a training begins from; what it did to them, before and after
 - `compilation`: `torch.compile` for the blocks of a transformer in training
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `loggers`: a run's records sent to a logger of Lightning's

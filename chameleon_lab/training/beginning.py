@@ -10,6 +10,7 @@ import xxhash
 
 from chameleon_lab.by_modality import dense_names
 from chameleon_lab.chameleon import Chameleon, find
+from chameleon_lab.checkpoints.adapters import base_names
 from chameleon_lab.checkpoints.tensors import visible_files
 from chameleon_lab.corpora.shards import identities
 from chameleon_lab.generation.weights import weights_digest
@@ -87,7 +88,8 @@ def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
         )
     if isinstance(source, Chameleon):
         _check_tokenizers(name, source, corpus)
-    state, own = dict(before.state_dict()), model.state_dict()
+    state, own, names = dict(before.state_dict()), model.state_dict(), base_names(model)
+    own = {name: own[names[name]] for name in names}  # an adapter of the model's begins as it is
     state |= {
         inner: state[dense] for inner, dense in dense_names(model).items() if inner not in state and dense in state
     }
@@ -104,7 +106,7 @@ def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
     fixes = [[fix for fix in each.config.fixes if not isinstance(fix, Dropout)] for each in (before, model)]
     if fixes[0] != fixes[1]:
         log.warning("%s was trained with %s, and goes on with %s.", name, *fixes)
-    model.load_state_dict({key: state[key] for key in own})
+    model.load_state_dict({names[key]: state[key] for key in own}, strict=False)
 
 
 def _check_tokenizers(name: str, lab: Chameleon, corpus: Corpus) -> None:

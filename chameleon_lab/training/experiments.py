@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from chameleon_lab.checkpoints.adapters import LoRA, add_adapter, merge_adapter, write_adapter
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
@@ -51,7 +53,7 @@ def _token_rows(rows: Sequence[int] | np.ndarray) -> tuple[int, ...]:
     return tuple(int(token) for token in tokens_X)
 
 
-def _frozen_rows_of(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> tuple[int, ...]:
+def _frozen_tokens(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> tuple[int, ...]:
     """Rows of the embedding. Raises ValueError for those that it does not have, and where none is left to train."""
     codes = range(vocabulary.first_image, vocabulary.first_image + vocabulary.codes)
     match choice:
@@ -83,7 +85,8 @@ class Experiment:
     `begins_from`: a model of this shape, its folder or its name, whose weights are trained on; otherwise they are drawn
     from the seed. Of it `frozen` parameters are not trained: patterns of their names, `"blocks.[0-3].*"`, where `*`
     stands for any letters, dots too. `frozen_rows` of embedding and head stand still to the bit while the others are
-    trained: those of image "codes", of "words" (all but the codes), or of these tokens.
+    trained: those of image "codes", of "words" (all but the codes), or of these tokens. An `adapter` is trained in
+    place of all else; it is written to the run's folder `adapter`, and what comes of the run has it merged.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Experiment:
     begins_from: WeightSource | None = field(default=None, metadata={"later": True, "plain": weights_identity})
     frozen: str | tuple[str, ...] = field(default=(), metadata={"later": True})
     frozen_rows: FrozenChoice = field(default=(), metadata={"later": True})
+    adapter: LoRA | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
@@ -163,6 +167,8 @@ class Experiment:
         model = Transformer(replace(self.model, vocabulary=size, fixes=fixes))
         if begins and self.begins_from is not None:
             begin(model, self.begins_from, corpus)
+        if self.adapter is not None:
+            add_adapter(model, self.adapter)
         freeze(model, (self.frozen,) if isinstance(self.frozen, str) else self.frozen)
         return LanguageModule(
             model,
@@ -173,7 +179,7 @@ class Experiment:
             held_out=corpus.held_out,
             held_out_every=self.held_out_every,
             compiled=self.compiled,
-            frozen_rows=_frozen_rows_of(self.frozen_rows, corpus.vocabulary, size),
+            frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, size),
         )
 
     def open(self) -> Corpus:
@@ -204,8 +210,12 @@ class Experiment:
         return Prepared(module, corpus.batches, sampler=sampler, begin=start)
 
     def finish(self, module: LanguageModule, history: History, folder: Path) -> Transformer:
-        """The transformer; its weights are in the checkpoint already."""
-        return module.model.eval()
+        """The transformer, its adapter merged and written; otherwise its weights are in the checkpoint already."""
+        if self.adapter is None:
+            return module.model.eval()
+        base = str(self.begins_from) if isinstance(self.begins_from, str | Path) else ""
+        write_adapter(module.model, folder / "adapter", self.adapter, base)
+        return merge_adapter(copy.deepcopy(module.model)).eval()
 
     def product(self, folder: Path) -> None:
         return None

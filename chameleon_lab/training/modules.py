@@ -362,20 +362,10 @@ class LanguageModule(PacedModule):
         due = self.progress >= 1 or (self.held_out_every is not None and self.step % self.held_out_every == 0)
         if not (due and self.held_out):
             return {}
-        self.model.eval()
-        torch.clear_autocast_cache()  # which may hold the weights as they were before the step
-        sums, counts = defaultdict[str, float](float), Counter[str]()
-        with torch.no_grad():
-            for batch in self.held_out:
-                batch = batch.to(self.device)
-                measures = self.objective(self.model, batch)
-                kinds = Counter({f"{kind.name.lower()}_loss": _learned(batch, kind) for kind in Modality})
-                kinds["loss"] = kinds.total()
-                for name in measures.keys() & kinds.keys():
-                    counts[name] += kinds[name]
-                    sums[name] += float(measures[name]) * kinds[name]
-        self.model.train()
-        return {f"held_out_{name}": sums[name] / counts[name] for name in sorted(counts) if counts[name]}
+        return {
+            f"held_out_{name}": value
+            for name, value in held_out_losses(self.model, self.objective, self.held_out).items()
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -422,6 +412,26 @@ class LanguageModule(PacedModule):
     def _reweighted(self, weights: Mapping[str, float], since: int) -> Mixture:
         assert isinstance(self.batches, Mixture)
         return self.batches.reweighted(weights, since * self.processes)
+
+
+@torch.no_grad()
+def held_out_losses(model: Transformer, objective: Objective, batches: Sequence[Batch]) -> dict[str, float]:
+    """`loss` and that of each modality, means over all learned tokens of the batches, in nats; the model evaluates
+    meanwhile, and then trains again if it did."""
+    training, device = model.training, model.embedding.weight.device
+    model.eval()
+    torch.clear_autocast_cache()  # which may hold the weights as they were before the step
+    sums, counts = defaultdict[str, float](float), Counter[str]()
+    for batch in batches:
+        batch = batch.to(device)
+        measures = objective(model, batch)
+        kinds = Counter({f"{kind.name.lower()}_loss": _learned(batch, kind) for kind in Modality})
+        kinds["loss"] = kinds.total()
+        for name in measures.keys() & kinds.keys():
+            counts[name] += kinds[name]
+            sums[name] += float(measures[name]) * kinds[name]
+    model.train(training)
+    return {name: sums[name] / counts[name] for name in sorted(counts) if counts[name]}
 
 
 def _learned(batch: Batch, kind: Modality) -> int:

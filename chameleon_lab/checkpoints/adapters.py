@@ -1,0 +1,186 @@
+"""LoRA adapters (arXiv 2106.09685) by way of `peft`, the extra `adapters`: small changes to a model's matrices.
+
+A folder holds `adapter_config.json`, which names the base, and `adapter_model.safetensors`, as `peft` writes them.
+Nothing else is read: `adapter_model.bin` is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from chameleon_lab.checkpoints.tensors import visible_files
+from chameleon_lab.files import read_table
+from chameleon_lab.parts import require_count
+from chameleon_lab.storage import whole_folder
+from chameleon_lab.transformer import Transformer
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What `peft` puts before the names of a model's parts."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """What is added to each matrix of `targets` in all blocks: alpha / rank times a product of two of rank `rank`.
+
+    `dropout` is of what goes into them. A model that has one starts as it was without.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a rank below 1, a dropout that is none, and for no targets."""
+        require_count(self.rank, "the rank of an adapter", 1)
+        if not 0 <= self.dropout < 1 or not self.alpha > 0:
+            raise ValueError(f"{self}: alpha lies above 0, and dropout from 0 to below 1.")
+        if isinstance(self.targets, str) or not self.targets:
+            raise ValueError(f"{self}: targets are names of matrices in a block, ('attention.qkv',).")
+
+    def plain(self) -> dict[str, Any]:
+        """The arguments of `peft.LoraConfig`."""
+        settings = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        return settings | {"target_modules": list(self.targets)}
+
+
+def add_adapter(model: Transformer, lora: LoRA) -> None:
+    """Gives a model an adapter, in place; from then on only that is trained. Raises ValueError without `peft`, and
+    where no matrix has such a name."""
+    _inject(model, lora.plain(), str(lora))
+
+
+def has_adapter(model: nn.Module) -> bool:
+    return any(".lora_" in name for name, _ in model.named_parameters())
+
+
+def base_names(model: nn.Module) -> dict[str, str]:
+    """Names in a model's state dict without its adapter to those with it."""
+    return {name.replace(".base_layer.", "."): name for name in model.state_dict() if ".lora_" not in name}
+
+
+@torch.no_grad()
+def merge_adapter(model: Transformer) -> Transformer:
+    """Adds an adapter to its matrices, in place, and takes it away; the model, all of it to be trained again."""
+    for module in _layers(model).values():
+        module.merge(safe_merge=True)
+    _remove(model)
+    return model
+
+
+def write_adapter(model: Transformer, folder: Path | str, lora: LoRA, base: str = "") -> None:
+    """Writes a model's adapter into a folder, a model's too: all or nothing. `base`: folder or name of what it changes.
+
+    Raises ValueError for a model without one.
+    """
+    if not has_adapter(model):
+        raise ValueError("The model has no adapter to be written: add_adapter(model, LoRA()) gives it one.")
+    state = _adapter_state(_peft().get_peft_model_state_dict(model))
+    tensors = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    config = lora.plain() | {"peft_type": "LORA", "base_model_name_or_path": base or None, "bias": "none"}
+    with whole_folder(Path(folder), stays=lambda entry: entry.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)) as whole:
+        (whole / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        safetensors.torch.save_file(tensors, whole / ADAPTER_WEIGHTS)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    names = {file.name for file in visible_files(folder)}
+    return {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= names and not {"config.json", "params.json"} & names
+
+
+def base_of(folder: Path) -> str:
+    """Folder or name of the model that an adapter changes. Raises ValueError where its config does not say."""
+    base = read_table(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"{folder} holds an adapter, a change to a model, and does not say of which: load that model and call "
+            "apply_adapter(lab.model, folder) of chameleon_lab.checkpoints.adapters."
+        )
+    return base
+
+
+def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
+    """Merges the adapter of a folder into a model, in place. Raises ValueError for one of another model or kind, for a
+    damaged one, and without `peft`; the model is then as it was."""
+    peft, folder = _peft(), Path(folder)
+    config = read_table(folder / ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))[:40]
+        raise ValueError(f"{folder} holds an adapter of the kind {kind!r}: the lab applies LoRA's alone.")
+    try:
+        tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged or missing: {error}.") from error
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    settings = {key: config[key] for key in LORA_SETTINGS if key in config}
+    try:
+        _inject(model, settings, str(folder))
+        own = _adapter_state(peft.get_peft_model_state_dict(model))
+        if apart := sorted({*own} ^ {*tensors}) or [name for name in own if own[name].shape != tensors[name].shape]:
+            raise ValueError(
+                f"{folder} holds an adapter of another model: {len(apart)} of its matrices do not fit, {apart[0]} "
+                "among them. Its adapter_config.json names the base."
+            )
+        peft.set_peft_model_state_dict(model, tensors)
+    except BaseException:
+        _remove(model)
+        raise
+    return merge_adapter(model)
+
+
+LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+"""What of a LoRA's config decides how it is applied."""
+
+
+def _peft() -> Any:
+    try:
+        import peft  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(
+            "Adapters are peft's, which is not installed: pip install 'chameleon-lab[adapters]'."
+        ) from None
+    return peft
+
+
+def _inject(model: Transformer, settings: dict[str, Any], source: str) -> None:
+    peft = _peft()
+    if has_adapter(model):
+        raise ValueError("The model has an adapter already: merge_adapter(model) first.")
+    try:
+        peft.inject_adapter_in_model(peft.LoraConfig(**settings), model)
+    except (ValueError, TypeError, KeyError) as error:
+        _remove(model)
+        raise ValueError(
+            f"{source} does not suit this model: it changes {str(settings.get('target_modules'))[:200]} "
+            f"({str(error).splitlines()[0][:200]}). The lab's matrices are {', '.join(LoRA().targets)}."
+        ) from error
+
+
+def _remove(model: Transformer) -> None:
+    """Takes an adapter away without merging it."""
+    for path, module in _layers(model).items():
+        owner, _, slot = path.rpartition(".")
+        setattr(model.get_submodule(owner), slot, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.requires_grad_(True)
+
+
+def _layers(model: Transformer) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer  # pyright: ignore[reportMissingImports]
+
+    return {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _adapter_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if ".lora_" in name}

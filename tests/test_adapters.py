@@ -1,0 +1,189 @@
+"""An adapter is trained alone, written as `peft` writes it, read again and merged; without `peft` one error says so."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import support
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    LoRA,
+    add_adapter,
+    apply_adapter,
+    has_adapter,
+    merge_adapter,
+    write_adapter,
+)
+from chameleon_lab.documents import Document, EndTurn
+from chameleon_lab.optimization import Constant, Recipe
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import Scenes
+from chameleon_lab.training.experiments import Experiment
+from chameleon_lab.transformer import Transformer
+
+MODEL = replace(support.MODEL, context=500)
+SMALL = LoRA(rank=2, targets=("attention.qkv", "feed_forward.down"))
+
+
+@pytest.fixture
+def base(mixed) -> Chameleon:
+    torch.manual_seed(11)
+    return Chameleon(Transformer(replace(MODEL, vocabulary=mixed.vocabulary.size)), mixed)
+
+
+@pytest.fixture
+def peft():
+    return pytest.importorskip("peft")
+
+
+def logits(model: Transformer) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.arange(4, 40)[None])
+
+
+def shaken(model: Transformer, lora: LoRA = SMALL) -> Transformer:
+    """The model with an adapter as it might be after a training."""
+    add_adapter(model, lora)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_a_model_starts_as_it_was_and_only_the_adapter_is_trained(peft, base):
+    before = logits(base.model)
+    add_adapter(base.model, SMALL)
+    assert has_adapter(base.model) and torch.equal(logits(base.model), before)
+    free = [name for name, each in base.model.named_parameters() if each.requires_grad]
+    assert len(free) == 2 * 2 * MODEL.layers and all(".lora_" in name for name in free)
+    with pytest.raises(ValueError, match="an adapter already"):
+        add_adapter(base.model, SMALL)
+
+
+def test_written_read_and_merged_it_computes_what_it_did(peft, base, tmp_path):
+    plain = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    base.save(tmp_path / "base")
+    wanted_BTV = logits(shaken(base.model))
+    prompt = Document.of("draw a red circle", EndTurn())
+    reply = base.generate(prompt, seed=3, max_tokens=12)
+    with pytest.raises(ValueError, match="has an adapter: merge_adapter"):
+        base.save(tmp_path / "adapted")
+    write_adapter(base.model, tmp_path / "adapter", SMALL, str(tmp_path / "base"))
+    lab = Chameleon.load(tmp_path / "adapter", device="cpu")
+    assert torch.allclose(logits(lab.model), wanted_BTV, atol=1e-5) and not has_adapter(lab.model)
+    assert lab.generate(prompt, seed=3, max_tokens=12) == reply  # unmerged it decodes alike
+    merged = merge_adapter(base.model)
+    assert torch.allclose(logits(merged), wanted_BTV, atol=1e-5) and merged.state_dict().keys() == plain.keys()
+    changed = {name for name in plain if not torch.equal(plain[name], merged.state_dict()[name])}
+    assert changed == {f"blocks.{layer}.{name}.weight" for layer in range(MODEL.layers) for name in SMALL.targets}
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+
+
+def test_pefts_own_reader_makes_the_same_of_the_folder(peft, base, tmp_path):
+    fresh = Transformer(base.model.config)
+    fresh.load_state_dict(base.model.state_dict())
+    wanted_BTV = logits(shaken(base.model))
+    write_adapter(base.model, tmp_path / "adapter", SMALL)
+    theirs = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).merge_and_unload()
+    assert torch.allclose(logits(theirs), wanted_BTV, atol=1e-5)
+
+
+def test_a_training_of_an_adapter_leaves_its_base_alone_and_goes_on_where_it_stopped(peft, base, mixed, tmp_path):
+    base.save(tmp_path / "base")
+    recipe = Recipe(rate=1e-2, warm_up=0, schedule=Constant(), muon_rate=0.02)
+    experiment = Experiment(
+        "toy",
+        MODEL,
+        Budget(steps=6),
+        Scenes(mixed, tokens=236),
+        recipe,
+        monitors=(),
+        checkpoints=0,
+        begins_from=str(tmp_path / "base"),
+        adapter=SMALL,
+    )
+    whole = experiment.run(tmp_path / "whole").result(120)
+    replace(experiment, budget=Budget(steps=3)).run(tmp_path / "parts").result(120)
+    resumed = experiment.run(tmp_path / "parts").result(120)
+    assert torch.equal(logits(whole), logits(resumed))
+    assert not torch.allclose(logits(whole), logits(base.model))
+    lab = Chameleon.load(tmp_path / "whole" / "adapter", device="cpu")
+    assert torch.allclose(logits(lab.model), logits(whole), atol=1e-5)
+    before, after = base.model.state_dict(), whole.state_dict()
+    assert all(
+        torch.equal(before[name], after[name]) == (".qkv." not in name and ".down." not in name) for name in before
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda config, tensors: config.update(peft_type="IA3"), "of the kind 'IA3'"),
+        (lambda config, tensors: config.update(use_dora=True), "of the kind 'DoRA'"),
+        (lambda config, tensors: config.update(target_modules=["q_proj"]), "does not suit this model.*q_proj"),
+        (lambda config, tensors: config.update(r=3), "adapter of another model: .* do not fit"),
+        (lambda config, tensors: tensors.popitem(), "adapter of another model: 1 of its"),
+        (lambda config, tensors: config.update(base_model_name_or_path=None), "does not say of which.*apply_adapter"),
+        (lambda config, tensors: config.update(base_model_name_or_path="nowhere"), "nowhere is no model folder"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_one_clear_error_and_the_model_stays_as_it_was(
+    peft, base, tmp_path, spoil, words
+):
+    base.save(tmp_path / "base")
+    before, folder = logits(base.model), tmp_path / "adapter"
+    write_adapter(shaken(Transformer(base.model.config)), folder, SMALL, str(tmp_path / "base"))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHTS)
+    spoil(config, tensors)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config))
+    safetensors.torch.save_file(tensors, folder / ADAPTER_WEIGHTS)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        Chameleon.load(folder, device="cpu")
+    if config["base_model_name_or_path"] == str(tmp_path / "base"):
+        with pytest.raises(ValueError, match=words):
+            apply_adapter(base.model, folder)
+        assert not has_adapter(base.model) and torch.equal(logits(base.model), before)
+
+
+def test_an_adapter_beside_a_model_is_written_without_touching_it(peft, base, tmp_path):
+    base.save(tmp_path / "model")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    write_adapter(shaken(base.model), tmp_path / "model", SMALL)
+    assert {name: (tmp_path / "model" / name).read_bytes() for name in files} == files
+    lab = Chameleon.load(tmp_path / "model", device="cpu")
+    apply_adapter(lab.model, tmp_path / "model")
+    assert torch.allclose(logits(lab.model), logits(base.model), atol=1e-5)
+
+
+def test_a_damaged_adapter_is_one_clear_error(peft, base, tmp_path):
+    write_adapter(shaken(Transformer(base.model.config)), tmp_path, SMALL)
+    (tmp_path / ADAPTER_WEIGHTS).write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="damaged or missing"):
+        apply_adapter(base.model, tmp_path)
+    with pytest.raises(ValueError, match="no adapter to be written"):
+        write_adapter(base.model, tmp_path, SMALL)
+
+
+def test_without_peft_the_error_says_what_to_install(base, monkeypatch, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'chameleon-lab\[adapters\]'"):
+        add_adapter(base.model, SMALL)
+    assert not has_adapter(base.model)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rank": 0}, {"dropout": 1.0}, {"alpha": 0.0}, {"targets": ()}, {"targets": "qkv"}]
+)
+def test_an_adapter_that_is_none_is_refused(settings):
+    with pytest.raises(ValueError, match=r"rank of an adapter|alpha lies above 0|targets are names"):
+        LoRA(**settings)
