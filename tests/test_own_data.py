@@ -253,13 +253,24 @@ def test_each_number_is_asked_for_or_has_a_reason(name):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"grid": 1}, {"codes": 0}, {"width": 33}, {"layers": 0}, {"size": "huge"}, {"grid": 5, "side": 64}]
+    "wrong",
+    [
+        *({"grid": 1}, {"codes": 0}, {"width": 33}, {"layers": 0}, {"size": "huge"}, {"grid": 5, "side": 64}),
+        *({"layers": 10**7}, {"width": 32 * 10**6}, {"codes": 10**9}, {"layers": 1000, "width": 16384}),
+    ],
 )
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(ValueError, match="|".join(wrong)):
         plan_own(SURVEY, 5, **wrong)
-    with pytest.raises(ValueError, match="minutes"):
-        plan_own(SURVEY, 0)
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="minutes"):
+            plan_own(SURVEY, minutes)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": (0, 0)}, {"steps": (1,)}, {"steps": "ab"}, {"seed": -1}, {"seed": "a"}])
+def test_what_a_training_cannot_be_asked_for_is_refused_when_it_is_made(wrong, tmp_path):
+    with pytest.raises(ValueError, match="steps|seed"):
+        OwnTraining(tmp_path, tmp_path.parent / "other", 0.1, **wrong)
 
 
 def test_more_pictures_than_can_be_known_by_heart_stop_early():

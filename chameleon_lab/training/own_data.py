@@ -34,6 +34,7 @@ from chameleon_lab.generation.settings import Settings
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import Rule
 from chameleon_lab.objective import Objective
+from chameleon_lab.parts import require_count
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, ZLoss
 from chameleon_lab.storage import write_file
@@ -280,6 +281,12 @@ class OwnTraining:
             raise ValueError(
                 "Give image_tokenizer, which stays as it is, or begins_from, which is trained on: not both."
             )
+        if steps is not None:
+            for count, what in zip(steps, ("image tokenizer", "transformer"), strict=False):
+                require_count(count, f"steps of the {what}", 1)
+            if len(steps) != 2:
+                raise ValueError(f"steps are those of the image tokenizer and of the transformer, not {steps!r}.")
+        require_count(seed, "the seed", 0)
         sources = [data] if isinstance(data, str | Path | DataSource) else list(data)
         self.sources, self.folder = [DataSource.of(each) for each in sources], Path(folder)
         for source in self.sources:
