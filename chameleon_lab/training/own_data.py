@@ -334,6 +334,13 @@ class OwnTraining:
         )
         for line in survey_lines(data.survey):
             self.say(line)
+        then, now = data.survey.get("census"), [each.census() for each in self.sources]
+        if then is not None and then != now:
+            counts = (sum(count for count, _ in each) for each in (then, now))
+            self.say(
+                "The sources have changed since they were read: {} files then, {} now. This training goes on with what "
+                "it read; for what is new give another folder.".format(*counts)
+            )
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
         if path.is_file():

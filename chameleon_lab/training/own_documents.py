@@ -27,7 +27,7 @@ from chameleon_lab.vocabulary import Modality, Vocabulary
 log = logging.getLogger(__name__)
 
 MOST_VIEWS = 64
-VIEWS = ("card.json", "codes.npy")
+VIEW_FILES = ("card.json", "codes.npy")
 
 
 TOKENIZE_ANEW = "Delete its folder to have the pictures tokenized anew."
@@ -86,7 +86,7 @@ def tokenize_views(
     plain = encoded(list(range(count)), None)
     each = max(1e-3, (time.monotonic() - started) * len(trained) / max(1, count))
     number = int(np.clip(seconds / each, 1, MOST_VIEWS)) if trained else 1
-    with whole_folder(folder, VIEWS) as hidden:
+    with whole_folder(folder, VIEW_FILES) as hidden:
         if number == 1:
             np.save(hidden / "codes.npy", plain[None])
         else:

@@ -161,8 +161,8 @@ def plan_own(
     )  # fmt: skip
     if (parameters := 12 * plan.layers * plan.width**2) > LARGEST_TRANSFORMER:
         raise ValueError(
-            f"{plan.layers:,} layers of width {plan.width:,} are {parameters:,} parameters, more than can be trained: at "
-            f"most {LARGEST_TRANSFORMER:,}."
+            f"{plan.layers:,} layers of width {plan.width:,} are {parameters:,} parameters, more than can be trained: "
+            f"at most {LARGEST_TRANSFORMER:,}."
         )
     return plan
 
