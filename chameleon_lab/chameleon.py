@@ -398,6 +398,9 @@ def _document(document: Document) -> Document:
 _PICTURE_PATH = re.compile(r"\S.*\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
+_ADDRESS = re.compile(r"https?://\S+$")
+
+
 def _check_words(document: Document) -> None:
     """Raises ValueError for other programs' ways to put a picture into a text, which a model would read as words."""
     for part in document:
@@ -406,6 +409,11 @@ def _check_words(document: Document) -> None:
             raise ValueError(
                 "The text holds '<image>', which is transformers' word for a picture and only a word here: put the "
                 "picture itself in its place, Document.of('see ', picture, ' and tell', EndTurn())."
+            )
+        if words.startswith("data:image/") or (_PICTURE_PATH.fullmatch(words) and _ADDRESS.match(words)):
+            raise ValueError(
+                f"The text is the address of a picture, {words[:60]!r}, and only words to a model, which fetches "
+                "nothing: put the picture itself in its place, Document.of(open_picture(path), ...)."
             )
         if len(words) < 1000 and _PICTURE_PATH.fullmatch(words) and home(words.removeprefix("file:")).is_file():
             raise ValueError(

@@ -52,7 +52,16 @@ def test_a_path_object_is_opened_and_a_path_as_text_is_refused(lab, file):
     for words in (str(file), f" {file}\n", f"file:{file}"):
         with pytest.raises(ValueError, match=r"is the path of a picture.*open_picture"):
             lab.generate(Document.of(words, EndTurn()), max_tokens=1)
-    for words in ("red.png", "what is red.png?", f"look at {file}"):  # words, as far as anybody can tell
+    for words in ("data:image/png;base64,iVBORw0KGgo=", "https://example.org/a/cat.JPG\n", "http://x/y.png"):
+        with pytest.raises(ValueError, match="is the address of a picture"):
+            lab.generate(Document.of(words, EndTurn()), max_tokens=1)
+    for words in (
+        "https://example.org is no picture",
+        "see https://x/y.png",
+        "red.png",
+        "what is red.png?",
+        f"look at {file}",
+    ):  # words, as far as anybody can tell
         lab.generate(Document.of(words, EndTurn()), max_tokens=1)
 
 

@@ -253,13 +253,24 @@ def test_each_number_is_asked_for_or_has_a_reason(name):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"grid": 1}, {"codes": 0}, {"width": 33}, {"layers": 0}, {"size": "huge"}, {"grid": 5, "side": 64}]
+    "wrong",
+    [
+        *({"grid": 1}, {"codes": 0}, {"width": 33}, {"layers": 0}, {"size": "huge"}, {"grid": 5, "side": 64}),
+        *({"layers": 10**7}, {"width": 32 * 10**6}, {"codes": 10**9}, {"layers": 1000, "width": 16384}),
+    ],
 )
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(ValueError, match="|".join(wrong)):
         plan_own(SURVEY, 5, **wrong)
-    with pytest.raises(ValueError, match="minutes"):
-        plan_own(SURVEY, 0)
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="minutes"):
+            plan_own(SURVEY, minutes)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": (0, 0)}, {"steps": (1,)}, {"steps": "ab"}, {"seed": -1}, {"seed": "a"}])
+def test_what_a_training_cannot_be_asked_for_is_refused_when_it_is_made(wrong, tmp_path):
+    with pytest.raises(ValueError, match=r"steps|seed"):
+        OwnTraining(tmp_path, tmp_path.parent / "other", 0.1, **wrong)
 
 
 def test_more_pictures_than_can_be_known_by_heart_stop_early():
@@ -375,6 +386,26 @@ def test_a_person_s_data_never_lies_where_the_training_writes(room, tmp_path):
         with pytest.raises(ValueError, match="would be lost"):
             OwnTraining(other, tmp_path / "mine", 0.1, **SMALL).prepare()
     assert before == {path: value for path, value in fingerprints(tmp_path).items() if other not in path.parents}
+
+
+def test_a_training_that_goes_on_says_that_its_sources_have_changed(tmp_path):
+    source, small = tmp_path / "source", {"side": 16, "grid": 4, "codes": 32, "width": 32, "layers": 1, "tokens": 64}
+    source.mkdir()
+    for number in range(6):
+        PIL.Image.new("RGB", (24, 24), (40 * number, 20, 90)).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text(f"number {number}")
+    words = list[str]()
+
+    def prepare() -> str:
+        words.clear()
+        OwnTraining(source, tmp_path / "run", 0.1, **small, say=words.append).prepare()
+        return "\n".join(words)
+
+    assert all("changed" not in prepare() for _ in range(2))
+    (source / "0.txt").write_text("another caption")
+    assert "12 files then, 12 now" in prepare()
+    (source / "7.txt").write_text("words")
+    assert "have changed since they were read: 12 files then, 13 now" in prepare()
 
 
 @pytest.mark.parametrize("damage", [b"", b"no weights", None], ids=["empty", "foreign", "cut"])

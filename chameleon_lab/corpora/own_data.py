@@ -80,6 +80,12 @@ class DataSource:
             beside = path if path.is_dir() else path.parent
             yield from ALL_READERS[kind](path, PictureFolder(beside))
 
+    def census(self) -> list[int]:
+        """How many files there are, and their bytes: whether something has changed since."""
+        files = listing(self.path).files.values() if self.path.is_dir() else [self.path]
+        sizes = [file.stat().st_size for file in files]
+        return [len(sizes), sum(sizes)]
+
 
 ARCHIVES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz"), "datasets": (".arrow",)}
 """Endings of files that hold pictures and words, by their reader."""
@@ -140,6 +146,8 @@ class GatheredData:
                 require_numbers(each, place, weight=(float, 1e-300, 1e300))
                 if not isinstance(each["path"], str) or "weight" not in each:
                     raise TypeError(f"a source must have a path and a weight, not {str(each)[:60]!r}")
+            if any(len(each) != 2 or sum(each) < 0 for each in self.survey.get("census", ())):
+                raise ValueError("its census is none")
             list(survey_lines(self.survey))  # whatever else is said of it can be said
 
     @cached_property
@@ -295,7 +303,8 @@ def gather(
             if "captions" in entry:
                 entry["mirrors"] = not any(SIDED.search(text) for text in entry["captions"])
         survey = _survey(entries, sizes, skips) | {
-            "sources": about, "side": side, "span": span, "pictures": len(numbers),
+            "sources": about, "census": [each.census() for each in sources],
+            "side": side, "span": span, "pictures": len(numbers),
             "seconds": round(time.monotonic() - started, 2),
         }  # fmt: skip
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]

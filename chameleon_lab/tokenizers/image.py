@@ -236,7 +236,7 @@ class ImageTokenizer(nn.Module):
     def decode(self, codes: np.ndarray) -> PIL.Image.Image:
         """Codes (rows x columns) to an RGB picture; values are truncated to bytes, as the original does."""
         codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.dtype.kind not in "iu":
+        if codes.ndim != 2 or not codes.size or codes.dtype.kind not in "iu":
             raise ValueError(
                 f"Codes of a picture are a rows x columns array of integers; got {codes.dtype} {codes.shape}."
             )

@@ -33,6 +33,7 @@ from chameleon_lab.files import intact, read_table, require_numbers
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.history import History
 from chameleon_lab.objective import Objective
+from chameleon_lab.parts import require_count
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, ZLoss
 from chameleon_lab.storage import write_file
@@ -258,6 +259,12 @@ class OwnTraining:
             raise ValueError(
                 "Give image_tokenizer, which stays as it is, or begins_from, which is trained on: not both."
             )
+        if steps is not None:
+            for count, what in zip(steps, ("image tokenizer", "transformer"), strict=False):
+                require_count(count, f"steps of the {what}", 1)
+            if len(steps) != 2:
+                raise ValueError(f"steps are those of the image tokenizer and of the transformer, not {steps!r}.")
+        require_count(seed, "the seed", 0)
         sources = [data] if isinstance(data, str | Path | DataSource) else list(data)
         self.sources, self.folder = [DataSource.of(each) for each in sources], Path(folder)
         for source in self.sources:
@@ -305,6 +312,13 @@ class OwnTraining:
         )
         for line in survey_lines(data.survey):
             self.say(line)
+        then, now = data.survey.get("census"), [each.census() for each in self.sources]
+        if then is not None and then != now:
+            counts = (sum(count for count, _ in each) for each in (then, now))
+            self.say(
+                "The sources have changed since they were read: {} files then, {} now. This training goes on with what "
+                "it read; for what is new give another folder.".format(*counts)
+            )
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
         if path.is_file():

@@ -114,7 +114,13 @@ def plan_own(
     if not 0 < minutes < float("inf") or wrong:
         words = ", ".join(f"{name} {value}" for name, value in (wrong or {"minutes": minutes}).items())
         least = ", ".join(f"{name} {value}" for name, value in _LEAST.items())
-        raise ValueError(f"{words}: too little. minutes must be more than 0; the least sizes are {least}.")
+        raise ValueError(
+            f"{words}: too little. minutes must be more than 0, and some number; the least sizes are {least}."
+        )
+    if beyond := {name: value for name, value in wishes.items() if value is not None and value > _MOST[name]}:
+        words = ", ".join(f"{name} {value:,}" for name, value in beyond.items())
+        most = ", ".join(f"{name} {_MOST[name]:,}" for name in beyond)
+        raise ValueError(f"{words}: more than can be trained. The most is {most}.")
     if size is not None and size not in OWN_SIZES:
         raise ValueError(f"No size is called {size!r}; there are {', '.join(OWN_SIZES)}.")
     if width is not None and width % HEAD_WIDTH:
@@ -148,11 +154,17 @@ def plan_own(
             if stops_early
             else f"of fewer than {BY_HEART:,} pictures a model should know each: the held-out loss is not obeyed"
         )
-    return OwnPlan(
+    plan = OwnPlan(
         minutes, size, side, grid, codes, pieces,
         width or shape["width"], layers or shape["layers"], context, tokens or shape["tokens"],
         0.0 if image is not None else IMAGE_SHARE * minutes, stops_early, reasons,
     )  # fmt: skip
+    if (parameters := 12 * plan.layers * plan.width**2) > LARGEST_TRANSFORMER:
+        raise ValueError(
+            f"{plan.layers:,} layers of width {plan.width:,} are {parameters:,} parameters, more than can be trained: "
+            f"at most {LARGEST_TRANSFORMER:,}."
+        )
+    return plan
 
 
 def planned_side(image: ImageTokenizerConfig | None, **options: Any) -> int:
@@ -170,6 +182,17 @@ _LEAST = {
     "layers": 1,
     "context": 32,
     "tokens": 64,
+}
+LARGEST_TRANSFORMER = 2**33
+_MOST = {
+    "side": 2048,
+    "grid": 512,
+    "codes": 2**18,
+    "pieces": 2**18,
+    "width": 2**14,
+    "layers": 1024,
+    "context": 2**20,
+    "tokens": 2**24,
 }
 
 
