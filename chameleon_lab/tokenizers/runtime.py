@@ -9,36 +9,30 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import logging
 import os
-import shutil
 import tempfile
 import threading
-import warnings
 import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers, native_ops
-from chameleon_lab.storage import whole_folder
+from chameleon_lab.tokenizers import conversion
 
 log = logging.getLogger(__name__)
 
 SWITCH = "CHAMELEON_RUNTIME"  # the environment's variable that comes before what a tokenizer says
-HINTS = {"exact": ("f32", 1e-4), "fast": ("bf16", 0.15)}  # OpenVINO's type, and a probe's largest relative error
-MOST_NETWORKS = 4  # below the user's cache folder, the newest: two published tokenizers, 0.55 GB
+ALLOWED = {"exact": 1e-4, "fast": 0.15}  # of a probe's error, as a share of its largest number
 KNOWN_PARTS = ("torch.nn.modules.", "chameleon_lab.tokenizers.image.")
 
 
 def require_mode(mode: str) -> str:
     """The mode itself. Raises ValueError for one that is none."""
-    if mode not in ("torch", *HINTS):
+    if mode not in ("torch", *ALLOWED):
         raise ValueError(f"`runtime`, or the variable {SWITCH}, is 'exact', 'fast' or 'torch'; got {mode!r}.")
     return mode
 
@@ -55,18 +49,9 @@ def compute(layers: nn.Sequential, x_BCHW: Tensor, mode: str, cell: int) -> tupl
     return layers(x_BCHW), "torch"
 
 
-@functools.cache
-def openvino_version() -> str:
-    """Empty where it is not installed."""
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _eligible(layers: nn.Sequential, x_BCHW: Tensor) -> bool:
     """Whether a trace of the layers is all that they do, and worth its making."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not openvino_version():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not conversion.openvino_version():
         return False
     weights, parts, hooks = list(layers.state_dict().values()), list(layers.modules()), native_ops.listeners(layers)
     places = [f"{place}." for part in parts for place in (type(part).__module__, type(part).forward.__module__)]
@@ -74,8 +59,7 @@ def _eligible(layers: nn.Sequential, x_BCHW: Tensor) -> bool:
         sum(each.numel() for each in weights) >= crossovers.RUNTIME_WEIGHTS
         and {(each.dtype, each.device.type) for each in (x_BCHW, *weights)} == {(torch.float32, "cpu")}
         and not (type(x_BCHW) is not Tensor or not x_BCHW.numel() or torch.is_autocast_enabled("cpu"))
-        and not (hooks is None or any(hooks) or any(part.training for part in parts[1:]))
-        and not any("forward" in vars(part) for part in parts)
+        and not (hooks is None or any(hooks) or any(part.training or "forward" in vars(part) for part in parts[1:]))
         and all(place.startswith(KNOWN_PARTS) for place in places)
     )
 
@@ -90,7 +74,7 @@ class Twin:
     def compute(self, layers: nn.Sequential, x_BCHW: Tensor, mode: str, cell: int) -> Tensor | None:
         """None where torch must compute."""
         with self._lock:
-            key, settings = network_key(layers), (mode, torch.get_num_threads())
+            key, settings = conversion.network_key(layers), (mode, torch.get_num_threads())
             moves = self._key not in ("", key)
             if moves and key != self._next_key:  # a run's samples would pay a conversion each: wait for a second pass
                 self._next_key = key
@@ -98,98 +82,37 @@ class Twin:
             if key != self._key:
                 self._key, self._copies = key, {}
             if settings not in self._copies:
-                seeded = torch.Generator().manual_seed(0)
-                probe_BCHW = torch.randn(1, x_BCHW.shape[1], 3 * cell, 2 * cell, generator=seeded)
-                self._copies[settings] = self._copy(layers, probe_BCHW, settings, moves)
+                noise = torch.Generator().manual_seed(0)
+                probe_BCHW = torch.randn(1, x_BCHW.shape[1], 3 * cell, 2 * cell, generator=noise)
+                self._copies[settings] = self._copy(
+                    layers, probe_BCHW, *settings, "" if moves else conversion.cache_folder()
+                )
             copy = self._copies[settings]
-            return None if copy is None else _apply(copy, x_BCHW)
+            return None if copy is None else run_copy(copy, x_BCHW)
 
-    def _copy(self, layers: nn.Sequential, probe_BCHW: Tensor, settings: tuple[str, int], moves: bool) -> Any:
-        allowed = HINTS[settings[0]][1]
+    def _copy(self, layers: nn.Sequential, probe_BCHW: Tensor, mode: str, threads: int, cache: Path | str) -> Any:
+        """Weights that move have no `cache`: they would fill it."""
         try:
-            with tempfile.TemporaryDirectory() as short_lived:
+            with tempfile.TemporaryDirectory() as passing:
                 try:
-                    place = Path(short_lived) if moves else cache_folder()
-                    folder = network_folder(layers, probe_BCHW, place / self._key)
+                    folder = conversion.network_folder(layers, probe_BCHW, Path(cache or passing, self._key))
                 except OSError:  # a cache folder that cannot be written
-                    folder = network_folder(layers, probe_BCHW, Path(short_lived, self._key))
-                copy = load_network(folder, *settings)
+                    folder = conversion.network_folder(layers, probe_BCHW, Path(passing, self._key))
+                copy = conversion.load_network(folder, mode, threads)
             right_BCHW = layers(probe_BCHW)
-            error = float((_apply(copy, probe_BCHW) - right_BCHW).abs().max() / right_BCHW.abs().max())
-            if error <= allowed:  # False for nan
+            error = float((run_copy(copy, probe_BCHW) - right_BCHW).abs().max() / right_BCHW.abs().max())
+            if error <= ALLOWED[mode]:  # False for nan
                 return copy
-            reason = f"a probe's relative error is {error:.1e}, and {allowed:.1e} is allowed"
+            reason = f"a probe's relative error is {error:.1e}, and {ALLOWED[mode]:.1e} is allowed"
         except Exception as failure:  # whatever a foreign program raises, torch computes
             reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
         log.info("torch computes %s, not OpenVINO: %s", " and ".join(type(each).__name__ for each in layers), reason)
-        return None
 
 
 _lock = threading.Lock()
 _twins: weakref.WeakKeyDictionary[nn.Module, Twin] = weakref.WeakKeyDictionary()
 
 
-def _apply(copy: Any, x_BCHW: Tensor) -> Tensor:
+def run_copy(copy: Any, x_BCHW: Tensor) -> Tensor:
     """One picture at a time: several at once are no faster, and take their number times the memory."""
     return torch.cat([torch.from_numpy(copy(each[None].contiguous().numpy())[0]) for each in x_BCHW])
-
-
-def network_key(layers: nn.Sequential) -> str:
-    """A hash of all weights, the layers' settings, and the programs that trace and convert them."""
-    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_own_text()}".encode())
-    for tensor in layers.state_dict().values():
-        hashed.update(tensor.contiguous().numpy().data)
-    return hashed.hexdigest()
-
-
-@functools.cache
-def _own_text() -> str:
-    return "".join(Path(__file__).with_name(name).read_text() for name in ("image.py", "runtime.py"))
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chameleon-lab" / "networks"
-
-
-def network_folder(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> Path:
-    """The folder of a converted network, which is written where it is missing or damaged."""
-    mark = folder / "digest"
-    if not (mark.is_file() and mark.read_text(errors="replace") == files_digest(folder)):
-        with whole_folder(folder) as hidden:
-            save_network(layers, probe_BCHW, hidden)
-            (hidden / mark.name).write_text(files_digest(hidden))
-    os.utime(folder)
-    networks = sorted(folder.parent.glob("[0-9a-f]" * 32), key=os.path.getmtime)
-    for old in networks[:-MOST_NETWORKS]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder
-
-
-def files_digest(folder: Path) -> str:
-    """Of what lies in it but the mark."""
-    paths = sorted(each for each in folder.iterdir() if each.name != "digest")
-    return xxhash.xxh3_128(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> None:
-    """Writes the layers as OpenVINO has them, for any sides. By its frontend: `convert_model` reports its use."""
-    import openvino  # pyright: ignore[reportMissingImports]
-    from openvino.frontend import FrontEndManager  # pyright: ignore
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # pyright: ignore
-
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a tracer that sees shapes
-        trace = torch.jit.trace(layers, probe_BCHW.clone(), check_trace=False)
-        graph = TorchScriptPythonDecoder(trace)  # the frontend does not keep it alive
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        model = frontend.convert(frontend.load(graph))
-    model.reshape([1, probe_BCHW.shape[1], -1, -1])
-    openvino.save_model(model, folder / "network.xml", compress_to_fp16=False)
-
-
-def load_network(folder: Path, mode: str, threads: int) -> Any:
-    """A callable from an array to a sequence whose first is the result."""
-    import openvino  # pyright: ignore[reportMissingImports]
-
-    settings = {"INFERENCE_PRECISION_HINT": HINTS[mode][0], "INFERENCE_NUM_THREADS": threads}
-    return openvino.Core().compile_model(folder / "network.xml", "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})

@@ -1,31 +1,39 @@
-"""How fast pictures become codes and come back, beside `transformers` with the same weights. Prints; asserts no time.
+"""How fast pictures become codes and come back: transformers, torch and OpenVINO with the same weights. Prints; asserts no time.
 
-make benchmarks
+PYTHONPATH and the extra `openvino` as you like; without it there are two rows less.
+
+python -m pytest -m slow tests/benchmarks/test_image_tokenizer_speed.py -s
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-CASE = """
-import json, resource, sys, time
+SPEED = """
+import json, sys, tempfile, time
+from pathlib import Path
 import torch
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig
+from chameleon_lab.checkpoints.huggingface import read_port_images
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
-from chameleon_lab.checkpoints.huggingface import our_name
+from chameleon_lab.tokenizers.conversion import openvino_version
 
-who, side, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+side, threads, turns = map(int, sys.argv[1:])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 theirs = ChameleonVQVAE(ChameleonVQVAEConfig()).eval()
-ours = ImageTokenizer(CHAMELEON_IMAGES).eval()
-ours.load_state_dict({our_name(name): tensor for name, tensor in theirs.state_dict().items()}, strict=False)
+ours = ImageTokenizer(CHAMELEON_IMAGES, runtime="torch").eval()
+with tempfile.TemporaryDirectory() as folder:
+    theirs.save_pretrained(folder)
+    ours.load_state_dict(read_port_images(Path(folder)).state_dict(), strict=False)
 pixels_BCHW = torch.nn.functional.interpolate(torch.rand(1, 3, side // 8, side // 8) * 2 - 1, side)
 with torch.inference_mode():
     latents_XC = ours.quant_conv(ours.encoder(pixels_BCHW)).movedim(1, -1).flatten(0, 2)
@@ -34,60 +42,128 @@ with torch.inference_mode():
     theirs.quantize.embedding.weight.copy_(book)
     ours.quantize.embedding.weight.copy_(book)
     exact_BHW = ours.encode_pixels(pixels_BCHW)
-    if who != "as it is":
-        ours = ours.to(memory_format=torch.channels_last)
-        pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
-    if who == "bfloat16":
-        ours, pixels_BCHW = ours.bfloat16(), pixels_BCHW.bfloat16()
-    if who == "convolutions alone":
-        del theirs
-        seen = []
-        for layer in ours.encoder.modules():
-            if isinstance(layer, torch.nn.Conv2d):
-                layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer, torch.randn_like(inputs[0]))))
-        ours.encoder(pixels_BCHW)
-        work = {"encode": lambda: [layer._conv_forward(x, layer.weight, layer.bias) for layer, x in seen]}
-    elif who == "transformers":
-        del ours
-        work = {"encode": lambda: theirs.encode(pixels_BCHW).image_tokens}
-    else:
-        del theirs
-        work = {
-            "encode": lambda: ours.encode_pixels(pixels_BCHW),
-            "decode": lambda: ours.decode_pixels(exact_BHW),
-        }
-    told = {}
-    for name, call in work.items():
-        call()
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            result = call()
-            times.append(time.perf_counter() - started)
-        told[name] = min(times)
-        if name == "encode" and who != "convolutions alone":
-            told["equal"] = float((result.flatten() == exact_BHW.flatten()).float().mean())
-told["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps(told))
+    drawn_BCHW = ours.decode_pixels(exact_BHW)
+
+def encode(runtime):
+    ours.runtime = runtime
+    return ours.encode_pixels(pixels_BCHW)
+
+def decode(runtime):
+    ours.runtime = runtime
+    return ours.decode_pixels(exact_BHW)
+
+works = {("transformers", "encode"): lambda: theirs.encode(pixels_BCHW).image_tokens}
+for runtime in ("torch", "exact", "fast") if openvino_version() else ("torch",):
+    works[runtime, "encode"] = lambda runtime=runtime: encode(runtime)
+    works[runtime, "decode"] = lambda runtime=runtime: decode(runtime)
+figures = {}
+with torch.inference_mode():
+    for turn in range(turns + 1):  # in turns, so that a load of the machine meets all
+        for (who, what), work in works.items():
+            started, computed = time.perf_counter(), time.process_time()
+            result = work()
+            seconds, computed = time.perf_counter() - started, time.process_time() - computed
+            row = figures.setdefault(who, {})
+            if turn:
+                row[what] = min(row.get(what, seconds), seconds)
+                row[what + " cpu"] = min(row.get(what + " cpu", computed), computed)
+                continue
+            row["first " + what] = seconds
+            if who != "transformers":
+                row["worker"] = ours.worker
+            if what == "encode":
+                row["equal"] = float((result.flatten() == exact_BHW.flatten()).float().mean())
+            else:
+                levels = [((each.clamp(-1, 1) + 1) * 127.5).int() for each in (result, drawn_BCHW)]
+                row["levels"] = int((levels[0] - levels[1]).abs().max())
+print(json.dumps(figures))
 """
+
+MEMORY = """
+import resource, sys
+import torch
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
+
+torch.set_num_threads(2)
+ours = ImageTokenizer(CHAMELEON_IMAGES, runtime=sys.argv[1]).eval()
+with torch.inference_mode():
+    for _ in range(2):
+        ours.decode_pixels(ours.encode_pixels(torch.rand(1, 3, 512, 512) * 2 - 1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+EQUALITY = """
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from skimage import data as samples
+from chameleon_lab import crossovers
+from chameleon_lab.checkpoints.native import read_native_images
+from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
+
+torch.manual_seed(0)
+crossovers.RUNTIME_WEIGHTS = 0
+random = np.random.default_rng(0)
+photographs = [samples.astronaut(), samples.coffee(), samples.rocket(), samples.chelsea(), samples.immunohistochemistry()]
+
+def crop(side):
+    picture = photographs[random.integers(len(photographs))]
+    top, left = (random.integers(size - side + 1) for size in picture.shape[:2])
+    return torch.from_numpy(picture[top : top + side, left : left + side].copy()).movedim(-1, 0).float() / 127.5 - 1
+
+def figures(ours, pixels):
+    equal, codes = {"exact": 0, "fast": 0}, 0
+    for pixels_CHW in pixels:
+        ours.runtime = "torch"
+        right_BHW = ours.encode_pixels(pixels_CHW[None])
+        codes += right_BHW.numel()
+        for mode in equal:
+            ours.runtime = mode
+            same_BHW = ours.encode_pixels(pixels_CHW[None]) == right_BHW
+            assert ours.worker == f"openvino {mode}"
+            equal[mode] += int(same_BHW.sum())
+    return {"pictures": len(pixels), "codes": codes, "exact": equal["exact"], "fast": equal["fast"]}
+
+with torch.inference_mode():
+    ours = ImageTokenizer(CHAMELEON_IMAGES).eval()
+    pixels = [crop(64) for _ in range(200)]
+    latents_XC = torch.cat([ours.quant_conv(ours.encoder(each[None])) for each in pixels[:50]]).movedim(1, -1).flatten(0, 2)
+    spread = torch.randn(CHAMELEON_IMAGES.codes, CHAMELEON_IMAGES.code_width) * latents_XC.std(0)
+    ours.quantize.embedding.weight.copy_(
+        latents_XC[torch.randint(len(latents_XC), (CHAMELEON_IMAGES.codes,))] + spread / 2
+    )
+    print("published shape, random weights", json.dumps(figures(ours, pixels)))
+    ours = read_native_images(Path(sys.argv[1]))
+    print("trained on photographs", json.dumps(figures(ours, [crop(128) for _ in range(200)])))
+"""
+ROOT = Path(__file__).parent.parent.parent
+
+
+def output(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "CHAMELEON_RUNTIME"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_encoding_and_decoding_beside_transformers(threads: int, capsys: pytest.CaptureFixture[str]) -> None:
-    side = 512
-    told = {}
-    for who in ("transformers", "as it is", "channels last", "convolutions alone", "bfloat16"):
-        arguments = [sys.executable, "-c", CASE, who, str(side), str(threads)]
-        result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-        told[who] = json.loads(result.stdout.splitlines()[-1])
-    base = told["transformers"]["encode"]
-    lines = [f"{threads} thread(s), {side} x {side}, one picture"]
-    for who, seen in told.items():
-        decode = f", decode {seen['decode']:.2f} s" if "decode" in seen else ""
-        equal = f"; {seen['equal']:.1%} equal codes" if "equal" in seen else ""
-        lines.append(
-            f"{who:18s} encode {seen['encode']:.2f} s, {base / seen['encode']:.2f} times"
-            f"{equal}{decode}; peak {seen['peak']:.1f} GiB"
-        )
+    figures = json.loads(output(SPEED, 512, threads, 3).splitlines()[-1])
     with capsys.disabled():
-        print("\n" + "\n".join(lines))
+        print(f"\n{threads} thread(s), 512 x 512, one picture, in turns, the best of 3; load {os.getloadavg()[0]:.1f}")
+        for who, row in figures.items():
+            print(
+                f"{who:13s} "
+                + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            )
+
+
+def test_memory_of_each_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        for runtime in ("torch", "exact", "fast"):
+            print(f"\n{runtime}: peak {float(output(MEMORY, runtime).splitlines()[-1]):.2f} GiB", end="")
+
+
+def test_codes_of_two_hundred_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    with capsys.disabled():
+        print("\n" + output(EQUALITY, ROOT / "data/photographs"))

@@ -1,0 +1,91 @@
+"""A network of the image tokenizer converted for OpenVINO: on the disk, by a hash of all that it was made from.
+
+A damaged or missing one is made anew. OpenVINO's `convert_model` reports its use to a service, its frontend does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from chameleon_lab.storage import whole_folder
+
+MOST_NETWORKS = 4  # below the user's cache folder, the newest: two published tokenizers, 0.55 GB
+HINTS = {"exact": "f32", "fast": "bf16"}  # OpenVINO's names of the types that the runtime's modes compute in
+
+
+@functools.cache
+def openvino_version() -> str:
+    """Empty where it is not installed."""
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def network_key(layers: nn.Sequential) -> str:
+    """A hash of all weights, the layers' settings, and the programs that trace and convert them."""
+    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_source()}".encode())
+    for tensor in layers.state_dict().values():
+        hashed.update(tensor.contiguous().numpy().data)
+    return hashed.hexdigest()
+
+
+@functools.cache
+def _source() -> str:
+    return "".join(Path(__file__).with_name(name).read_text() for name in ("image.py", "conversion.py"))
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "chameleon-lab", "networks")
+
+
+def network_folder(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> Path:
+    """The folder of a converted network, which is written where it is missing or damaged."""
+    mark = folder / "digest"
+    if not mark.is_file() or mark.read_text(errors="replace") != files_digest(folder):
+        with whole_folder(folder) as hidden:
+            save_network(layers, probe_BCHW, hidden)
+            (hidden / mark.name).write_text(files_digest(hidden))
+    os.utime(folder)
+    for old in sorted(folder.parent.glob("[0-9a-f]" * 32), key=os.path.getmtime)[:-MOST_NETWORKS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def files_digest(folder: Path) -> str:
+    paths = sorted(each for each in folder.iterdir() if each.name != "digest")
+    return xxhash.xxh3_128(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> None:
+    """Writes a trace of the layers as OpenVINO has it, for any sides: 1 to 3 s of a core for a published network."""
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a tracer that sees shapes
+        trace = torch.jit.trace(layers, probe_BCHW.clone(), check_trace=False)
+        graph = TorchScriptPythonDecoder(trace)  # the frontend does not keep it alive
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(graph))
+    model.reshape([1, probe_BCHW.shape[1], -1, -1])
+    openvino.save_model(model, folder / "network.xml", compress_to_fp16=False)
+
+
+def load_network(folder: Path, mode: str, threads: int) -> Any:
+    """A callable from an array, one picture's, to a sequence whose first is the result."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[mode], "INFERENCE_NUM_THREADS": threads}
+    return openvino.Core().compile_model(folder / "network.xml", "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
