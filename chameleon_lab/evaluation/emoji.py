@@ -64,8 +64,8 @@ def best(lab: Chameleon, images: Sequence[Image], name: str, language: str = "en
 class BestByName:
     """Chooses among replies to one request for `ChatCell(choose=...)`: the drawing that the model names best.
 
-    Called with documents, each the conversation and a reply. The name is the longest of the ideas' that stands in the
-    last request; where none does, or no picture came, the first reply is as good as any.
+    Called with documents, each the conversation and a reply. The name is the longest of the ideas' in the last words
+    that hold one; where none do, the first reply with a picture is as good as any.
     """
 
     def __init__(self, lab: Chameleon, ideas: Sequence[Drawn]) -> None:
@@ -76,14 +76,15 @@ class BestByName:
         name, language = self.name_in([*documents[0]])
         places = [place for place, image in enumerate(images) if image is not None]
         if not name or not places:
-            return 0
+            return places[0] if places else 0
         return places[best(self.lab, [image for image in images if image is not None], name, language)]
 
     def name_in(self, parts: Sequence[object]) -> tuple[str, str]:
-        """The name that the last words before the last picture hold, and its language; ("", "en") where none is."""
-        words = [part.text.lower() for part in parts if isinstance(part, Text)]
-        pairs = [(name, language) for name, language in self.names if words and name in words[-1]]
-        return max(pairs, key=lambda each: len(each[0]), default=("", "en"))
+        """The longest name in the last words that hold one, and its language; ("", "en") where none do."""
+        for words in [part.text.lower() for part in parts if isinstance(part, Text)][::-1]:
+            if pairs := [(name, language) for name, language in self.names if name in words]:
+                return max(pairs, key=lambda each: len(each[0]))
+        return "", "en"
 
 
 class EmojiScores:
