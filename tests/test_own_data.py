@@ -389,7 +389,8 @@ def test_a_person_s_data_never_lies_where_the_training_writes(room, tmp_path):
 
 
 def test_a_training_that_goes_on_says_that_its_sources_have_changed(tmp_path):
-    source, small = tmp_path / "source", {"side": 16, "grid": 4, "codes": 32, "width": 32, "layers": 1, "tokens": 64}
+    source = tmp_path / "source"
+    small: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 32, "layers": 1, "tokens": 64}
     source.mkdir()
     for number in range(6):
         PIL.Image.new("RGB", (24, 24), (40 * number, 20, 90)).save(source / f"{number}.png")
