@@ -171,7 +171,9 @@ def test_the_driver_runs_each_variant_in_a_process_and_says_why_one_failed(tmp_p
     assert sys.executable
 
 
-@pytest.mark.parametrize(("name", "factor", "psnr"), [("photographs", 8, 22.5), ("photographs-16", 16, 19.5)])
+@pytest.mark.parametrize(
+    ("name", "factor", "psnr"), [("photographs-4", 4, 25), ("photographs", 8, 22.5), ("photographs-16", 16, 19.5)]
+)
 def test_a_shipped_tokenizer_rebuilds_what_it_never_saw_and_its_card_says_how_well(name, factor, psnr):
     tokenizer, folder = load_image_tokenizer(name), find(name)
     assert tokenizer.config.factor == factor and tokenizer.config.side == 256
