@@ -23,7 +23,7 @@ SHAPE = replace(TINY_IMAGES, codes=64, code_width=8, widths=(16, 32), latent_wid
 
 @pytest.fixture
 def tokenizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ImageTokenizer:
-    monkeypatch.setattr(crossovers, "RUNTIME_WEIGHTS", 0)
+    monkeypatch.setattr(crossovers, "RUNTIME_WEIGHTS", {"exact": 0, "fast": 0})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(runtime.SWITCH, raising=False)
     torch.manual_seed(0)
@@ -138,7 +138,7 @@ def test_gradients_and_small_networks_are_torchs(
 ) -> None:
     tokenizer(torch.zeros(1, 3, 16, 16))[0].sum().backward()
     tokenizer.encode_pixels(torch.zeros(1, 3, 16, 16))
-    monkeypatch.setattr(crossovers, "RUNTIME_WEIGHTS", 2**22)
+    monkeypatch.setattr(crossovers, "RUNTIME_WEIGHTS", {"exact": 2**22, "fast": 0})
     assert worker(tokenizer) == "torch" and not stand_in.passes
 
 

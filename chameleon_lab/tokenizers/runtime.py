@@ -40,7 +40,7 @@ def require_mode(mode: str) -> str:
 def compute(layers: nn.Sequential, x_BCHW: Tensor, mode: str, cell: int) -> tuple[Tensor, str]:
     """What the layers make of x, whose sides are multiples of `cell`, and who computed it, such as "openvino fast"."""
     mode = require_mode(os.environ.get(SWITCH) or mode)
-    if mode != "torch" and _eligible(layers, x_BCHW):
+    if mode != "torch" and _eligible(layers, x_BCHW, mode):
         with _lock:
             twin = _twins.setdefault(layers[0], Twin())
         y_BCHW = twin.compute(layers, x_BCHW, mode, cell)
@@ -49,14 +49,14 @@ def compute(layers: nn.Sequential, x_BCHW: Tensor, mode: str, cell: int) -> tupl
     return layers(x_BCHW), "torch"
 
 
-def _eligible(layers: nn.Sequential, x_BCHW: Tensor) -> bool:
+def _eligible(layers: nn.Sequential, x_BCHW: Tensor, mode: str) -> bool:
     """Whether a trace of the layers is all that they do, and worth its making."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not conversion.openvino_version():
         return False
     weights, parts, hooks = list(layers.state_dict().values()), list(layers.modules()), native_ops.listeners(layers)
     places = [f"{place}." for part in parts for place in (type(part).__module__, type(part).forward.__module__)]
     return (
-        sum(each.numel() for each in weights) >= crossovers.RUNTIME_WEIGHTS
+        sum(each.numel() for each in weights) >= crossovers.RUNTIME_WEIGHTS[mode]
         and {(each.dtype, each.device.type) for each in (x_BCHW, *weights)} == {(torch.float32, "cpu")}
         and not (type(x_BCHW) is not Tensor or not x_BCHW.numel() or torch.is_autocast_enabled("cpu"))
         and not (hooks is None or any(hooks) or any(part.training or "forward" in vars(part) for part in parts[1:]))

@@ -1,8 +1,8 @@
-"""How fast pictures become codes and come back: transformers, torch and OpenVINO with the same weights. Prints; asserts no time.
-
-PYTHONPATH and the extra `openvino` as you like; without it there are two rows less.
+"""How fast pictures become codes and come back: transformers, torch and OpenVINO with the same weights.
 
 python -m pytest -m slow tests/benchmarks/test_image_tokenizer_speed.py -s
+
+Prints; asserts no time. Without the extra `openvino` it prints what there is.
 """
 
 from __future__ import annotations
@@ -102,17 +102,25 @@ from chameleon_lab.checkpoints.native import read_native_images
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer
 
 torch.manual_seed(0)
-crossovers.RUNTIME_WEIGHTS = 0
+crossovers.RUNTIME_WEIGHTS.update(exact=0, fast=0)
 random = np.random.default_rng(0)
-photographs = [samples.astronaut(), samples.coffee(), samples.rocket(), samples.chelsea(), samples.immunohistochemistry()]
+names = ("astronaut", "coffee", "rocket", "chelsea", "immunohistochemistry")
+photographs = [getattr(samples, name)() for name in names]
 
 def crop(side):
     picture = photographs[random.integers(len(photographs))]
     top, left = (random.integers(size - side + 1) for size in picture.shape[:2])
     return torch.from_numpy(picture[top : top + side, left : left + side].copy()).movedim(-1, 0).float() / 127.5 - 1
 
+def margins(ours, pixels_CHW, right_BHW, other_BHW):
+    "How much farther the other code lies than torch's, where they differ, as a share of the distance."
+    latents_XC = ours.quant_conv(ours.encoder(pixels_CHW[None])).movedim(1, -1).flatten(0, 2)
+    book = torch.from_numpy(ours.codebook)
+    right_X, other_X = ((latents_XC - book[each.flatten()]).norm(dim=-1) for each in (right_BHW, other_BHW))
+    return [float(each) for each in (other_X / right_X - 1)[(right_BHW != other_BHW).flatten()]]
+
 def figures(ours, pixels):
-    equal, codes = {"exact": 0, "fast": 0}, 0
+    equal, codes, ties = {"exact": 0, "fast": 0}, 0, []
     for pixels_CHW in pixels:
         ours.runtime = "torch"
         right_BHW = ours.encode_pixels(pixels_CHW[None])
@@ -122,18 +130,21 @@ def figures(ours, pixels):
             same_BHW = ours.encode_pixels(pixels_CHW[None]) == right_BHW
             assert ours.worker == f"openvino {mode}"
             equal[mode] += int(same_BHW.sum())
-    return {"pictures": len(pixels), "codes": codes, "exact": equal["exact"], "fast": equal["fast"]}
+            if mode == "exact" and not same_BHW.all():
+                ties += margins(ours, pixels_CHW, right_BHW, ours.encode_pixels(pixels_CHW[None]))
+    return {"pictures": len(pixels), "codes": codes, **equal, "margins of unequal exact codes": ties}
 
 with torch.inference_mode():
     ours = ImageTokenizer(CHAMELEON_IMAGES).eval()
     pixels = [crop(64) for _ in range(200)]
-    latents_XC = torch.cat([ours.quant_conv(ours.encoder(each[None])) for each in pixels[:50]]).movedim(1, -1).flatten(0, 2)
+    latents_BCHW = torch.cat([ours.quant_conv(ours.encoder(each[None])) for each in pixels[:50]])
+    latents_XC = latents_BCHW.movedim(1, -1).flatten(0, 2)
     spread = torch.randn(CHAMELEON_IMAGES.codes, CHAMELEON_IMAGES.code_width) * latents_XC.std(0)
     ours.quantize.embedding.weight.copy_(
         latents_XC[torch.randint(len(latents_XC), (CHAMELEON_IMAGES.codes,))] + spread / 2
     )
     print("published shape, random weights", json.dumps(figures(ours, pixels)))
-    ours = read_native_images(Path(sys.argv[1]))
+    ours = read_native_images(Path(sys.argv[1])).float()
     print("trained on photographs", json.dumps(figures(ours, [crop(128) for _ in range(200)])))
 """
 ROOT = Path(__file__).parent.parent.parent
@@ -151,10 +162,10 @@ def test_encoding_and_decoding_beside_transformers(threads: int, capsys: pytest.
     with capsys.disabled():
         print(f"\n{threads} thread(s), 512 x 512, one picture, in turns, the best of 3; load {os.getloadavg()[0]:.1f}")
         for who, row in figures.items():
-            print(
-                f"{who:13s} "
-                + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            cells = (
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
             )
+            print(f"{who:13s} " + ", ".join(cells))
 
 
 def test_memory_of_each_runtime(capsys: pytest.CaptureFixture[str]) -> None:
