@@ -147,7 +147,7 @@ def evaluate_infilling_command(arguments: Sequence[str] | None = None) -> None:
         log.info("%-48s %s", kind, score)
     if options.write:
         folder = find(options.model)
-        card = native.read_card(folder)
+        card = native.read_model_card(folder)
         native.write_card(folder, {**card, "infilling": {kind: [each.share, each.n] for kind, each in scores.items()}})
 
 
