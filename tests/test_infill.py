@@ -14,7 +14,7 @@ from support import LetterTokenizer
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints.provenance import LicenceError
 from chameleon_lab.corpora.checker import read_scene
-from chameleon_lab.corpora.holes import cells_of_thing, hole_document, telling_words
+from chameleon_lab.corpora.holes import cells_of_thing, hole_document, telling_words, with_another_thing, without_thing
 from chameleon_lab.corpora.infilling import cell_spans, code_places, restore
 from chameleon_lab.corpora.scene_codes import drawn_with, image_of_scene, numbered_scene, scene_number, scene_range
 from chameleon_lab.corpora.scenes import sample_scene, sample_where
@@ -302,6 +302,19 @@ def test_blanks_and_masks_survive_json_and_notebooks(picture):
 
 
 # Scenes
+
+
+def test_bare_ground_and_two_things_of_a_row_have_no_number():
+    rng = np.random.default_rng(1)
+    row, single = sample_scene(rng, 3), sample_scene(rng, 1)
+    assert scene_number(without_thing(row, 1)) is None and scene_number(without_thing(single, 0)) is None
+    for _ in range(50):
+        scene = sample_where(rng, "trainable")
+        place = int(rng.integers(len(scene.things)))
+        other = with_another_thing(scene, place, rng)
+        assert not other.novel and [
+            at for at, pair in enumerate(zip(scene.things, other.things, strict=True)) if pair[0] != pair[1]
+        ] in ([place], [])
 
 
 def test_every_scene_has_a_number():
