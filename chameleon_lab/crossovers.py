@@ -6,8 +6,9 @@ The others are bounds of memory, or chosen for GPUs, of which none was at hand.
 """
 
 # The image tokenizer's networks, on a CPU
-RUNTIME_WEIGHTS = {"exact": 2**23, "fast": 2**18}  # from so many weights of a network on, OpenVINO computes it: with
-# fewer it is no quicker than torch in float32 (2 to 7 million: 0.8 to 1.0 times), in bfloat16 up to three times as quick
+# From so many weights of a network on OpenVINO computes it, by the runtime's mode. With 2 to 7 million it is 0.8 to 1.0
+# times as quick as torch in float32, and 1.6 to 3 times in bfloat16.
+RUNTIME_WEIGHTS = {"exact": 2**23, "fast": 2**18}
 
 # Attention of whole sequences, on a CPU
 PLAIN_POSITIONS = 512  # fitted: up to so many positions plain products beat torch's fused kernel, about twofold

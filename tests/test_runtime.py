@@ -108,10 +108,10 @@ def test_a_runtime_that_differs_or_fails_is_given_up_with_one_line(
 CHANGES: dict[str, Callable[[ImageTokenizer], Any]] = {
     "a weight's sign through .data": lambda it: it.encoder.conv_in.weight.data[0].neg_(),
     "rows that change places": lambda it: it.encoder.conv_out.weight.data.copy_(it.encoder.conv_out.weight.flip(0)),
-    "a weight in place": lambda it: it.quant_conv.bias.add_(1),
+    "a weight in place": lambda it: it.quant_conv.weight.add_(1),
     "a setting": lambda it: setattr(it.encoder.norm_out, "eps", 0.1),
     "another part of torch's": lambda it: setattr(it.encoder, "mid", nn.Identity()),
-    "a hook": lambda it: it.encoder.mid.register_forward_hook(lambda part, x, y: y + 1),
+    "a hook": lambda it: it.encoder.mid.register_forward_hook(lambda *_: torch.zeros(1, 32, 4, 8)),
     "a person's own part": lambda it: setattr(it.encoder, "mid", type("Own", (nn.Identity,), {"__module__": "own"})()),
     "a method": lambda it: setattr(it.encoder.mid, "forward", lambda x: x + 1),
     "training": lambda it: it.encoder.train(),

@@ -69,9 +69,11 @@ def files_digest(folder: Path) -> str:
 
 def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> None:
     """Writes a trace of the layers as OpenVINO has it, for any sides: 1 to 3 s of a core for a published network."""
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    import openvino  # pyright: ignore[reportMissingImports]
+    from openvino.frontend import FrontEndManager  # pyright: ignore[reportMissingImports]
+    from openvino.frontend.pytorch.ts_decoder import (  # pyright: ignore[reportMissingImports]
+        TorchScriptPythonDecoder,
+    )
 
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a tracer that sees shapes
@@ -85,7 +87,7 @@ def save_network(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> Non
 
 def load_network(folder: Path, mode: str, threads: int) -> Any:
     """A callable from an array, one picture's, to a sequence whose first is the result."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     settings = {"INFERENCE_PRECISION_HINT": HINTS[mode], "INFERENCE_NUM_THREADS": threads}
     return openvino.Core().compile_model(folder / "network.xml", "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
