@@ -341,8 +341,11 @@ def test_codes_of_scenes_are_those_of_their_pictures(tiny, scene_codes):
         with drawn_with(scene_codes):
             assert image_of_scene(scene) == Image(scene.picture(), scene_codes[scene])
     assert len(scene_codes.scenes_of(1)) + len(scene_codes.scenes_of(3)) == len(scene_codes.numbers_S)
-    again = training.encode_scenes(tiny.tokenizer, scene_codes.folder, np.arange(9))  # what is there is taken
+    numbers = np.concatenate([np.arange(0, 6000, 40), training.scenes_to_encode(60)[-60:]])
+    again = training.encode_scenes(tiny.tokenizer, scene_codes.folder, numbers)  # what is there is taken
     assert np.array_equal(again.numbers_S, scene_codes.numbers_S)
+    with pytest.raises(ValueError, match="holds codes of other scenes"):
+        training.encode_scenes(tiny.tokenizer, scene_codes.folder, np.arange(9))
 
 
 def test_documents_with_holes_are_whole_documents_rearranged(tiny, scene_codes):
@@ -381,15 +384,14 @@ def test_one_call_trains_a_model_that_fills(tmp_path, monkeypatch):
     before = Chameleon.load("tiny", device="cpu").model.state_dict()
     changes = [float((value - before[name]).abs().mean()) for name, value in lab.model.state_dict().items()]
     assert 0 < max(changes) < 0.1  # it began from the tiny model's weights, and went on
-    assert lab.card["steps"] >= 1 and lab.card["experiment"]["begins_from"] == "tiny"
+    assert lab.card["steps"] >= 1 and lab.card["experiment"]["begins_from"]["source"] == "tiny"
     scores = dict(evaluate_infilling(lab, n=1))
     assert len(scores) == 6 and all(score.n == 1 for score in scores.values())
-    with pytest.raises(ValueError, match="gives it the same shape"):
-        replace(
-            short,
-            model=replace(short.model, layers=2),
-            data=training.InfillDocuments(tmp_path / "scenes", lab.tokenizer),
-        ).prepare(tmp_path)
+    data = training.InfillDocuments(tmp_path / "scenes", lab.tokenizer)
+    begin = replace(short, model=replace(short.model, layers=2), data=data).prepare(tmp_path).begin
+    with pytest.raises(ValueError, match="a model of another shape: layers 6 there, 2 here"):
+        assert begin is not None
+        begin()
 
 
 def test_tasks_are_right_when_they_are_filled_with_the_truth_and_wrong_otherwise(tiny):

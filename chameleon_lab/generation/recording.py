@@ -46,8 +46,9 @@ class Recorded:
         except RuntimeError as error:
             log.warning("Decoding goes on without a CUDA graph, more slowly: %s", str(error).splitlines()[0])
             self._replay, self._output = None, None
-            with RECORDING, torch.cuda.device_of(self._inputs[0]):
-                capture(lambda: self._inputs[0] + 0)  # until one succeeds, torch draws no random numbers on this GPU
+            if self._inputs[0].is_cuda:  # until one succeeds, torch draws no random numbers on this GPU
+                with RECORDING, torch.cuda.device_of(self._inputs[0]):
+                    capture(lambda: self._inputs[0] + 0)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self._replay is None or self._output is None:

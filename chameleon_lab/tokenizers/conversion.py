@@ -34,14 +34,14 @@ def openvino_version() -> str:
 
 def network_key(layers: nn.Sequential) -> str:
     """A hash of all weights, the layers' settings, and the programs that trace and convert them."""
-    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_source()}".encode())
+    hashed = xxhash.xxh3_128(f"{layers} {torch.__version__} {openvino_version()} {_programs()}".encode())
     for tensor in layers.state_dict().values():
         hashed.update(tensor.contiguous().numpy().data)
     return hashed.hexdigest()
 
 
 @functools.cache
-def _source() -> str:
+def _programs() -> str:
     return "".join(Path(__file__).with_name(name).read_text() for name in ("image.py", "conversion.py"))
 
 
@@ -53,7 +53,7 @@ def network_folder(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> P
     """The folder of a converted network, which is written where it is missing or damaged."""
     mark = folder / "digest"
     if not mark.is_file() or mark.read_text(errors="replace") != files_digest(folder):
-        with whole_folder(folder) as hidden:
+        with whole_folder(folder, ("network.xml", "network.bin", mark.name)) as hidden:
             save_network(layers, probe_BCHW, hidden)
             (hidden / mark.name).write_text(files_digest(hidden))
     os.utime(folder)
