@@ -469,7 +469,7 @@ def _rooms() -> Path:
     from test_emoji import write_emoji
 
     from chameleon_lab.corpora.own_data import GatheredData
-    from chameleon_lab.training.own_documents import tokenize_views
+    from chameleon_lab.training.own.documents import tokenize_views
 
     place = Path(tempfile.mkdtemp(prefix="fuzz-rooms-", dir=os.environ.get("FUZZ_HOME")))
     source = place / "pictures"
@@ -497,7 +497,7 @@ def _rooms() -> Path:
 
 
 def _own_training(rooms: Path, folder: Path) -> Any:
-    from chameleon_lab.training.own_data import OwnTraining
+    from chameleon_lab.training.own.training import OwnTraining
 
     small: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 1, "tokens": 128}
     return OwnTraining(rooms / "pictures", folder, 0.2, **small)
@@ -508,8 +508,8 @@ def _room_case(rng: np.random.Generator, folder: Path) -> None:
     from chameleon_lab.corpora.own_data import GatheredData
     from chameleon_lab.corpora.scene_codes import SceneCodes, numbered_scene
     from chameleon_lab.evaluation import comparison, stability
-    from chameleon_lab.training.own_documents import OwnDocuments, tokenize_views
-    from chameleon_lab.training.own_samples import BestWeights
+    from chameleon_lab.training.own.documents import OwnDocuments, tokenize_views
+    from chameleon_lab.training.own.samples import BestWeights
 
     name, place = str(rng.choice(["own", "emoji", "scenes", "outcomes"])), folder / "room"
     shutil.copytree(_rooms() / name, place)

@@ -23,7 +23,7 @@ from chameleon_lab.quantization import BITS
 from chameleon_lab.tokenizers.preparation import preparations
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
-from chameleon_lab.training.own_plan import OWN_SIZES
+from chameleon_lab.training.own.plan import OWN_SIZES
 from chameleon_lab.training.pipeline import MODELS
 
 ROOT = Path(__file__).parent.parent

@@ -17,10 +17,11 @@ from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.corpora.views import view_of
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
-from chameleon_lab.training.own_data import OwnTraining, saved_plan
-from chameleon_lab.training.own_documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
-from chameleon_lab.training.own_plan import plan_own
-from chameleon_lab.training.own_samples import BestWeights, sheet_of
+from chameleon_lab.training.own.documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
+from chameleon_lab.training.own.plan import plan_own
+from chameleon_lab.training.own.samples import BestWeights, sheet_of
+from chameleon_lab.training.own.stages import saved_plan
+from chameleon_lab.training.own.training import OwnTraining
 from chameleon_lab.vocabulary import Modality
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "white": (250, 250, 250)}

@@ -19,19 +19,11 @@ from chameleon_lab.corpora.photograph_corpus import DEBIAN, HELD_OUT, LONGEST, N
 from chameleon_lab.corpora.sources import HELD_OUT_PHOTOGRAPHS
 from chameleon_lab.evaluation import photographs
 from chameleon_lab.evaluation.distances import METRICS, MeanScore
-from chameleon_lab.evaluation.photographs import (
-    DISTANCE,
-    PHOTOGRAPH_TOKENIZERS,
-    VARIANTS,
-    Variant,
-    experiment_of,
-    scores_of,
-    sum_up,
-    train_one,
-)
+from chameleon_lab.evaluation.photographs import DISTANCE, scores_of, sum_up, train_one
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.plain import plain_values
 from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.photographs import LOSSES, PHOTOGRAPH_TOKENIZERS, VARIANTS, Variant, experiment_of
 
 
 def save_noise(path: Path, seed: int, size: tuple[int, int]) -> None:
@@ -110,7 +102,7 @@ def test_packages_are_pinned_and_every_credit_names_licence_and_author():
 
 def test_variants_are_three_seeds_of_both_losses_and_each_rate_is_at_most_a_bit_a_pixel(tmp_path):
     counts = Counter((each.factor, each.perceptual) for each in VARIANTS)
-    assert counts == {(factor, loss): 1 if factor == 4 else 3 for factor in (4, 8, 16) for loss in photographs.LOSSES}
+    assert counts == {(factor, loss): 1 if factor == 4 else 3 for factor in (4, 8, 16) for loss in LOSSES}
     assert len({each.name for each in VARIANTS}) == len(VARIANTS)
     for factor, config in PHOTOGRAPH_TOKENIZERS.items():
         assert config.factor == factor and config.side == 256

@@ -11,7 +11,7 @@ from chameleon_lab.commands.loading import load_model, settings_of
 from chameleon_lab.evaluation.card import markdown
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate
 from chameleon_lab.storage import write_file
-from chameleon_lab.training.own_card import own_summary
+from chameleon_lab.training.own.card import own_summary
 
 log = logging.getLogger(__name__)
 

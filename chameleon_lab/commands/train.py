@@ -16,8 +16,8 @@ from chameleon_lab.commands.progress import await_run
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
-from chameleon_lab.training.own_card import own_summary
-from chameleon_lab.training.own_data import OwnTraining
+from chameleon_lab.training.own.card import own_summary
+from chameleon_lab.training.own.training import OwnTraining
 from chameleon_lab.training.pipeline import MODELS, Pipeline
 from chameleon_lab.training.run import Run
 

@@ -8,8 +8,8 @@
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `loggers`: a run's records sent to a logger of Lightning's
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
+- `photographs`: the trainings of tokenizers of photographs that are compared with one another
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
 - `infilling`: the training of the model that fills blanks
-- `own_data`: a model of a person's own data, from a folder to `Chameleon`; its `own_plan`, `own_documents`,
-  `own_samples`, `own_scores` and `own_card`
+- `own/`: a model of a person's own data, from a folder to `Chameleon`
 """

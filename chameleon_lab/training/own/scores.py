@@ -12,7 +12,7 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.own_data import GatheredData
 from chameleon_lab.corpora.own_documents import QUESTION_WORDS, draw_words
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.training.own_documents import TokenizedViews
+from chameleon_lab.training.own.documents import TokenizedViews
 from chameleon_lab.vocabulary import Modality
 
 BLANK = PIL.Image.new("RGB", (1, 1))
