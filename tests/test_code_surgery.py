@@ -17,9 +17,10 @@ from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_widgets.images import code_surgery, edits
 from chameleon_widgets.images.code_surgery import CodeSurgery
-from chameleon_widgets.images.edits import Grid, GridHistory, grid_of
+from chameleon_widgets.images.edits import Grid, grid_of
 from chameleon_widgets.pictures import png
 from chameleon_widgets.stills import WIDGET_VIEW
+from chameleon_widgets.undo import STEPS, UndoHistory
 
 pytestmark = pytest.mark.usefixtures("comms")
 
@@ -520,12 +521,12 @@ def test_traits_hold_little(surgery: CodeSurgery):
 
 
 def test_the_history_forgets_its_oldest_steps_and_holds_its_place():
-    history = GridHistory()
+    history = UndoHistory[Grid]()
     assert history.now is None and history.ways == (0, 0)
     history.move(-1)
     codes = grid_of([[1]], None)
-    for number in range(edits.STEPS + 20):
+    for number in range(STEPS + 20):
         history.put(Grid(codes, codes, str(number)))
-    assert history.ways == (edits.STEPS, 0)
+    assert history.ways == (STEPS, 0)
     history.move(-10_000)
-    assert history.now is not None and history.now.name == "19" and history.ways == (0, edits.STEPS)
+    assert history.now is not None and history.now.name == "19" and history.ways == (0, STEPS)

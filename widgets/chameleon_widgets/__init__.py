@@ -4,11 +4,13 @@
 pictures       browser bytes -> PIL picture, PIL picture -> PNG, with errors a person can act on
 threads        Worker (does the long work), Pump (sends what changed, at most 30 times a second), claim (re-run cells)
 line           Line: the kernel's end of a widget, written once: hello, requests, what is due, still, display, close
+undo           what was done step by step, and the way back
 stills         the picture of a widget that stays in a saved notebook, where no kernel runs
 chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: a tree of `exchange`s; `replying`
                makes them with the `arguments` of the callable, `feed` sends, `exports` and `archive` write files
 images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_study`, `codebook_map`, `sightings`),
                CodeSurgery (`edits`)
+infill/        InfillCanvas: parts of a document are hidden and filled by any callable; `draft` knows what is hidden
 inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns; `answers`, `recording`
 standalone     one HTML page that needs no kernel, with the views of widgets in it, fed from what was recorded
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
@@ -23,6 +25,7 @@ from chameleon_widgets.chat.chat_cell import ChatCell
 from chameleon_widgets.images.code_surgery import CodeSurgery
 from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 from chameleon_widgets.images.reconstruction import ReconstructionViewer
+from chameleon_widgets.infill.infill_canvas import InfillCanvas
 from chameleon_widgets.inspect.inspector import Inspector
 from chameleon_widgets.runs.compare_panel import ComparePanel
 from chameleon_widgets.runs.run_panel import RunPanel
@@ -34,6 +37,7 @@ __all__ = [
     "CodebookAtlas",
     "ComparePanel",
     "Explainer",
+    "InfillCanvas",
     "Inspector",
     "ReconstructionViewer",
     "RunPanel",

@@ -4,6 +4,7 @@ import { build } from "esbuild";
 const WIDGETS = {
   chat: ["chat_cell"],
   images: ["reconstruction_viewer", "codebook_atlas", "code_surgery"],
+  infill: ["infill_canvas"],
   inspect: ["inspector"],
   runs: ["run_panel", "compare_panel"],
   standalone: ["standalone"],

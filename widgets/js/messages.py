@@ -18,6 +18,7 @@ MODULES = {
     "frame": "line",
     "chat": "chat.messages",
     "images": "images.messages",
+    "infill": "infill.messages",
     "inspect": "inspect.messages",
     "runs": "runs.messages",
     "teach": "teach.messages",

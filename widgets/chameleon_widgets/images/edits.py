@@ -15,9 +15,9 @@ import PIL.Image
 
 from chameleon_widgets import stills
 from chameleon_widgets.pictures import data_uri, png
+from chameleon_widgets.undo import UndoHistory
 
 LARGEST_GRID = 128  # rows or columns
-STEPS = 500  # that can be undone
 SWATCH_GRID, SWATCH_SIDE = (2, 2), 32  # cells of one code, enough to show what it paints and cheap; pixels
 
 _grid_keys = itertools.count(1)
@@ -54,36 +54,6 @@ class Decoded(NamedTuple):
     after: PIL.Image.Image
 
 
-class GridHistory:
-    """Grids in the order in which they came about, and where among them one stands."""
-
-    def __init__(self) -> None:
-        self._grids: list[Grid] = []
-        self._at = -1
-        self._stroke = ""
-
-    @property
-    def now(self) -> Grid | None:
-        return self._grids[self._at] if self._grids else None
-
-    @property
-    def ways(self) -> tuple[int, int]:
-        """Steps that can be taken back, and forth."""
-        return max(0, self._at), len(self._grids) - 1 - self._at
-
-    def put(self, grid: Grid, stroke: str = "") -> None:
-        """Adds a step, or goes on with the last one when that is of the same stroke. What was undone is forgotten."""
-        if not stroke or stroke != self._stroke:
-            self._at += 1
-        self._grids[self._at :] = [grid]
-        del self._grids[: -STEPS - 1]
-        self._at, self._stroke = len(self._grids) - 1, stroke
-
-    def move(self, steps: int) -> None:
-        """Back where `steps` is negative, forth where it is positive, as far as there is a way."""
-        self._at, self._stroke = min(max(0, self._at + steps), len(self._grids) - 1), ""
-
-
 class Surgery:
     """Codes under edit with one tokenizer, and the newest of them decoded. It knows no screen.
 
@@ -94,7 +64,7 @@ class Surgery:
     def __init__(self, tokenizer: Codec, codebook: int | None = None) -> None:
         size = getattr(tokenizer, "codes", None) if codebook is None else codebook
         self.codebook = int(size) if isinstance(size, int | np.integer) else None
-        self.history = GridHistory()
+        self.history = UndoHistory[Grid]()
         self.decoded: Decoded | None = None
         self.lock = threading.RLock()
         self._tokenizer = tokenizer
