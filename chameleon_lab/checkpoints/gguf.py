@@ -116,7 +116,7 @@ class Gguf:
     def write(self, opened: Opened, folder: Path, shards: int | None) -> None:
         """Into `model.gguf` of a new or empty folder, or, where the name ends in `.gguf`, as a new file of it."""
         names.check_expressible(opened.config, self.name)
-        _check_runs(opened)
+        check_runs(opened)
         log.warning(
             "llama.cpp reads and writes words alone: the file has no image tokenizer, and no picture's token is ever "
             "written there. For pictures keep the model in another format, or load the file with tokenizer=FOLDER."
@@ -183,9 +183,15 @@ def padding_of(vocabulary: Vocabulary) -> int:
     return max(0, MASKED - vocabulary.codes)
 
 
-def _check_runs(opened: Opened) -> None:
+def check_runs(opened: Opened) -> None:
     """Raises ValueError for a model that llama.cpp would take for another, or not run."""
     config, codes = opened.config, opened.tokenizer.vocabulary.codes
+    if names.has_swin_norms(config):  # seen at llama-cpp-python 0.3.36: tests/test_gguf.py looks whether it still is so
+        raise ValueError(
+            "llama.cpp computes another model where norms follow the branches (NormReordering, as the 34B's): it feeds "
+            "the feed-forward part with the attention's branch alone, and not with its sum with the stream. Save it in "
+            "another format."
+        )
     if codes > MASKED:
         raise ValueError(
             f"llama.cpp keeps {MASKED:,} image tokens from being written as words, and this model has {codes:,}: it "

@@ -30,7 +30,7 @@ TEXT, ARRAY = 8, 9
 MOST_ITEMS = 2**24
 """Of an array in a header: the largest vocabulary has as many tokens."""
 
-PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+UNPACKED_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 """The types whose tensors are read as they are; what is packed becomes float32."""
 
 
@@ -222,7 +222,7 @@ def _unpacker(kind: Any, package: Any) -> tuple[Callable[[np.ndarray], Tensor], 
     Raises KeyError or NotImplementedError for a type that the package does not take apart.
     """
     size = package.GGML_QUANT_SIZES[kind][1]
-    if (dtype := PLAIN_TYPES.get(kind.name)) is not None:
+    if (dtype := UNPACKED_TYPES.get(kind.name)) is not None:
         return lambda packed: torch.from_numpy(packed).view(dtype), dtype
     if package.GGML_QUANT_SIZES[kind][0] == 1:
         raise NotImplementedError(f"{kind.name} is no type of weights")

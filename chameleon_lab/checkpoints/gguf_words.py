@@ -64,7 +64,7 @@ def header_of_words(text: TextTokenizer | None, vocabulary: Vocabulary, padding:
         model: dict[str, Any] = {"ggml.model": "llama", "ggml.add_space_prefix": True}
         model["ggml.remove_extra_whitespaces"] = False
     else:
-        spelled, (cuts, merges) = spellings, _bpe_merges(text)
+        spelled, (cuts, merges) = spellings, _bpe_merges(text, set(spellings[vocabulary.first_text :]))
         model = {"ggml.model": "gpt2", "ggml.pre": cuts, "ggml.merges": merges}
     image_end = Vocabulary.first_image + vocabulary.codes
     unused = [f"[PAD{token}]" for token in range(image_end, image_end + padding)]
@@ -101,10 +101,10 @@ def _sentencepiece(
     return [name.replace(SPACE, "\u2581") for name in spellings], scores
 
 
-def _bpe_merges(text: TextTokenizer) -> tuple[str, list[str]]:
-    """The name of the pre-tokenizer, and the merges, of a byte-level BPE."""
+def _bpe_merges(text: TextTokenizer, pieces: set[str]) -> tuple[str, list[str]]:
+    """The name of the pre-tokenizer, and the merges, of a byte-level BPE; none of them makes anything but pieces."""
     if isinstance(text, ByteTokenizer):
-        return "gpt-2", []
+        return "gpt-2", ["<s> </s>"]  # llama.cpp wants one at least: this one's parts no text has
     if not isinstance(text, JsonTokenizer):
         raise ValueError(
             f"A {type(text).__name__} cannot be written as GGUF, which has sentencepiece's and BPEs alone."
@@ -121,7 +121,9 @@ def _bpe_merges(text: TextTokenizer) -> tuple[str, list[str]]:
             "llama.cpp cannot cut texts as this text tokenizer does, and will cut them as Chameleon's own: some texts "
             "get other tokens there than here. Give it tokens of lab.encode where that matters."
         )
-    return cuts or "chameleon", [" ".join(merge) for merge in plain["model"]["merges"]]
+    return cuts or "chameleon", [
+        " ".join(merge) for merge in plain["model"]["merges"] if {*merge, "".join(merge)} <= pieces
+    ]
 
 
 def saved_words(text: TextTokenizer | None) -> str | None:
