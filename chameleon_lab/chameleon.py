@@ -79,7 +79,7 @@ class Chameleon:
         fixes: Iterable[type] = (),
         quantizers: Iterable[QuantizerClass] = (),
     ) -> Chameleon:
-        """A model from a folder in any of the family's layouts, or a shipped one by name ("tiny").
+        """A model from a folder in any of the family's layouts, a GGUF file, or a shipped one by name ("tiny").
 
         `layout` says which one it is (see `checkpoints.formats`), where the folder does not; `tokenizer` is a folder,
         or a text_tokenizer.json, for a model whose own has none. `device` is a GPU where there is one, otherwise the
@@ -106,15 +106,23 @@ class Chameleon:
         return cls(parts.model, parts.tokenizer, parts.settings, parts.card, acknowledge_licence=acknowledge_licence)
 
     def save(
-        self, folder: Path | str, format: str = "native", *, shards: int | None = None, pictures: bool = True
+        self,
+        folder: Path | str,
+        format: str = "native",
+        *,
+        shards: int | None = None,
+        pictures: bool = True,
+        weights: str | None = None,
     ) -> None:
         """Writes the model, in its present dtype, to a folder that `load` reads.
 
-        `format` is "native", "meta", "huggingface", "lumina" or "anole"; `shards`: how many files Meta's has;
-        `pictures=False` leaves the image tokenizer out. Raises ValueError for what the format cannot express.
+        `format` is "native", "meta", "huggingface", "lumina", "anole", or llama.cpp's "gguf", which holds words alone
+        and may be given a file, `lab.save("mine.gguf", format="gguf", weights="q8_0")`; `weights` is how its matrices
+        are packed: "f32", "f16", "bf16", "q8_0" or "q4_0". `shards`: how many files Meta's has; `pictures=False` leaves
+        the image tokenizer out. Raises ValueError for what the format cannot express.
         """
         parts = Parts(self.model, self.tokenizer, self.settings, self.card)
-        formats.write_parts(parts, folder, format, shards=shards, pictures=pictures)
+        formats.write_parts(parts, folder, format, shards=shards, pictures=pictures, weights=weights)
 
     @property
     def engine(self) -> Engine:

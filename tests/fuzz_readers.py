@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -340,6 +341,23 @@ def _tokenizer_case(rng: np.random.Generator, folder: Path) -> None:
         tokenizer.decode(tokenizer.encode(text))
 
 
+@cache
+def _gguf_file() -> bytes:
+    from test_formats import make_lab
+
+    path = Path(tempfile.mkdtemp(prefix="fuzz-gguf-", dir=os.environ.get("FUZZ_HOME"))) / "small.gguf"
+    make_lab().save(path, format="gguf")
+    return path.read_bytes()
+
+
+def _gguf_case(rng: np.random.Generator, folder: Path) -> None:
+    from chameleon_lab.checkpoints import formats
+
+    path = folder / "small.gguf"
+    path.write_bytes(damaged_bytes(rng, _gguf_file()))
+    formats.read_parts(path)
+
+
 def _corpus_case(rng: np.random.Generator, folder: Path) -> None:
     from support import RECORDS
 
@@ -545,6 +563,7 @@ FUZZ_READERS = (
     FuzzReader("documents", _document_case, (_document, _toys)),
     FuzzReader("checkpoints", _checkpoint_case, (_toys, _checkpoints)),
     FuzzReader("vqgans", _vqgan_case, (_vqgans,)),
+    *([FuzzReader("gguf", _gguf_case, (_gguf_file,))] if importlib.util.find_spec("gguf") else []),
     FuzzReader("tokenizers", _tokenizer_case, (_text_models,)),
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
     FuzzReader("rooms", _room_case, (_pictures, _toys, _rooms)),

@@ -63,14 +63,32 @@ def read_companion(folder: Path) -> Companion:
     if not path.is_file():
         return Companion()
     with intact(path, "Save the model anew, or take the file away."):
-        plain = read_table(path)
-        fields: dict[str, Any] = plain["vocabulary"]
-        fields["permutation"] = tuple(fields["permutation"])
-        rows, columns = plain["grid"]
-        settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
-        companion = Companion(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
-        require_fields(companion, groups=(1, 2**16))
-        return companion
+        return companion_of(read_table(path))
+
+
+def companion_of(plain: dict[str, Any]) -> Companion:
+    """Whatever a damaged one raises, its reader turns into an error that names the file."""
+    fields: dict[str, Any] = dict(plain["vocabulary"])
+    fields["permutation"] = tuple(fields["permutation"])
+    rows, columns = plain["grid"]
+    settings, card = Settings.from_plain(plain["generation"]), dict(plain["card"])
+    companion = Companion(Vocabulary(**fields), plain["groups"], (rows, columns), plain["text"], settings, card)
+    require_fields(companion, groups=(1, 2**16))
+    return companion
+
+
+def plain_companion(opened: Opened) -> dict[str, Any]:
+    """What `companion_of` takes, of a checkpoint."""
+    tokenizer = opened.tokenizer
+    kinds = {ByteTokenizer: "bytes", SentencePieceTokenizer: "sentencepiece"}
+    return {
+        "vocabulary": asdict(tokenizer.vocabulary),
+        "groups": names.norm_groups(opened.config),
+        "grid": tokenizer.grid,
+        "text": kinds.get(type(tokenizer.text)) if tokenizer.can_spell else None,
+        "generation": opened.settings.to_plain(),
+        "card": opened.card,
+    }
 
 
 def write_foreign(opened: Opened, folder: Path, format: str, write_files: Callable[[Path], None]) -> None:
@@ -85,15 +103,6 @@ def write_foreign(opened: Opened, folder: Path, format: str, write_files: Callab
 
     def write_all(whole: Path) -> None:
         write_files(whole)
-        kinds = {ByteTokenizer: "bytes", SentencePieceTokenizer: "sentencepiece"}
-        plain = {
-            "vocabulary": asdict(tokenizer.vocabulary),
-            "groups": names.norm_groups(opened.config),
-            "grid": tokenizer.grid,
-            "text": kinds.get(type(tokenizer.text)) if tokenizer.can_spell else None,
-            "generation": opened.settings.to_plain(),
-            "card": opened.card,
-        }
-        (whole / COMPANION).write_text(json.dumps(plain, indent=2) + "\n")
+        (whole / COMPANION).write_text(json.dumps(plain_companion(opened), indent=2) + "\n")
 
     native.write_whole(folder, write_all, replaces=lambda folder: False)

@@ -122,8 +122,8 @@ def foreign_kind(folder: Path) -> str:
     if folder.is_file():
         files = {folder.name}
     ending = {Path(name).suffix for name in files}
-    if ".gguf" in ending or any(name.startswith("ggml") for name in files):
-        return "It holds a GGUF file, which is llama.cpp's: get the same model as safetensors."
+    if any(name.startswith("ggml") for name in files):
+        return "It holds a file of the time before GGUF: get the same model as GGUF or safetensors."
     if "weights.npz" in files:
         return "It holds MLX's weights.npz: get the same model as safetensors."
     adapters = {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"} & files

@@ -7,7 +7,8 @@ formats.write_parts(parts, "chameleon-7b-hf", format="huggingface")
 ```
 
 `native` is the lab's own, `meta` that of the release, and `huggingface`, `lumina` and `anole` are the three dialects of
-Hugging Face's port (see `checkpoints.huggingface`); `lumina-one-grid` is Lumina-mGPT's without its image grids.
+Hugging Face's port (see `checkpoints.huggingface`); `lumina-one-grid` is Lumina-mGPT's without its image grids. `gguf`
+is llama.cpp's, which holds words alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from chameleon_lab.checkpoints.evidence import (
     unpack_advice,
     unused_adapter,
 )
+from chameleon_lab.checkpoints.gguf import GGUF_WEIGHTS, Gguf
 from chameleon_lab.checkpoints.huggingface import DIALECTS, HuggingFace
 from chameleon_lab.checkpoints.meta import TOKENIZER_FILES, Meta
 from chameleon_lab.checkpoints.native import Native
@@ -69,7 +71,7 @@ class Format(Protocol):
         ...
 
 
-CLAIMANTS: tuple[Format, ...] = (Native(), Meta(), *map(HuggingFace, DIALECTS))
+CLAIMANTS: tuple[Format, ...] = (Native(), Meta(), *map(HuggingFace, DIALECTS), Gguf())
 """What a folder may hold."""
 
 BY_NAME: dict[str, Format] = {
@@ -80,11 +82,13 @@ BY_NAME: dict[str, Format] = {
     "anole": HuggingFace("anole", stated=True),
     "lumina-one-grid": HuggingFace("lumina", stated=True, grids=False),
     "huggingface-4.43": HuggingFace("lumina", stated=True, grids=False),
+    "gguf": Gguf(),
 }
 """What a user may call a layout: then a folder's norms are not asked which dialect it speaks. `huggingface-4.43` is the
 former name of `lumina-one-grid`, and a mistake: transformers 4.43 has the layout `huggingface`."""
 
 FORMATS = ("native", "meta", *DIALECTS)
+"""What holds all of a model; `gguf` is written as well, and has no place for an image tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class FolderLayout:
         return self.format.name
 
 
-WEIGHT_NAMES = {"native": "model.safetensors", "meta": "consolidated*.pth"}
+WEIGHT_NAMES = {"native": "model.safetensors", "meta": "consolidated*.pth", "gguf": "*.gguf"}
 """What each layout's weights are called, where that is not the port's."""
 
 
@@ -140,7 +144,8 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
             claim.places[0] / adapter,
         )
     log.info("%s has the layout %r%s.", claim.places[0], format.name, "" if layout is None else ", as was said")
-    return FolderLayout(format, claim.places[0], (*chosen, *claim.places))
+    around = (place for place in claim.places if not place.is_file())  # a file's own is read with it
+    return FolderLayout(format, claim.places[0], (*chosen, *around))
 
 
 def _findings(folder: Path) -> str:
@@ -277,10 +282,16 @@ def read_image_tokenizer(folders: Iterable[Path], options: ReadOptions) -> Image
 
 
 def write_parts(
-    parts: Parts, folder: Path | str, format: str = "native", *, shards: int | None = None, pictures: bool = True
+    parts: Parts,
+    folder: Path | str,
+    format: str = "native",
+    *,
+    shards: int | None = None,
+    pictures: bool = True,
+    weights: str | None = None,
 ) -> None:
     """Writes a model in a format, all of it or nothing. Arguments, errors: see `write_opened`."""
-    write_opened(Opened.of(parts, Path(folder)), folder, format, shards=shards, pictures=pictures)
+    write_opened(Opened.of(parts, Path(folder)), folder, format, shards=shards, pictures=pictures, weights=weights)
 
 
 def write_opened(
@@ -291,21 +302,27 @@ def write_opened(
     dtype: torch.dtype | None = None,
     shards: int | None = None,
     pictures: bool = True,
+    weights: str | None = None,
 ) -> None:
     """Writes a checkpoint in a format, a tensor at a time: all of it or nothing.
 
     `dtype` is for floating-point tensors of the transformer, by default as they are. `shards` is for Meta's: how many
     files, by default as many as there are groups of heads with a norm of their own. `pictures=False` leaves the image
-    tokenizer out. Raises ValueError, naming what it is, for a model that the format cannot express, and for a folder
-    that holds something else.
+    tokenizer out. `weights` is for GGUF: how its matrices are packed, one of `GGUF_WEIGHTS`. Raises ValueError, naming
+    what it is, for a model that the format cannot express, and for a folder that holds something else.
     """
     if format not in BY_NAME:
-        raise ValueError(f"No format is called {format!r}; there are {', '.join(FORMATS)}.")
+        raise ValueError(f"No format is called {format!r}; there are {', '.join((*FORMATS, 'gguf'))}.")
     folder = home(folder)
     if shards is not None and format != "meta":
         raise ValueError(f"Shards of this kind are Meta's alone: give format='meta', not {format!r}.")
     if shards is not None and shards < 1:
         raise ValueError(f"shards must be 1 or more, not {shards}.")
+    if weights is not None and (format != "gguf" or weights not in GGUF_WEIGHTS):
+        raise ValueError(
+            f"weights of {weights!r} are packed in no file of format {format!r}: format='gguf' takes "
+            f"{', '.join(GGUF_WEIGHTS)}."
+        )
     require_layers(opened.config, opened.tensors, opened.source)
     with torch.device("meta"):
         check(Transformer(opened.config), opened.tensors, opened.source)
@@ -315,7 +332,7 @@ def write_opened(
     if dtype is not None:
         tensors = {name: _cast(tensor, dtype) for name, tensor in opened.tensors.items()}
         opened = replace(opened, tensors=tensors)
-    BY_NAME[format].write(opened, folder, shards)
+    (Gguf(weights=weights) if format == "gguf" else BY_NAME[format]).write(opened, folder, shards)
 
 
 def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:

@@ -34,7 +34,7 @@ ALL, OWN = "in every shard", "its own in each shard"
 
 @dataclass(frozen=True)
 class NameRow:
-    """A tensor's name among our parts, in Meta's files and in Hugging Face's, and how Meta's shards hold it.
+    """A tensor's name among our parts, in Meta's files, Hugging Face's and llama.cpp's, and how Meta's shards hold it.
 
     `{}` is the layer. `cut` is the dimension along which shards cut it, or `ALL`, or `OWN`.
     """
@@ -42,31 +42,39 @@ class NameRow:
     ours: str
     meta: str
     theirs: str
+    llama: str
     cut: int | str
 
 
 TABLE = (
-    NameRow("embedding.weight", "tok_embeddings.weight", "model.embed_tokens.weight", 1),
+    NameRow("embedding.weight", "tok_embeddings.weight", "model.embed_tokens.weight", "token_embd.weight", 1),
     *(
-        NameRow(f"blocks.{{}}.{ours}", f"layers.{{}}.{meta}", f"model.layers.{{}}.{theirs}", cut)
-        for ours, meta, theirs, cut in (
-            ("attention_norm.weight", "attention_norm.weight", "input_layernorm.weight", ALL),
-            ("attention.query.weight", "attention.wq.weight", "self_attn.q_proj.weight", 0),
-            ("attention.key.weight", "attention.wk.weight", "self_attn.k_proj.weight", 0),
-            ("attention.value.weight", "attention.wv.weight", "self_attn.v_proj.weight", 0),
-            ("attention.query_norm.weight", "attention.q_normalization.weight", "self_attn.q_norm.weight", OWN),
-            ("attention.query_norm.bias", "attention.q_normalization.bias", "self_attn.q_norm.bias", OWN),
-            ("attention.key_norm.weight", "attention.k_normalization.weight", "self_attn.k_norm.weight", OWN),
-            ("attention.key_norm.bias", "attention.k_normalization.bias", "self_attn.k_norm.bias", OWN),
-            ("attention.out.weight", "attention.wo.weight", "self_attn.o_proj.weight", 1),
-            ("ffn_norm.weight", "ffn_norm.weight", "post_attention_layernorm.weight", ALL),
-            ("feed_forward.gate.weight", "feed_forward.w1.weight", "mlp.gate_proj.weight", 0),
-            ("feed_forward.up.weight", "feed_forward.w3.weight", "mlp.up_proj.weight", 0),
-            ("feed_forward.down.weight", "feed_forward.w2.weight", "mlp.down_proj.weight", 1),
+        NameRow(f"blocks.{{}}.{ours}", f"layers.{{}}.{meta}", f"model.layers.{{}}.{theirs}", f"blk.{{}}.{llama}", cut)
+        for ours, meta, theirs, llama, cut in (
+            ("attention_norm.weight", "attention_norm.weight", "input_layernorm.weight", "attn_norm.weight", ALL),
+            ("attention.query.weight", "attention.wq.weight", "self_attn.q_proj.weight", "attn_q.weight", 0),
+            ("attention.key.weight", "attention.wk.weight", "self_attn.k_proj.weight", "attn_k.weight", 0),
+            ("attention.value.weight", "attention.wv.weight", "self_attn.v_proj.weight", "attn_v.weight", 0),
+            *(
+                (
+                    f"attention.{ours}_norm.{leaf}",
+                    f"attention.{q}_normalization.{leaf}",
+                    f"self_attn.{q}_norm.{leaf}",
+                    f"attn_{q}_norm.{leaf}",
+                    OWN,
+                )
+                for ours, q in (("query", "q"), ("key", "k"))
+                for leaf in ("weight", "bias")
+            ),
+            ("attention.out.weight", "attention.wo.weight", "self_attn.o_proj.weight", "attn_output.weight", 1),
+            ("ffn_norm.weight", "ffn_norm.weight", "post_attention_layernorm.weight", "ffn_norm.weight", ALL),
+            ("feed_forward.gate.weight", "feed_forward.w1.weight", "mlp.gate_proj.weight", "ffn_gate.weight", 0),
+            ("feed_forward.up.weight", "feed_forward.w3.weight", "mlp.up_proj.weight", "ffn_up.weight", 0),
+            ("feed_forward.down.weight", "feed_forward.w2.weight", "mlp.down_proj.weight", "ffn_down.weight", 1),
         )
     ),
-    NameRow("norm.weight", "norm.weight", "model.norm.weight", ALL),
-    NameRow("head.weight", "output.weight", "lm_head.weight", 0),
+    NameRow("norm.weight", "norm.weight", "model.norm.weight", "output_norm.weight", ALL),
+    NameRow("head.weight", "output.weight", "lm_head.weight", "output.weight", 0),
 )
 
 CUTS = {row.ours: row.cut for row in TABLE}

@@ -109,6 +109,6 @@ class Opened:
                 raise ValueError(f"No weights are called {weights!r}; there are {', '.join(BITS)}.")
             quantize(model, BITS[weights], device)
             tensors = pack_tensors(tensors, model, str(device))
-        config = "params.json" if self.layout == "meta" else "config.json"
+        config = {"meta": "params.json", "gguf": "header"}.get(self.layout, "config.json")
         fill(model, tensors, self.source, dtype=dtype, device=device, config=config)
         return Parts(model.eval(), self.tokenizer, self.settings, self.card)

@@ -39,10 +39,13 @@ class LicenceError(PermissionError, ValueError):
 
 
 def card_of(folder: Path | str, layout: str, licence: str | None = None) -> Card:
-    """The card of weights that come from elsewhere, in a folder of a foreign layout and its `tokenizer` folder."""
+    """The card of weights that come from elsewhere, in a folder of a foreign layout and its `tokenizer` folder, or in a
+    single file."""
     folder = Path(folder)
-    files = dict(_files(folder))
-    hashes = {name: _sha256(folder / name) if size <= LARGEST_HASHED else None for name, size in files.items()}
+    single = folder.is_file()
+    files = {folder.name: folder.stat().st_size} if single else dict(_files(folder))
+    home = folder.parent if single else folder
+    hashes = {name: _sha256(home / name) if size <= LARGEST_HASHED else None for name, size in files.items()}
     origin = {"layout": layout, "folder": folder.resolve().name, "files": files}
     return with_licence({"origin": origin, "licence": RESEARCH_LICENCE, "hashes": hashes}, licence)
 

@@ -30,10 +30,15 @@ def convert_command(options: argparse.Namespace) -> None:
     total = size_in_words(sum(tensor.nbytes for tensor in tensors))
     log.info("%s is %s: %s parameters, %s, %s.", source, opened.layout, f"{sum(numbers):,}", dtypes, total)
     sizes = ((dtype or tensor.dtype).itemsize for tensor in tensors)
-    check_room(target, sum(map(operator.mul, numbers, sizes)))
+    if options.weights is None:  # what is packed is counted where it is written
+        check_room(target, sum(map(operator.mul, numbers, sizes)))
     started, pictures = time.monotonic(), not options.without_pictures
-    formats.write_opened(opened, target, options.format, dtype=dtype, shards=options.shards, pictures=pictures)
-    files = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
+    formats.write_opened(
+        opened, target, options.format,
+        dtype=dtype, shards=options.shards, pictures=pictures, weights=options.weights,
+    )  # fmt: skip
+    written = [target] if target.is_file() else target.rglob("*")
+    files = [file.stat().st_size for file in written if file.is_file()]
     seconds = time.monotonic() - started
     log.info(
         "%s is %s: %d files, %s, in %.0f s.", target, options.format, len(files), size_in_words(sum(files)), seconds

@@ -16,8 +16,9 @@ PUBLISHED_NAMES = ("7b", "34b")
 BIT_NAMES = ("int8", "int4")
 SIZE_NAMES = ("tiny", "small", "base")
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
-LAYOUT_NAMES = ("native", "meta", "huggingface", "lumina", "anole", "lumina-one-grid", "huggingface-4.43")
-FORMAT_NAMES = ("native", "meta", "huggingface", "lumina", "anole")
+LAYOUT_NAMES = ("native", "meta", "huggingface", "lumina", "anole", "lumina-one-grid", "huggingface-4.43", "gguf")
+FORMAT_NAMES = ("native", "meta", "huggingface", "lumina", "anole", "gguf")
+GGUF_WEIGHT_NAMES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 PROMPT_KIND_NAMES = (
     *("captions", "questions", "routing", "one thing", "two things", "two things, short", "edits", "novel pair"),
 )

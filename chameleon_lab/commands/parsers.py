@@ -154,8 +154,8 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a model folder in any format, or a shipped model's name")
-    parser.add_argument("target", type=Path, help="where to write: a new or empty folder")
+    parser.add_argument("source", help="a model folder in any format, a GGUF file, or a shipped model's name")
+    parser.add_argument("target", type=Path, help="where to write: a new or empty folder, or NAME.gguf")
     parser.add_argument("--format", choices=names.FORMAT_NAMES, required=True, help="what to write")
     _folder_options(parser, dtype=False)
     parser.add_argument(
@@ -163,6 +163,9 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
     parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
+    parser.add_argument(
+        "--weights", choices=names.GGUF_WEIGHT_NAMES, help="how matrices are packed in GGUF (default: as their dtype)"
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
