@@ -546,6 +546,8 @@ class RecordedRun:
                 f"The run {state.name!r} is {state.status}: no process here trains it, so it cannot {command}. Start "
                 "it again in its folder to go on."
             )
+        if state.status == "waiting" and not state.process:
+            raise ValueError(f"The run {state.name!r} waits for its processes to be started: they take orders then.")
         settings = arguments.keys() - {"reason"}
         if command == "change" and (unknown := settings - state.settings.keys()):
             offered = ", ".join(state.settings) or "nothing as yet"

@@ -7,6 +7,7 @@
 - `compilation`: `torch.compile` for the blocks of a transformer in training
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `trainer_arguments`: which arguments of Lightning's `Trainer` a run takes, and why it refuses the others
+- `launch`, `source`: a run in processes of its own, here or elsewhere; an experiment as the Python that makes it
 - `loggers`: a run's records sent to a logger of Lightning's
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way

@@ -319,5 +319,8 @@ def shares_work() -> bool:
     """Whether this process only shares the work of the one that was started, which alone writes the folder.
 
     Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    torchrun numbers the processes of all nodes by `RANK`; those of each node begin at `LOCAL_RANK` 0 again.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ.get("RANK", "0") != "0"
     return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))

@@ -42,6 +42,7 @@ from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
 from chameleon_lab.training.folder import RunFolder, shares_work
+from chameleon_lab.training.launch import Launch, launch
 from chameleon_lab.training.trainable import Trainable
 from chameleon_lab.training.trainer_arguments import check_trainer
 from chameleon_lab.transformer import Transformer
@@ -153,6 +154,13 @@ class Run:
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
         return self
+
+    def launch(self, **places: Any) -> Launch:
+        """Trains it in processes of their own instead: `processes`, or `nodes` x `devices`, and a `strategy` (see
+        `training.launch`). `RunPanel(folder)` watches and steers them. Raises ValueError where it trains here."""
+        if self._thread is not None and not self._over.is_set():
+            raise ValueError(f"The run {self.name!r} trains in this process: stop it first.")
+        return launch(self.experiment, self.folder, trainer=self.trainer, **places)
 
     def wait(self, timeout: float | None = None, report: Callable[[StepRecord], Any] | None = None) -> History:
         """Blocks until the run is over. Raises what it failed with, and TimeoutError after `timeout` seconds.
