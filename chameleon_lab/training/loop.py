@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +30,7 @@ from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
-from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
+from chameleon_lab.training.folder import Appender, RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule
 from chameleon_lab.training.samples import SampleBook
 from chameleon_lab.training.trainable import Prepared, Report
@@ -138,10 +140,39 @@ def _train_in(
     loader = module.loader(trainer.world_size, trainer.global_rank, each)
     try:
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+    except RuntimeError as error:
+        if trainer.world_size > 1 and LOST_PEER.search(str(error)):
+            why = re.sub(SOURCE_LINE, "", str(error)).split(". ")[0]
+            raise ValueError(
+                f"A process that shared this training has ended ({why}). "
+                f"{_last_words(folder)}Start it again in its folder: it goes on from the last good checkpoint, written "
+                f"{keeper.last_save}."
+            ) from error
+        raise
     finally:
         folder.ledger.close()
+        if keeper.own is not None:
+            keeper.own.flush()
+            keeper.own.close()
     if not trainer.is_global_zero:
         raise SystemExit(0)  # a helping process has nothing more to do
+
+
+LOST_PEER = re.compile(r"(closed|reset) by peer|[Bb]roken pipe|[Tt]ime(d )?out|remote process|NCCL|ncclRemote")
+"""What gloo and NCCL say where another process is not there any more."""
+
+SOURCE_LINE = r"^\[\S*\] "
+"""Where in gloo that was said."""
+
+
+def _last_words(folder: RunFolder) -> str:
+    """What the process that failed said of it in the folder, where it could; it writes about now."""
+    for _ in range(10):
+        alarms = [alarm for alarm in folder.history.alarms if alarm.rule == "process"]
+        if alarms:
+            return f"{alarms[-1].message[:1].upper()}{alarms[-1].message[1:]}. "
+        time.sleep(0.2)
+    return "It left no word in the folder; its output may say why. "
 
 
 def _torchrun() -> dict[str, int]:
@@ -194,6 +225,8 @@ class _Keeper(lightning.Callback):
         self.save_steps, self.rolling = save_steps, list[int]()
         self.rolled_at, self.saving_seconds = 0.0, 0.0
         self.coming: list[Intervention] = []
+        self.own: Appender | None = None  # where several share the training: this process's own records
+        self.faults = set[str]()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _paced(pl_module)
@@ -225,6 +258,8 @@ class _Keeper(lightning.Callback):
         record = StepRecord(module.step - 1, module.seconds, module.values, module.layers)
         if trainer.is_global_zero:
             self.folder.ledger.add(record)
+        if trainer.world_size > 1:
+            self.keep_own(trainer, module, record)
         if self.detector is not None:
             for alarm in self.detector.update(record):
                 if trainer.is_global_zero:
@@ -247,6 +282,20 @@ class _Keeper(lightning.Callback):
             self.roll(trainer, module)
         elif module.seconds - self.saved_at > 60 * self.save_minutes:
             self.try_to_save(trainer, module)
+
+    def keep_own(self, trainer: lightning.Trainer, module: PacedModule, record: StepRecord) -> None:
+        """Records what was this process's own of the step; the first notes, once, whose disk takes no more."""
+        if self.own is None:
+            path = self.folder.ranks / f"{trainer.global_rank:05d}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            self.own = Appender(path)
+        self.own.write(replace(record, values=module.own_values, layers={}).to_json() + "\n")
+        error = self.own.flush()  # now: nobody asks a process that is killed
+        module.fault = f"process {trainer.global_rank} could not write {self.own.path} ({error})" if error else ""
+        for fault in (each for each in module.faults if each not in self.faults):
+            self.faults.add(fault)
+            if trainer.is_global_zero:
+                self.folder.ledger.note(Alarm(record.step, "WARN", "records", f"{fault}; the run goes on"))
 
     def note_milestones(self, module: PacedModule) -> None:
         """Those of this step, but for a change of the mixture that was ordered, and so stands as an intervention."""

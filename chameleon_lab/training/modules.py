@@ -98,6 +98,7 @@ class PacedModule(lightning.LightningModule, ABC):
         self.batches_each = 1  # that each process takes a step
         self.shares: list[tuple[int, int]] = []  # (step, batches a step from there on), of all processes together
         self.own_values: dict[str, float] = {}  # `values` before those of other processes are averaged in
+        self.fault, self.faults = "", list[str]()  # what this process, and any of them, has to complain of
         self._skipped = 0
         self._randoms: list[tuple[Tensor, Tensor | None]] = []  # of each process: the CPU's, and its GPU's own
         self._waits: list[tuple[float, float]] = []  # when batches were asked for, and how long they took
@@ -246,8 +247,9 @@ class PacedModule(lightning.LightningModule, ABC):
             self.own_values = combined([values for _, values in measures])
             own = self.own_values
             if self.processes > 1:  # all take the step or none does
-                sounds, every = zip(*self._gathered((sound, [values for _, values in measures])), strict=True)
-                sound, own = all(sounds), combined([values for each in every for values in each])
+                of_all = self._gathered((sound, self.fault, [values for _, values in measures]))
+                sound, self.faults = all(each[0] for each in of_all), [each[1] for each in of_all if each[1]]
+                own = combined([values for each in of_all for values in each[2]])
             if sound:
                 with self.frozen_rows.fixed():
                     for optimizer in optimizers:
