@@ -496,6 +496,14 @@ class RecordedRun:
         return History.of(records, events)
 
     @property
+    def ranks(self) -> dict[int, History]:
+        """What was each process's own of the steps, by its number, where several share the training: their losses and
+        tokens differ, as their batches do. `history` has the means."""
+        files = [path for path in (self.folder / "ranks").glob("*.jsonl") if path.stem.isdecimal()]
+        each = {int(path.stem): Tail(path, step_record).values() for path in sorted(files)}
+        return {rank: History.of(in_order(records)) for rank, records in each.items()}
+
+    @property
     def config(self) -> dict[str, Any]:
         """What is trained, as plain values; empty where the folder does not say."""
         return {key: value for key, value in self._description.items() if key != "sources"}
@@ -546,6 +554,8 @@ class RecordedRun:
                 f"The run {state.name!r} is {state.status}: no process here trains it, so it cannot {command}. Start "
                 "it again in its folder to go on."
             )
+        if state.status == "waiting" and not state.process:
+            raise ValueError(f"The run {state.name!r} waits for its processes to be started: they take orders then.")
         settings = arguments.keys() - {"reason"}
         if command == "change" and (unknown := settings - state.settings.keys()):
             offered = ", ".join(state.settings) or "nothing as yet"

@@ -77,6 +77,26 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--seed", type=int, default=0, help="decides what is held out and all that is drawn (default: 0)")
 
 
+def _launch_options(parser: argparse.ArgumentParser) -> None:
+    usual = sorted({*names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
+    parser.add_argument("experiment", choices=usual, metavar="experiment", help=f"one of {', '.join(usual)}")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the run is to be: on a disk that all nodes see"
+    )
+    parser.add_argument("--processes", type=int, help="in all (default: nodes x devices)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument(
+        "--devices", type=int, help="processes on each of them, one a GPU where there are any (default: 1)"
+    )
+    parser.add_argument(
+        "--strategy", default="auto", help="of Lightning's: ddp, or fsdp (FSDP2) where a model needs several devices"
+    )
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), help="(default: a GPU where there is one)")
+    parser.add_argument("--precision", help="Lightning's name of one, such as bf16-mixed (default: the experiment's)")
+    parser.add_argument("--minutes", type=float, help="train this long instead of the experiment's own budget")
+    parser.add_argument("--dry-run", action="store_true", help="write the folder, and start nothing")
+
+
 def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to say; it ends the user's turn")
     parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
@@ -245,6 +265,12 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
         "Trains a model (BPE, image tokenizer, transformer), a transformer or an image tokenizer; called "
         "again, goes on. Meanwhile its folder can be watched, and the run steered, from a notebook: "
         "RunPanel(FOLDER).",
+    ),
+    "launch": (
+        _launch_options,
+        "train in several processes, or on a cluster",
+        "Writes a folder with train.py, a line for torchrun and an sbatch file, and trains there in processes of its "
+        "own where this machine can. Meanwhile it is watched and steered from a notebook: RunPanel(FOLDER).",
     ),
     "generate": (
         _generate_options,

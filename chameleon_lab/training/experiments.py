@@ -149,14 +149,18 @@ class Experiment:
             sketch(changed.model)
         return changed
 
-    def build(self, corpus: Corpus, begins: bool = True) -> LanguageModule:
-        """The module that trains; without `begins`, its weights are those of the seed.
+    def build(self, corpus: Corpus | None = None, begins: bool = True) -> LanguageModule:
+        """The module that trains, on this corpus or its own data; without `begins`, its weights are those of the seed.
+
+        It brings its batches, so that a `lightning.Trainer` of a person's own takes it as it is:
+        `Trainer(max_steps=100).fit(experiment.build())`.
 
         Raises ValueError when the vocabularies differ, for what `begin` and `freeze` refuse, and for rows that are not
         there.
         """
         from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
 
+        corpus = self.open() if corpus is None else corpus
         size = self.model.vocabulary or corpus.vocabulary.size
         if size < corpus.vocabulary.size:
             raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
@@ -170,7 +174,7 @@ class Experiment:
         if self.adapter is not None:
             add_adapter(model, self.adapter)
         freeze(model, (self.frozen,) if isinstance(self.frozen, str) else self.frozen)
-        return LanguageModule(
+        module = LanguageModule(
             model,
             self.objective,
             self.recipe,
@@ -181,6 +185,8 @@ class Experiment:
             compiled=self.compiled,
             frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, size),
         )
+        module.batches = corpus.batches
+        return module
 
     def open(self) -> Corpus:
         if self.data is None:
@@ -225,12 +231,13 @@ class Experiment:
         """Eight letters that are the same for equal experiments."""
         return fingerprint(self)
 
-    def run(self, folder: Path | str | None = None) -> Run:
+    def run(self, folder: Path | str | None = None, trainer: Mapping[str, Any] = MappingProxyType({})) -> Run:
         """Trains in the background, in `folder` or one named after the experiment below `runs`; returns at once.
 
-        A folder where this experiment was stopped goes on; where it ended, the run is over at once.
+        A folder where this experiment was stopped goes on; where it ended, the run is over at once. `trainer`:
+        arguments of `lightning.Trainer` (see `training.trainer_arguments`).
         """
-        return Run(self, folder).start()
+        return Run(self, folder, trainer=trainer).start()
 
 
 VARIATIONS: Mapping[str, Sequence[Any]] = {

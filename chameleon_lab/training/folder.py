@@ -43,7 +43,8 @@ class RunFolder:
     The folder holds `config.json` (what is trained), `state.json` (how it stands), `metrics.jsonl` (a `StepRecord` a
     line), `events.jsonl` (alarms, interventions, milestones, samples, answers to orders), `orders.jsonl` (orders of
     other processes), `samples/` (pictures of samples), `checkpoints/last.ckpt`, and the checkpoints that were kept on
-    the way as `checkpoints/step-00000123.ckpt`.
+    the way as `checkpoints/step-00000123.ckpt`. Where several processes share the training, `ranks/00001.jsonl` has
+    what was each one's own of a step.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -55,6 +56,10 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def ranks(self) -> Path:
+        return self.folder / "ranks"
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -319,5 +324,8 @@ def shares_work() -> bool:
     """Whether this process only shares the work of the one that was started, which alone writes the folder.
 
     Lightning and torchrun say so by these names; a scheduler's own, such as SLURM's, may number trainings apart.
+    torchrun numbers the processes of all nodes by `RANK`; those of each node begin at `LOCAL_RANK` 0 again.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ.get("RANK", "0") != "0"
     return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))

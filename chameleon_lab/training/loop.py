@@ -6,26 +6,32 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from torch.utils.data import DataLoader
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 
 from chameleon_lab.by_modality import dense_names
 from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
 from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
-from chameleon_lab.training.folder import RunFolder, check_whole, shares_work
-from chameleon_lab.training.modules import PacedModule, Steps
+from chameleon_lab.training.folder import Appender, RunFolder, check_whole, shares_work
+from chameleon_lab.training.modules import PacedModule
 from chameleon_lab.training.samples import SampleBook
 from chameleon_lab.training.trainable import Prepared, Report
 
@@ -49,6 +55,7 @@ def train(
     precision: str = "32-true",
     processes: int = 1,
     save_steps: int = 0,
+    trainer: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Trains to the end of the budget, or until `control` says stop.
 
@@ -63,7 +70,9 @@ def train(
     where another process trains in the folder, and where it was deleted meanwhile.
 
     With `processes` > 1, each takes its own batches of a step and gradients are averaged (Lightning's DDP): the command
-    that called is started again once a process, and for all but the first this ends in SystemExit.
+    that called is started again once a process, and for all but the first this ends in SystemExit. Under torchrun the
+    processes are those that it started. `trainer`: further arguments of `lightning.Trainer` (see `trainer_arguments`).
+    With a logger or callbacks among them, what a step recorded is sent to them, too.
     """
     with nullcontext() if shares_work() else folder.locked():
         _train_in(
@@ -76,7 +85,7 @@ def train(
             checkpoints,
             save_minutes,
             precision,
-            processes,
+            {"devices": processes, **_torchrun(), **trainer},
             save_steps,
         )
 
@@ -91,7 +100,7 @@ def _train_in(
     checkpoints: int,
     save_minutes: float,
     precision: str,
-    processes: int,
+    arguments: dict[str, Any],
     save_steps: int,
 ) -> None:
     module = prepared.module
@@ -111,31 +120,86 @@ def _train_in(
         return
     origin = None if resumed else origin
     keeper = _Keeper(folder, prepared, report, control, detector, origin, checkpoints, save_minutes, save_steps, fault)
-    # A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
-    # working directory, another folder's too, and leave one there on a signal.
-    plugin = LightningEnvironment() if processes == 1 else None
-    if processes > 1 and SLURMEnvironment.detect():
-        plugin = SLURMEnvironment(auto_requeue=False)
+    each = arguments.pop("accumulate_grad_batches", None)
+    callbacks, plugins = (_listed(arguments.pop(name, None)) for name in ("callbacks", "plugins"))
+    module.logs = bool(arguments.get("logger") or callbacks)
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(_environment(arguments))
+    usual = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "precision": precision}
     trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=processes,
+        **{**usual, **arguments},
         max_epochs=-1,  # the budget ends it, so that a run that ended can go on with a larger budget
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[keeper],
+        limit_val_batches=0,  # the module measures the held-out loss itself
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
+        callbacks=[*callbacks, keeper],
         default_root_dir=folder.checkpoint.parent,
-        plugins=[plugin] if plugin else None,
+        plugins=plugins,
     )
-    loader = DataLoader(Steps(module.step, trainer.world_size, trainer.global_rank), batch_size=None)
+    if module.alone and trainer.world_size > 1:
+        raise ValueError(f"{trainer.world_size} processes were to share this training, but {module.alone}.")
+    loader = module.loader(trainer.world_size, trainer.global_rank, each)
     try:
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+    except RuntimeError as error:
+        if trainer.world_size > 1 and LOST_PEER.search(str(error)):
+            why = re.sub(SOURCE_LINE, "", str(error)).split(". ")[0]
+            raise ValueError(
+                f"A process that shared this training has ended ({why}). "
+                f"{_last_words(folder)}Start it again in its folder: it goes on from the last good checkpoint, written "
+                f"{keeper.last_save}."
+            ) from error
+        raise
     finally:
         folder.ledger.close()
+        if keeper.own is not None:
+            keeper.own.flush()
+            keeper.own.close()
     if not trainer.is_global_zero:
         raise SystemExit(0)  # a helping process has nothing more to do
+
+
+LOST_PEER = re.compile(r"(closed|reset) by peer|[Bb]roken pipe|[Tt]ime(d )?out|remote process|NCCL|ncclRemote")
+"""What gloo and NCCL say where another process is not there any more."""
+
+SOURCE_LINE = r"^\[\S*\] "
+"""Where in gloo that was said."""
+
+
+def _last_words(folder: RunFolder) -> str:
+    """What the process that failed said of it in the folder, where it could; it writes about now."""
+    for _ in range(10):
+        alarms = [alarm for alarm in folder.history.alarms if alarm.rule == "process"]
+        if alarms:
+            return f"{alarms[-1].message[:1].upper()}{alarms[-1].message[1:]}. "
+        time.sleep(0.2)
+    return "It left no word in the folder; its output may say why. "
+
+
+def _torchrun() -> dict[str, int]:
+    """How many processes torchrun started on each of how many nodes, where it started this one."""
+    if not TorchElasticEnvironment.detect():
+        return {}
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return {"devices": here, "num_nodes": everywhere // here}
+
+
+def _environment(arguments: Mapping[str, Any]) -> ClusterEnvironment:
+    """Who started this training's processes.
+
+    A scheduler's own ways of resuming stay out of it: with them Lightning would take any checkpoint that lies in the
+    working directory, another folder's too, and leave one there on a signal.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    several = arguments["devices"] != 1 or arguments.get("num_nodes", 1) != 1
+    if several and SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is given for an argument that takes one thing or several."""
+    return [] if value is None else [*value] if isinstance(value, list | tuple) else [value]
 
 
 class _Keeper(lightning.Callback):
@@ -161,6 +225,8 @@ class _Keeper(lightning.Callback):
         self.save_steps, self.rolling = save_steps, list[int]()
         self.rolled_at, self.saving_seconds = 0.0, 0.0
         self.coming: list[Intervention] = []
+        self.own: Appender | None = None  # where several share the training: this process's own records
+        self.faults = set[str]()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _paced(pl_module)
@@ -192,6 +258,8 @@ class _Keeper(lightning.Callback):
         record = StepRecord(module.step - 1, module.seconds, module.values, module.layers)
         if trainer.is_global_zero:
             self.folder.ledger.add(record)
+        if trainer.world_size > 1:
+            self.keep_own(trainer, module, record)
         if self.detector is not None:
             for alarm in self.detector.update(record):
                 if trainer.is_global_zero:
@@ -214,6 +282,20 @@ class _Keeper(lightning.Callback):
             self.roll(trainer, module)
         elif module.seconds - self.saved_at > 60 * self.save_minutes:
             self.try_to_save(trainer, module)
+
+    def keep_own(self, trainer: lightning.Trainer, module: PacedModule, record: StepRecord) -> None:
+        """Records what was this process's own of the step; the first notes, once, whose disk takes no more."""
+        if self.own is None:
+            path = self.folder.ranks / f"{trainer.global_rank:05d}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            self.own = Appender(path)
+        self.own.write(replace(record, values=module.own_values, layers={}).to_json() + "\n")
+        error = self.own.flush()  # now: nobody asks a process that is killed
+        module.fault = f"process {trainer.global_rank} could not write {self.own.path} ({error})" if error else ""
+        for fault in (each for each in module.faults if each not in self.faults):
+            self.faults.add(fault)
+            if trainer.is_global_zero:
+                self.folder.ledger.note(Alarm(record.step, "WARN", "records", f"{fault}; the run goes on"))
 
     def note_milestones(self, module: PacedModule) -> None:
         """Those of this step, but for a change of the mixture that was ordered, and so stands as an intervention."""

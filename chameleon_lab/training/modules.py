@@ -6,18 +6,20 @@ import logging
 import math
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.packing import Batch
@@ -34,15 +36,26 @@ from chameleon_lab.training.compilation import compile_blocks
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
+# A checkpoint after a step has what the step made of the weights, which is what is wanted of it.
+warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization and every_n_train_steps")
+
 
 class Steps(IterableDataset):
-    """Which batches one of several processes takes, from a step on: data order is arithmetic, so resuming is exact."""
+    """Which batches one of several processes takes, from a step on: data order is arithmetic, so resuming is exact.
 
-    def __init__(self, start: int = 0, processes: int = 1, rank: int = 0) -> None:
-        self.start, self.processes, self.rank = start, processes, rank
+    Gives the place of a step's batch; where each process takes several (`each`) a step, a list of their places.
+    `offset`: places to be added, where earlier steps took more or fewer batches.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return count(self.start * self.processes + self.rank, self.processes)
+    def __init__(self, start: int = 0, processes: int = 1, rank: int = 0, each: int = 1, offset: int = 0) -> None:
+        self.start, self.processes, self.rank, self.each, self.offset = start, processes, rank, each, offset
+
+    def __iter__(self) -> Iterator[int | list[int]]:
+        batches = self.processes * self.each
+        firsts = count(self.offset + self.start * batches + self.rank, batches)
+        if self.each == 1:
+            return firsts
+        return ([first + at * self.processes for at in range(self.each)] for first in firsts)
 
 
 log = logging.getLogger(__name__)
@@ -66,6 +79,9 @@ class PacedModule(lightning.LightningModule, ABC):
     a FloatingPointError.
     """
 
+    alone = ""
+    """Why one process trains it, and not several; nothing where several can."""
+
     def __init__(self, recipe: Recipe, budget: Budget) -> None:
         super().__init__()
         self.recipe, self.budget = recipe, budget
@@ -78,9 +94,13 @@ class PacedModule(lightning.LightningModule, ABC):
         self.layers: dict[str, list[Any]] = {}
         self.warned = False
         self.enough = False  # set by a report that saw that nothing more is to be learned
+        self.logs = True  # sends what a step recorded to Lightning's loggers and callbacks
+        self.batches_each = 1  # that each process takes a step
+        self.shares: list[tuple[int, int]] = []  # (step, batches a step from there on), of all processes together
+        self.own_values: dict[str, float] = {}  # `values` before those of other processes are averaged in
+        self.fault, self.faults = "", list[str]()  # what this process, and any of them, has to complain of
         self._skipped = 0
-        self._random: Tensor | None = None
-        self._random_cuda: Tensor | None = None  # a GPU has its own, of which dropout there is made
+        self._randoms: list[tuple[Tensor, Tensor | None]] = []  # of each process: the CPU's, and its GPU's own
         self._waits: list[tuple[float, float]] = []  # when batches were asked for, and how long they took
 
     @abstractmethod
@@ -113,6 +133,54 @@ class PacedModule(lightning.LightningModule, ABC):
     def processes(self) -> int:
         """How many share the training."""
         return self.trainer.world_size if self._trainer else 1
+
+    # Which batches a step takes
+
+    def share(self, processes: int, each: int | None = None) -> None:
+        """Has each of so many processes take `each` batches a step from here on; the data order goes on where it is.
+
+        Where that is not said, all together take as many as before: so a training that is taken up by more processes
+        or fewer makes the same steps, to rounding. Raises ValueError where these cannot be shared evenly.
+        """
+        before = self.shares[-1][1] if self.shares else 0
+        if each is None and before % processes:
+            fitting = [str(number) for number in range(1, before + 1) if before % number == 0]
+            raise ValueError(
+                f"A step of this training takes {before} batches, which {processes} processes cannot share evenly: "
+                f"start {' or '.join(fitting)} of them, or say trainer={{'accumulate_grad_batches': N}} to take N "
+                "batches a process and step from now on, which changes the training."
+            )
+        self.batches_each = each or before // processes or self.batches_each
+        batches = processes * self.batches_each
+        if not self.shares:
+            self.shares = [(0, batches)]
+        elif batches != before:
+            self.shares = [*(piece for piece in self.shares if piece[0] < self.step), (self.step, batches)]
+
+    @property
+    def _pieces(self) -> list[tuple[int, int]]:
+        return self.shares or [(0, self.processes * self.batches_each)]
+
+    def place_of(self, step: int) -> int:
+        """The first batch that a step takes."""
+        starts = [*self._pieces, (max(step, self._pieces[-1][0]), 0)]
+        return sum(batches * max(0, min(step, stop) - start) for (start, batches), (stop, _) in pairwise(starts))
+
+    def step_of(self, place: int) -> int:
+        """The first step that takes no batch before `place`."""
+        pieces = self._pieces
+        start, batches = [piece for piece in pieces if self.place_of(piece[0]) <= place or piece == pieces[0]][-1]
+        return start - (self.place_of(start) - place) // batches
+
+    def loader(self, processes: int, rank: int, each: int | None = None) -> DataLoader:
+        """Places of the batches that one of so many processes takes from the present step on, shared as by `share`."""
+        self.share(processes, each)
+        offset = self.place_of(self.step) - self.step * self.shares[-1][1]
+        return DataLoader(Steps(self.step, processes, rank, self.batches_each, offset), batch_size=None)
+
+    def train_dataloader(self) -> DataLoader:
+        """What a `lightning.Trainer` of a person's own takes; a `Run` brings its own."""
+        return self.loader(self.trainer.world_size, self.trainer.global_rank)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,45 +223,72 @@ class PacedModule(lightning.LightningModule, ABC):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return self.recipe.optimizers(self)
 
-    def training_step(self, place: int, index: int) -> None:
+    def training_step(self, place: int | Sequence[int], index: int) -> None:
         started = time.perf_counter()  # what a batch is waited for counts, too: minutes are the person's
-        batch = self.batches(place).to(self.device)
+        places = [place] if isinstance(place, int) else list(place)
+        batches = [self.batches(each).to(self.device) for each in places]
         self._waits.append((started, time.perf_counter() - started))
-        if self._random is not None:  # only now: setting up the training has drawn random numbers of its own
-            torch.set_rng_state(self._random)
-            if self._random_cuda is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self._random_cuda, self.device)
-            self._random, self._random_cuda = None, None
+        if self._randoms:  # only now: setting up the training has drawn random numbers of its own
+            random, random_cuda = self._randoms[self.trainer.global_rank if len(self._randoms) == self.processes else 0]
+            torch.set_rng_state(random)
+            if random_cuda is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random_cuda, self.device)
+            self._randoms = []
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)
         before = [book.detach().clone() for book in self.books()]
-        with self.watched(batch) as readout:
-            loss, values = self.loss_and_values(batch)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            self.manual_backward(loss)
+        measures = [self._add_gradient(batch, len(batches), not at) for at, batch in enumerate(batches[:-1])]
+        with self.watched(batches[-1]) as readout:  # monitors read the last of a step's batches
+            measures.append(self._add_gradient(batches[-1], len(batches), len(batches) == 1, last=True))
             self.frozen_rows.clear_gradients()
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip)
-            sound = bool(torch.isfinite(loss) & torch.isfinite(norm))
+            norm = whole(nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip))
+            sound = bool(torch.isfinite(norm)) and all(math.isfinite(loss) for loss, _ in measures)
+            self.own_values = combined([values for _, values in measures])
+            own = self.own_values
+            if self.processes > 1:  # all take the step or none does
+                of_all = self._gathered((sound, self.fault, [values for _, values in measures]))
+                sound, self.faults = all(each[0] for each in of_all), [each[1] for each in of_all if each[1]]
+                own = combined([values for each in of_all for values in each[2]])
             if sound:
                 with self.frozen_rows.fixed():
                     for optimizer in optimizers:
                         self.recipe.pace(optimizer, multiplier)  # pyright: ignore[reportArgumentType]
-                        optimizer.step()
+                    first, *others = optimizers
+                    first.step()
+                    for optimizer in others:  # Lightning would count a step of the training for each
+                        getattr(optimizer, "optimizer", optimizer).step()
             else:
                 with torch.no_grad():
                     for book, saved in zip(self.books(), before, strict=True):
                         book.copy_(saved)
-        own = {name: float(value.detach()) for name, value in values.items()}
         own |= {"gradient_norm": float(norm), "rate": self.recipe.rate * multiplier}
         self.values, self.layers = readout.beside(own), readout.layers
         self.step += 1
-        spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=loss.device)
+        spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=norm.device)
         self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
         self._count_skipped(sound)
         self.values |= self.aside()
+        if self.logs:
+            self.log_dict(self.values)
         self._say_starving()
+
+    def _add_gradient(self, batch: Any, parts: int, first: bool, last: bool = False) -> tuple[float, dict[str, float]]:
+        """Adds a batch's share, of so many `parts`, to the gradient; what there is to descend, and what to record."""
+        loss, values = self.loss_and_values(batch)
+        if first:
+            for optimizer in self.trainer.optimizers:
+                optimizer.zero_grad()
+        apart = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        with nullcontext() if last else apart():  # processes exchange gradients once a step
+            self.manual_backward(loss if parts == 1 else loss / parts)
+        return float(loss.detach()), {name: float(value.detach()) for name, value in values.items()}
+
+    def _gathered(self, own: Any) -> list[Any]:
+        """What each process has, in their order."""
+        every = [None] * self.processes
+        torch.distributed.all_gather_object(every, own)
+        return every
 
     def _say_starving(self) -> None:
         """Once in half a minute, where most of it went by waiting for batches, the log says so."""
@@ -223,13 +318,18 @@ class PacedModule(lightning.LightningModule, ABC):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        on_gpu = self._random is None and self.device.type == "cuda"
+        if not (randoms := self._randoms):
+            cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            own = torch.get_rng_state(), cuda
+            randoms = self._gathered(own) if self.processes > 1 else [own]
         checkpoint["paced"] = {
             "step": self.step,
             "seconds": self.seconds,
-            "random": torch.get_rng_state() if self._random is None else self._random,
-            "random_cuda": torch.cuda.get_rng_state(self.device) if on_gpu else self._random_cuda,
+            "random": randoms[0][0],
+            "random_cuda": randoms[0][1],
+            "randoms": randoms,
             "skipped": self._skipped,
+            "shares": [list(piece) for piece in self._pieces],
             "names": [self.names(optimizer) for optimizer in self.trainer.optimizers],
         }
 
@@ -237,13 +337,37 @@ class PacedModule(lightning.LightningModule, ABC):
         paced = checkpoint["paced"]
         self.step, self.seconds = paced["step"], paced["seconds"]
         self._skipped = paced.get("skipped", 0)
-        self._random, self._random_cuda = paced["random"], paced.get("random_cuda")
+        self.shares = [(start, batches) for start, batches in paced.get("shares", ())]
+        self._randoms = paced.get("randoms") or [(paced["random"], paced.get("random_cuda"))]
 
     def names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """An optimizer's kind, then the names of its parameters in the order of its state."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         members = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
         return [type(optimizer).__name__, *members]
+
+
+SUMS = ("tokens",)
+"""Values of a step that batches add up to; of all others a step records the mean over its batches that have it."""
+
+
+def combined(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What is recorded of a step, of what was of each of its batches; the same in whatever order these come."""
+    columns = defaultdict[str, list[float]](list)
+    for values in each:
+        for name, value in values.items():
+            columns[name].append(value)
+    if len(each) == 1:
+        return dict(each[0])
+    return {
+        name: math.fsum(column) / (1 if name in SUMS else len(column)) if all(map(math.isfinite, column)) else math.nan
+        for name, column in columns.items()
+    }
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as it is, or assembled from the parts that processes hold of it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class CodebookWatch(nn.Module):
@@ -278,6 +402,8 @@ class ImageTokenizerModule(PacedModule):
     `warm_up_share`: of the budget, after which a quantizer's warm-up ends that its own count of steps has not ended: a
     short training would else end before its codebook begins.
     """
+
+    alone = "an image tokenizer is trained by one process: its codebook learns from the pictures that it sees itself"
 
     def __init__(
         self,
@@ -344,19 +470,27 @@ class LanguageModule(PacedModule):
 
     def loss_and_values(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         measures = self.objective(self.model, batch)
-        tokens = torch.tensor(float(batch.real_tokens) * self.trainer.world_size)
+        tokens = torch.tensor(float(batch.real_tokens))
         return measures.pop("loss_with_penalties"), {**measures, "tokens": tokens}
 
     @property
     def milestones(self) -> tuple[Milestone, ...]:
         stages = self.batches.stages[1:] if isinstance(self.batches, Mixture) else ()
         words = "another stage of the mixture begins: "
-        return tuple(Milestone(-(-stage.start // self.processes), f"{words}{stage}") for stage in stages)
+        return tuple(Milestone(self.step_of(stage.start), f"{words}{stage}") for stage in stages)
 
     @contextmanager
     def watched(self, batch: Batch) -> Iterator[Readout]:
         with watching(self.monitors, Moment(self.step, self.model, batch, self.objective, self.warned)) as readout:
             yield readout
+
+    def val_dataloader(self) -> DataLoader:
+        """One look at the held-out batches: for `Trainer.validate`, and for callbacks that wait for a validation."""
+        return DataLoader([0], batch_size=None)  # pyright: ignore[reportArgumentType]
+
+    def validation_step(self, batch: int, index: int) -> None:
+        losses = held_out_losses(self.model, self.objective, self.held_out)
+        self.log_dict({f"held_out_{name}": value for name, value in losses.items()}, batch_size=1)
 
     def aside(self) -> dict[str, float]:
         due = self.progress >= 1 or (self.held_out_every is not None and self.step % self.held_out_every == 0)
@@ -371,7 +505,7 @@ class LanguageModule(PacedModule):
     def settings(self) -> dict[str, Any]:
         z_loss = [term.weight for term in self.objective.penalties if isinstance(term, ZLoss)]
         dropout = [module.p for module in self._dropouts]
-        mixture = self.batches.shares(self.step * self.processes) if isinstance(self.batches, Mixture) else {}
+        mixture = self.batches.shares(self.place_of(self.step)) if isinstance(self.batches, Mixture) else {}
         return {
             **super().settings,
             "z_loss": z_loss[0] if z_loss else 0.0,
@@ -411,7 +545,7 @@ class LanguageModule(PacedModule):
 
     def _reweighted(self, weights: Mapping[str, float], since: int) -> Mixture:
         assert isinstance(self.batches, Mixture)
-        return self.batches.reweighted(weights, since * self.processes)
+        return self.batches.reweighted(weights, self.place_of(since))
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from chameleon_lab.files import read_table
@@ -41,7 +42,9 @@ from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
 from chameleon_lab.training.control import GLANCE, Control, Order, release_workers
 from chameleon_lab.training.folder import RunFolder, shares_work
+from chameleon_lab.training.launch import Launch, launch
 from chameleon_lab.training.trainable import Trainable
+from chameleon_lab.training.trainer_arguments import check_trainer
 from chameleon_lab.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -94,7 +97,9 @@ class Run:
     turn. A paused run leaves its turn to them. Orders are carried out between two steps, and each is recorded; other
     processes give theirs through the folder (`history.RecordedRun.act`). Starting a run in a folder where this process
     trains already stops that one first and goes on from its checkpoint; where another process does, it is refused.
-    `processes` share the training (see `loop.train`).
+    `processes` share the training (see `loop.train`). `trainer`: arguments of `lightning.Trainer`, such as devices,
+    strategy, logger, callbacks, profiler, accumulate_grad_batches; ValueError for those that would break what a run
+    promises (see `trainer_arguments`). Its precision is the experiment's from then on.
     """
 
     def __init__(
@@ -105,7 +110,11 @@ class Run:
         origin: Origin | None = None,
         rescue: Rescue | None = None,
         processes: int = 1,
+        trainer: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        self.trainer = check_trainer(trainer)
+        if "precision" in self.trainer and any(each.name == "precision" for each in fields(experiment)):
+            experiment = replace(experiment, precision=self.trainer["precision"])  # which the config is to say
         self.experiment, self.origin, self.rescue, self.processes = experiment, origin, rescue, processes
         self.folder = Path(folder or Path("runs") / f"{experiment.name}-{experiment.seed}-{fingerprint(experiment)}")
         self.config: dict[str, Any] = plain_values(experiment)
@@ -145,6 +154,13 @@ class Run:
         self._thread = threading.Thread(target=self._work, args=(before,), name=f"run {self.name}", daemon=True)
         self._thread.start()
         return self
+
+    def launch(self, **places: Any) -> Launch:
+        """Trains it in processes of their own instead: `processes`, or `nodes` x `devices`, and a `strategy` (see
+        `training.launch`). `RunPanel(folder)` watches and steers them. Raises ValueError where it trains here."""
+        if self._thread is not None and not self._over.is_set():
+            raise ValueError(f"The run {self.name!r} trains in this process: stop it first.")
+        return launch(self.experiment, self.folder, trainer=self.trainer, **places)
 
     def wait(self, timeout: float | None = None, report: Callable[[StepRecord], Any] | None = None) -> History:
         """Blocks until the run is over. Raises what it failed with, and TimeoutError after `timeout` seconds.
@@ -428,6 +444,7 @@ class Run:
             checkpoints=self.experiment.checkpoints,
             precision=self.experiment.precision,
             processes=self.processes,
+            trainer=self.trainer,
             save_steps=self.rescue.back if self.rescue else 0,
         )
         self._place.require()
