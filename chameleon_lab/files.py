@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,11 @@ DEEPEST_NESTING = 64
 """How deep lists and objects may lie in one another."""
 
 GET_ANEW = "Get or save it anew."
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+"""Where a JSON text may hold half of a surrogate pair: an escape of one, which may have its other half, or itself."""
+
+_HALF_BYTES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
 @contextmanager
@@ -83,8 +89,11 @@ def require_regular(path: Path | str, largest: int | None = None) -> Path:
 
 def read_bytes(path: Path | str, largest: int = LARGEST_JSON) -> bytes:
     """All of a regular file. Errors: see `require_regular`."""
-    with require_regular(path, largest).open("rb") as file:
-        data = file.read(largest + 1)  # some files, as those below /proc, say that they are empty
+    size = require_regular(path, largest).stat().st_size
+    with Path(path).open("rb") as file:
+        data = file.read(size + 1)
+        while len(data) <= largest and (more := file.read(2**20)):  # as those below /proc say that they are empty
+            data += more
     if len(data) > largest:
         raise ValueError(f"{path} has more than {largest:,} bytes, and of its kind no more are read.")
     return data
@@ -100,9 +109,18 @@ def text_of_file(path: Path | str, largest: int = LARGEST_JSON) -> str:
 
 
 def parse_json(text: str | bytes, name: Path | str, remedy: str = GET_ANEW) -> Any:
-    """The value of a JSON text. Raises ValueError, naming what `name` says, for what is none or nested too deep."""
+    """The value of a JSON text.
+
+    Raises ValueError, naming what `name` says, for what is none, nested too deep, or holds halves of characters: no
+    text of these can be written or tokenized.
+    """
     try:
         value = json.loads(text)
+        if (_HALF_BYTES if isinstance(text, bytes) else _HALF).search(text):  # pyright: ignore[reportArgumentType]
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{name} holds half a character, {half!r}: take it out. {remedy}") from error
     except RecursionError as error:
         raise ValueError(f"{name} is not JSON that can be read: it is nested too deep. {remedy}") from error
     except (ValueError, MemoryError) as error:
@@ -114,6 +132,16 @@ def parse_json(text: str | bytes, name: Path | str, remedy: str = GET_ANEW) -> A
         if not level:
             return value
     raise ValueError(f"{name} is nested more than {DEEPEST_NESTING} deep. {remedy}")
+
+
+def read_json_lines(path: Path | str, largest: int = LARGEST_JSON, remedy: str = GET_ANEW) -> list[Any]:
+    """The values of a file with one JSON text a line, empty lines left out. Errors: see `read_json`.
+
+    Lines end in a newline and in nothing else: JSON may hold what Python's `splitlines` takes for an end besides, such
+    as U+2028.
+    """
+    lines = text_of_file(path, largest).split("\n")
+    return [parse_json(line, f"{path}, line {number},", remedy) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_json(path: Path | str, largest: int = LARGEST_SETTINGS, remedy: str = GET_ANEW) -> Any:

@@ -47,6 +47,9 @@ LARGEST_PROFILE = 4 * 2**20
 ROWS_AT_ONCE = 512
 """Rows of a picture that are worked on together, so that a large one takes little more memory than its pixels."""
 
+OVERSHOOT, DARKEST = 0.05, 1 / 8
+"""Shares of white: by how much greys may lie beyond their scale, and how bright the brightest must be."""
+
 _quiet = threading.RLock()
 """Held while Pillow's warnings are silenced, which is a setting of the whole process."""
 
@@ -206,7 +209,7 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
     if mark is None:
         xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or ""
         text = xmp.decode("latin-1") if isinstance(xmp, bytes) else str(xmp)
-        match = re.search(r'tiff:Orientation(?:="|>)([0-9])', text)
+        match = re.search(r"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([0-9])", text)
         mark = int(match[1]) if match else 1
     return picture.transpose(_TURNS[mark]) if mark in _TURNS else picture
 
@@ -241,7 +244,9 @@ def _to_bytes(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
     """Greys of 16 bits, of 32, or of floating point as 8 bits, their transparent colour as alpha.
 
     16 bits are 16 bits (or the 12 that a TIFF may state). Of others a TIFF may say which is the least and the largest
-    sample; else it is 0 to 1, 255 or 65,535, whichever of them holds all: for whole numbers the last two.
+    sample; else it is 0 to 1, 255 or 65,535, whichever of them holds all but an overshoot of 5 %, such as resizing
+    leaves: for whole numbers the last two. Greys that would all be dark by that are refused, since they are of another
+    scale: 0 to 4,095, say.
     """
     tags = getattr(picture, "tag_v2", {})
     clear = picture.info.get("transparency")
@@ -256,7 +261,7 @@ def _to_bytes(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
         black, white = 0.0, float(2**bits - 1 if 8 < bits < 16 else 65535)
     else:
         ends = [(float(band.min()), float(band.max())) for band in map(rows, bands)]
-        least, most = min(low for low, _ in ends), max(high for _, high in ends)
+        least, most = float(np.min(ends)), float(np.max(ends))  # NaN, wherever it is
         black, white = _ends_of_scale(picture, least, most, name)
     grey, alpha = PIL.Image.new("L", picture.size), None
     if isinstance(clear, int):
@@ -264,7 +269,7 @@ def _to_bytes(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
     for top in bands:
         band = rows(top)
         if (black, white) == (0, 65535) and picture.mode != "F":
-            bytes_HW = (band.astype(np.int64) >> 8).astype(np.uint8)
+            bytes_HW = (band.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         else:
             share_HW = (band.astype(np.float64) - black) / (white - black)
             bytes_HW = (255 * share_HW.clip(0, 1)).round().astype(np.uint8)
@@ -288,9 +293,14 @@ def _ends_of_scale(picture: PIL.Image.Image, least: float, most: float, name: st
             return black, white
     if picture.format == "PPM" and picture.mode == "I":  # Pillow has scaled it
         return 0.0, 65535.0
-    for white in (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0):
-        if 0 <= least <= most <= white:
+    scales = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+    for white in scales:
+        if -OVERSHOOT * white <= least <= most <= (1 + OVERSHOOT) * white:
+            if most < DARKEST * white and most > 0 and white > scales[0]:
+                break
             return 0.0, white
+    if math.isnan(most):
+        raise ValueError(f"{name} holds greys that are no numbers (NaN). Save it with 8 or 16 bits.")
     raise ValueError(
         f"{name} holds greys from {least:g} to {most:g}, and does not say which of them are black and white. Save it "
         "with 8 or 16 bits."

@@ -170,7 +170,9 @@ def test_reconstruct_writes_codes_and_the_picture(capsys, model, picture, tmp_pa
     capsys.readouterr()
     strange = ("--out", str(tmp_path / "noise.strange"))
     told = failed(capsys, "reconstruct", str(tmp_path / "noise.png"), "--model", model, *strange)
-    assert "unknown file extension" in told
+    assert "has no ending of a picture that is written here" in told
+    assert main([*again, "--out", str(tmp_path / "new" / "noise.webp")]) == 0  # its folder is made
+    capsys.readouterr()
 
 
 def test_a_model_is_trained_from_nothing_and_used(capsys, caplog, monkeypatch, tmp_path, picture):

@@ -25,6 +25,7 @@ from chameleon_lab.files import (
     parse_json,
     read_bytes,
     read_json,
+    read_json_lines,
     read_table,
     read_yaml,
     reason_of,
@@ -268,6 +269,26 @@ def test_nesting_has_a_limit_and_below_it_none():
         else:
             with pytest.raises(ValueError, match="it is nested more than"):
                 parse_json(text, "it")
+
+
+@pytest.mark.parametrize(
+    "half", ['"\\ud83d"', '["a\\udc00"]', '{"\\uD83D": 1}', '"\ud83d"', b'"\xed\xa0\xbd"', '"\\ude00\\ud83d"']
+)
+def test_half_a_character_is_no_text(half):
+    """It can neither be tokenized nor written to a file, so it ends here and nothing later."""
+    with pytest.raises(ValueError, match=r"it holds half a character, .*: take it out"):
+        parse_json(half, "it")
+    assert parse_json('"\\ud83d\\ude00 \\\\ud83d"', "it") == "\U0001f600 \\ud83d"
+
+
+def test_lines_of_json_end_where_json_says(tmp_path):
+    """Python's `splitlines` ends them at eight other characters, which may stand in any text."""
+    text = "".join(map(chr, (0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)))
+    (tmp_path / "lines").write_text(f"{json.dumps(text, ensure_ascii=False)}\n\n2", encoding="utf-8")
+    assert read_json_lines(tmp_path / "lines") == [text, 2]
+    (tmp_path / "lines").write_text("1\n{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lines, line 2, is not JSON"):
+        read_json_lines(tmp_path / "lines")
 
 
 # Types and limits of configs

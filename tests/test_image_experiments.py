@@ -82,6 +82,24 @@ def test_a_folder_of_pictures_is_learned_from_and_bad_files_are_told(small, fold
     assert len(told) == 1 and told[0].startswith("Skipped: ")
 
 
+def test_a_run_over_pictures_goes_on_from_anywhere_and_says_when_they_are_others(
+    small, folder, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(folder.parent)
+    mine = replace(small, source=folder_of_pictures(folder.name))
+    mine.run(tmp_path / "run").wait()
+    (tmp_path / "elsewhere" / folder.name).mkdir(parents=True)  # another folder, by that name
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    longer = replace(mine, budget=Budget(steps=4))
+    with caplog.at_level(logging.WARNING):
+        longer.run(tmp_path / "run").wait()
+        assert "others than when this run began" not in caplog.text
+        PIL.Image.new("RGB", (40, 40)).save(folder / "late.png")
+        replace(mine, budget=Budget(steps=5)).run(tmp_path / "run").wait()
+    (folder / "late.png").unlink()
+    assert "The pictures are others than when this run began" in caplog.text
+
+
 class Halves(VectorQuantizer):
     """As someone writes it in a notebook."""
 

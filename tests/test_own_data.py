@@ -15,7 +15,7 @@ from chameleon_lab.corpora.own_data import SIDED, DataSource, GatheredData, gath
 from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, compose
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.corpora.views import view_of
-from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
 from chameleon_lab.training.own.documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
 from chameleon_lab.training.own.plan import plan_own
@@ -145,6 +145,45 @@ def test_equal_pictures_are_one_with_all_their_captions_and_stand_on_one_side(tm
     with pytest.raises(ValueError, match="begun with other data"):
         gather(other, tmp_path / "run" / "data", 32)
     assert gather(other, tmp_path / "run" / "data", 16, anew=True).pixels.shape == (10, 20, 20, 3)
+
+
+def test_what_nobody_can_learn_is_skipped_and_the_rest_is_read_back_letter_by_letter(tmp_path):
+    """Holes for `lab.infill` and halves of characters end no corpus; no character within a text ends a line of it."""
+    words = "".join(map(chr, (0x61, 0x0B, 0x1C, 0x85, 0x2028, 0x1F600, 0x62)))
+    picture = PIL.Image.new("RGB", (16, 16), "red")
+    picture.save(tmp_path / "a.png")
+    entries = [
+        Document.of(words).to_json(),
+        json.dumps({"image": "a.png", "caption": words}),
+        Document.of("a", Blank(3), "b").to_json(),
+        Document.of("b", Image(picture, mask=[(0, 0)])).to_json(),
+        '{"text": "half \\ud83d"}',
+        '{"image": "a.png", "caption": "half \\ud83d"}',
+        '[{"image": "a.png", "learn": "no"}]',
+        "[]", '{"text": " "}', '[{"text": ""}]', '{"messages": [{"role": "user", "content": null}]}',
+    ]  # fmt: skip
+    (tmp_path / "lines.jsonl").write_text("\n".join(entries), encoding="utf-8")
+    data = gather([DataSource(tmp_path / "lines.jsonl")], tmp_path / "data", 16)
+    assert [entry.get("captions", entry.get("segments")) for entry in data.entries] == [[{"text": words}], [words]]
+    assert data.survey["skipped"] == len(entries) - 2
+    assert len(GatheredData(tmp_path / "data").entries) == 2
+
+    class Fake(DataSource):
+        def documents(self):
+            yield Document.of("half \ud83d")
+            yield Document.of("whole")
+
+    assert gather([Fake(tmp_path)], tmp_path / "other", 16).survey["skipped"] == 1
+
+
+def test_a_source_may_lie_below_home_and_nothing_that_is_written_there_raises_but_a_value_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
+    assert DataSource.of("jsonl:~/mine.jsonl").path == tmp_path / "mine.jsonl"
+    assert DataSource.of("~/mine.jsonl=2").weight == 2
+    for words in ("a" * 5000, "a\0b", "x=1.2.3", "jsonl:", "=2", "x=inf"):
+        with pytest.raises(ValueError, match=r"There is nothing at|There is no file"):
+            list(DataSource.of(words).documents())
 
 
 def test_a_source_in_words_is_a_path_a_reader_and_a_weight(tmp_path):

@@ -312,6 +312,16 @@ def test_each_rotation_mark_turns_as_pillow_does(mark, order):
     assert rgb(upright).tobytes() == upright.tobytes()  # what is upright is not turned again
 
 
+XMP_SPELLINGS = ("<d tiff:Orientation='6'/>", "<tiff:Orientation> 6 </tiff:Orientation>", '<d tiff:Orientation = "6"/>')
+
+
+@pytest.mark.parametrize("words", ['<d tiff:Orientation="6"/>', *XMP_SPELLINGS])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+def test_the_rotation_mark_of_xmp_is_followed_however_xml_spells_it(kind, words):
+    data = written(PIL.Image.new("RGB", (30, 20), "red"), kind, xmp=words.encode())
+    assert read_picture(data).size == (20, 30)
+
+
 def test_a_tiff_is_upright_once():
     picture = PIL.Image.fromarray(noise(4, 6, 3))
     data = written(picture, "TIFF", tiffinfo={274: 6})
@@ -366,9 +376,34 @@ def test_greys_of_every_kind_keep_their_levels(greys, kind, options):
     ids=lambda greys: f"{greys.dtype} {greys.min():g}",
 )
 def test_greys_whose_black_and_white_nothing_tells_are_refused(greys):
-    with pytest.raises(ValueError, match=r"The picture holds greys from .* to .* Save it with 8 or 16 bits"):
+    with pytest.raises(ValueError, match=r"The picture holds greys .* Save it with 8 or 16 bits"):
         read_picture(written(PIL.Image.fromarray(greys), "TIFF"))
-    with pytest.raises(ValueError, match="The picture holds greys from"):
+    with pytest.raises(ValueError, match="The picture holds greys"):
+        rgb(PIL.Image.fromarray(greys))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_greys_of_any_scale_come_as_they_are_or_are_refused(kind):
+    """Whatever the brightest is, a ramp from black to white never comes back as a dark picture."""
+    bright = 0
+    for most in (0.5, 1, 1.0001, 1.04, 2, 31, 100, 254, 255.5, 260, 300, 1000, 4095, 8000, 65535, 66000, 1e6):
+        for least in (0, -0.001 * most, -most):
+            picture = PIL.Image.fromarray((least + (most - least) * RAMP).astype(kind))
+            try:
+                levels = np.asarray(rgb(picture))
+            except ValueError:
+                continue
+            assert levels.max() >= 30 or (kind is np.int32 and most <= 31)  # numbers of classes, say
+            assert np.all(np.diff(levels[..., 0].ravel().astype(int)) >= 0)
+            bright += 1
+    assert bright >= 10
+
+
+@pytest.mark.parametrize("row", [0, 511, 512, 1100])
+def test_a_grey_that_is_no_number_is_found_in_every_row(row):
+    greys = np.zeros((1200, 2), np.float32)
+    greys[row] = np.nan
+    with pytest.raises(ValueError, match=r"The picture holds greys that are no numbers \(NaN\)"):
         rgb(PIL.Image.fromarray(greys))
 
 

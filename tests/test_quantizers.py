@@ -108,6 +108,15 @@ def test_the_latents_of_every_code_are_given_that_code_again(name, quantizer):
         assert torch.equal(quantizer.codes(latents_BCHW), every)
 
 
+def test_latents_that_are_no_numbers_have_codes_in_range(quantizer, latents_BCHW):
+    """They come of one bad batch, whose step changes nothing: no code may end the training first."""
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for training in (True, False):
+            latents_BCHW[..., 1:3] = bad
+            codes_BHW = quantizer.train(training)(latents_BCHW).codes_BHW
+            assert 0 <= codes_BHW.min() <= codes_BHW.max() < quantizer.size
+
+
 def test_a_gumbel_quantizer_draws_while_it_trains_and_takes_the_likeliest_otherwise(latents_BCHW):
     torch.manual_seed(0)
     quantizer = GumbelQuantizer(6, latents_BCHW.shape[1], temperature=1.0, divergence=1.0)

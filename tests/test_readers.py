@@ -111,6 +111,23 @@ def test_a_caption_is_found_under_each_name_that_programs_give_it(pictures, endi
     assert not any("without a picture" in reason for reason in reasons(captioned_pictures(pictures)).values())
 
 
+@pytest.mark.parametrize(
+    ("picture", "caption"),
+    [("cat.png", "cat.TXT"), ("é.png", "e\u0301.txt"), ("e\u0301.png", "é.png.Caption"), ("a.b.png", "a.b.txt")],
+)
+def test_a_caption_is_found_however_a_system_spells_its_name(tmp_path, picture, caption):
+    shade(10).save(tmp_path / picture)
+    (tmp_path / caption).write_text("a grey square")
+    assert texts(captioned_pictures(tmp_path)) == [["a grey square", 10]]
+
+
+@pytest.mark.parametrize("name", ["./deep/c.png", "deep//c.png", "deep\\c.png", ".\\deep\\c.png"])
+@pytest.mark.parametrize("key", ["file_name", "image"])
+def test_metadata_may_spell_a_path_in_any_way(pictures, name, key):
+    lines(pictures / "metadata.jsonl", {key: name, "text": "three"})
+    assert ["three", 30] in texts(captioned_pictures(pictures))
+
+
 def test_metadata_may_be_an_array(pictures):
     (pictures / "metadata.json").write_text(json.dumps([{"file_name": "a.png", "text": "one"}], indent=1))
     assert ["one", 10] in texts(captioned_pictures(pictures))
@@ -151,6 +168,43 @@ def test_links_out_hidden_folders_and_pipes_are_left_alone_and_said(visited, kin
     )
     assert "it is a link to a folder, which is read where it lies" in why.values()
     assert "it is a pipe or a device, not a file" in why.values()
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json", "addresses.json"])
+def test_no_file_of_the_labs_own_names_is_a_link_out(visited, name):
+    secret = [{"file_name": "piped.png", "text": "secret"}] if "meta" in name else {"http://a.b": "good.png"}
+    outside = visited.parent / "outside" / name
+    outside.write_text(json.dumps(secret))
+    (visited / name).symlink_to(outside)
+    if name == "addresses.json":
+        with pytest.raises(ValueError, match="is a link out of the folder"):
+            PictureFolder(visited)
+        return
+    assert "secret" not in str(list(captioned_pictures(visited)))
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_links_in_a_circle_and_to_nothing_end_no_corpus(tmp_path, kind):
+    """What lies there is read; `resolve` raises RuntimeError for a circle, or nothing, as Python has it."""
+    for name, target in {
+        "me.png": "me.png",
+        "a.txt": "b.txt",
+        "b.txt": "a.txt",
+        "gone.png": "gone",
+        "up": "up",
+    }.items():
+        (tmp_path / name).symlink_to(target)
+    shade(10).save(tmp_path / "good.png")
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / "good.py").write_text("good")
+    lines(tmp_path / "good.jsonl", *({"image": name, "caption": "c"} for name in ("me.png", "up/x.png", "good.png")))
+    reader = READERS[kind](
+        tmp_path / "good.jsonl" if kind in ("jsonl", "obelics", "mmc4") else tmp_path, PictureFolder(tmp_path)
+    )
+    read = list(reader)
+    assert sum(isinstance(each, Document) for each in read) == (kind in ("captions", "jsonl", "text", "code"))
+    if kind in ("captions", "text", "code"):
+        assert "it is a link to nothing" in reasons(read).values()
 
 
 def test_jsonl_finds_no_picture_behind_a_link_or_a_pipe(visited):

@@ -23,7 +23,7 @@ import PIL.ImageOps
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.emoji_artwork import ARTWORK_SIDE, LANGUAGES, STYLES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-from chameleon_lab.files import intact, parse_json, require_regular, text_of_file
+from chameleon_lab.files import intact, read_json_lines, require_regular
 from chameleon_lab.parts import require_fields
 from chameleon_lab.pictures import decode_picture, on_white
 
@@ -243,7 +243,7 @@ def read_ideas(folder: Path) -> list[Drawn]:
     """The ideas that stand in a corpus' or the shipped model's `ideas.jsonl`, in their order."""
     path = folder / "ideas.jsonl"
     with intact(path, BUILD_ANEW):
-        ideas = [_idea_of(parse_json(line, path)) for line in text_of_file(path).splitlines()]
+        ideas = [_idea_of(each) for each in read_json_lines(path)]
         if not ideas or len({each.idea for each in ideas}) < len(ideas):
             raise ValueError(f"{path} is damaged: it has no ideas, or one twice. {BUILD_ANEW}")
     return ideas

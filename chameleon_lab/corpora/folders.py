@@ -32,6 +32,7 @@ _SIGNATURES = (
 
 HIDDEN, LINK_OUT = "it is hidden: its name, or its folder's, begins with a dot", "it is a link out of the folder"
 LINK_WITHIN, NO_FILE = "it is a link to a folder, which is read where it lies", "it is a pipe or a device, not a file"
+LINK_NOWHERE = "it is a link to nothing"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class FolderListing:
     @property
     def skips(self) -> Iterator[tuple[str, str]]:
         """(what, why) for what a person may have meant to be read: one name, or the first and how many more."""
-        for reason in (LINK_OUT, LINK_WITHIN, NO_FILE):
+        for reason in (LINK_OUT, LINK_WITHIN, LINK_NOWHERE, NO_FILE):
             if names := self.left_out.get(reason):
                 yield names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else ""), reason
 
@@ -67,7 +68,7 @@ def listing(folder: Path | str) -> FolderListing:
             inside = path.relative_to(folder).as_posix() + "/"
             reason = HIDDEN if name.startswith(".") else ""
             if not reason and path.is_symlink():
-                reason = LINK_WITHIN if path.resolve().is_relative_to(root) else LINK_OUT
+                reason = LINK_WITHIN if lies_within(path, root) else LINK_OUT
             if reason:
                 whole.left_out[reason].append(inside)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not (here / name).is_symlink())
@@ -76,14 +77,24 @@ def listing(folder: Path | str) -> FolderListing:
             inside = path.relative_to(folder).as_posix()
             if name.startswith("."):
                 whole.left_out[HIDDEN].append(inside)
-            elif path.is_symlink() and not path.resolve().is_relative_to(root):
+            elif path.is_symlink() and not os.path.exists(path):
+                whole.left_out[LINK_NOWHERE].append(inside)
+            elif path.is_symlink() and not lies_within(path, root):
                 whole.left_out[LINK_OUT].append(inside)
-            elif not path.is_file():
+            elif not os.path.isfile(path):
                 whole.left_out[NO_FILE].append(inside)
             else:
                 whole.files[inside] = path
     whole.files = {name: whole.files[name] for name in sorted(whole.files, key=lambda name: Path(name).parts)}
     return whole
+
+
+def lies_within(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, all links followed; one that leads round in a circle does not."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def picture_listing(folder: Path | str, *others: str) -> FolderListing:

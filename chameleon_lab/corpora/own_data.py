@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import time
 import unicodedata
@@ -26,8 +27,8 @@ import PIL.Image
 from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.corpora.folders import listing, picture_listing
 from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
-from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import intact, parse_json, read_table, reason_of, require_numbers, require_regular
+from chameleon_lab.documents import Blank, Document, EndTurn, Image
+from chameleon_lab.files import intact, read_json_lines, read_table, reason_of, require_numbers, require_regular
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.preparation import CentreCrop
 
@@ -53,7 +54,8 @@ class DataSource:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.path.exists():
+        object.__setattr__(self, "path", self.path.expanduser())
+        if not os.path.exists(self.path):  # whatever a path may be: too long a name is no error here
             raise ValueError(f"There is nothing at {self.path}: give a folder of pictures with captions, or a file.")
         if self.kind is not None and self.kind not in ALL_READERS:
             raise ValueError(f"No reader is called {self.kind!r}; there are {', '.join(ALL_READERS)}.")
@@ -65,10 +67,10 @@ class DataSource:
         """The source in `[KIND:]PATH[=WEIGHT]`, as the command line has it."""
         if isinstance(words, DataSource):
             return words
-        if isinstance(words, Path) or Path(words).exists():
+        if isinstance(words, Path) or os.path.exists(words):
             return cls(Path(words))
         path, _, weight = words.rpartition("=")
-        path, weight = (path, weight) if path and re.fullmatch(r"[\d.]+", weight) else (words, "1")
+        path, weight = (path, weight) if path and re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight) else (words, "1")
         kind, colon, rest = path.partition(":")
         if colon and kind in ALL_READERS:
             return cls(Path(rest), kind, float(weight))
@@ -125,6 +127,9 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
 
 GATHERED = ("survey.json", "documents.jsonl", "pictures.bin", "skipped.jsonl")
 READ_ANEW = "Delete its folder to have the data read anew."
+LARGEST_DOCUMENTS = 2**36
+"""Bytes of a file of the lab's own, which is as large as a person's words are."""
+
 SURVEY = {"sources": list, "documents": int, "held_out": int, "pairs": int, "pictures": int, "side": int, "span": int}
 
 
@@ -154,8 +159,7 @@ class GatheredData:
     def entries(self) -> list[dict[str, Any]]:
         place = self.folder / "documents.jsonl"
         with intact(place, READ_ANEW):
-            lines = require_regular(place).read_text(encoding="utf-8").splitlines()
-            entries = [parse_json(line, place) for line in lines]
+            entries = read_json_lines(place, LARGEST_DOCUMENTS)
             for number, entry in enumerate(entries, 1):
                 self._check(entry, number)
         return entries
@@ -283,6 +287,7 @@ def gather(
                         skips.append(document)
                         continue
                     try:
+                        _require_learnable(document)
                         if is_pair(document):
                             number, words = number_of(document.pictures[0]), document.text.strip()
                             if number not in by_picture:
@@ -312,6 +317,16 @@ def gather(
         (hidden / "skipped.jsonl").write_text("".join(json.dumps(each) + "\n" for each in skips), encoding="utf-8")
         (hidden / "survey.json").write_text(json.dumps(survey, indent=2) + "\n", encoding="utf-8")
     return GatheredData(folder)
+
+
+def _require_learnable(document: Document) -> None:
+    """Raises ValueError for a document with holes that only `lab.infill` fills, and for halves of characters."""
+    if any(isinstance(part, Blank) or (isinstance(part, Image) and part.mask is not None) for part in document):
+        raise ValueError("it has a blank or a mask, which lab.infill fills and no training learns")
+    try:
+        document.text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"its text holds half a character, {error.object[error.start]!r}") from error
 
 
 def _plain_part(part: Any, number_of: Callable[[PIL.Image.Image], int]) -> dict[str, Any]:

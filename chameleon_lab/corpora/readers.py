@@ -10,18 +10,19 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.corpora.folders import FolderListing, listing, picture_listing
+from chameleon_lab.corpora.folders import FolderListing, lies_within, listing, picture_listing
 from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.files import LARGEST_JSON, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
@@ -55,6 +56,8 @@ class PictureFolder:
         self._addresses: dict[str, str] = {}
         path = self.folder / "addresses.json"
         if path.exists():
+            if not lies_within(path, self.folder):
+                raise ValueError(f"{path} is a link out of the folder, where nothing is read: put a copy there.")
             try:
                 self._addresses = {name: str(place) for name, place in read_table(path, LARGEST_JSON).items()}
             except ValueError as error:
@@ -65,7 +68,7 @@ class PictureFolder:
         if "://" in place:
             raise ValueError(f"{name} is not among the addresses of {self.folder / 'addresses.json'}.")
         path = self.folder / place
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        if not lies_within(path, self.folder):
             raise ValueError(f"{name} lies outside {self.folder}.")
         return open_picture(path)
 
@@ -93,26 +96,32 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         several = [caption] if isinstance(caption, str) else caption
         if not isinstance(several, list) or not several or not all(isinstance(each, str) for each in several):
             raise ValueError("it has no file_name with a text")
-        if not isinstance(entry.get("file_name"), str):
+        name = next((entry[key] for key in ("file_name", "image") if isinstance(entry.get(key), str)), None)
+        if name is None:
             raise ValueError("it has no file_name with a text")
-        captions.setdefault(entry["file_name"], []).extend(several)
+        captions.setdefault(name, []).extend(several)
         yield from ()
 
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one that holds pictures.")
+    everything = listing(folder).files
     for name in METADATA:
-        if (folder / name).is_file():
+        if name in everything:
             yield from _each(folder / name, described)
     pictures = picture_listing(folder, *CAPTION_SUFFIXES, ".json", ".jsonl")
     if not pictures.files:
         raise ValueError(f"{folder} holds no pictures: {pictures}.")
     log.info("%s.", pictures)
     yield from (Skipped(*each) for each in pictures.skips)
-    beside = {path: name for name, path in listing(folder).files.items() if path.suffix.lower() in CAPTION_SUFFIXES}
+    for name in [each for each in captions if each not in pictures.files]:  # ./cat.jpg, or cats\1.jpg of Windows
+        several = captions.pop(name)
+        captions.setdefault(PurePosixPath(name.replace("\\", "/")).as_posix(), []).extend(several)
+    beside = {path: name for name, path in everything.items() if path.suffix.lower() in CAPTION_SUFFIXES}
+    by_spelling = {_spelling(path): path for path in beside}
     unused = dict(beside)
     for name, path in pictures.files.items():
         own = [each for suffix in CAPTION_SUFFIXES for each in (path.with_suffix(suffix), Path(f"{path}{suffix}"))]
-        files = [each for each in own if each in beside]
+        files = [by_spelling[each] for each in map(_spelling, own) if each in by_spelling]
         for each in files:
             unused.pop(each, None)
         try:
@@ -127,6 +136,11 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         except (ValueError, OSError) as error:
             yield Skipped(name, str(error))
     yield from (Skipped(name, "a caption without a picture") for name in (*unused.values(), *captions))
+
+
+def _spelling(path: Path) -> str:
+    """A caption's path as all systems spell it: macOS keeps accents apart from their letters, Windows may say .TXT."""
+    return unicodedata.normalize("NFC", str(path.with_suffix(path.suffix.lower())))
 
 
 def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Document | Skipped]:
@@ -174,8 +188,10 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
             yield Document.of(words[0].strip(), find(image))
         elif record.get("caption") is not None:
             raise ValueError("a caption without an image")
-        elif words:
+        elif words and words[0].strip():
             yield Document.of(words[0])
+        elif words:
+            raise ValueError("its text is empty")
         else:
             raise ValueError("it has neither image and caption nor text")
 
@@ -199,9 +215,14 @@ def _segments_of(entries: list[Any], find: FindPicture) -> Document:
     for entry in entries:
         image = entry.get("image") if isinstance(entry, dict) else None
         if isinstance(image, str) and "." in image:
-            segments.append(Image(find(image), learn=bool(entry.get("learn", True))))
+            learn = entry.get("learn", True)
+            if not isinstance(learn, bool):
+                raise ValueError(f"learn must be true or false, not {str(learn)[:40]!r}")
+            segments.append(Image(find(image), learn=learn))
         else:
             segments += Document.from_json(json.dumps([entry])).segments
+    if not any(isinstance(each, Image) or (isinstance(each, Text) and each.text.strip()) for each in segments):
+        raise ValueError("it holds neither words nor a picture")
     return Document(tuple(segments))
 
 
@@ -217,12 +238,16 @@ def _conversation(turns: Any, images: Any, find: FindPicture) -> Document:
     for turn in turns:
         speaker = turn.get("role", turn.get("from"))
         content = turn.get("content", turn.get("value"))
+        if not isinstance(content, str | list) or not content:
+            raise ValueError(f"a turn says nothing that can be read: {str(content)[:40]!r}")
         if speaker not in SPEAKERS:
             raise ValueError(f"nobody speaks as {str(speaker)[:40]!r}; there are {', '.join(SPEAKERS)}")
         parts = list[dict[str, Any]]()
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part.get("type") == "text":
-                for place, words in enumerate(str(part["text"]).split("<image>")):
+                if not isinstance(part["text"], str):
+                    raise ValueError(f"the text of a turn is no string: {str(part['text'])[:40]!r}")
+                for place, words in enumerate(part["text"].split("<image>")):
                     if place:
                         if not waiting:
                             raise ValueError("its text says <image> more often than it has images")

@@ -16,7 +16,7 @@ from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
 from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
 from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card
 from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import intact, parse_json, reason_of
+from chameleon_lab.files import intact, read_json_lines, reason_of
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -127,8 +127,7 @@ class Shards(Sequence[TokenizedDocument]):
     def skipped(self) -> tuple[Skipped, ...]:
         """The documents that `write_shards` left out."""
         with intact(self.folder / SKIPPED, "Copy the corpus again, or write it anew."):
-            lines = (self.folder / SKIPPED).read_text(encoding="utf-8").splitlines()
-            return tuple(Skipped(*parse_json(line, self.folder / SKIPPED)) for line in lines)
+            return tuple(Skipped(*each) for each in read_json_lines(self.folder / SKIPPED))
 
     def kind(self, index: int) -> str:
         """Which of `DOCUMENT_KINDS` a document is."""

@@ -92,6 +92,11 @@ class PictureFiles:
     def __len__(self) -> int:
         return len(self._paths)
 
+    @property
+    def census(self) -> dict[str, int]:
+        """How many files there are, and their bytes: whether others lie in the folder than before."""
+        return {"files": len(self), "bytes": sum(path.stat().st_size for path in self._paths)}
+
     def picture(self, index: int) -> PIL.Image.Image | None:
         """The picture, or None when its file cannot be read: then `skipped` says why, and so does the log, once."""
         coming = self._coming.pop(index, None)

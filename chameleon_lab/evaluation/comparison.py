@@ -124,4 +124,4 @@ def _write_strip(path: Path, pictures: list[PIL.Image.Image]) -> None:
 def read_outcomes(path: Path | str) -> list[ContenderOutcome]:
     """The outcomes in a file that `compare_quantizers` wrote."""
     with intact(path):
-        return [ContenderOutcome.from_json(line) for line in text_of_file(path).splitlines()]
+        return [ContenderOutcome.from_json(line) for line in text_of_file(path).split("\n") if line.strip()]

@@ -17,7 +17,7 @@ import numpy as np
 from chameleon_lab.evaluation.additions import Additions
 from chameleon_lab.evaluation.competition import competition
 from chameleon_lab.evaluation.intervals import Mean, Share
-from chameleon_lab.files import intact, parse_json, text_of_file
+from chameleon_lab.files import intact, read_json_lines
 from chameleon_lab.history import History, RecordedRun, lr_sensitivity
 from chameleon_lab.measures import measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
@@ -203,7 +203,7 @@ def read_presets(path: Path | str) -> list[PresetOutcome]:
     Before December 2026 it said `heard` for `first_alarms`, and `all` for the variation that has three fixes.
     """
     with intact(path):
-        return [_outcome_of(parse_json(line, path)) for line in text_of_file(path).splitlines()]
+        return [_outcome_of(each) for each in read_json_lines(path)]
 
 
 def _outcome_of(line: dict[str, Any]) -> PresetOutcome:

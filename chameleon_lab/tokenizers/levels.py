@@ -56,7 +56,8 @@ class FiniteScalarQuantizer(nn.Module):
         self.half_C: Tensor
 
     def codes(self, latents_BCHW: Tensor) -> Tensor:
-        return codes_of(self._squashed(latents_BCHW).round(), self.levels)
+        # NaN of a bad step, which changes nothing, is a digit all the same: as a whole number it would be any at all
+        return codes_of(self._squashed(latents_BCHW).nan_to_num().round(), self.levels)
 
     def latents(self, codes_BHW: Tensor) -> Tensor:
         """Evenly spaced levels in [-1, 1], 0 among them: latents_BCHW."""

@@ -413,5 +413,5 @@ class Adapted(nn.Module):
                 "a picture's grid has room for one a cell."
             )
         output_BCHW = output if self.maps else output.mT.unflatten(2, (rows, columns))
-        codes_BHW = codes.view(batch, rows, columns).long()
+        codes_BHW = codes.view(batch, rows, columns).long().clamp(0, self.size - 1)  # of NaN they may be anything
         return Quantized(output_BCHW, codes_BHW, loss[0].sum() if loss else latents_BCHW.new_zeros(()))

@@ -121,6 +121,7 @@ class Experiment:
         check_monitors(self.monitors)
         check_rules(self.rules)
         require_count(self.checkpoints, "checkpoints", 0)
+        require_count(self.seed, "the seed", 0)
         if not isinstance(self.frozen_rows, str):  # a tuple can be compared, an array cannot
             object.__setattr__(self, "frozen_rows", _token_rows(self.frozen_rows))
         elif self.frozen_rows not in ("words", "codes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import platform
@@ -28,11 +29,13 @@ from chameleon_lab.corpora.sources import (
     photographs,
     picture_files,
 )
+from chameleon_lab.files import read_table
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import NotANumber, Rule, check_rules
 from chameleon_lab.optimization import Constant, CoolDown, Recipe
 from chameleon_lab.parts import require, require_count
 from chameleon_lab.plain import fingerprint, plain_values
+from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, TINY_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.losses import PatchCritic, ReconstructionObjective
 from chameleon_lab.tokenizers.preparation import LANCZOS, pixels_of
@@ -92,8 +95,8 @@ def photographs_and_scenes(experiment: ImageExperiment) -> Pixels:
 
 
 def folder_of_pictures(path: Path | str) -> Source:
-    """The pictures of a person's folder, as random crops."""
-    return partial(_crops_of_folder, path=path)
+    """The pictures of a person's folder, as random crops. The folder is found again from wherever a run goes on."""
+    return partial(_crops_of_folder, path=Path(path).expanduser().resolve())
 
 
 def _crops_of_folder(experiment: ImageExperiment, path: Path | str) -> Pixels:
@@ -139,6 +142,7 @@ class ImageExperiment:
         require_count(self.batch, "pictures of a batch", 1)
         self._require_side()
         require_count(self.checkpoints, "checkpoints", 0)
+        require_count(self.seed, "the seed", 0)
 
     def _require_side(self) -> None:
         """Raises ValueError for a crop that fills no grid, or that is too small for the critic or the edges."""
@@ -186,6 +190,8 @@ class ImageExperiment:
             tokenizer.load_state_dict(earlier.state_dict() | anew)
         module = ImageTokenizerModule(tokenizer, self.recipe, self.budget, self.objective, self.warm_up_share)
         batches = self.source(self)
+        if isinstance(batches, Crops):
+            _say_what_changed(batches.pictures, folder / "pictures.json")
         prepared = Prepared(module, batches, sampler=Reconstructions(module.tokenizer, batches))
         return prepared if self.report is None else replace(prepared, report=self.report(tokenizer))
 
@@ -227,6 +233,18 @@ class ImageExperiment:
         ended, the run is over at once.
         """
         return Run(self, folder).start()
+
+
+def _say_what_changed(pictures: PictureFiles, place: Path) -> None:
+    """Warns where a run goes on over other pictures than it began with, of which `place` holds the census."""
+    before = read_table(place) if place.is_file() else pictures.census
+    if before != pictures.census:
+        log.warning(
+            "The pictures are others than when this run began: %s files then, %s now. What is trained on is what lies "
+            "there now; for a training of these alone give another folder.",
+            *(before.get("files"), len(pictures)),
+        )
+    write_file(place, json.dumps(pictures.census))
 
 
 def _smallest(tokenizer: ImageTokenizer) -> ImageTokenizer:
