@@ -122,6 +122,7 @@ class Bridge:
     widget: Any
     errors: list[str] = field(default_factory=list)
     alive: bool = True
+    road: str = "fromKernel"  # the page's function that takes what is sent; a second widget there has its own
 
     def mount(self) -> None:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -148,7 +149,7 @@ class Bridge:
                 packed = [base64.b64encode(buffer).decode() for buffer in buffers]
                 # Playwright takes a document of 1,000 tokens apart value by value for half a second; as a string, as
                 # JupyterLab's socket carries it, for none
-                script = "([kind, text, buffers]) => fromKernel(kind, JSON.parse(text), buffers)"
+                script = f"([kind, text, buffers]) => {self.road}(kind, JSON.parse(text), buffers)"
                 self.page.evaluate(script, [method, json.dumps(content), packed])
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE / 1000) -> None:
