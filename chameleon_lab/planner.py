@@ -29,6 +29,7 @@ from chameleon_lab.by_modality import active_parameters
 from chameleon_lab.crossovers import PROMPT_POSITIONS
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.inspection.effects import without_edges
+from chameleon_lab.inspection.rollout import SQUARE_BYTES, AttentionRollout
 from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
@@ -65,10 +66,11 @@ class Plan:
 
     `parameters` and `image_parameters` are counts; `active` of the parameters are those that one token goes through.
     `cache_per_token` is for all `cache_rows` together. `inspection` is what an inspected document keeps: (layers + 2) x
-    width numbers a token, in the dtype of what stands beside the weights. `activations` is what the most demanding
-    moment, `moment`, holds besides what stands in the other fields, `gaps` what the allocator loses by it. `advice`
-    says what to change when it does not fit: each line is a change (on top of the ones before it) and what the peak
-    would then be.
+    width numbers a token, in the dtype of what stands beside the weights, and, from the first rollout on (the inspector
+    begins with one), a square of context x context numbers in float32, up to `SQUARE_BYTES`. `activations` is what
+    the most demanding moment, `moment`, holds besides what stands in the other fields, `gaps` what the allocator loses
+    by it. `advice` says what to change when it does not fit: each line is a change (on top of the ones before it) and
+    what the peak would then be.
     """
 
     what: str
@@ -108,7 +110,11 @@ class Plan:
             ("gradients", self.gradients, ""),
             ("optimizer", self.optimizer, ""),
             ("cache", self.cache, cache),
-            ("inspection", self.inspection, "the stream: (layers + 2) x width numbers a token"),
+            (
+                "inspection",
+                self.inspection,
+                "(layers + 2) x width numbers a token, and rollout, context x context",
+            ),
             ("activations", self.activations, f"at most, in the {self.moment}"),
             ("gaps", self.gaps, "of the allocator, about"),
             ("peak", self.peak, ""),
@@ -363,6 +369,11 @@ class _Use:
             trace = _PlannedTrace(model, tokens_T)
             stream = ledger.now - stands
             model.logits(trace.outputs_TD[:LOGITS_AT_ONCE]).log_softmax(-1)
+        with ledger.moment("rollout", moments):
+            rollout = AttentionRollout(trace) if 4 * len(trace) ** 2 <= SQUARE_BYTES else None
+            if rollout is not None:
+                rollout.step()
+        square = rollout.rows_TT.nbytes if rollout else 0  # it stays in what follows
         with ledger.moment("attention of a layer", moments):
             trace.weights(0, [*trace.spans(0)][-1])  # of the most keys
         with ledger.moment("knock-out", moments):
@@ -370,7 +381,7 @@ class _Use:
             model.trunk(
                 trace.tokens_1T, without_edges(trace.context, beyond_TT, torch.zeros_like(beyond_TT)[None, None])
             )
-        return moments | {"inspection": stream, "gradients": 0, "optimizer": 0, "cache": 0}
+        return moments | {"inspection": stream + square, "gradients": 0, "optimizer": 0, "cache": 0}
 
     def _sizes_in_training(self, ledger: _Ledger) -> dict[str, int]:
         """The second step of a training, when the optimizer's state and the gradients of the first are there."""

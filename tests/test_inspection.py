@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -755,3 +757,37 @@ def test_outputs_are_those_of_the_thread_that_asked():
         other.start()
         other.join()
     assert outputs[name] is own
+
+
+def test_two_threads_that_ask_for_heads_at_once_run_each_block_once_and_get_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Room for one block alone: what one thread asks for is what the other's answer pushes out."""
+    monkeypatch.setattr(trace, "BLOCK_BYTES", 1)
+    look = Chameleon.load("tiny").inspect(Document.of("draw a red circle left of a blue square", EndTurn()))
+    alone = [look.heads_of(layer) for layer in range(look.depth[0])]
+    runs, together, most, gate = 0, 0, 0, threading.Lock()
+    again = look._heads_again
+
+    def watched(layer: int) -> trace.HeadValues:
+        nonlocal runs, together, most
+        with gate:
+            runs, together = runs + 1, together + 1
+            most = max(most, together)
+        time.sleep(0.001)  # the others come meanwhile
+        heads = again(layer)
+        with gate:
+            together -= 1
+        return heads
+
+    monkeypatch.setattr(look, "_heads_again", watched)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [layer for _ in range(6) for layer in (0, 1, 1, 0, 2)]
+        heads = [*threads.map(look.heads_of, asked)]
+    for layer, one in zip(asked, heads, strict=True):
+        assert all(torch.equal(mine, own) for mine, own in zip(one, alone[layer], strict=True))
+    assert most == 1 and runs <= len(asked)
+    monkeypatch.setattr(trace, "BLOCK_BYTES", 2**26)
+    look.heads_of(3)
+    runs = 0
+    with ThreadPoolExecutor(4) as threads:
+        assert len({id(each) for each in threads.map(look.heads_of, [3] * 8)}) == 1
+    assert runs == 0

@@ -17,6 +17,7 @@ from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.inspection.effects import without_edges
+from chameleon_lab.inspection.rollout import AttentionRollout
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import GB, Plan, plan, verdicts
@@ -118,12 +119,19 @@ def test_activations_of_a_training_step_are_those_of_the_real_one(fixes: tuple[S
 
 
 @pytest.mark.parametrize("config", [SHAPE_7B, SHAPE_34B], ids=["7B", "34B"])
-def test_a_look_at_4096_tokens_of_a_published_shape_keeps_the_stream_alone(config: ModelConfig):
+def test_a_look_at_4096_tokens_of_a_published_shape_keeps_the_stream_and_one_square(config: ModelConfig):
     found, tokens = plan(config, weights="int8", inspection=True), config.context
     assert tokens == 4096 and found.cache == found.cache_rows == 0
-    assert found.inspection == pytest.approx(2 * (config.layers + 2) * config.width * tokens, rel=1e-3)
+    assert found.inspection == pytest.approx(2 * (config.layers + 2) * config.width * tokens + 4 * tokens**2, rel=1e-3)
     assert found.activations < 2 * GB < 4 * config.heads * tokens**2
     assert "a look at a document of 4096 tokens" in str(found) and "(layers + 2) x width" in str(found)
+    assert "rollout, context x context" in str(found)
+
+
+def test_a_document_too_long_to_keep_rollout_of_is_planned_without_the_square():
+    config = replace(SMALL, context=8320)  # beyond 8,192 positions
+    found = plan(config, weights="float32", inspection=True)
+    assert found.inspection == pytest.approx(4 * (config.layers + 2) * config.width * config.context, rel=1e-2)
 
 
 @pytest.mark.parametrize("fixes", [(QueryKeyNorm(),), (AttentionSoftCap(),)], ids=["plain", "cap"])
@@ -132,7 +140,9 @@ def test_what_a_look_keeps_and_takes_is_what_a_real_one_does(fixes: tuple[Stabil
     found, model = plan(config, weights="float32", inspection=True), Transformer(config).eval()
     with planner._Ledger() as ledger:
         look = planner._PlannedTrace(model, np.arange(config.context) % config.vocabulary)
+        rollout = AttentionRollout(look)
         assert ledger.now == found.inspection
+        rollout.step()
         look.weights(0, [*look.spans(0)][-1])
         hidden_TT = look.hidden()
         with torch.inference_mode():

@@ -73,6 +73,7 @@ class Trace:
         self.documents_1T = None if documents_T is None else torch.as_tensor(documents_T, device=self.device)[None]
         self.context = self.context_of(len(tokens_T))
         self._heads: OrderedDict[int, HeadValues] = OrderedDict()
+        self._heads_lock = threading.Lock()  # a widget's thread and a cell may ask at the same time
         names = ["embedding_norm", *(f"blocks.{layer}" for layer in range(model.config.layers))]
         with torch.inference_mode(), self.changed(), outputs_of(model, names) as outputs:
             self.outputs_TD = model.trunk(self.tokens_1T, self.context)[0]
@@ -117,12 +118,19 @@ class Trace:
             hidden_TS |= documents_T != documents_T[rows, None]
         return hidden_TS
 
-    @torch.inference_mode()
     def heads_of(self, layer: int) -> HeadValues:
-        """One layer's rotated queries, keys and values, from running its attention again."""
-        if layer in self._heads:
-            self._heads.move_to_end(layer)
-            return self._heads[layer]
+        """One layer's rotated queries, keys and values, from running its attention again; from any thread."""
+        with self._heads_lock:
+            if (heads := self._heads.pop(layer, None)) is None:
+                heads = self._heads_again(layer)
+                size = sum(each.nbytes for each in heads)
+                while self._heads and size * (len(self._heads) + 1) > BLOCK_BYTES:
+                    self._heads.popitem(last=False)
+            self._heads[layer] = heads
+            return heads
+
+    @torch.inference_mode()
+    def _heads_again(self, layer: int) -> HeadValues:
         parts: list[HeadValues] = []
 
         def keep(_layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, *_parts: nn.Module) -> Tensor:
@@ -141,10 +149,6 @@ class Trace:
                 f"The attention of layer {layer}, a {type(block.attention).__name__}, asks its context for nothing, so "
                 "nobody can say where it looked (see transformer.PART_CONTRACTS)."
             )
-        size = sum(each.nbytes for each in parts[0])
-        while self._heads and size * (len(self._heads) + 1) > BLOCK_BYTES:
-            self._heads.popitem(last=False)
-        self._heads[layer] = parts[0]
         return parts[0]
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser.conftest import bare_page, browser, mounted  # noqa: F401
+from browser.conftest import bare_context, bare_page, browser, mounted  # noqa: F401
 from browser.test_inspector_page import HOVERS
 
 from chameleon_lab.chameleon import Chameleon

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from browser.conftest import MOUNT, Bridge
 from playwright.sync_api import expect
 
 from chameleon_lab.chameleon import Chameleon
@@ -43,6 +44,20 @@ def cells(inspector):
 
 def readout(inspector):
     return inspector.page.locator(".chm-inspect-readout").inner_text()
+
+
+def beside(bridge, widget):
+    """A second widget below the first, on the same page, with roads of its own to this process."""
+    other = Bridge(bridge.page, widget)
+    bridge.page.expose_function("toKernelToo", other._to_kernel)
+    script = MOUNT.replace("toKernel(", "toKernelToo(").replace("document.getElementById('el')", "second")
+    script = script.replace("window.fromKernel", "window.fromKernelToo").replace(
+        "=> {\n", "=> {\n  const second = document.body.appendChild(document.createElement('main'));\n", 1
+    )
+    state = {name: value for name, value in widget.get_state().items() if not name.startswith("_")}
+    bridge.page.evaluate(script, {"esm": widget._esm, "css": widget._css, "state": state})
+    other.road = "fromKernelToo"
+    return other
 
 
 HEAT = """() => {
@@ -153,6 +168,66 @@ def test_the_slider_shows_the_image_as_each_layer_has_it(inspector, look):
     inspector.page.get_by_role("button", name="Play the layers").click()
     inspector.until(lambda: slider.input_value() == "0")
     inspector.until(lambda: slider.input_value() == str(look.depth[0]) and "as it stands" in figure(inspector))
+
+
+def test_who_wants_less_motion_turns_the_layers_by_hand_and_nothing_moves_by_itself(mounted, look, bare_page):
+    bare_page.emulate_media(reduced_motion="reduce")
+    bridge = mounted(lambda: Inspector(look))
+    slider = bridge.page.get_by_label("Image 1 as it is after layer")
+    bridge.until(lambda: slider.count() == 1 and slider.is_enabled())
+    for layer in ("0", "1", "2"):
+        bridge.page.get_by_role("button", name="Next layer").click()
+        assert slider.input_value() == layer
+    bridge.page.wait_for_timeout(500)  # longer than a layer of the animation
+    assert slider.input_value() == "2"
+    assert bridge.page.evaluate("() => document.getAnimations().length") == 0
+    bridge.widget.close()
+
+
+def test_two_inspectors_of_one_document_on_one_page_do_not_disturb_each_other(mounted, look):
+    """Each its own direction, choice, knock-out, branch and lens, while both ask one look at the same time."""
+    one = mounted(lambda: Inspector(look))
+    other = beside(one, Inspector(look))
+    left, right = (one.page.locator(".chm-inspect").nth(at) for at in (0, 1))
+    settle(
+        one, other, lambda: right.locator(".chm-lamp").inner_text() == left.locator(".chm-lamp").inner_text() == "Ready"
+    )
+    left.get_by_role("radio", name="read by").check()
+    assert right.get_by_role("radio", name="looked at").is_checked()
+    right.get_by_role("gridcell", name="Layer 3, head 1", exact=True).click()
+    assert left.get_by_role("button", name="all", exact=True).get_attribute("aria-pressed") == "true"
+    left.locator(".chm-inspect-word").nth(3).click()
+    right.locator(".chm-inspect-cell").nth(21).click()
+    position = cell(look, 21).position
+    settle(one, other, lambda: (one.widget.selected, other.widget.selected) == (3, position))
+    listed = [each.get_by_role("list", name="What could have stood there") for each in (left, right)]
+    settle(one, other, lambda: all(each.get_by_role("listitem").count() >= 6 for each in listed))
+    expect(listed[0].get_by_role("listitem").first).to_contain_text(look.words(look.alternatives(3)[0][0]).strip())
+    expect(listed[1].get_by_role("listitem").first).to_contain_text(look.words(look.guided(position, 1)[0][0]))
+    left.locator(".chm-inspect-word").nth(3).press("k")
+    settle(one, other, lambda: left.locator(".chm-inspect-word.chm-inspect-out").count() == 1)
+    assert right.locator(".chm-inspect-word.chm-inspect-out").count() == 0
+    assert right.get_by_role("button", name="Knock out").get_attribute("aria-pressed") == "false"
+    listed[1].locator("button:enabled").first.click()
+    settle(one, other, lambda: len(other.widget._branches) == 2 and other.widget._desk.drawing is None)
+    assert len(one.widget._branches) == 1 and one.widget.look is look and other.widget.look is not look
+    assert (one.widget.selected, other.widget.selected) == (3, position)
+    other.widget.close()  # the one that stays goes on
+    other.alive = False
+    left.get_by_role("button", name="Knock out").click()
+    left.locator(".chm-inspect-word").nth(4).click()
+    one.until(lambda: one.widget.selected == 4 and "Ready" in left.locator(".chm-lamp").inner_text())
+    one.widget.close()
+
+
+def settle(one, other, condition):
+    """Carries the messages of both until `condition` holds."""
+
+    def both():
+        other.deliver()
+        return condition()
+
+    one.until(both)
 
 
 def figure(inspector):

@@ -30,3 +30,6 @@ export function isDark(node) {
   );
   return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
 }
+
+/** Whether the reader has asked their system for less motion. The style sheet stops what moves by itself; a script asks. */
+export const isCalm = () => globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches ?? false;

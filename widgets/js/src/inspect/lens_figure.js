@@ -2,6 +2,7 @@
 
 import { button, element } from "../frame/dom.js";
 import { pngUrl } from "../frame/pictures.js";
+import { isCalm } from "../frame/theme.js";
 
 const FRAME = 350; // milliseconds of a layer while the lens plays
 
@@ -38,6 +39,10 @@ export function lensFigure({ image, rows, columns, layers, ask }) {
   let playing = /** @type {any} */ (null);
   const play = button("Play the layers", "play", () => {
     if (playing) return stop();
+    if (isCalm()) {
+      slider.value = String((Number(slider.value) + 1) % (layers + 1));
+      return turn();
+    }
     if (Number(slider.value) === layers) slider.value = "0";
     turn();
     playing = setInterval(() => {
@@ -56,7 +61,7 @@ export function lensFigure({ image, rows, columns, layers, ask }) {
   }
 
   function label() {
-    play.title = playing ? "Pause" : "Play the layers";
+    play.title = playing ? "Pause" : isCalm() ? "Next layer" : "Play the layers";
     play.setAttribute("aria-label", play.title);
     play.setAttribute("aria-pressed", String(playing !== null));
   }
