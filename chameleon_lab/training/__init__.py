@@ -10,6 +10,7 @@
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
 - `infilling`: the training of the model that fills blanks
+- `encoders`, `retrieval`: the training of an encoder for retrieval, and of the model that looks things up
 - `own_data`: a model of a person's own data, from a folder to `Chameleon`; its `own_plan`, `own_documents`,
   `own_samples`, `own_scores` and `own_card`
 """
