@@ -269,7 +269,7 @@ def train_infilling(
         precision="bf16-mixed" if gpu else "32-true",
     )
     run = experiment.run(folder / "transformer")
-    history = run.wait(report=_InfillProgress(every))
+    history = run.wait(report=InfillProgress(every))
     card = {
         "experiment": plain_values(replace(experiment, data=None)),
         "data": {name: value for name, value in plain_values(data).items() if name not in ("scenes", "tokenizer")},
@@ -290,7 +290,7 @@ def _device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
 
 
-class _InfillProgress:
+class InfillProgress:
     """Says now and then how far the run is."""
 
     def __init__(self, every: float) -> None:
