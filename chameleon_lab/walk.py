@@ -119,6 +119,8 @@ class Walk:
             self._guide_of(strengths)
             self.strengths = strengths
         self.settings = settings
+        if "text_guidance" in changes:
+            self._look()
         self.next = replace(self.next, samplers=self._samplers, strengths=self.strengths)
 
     def step(self, token: int | None = None) -> int | None:
@@ -210,7 +212,9 @@ class Walk:
         ended, allowed_V = ("length" if room <= 0 else None), np.zeros(self.vocabulary.size, bool)
         if not ended:
             allowed_V = self.grammar.allowed(state, room).allowed_V
-        logits_SV = [_last_logits(self.look)]
+        logits_SV = [_last_logits(self.look).copy()]
+        if state.place is None and not ended and (guide := self.settings.text_guide):
+            self._mix_words(logits_SV[0], guide, np.flatnonzero(allowed_V))
         if share is not None and not ended and (guide := self._guide):
             twins = [_last_logits(Inspection(self.model, self.tokenizer, each)) for each in self._streams(guide)]
             logits_SV += twins
@@ -263,6 +267,16 @@ class Walk:
         if len(logits_S1V) == 1 or unguided or (guide := self._guide) is None:
             return logits_S1V[0]
         return guide.mix(logits_S1V, [share])
+
+    def _mix_words(self, logits_V: np.ndarray, guide: Guidance, ids_V: np.ndarray) -> None:
+        """Puts what a guidance of words makes of the words that may come in their place; only that can be shown."""
+        tokens = np.array(self.tokens, np.int64)
+        ends = np.flatnonzero(tokens == self.vocabulary.end_image) + 1
+        first = max([len(self.prompt), *ends[-1:]])  # where the stretch of words began, and the twins were asked
+        streams = [np.concatenate([each, tokens[first:]]) for each in guide.streams(tokens[:first], self.tokenizer)]
+        looks = [_last_logits(Inspection(self.model, self.tokenizer, each)) for each in streams]
+        mixed_1V = guide.mix(torch.from_numpy(np.stack([logits_V, *looks])[:, None, ids_V]), [0.0])
+        logits_V[ids_V] = mixed_1V[0].float().numpy()
 
     def _streams(self, guide: Guidance) -> list[np.ndarray]:
         """What each twin has been fed: its view of the document up to the image's first code, and the codes since."""

@@ -16,6 +16,7 @@ from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
+from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS
 from chameleon_lab.published import PUBLISHED
@@ -62,7 +63,8 @@ def test_settings_are_offered_as_they_are_described():
     expected = {}
     for name, hint in get_type_hints(Settings, include_extras=True).items():
         kind, about = get_args(hint)
-        expected[name] = (int if int in (kind, *get_args(kind)) else float, about)
+        number = int if int in (kind, *get_args(kind)) else float
+        expected[name] = (names.number_or_guidance if Guidance in get_args(kind) else number, about)
     assert expected == names.SETTING_OPTIONS
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 MODEL_NAMES = ("tiny",)
 IMAGE_EXPERIMENT_NAMES = ("photographs", "reference")
 EXPERIMENT_NAMES = (
@@ -29,11 +31,20 @@ GUIDANCE_NAMES = ("none", "two-way", "three-way")
 MODALITY_NAMES = ("free", "words", "picture", "interleaved")
 POLICY_NAMES = ("centre crop", "border padding", "fit to grid", "Hugging Face's crop")
 
-SETTING_OPTIONS: dict[str, tuple[type, str]] = {
+
+def number_or_guidance(words: str) -> float | str:
+    """A number, or what `generation.settings.parse_guidance` is to read once torch is there."""
+    try:
+        return float(words)
+    except ValueError:
+        return words
+
+
+SETTING_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "temperature": (float, "0 takes the likeliest token"),
     "image_temperature": (float, "the temperature of images alone"),
     "top_p": (float, "keep the likeliest tokens that sum to this share"),
-    "guidance": (float, "how strongly pictures follow the words; 1 is not at all guided"),
+    "guidance": (number_or_guidance, "how strongly pictures follow the words; 1 is not at all guided"),
     "max_tokens": (int, "most tokens of the reply; otherwise the model's context is the limit"),
     "window": (int, "tokens of a conversation that the model is given; older turns are left out"),
     "top_k": (int, "keep so many of the likeliest tokens; 0 keeps all"),
@@ -42,5 +53,6 @@ SETTING_OPTIONS: dict[str, tuple[type, str]] = {
     "image_top_p": (float, "top-p of images alone"),
     "image_top_k": (int, "top-k of images alone"),
     "image_min_p": (float, "min-p of images alone"),
+    "text_guidance": (number_or_guidance, "how strongly words follow what is asked and shown; 1 is unguided"),
 }
 """Each setting's kind of number and the words beside it in `generation.settings.Settings`."""

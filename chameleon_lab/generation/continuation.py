@@ -22,6 +22,7 @@ from torch import Tensor
 from chameleon_lab import crossovers
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.grammar import Mask, Rules, State
+from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.recording import upload
 from chameleon_lab.generation.settings import Settings
@@ -32,10 +33,17 @@ from chameleon_lab.vocabulary import Modality
 
 
 class Options(NamedTuple):
-    """What may come next in a row, and the share of its image that is drawn; None outside an image."""
+    """What may come next in a row, the share of its image that is drawn, None where no code comes next, and whether
+    what comes next stands in an image: a grid's side and a delimiter do, and are no codes."""
 
     mask: Mask
     share: float | None
+    inside: bool
+
+    @property
+    def guided(self) -> bool | None:
+        """As an image (True), as words (False), or not at all."""
+        return True if self.share is not None else None if self.inside else False
 
 
 class Draws:
@@ -106,10 +114,12 @@ class Standing(NamedTuple):
 
 
 class TwinStream(NamedTuple):
-    """What a twin sees. `copied`: number of its row's tokens at the last copy; None outside an image."""
+    """What a twin sees. `copied`: number of its row's tokens at the last copy; None while it is not asked. `drawing`:
+    whether it was asked for an image or for words."""
 
     tokens: list[int]
     copied: int | None = None
+    drawing: bool = False
 
 
 class Continuation:
@@ -133,12 +143,13 @@ class Continuation:
         prefix: Sequence[int] = (),
     ) -> None:
         self.model, self.tokenizer, self.settings, self.grammar = model, tokenizer, settings, grammar
-        self.guide = settings.guide
+        self.guides = settings.text_guide, settings.guide  # of words, and of images
         rows = [self._row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         rows = [self._write(row, prefix) for row in rows] if len(prefix) else rows
         self.moment = Standing.of(rows, rows)
         self._samplers = settings.text_sampler, settings.image_sampler
-        self._twins = [[TwinStream([])] * len(rows) for _ in range(self.guide.twins if self.guide else 0)]
+        twins = max(guide.twins if guide else 0 for guide in (self.guides if grammar.images else self.guides[:1]))
+        self._twins = [[TwinStream([])] * len(rows) for _ in range(twins)]
         like = model.embedding.weight
         self.ahead = crossovers.CODES_AHEAD.get(like.device.type, 1)
         count = len(rows) * (1 + len(self._twins))
@@ -247,18 +258,23 @@ class Continuation:
     def _room(self) -> int:
         """Positions that the rows may come to, and their twins, which a negative prompt makes longer."""
         excess, begin = 0, self.tokenizer.vocabulary.begin_image
-        for row in self.rows if self._twins and self.grammar.images else ():
-            streams = self._streams([*row.tokens, begin])
-            excess = max(excess, *(len(stream) - len(row.tokens) - 1 for stream in streams))
+        text_guide, image_guide = self.guides
+        for row in self.rows if self._twins else ():
+            for guide, tokens in (
+                (text_guide, row.tokens),
+                (image_guide if self.grammar.images else None, (*row.tokens, begin)),
+            ):
+                if guide:
+                    streams = self._streams(guide, [*tokens])
+                    excess = max(excess, *(len(stream) - len(tokens) for stream in streams))
         return min(self.model.config.context, max((row.limit for row in self.rows), default=1) + excess)
 
-    def _streams(self, tokens: list[int]) -> list[list[int]]:
+    def _streams(self, guide: Guidance, tokens: list[int]) -> list[list[int]]:
         """What the twins of a row see. Raises ValueError for a guidance that breaks its word."""
-        assert self.guide is not None
-        streams = [[int(token) for token in each] for each in self.guide.streams(np.array(tokens), self.tokenizer)]
-        if len(streams) != self.guide.twins or not all(streams):
+        streams = [[int(token) for token in each] for each in guide.streams(np.array(tokens), self.tokenizer)]
+        if len(streams) != guide.twins or not all(streams):
             raise ValueError(
-                f"{type(self.guide).__name__} has {self.guide.twins} twins and gave streams of "
+                f"{type(guide).__name__} has {guide.twins} twins and gave streams of "
                 f"{[len(stream) for stream in streams]} tokens: one for each, none empty."
             )
         return streams
@@ -289,7 +305,7 @@ class Continuation:
             if place and not (math.isfinite(sum_) and self._holds(options, rows)):
                 break  # the next step goes on from here, or raises
             if not math.isfinite(sum_):
-                raise self._not_finite(live, [index for index in live if options[index].share is not None])
+                raise self._not_finite(live, self._guided(options))
             for index, token in zip(live, tokens_R, strict=True):
                 row = self._with(rows[index], token)
                 become(index, None if row.state.ended else token, row)
@@ -301,12 +317,12 @@ class Continuation:
         """What may come next, what was picked of it, and the sum of its logits; then what may come after that, and so
         on as far ahead as can be foreseen."""
         first = self._options(live, rows)
-        drawing = [index for index in live if first[index].share is not None]
-        logits_SBV, picked, sums = self._logits(drawing, rows), list[Tensor](), list[Tensor]()
+        guided = self._guided(first)
+        logits_SBV, picked, sums = self._logits(guided, rows), list[Tensor](), list[Tensor]()
         forecasts = [first, *self._forecasts(first, rows)]
         for place, options in enumerate(forecasts):
             if picked:
-                logits_SBV = self._logits_after(picked[-1], live, drawing)
+                logits_SBV = self._logits_after(picked[-1], live, guided)
             tokens_R, sum_ = self._pick(options, place, logits_SBV, rows)
             picked.append(tokens_R)
             sums.append(sum_)
@@ -320,28 +336,33 @@ class Continuation:
         spent = state.ended != "length"  # for a picture without room nothing is written, and no draw is spent
         return replace(row, tokens=tokens, state=state, place=row.place + spent)
 
+    def _guided(self, options: dict[int, Options]) -> dict[int, bool]:
+        """The rows that have a guidance now, and whether it is that of images."""
+        modes = ((index, each.guided) for index, each in options.items())
+        return {index: drawing for index, drawing in modes if drawing is not None and self.guides[drawing]}
+
     def _options(self, live: Iterable[int], rows: Sequence[ReplyRow]) -> dict[int, Options]:
         """What may come next in each of these rows, none of which has ended."""
         return {index: self._options_in(rows[index].state, rows[index].room) for index in live}
 
     def _options_in(self, state: State, room: int) -> Options:
-        return Options(self.grammar.allowed(state, room), self.grammar.share(state))
+        return Options(self.grammar.allowed(state, room), self.grammar.share(state), state.place is not None)
 
     def _forecasts(self, first: dict[int, Options], rows: Sequence[ReplyRow]) -> Iterator[dict[int, Options]]:
         """What may come after `first`, and so on, while each row goes on in its modality as usual."""
         cache = self._decoder.cache
         ahead = min(self.ahead, 1 + cache.room - int(cache.lengths.max()))
-        if any(share is None for _, share in first.values()):
+        if any(each.share is None for each in first.values()):
             # A penalty needs the words before, of which nothing is on this side yet.
             ahead = min(ahead, crossovers.WORDS_AHEAD if self._written_BV is None else 1)
         states, options = {index: rows[index].state for index in first}, first
         for place in range(1, ahead):
-            for index, (mask, _) in options.items():
-                states[index] = self.grammar.advance(states[index], mask.usual(self.tokenizer.vocabulary))
+            for index, each in options.items():
+                states[index] = self.grammar.advance(states[index], each.mask.usual(self.tokenizer.vocabulary))
             if any(state.ended or rows[index].room <= place for index, state in states.items()):
                 return
             options = {index: self._options_in(state, rows[index].room - place) for index, state in states.items()}
-            if any((options[index].share is None) != (first[index].share is None) for index in first):
+            if any(options[index].guided != first[index].guided for index in first):
                 return
             yield options
 
@@ -349,13 +370,13 @@ class Continuation:
         """Whether all rows have come to stand as was forecast."""
         return not any(rows[index].state.ended for index in forecast) and self._options(forecast, rows) == forecast
 
-    def _not_finite(self, live: list[int], drawing: list[int]) -> FloatingPointError:
+    def _not_finite(self, live: list[int], guided: dict[int, bool]) -> FloatingPointError:
         """What to raise for logits with a NaN or an infinity: the rows are run through the model again to see where.
 
         A sampler makes one token for ever of them, or an end, which no reader could tell from a reply.
         """
         streams = [list(self.rows[index].tokens) for index in live]
-        streams += [twins[index].tokens for twins in self._twins for index in drawing]
+        streams += [twins[index].tokens for twins in self._twins for index in guided if twins[index].tokens]
         device = self.model.embedding.weight.device
         for stream in streams:
             if name := first_not_finite(self.model, torch.tensor(stream, device=device)):
@@ -364,10 +385,12 @@ class Continuation:
                     f"is that of {name}. Load the weights anew or go back to an earlier checkpoint; with a 16-bit "
                     "type, try float32."
                 )
-        if self.guide and drawing:
+        if guided:
+            guides = {self.guides[drawing] for drawing in guided.values()}
             return FloatingPointError(
                 f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones: "
-                f"{self.guide} mixes them into such. Make it weaker, or look at what its mix and its schedule return."
+                f"{', '.join(map(str, guides))} mixes them into such. Make it weaker, or look at what its mix and its "
+                "schedule return."
             )
         return FloatingPointError(
             f"The logits after {len(streams[0])} tokens are not finite, though the model gives finite ones for the "
@@ -382,11 +405,14 @@ class Continuation:
 
         The second is a sum of all logits that were picked from, mixed ones included: finite where each of them is.
         """
-        alike: dict[tuple[Mask, bool], list[int]] = {}  # rows of which the same may come
-        for index, (mask, share) in options.items():
-            alike.setdefault((mask, share is not None), []).append(index)
+        alike: dict[tuple[Mask, bool | None], list[int]] = {}  # rows of which the same may come
+        for index, each in options.items():
+            alike.setdefault((each.mask, each.guided), []).append(index)
         picked, sums = zip(
-            *(self._pick_alike(mask, options, place, some, logits_SBV, rows) for (mask, _), some in alike.items()),
+            *(
+                self._pick_alike(mask, guided, options, place, some, logits_SBV, rows)
+                for (mask, guided), some in alike.items()
+            ),
             strict=True,
         )
         if len(picked) == 1:
@@ -397,6 +423,7 @@ class Continuation:
     def _pick_alike(
         self,
         mask: Mask,
+        guided: bool | None,
         options: dict[int, Options],
         place: int,
         some: list[int],
@@ -406,20 +433,25 @@ class Continuation:
         """A token for each of some rows of which the same may come, tokens_R, and the sum of the logits."""
         draws = [rows[index].draws[rows[index].place + place] for index in some]
         shares = [share for index in some if (share := options[index].share) is not None]
+        guide, sampler = None if guided is None else self.guides[guided], self._samplers[bool(shares)]
         ids_V, logits_SRV = mask.ids(logits_SBV.device), _select(logits_SBV, some)
         if len(ids_V) == 1:  # nothing to pick, but no less to check
             return ids_V.expand(len(some)), logits_SRV.sum()
-        if shares:  # guidance and sampler get the codes alone
-            logits_SRV = logits_SRV.index_select(-1, ids_V)
+        written_BV = None if shares or self._written_BV is None else self._words_written(self._written_BV)
+        written_RV = None if written_BV is None else _select(written_BV, some)
+        if shares or guide:  # guidance, and the sampler of images, get what may come alone
+            streams = logits_SRV[: 1 + guide.twins] if guide else logits_SRV[:1]
+            logits_SRV = streams.index_select(-1, ids_V)
             logits_RV, sum_ = logits_SRV[0], logits_SRV.sum()
-            if self.guide:
-                logits_RV = self.guide.mix(logits_SRV, shares)
-                sum_ = sum_ + logits_RV.sum()
-            return ids_V[self._samplers[1].pick(logits_RV, draws)], sum_
+            if guide:
+                logits_RV = guide.mix(logits_SRV, shares or [0.0] * len(some))
+                # A guidance may rule tokens out, by -inf, but not all of a row's.
+                sum_ = sum_ + logits_RV.masked_fill(logits_RV == -torch.inf, 0).sum() + logits_RV.amax(-1).sum()
+            written_RV = None if written_RV is None else written_RV.index_select(-1, ids_V)
+            return ids_V[sampler.pick(logits_RV, draws, written_RV)], sum_
         # Here most of the vocabulary may come: to hide the rest is faster than to gather it.
         logits_RV = logits_SRV[0].masked_fill(mask.hidden(logits_SRV.device), -torch.inf)
-        written_RV = None if self._written_BV is None else _select(self._words_written(self._written_BV), some)
-        return self._samplers[0].pick(logits_RV, draws, written_RV), logits_SRV[0].sum()
+        return sampler.pick(logits_RV, draws, written_RV), logits_SRV[0].sum()
 
     def _words_written(self, written_BV: Tensor) -> Tensor:
         """Which words each row's reply holds, brought up to date from the rows themselves."""
@@ -432,8 +464,8 @@ class Continuation:
             self._marked[index] = row.reply, len(row.tokens)
         return written_BV
 
-    def _logits(self, drawing: list[int], rows: Sequence[ReplyRow]) -> Tensor:
-        """Feeds rows, and the twins of those that draw, what their cache lacks: the logits that follow, S x B x V.
+    def _logits(self, guided: dict[int, bool], rows: Sequence[ReplyRow]) -> Tensor:
+        """Feeds rows, and twins of those that are guided, what their cache lacks: the logits that follow, S x B x V.
 
         S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning. What rows and twins were
         fed beyond their tokens, by a wrong forecast or because a step was interrupted, is taken back first.
@@ -445,16 +477,16 @@ class Continuation:
         for index, row in enumerate(rows):
             if row.state.ended:
                 news[index] = []
-            elif index not in drawing:
+            elif index not in guided:
                 for streams in self._twins:
                     streams[index] = streams[index]._replace(copied=None)
-        if not self._twins or not drawing:
+        if not guided:
             return self._decoder.logits(self._feed(0, news))[None]
-        for index in drawing:
-            self._update_twins(index, rows[index])
+        for index, drawing in guided.items():
+            self._update_twins(index, rows[index], drawing)
         for twin, streams in enumerate(self._twins, 1):
             news += [
-                stream.tokens[lengths[twin * count + index] :] if index in drawing else []
+                stream.tokens[lengths[twin * count + index] :] if index in guided and stream.copied is not None else []
                 for index, stream in enumerate(streams)
             ]
         # All but the last tokens first, without the rows when they lack nothing: a twin's whole stream beside one token
@@ -465,23 +497,27 @@ class Continuation:
             self._feed(start, behind[start:])
         return self._decoder.logits(self._feed(0, [new[-1:] for new in news])).unflatten(0, (-1, count))
 
-    def _update_twins(self, index: int, row: ReplyRow) -> None:
-        """Gives the twins of a row that draws the tokens they have to see, and takes back those that differ.
+    def _update_twins(self, index: int, row: ReplyRow, drawing: bool) -> None:
+        """Gives the twins of a row that is guided the tokens they have to see, and takes back those that differ.
 
         A twin's cache holds its tokens at all places that both have, so it goes back before its tokens change.
         """
-        fresh = None
+        guide, fresh = self.guides[drawing], None
+        assert guide is not None
         for twin, streams in enumerate(self._twins):
-            (tokens, copied), place = streams[index], (1 + twin) * len(self.rows) + index
-            if copied is None:
-                fresh = fresh or self._streams(list(row.tokens))
+            (tokens, copied, as_image), place = streams[index], (1 + twin) * len(self.rows) + index
+            if twin >= guide.twins:  # the other modality's guidance has more
+                streams[index] = streams[index]._replace(copied=None)
+                continue
+            if copied is None or as_image != drawing:
+                fresh = fresh or self._streams(guide, list(row.tokens))
                 pairs = zip(tokens[: self._decoder.cache.lengths[place]], fresh[twin][:-1], strict=False)
                 self._decoder.rewind(place, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
                 tokens = fresh[twin]
             else:
                 tokens = tokens + list(row.tokens[copied:])
                 self._decoder.rewind(place, len(tokens) - 1)
-            streams[index] = TwinStream(tokens, len(row.tokens))
+            streams[index] = TwinStream(tokens, len(row.tokens), drawing)
         longest, room = max(len(streams[index].tokens) for streams in self._twins), self._decoder.cache.room
         if longest > room:
             raise ValueError(
@@ -489,14 +525,15 @@ class Continuation:
                 "shorten the negative prompt, or what else guidance puts before the image."
             )
 
-    def _logits_after(self, tokens_R: Tensor, live: list[int], drawing: list[int]) -> Tensor:
+    def _logits_after(self, tokens_R: Tensor, live: list[int], guided: dict[int, bool]) -> Tensor:
         """The logits after tokens that are on the device only, one for each row that goes on: S x B x V."""
         count, device = len(self.rows), tokens_R.device
         tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
         tokens_B[upload(live, device)] = tokens_R
-        twins = len(self._twins) if drawing else 0
+        twins = len(self._twins) if guided else 0
         counts = [int(index in live) for index in range(count)]
-        counts += [int(index in drawing) for index in range(count)] * twins
+        for streams in self._twins if guided else ():
+            counts += [int(index in guided and stream.copied is not None) for index, stream in enumerate(streams)]
         outputs_BTD = self._decoder.feed(tokens_B.repeat(1 + twins)[:, None], counts)
         return self._decoder.logits(outputs_BTD[:, 0]).unflatten(0, (-1, count))
 

@@ -18,7 +18,7 @@ from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.documents import Blank, Document, Image, Text
 from chameleon_lab.generation.continuation import Continuation
 from chameleon_lab.generation.grammar import Mask, State
-from chameleon_lab.generation.guidance import TwoWay, without_words
+from chameleon_lab.generation.guidance import Contrastive, TwoWay, without_words
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import FilledSegment
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -301,8 +301,8 @@ class Infilling:
                 "fillings. Shorten it."
             )
         guide = settings.guide
-        if isinstance(guide, TwoWay) and guide.without is without_words:  # which would leave out the sentinels, too
-            guide = TwoWay(guide.scale, without_caption)
+        if isinstance(guide, TwoWay | Contrastive) and guide.without is without_words:  # nor sentinels
+            guide = replace(guide, without=without_caption)
         most = max((plan.need for plan in plans), default=1)
         settings = replace(settings, max_tokens=most, guidance=1.0 if guide is None else guide)
         rules = InfillRules(tokenizer.vocabulary, plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import numbers
@@ -36,21 +37,24 @@ class Settings:
     image_top_p: Annotated[float | None, "top-p of images alone"] = None
     image_top_k: Annotated[int | None, "top-k of images alone"] = None
     image_min_p: Annotated[float | None, "min-p of images alone"] = None
+    text_guidance: Annotated[float | Guidance, "how strongly words follow what is asked and shown; 1 is unguided"] = 1.0
 
     def __post_init__(self) -> None:
-        mixes = isinstance(self.guidance, numbers.Real) or callable(getattr(self.guidance, "mix", None))
-        if isinstance(self.guidance, type) or not mixes:  # a class, too, has its methods
-            raise TypeError(
-                "guidance is a number, or an object such as ThreeWay() or TwoWay(3.0, without=Negative(document)), not "
-                f"{self.guidance!r}."
-            )
+        for name in GUIDANCE_SETTINGS:
+            guidance = getattr(self, name)
+            mixes = isinstance(guidance, numbers.Real) or callable(getattr(guidance, "mix", None))
+            if isinstance(guidance, type) or not mixes:  # a class, too, has its methods
+                raise TypeError(
+                    f"{name} is a number, or an object such as ThreeWay() or TwoWay(3.0, without=Negative(document)), "
+                    f"not {guidance!r}."
+                )
         for each in fields(self):
-            if each.name == "guidance" and not isinstance(self.guidance, numbers.Real):
+            if each.name in GUIDANCE_SETTINGS and not isinstance(getattr(self, each.name), numbers.Real):
                 continue
             value, whole = getattr(self, each.name), each.name.endswith(("top_k", "max_tokens", "window"))
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, plain_number(value, each.name, whole))
-        _ = self.text_sampler, self.image_sampler, self.guide
+        _ = self.text_sampler, self.image_sampler, self.guide, self.text_guide
         for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a whole number, 1 or more, not {value}.")
@@ -70,11 +74,19 @@ class Settings:
 
     @property
     def guide(self) -> Guidance | None:
-        """The guidance, or None where there is none."""
+        """The guidance of images, or None where there is none."""
         if not isinstance(self.guidance, int | float):
             return self.guidance
         guide = TwoWay(self.guidance)
         return None if self.guidance == 1 else guide
+
+    @property
+    def text_guide(self) -> Guidance | None:
+        """The guidance of words, or None where there is none; a number leads away from what nobody asked for."""
+        if not isinstance(self.text_guidance, int | float):
+            return self.text_guidance
+        guide = TwoWay(self.text_guidance, guides.turn_alone)
+        return None if self.text_guidance == 1 else guide
 
     def changed(self, **changes: Unpack[Changes]) -> Settings:
         """These settings with the given fields replaced; None leaves a field as it is.
@@ -92,8 +104,16 @@ class Settings:
         return replace(self, **(images | chosen))
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON. Raises ValueError on a guidance of your own, which nobody could read back."""
-        return {each.name: _plain_setting(getattr(self, each.name)) for each in fields(self)}
+        """Plain values for JSON. Raises ValueError on a guidance of your own, which nobody could read back.
+
+        `LATER` settings at their defaults are left out, so that files say what they said before there were these.
+        """
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {
+            name: _plain_setting(value)
+            for name, (value, default) in values.items()
+            if name not in LATER or value != default
+        }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Settings:
@@ -105,6 +125,12 @@ class Settings:
         except TypeError as error:
             raise ValueError(f"These are no saved settings: {error}") from error
 
+
+GUIDANCE_SETTINGS = ("guidance", "text_guidance")
+"""The settings that are a number or a `Guidance`."""
+
+LATER = ("text_guidance",)
+"""Settings that are saved only where they are not at their defaults."""
 
 SETTING_NAMES = tuple(each.name for each in fields(Settings))
 """The names of all settings."""
@@ -125,6 +151,7 @@ class Changes(TypedDict, total=False):
     image_top_p: float | None
     image_top_k: int | None
     image_min_p: float | None
+    text_guidance: float | Guidance | None
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -173,8 +200,9 @@ class _SettingsMethod:
 NAMEABLE: dict[str, Any] = {
     each.__name__: each
     for each in (
-        *(guides.TwoWay, guides.ThreeWay, guides.Linear, guides.Between, guides.Negative),
+        *(guides.TwoWay, guides.ThreeWay, guides.Contrastive, guides.Linear, guides.Between, guides.Negative),
         *(guides.without_words, guides.image_alone, guides.from_begin_image, guides.masked_words),
+        *(guides.turn_alone, guides.without_images),
     )
 }
 """Classes and functions that saved settings may name."""
@@ -208,6 +236,40 @@ def _setting_of(plain: Any) -> Any:
     named = NAMEABLE[name]
     rest = {key: _setting_of(inner) for key, inner in plain.items() if key != "is"}
     return named(**rest) if isinstance(named, type) else named
+
+
+def parse_guidance(words: str) -> float | Guidance:
+    """A guidance as a command line has it: a number, or one of the lab's own as it is written in Python.
+
+    `"3"`, `"Contrastive"`, `"Contrastive(alpha=0.1, k=8)"`, `"TwoWay(Linear(4, 1), without=masked_words)"`. Nothing
+    is executed. Raises ValueError for anything else, naming what there is.
+    """
+    try:
+        try:
+            guidance: Any = float(words)
+        except ValueError:
+            guidance = _named_in(ast.parse(words.strip(), mode="eval").body)
+        return Settings(guidance=guidance() if isinstance(guidance, type) else guidance).guidance
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"No guidance is written {words[:80]!r}: {error}") from error
+
+
+def _named_in(node: ast.expr) -> Any:
+    """What a piece of such an expression stands for: a number, a word, or what `NAMEABLE` has."""
+    match node:
+        case ast.Constant(value=int() | float() | str() | bool() as value):
+            return Document.of(value) if isinstance(value, str) else value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id=name) if name in NAMEABLE:
+            return NAMEABLE[name]
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if isinstance(NAMEABLE.get(name), type):
+            named = {str(keyword.arg): _named_in(keyword.value) for keyword in keywords}
+            return NAMEABLE[name](*map(_named_in, args), **named)
+    raise ValueError(
+        f"No guidance holds {ast.unparse(node)[:80]!r}: write a number, or {', '.join(NAMEABLE)} with numbers, and "
+        "words in quotes for a negative prompt."
+    )
 
 
 def latest_turns(sizes: Sequence[int], ends: Sequence[int], window: int | None) -> int:
