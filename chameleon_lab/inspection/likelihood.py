@@ -100,13 +100,15 @@ class Likelihood(Trace):
         return self.tokenizer.vocabulary.modality[self.tokens]
 
     def words(self, token: int) -> str:
-        """A token in words: its piece of text, "code 22", or what kind of special token it is."""
+        """A token in words: its piece of text, "code 22", "sentinel 0", or what kind of special token it is."""
         vocabulary = self.tokenizer.vocabulary
         match Modality(int(vocabulary.modality[token])):
             case Modality.TEXT:
                 return self.tokenizer.text.decode([int(token) - vocabulary.first_text])
             case Modality.IMAGE:
                 return f"code {int(vocabulary.codes_of_tokens(np.array(token)))}"
+        if 0 <= (sentinel := int(token) - vocabulary.first_sentinel) < vocabulary.sentinels:
+            return f"sentinel {sentinel}"
         return next((name for name in SPECIALS if getattr(vocabulary, name) == token), f"special {token}")
 
     @torch.inference_mode()
