@@ -82,7 +82,7 @@ export function lensFigure({ image, rows, columns, layers, ask }) {
     element("div.chm-inspect-stage", img, surprise, heat, cells),
     element("figcaption", play, slider, words),
   );
-  node.style.setProperty("--width", `clamp(288px, 60%, ${Math.max(448, Math.min(640, 16 * columns))}px)`);
+  node.style.setProperty("--width", `clamp(288px, 60%, ${Math.max(576, Math.min(640, 16 * columns))}px)`);
   node.style.setProperty("--rows", String(rows));
   node.style.setProperty("--columns", String(columns));
   img.hidden = slider.disabled = play.disabled = true;
