@@ -10,6 +10,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
+from chameleon_lab.candidates import Candidate, Scorer, ranked, score_of
 from chameleon_lab.checkpoints import formats, huggingface, native, provenance
 from chameleon_lab.checkpoints.adapters import apply_adapter, base_of, is_adapter
 from chameleon_lab.checkpoints.evidence import home, snapshot
@@ -21,7 +22,7 @@ from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
 from chameleon_lab.generation.settings import Changes, Settings, latest_turns, takes_settings
 from chameleon_lab.inspection import Inspection
-from chameleon_lab.parts import require
+from chameleon_lab.parts import require, require_count
 from chameleon_lab.records import FilledSegment, Piece, ReplyProgress, TokenScores
 from chameleon_lab.storage import recover
 from chameleon_lab.tokenizers.image import ImageTokenizer
@@ -191,6 +192,39 @@ class Chameleon:
         """The whole reply: what `stream` gives for the same seed, as a document."""
         document, settings, seed, grammar = self._request(document, seed, settings, grammar, modality, changes)
         return self.engine.generate([document], settings, [seed], grammar, prefix)[0]
+
+    @takes_settings
+    def candidates(
+        self,
+        document: Document,
+        count: int,
+        *,
+        scorer: Scorer,
+        mixture: Sequence[Settings] = (),
+        seed: int = 0,
+        settings: Settings | None = None,
+        grammar: Rules | None = None,
+        modality: ModalityChoice | None = None,
+        **changes: Unpack[Changes],
+    ) -> list[Candidate]:
+        """The best of `count` replies first, as `scorer` ranks them: it gets the document with a reply behind it.
+
+        They are drawn at once, with a seed each from `seed` on. A `mixture` of several settings deals the replies out
+        in turn, so that of two each draws half; `changes` are made to each. Raises what `generate` raises, and
+        ValueError for no reply, a mixture of more settings than replies, and a score that is no number.
+        """
+        require(scorer, "a scorer", "__call__")
+        require_count(count, "candidates", max(1, len(mixture)))
+        candidates: list[Candidate] = []
+        for place, each in enumerate(mixture or [settings]):
+            asked, chosen, first, rules = self._request(document, seed + place, each, grammar, modality, changes)
+            seeds = range(first, seed + count, max(1, len(mixture)))
+            replies = self.engine.generate([asked] * len(seeds), chosen, seeds, rules)
+            pairs = zip(replies, seeds, strict=True)
+            candidates += [
+                Candidate(reply, score_of(scorer, Document((*document, *reply))), chosen, own) for reply, own in pairs
+            ]
+        return ranked(sorted(candidates, key=lambda each: each.seed))
 
     @takes_settings
     def begin(
