@@ -27,6 +27,8 @@ TRANSPOSED_ROWS = 3  # fitted: up to so many rows it beats `F.linear`, where the
 PACKED_LEAST, PACKED_MOST = 4, 32  # fitted: between so many rows oneDNN's packed weights are up to twice as fast
 PACKED_BYTES = 2**30  # models beyond this get no packed second copy of their matrices
 
+COMPILED_ROWS = 16  # up to so many rows numba's kernels compute a step, where numba is installed
+
 # Recorded steps, on a GPU
 GRAPH_POSITIONS = 512  # a recorded step sees as far as the next multiple of this; then another is recorded
 GRAPH_PATIENCE = 32  # steps before the first is recorded, since recording costs as much as many

@@ -127,6 +127,17 @@ def pack_int4(levels_OI: Tensor, kind: str) -> Tensor:
     return pack(levels_OI, 1) if kind == "cpu" else pack(pairs_OI, 8 if levels_OI.shape[1] % 128 == 0 else 2)
 
 
+@functools.cache
+def packs_int4_in_blocks() -> bool:
+    """Whether the packing for a CPU is the one that `generation.compiled_kernels` reads: each 64 outputs by themselves,
+    32 bytes for an input, of which the lower halves are the first 32 outputs."""
+    levels_OI = torch.arange(128 * 32, dtype=torch.int32).mul(7).bitwise_right_shift(2).bitwise_and(15).view(128, 32)
+    packed = pack_int4(levels_OI, "cpu")
+    lower_BOI, upper_BOI = levels_OI.view(2, 2, 32, 32).unbind(1)
+    expected = (upper_BOI << 4 | lower_BOI).transpose(1, 2).to(torch.uint8)
+    return packed.dtype == torch.uint8 and torch.equal(packed.reshape(-1), expected.reshape(-1))
+
+
 def int4_product(x_NI: Tensor, packed: Tensor, scales_GO2: Tensor, kind: str) -> Tensor:
     """x W^T with bfloat16 rows and what `pack_int4` gave; scales and zeros of each group as the kernels want them."""
     pack, multiply = map(operator, INT4[kind])

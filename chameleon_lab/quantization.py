@@ -89,6 +89,7 @@ class Int8Linear(QuantizedLinear):
         super().__init__(in_features, out_features)
         self._buffers_of(self.pack(torch.empty(out_features, in_features, device="meta")))
         self._ordered: ByteMatrix | None = None
+        self._stays = False  # whether `packed` keeps its first order
 
     def pack(self, weight_OI: Tensor) -> dict[str, Tensor]:
         greatest_O = torch.maximum(weight_OI.amax(1), -weight_OI.amin(1)).float()
@@ -101,7 +102,9 @@ class Int8Linear(QuantizedLinear):
 
     def product(self, x_NI: Tensor) -> Tensor:
         on_cpu = x_NI.device.type == "cpu"
-        if on_cpu and type(x_NI) is Tensor and native_ops.multiplies_bytes():  # the planner's fakes have no numbers
+        if (
+            on_cpu and type(x_NI) is Tensor and not self._stays and native_ops.multiplies_bytes()
+        ):  # the planner's fakes have no numbers
             ordered = self._ordered or self._order()
             if len(x_NI) <= crossovers.BYTE_ROWS:
                 return byte_product(ordered, x_NI)
@@ -116,6 +119,12 @@ class Int8Linear(QuantizedLinear):
         slices = _slices(self.packed, crossovers.UNPACKED_AT_ONCE)
         parts = [F.linear(x_NI, self.packed[rows].to(torch.bfloat16)) for rows in slices]
         return torch.cat(parts, dim=-1).mul_(scales_O)
+
+    def in_first_order(self) -> Tensor:
+        """`packed`, row by row, which is its order from now on: for kernels that read it so (`compiled_step`)."""
+        self._stays = True
+        self._disorder()
+        return self.packed
 
     def _order(self) -> ByteMatrix:
         with ORDERING, torch.inference_mode(False):

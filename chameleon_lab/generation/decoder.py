@@ -2,6 +2,7 @@
 
 - the model states the maths once (`transformer`). While gradients are on, or a hook listens, the model itself computes
 - otherwise its lean twin does (`lean`, `kernels`), by the model's own methods
+- one token a row is a single compiled call, where numba is installed and knows the model's parts (`compiled_step`)
 - on a GPU a step of one token a row is recorded as one CUDA graph and replayed wherever the rows stand (`recording`)
 - keys and values of every position are stored (`kv_cache`), and nothing is computed twice, unless the weights changed
 - where a reply begins, the model is compared with the one that all this was prepared for (`weights`)
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from chameleon_lab import crossovers, native_ops
 from chameleon_lab.generation import recording
+from chameleon_lab.generation.compiled_step import CompiledStep
 from chameleon_lab.generation.kv_cache import KVCache, Step
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.recording import Recorded
@@ -28,9 +30,9 @@ from chameleon_lab.transformer import Transformer, turned_at
 class Decoder:
     """Rows of tokens under way in a model: feed them, get logits, take back; `worker` says who did the last sums.
 
-    `worker` is "model", "lean" or "graph"; `plain` has the model do all. `room` bounds a row's positions, by default
-    the model's context. One that is `lasting` is used for several replies: if the weights have changed when one begins,
-    what the old ones computed is forgotten. Raises ValueError where the cache does not fit into memory.
+    `worker` is "model", "lean", "compiled" or "graph"; `plain` has the model do all. `room` bounds a row's positions,
+    by default the model's context. One that is `lasting` is used for several replies: if the weights have changed when
+    one begins, what the old ones computed is forgotten. Raises ValueError where the cache does not fit into memory.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Decoder:
         places_1T = torch.arange(self._room + 1, device=like.device)[None]
         self._turns_T1K = turned_at(places_1T, self.model.config)[0]
         self._twin: LeanTwin | None = None
+        self._compiled: CompiledStep | None = None
         self._listeners: list[dict] | None = []
         self._steps: dict[tuple[int, int, int], Recorded] = {}
         self._steps_taken = 0
@@ -110,6 +113,11 @@ class Decoder:
             if self._steps_taken > crossovers.GRAPH_PATIENCE:
                 self.worker = "graph"
                 return self._replay(twin, tokens_BT, rows)
+        if twin is not None and tokens_BT.shape[1] == 1 and len(tokens_BT) <= crossovers.COMPILED_ROWS:
+            compiled = self._renewed()
+            if compiled is not None:
+                self.worker = "compiled"
+                return compiled.trunk(tokens_BT, rows)
         self.worker = "model" if twin is None else "lean"
         step = Step(self.cache, self._turns_T1K, rows, tokens_BT.shape[1])
         outputs_BTD = (twin.model if twin else self.model).trunk(tokens_BT, step)
@@ -123,6 +131,10 @@ class Decoder:
     def logits(self, outputs_BTD: Tensor) -> Tensor:
         """What the model's `logits` gives, float32."""
         twin = self._lean()
+        if twin is not None and outputs_BTD.numel() <= crossovers.COMPILED_ROWS * outputs_BTD.shape[-1]:
+            compiled = self._renewed()
+            if compiled is not None:
+                return compiled.logits(outputs_BTD)
         return (twin.model if twin else self.model).logits(outputs_BTD)
 
     def rewind(self, row: int, length: int) -> None:
@@ -138,7 +150,14 @@ class Decoder:
             self._twin, self._steps, self._embedding_VD = None, {}, self.model.embedding.weight.detach()
         if self._twin is None:
             self._listeners, self._twin = native_ops.listeners(self.model), LeanTwin(self.model)
+            self._compiled = CompiledStep.of(self.model, self.cache, self._turns_T1K)
         return None if self._listeners is None or any(self._listeners) else self._twin
+
+    def _renewed(self) -> CompiledStep | None:
+        """The compiled step, made anew where a weight has moved since."""
+        if self._compiled is not None and not self._compiled.current():
+            self._compiled = CompiledStep.of(self.model, self.cache, self._turns_T1K)
+        return self._compiled
 
     def _replay(self, twin: LeanTwin, tokens_B1: Tensor, rows: slice) -> Tensor:
         """A step as it was recorded; another is recorded for other rows, and for each `GRAPH_POSITIONS` of reach."""
