@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,14 @@ def test_a_shell_converts_to_a_file_and_back(tmp_path):
     assert 4e6 < there.stat().st_size < 5e6  # of 17 in float32
     assert main(["convert", str(there), str(back), "--format", "meta", "--without-pictures"]) == 0
     assert formats.detect(back).name == "meta"
+
+
+def test_without_the_package_one_line_says_what_to_install(tmp_path, small, monkeypatch):
+    (tmp_path / "x.gguf").write_bytes(small)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    for deed in (lambda: Chameleon.load(tmp_path / "x.gguf"), lambda: other_lab().save(tmp_path / "y", format="gguf")):
+        with pytest.raises(ValueError, match=r"pip install 'chameleon-lab\[gguf\]'\.$"):
+            deed()
 
 
 # A file that another program wrote
