@@ -81,8 +81,8 @@ class Gguf:
         return Claim(f"the header of {file.name}", file.name, (file, file.parent), folder.is_file(), fault)
 
     def open(self, place: Path, tokenizers: tuple[Path, ...], options: ReadOptions) -> Opened:
+        file = read_gguf(place)
         with intact(place):
-            file = read_gguf(place)
             architecture = file.text("general.architecture")
             if architecture != ARCHITECTURE:
                 raise ValueError(
