@@ -40,6 +40,7 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
 from chameleon_lab.checkpoints.vqgans import holds_vqgan, read_vqgan
 from chameleon_lab.files import reason_of
+from chameleon_lab.outlines import outline
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.transformer import Transformer
 
@@ -307,7 +308,7 @@ def write_opened(
     if shards is not None and shards < 1:
         raise ValueError(f"shards must be 1 or more, not {shards}.")
     require_layers(opened.config, opened.tensors, opened.source)
-    with torch.device("meta"):
+    with outline():
         check(Transformer(opened.config), opened.tensors, opened.source)
     if not pictures:
         text = opened.tokenizer.text if opened.tokenizer.can_spell else None
