@@ -33,6 +33,7 @@ from chameleon_lab.inspection.rollout import SQUARE_BYTES, AttentionRollout
 from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace
 from chameleon_lab.objective import Objective, chunked_sum
 from chameleon_lab.optimization import Recipe
+from chameleon_lab.outlines import outline
 from chameleon_lab.quantization import BITS, quantize
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import Causal, ModelConfig, Transformer
@@ -304,7 +305,7 @@ class _Use:
     def _trace(self, layers: int) -> dict[str, int]:
         """Bytes alive with so many layers: what stands, by name, and the peaks of each moment."""
         use = replace(self, config=replace(self.config, layers=layers))
-        with torch.device("meta"):
+        with outline():
             model = Transformer(use.config)
         with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _Ledger() as ledger:
             warnings.simplefilter("ignore")  # of kernels that are not fused, here where nothing is computed
@@ -482,7 +483,7 @@ class _Ledger(TorchDispatchMode):
 
 def _stand_in(kind: Callable[[Any], Any], config: Any, dtype: torch.dtype, bits: int | None = None) -> Any:
     """A model of fake tensors on a CPU, in a dtype, made without a moment at which anything else is held."""
-    with torch.device("meta"):
+    with outline():
         model = kind(config)
     if bits:
         quantize(model, bits, "cpu")

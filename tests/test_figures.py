@@ -165,8 +165,8 @@ def test_only_what_was_recorded_gets_a_chart():
         History(),
         History((StepRecord(0, 0.0),)),
         History((record(7),)),
-        History(tuple(record(step, loss=math.nan, max_attention_logit=math.inf) for step in range(5))),
-        History(tuple(record(step, max_attention_logit=0.0, loss=-1.0) for step in range(5))),
+        History(tuple(StepRecord(step, 0.1, {"loss": math.nan, "max_attention_logit": math.inf}) for step in range(5))),
+        History(tuple(StepRecord(step, 0.1, {"loss": -1.0, "max_attention_logit": 0.0}) for step in range(5))),
         History(
             (
                 StepRecord(0, 0.0, {}, {"residual_norm": [math.nan, 0.0]}),

@@ -103,7 +103,8 @@ def test_without_the_labs_own_file_the_weights_are_the_same(format, tmp_path):
     lab.save(tmp_path / "there", format=format)
     (tmp_path / "there" / COMPANION).unlink()
     read = Chameleon.load(tmp_path / "there")
-    assert all(torch.equal(tensor, weights(read)[name]) for name, tensor in weights(lab).items())
+    others = weights(read)
+    assert all(torch.equal(tensor, others[name]) for name, tensor in weights(lab).items())
     assert replace(read.model.config, context=96) == lab.model.config
     assert read.vocabulary == lab.vocabulary
     text = "naïve </b> <= 日本語"

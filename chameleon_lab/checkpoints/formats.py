@@ -42,6 +42,7 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, check
 from chameleon_lab.checkpoints.text_files import SENTENCEPIECE, TABLES, read_text
 from chameleon_lab.checkpoints.vqgans import holds_vqgan, read_vqgan
 from chameleon_lab.files import reason_of
+from chameleon_lab.outlines import outline
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.transformer import Transformer
 
@@ -324,7 +325,7 @@ def write_opened(
             f"{', '.join(GGUF_WEIGHTS)}."
         )
     require_layers(opened.config, opened.tensors, opened.source)
-    with torch.device("meta"):
+    with outline():
         check(Transformer(opened.config), opened.tensors, opened.source)
     if not pictures:
         text = opened.tokenizer.text if opened.tokenizer.can_spell else None

@@ -48,6 +48,7 @@ from chameleon_lab.checkpoints.text_files import (
 )
 from chameleon_lab.checkpoints.torch_files import open_torch
 from chameleon_lab.files import read_table
+from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -309,7 +310,7 @@ def read_port_images(
     if not tensors:
         raise ValueError(f"{folder} holds no image tokenizer: none of its tensors is called {VQ}* or encoder.*.")
     require_blocks(config, tensors, folder)
-    with torch.device("meta"):
+    with outline():
         tokenizer = ImageTokenizer(config, str(folder))
     if not any(name.startswith("decoder.") for name in tensors):
         tokenizer.decoder = None

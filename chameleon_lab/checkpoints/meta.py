@@ -31,6 +31,7 @@ from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.checkpoints.vqgans import read_yaml_config
 from chameleon_lab.files import read_table
+from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig
@@ -90,7 +91,7 @@ class Meta:
         tensors = read_image_tensors(folder / "vqgan.ckpt")
         config = read_yaml_config(yaml_path, "quantize.proj.weight" in tensors)
         require_blocks(config, tensors, folder, "vqgan.yaml")
-        with torch.device("meta"):
+        with outline():
             image = ImageTokenizer(config, str(folder))
         if not any(name.startswith("decoder.") for name in tensors):
             image.decoder = None

@@ -30,6 +30,7 @@ from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.files import intact, read_json
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.outlines import outline
 from chameleon_lab.parts import require_fields
 from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.image import QUANTIZERS, ImageTokenizer, ImageTokenizerConfig
@@ -75,7 +76,7 @@ class Native:
             vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
             settings = _settings(config["generation"], place)
             require_layers(model_config, open_safetensors(place, "model"), place)
-            with torch.device("meta"):
+            with outline():
                 Transformer(model_config)  # what it cannot be built of is damage, too
             text = _text_tokenizer(config["text_tokenizer"], place)
             grid = config["image_tokenizer"].get("missing")
@@ -211,7 +212,7 @@ def read_native_images(
         image_config = _image_config(config["image_tokenizer"], quantizers)
         tensors = open_safetensors(folder, "image_tokenizer")
         require_blocks(image_config, tensors, folder)
-        with torch.device("meta"):
+        with outline():
             image = ImageTokenizer(image_config, str(folder))
     if not config.get("picture_decoder", True):
         image.decoder = None

@@ -13,6 +13,7 @@ from chameleon_lab.checkpoints.adapters import has_adapter
 from chameleon_lab.checkpoints.packed import pack_tensors
 from chameleon_lab.checkpoints.tensors import Tensors, fill, tensors_of
 from chameleon_lab.generation.settings import Settings
+from chameleon_lab.outlines import outline
 from chameleon_lab.quantization import BITS, quantize, require_plain
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -101,7 +102,7 @@ class Opened:
     ) -> Parts:
         """Everything, a tensor at a time, to where it is wanted; `weights` "int8" or "int4" are packed then."""
         require_layers(self.config, self.tensors, self.source)
-        with torch.device("meta"):
+        with outline():
             model = Transformer(self.config)
         tensors = dict(self.tensors)
         if weights is not None:

@@ -18,13 +18,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.opened import ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, visible_files
 from chameleon_lab.checkpoints.torch_files import open_torch
 from chameleon_lab.files import LARGEST_YAML, read_yaml
+from chameleon_lab.outlines import outline
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def read_vqgan(place: Path, options: ReadOptions) -> ImageTokenizer | None:
     else:
         config, about = read_yaml_config(config_path, "quantize.proj.weight" in tensors), config_path.name
     require_blocks(config, tensors, path, about)
-    with torch.device("meta"):
+    with outline():
         image = ImageTokenizer(config, str(path))
     if not any(name.startswith("decoder.") for name in tensors):
         image.decoder = None

@@ -21,6 +21,7 @@ from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, CoolDown, Cosine, Exponential, Recipe, freeze, tuned
+from chameleon_lab.outlines import outline
 from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
@@ -70,7 +71,7 @@ def _frozen_tokens(choice: FrozenChoice, vocabulary: Vocabulary, size: int) -> t
 
 def sketch(model: ModelConfig) -> None:
     """Builds a model's slots, of two layers and without memory. Raises ValueError where two fixes want one of them."""
-    with torch.device("meta"):
+    with outline():
         Transformer(replace(model, vocabulary=model.vocabulary or 2, layers=min(2, model.layers)))
 
 
