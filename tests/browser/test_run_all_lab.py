@@ -90,7 +90,7 @@ def test_a_run_is_steered_and_compared_while_cells_wait(open_notebook, screensho
     expect(compared).to_have_text("1 run, going on")
     waits(page, 2)
     painted = page.evaluate(AGE)
-    figures = {}
+    figures, version = {}, ""
     for label, words in (("Pause", "Paused"), ("Resume", "Train")):
         page.locator(f'.chm-run [aria-label="{label}"]').wait_for()  # the lamp may change before the button does
         figures[label] = page.evaluate(ANSWER, [label, words])
@@ -114,8 +114,9 @@ def test_a_run_is_steered_and_compared_while_cells_wait(open_notebook, screensho
         late = [1000 * (when - recorded[step]) for step, when in painted if step in recorded]
         assert late
         figures["painted after its record"] = max(late)
+        version = "ipykernel " + notebook.kernel("import ipykernel\nipykernel.__version__") + ": "
     with capsys.disabled():
-        print("\n" + json.dumps({name: f"{value:.0f} ms" for name, value in figures.items()}))
+        print("\n" + version + json.dumps({name: f"{value:.0f} ms" for name, value in figures.items()}))
 
 
 @pytest.mark.slow
