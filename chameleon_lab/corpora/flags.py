@@ -106,16 +106,16 @@ def sample_background(rng: np.random.Generator) -> str:
     return list(BACKGROUNDS)[int(rng.integers(len(BACKGROUNDS)))]
 
 
-def looked_up(rng: np.random.Generator, queries: int = 3) -> tuple[list[Document], Document]:
+def looked_up(rng: np.random.Generator, queries: int = 3, two_flags: float = 0.4) -> tuple[list[Document], Document]:
     """Documents to be put before a document, and that document: `queries` requests for flags that they explain.
 
-    One document, two of one flag, or two of two. One time in twelve the requests are for scenes, to which what stands
-    before is of no use; one time in twelve nothing stands before such a request.
+    One document, two of one flag (half as often), or two of two flags (the share `two_flags`). One time in twelve the
+    requests are for scenes, to which what stands before is of no use; one time in twelve nothing stands before one.
     """
     kind = rng.random()
     if kind < 1 / 12:
         return [], drawing(rng)
-    flags = sample_flags(rng, 1 if rng.random() < 0.6 else 2)
+    flags = sample_flags(rng, 2 if rng.random() < two_flags else 1)
     sources = flags * 2 if len(flags) == 1 and rng.random() < 1 / 3 else flags
     retrieved = [flag.document(sample_background(rng)) for flag in sources]
     document = Document()

@@ -71,7 +71,7 @@ ARRANGEMENTS: dict[str, Callable[[LookupTask, int], Sequence[Document]]] = {
 """What stands before a request, by hand: of a task and its number, documents in their order."""
 
 
-def drawn(
+def draw_all(
     retriever: Retriever, tasks: Sequence[LookupTask], hits: Sequence[Sequence[Hit]], settings: Settings, seed: int
 ) -> list[Document]:
     """The replies to tasks, each behind its own documents. Those whose documents are equally long go together, since
@@ -89,7 +89,7 @@ def drawn(
     return replies
 
 
-def judged(tasks: Sequence[LookupTask], replies: Sequence[Document]) -> dict[str, Score]:
+def judge_flags(tasks: Sequence[LookupTask], replies: Sequence[Document]) -> dict[str, Score]:
     """The shares of tasks with a picture whose four fields are right ("flag"), and whose background is, too."""
     rights, wholes = list[bool](), list[bool]()
     for task, reply in zip(tasks, replies, strict=True):
@@ -121,7 +121,7 @@ def evaluate_retrieval(
     for name, hits in ways.items():
         for guidance in guidances:
             settings = lab.settings.changed(guidance=guidance)
-            yield name, guidance, judged(tasks, drawn(retriever, tasks, hits, settings, seed))
+            yield name, guidance, judge_flags(tasks, draw_all(retriever, tasks, hits, settings, seed))
 
 
 def evaluate_retrieval_command(arguments: Sequence[str] | None = None) -> None:

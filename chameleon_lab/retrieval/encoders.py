@@ -71,8 +71,8 @@ class TwoTowerConfig:
 class TwoTower(nn.Module):
     """A small encoder of words and pictures.
 
-    A text is the sum of its words' rows, each weighted by how rare the word was in training; a word that training never
-    had keeps the random row of its hash and weighs most. So an invented name finds the documents that hold it, and
+    A text is the sum of its words' rows, each weighted by how rare it was in training; a word that training never
+    had keeps the random rows of its hash and weighs most. So an invented name finds the documents that hold it, and
     words that were trained find pictures.
     """
 
@@ -103,8 +103,11 @@ class TwoTower(nn.Module):
         return digest.hexdigest()[:8]
 
     def words_of(self, text: str) -> list[int]:
-        """The rows of a text's words. A word is letters and digits in a row, whatever their case."""
-        return [zlib.crc32(word.encode()) % self.config.words for word in re.findall(r"\w+", text.lower())]
+        """The rows of a text's words, two of each, so that hardly any two words share both. A word is letters and
+        digits in a row, whatever their case."""
+        hashes = [zlib.crc32(word.encode()) for word in re.findall(r"\w+", text.lower())]
+        rows = self.config.words
+        return [row for each in hashes for row in (each % rows, each // rows % rows)]
 
     def count_words(self, texts: Iterable[str]) -> None:
         """Weighs words by how rare they are among these texts: 1 where they are in none of them."""

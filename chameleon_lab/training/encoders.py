@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from chameleon_lab.corpora.conversations import DRAW_OPENINGS
+from chameleon_lab.corpora.flags import sample_background, sample_flags
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.documents import Document
 from chameleon_lab.history import History
@@ -29,15 +31,24 @@ Pairs = Callable[[int, int], list[Document]]
 
 
 @dataclass(frozen=True)
-class ScenePairs:
-    """Scenes with their captions, drawn as they are needed, `NOVEL_PAIRS` among them."""
+class DrawnPairs:
+    """Scenes with their captions and flags with their colours, every other one as a request for it, drawn as they are
+    needed; names of flags are not among the words, so that each keeps the rows that it has by chance."""
 
     seed: int = 0
 
     def __call__(self, step: int, count: int) -> list[Document]:
         rng = np.random.default_rng([self.seed, 21, step])
-        scenes = [sample_scene(rng) for _ in range(count)]
-        return [Document.of(scene.caption(), scene.picture()) for scene in scenes]
+        scenes = [sample_scene(rng) for _ in range(count - count // 2)]
+        flags = [replace(flag, name=" ".join(flag.colours)) for flag in sample_flags(rng, count // 2)]
+        documents = [Document.of(scene.caption(), scene.picture()) for scene in scenes]
+        documents += [flag.document(sample_background(rng)) for flag in flags]
+        return [
+            Document.of(f"{DRAW_OPENINGS[int(rng.integers(len(DRAW_OPENINGS)))]} {each.text}", *each.pictures)
+            if place % 2
+            else each
+            for place, each in enumerate(documents)
+        ]
 
 
 @dataclass(frozen=True)
@@ -101,10 +112,10 @@ class EncoderExperiment:
 
     name: str = "encoder"
     encoder: TwoTowerConfig = field(default_factory=TwoTowerConfig)
-    pairs: Pairs = field(default_factory=ScenePairs)
+    pairs: Pairs = field(default_factory=DrawnPairs)
     batch: int = 64
     recipe: Recipe = field(default_factory=lambda: ENCODER_RECIPE)
-    budget: Budget = field(default_factory=lambda: Budget(steps=300))
+    budget: Budget = field(default_factory=lambda: Budget(steps=150))
     seed: int = 0
     rules: tuple[Rule, ...] = (NotANumber(),)
     checkpoints: int = 0

@@ -40,12 +40,13 @@ log = logging.getLogger(__name__)
 class FlagDocuments:
     """Requests for flags with documents before them that say what their names stand for, drawn as they are needed.
 
-    About `tokens` a step, in documents of `queries` requests.
+    About `tokens` a step, in documents of `queries` requests; for `two_flags` see `corpora.flags.looked_up`.
     """
 
     tokenizer: MixedModalTokenizer
     tokens: int = 2048
     queries: int = 3
+    two_flags: float = 0.4
     context: int = TINY.model.context
 
     def open(self, seed: int, steps: int | None) -> Corpus:
@@ -70,7 +71,7 @@ class FlagBatches:
             length = self.LENGTHS[0] + self.LENGTHS[1] * self.data.queries
             count = self.POOL * max(1, round(self.data.tokens / length))
             with torch.autocast("cpu", enabled=False):  # a training step asks for this
-                pairs = [looked_up(rng, self.data.queries) for _ in range(count)]
+                pairs = [looked_up(rng, self.data.queries, self.data.two_flags) for _ in range(count)]
                 documents = tokenize([self._whole(*pair) for pair in pairs], tokenizer)
             self._batches = bucket(documents, self.POOL, tokenizer.vocabulary, rng)
             self._index = index
@@ -84,7 +85,7 @@ LOOKING_UP = replace(
     TINY,
     name="retrieval",
     begins_from="tiny",
-    budget=Budget(steps=800),
+    budget=Budget(steps=600),
     recipe=replace(
         TINY.recipe,
         rate=TINY.recipe.rate / 2,
@@ -99,7 +100,12 @@ LOOKING_UP = replace(
 
 
 def train_retrieval(
-    folder: Path | str, steps: int = 800, tokens: int = 2048, begins_from: str = "tiny", every: float = 20.0
+    folder: Path | str,
+    steps: int = 600,
+    tokens: int = 2048,
+    begins_from: str = "tiny",
+    two_flags: float = 0.4,
+    every: float = 20.0,
 ) -> Chameleon:
     """The model that looks things up, written to `folder/model`. Called again with more steps, it goes on.
 
@@ -107,8 +113,9 @@ def train_retrieval(
     seconds the log says how far it is.
     """
     folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
-    data = FlagDocuments(lab.tokenizer, tokens)
+    data = FlagDocuments(lab.tokenizer, tokens, two_flags=two_flags)
     experiment = replace(LOOKING_UP, begins_from=begins_from, data=data, budget=Budget(steps=steps))
+    before = Chameleon.load(begins_from, device="cpu").card if begins_from != "tiny" else None
     run = experiment.run(folder / "transformer")
     history = run.wait(report=InfillProgress(every))
     card = {
@@ -120,6 +127,7 @@ def train_retrieval(
         "steps": len(history.records),
         "tokens": int(sum(history.series("tokens")[1])),
         "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
+        "before": before,
     }
     lab.tokenizer.image.half()
     Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
@@ -129,12 +137,13 @@ def train_retrieval(
 def train_retrieval_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run and the model go")
-    parser.add_argument("--steps", type=int, default=800, help="of training, in all (default: 800)")
+    parser.add_argument("--steps", type=int, default=600, help="of training, in all (default: 600)")
     parser.add_argument("--tokens", type=int, default=2048, help="a step (default: 2048)")
     parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
+    parser.add_argument("--two-flags", type=float, default=0.4, help="share with documents of two flags (default: 0.4)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train_retrieval(options.folder, options.steps, options.tokens, options.begins_from)
+    train_retrieval(options.folder, options.steps, options.tokens, options.begins_from, options.two_flags)
     log.info("The model is in %s.", options.folder / "model")
 
 
