@@ -95,8 +95,8 @@ class CaptionScore:
         caption = self.caption(words)
         if image is None or not caption:
             return -math.inf
-        given = Document((image, Text(self.question), EndTurn()) if self.question else (image,))
-        return self.engine.score([Document((Text(caption),))], given)[0].mean
+        context = Document((image, Text(self.question), EndTurn()) if self.question else (image,))
+        return self.engine.score([Document((Text(caption),))], context)[0].mean
 
 
 @dataclass(frozen=True)

@@ -217,9 +217,9 @@ class Chameleon:
         require_count(count, "candidates", max(1, len(mixture)))
         candidates: list[Candidate] = []
         for place, each in enumerate(mixture or [settings]):
-            asked, chosen, first, rules = self._request(document, seed + place, each, grammar, modality, changes)
+            request, chosen, first, rules = self._request(document, seed + place, each, grammar, modality, changes)
             seeds = range(first, seed + count, max(1, len(mixture)))
-            replies = self.engine.generate([asked] * len(seeds), chosen, seeds, rules)
+            replies = self.engine.generate([request] * len(seeds), chosen, seeds, rules)
             pairs = zip(replies, seeds, strict=True)
             candidates += [
                 Candidate(reply, score_of(scorer, Document((*document, *reply))), chosen, own) for reply, own in pairs
