@@ -5,6 +5,7 @@ const WIDGETS = {
   chat: ["chat_cell"],
   images: ["reconstruction_viewer", "codebook_atlas", "code_surgery"],
   inspect: ["inspector"],
+  judge: ["arena"],
   runs: ["run_panel", "compare_panel"],
   standalone: ["standalone"],
   teach: ["explainer"],

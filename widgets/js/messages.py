@@ -19,6 +19,7 @@ MODULES = {
     "chat": "chat.messages",
     "images": "images.messages",
     "inspect": "inspect.messages",
+    "judge": "judge.messages",
     "runs": "runs.messages",
     "teach": "teach.messages",
 }
