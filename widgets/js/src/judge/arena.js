@@ -79,6 +79,7 @@ function render(context) {
       ),
     );
     const single = item.questions.length === 1;
+    questions.classList.toggle("chm-judge-single", single);
     questions.replaceChildren(
       ...item.questions.map(({ name, words, answers }) => {
         const buttons = answers.map(([answer, label], at) => {
