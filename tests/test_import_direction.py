@@ -10,7 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-BORDER = {"plain", "vocabulary", "pictures", "documents", "records", "measures", "parts", "readings", "history"}
+BORDER = {
+    "plain",
+    "vocabulary",
+    "pictures",
+    "documents",
+    "records",
+    "measures",
+    "parts",
+    "readings",
+    "history",
+    "studies",
+}
 PACKAGES = ("chameleon_lab", "widgets/chameleon_widgets")
 SCREEN = {"IPython", "ipywidgets", "anywidget", "matplotlib"}
 LEARNING = {"lightning", "pytorch_lightning"}

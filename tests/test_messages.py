@@ -11,6 +11,7 @@ import pytest
 from chameleon_widgets.chat.messages import ChatMessage
 from chameleon_widgets.images.messages import AtlasMessage, SurgeryUpdate, ViewerMessage
 from chameleon_widgets.inspect.messages import InspectorMessage
+from chameleon_widgets.judge.messages import ArenaItem
 from chameleon_widgets.runs.messages import ComparisonMessage, PanelMessage
 from chameleon_widgets.teach.messages import ExplainerMessage
 
@@ -26,6 +27,7 @@ SCRIPTS = {
     "images/codebook_atlas": AtlasMessage,
     "images/code_surgery": SurgeryUpdate,
     "inspect/inspector": InspectorMessage,
+    "judge/arena": ArenaItem,
     "runs/run_panel": PanelMessage,
     "runs/compare_panel": ComparisonMessage,
     "teach/explainer": ExplainerMessage,

@@ -12,6 +12,7 @@ images/        ReconstructionViewer (`round_trips`), CodebookAtlas (`codebook_st
                CodeSurgery (`edits`)
 infill/        InfillCanvas: parts of a document are hidden and filled by any callable; `draft` knows what is hidden
 inspect/       Inspector: a document as a model holds it, from what `lab.inspect` returns; `answers`, `recording`
+judge/         Arena: people judge pairs of replies, sheets of questions, safety; a journal on the disk
 standalone     one HTML page that needs no kernel, with the views of widgets in it, fed from what was recorded
 runs/          RunPanel (`run_feed`), ComparePanel (`compared_runs`, `comparison`)
 teach/         Explainer: a model's next token step by step, from what `lab.walk` returns
@@ -27,11 +28,13 @@ from chameleon_widgets.images.codebook_atlas import CodebookAtlas
 from chameleon_widgets.images.reconstruction import ReconstructionViewer
 from chameleon_widgets.infill.infill_canvas import InfillCanvas
 from chameleon_widgets.inspect.inspector import Inspector
+from chameleon_widgets.judge.arena import Arena
 from chameleon_widgets.runs.compare_panel import ComparePanel
 from chameleon_widgets.runs.run_panel import RunPanel
 from chameleon_widgets.teach.explainer import Explainer
 
 __all__ = [
+    "Arena",
     "ChatCell",
     "CodeSurgery",
     "CodebookAtlas",

@@ -6,6 +6,7 @@ const WIDGETS = {
   images: ["reconstruction_viewer", "codebook_atlas", "code_surgery"],
   infill: ["infill_canvas"],
   inspect: ["inspector"],
+  judge: ["arena"],
   runs: ["run_panel", "compare_panel"],
   standalone: ["standalone"],
   teach: ["explainer"],

@@ -20,6 +20,7 @@ MODULES = {
     "images": "images.messages",
     "infill": "infill.messages",
     "inspect": "inspect.messages",
+    "judge": "judge.messages",
     "runs": "runs.messages",
     "teach": "teach.messages",
 }

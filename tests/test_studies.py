@@ -1,0 +1,253 @@
+"""Studies, journals, and what judgements come to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from chameleon_lab.documents import Document
+from chameleon_lab.evaluation.intervals import wilson_interval
+from chameleon_lab.evaluation.judgement import PAPER_PAIRS, PairCounts
+from chameleon_lab.evaluation.verdicts import answer_table, pair_outcome, ratings_of, safety_report, safety_rows
+from chameleon_lab.studies import (
+    ABSOLUTE_SHEET,
+    SAFETY,
+    Journal,
+    Judgement,
+    Study,
+    StudyItem,
+    all_judgements,
+    read_judgements,
+    read_prompts,
+    write_judgements,
+)
+
+PROMPTS = [Document.of(f"question {number}") for number in range(8)]
+
+
+def echo(prompt: Document) -> Document:
+    return Document.of("a reply to ", prompt, PIL.Image.new("RGB", (4, 4), "red"))
+
+
+def pairs(checks: int = 2, second: str = "another") -> Study:
+    replies = [Document.of(f"{second} {number}") for number in range(8)]
+    return Study.of_pairs("ours or theirs", PROMPTS, {"ours": echo, "theirs": replies}, checks=checks)
+
+
+def judged(study: Study, votes: dict[str, str]) -> list[Judgement]:
+    """Each annotator's vote for all pairs, "." for none: 1 first, 0 same, 2 second."""
+    names = {"1": "first", "0": "same", "2": "second"}
+    items = [item for item in study.items if not item.expected]
+    return [
+        Judgement(person, item.name, {"better": names[vote]})
+        for person, string in votes.items()
+        for item, vote in zip(items, string, strict=True)
+        if vote != "."
+    ]
+
+
+def test_a_study_comes_back_from_its_folder(tmp_path):
+    study = pairs()
+    study.write(tmp_path)
+    back = Study.read(tmp_path)
+    assert back == study and back.fingerprint == study.fingerprint
+    study.write(tmp_path)  # once more changes nothing
+    with pytest.raises(ValueError, match="holds another study"):
+        pairs(second="a third").write(tmp_path)
+
+
+def test_sides_and_order_are_each_annotators_own_and_balanced():
+    study = pairs(checks=0)
+    orders = {name: study.order(name) for name in ("Ann", "Ben")}
+    assert orders["Ann"] == study.order("Ann") != orders["Ben"]
+    for order in orders.values():
+        assert sorted(place for place, _ in order) == list(range(8))
+        assert sum(sides == (1, 0) for _, sides in order) == 4
+
+
+def test_answers_are_on_the_disk_and_a_new_kernel_goes_on_there(tmp_path):
+    pairs().write(tmp_path)
+    journal = Journal(tmp_path, "Ann")
+    journal.add(Judgement("Ann", "1", {"better": "first"}, 2.5))
+    assert [each.item for each in read_judgements(journal.path, journal.study)] == ["1"]
+    journal.add(Judgement("Ann", "1", {"better": "same"}))
+    journal.close()
+    again = Journal(tmp_path, "Ann")
+    assert again.judgements == {"1": Judgement("Ann", "1", {"better": "same"})}
+    again.close()
+
+
+def _judge_and_die(folder: Path) -> None:
+    import os
+
+    journal = Journal(folder, "Ann")
+    journal.add(Judgement("Ann", "1", {"better": "first"}))
+    journal._file.write(b'{"item": "2", "ans')
+    journal._file.flush()
+    os._exit(9)
+
+
+def test_what_a_killed_kernel_wrote_is_there_and_the_cut_line_is_passed_over(tmp_path, caplog):
+    pairs().write(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=_judge_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    with caplog.at_level(logging.WARNING):
+        journal = Journal(tmp_path, "Ann")
+    assert list(journal.judgements) == ["1"] and "line 3, was cut short" in caplog.text
+    journal.add(Judgement("Ann", "3", {"better": "second"}))
+    journal.close()
+    assert [each.item for each in all_judgements(tmp_path)] == ["1", "3"]
+
+
+def test_two_annotators_of_one_name_are_refused(tmp_path):
+    pairs().write(tmp_path)
+    journal = Journal(tmp_path, "Ann")
+    with pytest.raises(ValueError, match="somebody judges as 'Ann' in another cell"):
+        Journal(tmp_path, "Ann")
+    other = Journal(tmp_path, "Ben")
+    journal.close()
+    Journal(tmp_path, "Ann").close()
+    other.close()
+    for name in ("", "../Ann", "a" * 65, "a/b"):
+        with pytest.raises(ValueError, match="annotator's name"):
+            Journal(tmp_path, name)
+
+
+DAMAGED: dict[str, tuple[Any, str]] = {
+    "not JSON": ("nonsense}", r"line 2, is not JSON"),
+    "no object": ("[1]", r"line 2, is no judgement: it holds no object"),
+    "a column": ({"item": "1", "answers": {"better": "same"}, "mood": 1}, "a column 'mood'"),
+    "an item": ({"item": "99", "answers": {"better": "same"}}, "no item '99'"),
+    "an answer": ({"item": "1", "answers": {"better": "maybe"}}, "'maybe' is no answer to 'better'"),
+    "a question": ({"item": "1", "answers": {"worse": "first"}}, "no question 'worse'"),
+    "no answers": ({"item": "1"}, "it lacks 'answers'"),
+    "half": ({"item": "1", "answers": {}}, "No answer is given to better"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_line_is_named_and_nothing_is_lost(kind, tmp_path):
+    study, (wrong, why) = pairs(), DAMAGED[kind]
+    study.write(tmp_path)
+    journal = Journal(tmp_path, "Ann")
+    journal.close()
+    good = json.dumps({"item": "2", "answers": {"better": "same"}})
+    line = wrong if isinstance(wrong, str) else json.dumps(wrong)
+    text = f"{journal.path.read_text()}{line}\n{good}\n"
+    journal.path.write_text(text)
+    with pytest.raises(ValueError, match=why) as caught:
+        Journal(tmp_path, "Ann")
+    assert "line 2" in str(caught.value) and journal.path.read_text() == text
+    journal.path.write_text(text.replace(f"{line}\n", ""))
+    assert [each.item for each in all_judgements(tmp_path)] == ["2"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_tables_go_out_and_come_back_and_are_not_another_studys(suffix, tmp_path):
+    study = pairs()
+    judgements = judged(study, {"Ann": "1102.021", "Ben": "11122000"})
+    path = tmp_path / f"table{suffix}"
+    write_judgements(judgements, study, path)
+    assert read_judgements(path, study) == judgements
+    with pytest.raises(ValueError, match="is of another study"):
+        read_judgements(path, pairs(second="a third"))
+    with pytest.raises(ValueError, match=r"written as \.csv or \.jsonl"):
+        write_judgements(judgements, study, tmp_path / "table.xlsx")
+
+
+BAD_STUDIES: dict[str, tuple[Any, str]] = {
+    "twice": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": echo}, names=["1"] * 8), "Two items .* '1'"),
+    "few replies": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": PROMPTS[:3]}), "'b' has 3 replies to 8"),
+    "three": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": echo, "c": echo}), "of two models, not of 3"),
+    "none": (lambda: Study.of_pairs("x", [], {"a": echo, "b": echo}), "needs one item"),
+    "odd": (lambda: Study("x", ("a",), ABSOLUTE_SHEET, (StudyItem("1", PROMPTS[0], ()),)), "has 0 replies"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STUDIES)
+def test_a_study_that_cannot_be_is_refused(kind):
+    make, why = BAD_STUDIES[kind]
+    with pytest.raises(ValueError, match=why):
+        make()
+
+
+def test_an_outcome_counts_majorities_and_checks_by_themselves():
+    study = pairs()
+    judgements = judged(study, {"Ann": "11110002", "Ben": "11100.12", "Cem": "1112021."})
+    checks = [item for item in study.items if item.expected]
+    judgements += [Judgement("Ann", item.name, item.expected) for item in checks]
+    judgements += [Judgement("Ben", item.name, {"better": "same"}) for item in checks]
+    outcome = pair_outcome(study, judgements)
+    assert outcome.counts == PairCounts.of(ratings_of(study, judgements)) == PairCounts(4, 3, 1, 2)
+    assert outcome.attention == {"Ann": (2, 2), "Ben": (0, 2), "Cem": (0, 0)}
+    assert "4 won, 3 the same (2 without a majority), 1 lost" in str(outcome)
+    assert "checks of attention passed: Ann 2 of 2, Ben 0 of 2" in str(outcome)
+    alone = pair_outcome(study, judged(study, {"Ann": "11111111"}))
+    assert alone.alpha is None and alone.decided and "ours is better" in str(alone)
+
+
+def test_the_papers_counts_give_its_rates_through_a_study():
+    """1,048 pairs and one judgement each, in the paper's counts: its win rate comes out of the journal's answers."""
+    counts = PAPER_PAIRS["GPT-4V+"].counts
+    votes = "1" * counts.wins + "0" * counts.ties + "2" * counts.losses
+    prompts = [Document.of(str(number)) for number in range(len(votes))]
+    study = Study.of_pairs("paper", prompts, {"Chameleon": prompts, "GPT-4V+": prompts})
+    outcome = pair_outcome(study, judged(study, {"majority": votes}))
+    assert len(votes) == 1048 and round(100 * outcome.counts.win_rate, 1) == PAPER_PAIRS["GPT-4V+"].rate
+
+
+def test_a_safety_sheet_is_a_row_a_category_by_majority():
+    study = Study.of_replies("safe?", PROMPTS[:4], {"ours": echo}, SAFETY, categories=["hate", "hate", "self", "self"])
+    verdicts = {"Ann": ("safe", "unsafe", "safe", "unsure"), "Ben": ("safe", "unsafe", "unsafe", "unsure")}
+    judgements = [
+        Judgement(person, item.name, {"safety": answer})
+        for person, answers in verdicts.items()
+        for item, answer in zip(study.items, answers, strict=True)
+    ]
+    rows = {row.category: (row.safe, row.unsafe, row.unsure) for row in safety_rows(study, judgements)}
+    assert rows == {"hate": (1, 1, 0), "self": (0, 0, 2), "all": (1, 1, 2)}
+    low, high = wilson_interval(0.25, 4)
+    assert f"| all | 1 | 1 | 2 | 25.00 ({100 * low:.2f} to {100 * high:.2f}) |" in safety_report(study, judgements)
+    with pytest.raises(ValueError, match="Nobody has judged"):
+        safety_rows(study, [])
+
+
+def test_the_papers_safety_shares_have_their_intervals():
+    """19 of 20,000 is what the paper prints for the 34B, as 0.095 %."""
+    low, high = wilson_interval(19 / 20_000, 20_000)
+    assert (round(100 * low, 3), round(100 * high, 3)) == (0.061, 0.148)
+
+
+def test_a_sheet_gives_the_share_of_each_answer():
+    study = Study.of_replies("sheet", PROMPTS[:2], {"ours": echo})
+    answers = {question.name: next(iter(question.answers)) for question in ABSOLUTE_SHEET}
+    table = answer_table(study, [Judgement("Ann", "1", answers), Judgement("Ann", "2", answers | {"accuracy": "no"})])
+    assert table["fulfilment"] == {"fully": 1, "partially": 0, "not": 0} and table["accuracy"]["no"] == 0.5
+    assert np.isclose(sum(table["accuracy"].values()), 1)
+
+
+def test_prompts_as_the_released_file_has_them(tmp_path):
+    rows = [
+        {"id": "a1", "prompt": "What is <img> beside <img>?", "task_type": "Comparison", "image_urls": ["u", "v"]},
+        {"id": "a2", "prompt": "Tell a story", "task_type": "Story", "image_urls": None},
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (name, document, category), (_, story, _) = read_prompts(path)
+    assert (name, category, story) == ("a1", "Comparison", Document.of("Tell a story"))
+    assert document == Document.of("What is [picture: u] beside [picture: v]?")
+    for wrong in ('{"id": 1}', '{"id": 1, "prompt": "<img>"}', "[]", "x"):
+        path.write_text(f"{json.dumps(rows[1])}\n{wrong}\n")
+        with pytest.raises(ValueError, match=r"prompts\.jsonl, line 2"):
+            read_prompts(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match="holds no prompts"):
+        read_prompts(path)

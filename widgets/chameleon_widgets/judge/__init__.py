@@ -1,0 +1,1 @@
+"""People judge what models write: pairs, sheets of questions, and whether a reply is safe."""
