@@ -80,7 +80,8 @@ class Experiment:
 
     `model.vocabulary` 0 is filled in from the data. `rules` sound alarms. The held-out loss is measured at the end, and
     every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the budget. `compiled`
-    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding.
+    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding. With
+    `recompute` a block keeps what enters it and makes the rest again for its gradients (see `training.recomputation`).
 
     `begins_from`: a model of this shape, its folder or its name, whose weights are trained on; otherwise they are drawn
     from the seed. Of it `frozen` parameters are not trained: patterns of their names, `"blocks.[0-3].*"`, where `*`
@@ -106,6 +107,7 @@ class Experiment:
     frozen: str | tuple[str, ...] = field(default=(), metadata={"later": True})
     frozen_rows: FrozenChoice = field(default=(), metadata={"later": True})
     adapter: LoRA | None = field(default=None, metadata={"later": True})
+    recompute: bool = field(default=False, metadata={"later": True})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
@@ -159,6 +161,8 @@ class Experiment:
         there.
         """
         from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
+        from chameleon_lab.training.recomputation import recompute_blocks
+        from chameleon_lab.training.sharding import drawn_model
 
         corpus = self.open() if corpus is None else corpus
         size = self.model.vocabulary or corpus.vocabulary.size
@@ -168,7 +172,8 @@ class Experiment:
             fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
         )
         torch.manual_seed(self.seed)
-        model = Transformer(replace(self.model, vocabulary=size, fixes=fixes))
+        make = partial(Transformer, replace(self.model, vocabulary=size, fixes=fixes))
+        model = drawn_model(make) if self.begins_from is None and self.adapter is None else make()
         if begins and self.begins_from is not None:
             begin(model, self.begins_from, corpus)
         if self.adapter is not None:
@@ -186,6 +191,8 @@ class Experiment:
             frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, size),
         )
         module.batches = corpus.batches
+        if self.recompute:
+            recompute_blocks(model)
         return module
 
     def open(self) -> Corpus:
