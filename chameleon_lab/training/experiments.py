@@ -165,14 +165,9 @@ class Experiment:
         from chameleon_lab.training.sharding import drawn_model
 
         corpus = self.open() if corpus is None else corpus
-        size = self.model.vocabulary or corpus.vocabulary.size
-        if size < corpus.vocabulary.size:
-            raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
-        fixes = tuple(
-            fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
-        )
+        config = self.config(corpus.vocabulary)
         torch.manual_seed(self.seed)
-        make = partial(Transformer, replace(self.model, vocabulary=size, fixes=fixes))
+        make = partial(Transformer, config)
         model = drawn_model(make) if self.begins_from is None and self.adapter is None else make()
         if begins and self.begins_from is not None:
             begin(model, self.begins_from, corpus)
@@ -188,12 +183,22 @@ class Experiment:
             held_out=corpus.held_out,
             held_out_every=self.held_out_every,
             compiled=self.compiled,
-            frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, size),
+            frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, config.vocabulary),
         )
         module.batches = corpus.batches
         if self.recompute:
             recompute_blocks(model)
         return module
+
+    def config(self, vocabulary: Vocabulary) -> ModelConfig:
+        """The model's shape on data of a vocabulary. Raises ValueError for one that is larger than the model's."""
+        size = self.model.vocabulary or vocabulary.size
+        if size < vocabulary.size:
+            raise ValueError(f"The data has a vocabulary of {vocabulary.size}, the model one of {size}.")
+        fixes = tuple(
+            fix.for_vocabulary(vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
+        )
+        return replace(self.model, vocabulary=size, fixes=fixes)
 
     def open(self) -> Corpus:
         if self.data is None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -113,7 +114,9 @@ class _Part:
 
     def __call__(self) -> Tensor:
         state = {self.name: torch.empty(self.shape, dtype=self.dtype)}
-        load(state, storage_reader=FileSystemReader(self.folder), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what no_dist asks for
+            load(state, storage_reader=FileSystemReader(self.folder), no_dist=True)
         return state[self.name]
 
 

@@ -8,10 +8,11 @@ since the objective makes logits, and their gradients, between the two.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,8 @@ class _Draws(TorchDispatchMode):
 
     FILLS = ("normal_", "uniform_", "fill_", "zero_")
 
+    CONSTANTS: ClassVar[dict[str, float]] = {"full": math.nan, "ones": 1.0, "zeros": 0.0}
+
     def __init__(self) -> None:
         super().__init__()
         self._draws: dict[int, _Draw | None] = {}
@@ -90,7 +93,13 @@ class _Draws(TorchDispatchMode):
                 self._draws[place] = draw
                 return first
             self._draws[place] = None  # what was done here cannot be done again tensor by tensor
-        return func(*args, **kwargs)
+        if isinstance(out := kwargs.get("out"), Tensor):
+            self._draws[self._place(out)] = None
+        result = func(*args, **kwargs)
+        if name in self.CONSTANTS and isinstance(result, Tensor) and result.is_meta:
+            constant = self.CONSTANTS[name] if name != "full" else args[1]
+            self._draws[self._place(result)] = _Draw(torch.get_rng_state(), Tensor.fill_, (constant,), {})
+        return result
 
     def _place(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()
