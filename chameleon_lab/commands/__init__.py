@@ -4,5 +4,5 @@
 - `parsers`: every command's options; `main`: one command from its words to its exit code
 - `loading`: what several commands ask of a model; `progress`: what a terminal shows of a run
 - `train`, `launch`, `generate`, `demo`, `reconstruct`, `evaluate`, `tokenize`, `stability`, `compare`, `convert`,
-  `plan`: what they do
+  `consolidate`, `plan`: what they do
 """

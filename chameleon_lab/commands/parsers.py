@@ -188,6 +188,23 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _consolidate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
+    parser.add_argument("target", type=Path, help="where to write: a new or empty folder")
+    parser.add_argument("--experiment", metavar="NAME", help="what was trained, by name")
+    parser.add_argument(
+        "--from",
+        dest="own",
+        type=Path,
+        metavar="FILE.py",
+        help="or a Python file that calls it `experiment`, such as the run's train.py; it is executed",
+    )
+    parser.add_argument("--format", choices=names.FORMAT_NAMES, default="native", help="to write (default: native)")
+    parser.add_argument("--dtype", choices=names.DTYPE_NAMES, help="of the weights (default: as they were trained)")
+    parser.add_argument("--without-pictures", action="store_true", help="leave the image tokenizer out")
+    parser.add_argument("--shards", type=int, help="files of Meta's format (default: as many as the norms ask for)")
+
+
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     _seed_options(parser)
@@ -313,6 +330,11 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
         _convert_options,
         "write a model in another format",
         "Writes a model in another format, tensor by tensor: it may be larger than memory.",
+    ),
+    "consolidate": (
+        _consolidate_options,
+        "make a model of a run's checkpoint",
+        "Makes a model of a run's checkpoint, in any format, tensor by tensor. One in parts (FSDP) is put together.",
     ),
     "plan": (
         _plan_options,

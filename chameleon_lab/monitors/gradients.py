@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class GradientBalance:
     """
 
     every: int = 250
+    needs_whole_weights: ClassVar[bool] = True
+    """Gradients of each modality are asked for by weight, which weights in parts (FSDP2) do not answer."""
 
     def watch(self, moment: Moment) -> Generator[None, None, Readings]:
         kinds, dots_GMM = products(moment)

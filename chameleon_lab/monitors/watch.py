@@ -153,6 +153,12 @@ class Moment:
         return (self.batch.inputs_BT != Vocabulary.pad).flip(1).cummax(1).values.flip(1)
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as it is, or put together where processes hold parts of it; then all of them have to ask."""
+    put_together = getattr(tensor, "full_tensor", None)
+    return put_together() if put_together else tensor
+
+
 @dataclass
 class Readout:
     """What the monitors due at a step read: plain values, and values of layers or heads; `readers` of the values.
@@ -172,6 +178,7 @@ class Readout:
             if not isinstance(name, str) or not name:
                 raise ValueError(f"{monitor} calls a reading {name!r}; its name is a word.")
             for part in reading if isinstance(reading, tuple) else (reading,):
+                part = whole(part) if isinstance(part, Tensor) else part
                 if isinstance(part, Tensor) and part.ndim:
                     self.layers[name] = part.detach().float().cpu().tolist()
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,8 @@ class QKClip:
 
     threshold: float = 100.0
     every: int = 1
+    changes_weights: ClassVar[bool] = True
+    """By rows, which weights in parts (FSDP2) do not allow."""
 
     def watch(self, moment: WatchedStep) -> Generator[None, None, Mapping[str, float | Tensor]]:
         self._require_free(moment.model)

@@ -8,6 +8,8 @@
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `trainer_arguments`: which arguments of Lightning's `Trainer` a run takes, and why it refuses the others
 - `launch`, `source`: a run in processes of its own, here or elsewhere; an experiment as the Python that makes it
+- `sharding`, `sharded_files`, `recomputation`: weights in parts (FSDP2), their checkpoints, blocks made again
+- `consolidation`: a checkpoint, whole or in parts, made a model in any format
 - `loggers`: a run's records sent to a logger of Lightning's
 - `text_experiments`, `image_experiments`, `experiments`: named trainings of tokenizers and transformers
 - `photographs`: the trainings of tokenizers of photographs that are compared with one another

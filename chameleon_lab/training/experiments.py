@@ -81,7 +81,8 @@ class Experiment:
 
     `model.vocabulary` 0 is filled in from the data. `rules` sound alarms. The held-out loss is measured at the end, and
     every `held_out_every` steps where given; so many `checkpoints` stay for forks, evenly over the budget. `compiled`
-    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding.
+    has torch compile the blocks (see `training.compilation`): quicker on a GPU, and equal but for rounding. With
+    `recompute` a block keeps what enters it and makes the rest again for its gradients (see `training.recomputation`).
 
     `begins_from`: a model of this shape, its folder or its name, whose weights are trained on; otherwise they are drawn
     from the seed. Of it `frozen` parameters are not trained: patterns of their names, `"blocks.[0-3].*"`, where `*`
@@ -107,6 +108,7 @@ class Experiment:
     frozen: str | tuple[str, ...] = field(default=(), metadata={"later": True})
     frozen_rows: FrozenChoice = field(default=(), metadata={"later": True})
     adapter: LoRA | None = field(default=None, metadata={"later": True})
+    recompute: bool = field(default=False, metadata={"later": True})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a part that lacks what its place asks for, or a class where an instance belongs."""
@@ -161,16 +163,14 @@ class Experiment:
         there.
         """
         from chameleon_lab.training.modules import LanguageModule  # Lightning is slow to import
+        from chameleon_lab.training.recomputation import recompute_blocks
+        from chameleon_lab.training.sharding import drawn_model
 
         corpus = self.open() if corpus is None else corpus
-        size = self.model.vocabulary or corpus.vocabulary.size
-        if size < corpus.vocabulary.size:
-            raise ValueError(f"The data has a vocabulary of {corpus.vocabulary.size}, the model one of {size}.")
-        fixes = tuple(
-            fix.for_vocabulary(corpus.vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
-        )
+        config = self.config(corpus.vocabulary)
         torch.manual_seed(self.seed)
-        model = Transformer(replace(self.model, vocabulary=size, fixes=fixes))
+        make = partial(Transformer, config)
+        model = drawn_model(make) if self.begins_from is None and self.adapter is None else make()
         if begins and self.begins_from is not None:
             begin(model, self.begins_from, corpus)
         if self.adapter is not None:
@@ -185,10 +185,22 @@ class Experiment:
             held_out=corpus.held_out,
             held_out_every=self.held_out_every,
             compiled=self.compiled,
-            frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, size),
+            frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, config.vocabulary),
         )
         module.batches = corpus.batches
+        if self.recompute:
+            recompute_blocks(model)
         return module
+
+    def config(self, vocabulary: Vocabulary) -> ModelConfig:
+        """The model's shape on data of a vocabulary. Raises ValueError for one that is larger than the model's."""
+        size = self.model.vocabulary or vocabulary.size
+        if size < vocabulary.size:
+            raise ValueError(f"The data has a vocabulary of {vocabulary.size}, the model one of {size}.")
+        fixes = tuple(
+            fix.for_vocabulary(vocabulary) if isinstance(fix, ForVocabulary) else fix for fix in self.model.fixes
+        )
+        return replace(self.model, vocabulary=size, fixes=fixes)
 
     def open(self) -> Corpus:
         if self.data is None:

@@ -308,6 +308,11 @@ def check_whole(checkpoint: Path) -> None:
     """Raises ValueError, saying why, where a checkpoint's bytes are not those that were written: each of its parts
     carries a checksum (torch's files are zip archives)."""
     try:
+        if checkpoint.is_dir():
+            from chameleon_lab.training.sharded_files import check_sharded  # torch's checkpoints are slow to import
+
+            check_sharded(checkpoint)
+            return
         with zipfile.ZipFile(checkpoint) as archive:
             damaged = archive.testzip()
         torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)  # which reads the table of contents
@@ -315,7 +320,7 @@ def check_whole(checkpoint: Path) -> None:
         raise ValueError(error.strerror or type(error).__name__) from error
     except Exception as error:  # whatever a damaged archive makes them stumble over
         why = (str(error) or type(error).__name__).partition(". ")[0].splitlines()[0]
-        raise ValueError(why if checkpoint.stat().st_size else "it is empty") from error
+        raise ValueError(why if checkpoint.is_dir() or checkpoint.stat().st_size else "it is empty") from error
     if damaged is not None:
         raise ValueError(f"its part {damaged} has changed since it was written")
 

@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import re
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -24,15 +23,24 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from chameleon_lab.by_modality import dense_names
 from chameleon_lab.history import Alarm, Intervention, StepRecord
 from chameleon_lab.monitors.alarms import DivergenceDetector
-from chameleon_lab.storage import name_file
 from chameleon_lab.training.control import Control, Order
 from chameleon_lab.training.folder import Appender, RunFolder, check_whole, shares_work
 from chameleon_lab.training.modules import PacedModule
 from chameleon_lab.training.samples import SampleBook
+from chameleon_lab.training.sharded_files import (
+    checksums,
+    link_checkpoint,
+    name_checkpoint,
+    remove_checkpoint,
+    rest_of,
+    seal,
+)
 from chameleon_lab.training.trainable import Prepared, Report
 
 log = logging.getLogger(__name__)
@@ -107,8 +115,16 @@ def _train_in(
     folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     module.batches = prepared.batches
     resumed, fault = folder.whole_checkpoint()
+    in_parts = shards(arguments.get("strategy"))
+    if resumed is not None and resumed.is_dir() and not in_parts:
+        raise ValueError(
+            f"{resumed} is a checkpoint in parts, as strategy='fsdp' writes it: go on with trainer={{'strategy': "
+            "'fsdp'}, with any number of processes, or make a model of it (chameleon-lab consolidate)."
+        )
+    if in_parts and origin is not None and resumed is None:
+        raise ValueError("A fork begins with whole weights: strategy='fsdp' cannot take over a parent's.")
     if resumed is not None:
-        _restore(module, resumed)
+        _restore(module, resumed, in_parts)
     elif origin is not None:
         graft(module, origin)
     elif prepared.begin is not None:
@@ -125,6 +141,9 @@ def _train_in(
     module.logs = bool(arguments.get("logger") or callbacks)
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         plugins.append(_environment(arguments))
+    if arguments.get("strategy") == "fsdp":
+        world = int(arguments["devices"]) * int(arguments.get("num_nodes", 1))
+        arguments["strategy"] = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     usual = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "precision": precision}
     trainer = lightning.Trainer(
         **{**usual, **arguments},
@@ -173,6 +192,13 @@ def _last_words(folder: RunFolder) -> str:
             return f"{alarms[-1].message[:1].upper()}{alarms[-1].message[1:]}. "
         time.sleep(0.2)
     return "It left no word in the folder; its output may say why. "
+
+
+def shards(strategy: Any) -> bool:
+    """Whether a strategy of Lightning's keeps weights in parts. Raises ValueError for FSDP of the older kind."""
+    if isinstance(strategy, FSDPStrategy) or (isinstance(strategy, str) and strategy.startswith("fsdp_")):
+        raise ValueError(f"{strategy} is FSDP of the older kind, which this lab's objective passes by: take 'fsdp'.")
+    return strategy == "fsdp" or isinstance(strategy, ModelParallelStrategy)
 
 
 def _torchrun() -> dict[str, int]:
@@ -235,7 +261,11 @@ class _Keeper(lightning.Callback):
         self.folder.ledger.open(module.step, write=trainer.is_global_zero)
         if trainer.is_global_zero:
             for partial in self.folder.checkpoint.parent.glob("*.partial"):  # a killed process's
-                partial.unlink()
+                remove_checkpoint(partial)
+            if unwatched := getattr(module, "unwatched", None):
+                message = "not read, since weights are in parts (FSDP2), nor are samples drawn"
+                message = f"{', '.join(map(repr, unwatched))}: {message}"
+                self.folder.ledger.note(Alarm(module.step, "WARN", "monitors", message))
             if self.fault:
                 self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", self.fault))
         if self.origin is not None:
@@ -268,7 +298,8 @@ class _Keeper(lightning.Callback):
         if trainer.is_global_zero:
             for report in self.reports:
                 report(module, record)
-            self.samples.turn(module)
+            if not shards(trainer.strategy):
+                self.samples.turn(module)
             self.note_milestones(module)
         if module.progress >= 1:
             trainer.should_stop = True
@@ -343,7 +374,8 @@ class _Keeper(lightning.Callback):
         try:
             self.save(trainer)
             if keep and trainer.is_global_zero:
-                _link(self.folder.checkpoint, self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt"))
+                kept = self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt")
+                link_checkpoint(self.folder.checkpoint, kept)
         except (OSError, RuntimeError) as error:
             message = f"no checkpoint could be written ({error}); the last good one is kept"
             self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
@@ -361,7 +393,7 @@ class _Keeper(lightning.Callback):
         self.rolling.append(module.step)
         for step in self.rolling[:-3]:
             if trainer.is_global_zero and step in self.folder.checkpoints:
-                self.folder.checkpoints[step].unlink(missing_ok=True)
+                remove_checkpoint(self.folder.checkpoints[step])
         self.rolling = self.rolling[-3:]
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -383,16 +415,28 @@ class _Keeper(lightning.Callback):
         partial = self.folder.checkpoint.with_suffix(".partial")
         try:
             trainer.save_checkpoint(partial)
+            if shards(trainer.strategy):
+                parts = _paced(trainer.lightning_module).gathered(checksums(partial, trainer.global_rank))
+                if trainer.is_global_zero:
+                    seal(partial, parts)
             if trainer.is_global_zero:
-                name_file(partial, self.folder.checkpoint)
+                name_checkpoint(partial, self.folder.checkpoint)
             self.saved_seconds = _paced(trainer.lightning_module).seconds
+        except CheckpointException as error:  # one of the processes could not write its part: all of them hear of it
+            remove_checkpoint(partial)
+            raise OSError("; ".join(f"process {rank}: {why[0]}" for rank, why in error.failures.items())) from None
         except BaseException:
-            partial.unlink(missing_ok=True)
+            remove_checkpoint(partial)
             raise
 
 
-def _restore(module: PacedModule, checkpoint: Path) -> None:
+def _restore(module: PacedModule, checkpoint: Path, in_parts: bool = False) -> None:
+    """Weights, clock and random numbers; those in parts Lightning reads itself, when each process has its own."""
     try:
+        if in_parts:
+            rest = rest_of(checkpoint) if checkpoint.is_dir() else torch.load(checkpoint, weights_only=True, mmap=True)
+            module.on_load_checkpoint(rest)
+            return
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         module.load_state_dict(state["state_dict"])
         module.on_load_checkpoint(state)
@@ -448,13 +492,3 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def _paced(module: lightning.LightningModule) -> PacedModule:
     assert isinstance(module, PacedModule)
     return module
-
-
-def _link(source: Path, target: Path) -> None:
-    partial = target.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, partial)
-    name_file(partial, target)

@@ -17,14 +17,15 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.history import Milestone
-from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching
+from chameleon_lab.monitors.watch import Moment, Monitor, Readout, watching, whole
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import FrozenRows, Recipe
 from chameleon_lab.stability import ZLoss
@@ -33,6 +34,7 @@ from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionOb
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training.budget import Budget as Budget
 from chameleon_lab.training.compilation import compile_blocks
+from chameleon_lab.training.sharding import begin_states, require_shardable, shard
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
@@ -247,7 +249,7 @@ class PacedModule(lightning.LightningModule, ABC):
             self.own_values = combined([values for _, values in measures])
             own = self.own_values
             if self.processes > 1:  # all take the step or none does
-                of_all = self._gathered((sound, self.fault, [values for _, values in measures]))
+                of_all = self.gathered((sound, self.fault, [values for _, values in measures]))
                 sound, self.faults = all(each[0] for each in of_all), [each[1] for each in of_all if each[1]]
                 own = combined([values for each in of_all for values in each[2]])
             if sound:
@@ -284,7 +286,7 @@ class PacedModule(lightning.LightningModule, ABC):
             self.manual_backward(loss if parts == 1 else loss / parts)
         return float(loss.detach()), {name: float(value.detach()) for name, value in values.items()}
 
-    def _gathered(self, own: Any) -> list[Any]:
+    def gathered(self, own: Any) -> list[Any]:
         """What each process has, in their order."""
         every = [None] * self.processes
         torch.distributed.all_gather_object(every, own)
@@ -321,7 +323,7 @@ class PacedModule(lightning.LightningModule, ABC):
         if not (randoms := self._randoms):
             cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
             own = torch.get_rng_state(), cuda
-            randoms = self._gathered(own) if self.processes > 1 else [own]
+            randoms = self.gathered(own) if self.processes > 1 else [own]
         checkpoint["paced"] = {
             "step": self.step,
             "seconds": self.seconds,
@@ -363,11 +365,6 @@ def combined(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
         name: math.fsum(column) / (1 if name in SUMS else len(column)) if all(map(math.isfinite, column)) else math.nan
         for name, column in columns.items()
     }
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor as it is, or assembled from the parts that processes hold of it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class CodebookWatch(nn.Module):
@@ -466,7 +463,23 @@ class LanguageModule(PacedModule):
             compile_blocks(model)
         self.frozen_rows = FrozenRows((model.embedding, model.head), frozen_rows)
         self.model, self.objective, self.monitors = model, objective, monitors
+        self.unwatched: list[Monitor] = []  # monitors that cannot read weights in parts
         self.held_out, self.held_out_every = held_out, held_out_every
+
+    def configure_model(self) -> None:
+        """Under Lightning's `ModelParallelStrategy`, weights come in parts (FSDP2; see `sharding`)."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            require_shardable(self)
+            self.unwatched = [each for each in self.monitors if getattr(each, "needs_whole_weights", False)]
+            self.monitors = [each for each in self.monitors if each not in self.unwatched]
+            shard(self.model, strategy.device_mesh["data_parallel"], strategy.root_device)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = super().configure_optimizers()
+        if isinstance(self.model, FSDPModule):
+            begin_states(optimizers)
+        return optimizers
 
     def loss_and_values(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         measures = self.objective(self.model, batch)
@@ -565,6 +578,8 @@ def held_out_losses(model: Transformer, objective: Objective, batches: Sequence[
             counts[name] += kinds[name]
             sums[name] += float(measures[name]) * kinds[name]
     model.train(training)
+    if isinstance(model, FSDPModule):
+        model.reshard()
     return {name: sums[name] / counts[name] for name in sorted(counts) if counts[name]}
 
 

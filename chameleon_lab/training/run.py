@@ -428,9 +428,11 @@ class Run:
             return
         self._status = "running"
         self._write_state()
-        from chameleon_lab.training.loop import train  # Lightning is slow to import: here, while panels say so
+        from chameleon_lab.training.loop import shards, train  # Lightning is slow to import: here, while panels say so
+        from chameleon_lab.training.sharding import weights_later
 
-        prepared = self.experiment.prepare(self.folder)
+        with weights_later(shards(self.trainer.get("strategy"))):
+            prepared = self.experiment.prepare(self.folder)
         self._module = module = prepared.module
         if self.origin is not None and not self._place.begun:
             self._inherit(self.origin)

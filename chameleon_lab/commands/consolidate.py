@@ -1,0 +1,37 @@
+"""`chameleon-lab consolidate`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import runpy
+
+from chameleon_lab.commands.loading import WEIGHT_DTYPES
+from chameleon_lab.training.consolidation import consolidate
+from chameleon_lab.training.experiments import EXPERIMENTS, Experiment
+
+log = logging.getLogger(__name__)
+
+
+def consolidate_command(options: argparse.Namespace) -> None:
+    """Makes a model of a run's checkpoint, in any format, a tensor at a time."""
+    if (options.own is None) == (options.experiment is None):
+        raise ValueError("Say what was trained: --experiment NAME, or --from FILE.py, such as the folder's train.py.")
+    if options.own is None:
+        if options.experiment not in EXPERIMENTS:
+            raise ValueError(f"No transformer is called {options.experiment!r}; there are {', '.join(EXPERIMENTS)}.")
+        experiment = EXPERIMENTS[options.experiment]
+    else:
+        experiment = runpy.run_path(str(options.own)).get("experiment")
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"{options.own} has no Experiment under the name `experiment`.")
+    target = consolidate(
+        experiment,
+        options.run,
+        options.target,
+        options.format,
+        dtype=options.dtype and WEIGHT_DTYPES[options.dtype],
+        shards=options.shards,
+        pictures=not options.without_pictures,
+    )
+    log.info("%s is %s.", target, options.format)

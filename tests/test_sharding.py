@@ -1,0 +1,183 @@
+"""Weights in parts make the same steps as whole ones; what is written in parts becomes a model in any format."""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from processes import Ranks
+from test_launch import CPU, PLAIN, TOYS
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints import formats
+from chameleon_lab.checkpoints.adapters import LoRA
+from chameleon_lab.commands.main import main
+from chameleon_lab.history import RecordedRun
+from chameleon_lab.monitors.attention import AttentionBound
+from chameleon_lab.monitors.default import MONITORS
+from chameleon_lab.stability import FIXES, Dropout, QKClip, QueryKeyNorm, kind
+from chameleon_lab.training.experiments import LAB, Experiment
+from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.run import Run
+from chameleon_lab.training.sharded_files import link_checkpoint, name_checkpoint
+from chameleon_lab.training.sharding import drawn_model, require_shardable, weights_later
+from chameleon_lab.transformer import Transformer
+
+SHAPE = replace(PLAIN.model, fixes=(QueryKeyNorm(),))
+PARTS = replace(PLAIN, name="parts", model=SHAPE, monitors=MONITORS, held_out_every=4, recompute=True)
+CODE = (
+    TOYS
+    + """
+from test_sharding import *
+stops = [At(0, {stop}, stopped), At(1, {stop}, stopped)]
+raise SystemExit(take_part(PARTS, Path({folder!r}), CPU | dict(strategy="fsdp", callbacks=stops)))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """A run of two processes with FSDP2 that was stopped after a step and started again."""
+    folder = tmp_path_factory.mktemp("parts") / "run"
+    ranks = Ranks()
+    for stop in (3, 99):
+        codes = ranks(CODE.format(stop=stop, folder=str(folder)), 2, folder.with_suffix(".log"))
+        assert codes == [0, 0], folder.with_suffix(".log").read_text()
+    ranks.close()
+    return folder
+
+
+def test_two_processes_with_weights_in_parts_make_the_steps_of_one(parts, tmp_path):
+    one = PARTS.run(tmp_path / "one", trainer=CPU | {"accumulate_grad_batches": 2}).wait()
+    two = RecordedRun(parts).history
+    for name in ("loss", "text_loss", "image_loss", "held_out_loss", "tokens"):
+        assert two.series(name)[0] == one.series(name)[0]
+        assert two.series(name)[1] == pytest.approx(one.series(name)[1], abs=1e-5)
+    for name in ("gradient_norm", "update_ratio"):
+        assert two.series(name)[1] == pytest.approx(one.series(name)[1], rel=1e-3)
+    read = {name.removeprefix("held_out_") for record in one.records for name in record.values} - set(two.names)
+    assert read == {"gradient_cosine", *(f"{each}_gradient_share" for each in ("text", "image", "special"))}
+    (alarm, *_) = two.alarms
+    assert alarm.rule == "monitors" and "GradientBalance" in alarm.message and "samples" in alarm.message
+
+
+def test_a_checkpoint_in_parts_goes_on_only_in_parts_and_becomes_a_model_of_any_format(parts, tmp_path, capsys):
+    with pytest.raises(ValueError, match="a checkpoint in parts, as strategy='fsdp' writes it: go on with"):
+        Run(replace(PARTS, budget=Budget(steps=12)), parts).start().wait()
+    (tmp_path / "train.py").write_text("from test_sharding import PARTS as experiment\n")
+    written = {}
+    for name in ("native", "huggingface", "meta"):
+        words = ["consolidate", str(parts), str(tmp_path / name), "--format", name]
+        words += ["--from", str(tmp_path / "train.py"), *["--without-pictures"] * (name != "native")]
+        assert main(words) == 0, capsys.readouterr().err
+        opened = formats.open_folder(tmp_path / name, tokenizer=tmp_path / "native")
+        written[name] = {place: tensor.read() for place, tensor in opened.tensors.items()}
+    assert Chameleon.load(tmp_path / "native").card["experiment"]["name"] == "parts"
+    whole = PARTS.run(tmp_path / "one", trainer=CPU | {"accumulate_grad_batches": 2}).result().state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(written["native"][name], tensor, rtol=0, atol=1e-5)
+        assert all(torch.equal(state[name], written["native"][name]) for state in written.values())
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("opened",))
+
+
+def test_damage_of_any_part_is_named_and_nothing_is_unpickled(parts, tmp_path, capsys):
+    last = parts / "checkpoints" / "last.ckpt"
+    names = sorted(path.name for path in last.iterdir())
+    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "contents.json", "meta.pt"]
+    for number, name in enumerate(names):
+        folder = RunFolder(tmp_path / str(number))
+        shutil.copytree(last, folder.checkpoint)
+        (folder.checkpoint / name).unlink()
+        with pytest.raises(ValueError, match=rf"last.ckpt is damaged \((its part {name} is missing|.*no readable)"):
+            folder.whole_checkpoint()
+        shutil.copy(last / name, folder.checkpoint / name)
+        assert folder.whole_checkpoint() == (folder.checkpoint, "")
+    with (folder.checkpoint / ".metadata").open("wb") as file:
+        pickle.dump(Trap(), file)
+    sums = json.loads((folder.checkpoint / "contents.json").read_text())
+    sums.pop(".metadata")
+    (folder.checkpoint / "contents.json").write_text(json.dumps(sums))
+    with pytest.raises(ValueError, match=r"builtins.print, which is no part of a checkpoint"):
+        folder.whole_checkpoint()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("before", [None, "file", "folder"])
+def test_a_checkpoint_takes_its_name_from_whatever_had_it(before, tmp_path):
+    path, partial = tmp_path / "last.ckpt", tmp_path / "last.partial"
+    if before:
+        path.mkdir() if before == "folder" else path.write_text("old")
+    partial.mkdir()
+    (partial / "part").write_text("new")
+    name_checkpoint(partial, path)
+    link_checkpoint(path, tmp_path / "kept.ckpt")
+    assert (tmp_path / "kept.ckpt" / "part").read_text() == "new" == (path / "part").read_text()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["kept.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("name", [name for name, fix in FIXES.items() if kind(fix) == "model"])
+def test_a_model_without_memory_has_the_weights_that_would_have_been_drawn(name):
+    config = LAB.with_fixes(FIXES[name]).model
+    config = replace(config, vocabulary=40, width=16, layers=2, heads=2, kv_heads=1, head_width=8, ffn_width=24)
+    torch.manual_seed(3)
+    usual, after = Transformer(config).state_dict(), torch.rand(())
+    torch.manual_seed(3)
+    with weights_later():
+        model = drawn_model(lambda: Transformer(config))
+    assert torch.rand(()) == after
+    draws = dict(getattr(model, "draws", ()))
+    for place, tensor in usual.items():
+        here = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        assert here[place].is_meta == (place in draws)
+        assert torch.equal(draws[place].tensor(here[place]) if place in draws else here[place], tensor)
+    copies = ("mixture_of_transformers", "sigma_reparam")  # make weights of weights, and so have them at once
+    assert bool(draws) == (name not in copies)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "why"),
+    [
+        (replace(PLAIN, recipe=replace(PLAIN.recipe, muon_rate=0.02)), "muon_rate needs them whole"),
+        (replace(PLAIN, recipe=replace(PLAIN.recipe, update_clipping=True)), "update_clipping needs them whole"),
+        (replace(PLAIN, frozen_rows="codes"), "frozen_rows needs them whole"),
+        (replace(PLAIN, monitors=(QKClip(),)), r"QKClip\(.*\) needs them whole \(it changes rows"),
+        (replace(PLAIN, adapter=LoRA()), "an adapter needs them whole"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_by_name(experiment: Experiment, why: str):
+    if experiment.adapter is not None:
+        pytest.importorskip("peft")
+    with pytest.raises(ValueError, match=why):
+        require_shardable(experiment.build())
+
+
+def test_recomputed_blocks_learn_the_same_to_the_bit_from_fewer_activations(tmp_path):
+    usual = replace(PLAIN, model=replace(PLAIN.model, fixes=(Dropout(0.2),)), monitors=(*MONITORS, AttentionBound()))
+    before = usual.run(tmp_path / "usual").wait()
+    after = replace(usual, recompute=True).run(tmp_path / "recomputed").wait()
+    assert [record.values for record in after.records] == [record.values for record in before.records]
+
+    def saved(experiment: Experiment) -> int:
+        module, total = experiment.build(), 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            module.model(module.batches(0).inputs_BT)
+        return total
+
+    assert saved(replace(usual, recompute=True)) < saved(usual) / 2
+    assert (
+        usual.fingerprint == replace(usual, recompute=False).fingerprint != replace(usual, recompute=True).fingerprint
+    )
