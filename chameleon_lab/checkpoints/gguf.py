@@ -24,7 +24,7 @@ import torch
 from chameleon_lab.checkpoints import names, native
 from chameleon_lab.checkpoints.companion import Companion, companion_of, plain_companion
 from chameleon_lab.checkpoints.evidence import Claim
-from chameleon_lab.checkpoints.gguf_file import MAGIC, GgufFile, gguf_package, read_gguf
+from chameleon_lab.checkpoints.gguf_file import GGUF_MAGIC, GgufFile, gguf_package, read_gguf
 from chameleon_lab.checkpoints.gguf_words import header_of_words, saved_words, text_of_own_key, words_of_header
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, all_or_nothing, check_room, visible_files
@@ -66,7 +66,7 @@ class Gguf:
         """A file, or a folder's only one, which comes after any other layout's weights that lie there."""
         if folder.is_file():
             with folder.open("rb") as file:
-                files = [folder] if folder.suffix == ".gguf" or file.read(4) == MAGIC else []
+                files = [folder] if folder.suffix == ".gguf" or file.read(4) == GGUF_MAGIC else []
         else:
             files = [file for file in visible_files(folder) if file.suffix == ".gguf"]
         if not files:

@@ -21,7 +21,7 @@ from torch import Tensor
 from chameleon_lab.checkpoints.tensors import LazyTensor, check_fetched
 from chameleon_lab.files import intact, require_regular
 
-MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """How `struct` calls the numbers of a header; the number 8 is a text, and 9 an array."""
@@ -98,7 +98,7 @@ def read_gguf(path: Path) -> GgufFile:
     check_fetched(path)
     with intact(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         cursor = _Cursor(data)
-        if bytes(data[:4]) != MAGIC:
+        if bytes(data[:4]) != GGUF_MAGIC:
             raise ValueError("it does not begin as a GGUF file")
         cursor.place = 4
         version = cursor.number("I")

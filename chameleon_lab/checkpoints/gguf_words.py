@@ -23,7 +23,7 @@ from chameleon_lab.vocabulary import Modality, Vocabulary
 
 log = logging.getLogger(__name__)
 
-NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6
+NORMAL, CONTROL, UNUSED, BYTE_PIECE = 1, 3, 5, 6
 """Kinds of tokens, as llama.cpp numbers them."""
 
 _LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -95,7 +95,7 @@ def _sentencepiece(
     for piece in range(text.size):
         scores[first + piece] = model.get_score(piece)
         if model.is_byte(piece):
-            kinds[first + piece] = BYTE
+            kinds[first + piece] = BYTE_PIECE
         elif spellings[first + piece] == f"<piece:{piece}>":
             kinds[first + piece] = UNUSED
     return [name.replace(SPACE, "\u2581") for name in spellings], scores
