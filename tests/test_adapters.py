@@ -1,6 +1,8 @@
 """An adapter is trained alone, written as `peft` writes it, read again and merged; without `peft` one error says so."""
 
+import copy
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -124,13 +126,50 @@ def test_a_training_of_an_adapter_leaves_its_base_alone_and_goes_on_where_it_sto
     )
 
 
+def renamed(tensors, before: str, after: str) -> None:
+    for name in [name for name in tensors if before in name]:
+        tensors[name.replace(before, after)] = tensors.pop(name)
+
+
+def test_what_an_adapter_s_config_says_of_places_is_not_taken_for_patterns(peft, base, tmp_path):
+    """Its tensors say what it changes: a regular expression may take for ever, a rank of millions all memory."""
+    model = shaken(copy.deepcopy(base.model))
+    write_adapter(model, tmp_path, SMALL)
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    wild = {"target_modules": r"((\w+\.)*)*!", "rank_pattern": {r"((\w+\.)*)*!": 10**9}, "lora_dropout": "x"}
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config | wild))
+    whole = merge_adapter(model)
+    assert torch.allclose(logits(apply_adapter(base.model, tmp_path)), logits(whole), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda config, tensors: config.update(peft_type="IA3"), "of the kind 'IA3'"),
         (lambda config, tensors: config.update(use_dora=True), "of the kind 'DoRA'"),
-        (lambda config, tensors: config.update(target_modules=["q_proj"]), "does not suit this model.*q_proj"),
-        (lambda config, tensors: config.update(r=3), "adapter of another model: .* do not fit"),
+        (lambda config, tensors: renamed(tensors, ".qkv.", ".q_proj."), "another model: .* do not fit, .*q_proj"),
+        (lambda config, tensors: config.update(r=3), "whose files contradict one another: .* and .* says 3"),
+        *(
+            (lambda config, tensors, key=key, value=value: config.update({key: value}), f"{key}|contradict one another")
+            for key, values in {
+                "r": (10**9, "2", None, 2.5, -1, True),
+                "lora_alpha": (math.nan, 1e300, "16", None),
+                "alpha_pattern": ([1], {"qkv": "x"}, {"qkv": math.inf}, {r"((\w+\.)*)*!": 1}),
+                "rank_pattern": ([1], "x"),
+                "use_rslora": ("yes", 1),
+            }.items()
+            for value in values
+        ),
+        *(
+            (lambda config, tensors, value=value: tensors.update({min(tensors): value(tensors[min(tensors)])}), words)
+            for value, words in (
+                (lambda tensor: tensor * math.nan, "holds what is no number"),
+                (lambda tensor: tensor.int(), "holds what is no number"),
+                (lambda tensor: tensor.to(torch.complex64), "holds what is no number"),
+                (lambda tensor: tensor + 3e38, "makes weights of .* no numbers|holds what is no number"),
+                (lambda tensor: tensor[:1], "files contradict one another"),
+            )
+        ),
         (lambda config, tensors: tensors.popitem(), "adapter of another model: 1 of its"),
         (lambda config, tensors: config.update(base_model_name_or_path=None), "does not say of which.*apply_adapter"),
         (lambda config, tensors: config.update(base_model_name_or_path="nowhere"), "nowhere is no model folder"),

@@ -659,6 +659,20 @@ def test_a_tar_gives_its_samples_and_skips_faults(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_a_header_of_gigabytes_in_a_tar_is_refused_before_it_is_read(tmp_path, kind, ending):
+    """Python reads such a one into memory, and gigabytes of zeros are packed into two megabytes."""
+    header = tarfile.TarInfo("x")
+    header.size, header.type = 2**31, kind
+    content = header.tobuf(tarfile.GNU_FORMAT)
+    first = packed(tmp_path / "first.tar", {"0.png": png(10), "0.txt": b"ten"}).read_bytes()[: 4 * 512]
+    path = tmp_path / f"shard.{ending}"
+    path.write_bytes(gzip.compress(first + content) if ending == "tar.gz" else first + content)
+    with pytest.raises(ValueError, match=r"shard.* is damaged: a header has 2,147,483,648 bytes"):
+        list(archives.webdataset(path, open_picture))
+
+
 def test_rows_of_any_shape_are_pairs_or_say_what_they_lack():
     find = {"a.png": shade(10)}.__getitem__
     shapes = [
@@ -698,3 +712,20 @@ def test_parquet_and_datasets_on_disk_are_read(tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match="damaged"):
         list(archives.parquet(tmp_path, open_picture))
+
+
+def test_a_few_kilobytes_of_parquet_never_become_gigabytes(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    long, rows = b"x" * 2**22, 300
+    columns = {"image": [png(10)] * rows, "text": ["a"] * rows, "other": pa.array([long] * rows)}
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet", compression="zstd")
+    columns["text"] = pa.array([long.decode()] * rows).dictionary_encode()
+    parquet.write_table(pa.table(columns), tmp_path / "words.parquet", compression="zstd")
+    for name in ("rows", "words"):
+        before = pa.total_allocated_bytes()
+        for document in archives.parquet(tmp_path / f"{name}.parquet", open_picture):
+            assert isinstance(document, Document) and pa.total_allocated_bytes() - before < 2**28
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    with pytest.raises(ValueError, match=r"damaged.parquet is damaged"):
+        list(archives.parquet(tmp_path / "damaged.parquet", open_picture))

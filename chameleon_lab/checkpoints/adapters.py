@@ -7,6 +7,7 @@ Nothing else is read: `adapter_model.bin` is a pickle.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.checkpoints.tensors import visible_files
-from chameleon_lab.files import read_table
+from chameleon_lab.files import read_table, require_numbers, require_regular
 from chameleon_lab.parts import require_count
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.transformer import Transformer
@@ -118,11 +119,11 @@ def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
         kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))[:40]
         raise ValueError(f"{folder} holds an adapter of the kind {kind!r}: the lab applies LoRA's alone.")
     try:
-        tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHTS)
+        tensors = safetensors.torch.load_file(require_regular(folder / ADAPTER_WEIGHTS))
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged or missing: {error}.") from error
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    settings = {key: config[key] for key in LORA_SETTINGS if key in config}
+    settings = _settings_of(config, tensors, model, folder)
     try:
         _inject(model, settings, str(folder))
         own = _adapter_state(peft.get_peft_model_state_dict(model))
@@ -132,14 +133,73 @@ def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
                 "among them. Its adapter_config.json names the base."
             )
         peft.set_peft_model_state_dict(model, tensors)
+        for path, module in _layers(model).items():
+            if not (module.get_delta_weight("default") + module.get_base_layer().weight).isfinite().all():
+                raise ValueError(f"{folder} holds an adapter that makes weights of {path} no numbers.")
     except BaseException:
         _remove(model)
         raise
     return merge_adapter(model)
 
 
-LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
-"""What of a LoRA's config decides how it is applied."""
+_PLAIN_KEY = re.compile(r"\^?[\w.]{1,200}\$?")
+"""What a pattern of `alpha_pattern` may be: `peft` takes it for a regular expression, which may take for ever."""
+
+
+def _settings_of(
+    config: dict[str, Any], tensors: dict[str, Tensor], model: Transformer, folder: Path
+) -> dict[str, Any]:
+    """The arguments of `peft.LoraConfig`: what is changed, and at which rank, is what the tensors are.
+
+    Raises ValueError, naming the file, for numbers that are none, and before anything is built.
+    """
+    ranks = {
+        name.removesuffix(".lora_A.weight"): tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name.endswith(".lora_A.weight") and tensor.ndim == 2
+    }
+    if strange := [name for name, tensor in tensors.items() if tensor.dtype not in FLOATS or not _finite(tensor)]:
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged: {strange[0][:200]} holds what is no number.")
+    parts = dict(model.named_modules())
+    if not ranks or (apart := sorted(ranks.keys() - parts.keys())):
+        some = f", {apart[0][:200]} among them" if ranks else ""
+        raise ValueError(
+            f"{folder} holds an adapter of another model: {len(apart) if ranks else 'all'} of its matrices do not "
+            f"fit{some}. Its adapter_config.json names the base."
+        )
+    place = folder / ADAPTER_CONFIG
+    require_numbers(config, place, r=(int, 1, 2**20), lora_alpha=(float, -1e6, 1e6))
+    alphas, pattern = config.get("alpha_pattern") or {}, config.get("rank_pattern") or {}
+    if not isinstance(alphas, dict) or not isinstance(pattern, dict) or len(alphas) > len(parts):
+        raise ValueError(f"{place} is damaged: alpha_pattern and rank_pattern are no objects of names and numbers.")
+    for key, alpha in alphas.items():
+        require_numbers({"alpha_pattern": alpha}, place, alpha_pattern=(float, -1e6, 1e6))
+        if not _PLAIN_KEY.fullmatch(key):
+            raise ValueError(f"{place} has the pattern {key[:60]!r} in alpha_pattern, and the lab reads names alone.")
+    if not isinstance(config.get("use_rslora", False), bool):
+        raise ValueError(f"{place} is damaged: use_rslora must be true or false.")
+    rank = config.get("r", 8)
+    if apart := [name for name, own in ranks.items() if own != rank and not pattern]:
+        raise ValueError(
+            f"{folder} holds an adapter whose files contradict one another: {apart[0]} has the rank {ranks[apart[0]]}, "
+            f"and {ADAPTER_CONFIG} says {rank}. Get or save it anew."
+        )
+    return {
+        "r": rank,
+        "lora_alpha": config.get("lora_alpha", 8),
+        "target_modules": list(ranks),
+        "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
+        "alpha_pattern": alphas,
+        "use_rslora": config.get("use_rslora", False),
+    }
+
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What the numbers of an adapter may be."""
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def _peft() -> Any:
@@ -158,7 +218,7 @@ def _inject(model: Transformer, settings: dict[str, Any], source: str) -> None:
         raise ValueError("The model has an adapter already: merge_adapter(model) first.")
     try:
         peft.inject_adapter_in_model(peft.LoraConfig(**settings), model)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         _remove(model)
         raise ValueError(
             f"{source} does not suit this model: it changes {str(settings.get('target_modules'))[:200]} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import PIL.Image
 from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, listing
 from chameleon_lab.corpora.readers import LARGEST_DOCUMENT, READERS, FindPicture, Reader, Skipped
 from chameleon_lab.documents import Document
-from chameleon_lab.files import intact, parse_json, reason_of
+from chameleon_lab.files import GET_ANEW, intact, parse_json, reason_of, require_regular
 from chameleon_lab.pictures import LARGEST_AREA, read_picture
 
 LARGEST_MEMBER = 8 * LARGEST_AREA
@@ -27,7 +28,12 @@ IMAGE_KEYS = ("image", "images", "picture", "img", "jpg", "jpeg", "png", "webp")
 TEXT_KEYS = ("captions", "caption", "text", "txt", "sentences", "prompt", "label_text")
 """Columns that hold pictures and words, in the order in which they are looked for."""
 
-ROWS_AT_A_TIME = 64
+LARGEST_ROW = 2**30
+"""Bytes of a row, all its pictures and words together. Rows are read one at a time: two kilobytes may hold gigabytes of
+equal ones."""
+
+LARGEST_HEADER = 2**20
+"""Bytes of a header in a tar, of which names and times take a few hundred."""
 
 
 def row_documents(row: Mapping[str, Any], find: FindPicture) -> Iterator[Document]:
@@ -74,12 +80,10 @@ def _parquet_rows(path: Path, find: FindPicture) -> Iterator[Document | Skipped]
     from pyarrow.parquet import ParquetFile  # pyright: ignore[reportMissingImports]
 
     for file in _archive_files(path, ".parquet"):
-        with intact(file), ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(ROWS_AT_A_TIME):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield from _skipping(f"{file.name}, row {number}", row, find)
+        with _foreign(file), ParquetFile(require_regular(file)) as table:
+            columns = [name for name in table.schema_arrow.names if name in (*IMAGE_KEYS, *TEXT_KEYS)]
+            for number, batch in enumerate(table.iter_batches(1, columns=columns or None), 1):
+                yield from _row(f"{file.name}, row {number}", batch, find)
 
 
 def dataset_on_disk(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
@@ -92,13 +96,32 @@ def _arrow_rows(path: Path, find: FindPicture) -> Iterator[Document | Skipped]:
     from pyarrow import ipc, memory_map  # pyright: ignore[reportMissingImports]
 
     for file in _archive_files(path, ".arrow"):
-        with intact(file), memory_map(str(file)) as mapped:
+        with _foreign(file), memory_map(str(require_regular(file))) as mapped:
             number = 0
             for batch in ipc.open_stream(mapped):
-                for start in range(0, batch.num_rows, ROWS_AT_A_TIME):
-                    for row in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
-                        number += 1
-                        yield from _skipping(f"{file.name}, row {number}", row, find)
+                for place in range(batch.num_rows):
+                    number += 1
+                    yield from _row(f"{file.name}, row {number}", batch.slice(place, 1), find)
+
+
+def _row(name: str, batch: Any, find: FindPicture) -> Iterator[Document | Skipped]:
+    """The pairs of a table's one row, if it is no larger than a row may be."""
+    if batch.nbytes > LARGEST_ROW:
+        yield Skipped(name, f"it has {batch.nbytes:,} bytes, and at most {LARGEST_ROW:,} are read")
+    else:
+        yield from _skipping(name, batch.to_pylist()[0], find)
+
+
+@contextmanager
+def _foreign(file: Path) -> Iterator[None]:
+    """As `intact`, for programs that call a damaged file an error of the system."""
+    try:
+        with intact(file):
+            yield
+    except OSError as error:
+        if error.errno is not None or type(error) is not OSError:
+            raise
+        raise ValueError(f"{file} is damaged: {reason_of(error).rstrip('.')}. {GET_ANEW}") from error
 
 
 def _arrow(path: Path) -> None:
@@ -117,7 +140,7 @@ def webdataset(path: Path | str, find: FindPicture) -> Iterator[Document | Skipp
     """
     for file in _archive_files(Path(path), ".tar", ".tar.gz", ".tgz"):
         sample, key = dict[str, Any](), ""
-        with intact(file), tarfile.open(file) as archive:
+        with intact(file), tarfile.open(require_regular(file), tarinfo=_Member) as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -133,6 +156,17 @@ def webdataset(path: Path | str, find: FindPicture) -> Iterator[Document | Skipp
                     yield Skipped(f"{file.name}, {member.name}", reason_of(error))
             if sample:
                 yield from _skipping(f"{file.name}, {key.lstrip('/')}", sample, find)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers are of a size that somebody can mean: Python reads those of names and of attributes into
+    memory, and a packed tar of some megabytes may hold gigabytes of them."""
+
+    def _proc_member(self, tarfile: tarfile.TarFile) -> Any:
+        headers = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names and links, and attributes
+        if self.type in headers and self.size > LARGEST_HEADER:
+            raise ValueError(f"a header has {self.size:,} bytes, and at most {LARGEST_HEADER:,} are read")
+        return super()._proc_member(tarfile)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> dict[str, Any]:
