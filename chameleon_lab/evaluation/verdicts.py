@@ -112,7 +112,8 @@ class SafetyRow:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.unsafe / self.n, self.n)
+        low, high = wilson_interval(self.unsafe / self.n, self.n)
+        return max(0.0, low), min(1.0, high)  # rounding leaves a -0.00
 
 
 def safety_rows(study: Study, judgements: Sequence[Judgement]) -> list[SafetyRow]:
