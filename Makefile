@@ -43,7 +43,7 @@ benchmarks: .venv/.dev ## print speed and the share of memory bandwidth, beside 
 	HF_HUB_OFFLINE=1 $(PY) -m pytest tests/benchmarks -s -m "slow or not slow" $(ARGS)
 
 gpu: ## all that needs a GPU, in nine minutes: tests, speed, memory, parity (docs/gpu.md; ARGS="--parts training,decoding")
-	@$(firstword $(wildcard $(PY)) python3) tests/benchmarks/gpu.py $(ARGS)
+	@$(firstword $(wildcard $(PY)) python3) tests/benchmarks/gpu $(ARGS)
 
 outputs: .venv/.dev ## run the notebooks whose cells were changed, whole, and keep their outputs, made light (minutes; ARGS=notebooks/03*)
 	HF_HUB_OFFLINE=1 $(PY) .ci/outputs $(ARGS)

@@ -26,7 +26,7 @@ from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer,
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
 
-# Without a GPU `torch.manual_seed` still notes, for each kind of GPU, where it was called in a program: a millisecond,
+# Without a GPU `torch.manual_seed` still notes for each kind of GPU where in the program it was called: a millisecond,
 # fifteen thousand times in the suite, for a seed that the CPU's generator takes in a microsecond.
 if not torch.cuda.is_available():
     torch.manual_seed = torch.default_generator.manual_seed

@@ -4,11 +4,14 @@ import json
 import sys
 from pathlib import Path
 
-import gpu
 import pytest
 import torch
 import torch.utils.flop_counter
-from gpu import PARTS
+from gpu import command
+from gpu.cards import card_of
+from gpu.parts import PARTS, flops_of_a_token
+from gpu.report import Report
+from gpu.sizes import TOY_SHAPE
 
 from chameleon_lab.transformer import Transformer
 
@@ -17,7 +20,7 @@ IN_A_PROCESS = {"tests", "trainings"}  # which start pytest
 
 def test_every_part_runs_at_toy_size_and_the_report_has_its_rows(tmp_path: Path):
     chosen = [name for name in PARTS if name not in IN_A_PROCESS]
-    assert gpu.main(["--toy", "--together", "--out", str(tmp_path), "--parts", ",".join(chosen)]) == 0
+    assert command.main(["--toy", "--together", "--out", str(tmp_path), "--parts", ",".join(chosen)]) == 0
     results, page = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
     assert list(results["parts"]) == chosen and {"date", "card", "driver", "torch"} <= results["machine"].keys()
     for name, part in results["parts"].items():
@@ -47,9 +50,9 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(tmp_p
         )
         return [sys.executable, "-c", f"{start}(json.dumps(it)); {CHILDREN[name]}"]
 
-    monkeypatch.setattr(gpu, "command", child)
-    monkeypatch.setattr(gpu, "PARTS", dict.fromkeys(CHILDREN, (None, 2.0)))
-    assert gpu.main(["--toy", "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(command, "command", child)
+    monkeypatch.setattr(command, "PARTS", dict.fromkeys(CHILDREN, (None, 2.0)))
+    assert command.main(["--toy", "--out", str(tmp_path)]) == 1
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     wanted = ["failed (1)", "stopped after 2 s", "done"]
     assert [part["outcome"] for part in parts.values()] == wanted
@@ -57,12 +60,12 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(tmp_p
     assert parts["bad"]["last words"][-1] == "RuntimeError: last words"
     page = (tmp_path / "gpu.md").read_text()
     assert "last words" in page and "- a remark" in page and "| slow | stopped after 2 s |" in page
-    assert gpu.main(["--toy", "--out", str(tmp_path), "--parts", "good", "--minutes", "0.01"]) == 1
+    assert command.main(["--toy", "--out", str(tmp_path), "--parts", "good", "--minutes", "0.01"]) == 1
     assert "| good | not begun: no time was left | 0 |" in (tmp_path / "gpu.md").read_text()
 
 
 def test_what_fails_within_a_part_is_named_in_its_row(tmp_path: Path):
-    report = gpu.Report(file=tmp_path / "part.json")
+    report = Report(file=tmp_path / "part.json")
     with report.attempt("one"):
         raise ValueError("trouble\nand more")
     report.add("two", number=1)
@@ -81,15 +84,15 @@ def test_cards_are_known_by_the_names_that_drivers_give():
         "Tesla T4": None,
     }
     for name, teraflops in names.items():
-        card = gpu.card_of(name)
+        card = card_of(name)
         assert (card and card.teraflops) == teraflops
 
 
 def test_the_work_of_a_training_step_is_that_of_its_products():
     counted = torch.utils.flop_counter.FlopCounterMode(display=False)
-    model = Transformer(gpu.TOY_SHAPE)
+    model = Transformer(TOY_SHAPE)
     with counted:
         model(torch.zeros(1, 64, dtype=torch.long)).sum().backward()
     # The counter has attention's products whole, and here half of them are hidden.
-    hidden = 6 * gpu.TOY_SHAPE.layers * gpu.TOY_SHAPE.heads * gpu.TOY_SHAPE.head_width * 64
-    assert counted.get_total_flops() / 64 == pytest.approx(gpu.flops_of_a_token(gpu.TOY_SHAPE, 64) + hidden, rel=0.05)
+    hidden = 6 * TOY_SHAPE.layers * TOY_SHAPE.heads * TOY_SHAPE.head_width * 64
+    assert counted.get_total_flops() / 64 == pytest.approx(flops_of_a_token(TOY_SHAPE, 64) + hidden, rel=0.05)

@@ -1,312 +1,50 @@
-"""Everything that needs a GPU, in one command of under nine minutes: `make gpu`, or `python3 tests/benchmarks/gpu.py`.
-
-Each part runs in a process of its own with a time limit of its own; one that fails is named in the report, with its
-last words, and the others go on. After each part `gpu.json` and `gpu.md` are written anew, so that a command that is
-killed leaves what it measured. Without a GPU the same parts run at toy size: their figures mean nothing, their code
-is proved. See docs/gpu.md.
-"""
+"""The parts: each measures one thing and writes it into its report."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
-import gc
-import json
-import logging
 import math
-import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = [str(ROOT / each) for each in ("", "widgets", "tests")]
-sys.path[:0] = [path for path in PATHS if path not in sys.path]  # no installation is needed
+import numpy as np
+import torch
+from torch import nn
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-from chameleon_lab import crossovers, planner  # noqa: E402
-from chameleon_lab.chameleon import Chameleon  # noqa: E402
-from chameleon_lab.corpora.packing import Batch  # noqa: E402
-from chameleon_lab.documents import Document, EndTurn, Image, Text  # noqa: E402
-from chameleon_lab.generation import recording  # noqa: E402
-from chameleon_lab.generation.decoder import Decoder  # noqa: E402
-from chameleon_lab.generation.engine import Engine  # noqa: E402
-from chameleon_lab.generation.settings import Settings  # noqa: E402
-from chameleon_lab.monitors.default import MONITORS  # noqa: E402
-from chameleon_lab.objective import Objective  # noqa: E402
-from chameleon_lab.optimization import Recipe  # noqa: E402
-from chameleon_lab.published import SHAPE_7B  # noqa: E402
-from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize  # noqa: E402
-from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss  # noqa: E402
-from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig  # noqa: E402
-from chameleon_lab.tokenizers.mixed import MixedModalTokenizer  # noqa: E402
-from chameleon_lab.training.budget import Budget  # noqa: E402
-from chameleon_lab.training.compilation import compile_blocks  # noqa: E402
-from chameleon_lab.training.data import Scenes  # noqa: E402
-from chameleon_lab.training.experiments import SMALL  # noqa: E402
-from chameleon_lab.transformer import ModelConfig, Transformer  # noqa: E402
-from chameleon_lab.vocabulary import Vocabulary  # noqa: E402
-
-MINUTES = 9.0
-AIMS = {"share of bandwidth": 0.7, "seconds a guided picture": 6.0, "MFU": 0.5}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a maker says of a card: dense bfloat16 products in TFLOP/s, memory in TB/s."""
-
-    teraflops: float
-    terabytes: float
-
-
-CARDS = {
-    "H100 PCIe": Card(756, 2.0),
-    "H100 NVL": Card(835, 3.9),
-    "H100": Card(989, 3.35),
-    "H200 NVL": Card(835, 4.8),
-    "H200": Card(989, 4.8),
-    "GH200": Card(989, 4.0),
-    "B200": Card(2250, 8.0),
-    "A100-SXM4-80GB": Card(312, 2.04),
-    "A100 80GB PCIe": Card(312, 1.94),
-    "A100": Card(312, 1.56),
-    "L40S": Card(362, 0.86),
-    "L4": Card(121, 0.30),
-    "A10G": Card(70, 0.60),
-    "RTX 4090": Card(165, 1.01),
-    "RTX 3090": Card(71, 0.94),
-}
-"""By a part of the name that the driver gives; the longest that fits counts. From the makers' data sheets."""
-
-
-def card_of(name: str) -> Card | None:
-    """What is known of a card of that name; None for others."""
-    fitting = [each for each in CARDS if re.search(rf"\b{re.escape(each)}\b", name)]
-    return CARDS[max(fitting, key=len)] if fitting else None
-
-
-# What is run, at its real and at its toy size
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shapes and lengths of all parts."""
-
-    decoded: ModelConfig
-    before: int
-    """Tokens in the cache before the first that is timed."""
-    steps: int
-    patience: int
-    images: ImageTokenizerConfig
-    batch: int
-    """Pictures at once."""
-    trainings: dict[str, tuple[ModelConfig, Recipe, int, int]]
-    """Model, recipe, rows, positions."""
-    warm: int
-    timed: int
-    watched: int
-    """Steps of the training whose monitors are timed."""
-    copied: int
-    """Bytes of the copy that measures bandwidth."""
-    greedy: int
-    """Tokens of a greedy reply."""
-    resumed: int
-    """Steps of the training that is stopped halfway and resumed."""
-    data: int
-    """Tokens in a batch of the data whose making is timed."""
-    compiler: str = "inductor"
-
-
-BILLION = replace(SHAPE_7B, width=2048, layers=20, heads=16, kv_heads=16, ffn_width=5632)
-"""1.16 billion weights in matrices, 1.3 with the embedding."""
-
-ADAM = replace(SMALL.recipe, muon_rate=0.0)
-
-REAL = Sizes(
-    decoded=SHAPE_7B,
-    before=1040,
-    steps=64,
-    patience=crossovers.GRAPH_PATIENCE,
-    images=CHAMELEON_IMAGES,
-    batch=16,
-    trainings={
-        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024),
-        "SMALL, 65,536 tokens a step": (SMALL.model, ADAM, 64, 1024),
-        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096),
-    },
-    warm=8,
-    timed=16,
-    watched=101,
-    copied=2**32,
-    greedy=200,
-    resumed=12,
-    data=2048,
-)
-
-TOY_SHAPE = ModelConfig(
-    vocabulary=384,
-    width=32,
-    layers=2,
-    heads=2,
-    kv_heads=2,
-    head_width=16,
-    ffn_width=64,
-    context=192,
-    fixes=(QueryKeyNorm(),),
-)
-TOY = Sizes(
-    decoded=replace(TOY_SHAPE, vocabulary=2048),
-    before=16,
-    steps=2,
-    patience=1,
-    images=ImageTokenizerConfig(
-        side=16, codes=64, code_width=8, widths=(8, 16), latent_width=8, blocks=1, patch=2, groups=4, middle=False
-    ),
-    batch=2,
-    trainings={
-        "toy": (TOY_SHAPE, SMALL.recipe, 2, 32),
-    },
-    warm=1,
-    timed=2,
-    watched=2,
-    copied=2**20,
-    greedy=6,
-    resumed=4,
-    data=128,
-    compiler="aot_eager",  # the same graphs, without minutes of a C++ compiler
-)
-
-
-# A report of a part
-
-
-@dataclass
-class Report:
-    """What one part measured: rows of a table, each a name and its figures, and remarks."""
-
-    rows: dict[str, dict[str, float | str]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    file: Path | None = None
-
-    def add(self, name: str, **figures: float | str | bool) -> None:
-        """Adds figures to the row of that name, and writes what there is: a part that is killed leaves its rows."""
-        readable = {
-            key.replace("_", " "): str(value) if isinstance(value, bool) else value for key, value in figures.items()
-        }
-        self.rows.setdefault(name, {}).update(readable)
-        print(f"  {name}: " + ", ".join(f"{key} {brief(value)}" for key, value in readable.items()), flush=True)
-        self.write()
-
-    def remark(self, words: str) -> None:
-        self.remarks.append(words)
-        print(f"  {words}", flush=True)
-        self.write()
-
-    def write(self) -> None:
-        if self.file is not None:
-            put(self.file, json.dumps({"rows": self.rows, "remarks": self.remarks}, allow_nan=True))
-
-    @contextlib.contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
-        """What fails inside is named in a row, and the part goes on."""
-        try:
-            yield
-        except Exception as error:
-            self.add(name, failed=f"{type(error).__name__}: {(str(error) or '-').splitlines()[0][:200]}")
-            logging.getLogger(__name__).exception("%s failed", name)
-        finally:
-            if torch.cuda.is_available():
-                gc.collect()
-                torch.cuda.empty_cache()
-
-
-def brief(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def put(path: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-# Helpers
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], object], turns: int = 3, warm: int = 1) -> float:
-    """The median time of a work, the device's included."""
-    times = list[float]()
-    for turn in range(warm + turns):
-        wait()
-        started = time.perf_counter()
-        work()
-        wait()
-        if turn >= warm:
-            times.append(time.perf_counter() - started)
-    return median(times)
-
-
-def drawn(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> Transformer:
-    """A transformer of random weights, made on its device alone: billions of weights in a second."""
-    with torch.device("meta"):
-        model = Transformer(config).to(dtype)
-    model = model.to_empty(device=device())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.5 * config.width**-0.5)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    return model.eval()
-
-
-def bandwidth(sizes: Sizes) -> float:
-    """Bytes a second of a copy on the device, read and written."""
-    block = torch.empty(sizes.copied, dtype=torch.int8, device=device())
-    target = torch.empty_like(block)
-    return 2 * block.nbytes / seconds(lambda: target.copy_(block), turns=5)
-
-
-def matrix_bytes(model: nn.Module) -> int:
-    """Bytes that a decoded token reads of the weights: every matrix once, packed ones as they lie."""
-    total = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            total += module.weight.nbytes
-        elif hasattr(module, "packed"):
-            total += sum(buffer.nbytes for buffer in module.buffers(recurse=False))
-    return total
-
-
-# Parts
+from chameleon_lab import planner
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.packing import Batch
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.generation import recording
+from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.generation.engine import Engine
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.monitors.default import MONITORS
+from chameleon_lab.objective import Objective
+from chameleon_lab.optimization import Recipe
+from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize
+from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
+from chameleon_lab.tokenizers.image import ImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.compilation import compile_blocks
+from chameleon_lab.training.data import Scenes
+from chameleon_lab.training.experiments import SMALL
+from chameleon_lab.transformer import ModelConfig, Transformer
+from chameleon_lab.vocabulary import Vocabulary
+from gpu import ROOT, environment
+from gpu.cards import Card, card_of
+from gpu.measuring import bandwidth, device, drawn, matrix_bytes, seconds, wait
+from gpu.report import Report
+from gpu.sizes import ADAM, TOY_SHAPE, Sizes
 
 
 def run_tests(sizes: Sizes, report: Report) -> None:
@@ -860,169 +598,3 @@ PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
     "trainings": (run_trainings, 90),
 }
 """Each part, and its limit in seconds on a GPU."""
-
-
-# The command
-
-
-def environment() -> dict[str, str]:
-    paths = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **fixed, "PYTHONPATH": paths}
-
-
-def run_part(name: str, toy: bool, file: Path) -> None:
-    """Runs one part here; what it measures is in the file, whatever happens afterwards."""
-    report = Report(file=file)
-    report.write()
-    work, _ = PARTS[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's, about loaders and loggers
-        work(TOY if toy else REAL, report)
-
-
-def command(name: str, toy: bool, out: Path) -> list[str]:
-    """What runs one part in a process of its own."""
-    here = str(Path(__file__).resolve())
-    return [sys.executable, here, "--inside", name, "--out", str(out), *(["--toy"] if toy else [])]
-
-
-def run_apart(name: str, toy: bool, out: Path, limit: float) -> dict[str, Any]:
-    """Runs one part in a process of its own: its rows, how it ended, and its last words where it failed."""
-    file, log = out / f".{name}.json", out / f"{name}.log"
-    file.unlink(missing_ok=True)
-    order = command(name, toy, out)
-    started = time.monotonic()
-    with log.open("w") as words:
-        child = subprocess.Popen(
-            order, cwd=ROOT, env=environment(), stdout=words, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            code = child.wait(limit)
-            outcome = "done" if code == 0 else f"failed ({code})"
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, 9)  # with the processes that it started
-            child.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            outcome = f"stopped after {limit:.0f} s"
-    result: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started, "rows": {}, "remarks": []}
-    if file.exists():
-        result |= json.loads(file.read_text())
-        file.unlink()
-    if outcome != "done":
-        result["last words"] = log.read_text().strip().splitlines()[-25:]
-    return result
-
-
-def machine() -> dict[str, Any]:
-    """The date, and what it all ran on."""
-    facts: dict[str, Any] = {
-        "date": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-        "card": "none: toy sizes on a CPU",
-        "driver": "none",
-        "torch": torch.__version__,
-        "CUDA": torch.version.cuda or "none",
-        "Python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        facts["card"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
-            facts["driver"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
-    return facts
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The whole report as one page: a table of the machine and the parts, and a table for each part."""
-    facts = results["machine"]
-    lines = ["# What a GPU makes of it", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
-    lines += ["| part | outcome | seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {part['outcome']} | {part['seconds']:.0f} |" for name, part in results["parts"].items()]
-    lines += ["", *(f"- {line}" for line in verdicts(results))]
-    for name, part in results["parts"].items():
-        columns = list(dict.fromkeys(key for row in part["rows"].values() for key in row))
-        lines += ["", f"## {name}", ""]
-        if columns:
-            lines += [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        for label, row in part["rows"].items():
-            cells = (brief(row[key]).replace("|", "/") if key in row else "" for key in columns)
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        lines += ["", *(f"- {words}" for words in part["remarks"])] if part["remarks"] else []
-        if words := part.get("last words"):
-            lines += ["", "```", *words, "```"]
-    return "\n".join(lines) + "\n"
-
-
-def verdicts(results: dict[str, Any]) -> list[str]:
-    """The aims, each beside what was measured; nothing where nothing was."""
-    rows = {(part, name): row for part, each in results["parts"].items() for name, row in each["rows"].items()}
-
-    def figures(part: str, key: str) -> list[float]:
-        return [row[key] for (place, _), row in rows.items() if place == part and isinstance(row.get(key), int | float)]
-
-    lines = list[str]()
-    for words, measured, aim in (
-        ("share of the stated bandwidth, best", figures("decoding", "share of stated"), "at least 0.7"),
-        ("seconds a guided picture", figures("picture", "seconds")[:1], "at most 6"),
-        ("MFU, best", figures("training", "MFU"), "at least 0.5"),
-    ):
-        if measured:
-            lines.append(f"{words}: {max(measured):.2f} (aim: {aim})")
-    return lines
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the parts; 0 where all of them were done, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="the folder of the report")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="limit of the whole")
-    parser.add_argument("--toy", action="store_true", help="toy sizes, which a CPU has anyway")
-    parser.add_argument("--together", action="store_true", help="all parts in this one process, without limits")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    chosen = [name.strip() for name in asked.parts.split(",") if name.strip()]
-    if strange := [name for name in chosen if name not in PARTS]:
-        parser.error(f"no part is called {', '.join(strange)}; there are {', '.join(PARTS)}")
-    toy = asked.toy or not torch.cuda.is_available()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.inside:
-        run_part(asked.inside, toy, asked.out / f".{asked.inside}.json")
-        return 0
-    results: dict[str, Any] = {"machine": machine(), "toy": toy, "parts": {}}
-    deadline = time.monotonic() + 60 * asked.minutes
-    for name in chosen:
-        left = deadline - time.monotonic()
-        print(f"{name} ...", flush=True)
-        if left < 5:
-            part: dict[str, Any] = {"outcome": "not begun: no time was left", "seconds": 0.0, "rows": {}, "remarks": []}
-        elif asked.together:
-            part = run_together(name, toy, asked.out)
-        else:
-            part = run_apart(name, toy, asked.out, min(PARTS[name][1], left))
-        results["parts"][name] = part
-        print(f"{name}: {part['outcome']}, {part['seconds']:.0f} s", flush=True)
-        put(asked.out / "gpu.json", json.dumps(results, indent=1) + "\n")
-        put(asked.out / "gpu.md", markdown(results))
-    print(f"\n{markdown(results)}\nIn {asked.out}/gpu.json and gpu.md.", flush=True)
-    return int(any(part["outcome"] != "done" for part in results["parts"].values()))
-
-
-def run_together(name: str, toy: bool, out: Path) -> dict[str, Any]:
-    """Runs one part in this process, for tests, which have no time for one each."""
-    file, started, outcome, words = out / f".{name}.json", time.monotonic(), "done", list[str]()
-    try:
-        run_part(name, toy, file)
-    except Exception as error:
-        outcome, words = "failed (here)", [f"{type(error).__name__}: {error}"]
-    result = {"outcome": outcome, "seconds": time.monotonic() - started, **json.loads(file.read_text())}
-    file.unlink()
-    return result | ({"last words": words} if words else {})
-
-
-if __name__ == "__main__":
-    sys.exit(main())
