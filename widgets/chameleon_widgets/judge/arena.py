@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ class Arena(anywidget.AnyWidget):
     # What the browser asks
 
     def _want_answer(self, content: dict[str, Any], _: object) -> None:
-        journal, number = self._journal, content.get("number")
+        journal, number = self._journal, self._number
         if journal is None or self._line.ended:
             raise ValueError("This arena is closed: run its cell again, and it goes on here.")
-        if number != self._number:
+        if content.get("number") != number:
             return  # the second of two quick clicks: its answer was for the item before
         answers = content.get("answers")
         if not isinstance(answers, dict) or number >= len(self._order):
@@ -133,7 +133,7 @@ class Arena(anywidget.AnyWidget):
         return f"<p>{stills.escape(words)}</p>", words
 
 
-def _unturned(answers: Any, sides: Sequence[int]) -> dict[str, str]:
+def _unturned(answers: Mapping[str, str], sides: Sequence[int]) -> dict[str, str]:
     """Answers by the sides of the page as answers by those of the study, and the other way round."""
     other = {"first": "second", "second": "first"}
     turned = tuple(sides) == (1, 0)
