@@ -56,7 +56,7 @@ class Lookup:
         hits = [(_provenance_of(hit), hit.document) for hit in self.hits]
         cards = [*hits, *([("reply", self.reply)] if self.reply is not None else [])]
         rows = "".join(
-            f'<div style="flex:0 1 11em;border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:8px">'
+            f'<div style="flex:0 1 9.5em;border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:8px">'
             f'<div style="font-size:.85em;opacity:.75;margin-bottom:4px">{html.escape(title)}</div>'
             f"{document._repr_html_()}</div>"
             for title, document in cards
