@@ -36,13 +36,13 @@ def test_what_is_no_number_is_refused_by_the_settings_name(name, value):
 
 def test_other_kinds_of_numbers_become_plain_ones_and_can_be_saved():
     given: dict[str, Any] = {name: np.float32(0.5) for name in SETTING_NAMES} | {"repetition": 10**30}
-    given |= {name: np.int64(3) for name in ("max_tokens", "window", "top_k", "image_top_k")}
+    given |= {name: np.int64(3) for name in ("max_tokens", "window", "top_k", "image_top_k", "drafts")}
     plain = Settings(**given).to_plain()
     assert json.loads(json.dumps(plain)) == plain and {type(value) for value in plain.values()} == {int, float}
     assert Settings.from_plain(plain) == Settings(**given) and plain["top_k"] == 3 and plain["guidance"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "window", "top_k", "image_top_k"])
+@pytest.mark.parametrize("name", ["max_tokens", "window", "top_k", "image_top_k", "drafts"])
 def test_half_a_token_is_refused(name):
     for value in (2.5, -1):
         setting: dict[str, Any] = {name: value}

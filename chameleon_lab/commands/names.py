@@ -54,5 +54,6 @@ SETTING_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "image_top_k": (int, "top-k of images alone"),
     "image_min_p": (float, "min-p of images alone"),
     "text_guidance": (number_or_guidance, "how strongly words follow what is asked and shown; 1 is unguided"),
+    "drafts": (int, "codes of a picture that are drafted, and checked in one pass with the next; 0 is none"),
 }
 """Each setting's kind of number and the words beside it in `generation.settings.Settings`."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from chameleon_lab import crossovers
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
+from chameleon_lab.generation.drafts import Draft, agreement, guess
 from chameleon_lab.generation.grammar import Mask, Rules, State
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.handover import Handover
@@ -127,6 +128,7 @@ class Continuation:
 
     `room` is how many positions the cache gets for several replies, one after the other; by default there is one, and
     the cache gets what the settings allow. Each reply begins with the tokens of `prefix`, as if it had written them.
+    `passes` counts how often the model was asked for what comes next.
     Raises ValueError on a prompt that is ill-formed, holds unknown ids or leaves no room to answer, on a prefix that
     the grammar forbids or that ends the reply, and where the cache does not fit into memory.
     """
@@ -158,6 +160,8 @@ class Continuation:
         if settings.repetition != 1:
             shape = len(rows), model.config.vocabulary
             self._written_BV = torch.zeros(shape, dtype=torch.bool, device=like.device)
+        self.passes = 0
+        self._guesses = [dict[int, int]() for _ in rows]  # tokens picked behind drafts that did not hold, by position
         self._marked = [(-1, 0)] * len(rows)  # of each row in `_written_BV`: which reply, and up to which token
 
     @property
@@ -301,6 +305,14 @@ class Continuation:
             if not row.state.ended and row.room <= 0:
                 become(index, None, replace(row, state=replace(row.state, ended="length")))
         live = [index for index, row in enumerate(rows) if not row.state.ended]
+        drafts = self._drafts(live, rows) if self.settings.drafts else {}
+        if any(draft.tokens for draft in drafts.values()):
+            for index, token in self._checked(drafts, rows):
+                row = self._with(rows[index], token)
+                become(index, None if row.state.ended else token, row)
+            self._forget(drafts, rows)
+            self.moment = Standing.of(rows, self.rows, outcomes, after)
+            return
         for place, (options, tokens_R, sum_) in enumerate(self._picks(live, rows) if live else ()):
             if place and not (math.isfinite(sum_) and self._holds(options, rows)):
                 break  # the next step goes on from here, or raises
@@ -310,6 +322,58 @@ class Continuation:
                 row = self._with(rows[index], token)
                 become(index, None if row.state.ended else token, row)
         self.moment = Standing.of(rows, self.rows, outcomes, after)
+
+    def _drafts(self, live: Iterable[int], rows: Sequence[ReplyRow]) -> dict[int, Draft[Options]]:
+        """What may come next in each row, and in those that draw, guesses at it and what may come behind them."""
+        drafts: dict[int, Draft[Options]] = {}
+        for index in live:
+            row, state, tokens = rows[index], rows[index].state, list[int]()
+            options = [self._options_in(state, row.room)]
+            while options[-1].share is not None and len(tokens) < min(self.settings.drafts, row.room - 1):
+                before = tokens[-1] if tokens else row.tokens[-1]
+                token = guess(options[-1].mask, self._guesses[index].get(len(row.tokens) + len(tokens)), before)
+                state = self.grammar.advance(state, token)
+                further = None if state.ended else self._options_in(state, row.room - len(tokens) - 1)
+                if further is None or further.share is None:
+                    break
+                tokens.append(token)
+                options.append(further)
+            drafts[index] = Draft(tuple(tokens), tuple(options))
+        return drafts
+
+    def _checked(self, drafts: dict[int, Draft[Options]], rows: Sequence[ReplyRow]) -> Iterator[tuple[int, int]]:
+        """(row, token) for the next token of each row, and for those behind it as far as the drafts before them hold.
+
+        Each place is picked with its own draw, from what the model says behind the drafts. A draft holds if it is what
+        was picked there, and then the place behind it was looked at rightly: so each token is the one that plain
+        sampling picks, but where rounding decides.
+        """
+        count, first = len(rows), {index: draft.options[0] for index, draft in drafts.items()}
+        guided = self._guided(first)
+        news = [list(drafts[index].tokens) if index in drafts else [] for index in range(count)]
+        logits_SBTV = self._logits(guided, rows, news)
+        logits_SKV = logits_SBTV.transpose(1, 2).flatten(1, 2)  # place after place, each with all rows
+        places = sorted((place, index) for index, draft in drafts.items() for place in range(len(draft.options)))
+        options = {place * count + index: drafts[index].options[place] for place, index in places}
+        shifted = [replace(row, place=row.place + place) for place in range(logits_SBTV.shape[2]) for row in rows]
+        tokens_K, sum_ = self._pick(options, 0, logits_SKV, shifted)
+        if not math.isfinite(float(sum_)):
+            raise self._not_finite(list(drafts), guided)
+        picked: dict[int, list[int]] = {index: [] for index in drafts}
+        for (_, index), token in zip(places, tokens_K.tolist(), strict=True):
+            picked[index].append(token)
+        for index, tokens in picked.items():
+            length, agreed = len(rows[index].tokens), agreement(drafts[index].tokens, tokens)
+            self._guesses[index] = {length + place: token for place, token in enumerate(tokens) if place >= agreed}
+            yield from ((index, token) for token in tokens[:agreed])
+
+    def _forget(self, drafts: Iterable[int], rows: Sequence[ReplyRow]) -> None:
+        """Takes drafts that did not hold out of the caches: a later prompt may begin right behind the last token."""
+        for index in drafts:
+            length, before = len(rows[index].tokens), len(self.rows[index].tokens)
+            self._decoder.rewind(index, length - 1)
+            for twin, streams in enumerate(self._twins, 1):
+                self._decoder.rewind(twin * len(rows) + index, len(streams[index].tokens) + length - before - 1)
 
     def _picks(
         self, live: list[int], rows: Sequence[ReplyRow]
@@ -464,13 +528,18 @@ class Continuation:
             self._marked[index] = row.reply, len(row.tokens)
         return written_BV
 
-    def _logits(self, guided: dict[int, bool], rows: Sequence[ReplyRow]) -> Tensor:
+    def _logits(
+        self, guided: dict[int, bool], rows: Sequence[ReplyRow], drafts: list[list[int]] | None = None
+    ) -> Tensor:
         """Feeds rows, and twins of those that are guided, what their cache lacks: the logits that follow, S x B x V.
+
+        With `drafts` of each row, they are fed too, and logits follow each of them: S x B x T x V.
 
         S is 1 while no row is guided. Rows that were fed nothing have logits of no meaning. What rows and twins were
         fed beyond their tokens, by a wrong forecast or because a step was interrupted, is taken back first.
         """
         count, lengths = len(rows), self._decoder.cache.lengths
+        self.passes += 1
         for index, row in enumerate(rows):
             self._decoder.rewind(index, len(row.tokens) - 1)  # the next token needs the last one's logits
         news = [list(row.tokens[lengths[index] :]) for index, row in enumerate(rows)]
@@ -480,11 +549,11 @@ class Continuation:
             elif index not in guided:
                 for streams in self._twins:
                     streams[index] = streams[index]._replace(copied=None)
-        if not guided:
+        if not guided and drafts is None:
             return self._decoder.logits(self._feed(0, news))[None]
         for index, drawing in guided.items():
             self._update_twins(index, rows[index], drawing)
-        for twin, streams in enumerate(self._twins, 1):
+        for twin, streams in enumerate(self._twins if guided else (), 1):
             news += [
                 stream.tokens[lengths[twin * count + index] :] if index in guided and stream.copied is not None else []
                 for index, stream in enumerate(streams)
@@ -495,7 +564,16 @@ class Continuation:
         if any(behind):
             start = 0 if any(behind[:count]) else count
             self._feed(start, behind[start:])
-        return self._decoder.logits(self._feed(0, [new[-1:] for new in news])).unflatten(0, (-1, count))
+        last = [new[-1:] for new in news]
+        if drafts is None:
+            return self._decoder.logits(self._feed(0, last)).unflatten(0, (-1, count))
+        last = [new and new + drafts[place % count] for place, new in enumerate(last)]
+        width, pad = max(map(len, last)), self.tokenizer.vocabulary.pad
+        tokens_BT = torch.tensor(
+            [new + [pad] * (width - len(new)) for new in last], device=self.model.embedding.weight.device
+        )
+        outputs_BTD = self._decoder.feed(tokens_BT, [len(new) for new in last])
+        return self._decoder.logits(outputs_BTD).unflatten(0, (-1, count))
 
     def _update_twins(self, index: int, row: ReplyRow, drawing: bool) -> None:
         """Gives the twins of a row that is guided the tokens they have to see, and takes back those that differ.
@@ -528,6 +606,7 @@ class Continuation:
     def _logits_after(self, tokens_R: Tensor, live: list[int], guided: dict[int, bool]) -> Tensor:
         """The logits after tokens that are on the device only, one for each row that goes on: S x B x V."""
         count, device = len(self.rows), tokens_R.device
+        self.passes += 1
         tokens_B = torch.full((count,), self.tokenizer.vocabulary.pad, device=device)
         tokens_B[upload(live, device)] = tokens_R
         twins = len(self._twins) if guided else 0

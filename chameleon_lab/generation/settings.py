@@ -38,6 +38,7 @@ class Settings:
     image_top_k: Annotated[int | None, "top-k of images alone"] = None
     image_min_p: Annotated[float | None, "min-p of images alone"] = None
     text_guidance: Annotated[float | Guidance, "how strongly words follow what is asked and shown; 1 is unguided"] = 1.0
+    drafts: Annotated[int, "codes of a picture that are drafted, and checked in one pass with the next; 0 is none"] = 0
 
     def __post_init__(self) -> None:
         for name in GUIDANCE_SETTINGS:
@@ -51,10 +52,12 @@ class Settings:
         for each in fields(self):
             if each.name in GUIDANCE_SETTINGS and not isinstance(getattr(self, each.name), numbers.Real):
                 continue
-            value, whole = getattr(self, each.name), each.name.endswith(("top_k", "max_tokens", "window"))
+            value, whole = getattr(self, each.name), each.name.endswith(("top_k", "max_tokens", "window", "drafts"))
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, plain_number(value, each.name, whole))
         _ = self.text_sampler, self.image_sampler, self.guide, self.text_guide
+        if self.drafts < 0:
+            raise ValueError(f"drafts must be a whole number, 0 (none) or more, not {self.drafts}.")
         for name, value in (("max_tokens", self.max_tokens), ("window", self.window)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a whole number, 1 or more, not {value}.")
@@ -129,7 +132,7 @@ class Settings:
 GUIDANCE_SETTINGS = ("guidance", "text_guidance")
 """The settings that are a number or a `Guidance`."""
 
-LATER = ("text_guidance",)
+LATER = ("text_guidance", "drafts")
 """Settings that are saved only where they are not at their defaults."""
 
 SETTING_NAMES = tuple(each.name for each in fields(Settings))
@@ -152,6 +155,7 @@ class Changes(TypedDict, total=False):
     image_top_k: int | None
     image_min_p: float | None
     text_guidance: float | Guidance | None
+    drafts: int | None
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
