@@ -66,6 +66,15 @@ def test_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
+def test_what_no_run_wrote_is_never_given_back_as_what_was_trained(small, tmp_path):
+    """A person's own tokenizer or model may lie where a run would write its: it stays, and is not called trained."""
+    small.run(tmp_path / "theirs").result()
+    (tmp_path / "theirs" / "tokenizer").rename(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=r"is there already, and no run in .* wrote it: it is somebody's"):
+        small.run(tmp_path).result()
+    assert (tmp_path / "tokenizer" / "config.json").is_file() and not (tmp_path / "checkpoints").exists()
+
+
 def test_another_experiment_s_tokenizer_is_refused_and_a_larger_budget_trains_on(small, tmp_path):
     first = small.run(tmp_path).result()
     with pytest.raises(ValueError, match=r"holds a run of another experiment: batch \(2, now 3\) differ"):

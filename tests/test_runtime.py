@@ -207,3 +207,13 @@ def test_openvino_computes_what_torch_does_on_any_grid(mode: str, tokenizer: Ima
         assert tokenizer.worker == f"openvino {mode}"
         error = (tokenizer.decode_pixels(codes_BHW) - right_BCHW).abs().max() / right_BCHW.abs().max()
         assert tokenizer.worker == f"openvino {mode}" and error < {"exact": 1e-4, "fast": 0.1}[mode]
+
+
+def test_a_process_without_a_home_has_no_place_for_a_cache(monkeypatch):
+    """As in a container that runs under a number of its own."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(
+        Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory."))
+    )
+    with pytest.raises(OSError):
+        (conversion.cache_folder() / "x").mkdir(parents=True)

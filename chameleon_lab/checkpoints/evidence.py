@@ -55,7 +55,7 @@ def home(place: Path | str) -> Path:
     place = Path(place)
     try:
         return place.expanduser()
-    except RuntimeError as error:  # a ~name of nobody
+    except RuntimeError as error:  # a ~name of nobody, or a process that has no home
         raise FileNotFoundError(f"{place} begins with the home of a user who is not there.") from error
 
 

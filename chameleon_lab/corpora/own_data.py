@@ -54,7 +54,7 @@ class DataSource:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", self.path.expanduser())
+        object.__setattr__(self, "path", Path(os.path.expanduser(self.path)))
         if not os.path.exists(self.path):  # whatever a path may be: too long a name is no error here
             raise ValueError(f"There is nothing at {self.path}: give a folder of pictures with captions, or a file.")
         if self.kind is not None and self.kind not in ALL_READERS:

@@ -46,7 +46,11 @@ def _programs() -> str:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "chameleon-lab", "networks")
+    """Where nothing can be written for a process that has no home, as in a container under a number of its own."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "chameleon-lab", "networks")
+    except RuntimeError:
+        return Path(os.devnull, "networks")
 
 
 def network_folder(layers: nn.Sequential, probe_BCHW: Tensor, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,7 @@ def photographs_and_scenes(experiment: ImageExperiment) -> Pixels:
 
 def folder_of_pictures(path: Path | str) -> Source:
     """The pictures of a person's folder, as random crops. The folder is found again from wherever a run goes on."""
-    return partial(_crops_of_folder, path=Path(path).expanduser().resolve())
+    return partial(_crops_of_folder, path=Path(os.path.expanduser(path)).resolve())
 
 
 def _crops_of_folder(experiment: ImageExperiment, path: Path | str) -> Pixels:

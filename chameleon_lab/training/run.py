@@ -394,6 +394,11 @@ class Run:
             )
         now = json.loads(json.dumps(self.config))
         product = self.experiment.product(self.folder)
+        if product is not None and not path.exists() and not self._place.begun:
+            raise ValueError(
+                f"What {self.name} is to write is there already, and no run in {self.folder} wrote it: it is "
+                "somebody's. Give this one another folder."
+            )
         if self._place.begun or product is not None:
             old, new = ({key: value for key, value in each.items() if key not in FREE} for each in (before, now))
             # What earlier versions wrote of image tokenizers and pipelines does not say what it is.

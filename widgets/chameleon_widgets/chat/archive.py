@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from chameleon_lab.documents import Document, Image, Text
+from chameleon_lab.documents import Blank, Document, Image, Text
 from chameleon_lab.records import ImagePiece
 from chameleon_widgets.chat.conversation import Conversation, faded
 from chameleon_widgets.chat.exchange import Exchange, Message, ReplyPart, Words, describe
@@ -85,6 +85,8 @@ def exchanges_from_json(text: str | bytes) -> tuple[list[Exchange], list[Exchang
     by_key: dict[int, Exchange] = {}
     try:
         messages = [Message(Document.from_json(json.dumps(each)).segments) for each in _list(plain, "messages")]
+        if any(isinstance(part, Blank) for message in messages for part in message.parts):
+            raise ValueError("a message has blanks, which lab.infill fills and no model answers")
         for entry in _list(plain, "exchanges"):
             key, parent = _whole(entry["key"]), entry["parent"]
             if key in by_key or (parent is not None and parent not in by_key):
