@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import socket
@@ -51,7 +53,7 @@ for line in sys.stdin:
             if child not in codes and (done := os.waitpid(child, os.WNOHANG))[0]:
                 codes[child] = os.waitstatus_to_exitcode(done[1])
         if any(codes.values()):  # as torchrun does, a little later
-            ends = min(ends, time.monotonic() + 8)
+            ends = min(ends, time.monotonic() + 4)
         if time.monotonic() > ends:
             for child in set(ranks) - codes.keys():
                 os.kill(child, signal.SIGKILL)
@@ -85,3 +87,11 @@ class Ranks:
         self._parent.stdin.close()
         self._parent.wait(30)
         self._parent.stdout.close()
+
+
+@functools.cache
+def shared_ranks() -> Ranks:
+    """One parent for all test modules of a process: it takes seconds to import everything."""
+    ranks = Ranks()
+    atexit.register(ranks.close)
+    return ranks

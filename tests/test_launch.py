@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import Ranks
+from processes import Ranks, shared_ranks
 
 from chameleon_lab.commands.launch import BASES
 from chameleon_lab.commands.main import main
@@ -213,9 +213,7 @@ def broken(trainer):
 
 @pytest.fixture(scope="module")
 def ranks():
-    ranks = Ranks()
-    yield ranks
-    ranks.close()
+    return shared_ranks()
 
 
 def shared(ranks: Ranks, folder: Path, experiment: str = "TOY", callbacks: str = "") -> list[int]:

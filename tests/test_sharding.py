@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import Ranks
+from processes import shared_ranks
 from test_launch import CPU, PLAIN, TOYS
 
 from chameleon_lab.chameleon import Chameleon
@@ -43,11 +43,10 @@ raise SystemExit(take_part(PARTS, Path({folder!r}), CPU | dict(strategy="fsdp", 
 def parts(tmp_path_factory) -> Path:
     """A run of two processes with FSDP2 that was stopped after a step and started again."""
     folder = tmp_path_factory.mktemp("parts") / "run"
-    ranks = Ranks()
+    ranks = shared_ranks()
     for stop in (3, 99):
         codes = ranks(CODE.format(stop=stop, folder=str(folder)), 2, folder.with_suffix(".log"))
         assert codes == [0, 0], folder.with_suffix(".log").read_text()
-    ranks.close()
     return folder
 
 

@@ -267,6 +267,14 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=names.PRECISION_NAMES, default=names.PRECISION_NAMES[0], help="of a training"
     )
     parser.add_argument("--muon", action="store_true", help="train the blocks' matrices with Muon")
+    many = parser.add_argument_group("many devices", "a training with FSDP2: memory a device, tokens a second, days")
+    many.add_argument("--devices", type=int, metavar="N", help="plan a training over so many devices")
+    many.add_argument("--recompute", action="store_true", help="blocks made again in the backward pass")
+    many.add_argument("--rate", type=float, metavar="N", help="tokens a second of one device, as measured")
+    many.add_argument(
+        "--link", type=float, default=25.0, metavar="GB/S", help="what a device's link carries (default: 25)"
+    )
+    many.add_argument("--tokens", type=float, metavar="N", help="of the whole training")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

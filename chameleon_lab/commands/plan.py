@@ -7,6 +7,7 @@ import sys
 
 from chameleon_lab.chameleon import find
 from chameleon_lab.checkpoints import formats
+from chameleon_lab.devices import plan_devices
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.planner import plan, verdicts
 from chameleon_lab.published import PUBLISHED
@@ -22,6 +23,21 @@ def plan_command(options: argparse.Namespace) -> None:
     else:
         opened = formats.open_folder(find(options.model), options.layout, options.tokenizer)
         config, image = opened.config, opened.tokenizer.image.config if opened.tokenizer.can_read else None
+    if options.devices is not None:
+        answer = plan_devices(
+            config,
+            options.devices,
+            options.device_memory,
+            rows=options.rows,
+            context=options.context,
+            recompute=options.recompute,
+            precision=options.precision,
+            rate=options.rate,
+            link=options.link,
+            tokens=options.tokens,
+        )
+        sys.stdout.write(f"{answer}\n")
+        return
     recipe = Recipe(muon_rate=0.02 if options.muon else 0.0)
     answer = plan(
         config,

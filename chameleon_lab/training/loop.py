@@ -374,8 +374,8 @@ class _Keeper(lightning.Callback):
         try:
             self.save(trainer)
             if keep and trainer.is_global_zero:
-                kept = self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt")
-                link_checkpoint(self.folder.checkpoint, kept)
+                copy = self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt")
+                link_checkpoint(self.folder.checkpoint, copy)
         except (OSError, RuntimeError) as error:
             message = f"no checkpoint could be written ({error}); the last good one is kept"
             self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))

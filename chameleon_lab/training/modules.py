@@ -34,7 +34,7 @@ from chameleon_lab.tokenizers.losses import ReconstructionLoss, ReconstructionOb
 from chameleon_lab.tokenizers.quantizers import MovingAverageQuantizer
 from chameleon_lab.training.budget import Budget as Budget
 from chameleon_lab.training.compilation import compile_blocks
-from chameleon_lab.training.sharding import begin_states, require_shardable, shard
+from chameleon_lab.training.sharding import begin_states, require_shardable, shard_model
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Modality
 
@@ -473,7 +473,7 @@ class LanguageModule(PacedModule):
             require_shardable(self)
             self.unwatched = [each for each in self.monitors if getattr(each, "needs_whole_weights", False)]
             self.monitors = [each for each in self.monitors if each not in self.unwatched]
-            shard(self.model, strategy.device_mesh["data_parallel"], strategy.root_device)
+            shard_model(self.model, strategy.device_mesh["data_parallel"], strategy.root_device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().configure_optimizers()

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import xxhash
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from chameleon_lab.checkpoints.tensors import LazyTensor
 from chameleon_lab.files import read_table

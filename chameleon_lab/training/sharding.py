@@ -27,7 +27,7 @@ _later: ContextVar[bool] = ContextVar("weights that come later", default=False)
 
 @contextlib.contextmanager
 def weights_later(later: bool = True) -> Iterator[None]:
-    """Experiments that are built within get a model without memory, where they can: `shard` draws its weights."""
+    """Experiments that are built within get a model without memory, where they can: `shard_model` draws its weights."""
     token = _later.set(later)
     try:
         yield
@@ -45,7 +45,9 @@ def drawn_model(make: Callable[[], Transformer]) -> Transformer:
     with torch.device("meta"), draws:
         model = make()
     try:
-        model.draws = [(name, draws.of(tensor)) for name, tensor in _tensors(model)]  # pyright: ignore[reportAttributeAccessIssue]
+        if any(True for _ in model.buffers()):  # made of weights, or by parts that look whether these are there
+            raise LookupError("buffers")
+        vars(model)["draws"] = [(name, draws.of(tensor)) for name, tensor in _named_tensors(model)]
     except LookupError:
         torch.set_rng_state(state)
         return make()
@@ -113,7 +115,7 @@ class _Draws(TorchDispatchMode):
         return draw
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
@@ -145,20 +147,19 @@ def begin_states(optimizers: list[torch.optim.Optimizer]) -> None:
             }
 
 
-def shard(model: Transformer, mesh: Any, device: torch.device) -> None:
+def shard_model(model: Transformer, mesh: Any, device: torch.device) -> None:
     """Leaves each process of the mesh its part of the weights: cut from those that it has, or drawn now."""
     if isinstance(model, FSDPModule):
         return
-    draws = getattr(model, "draws", None)
+    draws = vars(model).pop("draws", None)
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "trunk")
     if draws is None:
         return
-    del model.draws  # pyright: ignore[reportAttributeAccessIssue]
     model.to_empty(device=device)
-    random, places = torch.get_rng_state(), dict(_tensors(model))
+    random, places = torch.get_rng_state(), dict(_named_tensors(model))
     with torch.no_grad():
         for name, draw in draws:
             place = places[name]
