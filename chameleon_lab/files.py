@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 import yaml
 
 LARGEST_JSON = 256 * 2**20
@@ -97,6 +98,15 @@ def read_bytes(path: Path | str, largest: int = LARGEST_JSON) -> bytes:
     if len(data) > largest:
         raise ValueError(f"{path} has more than {largest:,} bytes, and of its kind no more are read.")
     return data
+
+
+def checksum(path: Path | str) -> str:
+    """A file's digest (xxh3), by which a change is noticed; it is no defence against somebody who wants one unnoticed."""
+    digest = xxhash.xxh3_64()
+    with require_regular(path).open("rb") as file:
+        while chunk := file.read(2**24):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def text_of_file(path: Path | str, largest: int = LARGEST_JSON) -> str:

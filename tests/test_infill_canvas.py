@@ -15,7 +15,7 @@ from widget_support import RED, browser_says, eventually, recorder
 from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text, rectangle
 from chameleon_lab.records import FilledSegment
 from chameleon_widgets import InfillCanvas
-from chameleon_widgets.infill.draft import Draft, split_words
+from chameleon_widgets.infill.draft import CanvasDraft, split_words
 from chameleon_widgets.pictures import png
 
 pytestmark = pytest.mark.usefixtures("comms")
@@ -63,7 +63,7 @@ def test_whatever_is_hidden_the_rest_stays_and_a_filling_of_the_same_gives_the_d
     chance = random.Random(seed)
     spaces = ["", " ", "  ", "\n"]
     texts = ["".join(chance.choice(spaces[1:]) + "x" * chance.randint(1, 3) for _ in range(chance.randint(1, 6)))[1:]]
-    draft = Draft.of(Document.of(texts[0] or "x", RED, EndTurn()), Codec())
+    draft = CanvasDraft.of(Document.of(texts[0] or "x", RED, EndTurn()), Codec())
     words, cells = draft.size(0), draft.size(1)
     hidden = [number for number in range(words) if chance.random() < 0.5] or [0]
     painted = chance.sample(range(cells), chance.randint(0, cells))

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 
 from chameleon_lab.checkpoints.tensors import lazy, open_safetensors, write_safetensors
 from chameleon_lab.corpora.own_data import DataSource
@@ -28,7 +27,7 @@ from chameleon_lab.corpora.packing import encode_images
 from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.shards import identities
 from chameleon_lab.documents import Document, Image
-from chameleon_lab.files import intact, read_bytes, read_table
+from chameleon_lab.files import checksum, intact, read_bytes, read_table
 from chameleon_lab.parts import require
 from chameleon_lab.retrieval.encoders import Encoder
 from chameleon_lab.storage import whole_folder, write_file
@@ -160,7 +159,7 @@ class Bank:
                 "documents": len(self),
                 "encoder": list(self.encoder),
                 "tokenizer": self.tokenizer,
-                "checksums": {name: _checksum(hidden / name) for name in BANK_FILES[1:]},
+                "checksums": {name: checksum(hidden / name) for name in BANK_FILES[1:]},
             }
             write_file(hidden / "bank.json", json.dumps(card, indent=2) + "\n")
 
@@ -178,7 +177,7 @@ class Bank:
             if len(encoder) != 2 or type(count) is not int:
                 raise ValueError("it names no encoder, or no number of documents")
         for name in BANK_FILES[1:]:
-            if _checksum(folder / name) != checksums.get(name):
+            if checksum(folder / name) != checksums.get(name):
                 raise ValueError(f"{folder / name} has changed since it was written. {FILL_ANEW}")
         lines = read_bytes(folder / "documents.jsonl", LARGEST_BANK).splitlines()
         with intact(folder / "vectors.safetensors", FILL_ANEW):
@@ -202,10 +201,6 @@ class _Lines(Sequence[Document]):
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         return self._read(range(len(self))[index])
-
-
-def _checksum(path: Path) -> str:
-    return xxhash.xxh3_64_hexdigest(read_bytes(path, LARGEST_BANK))
 
 
 def with_codes(documents: Sequence[Document], tokenizer: MixedModalTokenizer) -> list[Document]:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from chameleon_lab.checkpoints.tensors import LazyTensor
-from chameleon_lab.files import read_table
+from chameleon_lab.files import checksum, read_table
 from chameleon_lab.storage import exchange, name_file, sync, write_file
 
 CONTENTS = "contents.json"
@@ -33,21 +32,13 @@ REST = "meta.pt"
 
 def checksums(folder: Path, rank: int) -> dict[str, str]:
     """Of the files that one process wrote."""
-    return {path.name: _checksum(path) for path in sorted(folder.glob(f"__{rank}_*.distcp"))}
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh64()
-    with path.open("rb") as file:
-        while chunk := file.read(2**24):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {path.name: checksum(path) for path in sorted(folder.glob(f"__{rank}_*.distcp"))}
 
 
 def seal(folder: Path, each: Iterable[dict[str, str]]) -> None:
     """Says that a checkpoint is whole, once every process has written its part."""
     sums = {name: digest for one in each for name, digest in one.items()}
-    sums |= {name: _checksum(folder / name) for name in (".metadata", REST)}
+    sums |= {name: checksum(folder / name) for name in (".metadata", REST)}
     for name in sums:
         sync(folder / name)
     write_file(folder / CONTENTS, json.dumps(sums) + "\n")
@@ -64,7 +55,7 @@ def check_sharded(folder: Path) -> None:
         path = folder / Path(name).name
         if not path.is_file():
             raise ValueError(f"its part {name} is missing")
-        if _checksum(path) != digest:
+        if checksum(path) != digest:
             raise ValueError(f"its part {name} has changed since it was written")
     metadata = read_metadata(folder)
     for index, place in (metadata.storage_data or {}).items():

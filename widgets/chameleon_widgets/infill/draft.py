@@ -35,7 +35,7 @@ class BlankOrigin:
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
+class CanvasDraft:
     """A document without blanks, whose images have codes, and what of each segment is hidden: words of a text, cells of
     an image row by row. Each document has its own `key`."""
 
@@ -44,7 +44,7 @@ class Draft:
     key: int = field(default_factory=lambda: next(_draft_keys))
 
     @classmethod
-    def of(cls, document: Document, codec: Codec) -> Draft:
+    def of(cls, document: Document, codec: Codec) -> CanvasDraft:
         """A document to be painted on: its images are encoded where they bring no codes, and earlier as the tokenizer
         draws these; their masks, and its `Blank`s, are refused with a ValueError, since here one paints them."""
         segments, hidden = list[Any](), list[frozenset[int]]()
@@ -71,7 +71,7 @@ class Draft:
             return segment.codes.size
         return len(split_words(segment.text)) if isinstance(segment, Text) else 0
 
-    def hide(self, number: object, parts: Sequence[int]) -> Draft:
+    def hide(self, number: object, parts: Sequence[int]) -> CanvasDraft:
         """The draft of which exactly these parts of a segment are hidden. Raises ValueError for what is not there."""
         number = int(whole_numbers(number, len(self.hidden), "The segment's number"))
         chosen = whole_numbers(parts, self.size(number), "The hidden parts") if len(parts) else np.empty(0, np.int64)
@@ -79,7 +79,7 @@ class Draft:
         hidden[number] = frozenset(chosen.ravel().tolist())
         return replace(self, hidden=tuple(hidden))
 
-    def reword(self, number: object, text: str) -> Draft:
+    def reword(self, number: object, text: str) -> CanvasDraft:
         """The draft with another text for a segment, nothing of which is hidden. Raises ValueError where it is none."""
         number = int(whole_numbers(number, len(self.hidden), "The segment's number"))
         segments, hidden = list(self.document.segments), list(self.hidden)
@@ -112,7 +112,7 @@ class Draft:
             places.append(BlankOrigin(number))
         return Document(tuple(_spaced(parts))), tuple(places)
 
-    def filled(self, places: Sequence[BlankOrigin], fillings: Mapping[int, Text | Image]) -> Draft:
+    def filled(self, places: Sequence[BlankOrigin], fillings: Mapping[int, Text | Image]) -> CanvasDraft:
         """The draft that a filling makes of this one, nothing of it hidden; `fillings` by segment of the document with
         blanks. Words are joined by the spaces that were between them."""
         segments = list[Any](self.document.segments)
@@ -122,7 +122,7 @@ class Draft:
                 segments[number] = fillings[own[0][0]]
             elif isinstance(segment, Text) and len(own) + bool(self.hidden[number]) > 1:
                 segments[number] = replace(segment, text="".join(text for text, _ in self.pieces(own, fillings)))
-        return Draft(Document(tuple(segments)), tuple(frozenset() for _ in segments))
+        return CanvasDraft(Document(tuple(segments)), tuple(frozenset() for _ in segments))
 
     def pieces(
         self, own: Sequence[tuple[int, BlankOrigin]], fillings: Mapping[int, Text | Image]

@@ -16,7 +16,7 @@ from chameleon_lab.pictures import read_picture, rgb
 from chameleon_lab.records import FilledSegment
 from chameleon_widgets import stills
 from chameleon_widgets.images.edits import Codec, whole_numbers
-from chameleon_widgets.infill.draft import BlankOrigin, Draft, split_words
+from chameleon_widgets.infill.draft import BlankOrigin, CanvasDraft, split_words
 from chameleon_widgets.infill.messages import (
     CanvasSegment,
     CanvasUpdate,
@@ -38,7 +38,7 @@ FillingState = Literal["waiting", "filling", "whole"]
 class Filling:
     """One filling on its way: the segments of the document with blanks that were filled so far, newest last."""
 
-    def __init__(self, draft: Draft, places: Sequence[BlankOrigin], seed: int) -> None:
+    def __init__(self, draft: CanvasDraft, places: Sequence[BlankOrigin], seed: int) -> None:
         self.draft, self.places, self.seed = draft, places, seed
         self.segments: dict[int, Text | Image] = {}
         self.state: FillingState = "waiting"
@@ -86,9 +86,9 @@ class InfillCanvas(anywidget.AnyWidget):
         self._fill, self._codec = fill, codec
         self._count = int(whole_numbers(fillings, MOST_FILLINGS + 1, "The number of fillings"))
         self._seed = int(whole_numbers(seed, SEEDS, "The seed"))
-        self._steps = UndoHistory[Draft]()
+        self._steps = UndoHistory[CanvasDraft]()
         parts = document if isinstance(document, Document) else Document.of(document)
-        self._steps.put(Draft.of(parts, codec))
+        self._steps.put(CanvasDraft.of(parts, codec))
         self._lock = threading.RLock()  # of all that follows; nobody waits for anything while holding it
         self._fillings: list[Filling] = []
         self._changed: set[int] = set()
@@ -167,7 +167,7 @@ class InfillCanvas(anywidget.AnyWidget):
             raise self._error
 
     @property
-    def _now(self) -> Draft:
+    def _now(self) -> CanvasDraft:
         draft = self._steps.now
         assert draft is not None
         return draft
@@ -196,12 +196,12 @@ class InfillCanvas(anywidget.AnyWidget):
         self._worker.submit(partial(self._work, partial(self._replace_picture, number, picture)))
 
     def _replace_picture(self, number: int, picture: PIL.Image.Image) -> None:
-        fresh = Draft.of(Document.of(picture), self._codec)
+        fresh = CanvasDraft.of(Document.of(picture), self._codec)
         with self._lock:
             draft = self._now
             segments, hidden = list(draft.document.segments), list(draft.hidden)
             segments[number], hidden[number] = fresh.document.segments[0], frozenset()
-            self._steps.put(Draft(Document(tuple(segments)), tuple(hidden)))
+            self._steps.put(CanvasDraft(Document(tuple(segments)), tuple(hidden)))
 
     def _fill_soon(self, content: dict[str, Any], _: object) -> None:
         self._count = max(1, int(whole_numbers(content["count"], MOST_FILLINGS + 1, "The number of fillings")))
@@ -260,7 +260,7 @@ class InfillCanvas(anywidget.AnyWidget):
         if "fillings" in due:
             self._send_fillings()
 
-    def _send_canvas(self, draft: Draft, undo: int, redo: int) -> None:
+    def _send_canvas(self, draft: CanvasDraft, undo: int, redo: int) -> None:
         pictures = [each.picture if isinstance(each, Image) else None for each in draft.document]
         earlier = self._pictures_shown if len(self._pictures_shown) == len(pictures) else [None] * len(pictures)
         self._pictures_shown = pictures
