@@ -101,7 +101,7 @@ def read_bytes(path: Path | str, largest: int = LARGEST_JSON) -> bytes:
 
 
 def checksum(path: Path | str) -> str:
-    """A file's digest (xxh3), by which a change is noticed; it is no defence against somebody who wants one unnoticed."""
+    """A file's digest (xxh3): a change is noticed, but not one that somebody wants to go unnoticed."""
     digest = xxhash.xxh3_64()
     with require_regular(path).open("rb") as file:
         while chunk := file.read(2**24):
