@@ -126,7 +126,7 @@ def parse_json(text: str | bytes, name: Path | str, remedy: str = GET_ANEW) -> A
     """
     try:
         value = json.loads(text)
-        if (_HALF_BYTES if isinstance(text, bytes) else _HALF).search(text):  # pyright: ignore[reportArgumentType]
+        if _HALF_BYTES.search(text) if isinstance(text, bytes) else _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]

@@ -96,10 +96,10 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
         several = [caption] if isinstance(caption, str) else caption
         if not isinstance(several, list) or not several or not all(isinstance(each, str) for each in several):
             raise ValueError("it has no file_name with a text")
-        name = next((entry[key] for key in ("file_name", "image") if isinstance(entry.get(key), str)), None)
-        if name is None:
+        place = next((entry[key] for key in ("file_name", "image") if isinstance(entry.get(key), str)), None)
+        if place is None:
             raise ValueError("it has no file_name with a text")
-        captions.setdefault(name, []).extend(several)
+        captions.setdefault(place, []).extend(several)
         yield from ()
 
     if not folder.is_dir():
