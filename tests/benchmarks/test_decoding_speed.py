@@ -12,8 +12,10 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import llama_peer
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,31 @@ def test_decoding_beside_transformers(name: str, threads: int, say: Callable[[st
         f"{name}, {threads} thread(s): ours {1 / mine:.0f} tok/s, transformers {1 / others:.0f}, "
         f"ratio {others / mine:.2f}; {size / mine / 1e9:.1f} GB/s of weights, bare F.linear {size / bare / 1e9:.1f}, "
         f"reading {size / read / 1e9:.1f}"
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("192")])
+def test_decoding_beside_llama_cpp(
+    name: str, kind: str, threads: int, say: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Without numba it says how the lean twin stands; without `llama-cpp-python` and `gguf` it is skipped."""
+    torch.set_num_threads(threads)
+    config, tokens = SHAPES[name], 16 if name.startswith("1024") else 64
+    if kind == "Q4_0" and config.ffn_width % 32:
+        pytest.skip("4 bits share a scale among 32 weights")
+    model = Transformer(config).eval()
+    model = model if kind == "F32" else model.to(torch.bfloat16)
+    if kind.startswith("Q"):
+        model = quantize(model, int(kind[1]))
+    llama_peer.write_gguf(tmp_path / "peer.gguf", config, kind)
+    mine, peers = seconds(
+        ours(model, tokens), llama_peer.decoding(tmp_path / "peer.gguf", config, tokens, threads), turns=5
+    )
+    say(
+        f"{name}, {kind}, {threads} thread(s): ours {tokens / mine:.0f} tok/s, llama.cpp {tokens / peers:.0f}, "
+        f"ratio {peers / mine:.2f}"
     )
 
 
