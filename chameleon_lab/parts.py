@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from numbers import Integral
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ def require(thing: Any, what: str, *members: str) -> None:
 
 def require_count(count: Any, what: str, least: int) -> None:
     """Raises ValueError where a number of `what` is no whole number, or less than `least`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"The number of {what} must be a whole number from {least} on, not {count!r}.")
 
 
