@@ -47,7 +47,9 @@ def test_a_mixture_deals_the_replies_out(make_lab, lettered):
 
 
 @pytest.mark.parametrize(
-    "keywords", [{"count": 0}, {"count": 1.5}, {"count": 1, "mixture": (TOP_P, CONTRAST)}], ids=str
+    "keywords",
+    [{"count": 0}, {"count": 1.5}, {"count": 1, "mixture": (TOP_P, CONTRAST)}],
+    ids=["none", "a half", "fewer than the mixture"],
 )
 def test_too_few_replies_are_refused(make_lab, lettered, keywords: dict[str, Any]):
     with pytest.raises(ValueError, match="number of candidates must be a whole number from"):
