@@ -207,10 +207,8 @@ class CompiledStep:
             brain = scales.dtype == torch.bfloat16
             scaled = self._address(scales, (outputs,), torch.bfloat16 if brain else torch.float32)
             return [self._k.BYTE, self._address(weights, (outputs, inputs), torch.int8), scaled, int(brain)]
-        blocks = (
-            isinstance(module, Int4Linear) and outputs % self._k.NIBBLE_BLOCK == 0 and native_ops.packs_int4_in_blocks()
-        )
-        if not blocks or module.packed.dtype != torch.uint8:
+        blocks = outputs % self._k.NIBBLE_BLOCK == 0 and native_ops.packs_int4_in_blocks()
+        if not blocks or not isinstance(module, Int4Linear) or module.packed.dtype != torch.uint8:
             raise ValueError(f"a matrix is a {type(module).__name__} of a kind that is not known")
         four: Any = module
         address = self._address(four.packed, (outputs, inputs // 2), torch.uint8)
@@ -237,22 +235,11 @@ class CompiledStep:
 
 
 NONE_1, NONE_2 = np.empty(0, np.int64), np.empty((0, 0), np.float32)
-USUAL: tuple[type[nn.Module], ...] = (
-    Transformer,
-    Block,
-    Attention,
-    FeedForward,
-    Tap,
-    Int8Linear,
-    Int4Linear,
-    GroupedNorm,
-    Scale,
-    SoftCap,
-)
-TORCH_PARTS = (nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax)
+LAB_PARTS = Transformer, Block, Attention, FeedForward, Tap, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap
+TORCH_PARTS = nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax
 METHODS = "forward", "trunk", "turns", "logits", "project", "join", "product"
 USUAL_METHODS: dict[type, dict[str, Any]] = {
-    kind: {name: getattr(kind, name, None) for name in METHODS} for kind in USUAL
+    kind: {name: getattr(kind, name, None) for name in METHODS} for kind in (*LAB_PARTS, *TORCH_PARTS)
 }
 """Which classes the kernels know, with their methods when this was imported."""
 
