@@ -3,6 +3,7 @@
 import copy
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -111,10 +112,12 @@ def test_fewer_bits_are_as_near_to_the_plain_model_as_their_rounding(model, bits
     exact = copy.deepcopy(model).float()
     if bits:
         model = quantize(model, bits)
+        module: Any
         for name, module in model.named_modules():
             if hasattr(module, "packed"):
                 rows_II = torch.eye(module.in_features)
-                exact.get_submodule(name).weight.data = module.product(rows_II).float().t().contiguous()
+                matrix: Any = exact.get_submodule(name)
+                matrix.weight.data = module.product(rows_II).float().t().contiguous()
     rows = [row[:length] for row, length in zip(tokens(3, 10), (10, 7, 9), strict=True)]
     ours = stepwise(model, rows, [4, 1, 2])
     for ours_TV, row in zip(ours, rows, strict=True):
@@ -141,7 +144,7 @@ def test_weights_are_seen_as_they_are_now(bits):
     for name in names:
         tensor = model.state_dict()[name]
         if name.endswith(("packed", "scales")):
-            module = model.get_submodule(name.rpartition(".")[0])
+            module: Any = model.get_submodule(name.rpartition(".")[0])
             module.take({kind: state[f"{name.rpartition('.')[0]}.{kind}"].clone() for kind in ("packed", "scales")})
         elif len(name) % 2:
             tensor.data.copy_(state[name])  # as peft merges
@@ -164,7 +167,7 @@ class OwnFeedForward(FeedForward):
         return 2 * super().forward(x_BTD)
 
 
-def own_method(model: Transformer) -> None:
+def own_method(model: Any) -> None:
     feed_forward = model.blocks[1].feed_forward
     plain = feed_forward.forward
     feed_forward.forward = lambda x_BTD: 2 * plain(x_BTD)

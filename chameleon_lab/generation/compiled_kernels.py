@@ -1,3 +1,4 @@
+# type: ignore - numba compiles Python of its own kind, and is not installed where types are checked
 """The sums of one token a row, compiled by numba: this module is imported only where numba is (`compiled_step`).
 
 - a whole step of all layers is one call, `step`; the product with a head is another, `product`

@@ -153,7 +153,7 @@ class CompiledStep:
 
     # The plan
 
-    def _block(self, block: nn.Module) -> tuple[list[int], list[float]]:
+    def _block(self, block: Any) -> tuple[list[int], list[float]]:
         """A layer's row in the tables of addresses and of numbers."""
         config, heads, fed = self.model.config, block.attention, block.feed_forward
         width, inner, ffn = config.width, config.heads * config.head_width, config.ffn_width
@@ -195,7 +195,7 @@ class CompiledStep:
         self._tensors.append(tensor)
         return tensor.data_ptr()
 
-    def _matrix(self, module: nn.Module, inputs: int, outputs: int) -> list[int]:
+    def _matrix(self, module: Any, inputs: int, outputs: int) -> list[int]:
         """Kind, address, address of scales, and what else the kernels ask of a kind."""
         _require_own(module)
         if isinstance(module, nn.Linear) and module.bias is None:
@@ -207,16 +207,15 @@ class CompiledStep:
             brain = scales.dtype == torch.bfloat16
             scaled = self._address(scales, (outputs,), torch.bfloat16 if brain else torch.float32)
             return [self._k.BYTE, self._address(weights, (outputs, inputs), torch.int8), scaled, int(brain)]
-        blocks = (
-            isinstance(module, Int4Linear) and outputs % self._k.NIBBLE_BLOCK == 0 and native_ops.packs_int4_in_blocks()
-        )
-        if not blocks or module.packed.dtype != torch.uint8:
+        blocks = outputs % self._k.NIBBLE_BLOCK == 0 and native_ops.packs_int4_in_blocks()
+        if not blocks or not isinstance(module, Int4Linear) or module.packed.dtype != torch.uint8:
             raise ValueError(f"a matrix is a {type(module).__name__} of a kind that is not known")
-        address = self._address(module.packed, (outputs, inputs // 2), torch.uint8)
-        scales = self._address(module.scales, (inputs // self._k.GROUP, outputs, 2), torch.bfloat16)
+        four: Any = module
+        address = self._address(four.packed, (outputs, inputs // 2), torch.uint8)
+        scales = self._address(four.scales, (inputs // self._k.GROUP, outputs, 2), torch.bfloat16)
         return [self._k.NIBBLE, address, scales, outputs]
 
-    def _norm(self, module: nn.Module, width: int = 0) -> tuple[list[int], float]:
+    def _norm(self, module: Any, width: int = 0) -> tuple[list[int], float]:
         """Kind, addresses of weight and bias, groups of heads; and eps."""
         _require_own(module)
         if isinstance(module, nn.Identity):
@@ -230,20 +229,22 @@ class CompiledStep:
         weight, bias = (self._address(getattr(module, name, None), sizes) for name in ("weight", "bias"))
         return [kind, weight, bias, groups], module.eps
 
-    def _scale(self, module: nn.Module) -> int:
+    def _scale(self, module: Any) -> int:
         _require_own(module)
         return self._address(module.weight_D, (self.model.config.width,)) if isinstance(module, Scale) else 0
 
 
 NONE_1, NONE_2 = np.empty(0, np.int64), np.empty((0, 0), np.float32)
-USUAL = (Transformer, Block, Attention, FeedForward, Tap, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap)
-USUAL += (nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax)
+LAB_PARTS = Transformer, Block, Attention, FeedForward, Tap, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap
+TORCH_PARTS = nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax
 METHODS = "forward", "trunk", "turns", "logits", "project", "join", "product"
-USUAL_METHODS = {kind: {name: getattr(kind, name, None) for name in METHODS} for kind in USUAL}
+USUAL_METHODS: dict[type, dict[str, Any]] = {
+    kind: {name: getattr(kind, name, None) for name in METHODS} for kind in (*LAB_PARTS, *TORCH_PARTS)
+}
 """Which classes the kernels know, with their methods when this was imported."""
 
 
-def _require_own(*modules: nn.Module) -> None:
+def _require_own(*modules: Any) -> None:
     """Raises ValueError for a module of another class, or one that somebody gave another method."""
     for module in modules:
         methods = USUAL_METHODS.get(type(module))

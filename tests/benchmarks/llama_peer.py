@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,10 @@ def write_gguf(path: Path, shape: ModelConfig, kind: str) -> None:
 def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Callable[[], object]:
     """Greedy decoding of so many tokens after three, as `ours` does it."""
     llama_cpp: Any = pytest.importorskip("llama_cpp")
-    from llama_cpp import llama as home
-
+    home: Any = importlib.import_module("llama_cpp.llama")
     defaults = home.llama_cpp.llama_model_default_params
 
-    def without_tiles() -> (
-        Any
-    ):  # matrices repacked for AMX are an illegal instruction where a machine hides AMX's state
+    def without_tiles() -> Any:  # those for AMX are an illegal instruction where a machine hides its state
         parameters = defaults()
         parameters.use_extra_bufts = False
         return parameters
