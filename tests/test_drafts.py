@@ -15,7 +15,7 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Blank, Document, EndTurn, Image
 from chameleon_lab.generation import continuation
 from chameleon_lab.generation.continuation import Continuation
-from chameleon_lab.generation.drafts import draft_agreement, guess
+from chameleon_lab.generation.drafts import agreement_length, guess
 from chameleon_lab.generation.grammar import Grammar, Mask, Unrestricted
 from chameleon_lab.generation.guidance import Contrastive, Linear, Negative, ThreeWay, TwoWay, turn_alone
 from chameleon_lab.generation.settings import Settings
@@ -107,8 +107,8 @@ def test_weights_that_are_not_finite_are_named(make_lab, lettered):
 
 
 def test_what_stands_is_one_more_than_the_drafts_that_hold():
-    assert draft_agreement([1, 2, 3], [1, 2, 3, 4]) == 4 and draft_agreement([1, 2, 3], [1, 2, 9, 4]) == 3
-    assert draft_agreement([1, 2, 3], [9, 2, 3, 4]) == 1 and draft_agreement([], [5]) == 1
+    assert agreement_length([1, 2, 3], [1, 2, 3, 4]) == 4 and agreement_length([1, 2, 3], [1, 2, 9, 4]) == 3
+    assert agreement_length([1, 2, 3], [9, 2, 3, 4]) == 1 and agreement_length([], [5]) == 1
 
 
 def test_a_guess_may_come_and_is_what_was_picked_before_or_the_code_beside():
@@ -165,9 +165,9 @@ def test_the_distribution_is_plain_samplings_and_a_wrong_rule_of_acceptance_is_s
     broken = {
         "a draft always holds": lambda drafts, picked: len(picked),
         "the place behind a refused draft stands, too": lambda drafts, picked: min(
-            draft_agreement(drafts, picked) + 1, len(picked)
+            agreement_length(drafts, picked) + 1, len(picked)
         ),
     }
     for name, rule in broken.items():
-        monkeypatch.setattr(continuation, "draft_agreement", rule)
+        monkeypatch.setattr(continuation, "agreement_length", rule)
         assert least_p(plain, pictures(lab, drafts, 10_000)) < 1e-6, name

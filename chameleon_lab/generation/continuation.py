@@ -21,7 +21,7 @@ from torch import Tensor
 
 from chameleon_lab import crossovers
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
-from chameleon_lab.generation.drafts import Draft, draft_agreement, guess
+from chameleon_lab.generation.drafts import Draft, agreement_length, guess
 from chameleon_lab.generation.grammar import Mask, Rules, State
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.handover import Handover
@@ -363,7 +363,7 @@ class Continuation:
         for (_, index), token in zip(places, tokens_K.tolist(), strict=True):
             picked[index].append(token)
         for index, tokens in picked.items():
-            length, agreed = len(rows[index].tokens), draft_agreement(drafts[index].tokens, tokens)
+            length, agreed = len(rows[index].tokens), agreement_length(drafts[index].tokens, tokens)
             self._guesses[index] = {length + place: token for place, token in enumerate(tokens) if place >= agreed}
             yield from ((index, token) for token in tokens[:agreed])
 

@@ -42,7 +42,7 @@ def guess(mask: Mask, earlier: int | None, before: int) -> int:
     return int(mask.allowed_V.argmax())
 
 
-def draft_agreement(drafts: Sequence[int], picked: Sequence[int]) -> int:
+def agreement_length(drafts: Sequence[int], picked: Sequence[int]) -> int:
     """How many of the picked tokens stand: one more than the drafts before the first that is not what was picked."""
     for place, (draft, token) in enumerate(zip(drafts, picked, strict=False)):
         if draft != token:
