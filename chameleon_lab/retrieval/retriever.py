@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from chameleon_lab.chameleon import Chameleon, ModalityChoice
@@ -38,7 +38,7 @@ class Lookup:
     hits: tuple[Hit, ...]
     left_out: tuple[str, ...] = ()
     reply: Document | None = None
-    redraw: Callable[[Sequence[Hit]], Lookup] | None = None
+    redraw: Callable[[Sequence[Hit]], Lookup] | None = field(default=None, repr=False)
 
     def swap(self, number: int, document: Document) -> Lookup:
         """The reply to the same request, by the same seed and settings, with another document as hit `number`.
