@@ -50,7 +50,8 @@ def test_settings_are_the_defaults_and_arguments_win(lab):
 
 
 EACH = {"temperature": 2.0, "image_temperature": 0.3, "top_p": 0.4, "guidance": 2.0, "max_tokens": 7, "window": 200} | {
-    "top_k": 2, "min_p": 0.5, "repetition": 3.0, "image_top_p": 0.4, "image_top_k": 2, "image_min_p": 0.5
+    "top_k": 2, "min_p": 0.5, "repetition": 3.0, "image_top_p": 0.4, "image_top_k": 2, "image_min_p": 0.5,
+    "text_guidance": 2.0, "drafts": 3,
 }  # fmt: skip
 
 

@@ -116,6 +116,7 @@ def test_a_decoder_without_listeners_is_plain(monkeypatch):
 PRIVATE = re.compile(r"^torch\.ops\.|^torch(\.\w+)*\._[a-z]|\._(version|forward_hooks|forward_pre_hooks)$")
 ELSEWHERE = {
     "native_ops.py": "their place",
+    "training/sharding.py": "what fills a tensor, by a dispatch mode: its own tests notice",
     "planner.py": "fake tensors and the modules' own dicts: its own tests notice",
     "checkpoints/torch_files.py": "the name that torch.save itself writes into a file",
 }
