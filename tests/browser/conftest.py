@@ -345,6 +345,13 @@ class Notebook:
         }"""
         return self.page.evaluate(ask, ["\n".join(lines[:-1]), lines[-1]])
 
+    def expect(self, code: str, value: Any, seconds: float = PATIENCE / 1000) -> None:
+        """Waits until the kernel answers `code` with `value`: what is changed in a page comes in several messages."""
+        deadline = time.monotonic() + seconds
+        while (answer := self.kernel(code)) != value:
+            assert time.monotonic() < deadline, f"{code!r} stays {answer!r} instead of {value!r}"
+            self.page.wait_for_timeout(100)
+
 
 def _notebook_of(sources: list[str]) -> dict[str, Any]:
     cells = [

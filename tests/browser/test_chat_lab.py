@@ -38,7 +38,7 @@ def test_a_picture_grows_stops_and_leaves_a_still_that_outlives_the_kernel(chat,
     expect(lamp(page)).to_have_text("Stopped")
     chat.kernel("fakes.gate.set()\nNone")
     expect(page.locator(".chm-about")).to_contain_text("stopped")
-    assert chat.kernel("pass\nfakes.closed") == ["closed early"]
+    chat.expect("pass\nfakes.closed", ["closed early"])
 
     say(page, "draw it again")
     expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible()
@@ -85,7 +85,7 @@ def test_pictures_errors_and_keys_in_jupyterlab(chat, screenshots):
         expect(lamp(page)).to_have_text("Ready")
     expect(page.get_by_role("img", name="Your picture")).to_have_count(2)
     sizes = "[s.picture.size for s in cell.document if hasattr(s, 'picture')]"
-    assert chat.kernel(f"pass\n{sizes}") == [[64, 64], [64, 64]]
+    chat.expect(f"pass\n{sizes}", [[64, 64], [64, 64]])
 
     say(page, "fail now")
     expect(page.locator(".chm-alert:visible")).to_contain_text("RuntimeError: the model broke")
@@ -108,7 +108,7 @@ def test_a_cell_run_again_leaves_no_worker_and_a_reloaded_page_finds_the_convers
     chat.run_all()
     expect(page.get_by_text("Ask for a picture, or show one.")).to_be_visible()
     chat.kernel("fakes.gate.set(); first._worker.wait(10)\nNone")
-    assert chat.kernel("pass\n[fakes.closed, first.status]") == [["closed early"], "stopped"]
+    chat.expect("pass\n[fakes.closed, first.status]", [["closed early"], "stopped"])
 
     say(page, "draw it")
     expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible()

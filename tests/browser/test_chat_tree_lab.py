@@ -108,7 +108,7 @@ def test_keys_walk_and_after_a_restart_the_cell_says_what_to_do(open_notebook, s
         page.keyboard.press("ArrowUp")
     expect(page.get_by_role("group", name="reply 1 of 5")).to_be_visible()
     expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(1)
-    assert notebook.kernel("len(cell._conversation.exchanges)") == 5
+    notebook.expect("len(cell._conversation.exchanges)", 5)
 
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     page.wait_for_timeout(500)

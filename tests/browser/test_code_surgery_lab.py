@@ -32,11 +32,7 @@ def test_strokes_outlive_the_page_and_the_still_the_kernel(open_notebook, screen
     expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(2)
     expect(board).to_be_focused()
     expect(facts).to_contain_text("6 of 64 cells changed")
-    for _ in range(100):  # the keys may still be on their way to the kernel, by another road than this question
-        if notebook.kernel(CHANGED) == 6:
-            break
-        page.wait_for_timeout(100)
-    assert notebook.kernel(CHANGED) == 6
+    notebook.expect(CHANGED, 6)  # the keys may still be on their way to the kernel, by another road than this question
     page.screenshot(path=screenshots / "lab-surgery.png")
     notebook.theme("JupyterLab Dark")
     page.screenshot(path=screenshots / "lab-surgery-dark.png")
@@ -49,7 +45,7 @@ def test_strokes_outlive_the_page_and_the_still_the_kernel(open_notebook, screen
     page.get_by_role("button", name="Redo").click()
     expect(facts).to_contain_text("6 of 64 cells changed")
     expect(page.locator(".chameleon-still")).to_contain_text("6 of 64 cells changed")
-    assert notebook.kernel(CHANGED) == 6
+    notebook.expect(CHANGED, 6)
     notebook.save()
     notebook.shutdown()
     page.get_by_role("spinbutton", name="Current code").fill("7")

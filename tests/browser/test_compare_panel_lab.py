@@ -38,8 +38,8 @@ def test_a_live_run_is_compared_with_a_folder_and_leaves_a_still_that_outlives_t
     page.get_by_role("button", name="Measures").click()
     page.get_by_role("checkbox", name="held-out loss").check()
     expect(page.locator(".chm-compare-charts figure")).to_have_count(5)
-    assert notebook.kernel("pass\n[panel.smoothing, panel.measures[-1]]") == [0.9, "held_out_loss"]
-    assert notebook.kernel("pass\n[row['steps'] for row in panel.table]") == [140, 399]
+    notebook.expect("pass\n[panel.smoothing, panel.measures[-1]]", [0.9, "held_out_loss"])
+    notebook.expect("pass\n[row['steps'] for row in panel.table]", [140, 399])
     page.get_by_role("button", name="Measures").click()
     page.mouse.move(4, 4)
     page.get_by_role("region", name="Comparison of runs").screenshot(path=screenshots / "lab-compare.png")

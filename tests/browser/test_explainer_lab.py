@@ -26,7 +26,7 @@ def test_a_draw_a_slider_and_the_still_in_jupyterlab(open_notebook):
     expect(page.locator(".chm-teach-result")).to_contain_text("100 %")
     page.get_by_role("button", name="Draw it, and round again").click()
     expect(tokens).to_have_count(count + 4)
-    assert notebook.kernel("explainer.wait(60)\nlen(walk.tokens)") == count + 4
+    notebook.expect("explainer.wait(60)\nlen(walk.tokens)", count + 4)
     best = notebook.kernel("walk.back()\nint(walk.draw())")
     assert best == notebook.kernel("walk.step()\nwalk.tokens[-1]")
     notebook.save()

@@ -91,4 +91,4 @@ def test_the_viewer_shows_a_sample_through_the_tokenizer(open_notebook, screensh
     notebook.page.screenshot(path=screenshots / "viewer.png")
     notebook.theme("JupyterLab Dark")
     notebook.page.screenshot(path=screenshots / "viewer-dark.png")
-    assert notebook.kernel("pass\nviewer.reconstruction.codes.shape") == [8, 8]
+    notebook.expect("pass\nviewer.reconstruction.codes.shape", [8, 8])

@@ -26,7 +26,7 @@ def test_samples_and_files_go_through_the_tokenizer(open_notebook, screenshots, 
     page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
     expect(page.get_by_role("alert")).to_contain_text("“broken.png” is not a picture")
     expect(page.locator(".chameleon-still")).to_contain_text("green and yellow: 64 codes × 9 bits")
-    assert notebook.kernel("pass\nviewer.reconstruction.codes.shape") == [8, 8]
+    notebook.expect("pass\nviewer.reconstruction.codes.shape", [8, 8])
 
 
 COMPARED = """from chameleon_lab.corpora.hard_cases import hard_cases

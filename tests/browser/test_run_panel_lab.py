@@ -67,7 +67,7 @@ def test_a_run_is_watched_changed_and_stopped_and_its_still_outlives_the_kernel(
     page.get_by_label("rate", exact=True).fill("0.002")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="CHANGE rate 0.01 → 0.002")).to_be_visible()
-    assert notebook.kernel("pass\nrun.state.settings['rate']") == 0.002
+    notebook.expect("pass\nrun.state.settings['rate']", 0.002)
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("region", name="Run panel").screenshot(path=screenshots / "run-lab.png")
     notebook.theme("JupyterLab Dark")
@@ -75,7 +75,7 @@ def test_a_run_is_watched_changed_and_stopped_and_its_still_outlives_the_kernel(
     notebook.theme("JupyterLab Light")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(lamp).to_have_text("Stopped")
-    assert notebook.kernel("thread.join(10)\nthread.is_alive()") is False
+    notebook.expect("thread.join(10)\nthread.is_alive()", False)
     expect(page.locator(".chameleon-still img")).to_have_count(1)
     expect(page.locator(".chameleon-still")).to_contain_text("stopped at step")
     expect(page.locator(".chameleon-still")).to_be_hidden()
@@ -97,9 +97,8 @@ def test_a_cell_run_again_leaves_one_pump_and_a_reloaded_page_gets_all(open_note
     notebook.run_all()
     page.wait_for_timeout(1000)
     expect(page.locator(".chm-run .chm-lamp")).to_have_text("Training")
-    assert notebook.kernel("earlier._line.settle()\nearlier._line.ended and not panel._line.ended")
-    page.wait_for_timeout(2500)  # a pump lingers
-    assert notebook.kernel(LEFT) == ["run panel pump"]
+    notebook.expect("earlier._line.settle()\nearlier._line.ended and not panel._line.ended", True)
+    notebook.expect(LEFT, ["run panel pump"])
     notebook.kernel("run.become(status='finished')\nNone")
     expect(page.locator(".chm-run .chm-lamp")).to_have_text("Finished")
 
