@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chameleon_lab.history import alive, process_start
+
+log = logging.getLogger(__name__)
 
 EXCHANGES = {"linux": ("renameat2", (-100, -100)), "darwin": ("renamex_np", ())}
 """What swaps two names in one go, by system, and the folders (the current one) that it wants beside each name."""
@@ -119,6 +122,49 @@ def whole_folder(
 def _hidden(entry: Path) -> bool:
     """Whether a file browser or a system left it there, and no person."""
     return entry.name.startswith(".")
+
+
+@contextmanager
+def resumable_folder(folder: Path) -> Iterator[Path]:
+    """The folder NAME.partial beside one that is to be written: it is kept where its writing ends early, so that the
+    next can go on, and takes the other's place in the end.
+
+    Raises ValueError where another process writes there, or the place is taken.
+    """
+    folder = folder.resolve()
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = partial / "lock"
+    with lock.open("a") as file:
+        if not claim(file.fileno()):
+            raise ValueError(f"Another process writes into {partial}: wait for it, stop it, or write elsewhere.")
+        yield partial
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} was made meanwhile: what was to take its place is whole in {partial}.")
+        lock.unlink()
+        for each in partial.iterdir():
+            sync(each)
+        sync(partial)
+        os.rename(partial, folder)
+        sync(folder.parent)
+
+
+def claim(file: int) -> bool:
+    """Takes an open file for this process, until that closes it or is gone; False where another holds it.
+
+    Where the system or the file system knows no such thing it is taken, which the log says of the latter.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("The file system has no locks (%s): see that one process alone works in a folder.", error)
+    return True
 
 
 def recover(folder: Path) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from chameleon_lab.documents import Document
 from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
-from chameleon_lab.storage import write_file
+from chameleon_lab.storage import claim, write_file
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,11 @@ class Journal:
         self.path.parent.mkdir(exist_ok=True)
         self._file = self.path.open("ab")
         try:
-            _hold(self._file.fileno(), self.path, annotator)
+            if not claim(self._file.fileno()):
+                raise ValueError(
+                    f"{self.path} is open already: somebody judges as {annotator!r} in another cell or kernel. "
+                    "Take another name, or close that one."
+                )
             self.judgements = {each.item: each for each in read_judgements(self.path, self.study)}
             if not self.path.stat().st_size:
                 self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
@@ -304,21 +308,6 @@ class Journal:
     def close(self) -> None:
         """Lets another take the name. What is there is on the disk already."""
         self._file.close()
-
-
-def _hold(number: int, path: Path, annotator: str) -> None:
-    """Keeps a file for this process until that closes it or is gone; not where a system has no such thing."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ValueError(
-            f"{path} is open already: somebody judges as {annotator!r} in another cell or kernel. Take another name, "
-            "or close that one."
-        ) from error
 
 
 def read_judgements(path: Path | str, study: Study) -> list[Judgement]:

@@ -16,6 +16,11 @@ LARGEST_VOCABULARY = 2**24
 """Tokens: the largest in use have a fiftieth."""
 
 
+def id_dtype(size: int) -> np.dtype:
+    """The smallest of two and four bytes, little-endian, that holds ids below `size`."""
+    return np.dtype("<u2" if size <= 2**16 else "<u4")
+
+
 class Modality(enum.IntEnum):
     """What kind of thing a token stands for."""
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from chameleon_lab.training.ahead import Ahead, in_processes, made_ahead, spare_cores
+from chameleon_lab.processes import in_processes
+from chameleon_lab.training.ahead import Ahead, made_ahead, spare_cores
 
 
 class Squares:
@@ -53,7 +54,7 @@ def test_it_travels_to_another_process_unopened(ahead):
 
 
 def test_a_process_that_is_killed_is_an_error_and_no_wait_for_ever(ahead):
-    with pytest.raises(RuntimeError, match="process that made batches ended"):
+    with pytest.raises(RuntimeError, match="process that worked beside this one ended"):
         ahead(999)
 
 

@@ -15,6 +15,7 @@ import pytest
 from support import RECORDS
 
 from chameleon_lab.corpora import archives, readers, shards
+from chameleon_lab.corpora.folders import picture_listing
 from chameleon_lab.corpora.readers import (
     READERS,
     PictureFolder,
@@ -712,6 +713,33 @@ def test_parquet_and_datasets_on_disk_are_read(tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match="damaged"):
         list(archives.parquet(tmp_path, open_picture))
+
+
+def test_the_rows_of_obelics_are_documents_and_its_pictures_are_called_by_address(tmp_path):
+    row = {"images": [None, "https://x/a.png", None, "gone"], "texts": ["one", None, "two", None], "metadata": "[]"}
+    pictures = {"https://x/a.png": PIL.Image.new("RGB", (4, 4), (30, 30, 30))}
+
+    def find(name: str) -> PIL.Image.Image:
+        if name not in pictures:
+            raise ValueError(f"{name} is not there")
+        return pictures[name]
+
+    lost, document = archives._skipping("row 1", row, find)
+    assert isinstance(document, Document) and isinstance(lost, Skipped) and lost.name == "row 1, place 3"
+    assert [type(part).__name__ for part in document] == ["Text", "Image", "Text"] and document.text == "one two"
+    (skipped,) = archives._skipping("row 2", row | {"texts": ["one"]}, find)
+    assert isinstance(skipped, Skipped) and "of one length" in skipped.reason
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "obelics.parquet")
+    read = list(archives.parquet(tmp_path / "obelics.parquet", find))
+    assert len(read) == 4 and archives.expected_entries("parquet", tmp_path) == 2
+
+
+def test_how_many_entries_to_expect_is_known_beforehand_or_not_said(pictures, tmp_path):
+    (tmp_path / "lines.jsonl").write_text('{"text": "a"}\n' * 3)
+    assert archives.expected_entries("jsonl", tmp_path / "lines.jsonl") == 3
+    assert archives.expected_entries("captions", pictures) == len(picture_listing(pictures).files)
+    assert archives.expected_entries("text", tmp_path) is None
 
 
 def test_a_few_kilobytes_of_parquet_never_become_gigabytes(tmp_path):

@@ -16,11 +16,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_lab.corpora import shard_files, shards
+from chameleon_lab.corpora import shard_files, shards, tokenization
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, sample_documents
 from chameleon_lab.corpora.packing import tokenize
 from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.shards import Shards
+from chameleon_lab.corpora.tokenization import document_kind
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer
@@ -66,9 +67,9 @@ def test_the_card_tells_what_is_in_the_folder_and_how_it_came_to_be(documents, m
     corpus = shards.write_shards(tmp_path / "made", documents, mixed, about={"source": "scenes", "seed": 7})
     card = json.loads((tmp_path / "made" / "card.json").read_text())
     assert card["documents"] == 30 and card["source"] == "scenes" and card["seed"] == 7
-    assert sum(card["kinds"].values()) == 30 and set(card["kinds"]) <= set(shards.DOCUMENT_KINDS)
+    assert sum(card["kinds"].values()) == 30 and set(card["kinds"]) <= set(shard_files.DOCUMENT_KINDS)
     for index, document in enumerate(documents):
-        assert corpus.kind(index) == shards.document_kind(document)
+        assert corpus.kind(index) == document_kind(document)
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"card.json", *card["files"]}
     corpus.verify()
 
@@ -80,8 +81,8 @@ def test_the_kind_of_a_document_is_what_stands_in_it(picture):
         "interleaved": Document.of("a", picture, "b"),
         "conversation": Document.of("a", EndTurn(), picture, EndTurn()),
     }
-    assert {name: shards.document_kind(document) for name, document in kinds.items()} == {name: name for name in kinds}
-    assert shards.document_kind(Document.of(picture, picture)) == "interleaved"
+    assert {name: document_kind(document) for name, document in kinds.items()} == {name: name for name in kinds}
+    assert document_kind(Document.of(picture, picture)) == "interleaved"
 
 
 def test_files_are_mapped_and_another_process_gets_the_folder_not_its_content(corpus):
@@ -125,13 +126,13 @@ def test_large_pictures_wait_as_small_as_they_will_be_seen(mixed, tmp_path):
 
 
 def test_few_pictures_wait_to_be_encoded_however_many_a_document_has(mixed, picture, tmp_path, monkeypatch):
-    waited, real = [], shards.tokenize
+    waited, real = [], tokenization.tokenize
 
     def watched(documents, tokenizer):
         waited.append(sum(len(document.pictures) for document in documents))
         return real(documents, tokenizer)
 
-    monkeypatch.setattr(shards, "tokenize", watched)
+    monkeypatch.setattr(tokenization, "tokenize", watched)
     shards.write_shards(tmp_path / "made", [Document.of(*[picture] * 7)] * 40, mixed)
     assert sum(waited) == 280 and max(waited) < 64 + 7
 
@@ -169,30 +170,22 @@ def test_an_empty_corpus_is_an_error_that_says_what_was_skipped(mixed, tmp_path)
     assert leftovers(tmp_path) == []
 
 
-def test_a_vocabulary_beyond_two_bytes_is_refused_before_anything_is_read(image_tokenizer, tmp_path):
-    class Large(ByteTokenizer):
-        size = 70_000
-
-    tokenizer = MixedModalTokenizer(Large(), image_tokenizer, Vocabulary.layout(image_tokenizer.codes, 70_000))
-    unread = iter([Document.of("a")])
-    with pytest.raises(ValueError, match="two bytes, up to id 65,535; this vocabulary has 70,0"):
-        shards.write_shards(tmp_path / "made", unread, tokenizer)
-    assert len(list(unread)) == 1 and leftovers(tmp_path) == []
-
-
-def test_the_largest_id_of_two_bytes_survives(image_tokenizer, tmp_path):
+@pytest.mark.parametrize(("ids", "itemsize", "version"), [(2**16, 2, 1), (2**16 + 1, 4, 2), (300_000, 4, 2)])
+def test_the_largest_id_survives_in_two_bytes_and_in_four(image_tokenizer, tmp_path, ids, itemsize, version):
     class Last(ByteTokenizer):
-        size = 2**16 - 16 - image_tokenizer.codes + 1
+        size = ids - 16 - image_tokenizer.codes + 1
 
         def encode(self, text: str) -> list[int]:
             return [self.size - 1 for _ in text]
 
     vocabulary = Vocabulary.layout(image_tokenizer.codes, Last.size)
-    assert vocabulary.size == 2**16
+    assert vocabulary.size == ids
     corpus = shards.write_shards(
         tmp_path / "m", [Document.of("ab")], MixedModalTokenizer(Last(), image_tokenizer, vocabulary)
     )
-    assert corpus[0].tokens.tolist() == [0, 65535, 65535, 2]
+    assert corpus[0].tokens.tolist() == [0, ids - 1, ids - 1, 2]
+    assert (tmp_path / "m" / "tokens-00000.bin").stat().st_size == 4 * itemsize
+    assert corpus.card["version"] == version  # a lab of before reads what it can
 
 
 # What goes wrong
@@ -300,7 +293,7 @@ def test_a_folder_without_a_whole_card_is_no_corpus(corpus, damage):
         case "card":
             path.unlink()
         case "version":
-            path.write_text(json.dumps(card | {"version": 2}))
+            path.write_text(json.dumps(card | {"version": 3}))
         case "counts":
             first, *others = card["shards"]
             path.write_text(json.dumps(card | {"shards": [first | {"tokens": first["tokens"] + 1}, *others]}))
@@ -344,3 +337,76 @@ def test_another_tokenizer_of_the_same_vocabulary_is_refused(corpus, mixed):
 
     with pytest.raises(ValueError, match="with another text tokenizer"):
         corpus.require_tokenizer(MixedModalTokenizer(Backwards(), mixed.image, mixed.vocabulary))
+
+
+# What goes on
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_writing_that_ends_anywhere_goes_on_to_the_same_bytes(documents, mixed, tmp_path, monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", int(rng.integers(1, 6)))
+    monkeypatch.setattr(shards, "SAVE_EVERY", rng.choice([0.0, 1e9]))
+    entries = [*documents, Document.of(), Skipped("a.jpg", "no caption")]
+    entries = [entries[each] for each in rng.permutation(len(entries))]
+    whole = shards.write_shards(tmp_path / "whole", entries, mixed, shard_tokens=700)
+    ends = np.sort(rng.integers(0, len(entries), 3))
+    for end in ends:
+        with pytest.raises(OSError, match="the disk has gone"):
+            shards.write_shards(tmp_path / "made", broken_off(entries[:end]), mixed, shard_tokens=700, resumable=True)
+        assert not (tmp_path / "made").exists()
+        with pytest.raises(ValueError, match=r"no card\.json"):
+            Shards(tmp_path / "made.partial")
+    reads = list[int]()
+    corpus = shards.write_shards(
+        tmp_path / "made", entries, mixed, shard_tokens=700, resumable=True, report=reads.append
+    )
+    assert content(corpus.folder) == content(whole.folder)
+    assert leftovers(tmp_path) == ["made", "whole"]
+    assert reads[-1] == len(entries) and reads == sorted(reads)
+    assert not reads or reads[0] > ends[-1] - tokenization.BATCH_DOCUMENTS  # what was done is not tokenized again
+
+
+def test_what_was_begun_goes_on_with_the_same_documents_tokenizer_and_words_alone(documents, mixed, tmp_path):
+    def write(entries, **more):
+        return shards.write_shards(tmp_path / "made", entries, mixed, resumable=True, **more)
+
+    with pytest.raises(OSError, match="the disk has gone"):
+        write(broken_off(documents * 10))
+    before = content(tmp_path / "made.partial")
+    with pytest.raises(ValueError, match=r"begun with another shard_tokens\. Delete .*made\.partial to begin anew"):
+        write(documents * 10, shard_tokens=5)
+    with pytest.raises(ValueError, match="begun with another source"):
+        write(documents * 10, about={"source": "x"})
+    with pytest.raises(ValueError, match=r"The first \d+ entries are not those of the time before.*has changed"):
+        write([Document.of("another"), *(documents * 10)])
+    with pytest.raises(ValueError, match=r"There are 30 entries, and \d+ were read the time before"):
+        write(documents)
+    assert content(tmp_path / "made.partial") == before
+    for name, damage in (("progress.json", b"{"), ("progress.json", b'{"begun": {}}'), ("tokens-00000.bin", b"")):
+        (tmp_path / "made.partial" / name).write_bytes(damage)
+        with pytest.raises(ValueError, match=r"made\.partial.*[Dd]elete|begun with another"):
+            write(documents * 10)
+        (tmp_path / "made.partial" / name).write_bytes(before[name])
+    assert len(write(documents * 10)) == 300
+
+
+def test_two_that_write_into_one_folder_do_not_meet(documents, mixed, tmp_path):
+    def meets():
+        yield documents[0]
+        with pytest.raises(ValueError, match="Another process writes into"):
+            shards.write_shards(tmp_path / "made", documents, mixed, resumable=True)
+
+    assert len(shards.write_shards(tmp_path / "made", meets(), mixed, resumable=True)) == 1
+
+
+def test_processes_write_the_same_bytes(documents, mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 7)
+    entries = [*documents, Skipped("a.jpg", "no caption"), Document.of("half a character \ud83d"), Document.of("end")]
+    alone = shards.write_shards(tmp_path / "alone", entries, mixed, shard_tokens=700)
+    together = shards.write_shards(tmp_path / "together", iter(entries), mixed, shard_tokens=700, processes=2)
+    assert content(alone.folder) == content(together.folder)

@@ -166,6 +166,10 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where to write: a new or empty folder")
     parser.add_argument("--model", default="tiny", help="whose tokenizers: a model folder or name (default: tiny)")
     _folder_options(parser)
+    parser.add_argument(
+        "--processes", type=int, default=0, help="that tokenize beside the one that reads (default: none)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one, and no processes)")
     parser.add_argument("--pictures", type=Path, help="folder of the documents' pictures (default: beside the file)")
     parser.add_argument("--as-written", action="store_true", help="leave pairs caption first instead of turning half")
     parser.add_argument("--seed", type=int, default=0, help="decides which pairs come picture first (default: 0)")
@@ -321,7 +325,8 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
         _tokenize_options,
         "write a corpus into shards",
         "Tokenizes documents once, into shards that training maps into memory; half of the pairs come picture "
-        "first. Scenes are written into OUT/train and OUT/held_out, anything else into OUT.",
+        "first. Scenes are written into OUT/train and OUT/held_out, anything else into OUT. Stopped and called again, "
+        "it goes on.",
     ),
     "stability": (
         _stability_options,

@@ -6,7 +6,8 @@ import logging
 import math
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -24,6 +25,37 @@ LINE_MEASURES = ("loss", "text_loss", "image_loss", "held_out_loss", "psnr", "us
 
 
 BAR = "{desc:15s} {percentage:5.1f}% |{bar:20}| {postfix}"
+
+
+@contextmanager
+def entries_progress(stage: str, expected: int | None, every: float = 10.0) -> Iterator[Callable[[int], None]]:
+    """What is to be told how many entries are done: it says how many, how fast and, where that is known, how long yet.
+
+    The pace is that of this call: what an earlier one did is only read.
+    """
+    terminal, last = sys.stdout.isatty(), time.monotonic()
+    bar = tqdm(total=expected, desc=stage, unit=" documents", disable=not terminal, file=sys.stdout, dynamic_ncols=True)
+    first: tuple[int, float] | None = None
+
+    def report(read: int) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        if first is None:
+            first = read, now
+            bar.initial = bar.n = read
+        bar.update(read - bar.n)
+        if terminal or now - last < every:
+            return
+        last = now
+        pace = (read - first[0]) / max(now - first[1], 1e-9)
+        of = f" of about {expected:,}" * bool(expected)
+        left = (expected or 0) - read
+        words = [f"{pace:,.1f} a second"] * (pace > 0)
+        words += [f"{tqdm.format_interval(left / pace)} left"] * (pace > 0 and left > 0)
+        log.info("%s: %s%s documents, %s", stage, f"{read:,}", of, ", ".join(words) or "at work")
+
+    with bar, logging_redirect_tqdm() if terminal else nullcontext():
+        yield report
 
 
 def await_run(stage: str, run: Run, every: float = 10.0) -> None:

@@ -6,16 +6,17 @@ import argparse
 import itertools
 import logging
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
 from chameleon_lab.commands.loading import load_model
+from chameleon_lab.commands.progress import entries_progress
 from chameleon_lab.corpora import shards
-from chameleon_lab.corpora.archives import ALL_READERS
+from chameleon_lab.corpora.archives import ALL_READERS, expected_entries
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.readers import PictureFolder, Reader, Skipped, half_picture_first
 from chameleon_lab.documents import Document
+from chameleon_lab.parts import require_count
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ JUDGED, LOSSY = 8, 18
 def tokenize_command(options: argparse.Namespace) -> None:
     """Tokenizes documents once, into shards that training maps into memory; half of the pairs come picture first.
 
-    Scenes are written into OUT/train and OUT/held_out, anything else into OUT.
+    Scenes are written into OUT/train and OUT/held_out, anything else into OUT. Stopped and called again it goes on.
     """
     if min(options.seed, options.held_out, options.n - 1) < 0:
         raise ValueError(
@@ -40,15 +41,8 @@ def tokenize_command(options: argparse.Namespace) -> None:
         raise ValueError(f"There is nothing at {options.path}.")
     if options.kind != "scenes" and options.held_out:
         raise ValueError("--held-out is for scenes, which know what is held out; keep files of your own aside.")
-    tokenizer = load_model(options).tokenizer
-
-    def counted(documents: Reader) -> Reader:
-        last = time.monotonic()
-        for number, document in enumerate(documents):
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                log.info("%s documents read", f"{number:,}")
-            yield document
+    require_count(options.processes, "processes", 0)
+    tokenizer = load_model(options, device="cpu" if options.processes else options.device).tokenizer
 
     def judged(documents: Reader) -> Reader:
         """The same documents; says first how well the image tokenizer brings the first pictures of theirs back."""
@@ -65,11 +59,20 @@ def tokenize_command(options: argparse.Namespace) -> None:
                 log.warning("Below %d dB shapes are lost: `chameleon-lab train --data` trains one for them.", LOSSY)
         yield from itertools.chain(first, documents)
 
-    def write(folder: Path, documents: Reader, **about: object) -> None:
+    def write(folder: Path, documents: Reader, expected: int | None, **about: object) -> None:
         if not options.as_written:
             documents = half_picture_first(documents, options.seed)
         about |= {"source": options.kind, "model": str(options.model), "seed": options.seed}
-        corpus = shards.write_shards(folder, counted(judged(documents)), tokenizer, about=about)
+        with entries_progress(folder.name, expected) as report:
+            corpus = shards.write_shards(
+                folder,
+                judged(documents),
+                tokenizer,
+                about=about,
+                processes=options.processes,
+                resumable=True,
+                report=report,
+            )
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in corpus.card["kinds"].items())
         counts = f"{len(corpus):,} documents ({kinds}), {corpus.tokens:,} tokens, {corpus.card['skipped']:,} skipped"
         log.info("%s: %s.", folder, counts)
@@ -80,9 +83,9 @@ def tokenize_command(options: argparse.Namespace) -> None:
     if options.kind != "scenes":
         beside = options.path if options.path.is_dir() else options.path.parent
         read = ALL_READERS[options.kind](options.path, PictureFolder(options.pictures or beside))
-        write(options.out, read, path=str(options.path))
+        write(options.out, read, expected_entries(options.kind, options.path), path=str(options.path))
         return
     for name, count in (("train", options.n), ("held_out", options.held_out)):
         if count:
             side = "held_out" if name == "held_out" else "trainable"
-            write(options.out / name, scene_pairs(count, options.seed, side), side=side)
+            write(options.out / name, scene_pairs(count, options.seed, side), count, side=side)

@@ -1,8 +1,9 @@
 """Readers of pictures that lie in one file with their words: Parquet, WebDataset tars, Hugging Face datasets on disk.
 
-A row's picture is its bytes, or a struct of them (`{"bytes": ..., "path": ...}`, as `datasets` stores it), several of
-them in a list; its words are a string or a list. Nothing is unpacked onto the disk. Parquet and Arrow need pyarrow:
-`pip install "chameleon-lab[datasets]"`.
+A row with lists `images` and `texts` is a document of OBELICS, as published: its pictures are called by address. Of any
+other, a row's picture is its bytes, or a struct of them (`{"bytes": ..., "path": ...}`, as `datasets` stores it), or
+several of them in a list; its words are a string or a list. Nothing is unpacked onto the disk. Parquet and Arrow need
+pyarrow: `pip install "chameleon-lab[datasets]"`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from typing import Any
 
 import PIL.Image
 
-from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, listing
-from chameleon_lab.corpora.readers import LARGEST_DOCUMENT, READERS, FindPicture, Reader, Skipped
+from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, listing, picture_listing
+from chameleon_lab.corpora.readers import (
+    CAPTION_SUFFIXES,
+    LARGEST_DOCUMENT,
+    READERS,
+    FindPicture,
+    Reader,
+    Skipped,
+    obelics_document,
+)
 from chameleon_lab.documents import Document
 from chameleon_lab.files import GET_ANEW, intact, parse_json, reason_of, require_regular
 from chameleon_lab.pictures import LARGEST_AREA, read_picture
@@ -34,6 +43,10 @@ equal ones."""
 
 LARGEST_HEADER = 2**20
 """Bytes of a header in a tar, of which names and times take a few hundred."""
+
+
+INTERLEAVED = {"images", "texts"}
+"""Columns of OBELICS."""
 
 
 def row_documents(row: Mapping[str, Any], find: FindPicture) -> Iterator[Document]:
@@ -65,7 +78,10 @@ def _picture_of(value: Any, find: FindPicture) -> PIL.Image.Image:
 
 def _skipping(name: str, row: Mapping[str, Any], find: FindPicture) -> Iterator[Document | Skipped]:
     try:
-        yield from row_documents(row, find)
+        if row.keys() >= INTERLEAVED:
+            yield from obelics_document(name, row, find)
+        else:
+            yield from row_documents(row, find)
     except (ValueError, OSError, TypeError, LookupError) as error:
         yield Skipped(name, reason_of(error))
 
@@ -81,7 +97,7 @@ def _parquet_rows(path: Path, find: FindPicture) -> Iterator[Document | Skipped]
 
     for file in _archive_files(path, ".parquet"):
         with _foreign(file), ParquetFile(require_regular(file)) as table:
-            columns = [name for name in table.schema_arrow.names if name in (*IMAGE_KEYS, *TEXT_KEYS)]
+            columns = [name for name in table.schema_arrow.names if name in (*IMAGE_KEYS, *TEXT_KEYS, *INTERLEAVED)]
             for number, batch in enumerate(table.iter_batches(1, columns=columns or None), 1):
                 yield from _row(f"{file.name}, row {number}", batch, find)
 
@@ -204,3 +220,17 @@ ALL_READERS: Mapping[str, Callable[[Path, FindPicture], Reader]] = {
     "datasets": dataset_on_disk,
 }
 """Every reader as the command line names it."""
+
+
+def expected_entries(kind: str, path: Path) -> int | None:
+    """About how many entries a reader will give, where that is known before all is read."""
+    if kind == "captions":
+        return len(picture_listing(path, *CAPTION_SUFFIXES, ".json", ".jsonl").files)
+    if kind == "parquet":
+        from pyarrow.parquet import ParquetFile  # pyright: ignore[reportMissingImports]
+
+        return sum(ParquetFile(file).metadata.num_rows for file in _archive_files(path, ".parquet"))
+    if kind in ("jsonl", "obelics", "mmc4") and path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+    return None

@@ -282,23 +282,25 @@ def _placed(text: str, pictures: list[PIL.Image.Image]) -> Iterator[str | PIL.Im
 
 
 def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
-    """OBELICS-style documents, one a line: lists `images` and `texts` of one length, at each place one of the two.
+    """OBELICS-style documents, one a line: see `obelics_document`."""
+    return _each(path, lambda name, entry: obelics_document(name, _object(entry), find))
 
-    An image that `find` cannot give becomes a `Skipped`; the document goes on without it.
+
+def obelics_document(name: str, entry: Mapping[str, Any], find: FindPicture) -> Iterator[Document | Skipped]:
+    """The document of lists `images` and `texts` of one length, at each place one of the two.
+
+    An image that `find` cannot give becomes a `Skipped`; the document goes on without it. Raises ValueError for lists
+    that are not so.
     """
-
-    def read(name: str, entry: Any) -> Iterator[Document | Skipped]:
-        images, texts = (_object(entry).get(key) for key in ("images", "texts"))
-        if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
-            raise ValueError("it has no lists images and texts of one length")
-        if any((image is None) == (text is None) for image, text in zip(images, texts, strict=True)):
-            raise ValueError("at each place there must be either an image or a text")
-        if any(not isinstance(each, str | None) for each in (*images, *texts)):
-            raise ValueError("one of its images or texts is no string")
-        parts = (Text(text) if image is None else image for image, text in zip(images, texts, strict=True))
-        yield from _interleaved(name, parts, find)
-
-    return _each(path, read)
+    images, texts = (entry.get(key) for key in ("images", "texts"))
+    if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
+        raise ValueError("it has no lists images and texts of one length")
+    if any((image is None) == (text is None) for image, text in zip(images, texts, strict=True)):
+        raise ValueError("at each place there must be either an image or a text")
+    if any(not isinstance(each, str | None) for each in (*images, *texts)):
+        raise ValueError("one of its images or texts is no string")
+    parts = (Text(text) if image is None else image for image, text in zip(images, texts, strict=True))
+    yield from _interleaved(name, parts, find)
 
 
 def mmc4(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:

@@ -2,7 +2,7 @@
 
 ```
 card.json           counts, tokenizers, vocabulary; sizes and sha256 of all other files
-tokens-00000.bin    tokens, two bytes each
+tokens-00000.bin    tokens, two bytes each, or four where the vocabulary has more than 65,536
 learn-00000.bin     their learn flags, one bit each
 index-00000.bin     for each document where it ends, and its kind
 tokens-00001.bin    ... the next shard
@@ -15,6 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,22 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
-from chameleon_lab.files import intact, read_table
-from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.files import LARGEST_JSON, intact, read_table
+from chameleon_lab.storage import write_file
+from chameleon_lab.vocabulary import Vocabulary, id_dtype
 
 log = logging.getLogger(__name__)
 
-SHARDS_FORMAT, SHARDS_VERSION = "chameleon-lab shards", 1
-TOKEN, FLAGS, INDEX = np.dtype("<u2"), np.dtype("u1"), np.dtype([("end", "<i8"), ("kind", "u1")])
+SHARDS_FORMAT, SHARDS_VERSION = "chameleon-lab shards", 2
+"""Version 2 has tokens of four bytes; where two do, version 1 is written, which older labs read."""
+
+FLAGS, INDEX = np.dtype("u1"), np.dtype([("end", "<i8"), ("kind", "u1")])
 SHARD_PARTS = ("tokens", "learn", "index")
-SKIPPED = "skipped.jsonl"
+SKIPPED, PROGRESS = "skipped.jsonl", "progress.json"
+
+
+DOCUMENT_KINDS = ("text", "pair", "interleaved", "conversation")
+"""Kinds of documents; the index holds a place in this tuple."""
 
 
 def file_name(part: str, number: int) -> str:
@@ -55,7 +65,11 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
         vocabulary = Vocabulary(**plain | {"permutation": tuple(plain["permutation"])})
         for number, shard in enumerate(card["shards"]):
             tokens, documents = shard["tokens"], shard["documents"]
-            sizes = {"tokens": 2 * tokens, "learn": (tokens + 7) // 8, "index": INDEX.itemsize * documents}
+            sizes = {
+                "tokens": id_dtype(vocabulary.size).itemsize * tokens,
+                "learn": (tokens + 7) // 8,
+                "index": INDEX.itemsize * documents,
+            }
             if any(card["files"][file_name(name, number)]["bytes"] != size for name, size in sizes.items()):
                 raise ValueError(f"its sizes and counts of shard {number} contradict each other")
         names = {file_name(part, number) for part in SHARD_PARTS for number in range(len(card["shards"]))}
@@ -67,30 +81,42 @@ def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
 
 
 class Writer:
-    """Writes shards one after another into a folder, and the card last."""
+    """Writes shards of a vocabulary's tokens one after another into a folder, and the card last.
 
-    def __init__(self, folder: Path, shard_tokens: int) -> None:
-        self.folder, self.shard_tokens = folder, shard_tokens
-        self.documents = self.skipped = 0
-        self.reason = ""
-        self._shards, self._checksums = list[dict[str, int]](), dict[str, dict[str, Any]]()
-        self._skips = _File(folder / SKIPPED)
-        self._files: dict[str, _File] = {}
-        self._end = self._in_shard = 0
-        self._flags = np.empty(0, bool)
+    What it has written up to a `mark` can be gone on with, byte by byte, by a `Writer` that is given the mark.
+    """
 
-    def add(self, document: TokenizedDocument, kind: int) -> None:
+    def __init__(
+        self, folder: Path, vocabulary: Vocabulary, shard_tokens: int, mark: Mapping[str, Any] | None = None
+    ) -> None:
+        mark = mark or {}
+        self.folder, self.shard_tokens, self._kind = folder, shard_tokens, id_dtype(vocabulary.size)
+        self.documents, self.skipped, self.reason = (mark.get(name, 0) for name in ("documents", "skipped", "reason"))
+        self.kinds = Counter[str](mark.get("kinds", {}))
+        self._shards: list[dict[str, int]] = list(mark.get("shards", []))
+        self._checksums: dict[str, dict[str, Any]] = dict(mark.get("checksums", {}))
+        self._end, self._in_shard = mark.get("end", 0), mark.get("in_shard", 0)
+        self._flags = np.array(mark.get("flags", []), bool)
+        sizes = dict(mark.get("sizes", {}))
+        paths = {part: folder / (SKIPPED if part == "skips" else self._name(part)) for part in sizes}
+        for part, path in paths.items():
+            if sizes[part] and (not path.is_file() or path.stat().st_size < sizes[part]):
+                raise ValueError(f"{path} is shorter than it was")
+        self._skips = _File(folder / SKIPPED, sizes.get("skips", 0))
+        self._files = {part: _File(paths[part], sizes[part]) for part in SHARD_PARTS if part in sizes}
+
+    def add(self, document: TokenizedDocument, kind: str) -> None:
         if not self._files:
-            number = len(self._shards)
-            self._files = {name: _File(self.folder / file_name(name, number)) for name in SHARD_PARTS}
+            self._files = {part: _File(self.folder / self._name(part)) for part in SHARD_PARTS}
         self._end += len(document.tokens)
-        self._files["tokens"].write(document.tokens.astype(TOKEN).tobytes())
-        self._files["index"].write(np.array((self._end, kind), INDEX).tobytes())
+        self._files["tokens"].write(document.tokens.astype(self._kind).tobytes())
+        self._files["index"].write(np.array((self._end, DOCUMENT_KINDS.index(kind)), INDEX).tobytes())
         flags = np.concatenate([self._flags, document.learn])
         whole = len(flags) // 8 * 8
         self._files["learn"].write(np.packbits(flags[:whole]).tobytes())
         self._flags = flags[whole:]
         self.documents, self._in_shard = self.documents + 1, self._in_shard + 1
+        self.kinds[kind] += 1
         if self._end >= self.shard_tokens:
             self._end_shard()
 
@@ -103,44 +129,94 @@ class Writer:
             log.warning("Further skipped documents are listed in skipped.jsonl only.")
         self._skips.write((json.dumps(skipped, ensure_ascii=True) + "\n").encode())
 
+    def mark(self) -> dict[str, Any]:
+        """How far it is, as plain values."""
+        return {
+            "documents": self.documents,
+            "skipped": self.skipped,
+            "reason": self.reason,
+            "kinds": dict(self.kinds),
+            "shards": list(self._shards),
+            "checksums": dict(self._checksums),
+            "end": self._end,
+            "in_shard": self._in_shard,
+            "flags": self._flags.astype(int).tolist(),
+            "sizes": {"skips": self._skips.size} | {part: file.size for part, file in self._files.items()},
+        }
+
+    def save(self, progress: Mapping[str, Any]) -> None:
+        """Writes a mark, and what belongs to it, once all that it counts is on the disk."""
+        for file in (self._skips, *self._files.values()):
+            file.sync()
+        write_file(self.folder / PROGRESS, json.dumps(progress) + "\n")
+
     def finish(self, card: dict[str, Any]) -> None:
         self._end_shard()
         self._checksums[SKIPPED] = self._skips.close()
         card |= {
             "format": SHARDS_FORMAT,
-            "version": SHARDS_VERSION,
+            "version": 1 if self._kind.itemsize == 2 else SHARDS_VERSION,
             "documents": self.documents,
             "tokens": sum(shard["tokens"] for shard in self._shards),
             "skipped": self.skipped,
             "shards": self._shards,
             "files": self._checksums,
         }
-        (self.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        write_file(self.folder / "card.json", json.dumps(card, indent=2) + "\n")
+        (self.folder / PROGRESS).unlink(missing_ok=True)
 
     def close(self) -> None:
         for file in (self._skips, *self._files.values()):
             file.close()
 
+    def _name(self, part: str) -> str:
+        return file_name(part, len(self._shards))
+
     def _end_shard(self) -> None:
         if not self._files:
             return
         self._files["learn"].write(np.packbits(self._flags).tobytes())
-        self._checksums |= {file_name(name, len(self._shards)): file.close() for name, file in self._files.items()}
+        self._checksums |= {self._name(part): file.close() for part, file in self._files.items()}
         self._shards.append({"documents": self._in_shard, "tokens": self._end})
         self._files, self._end, self._in_shard, self._flags = {}, 0, 0, np.empty(0, bool)
 
 
 class _File:
-    """A file being written, its size and sha256 on the way."""
+    """A file being written, its size and sha256 on the way; one begun earlier is cut to the size that it had."""
 
-    def __init__(self, path: Path) -> None:
-        self._file, self._digest, self._bytes = path.open("wb"), hashlib.sha256(), 0
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.size, self._digest = size, hashlib.sha256()
+        self._file = path.open("r+b" if size else "wb")
+        self._file.truncate(size)
+        while data := self._file.read(2**24) if size else b"":
+            self._digest.update(data)
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
-        self._bytes += len(data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> dict[str, Any]:
         self._file.close()
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+        return {"bytes": self.size, "sha256": self._digest.hexdigest()}
+
+
+def read_progress(folder: Path, begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved in a folder whose writing ended early; empty where nothing was.
+
+    Raises ValueError where what was begun there is not this.
+    """
+    path = folder / PROGRESS
+    if not path.is_file():
+        return {}
+    remedy = f"Delete {folder} to begin anew."
+    with intact(path, remedy):
+        progress = read_table(path, LARGEST_JSON, remedy)
+        differing = [name for name in begun if progress["begun"].get(name) != begun[name]]
+    if differing:
+        raise ValueError(f"{folder} was begun with another {' and another '.join(differing)}. {remedy}")
+    return progress

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from chameleon_lab.corpora.packing import TokenizedDocument, tokenize
-from chameleon_lab.corpora.readers import Reader, Skipped, is_pair
-from chameleon_lab.corpora.shard_files import FLAGS, INDEX, SKIPPED, TOKEN, Writer, file_name, read_card
-from chameleon_lab.documents import Document, EndTurn, Image
-from chameleon_lab.files import intact, read_json_lines, reason_of
-from chameleon_lab.storage import whole_folder
+from chameleon_lab.corpora.packing import TokenizedDocument
+from chameleon_lab.corpora.readers import Reader, Skipped
+from chameleon_lab.corpora.shard_files import (
+    DOCUMENT_KINDS,
+    FLAGS,
+    INDEX,
+    PROGRESS,
+    SKIPPED,
+    Writer,
+    file_name,
+    read_card,
+    read_progress,
+)
+from chameleon_lab.corpora.tokenization import Done, tokenized_batches
+from chameleon_lab.files import intact, read_json_lines
+from chameleon_lab.storage import resumable_folder, whole_folder
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import SentencePieceTokenizer, TextTokenizer
-from chameleon_lab.vocabulary import Vocabulary
+from chameleon_lab.vocabulary import Vocabulary, id_dtype
 
-DOCUMENT_KINDS = ("text", "pair", "interleaved", "conversation")
-"""Kinds of documents; the index holds a place in this tuple."""
-
-
-BAD_DOCUMENT = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError)
-"""What a document whose parts are of wrong types may raise, wherever it is used; not what a machine's faults raise."""
-
-
-def document_kind(document: Document) -> str:
-    """Which of `DOCUMENT_KINDS`: turns make a conversation, one text with one image a pair."""
-    kinds = {type(segment) for segment in document}
-    if EndTurn in kinds:
-        return "conversation"
-    return "text" if Image not in kinds else "pair" if is_pair(document) else "interleaved"
+SAVE_EVERY = 10.0
+"""Seconds between two marks of a writing that can be gone on with."""
 
 
 def write_shards(
@@ -46,37 +45,60 @@ def write_shards(
     *,
     shard_tokens: int = 2**28,
     about: Mapping[str, Any] | None = None,
+    processes: int = 0,
+    resumable: bool = False,
+    report: Callable[[int], None] = lambda read: None,
 ) -> Shards:
     """Tokenizes documents into a new folder of shards, each of at least `shard_tokens` tokens but the last.
 
-    All or nothing: an interrupted call leaves no folder, at worst a hidden one that the next call removes. At most a
-    few hundred documents are in memory. A document that the tokenizer refuses, an empty one, and one without a token to
-    learn is skipped like those that the reader skips: `skipped.jsonl` says why. `about` goes into the card.
+    All or nothing: an interrupted call leaves no folder, at worst a hidden one that the next call removes; where it is
+    `resumable` it leaves FOLDER.partial, and the next call goes on from its last mark to the same bytes (the documents
+    up to there are read again, and not tokenized). At most a few hundred documents a process are in memory. Other
+    `processes` tokenize where there are any, this one only reads. A document that the tokenizer refuses, an empty one,
+    and one without a token to learn is skipped like those that the reader skips: `skipped.jsonl` says why. `about` goes
+    into the card; `report` is told how many entries were read and are done.
 
-    Raises ValueError when the vocabulary is too large for two bytes, when no document is left, and when the folder is
-    taken: a corpus is never overwritten.
+    Raises ValueError when no document is left, when the folder is taken (a corpus is never overwritten), and when what
+    was begun is not what is asked for now.
     """
     folder = Path(folder)
-    if tokenizer.vocabulary.size > 2**16:
-        raise ValueError(
-            f"Shards hold tokens in two bytes, up to id 65,535; this vocabulary has {tokenizer.vocabulary.size:,}."
-        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is taken: write into a new or empty folder, or delete it first.")
-    with whole_folder(folder) as hidden, closing(Writer(hidden, shard_tokens)) as writer:
-        kinds = Counter[str]()
-        for entry in _tokenized(documents, tokenizer):
-            if isinstance(entry, Skipped):
-                writer.skip(entry)
-            else:
-                document, kind = entry
-                writer.add(document, DOCUMENT_KINDS.index(kind))
-                kinds[kind] += 1
-        if not kinds:
-            skips = f"; skipped were {writer.skipped}, the first for this: {writer.reason}" if writer.skipped else ""
-            raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{skips}.")
-        card = {"kinds": dict(kinds), "grid": list(tokenizer.grid), "tokenizers": identities(tokenizer)}
-        writer.finish(dict(about or {}) | card | {"vocabulary": asdict(tokenizer.vocabulary)})
+    about = dict(about or {})
+    made = {
+        "grid": list(tokenizer.grid),
+        "tokenizers": identities(tokenizer),
+        "vocabulary": asdict(tokenizer.vocabulary),
+    }
+    begun = json.loads(json.dumps({**about, **made, "shard_tokens": shard_tokens})) if resumable else {}
+    with (resumable_folder if resumable else whole_folder)(folder) as partial:
+        progress = read_progress(partial, begun) if resumable else {}
+        with intact(partial / PROGRESS, f"Delete {partial} to begin anew."):
+            done = Done(*progress.get("done", ()))
+            writer = Writer(partial, tokenizer.vocabulary, shard_tokens, progress.get("mark"))
+        with closing(writer):
+            progress, last = {"begun": begun, "done": done, "mark": writer.mark()}, time.monotonic()
+            with closing(tokenized_batches(documents, tokenizer, processes, done)) as batches:
+                try:
+                    for done, entries in batches:
+                        for entry in entries:
+                            if isinstance(entry, Skipped):
+                                writer.skip(entry)
+                            else:
+                                writer.add(*entry)
+                        progress |= {"done": done, "mark": writer.mark()}
+                        report(done.read)
+                        if resumable and time.monotonic() - last > SAVE_EVERY:
+                            writer.save(progress)
+                            last = time.monotonic()
+                except BaseException:
+                    if resumable:
+                        writer.save(progress)
+                    raise
+            if not writer.documents:
+                lost = f"; skipped were {writer.skipped}, the first for this: {writer.reason}" if writer.skipped else ""
+                raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{lost}.")
+            writer.finish({**about, "kinds": dict(writer.kinds), **made})
     return Shards(folder)
 
 
@@ -96,7 +118,7 @@ class Shards(Sequence[TokenizedDocument]):
                 fault = "is missing" if size is None else f"has {size:,} bytes instead of {checksum['bytes']:,}"
                 raise ValueError(f"{path} {fault}: the corpus is damaged. Copy it again, or write it anew.")
         numbers = range(len(self.card["shards"]))
-        self._tokens = [self._map("tokens", number, TOKEN) for number in numbers]
+        self._tokens = [self._map("tokens", number, id_dtype(self.vocabulary.size)) for number in numbers]
         self._learn = [self._map("learn", number, FLAGS) for number in numbers]
         index = [self._map("index", number, INDEX) for number in numbers]
         self._ends, self._kinds = [each["end"] for each in index], [each["kind"] for each in index]
@@ -229,60 +251,3 @@ def _image_identity(image: ImageTokenizer) -> str:
             plain = tensor.detach().cpu()
             digest.update(name.encode() + (plain.half() if plain.is_floating_point() else plain).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
-    """Each document's tokens and kind, or why it is skipped; 256 documents or 64 pictures are tokenized at once.
-
-    Order is kept, except that a skipped document may come before its neighbours.
-    """
-    waiting: list[tuple[str, Document]] = []
-    number = pictures = 0
-    for document in documents:
-        if isinstance(document, Skipped):
-            yield document
-            continue
-        number += 1
-        try:
-            waiting.append((f"document {number}", _prepared(document, tokenizer)))
-        except BAD_DOCUMENT as error:
-            yield Skipped(f"document {number}", reason_of(error))
-            continue
-        pictures += len(document.pictures)
-        if len(waiting) >= 256 or pictures >= 64:
-            yield from _tokenize_waiting(waiting, tokenizer)
-            waiting, pictures = [], 0
-    yield from _tokenize_waiting(waiting, tokenizer)
-
-
-def _prepared(document: Document, tokenizer: MixedModalTokenizer) -> Document:
-    """The document with its pictures as small as the tokenizer will see them."""
-    return Document(
-        tuple(
-            replace(segment, picture=tokenizer.image.prepare(segment.picture))
-            if isinstance(segment, Image) and segment.codes is None
-            else segment
-            for segment in document
-        )
-    )
-
-
-def _tokenize_waiting(
-    named: list[tuple[str, Document]], tokenizer: MixedModalTokenizer
-) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
-    try:
-        documents = tokenize([document for _, document in named], tokenizer)
-    except BAD_DOCUMENT as error:  # one document is at fault: which one shows when each goes alone
-        if len(named) == 1:
-            yield Skipped(named[0][0], reason_of(error))
-            return
-        for each in named:
-            yield from _tokenize_waiting([each], tokenizer)
-        return
-    for (name, document), tokenized in zip(named, documents, strict=True):
-        if len(tokenized.tokens) <= 2:
-            yield Skipped(name, "it is empty")
-        elif not tokenized.learn[1:].any():
-            yield Skipped(name, "no token in it is to be learned")
-        else:
-            yield tokenized, document_kind(document)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import tempfile
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from chameleon_lab.processes import PROCESS_ENDED, pool_of
 
 Batches = Callable[[int], Any]
 """The batch of a step: a pure function."""
@@ -55,9 +53,7 @@ class Ahead:
         try:
             return pickle.loads(self._spans.pop(index).result())
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                "A process that made batches ended, perhaps for want of memory: fewer of them need less."
-            ) from error
+            raise RuntimeError(PROCESS_ENDED) from error
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -73,44 +69,6 @@ def made_ahead(make: Callable[[], Batches]) -> Batches:
     """The batches of `make()`: from processes where a GPU trains and cores are free, else made when they are due."""
     processes = spare_cores()
     return Ahead(make, processes) if processes else make()
-
-
-def pool_of(processes: int, initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
-    """Processes of one thread each, begun afresh: a copy of one that has opened a GPU could not use it.
-
-    The arguments go by a file: through a pipe, each process would be begun only when the one before has imported all.
-    """
-    with tempfile.NamedTemporaryFile("wb", prefix="chameleon-lab-", delete=False) as file:
-        pickle.dump((initializer, arguments), file, pickle.HIGHEST_PROTOCOL)
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker, (file.name,))
-    weakref.finalize(pool, Path(file.name).unlink, missing_ok=True)
-    return pool
-
-
-def in_processes(
-    work: Callable[[Any], Any], items: Iterable[Any], processes: int, initializer: Callable[..., None], *arguments: Any
-) -> Iterator[Any]:
-    """`work` of each item, in order; without processes it is done here."""
-    if not processes:
-        initializer(*arguments)
-        yield from map(work, items)
-        return
-    with pool_of(processes, initializer, *arguments) as pool:
-        yield from pool.map(work, items)
-
-
-def _begin_worker(file: str) -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    initializer, arguments = pickle.loads(Path(file).read_bytes())  # written by the process that began this one
-    initializer(*arguments)
-
-
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for its next task for ever: it holds both ends of their pipe."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 _worker_batches: Batches = lambda step: None  # noqa: E731 - a worker's, set when it begins

@@ -34,6 +34,7 @@ from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
+from chameleon_lab.processes import in_processes
 from chameleon_lab.signals import exit_code
 from chameleon_lab.stability import ZLoss
 from chameleon_lab.storage import write_file
@@ -41,7 +42,7 @@ from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.preparation import pixels_of
 from chameleon_lab.tokenizers.quantizers import spread_book
-from chameleon_lab.training.ahead import in_processes, made_ahead, spare_cores
+from chameleon_lab.training.ahead import made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY, Experiment

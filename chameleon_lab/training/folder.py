@@ -32,7 +32,7 @@ from chameleon_lab.history import (
     step_record,
     steps_missing,
 )
-from chameleon_lab.storage import write_file
+from chameleon_lab.storage import claim, write_file
 
 log = logging.getLogger(__name__)
 
@@ -117,20 +117,9 @@ class RunFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as file:
-            try:
-                import fcntl
-            except ImportError:  # no such locks on Windows
-                yield
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not claim(file.fileno()):
                 raise ValueError(
                     f"Another process trains in {self.folder}: stop it there, or give this run another folder."
-                ) from error
-            except OSError as error:
-                log.warning(
-                    "%s is on a file system without locks (%s): see that one process trains there.", self.folder, error
                 )
             self._lock = os.fstat(file.fileno()).st_ino
             self._locks = True

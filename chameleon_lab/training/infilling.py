@@ -43,13 +43,15 @@ from chameleon_lab.history import StepRecord
 from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.optimization import CoolDown
 from chameleon_lab.plain import plain_values
+from chameleon_lab.processes import in_processes
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.training.ahead import in_processes, made_ahead, spare_cores
+from chameleon_lab.training.ahead import made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY
+from chameleon_lab.vocabulary import id_dtype
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +182,8 @@ def encode_scenes(tokenizer: MixedModalTokenizer, folder: Path, numbers: np.ndar
             raise ValueError(f"{folder} holds codes of other scenes, or another image tokenizer's. {ENCODE_ANEW}")
         return SceneCodes(folder)
     began, image, device = time.monotonic(), tokenizer.image, "cuda" if torch.cuda.is_available() else "cpu"
-    rows, codes = [np.empty(0, np.int64)], [np.empty((0, *tokenizer.grid), np.uint16)]
+    kind = id_dtype(image.codes)
+    rows, codes = [np.empty(0, np.int64)], [np.empty((0, *tokenizer.grid), kind)]
     chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     image.to(device)
     with whole_folder(folder, ("codes.npy", "numbers.npy", "card.json")) as hidden:
@@ -188,7 +191,7 @@ def encode_scenes(tokenizer: MixedModalTokenizer, folder: Path, numbers: np.ndar
             if len(some):
                 pixels_BCHW = torch.from_numpy(pixels_BHWC).to(device).movedim(-1, 1).contiguous().float() / 255 * 2 - 1
                 with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-                    codes.append(image.encode_pixels(pixels_BCHW).cpu().numpy().astype(np.uint16))
+                    codes.append(image.encode_pixels(pixels_BCHW).cpu().numpy().astype(kind))
                 rows.append(some)
         whole = np.concatenate(rows)
         order = np.argsort(whole)

@@ -22,7 +22,7 @@ from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import TextTokenizer
 from chameleon_lab.training.data import Corpus
-from chameleon_lab.vocabulary import Modality, Vocabulary
+from chameleon_lab.vocabulary import Modality, Vocabulary, id_dtype
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def tokenize_views(
     mirrors, trained, before = data.mirrors, data.trained, image.device
     image.to("cuda" if torch.cuda.is_available() else before)
     count = len(data.pixels)
-    kind = np.uint16 if image.codes <= 2**16 else np.uint32
+    kind = id_dtype(image.codes)
 
     def encoded(numbers: list[int], rng: np.random.Generator | None) -> np.ndarray:
         codes = list[np.ndarray]()
