@@ -136,7 +136,7 @@ def resumable_folder(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     lock = partial / "lock"
     with lock.open("a") as file:
-        if not claim(file.fileno()):
+        if not hold_file(file.fileno()):
             raise ValueError(f"Another process writes into {partial}: wait for it, stop it, or write elsewhere.")
         yield partial
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -149,7 +149,7 @@ def resumable_folder(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
 
 
-def claim(file: int) -> bool:
+def hold_file(file: int) -> bool:
     """Takes an open file for this process, until that closes it or is gone; False where another holds it.
 
     Where the system or the file system knows no such thing it is taken, which the log says of the latter.

@@ -26,7 +26,7 @@ import numpy as np
 
 from chameleon_lab.documents import Document
 from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
-from chameleon_lab.storage import claim, write_file
+from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ class Journal:
         self.path.parent.mkdir(exist_ok=True)
         self._file = self.path.open("ab")
         try:
-            if not claim(self._file.fileno()):
+            if not hold_file(self._file.fileno()):
                 raise ValueError(
                     f"{self.path} is open already: somebody judges as {annotator!r} in another cell or kernel. "
                     "Take another name, or close that one."

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from support import failed
 
+from chameleon_lab.commands import progress
+from chameleon_lab.commands import tokenize as command
 from chameleon_lab.commands.main import main
+from chameleon_lab.corpora import shards, tokenization
 from chameleon_lab.corpora.readers import READERS
 from chameleon_lab.corpora.shards import Shards
 from chameleon_lab.documents import Document
@@ -103,3 +108,35 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(model, picture, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     assert "is taken" in failed(capsys, "tokenize", "text", str(tmp_path / "out" / "mine"), *out)
+
+
+def test_what_was_stopped_goes_on_and_says_how_far_it_is(model, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 4)
+    monkeypatch.setattr(command, "entries_progress", partial(progress.entries_progress, every=-1.0))
+    whole = written(model, tmp_path / "whole", "scenes", "-n", "30", "--held-out", "10")
+    real, ends = shards.Writer.add, [13, 25]
+
+    def stopped(self, *document):
+        if ends and self.documents == ends[0]:
+            ends.pop(0)
+            raise KeyboardInterrupt
+        real(self, *document)
+
+    monkeypatch.setattr(shards.Writer, "add", stopped)
+    arguments = ("scenes", "-n", "30", "--held-out", "10")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="130"):
+            written(model, tmp_path, *arguments)
+        assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "train.partial"]
+    with caplog.at_level(logging.INFO):
+        corpus = written(model, tmp_path, *arguments)
+    assert corpus.card["files"] == whole.card["files"]
+    words = [record.getMessage() for record in caplog.records]
+    assert any("of about 10 documents, " in each and " a second, " in each and each.endswith(" left") for each in words)
+    assert any("a million take" in each for each in words)
+    shutil.rmtree(tmp_path / "out" / "held_out")  # killed between the two
+    written(model, tmp_path, *arguments)
+    assert (
+        (Shards(tmp_path / "out" / "held_out").card["files"])
+        == Shards(tmp_path / "whole" / "out" / "held_out").card["files"]
+    )

@@ -48,11 +48,12 @@ def entries_progress(stage: str, expected: int | None, every: float = 10.0) -> I
             return
         last = now
         pace = (read - first[0]) / max(now - first[1], 1e-9)
-        of = f" of about {expected:,}" * bool(expected)
-        left = (expected or 0) - read
-        words = [f"{pace:,.1f} a second"] * (pace > 0)
-        words += [f"{tqdm.format_interval(left / pace)} left"] * (pace > 0 and left > 0)
-        log.info("%s: %s%s documents, %s", stage, f"{read:,}", of, ", ".join(words) or "at work")
+        words = [f"{stage}: {read:,}{f' of about {expected:,}' if expected else ''} documents"]
+        if pace:
+            words.append(f"{pace:,.1f} a second")
+            if expected and expected > read:
+                words.append(f"{tqdm.format_interval((expected - read) / pace)} left")
+        log.info(", ".join(words))
 
     with bar, logging_redirect_tqdm() if terminal else nullcontext():
         yield report

@@ -6,8 +6,11 @@ import argparse
 import itertools
 import logging
 import re
+import time
 from collections import Counter
 from pathlib import Path
+
+from tqdm import tqdm
 
 from chameleon_lab.commands.loading import load_model
 from chameleon_lab.commands.progress import entries_progress
@@ -15,6 +18,7 @@ from chameleon_lab.corpora import shards
 from chameleon_lab.corpora.archives import ALL_READERS, expected_entries
 from chameleon_lab.corpora.mixture import scene_pairs
 from chameleon_lab.corpora.readers import PictureFolder, Reader, Skipped, half_picture_first
+from chameleon_lab.corpora.shards import Shards
 from chameleon_lab.documents import Document
 from chameleon_lab.parts import require_count
 
@@ -55,6 +59,11 @@ def tokenize_command(options: argparse.Namespace) -> None:
         if pictures:
             psnr = sum(tokenizer.image.reconstruct(picture).psnr for picture in pictures) / len(pictures)
             log.info("The image tokenizer of %s brings pictures like these back at %.1f dB.", options.model, psnr)
+            began = time.monotonic()
+            tokenizer.image.encode_batch(pictures)
+            pace = len(pictures) / (time.monotonic() - began) * max(1, options.processes)
+            million = tqdm.format_interval(1e6 / pace)
+            log.info("It encodes about %s of them a second here: a million take %s.", f"{pace:,.1f}", million)
             if psnr < LOSSY:
                 log.warning("Below %d dB shapes are lost: `chameleon-lab train --data` trains one for them.", LOSSY)
         yield from itertools.chain(first, documents)
@@ -88,4 +97,10 @@ def tokenize_command(options: argparse.Namespace) -> None:
     for name, count in (("train", options.n), ("held_out", options.held_out)):
         if count:
             side = "held_out" if name == "held_out" else "trainable"
+            if name == "train" and options.held_out and (options.out / "train" / "card.json").is_file():
+                card = Shards(options.out / "train").card
+                request = {"model": str(options.model), "seed": options.seed, "documents": count}
+                if not (options.out / "held_out").exists() and all(card.get(key) == request[key] for key in request):
+                    log.info("%s is there: what is held out goes on.", options.out / "train")
+                    continue
             write(options.out / name, scene_pairs(count, options.seed, side), count, side=side)

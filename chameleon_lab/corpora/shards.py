@@ -65,12 +65,12 @@ def write_shards(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is taken: write into a new or empty folder, or delete it first.")
     about = dict(about or {})
-    made = {
+    identity = {
         "grid": list(tokenizer.grid),
         "tokenizers": identities(tokenizer),
         "vocabulary": asdict(tokenizer.vocabulary),
     }
-    begun = json.loads(json.dumps({**about, **made, "shard_tokens": shard_tokens})) if resumable else {}
+    begun = json.loads(json.dumps({**about, **identity, "shard_tokens": shard_tokens})) if resumable else {}
     with (resumable_folder if resumable else whole_folder)(folder) as partial:
         progress = read_progress(partial, begun) if resumable else {}
         with intact(partial / PROGRESS, f"Delete {partial} to begin anew."):
@@ -98,7 +98,7 @@ def write_shards(
             if not writer.documents:
                 lost = f"; skipped were {writer.skipped}, the first for this: {writer.reason}" if writer.skipped else ""
                 raise ValueError(f"There is nothing to write into {folder}: the corpus is empty{lost}.")
-            writer.finish({**about, "kinds": dict(writer.kinds), **made})
+            writer.finish({**about, "kinds": dict(writer.kinds), **identity})
     return Shards(folder)
 
 

@@ -32,7 +32,7 @@ class Done(NamedTuple):
     digest: str = ""
 
 
-NOTHING = Done()
+NONE_DONE = Done()
 
 
 class _Batch(NamedTuple):
@@ -52,7 +52,7 @@ def document_kind(document: Document) -> str:
 
 
 def tokenized_batches(
-    documents: Reader, tokenizer: MixedModalTokenizer, processes: int = 0, done: Done = NOTHING
+    documents: Reader, tokenizer: MixedModalTokenizer, processes: int = 0, done: Done = NONE_DONE
 ) -> Generator[tuple[Done, list[Tokenized]]]:
     """A reader's entries as tokens, batch by batch, each with what is done after it; those that were `done` are only
     read. Batches begin and end at the same entries however often one goes on, whatever the processes.
@@ -60,7 +60,7 @@ def tokenized_batches(
     Raises ValueError where what is read is not what was done, or processes are to use a GPU's tokenizer, and
     RuntimeError where a process ended.
     """
-    batches = _batches(documents, tokenizer, done)
+    batches = _entry_batches(documents, tokenizer, done)
     if not processes:
         yield from map(partial(_tokenize_batch, tokenizer), batches)
         return
@@ -83,13 +83,13 @@ def _tokenize_in_process(batch: _Batch) -> tuple[Done, list[Tokenized]]:
     return _tokenize_batch(_process_tokenizer, batch)
 
 
-def _batches(documents: Reader, tokenizer: MixedModalTokenizer, done: Done) -> Iterator[_Batch]:
+def _entry_batches(documents: Reader, tokenizer: MixedModalTokenizer, done: Done) -> Iterator[_Batch]:
     """Entries, pictures as small as the tokenizer will see them, in batches."""
     digest, read, number, pictures = "", 0, 0, 0
     waiting: list[tuple[str, Document] | Skipped] = []
     for entry in documents:
         read, number = read + 1, number + isinstance(entry, Document)
-        digest = hashlib.sha256(f"{digest} {_outline(entry)}".encode(errors="surrogatepass")).hexdigest()
+        digest = hashlib.sha256(f"{digest} {_summary(entry)}".encode(errors="surrogatepass")).hexdigest()
         if read <= done.read:
             if read == done.read and digest != done.digest:
                 raise ValueError(f"The first {read:,} entries are not those of the time before: {_CHANGED}")
@@ -112,7 +112,7 @@ def _batches(documents: Reader, tokenizer: MixedModalTokenizer, done: Done) -> I
         yield _Batch(Done(read, digest), waiting)
 
 
-def _outline(entry: Document | Skipped) -> str:
+def _summary(entry: Document | Skipped) -> str:
     """What a document is told by, without a look at its pixels."""
     if isinstance(entry, Skipped):
         return f"{entry}"

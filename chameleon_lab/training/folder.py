@@ -32,7 +32,7 @@ from chameleon_lab.history import (
     step_record,
     steps_missing,
 )
-from chameleon_lab.storage import claim, write_file
+from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class RunFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as file:
-            if not claim(file.fileno()):
+            if not hold_file(file.fileno()):
                 raise ValueError(
                     f"Another process trains in {self.folder}: stop it there, or give this run another folder."
                 )
