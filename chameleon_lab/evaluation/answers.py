@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-VQA_DEFINITION = "VQA accuracy: mean over the ten people of min(1, matches among the nine others / 3), as visualqa.org's"
+VQA_DEFINITION = "VQA accuracy: mean over ten people of min(1, matches among the nine others / 3), as visualqa.org's"
 
-_NUMBERS = dict(
+_NUMBERS: dict[str, str] = dict(
     zip(
         ("none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
         ("0", *map(str, range(11))),
@@ -24,17 +24,18 @@ _CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd "
     "he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've "
     "needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've "
-    "somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's "
-    "there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't "
-    "what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're "
-    "why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
-).split()
+    "somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll "
+    "that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've "
+    "weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've "
+    "why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're "
+    "you've"
+)
 
 
 def _apostrophe_restored() -> dict[str, str]:
     """Contractions by what they are without one of their apostrophes, as the program's table has them."""
     table: dict[str, str] = {}
-    for word in _CONTRACTIONS:
+    for word in _CONTRACTIONS.split():
         parts = word.split("'")
         for place in range(len(parts) - 1):
             table["'".join([*parts[:place], parts[place] + parts[place + 1], *parts[place + 2 :]])] = word
@@ -53,14 +54,14 @@ def vqa_accuracy(answer: str, human_answers: Sequence[str]) -> float:
     """
     if not human_answers:
         raise ValueError("VQA's accuracy is over people's answers, ten a question, and there are none.")
-    ours, theirs = _plain(answer), [_plain(each) for each in human_answers]
+    ours, theirs = _one_line(answer), [_one_line(each) for each in human_answers]
     if len(set(theirs)) > 1:
         ours, theirs = vqa_normal(ours), [vqa_normal(each) for each in theirs]
     matches = sum(each == ours for each in theirs)
     return sum(min(1.0, (matches - (each == ours)) / 3) for each in theirs) / len(theirs)
 
 
-def _plain(answer: str) -> str:
+def _one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -118,7 +119,9 @@ def boxed_answer(text: str) -> str | None:
 
 
 def _one_spelling(formula: str) -> str:
-    formula = re.sub(r"\\text\{\s[^{}]*\}|\\left|\\right|\\!|\\,|\\ |\\\$|\$|\\%|%|\^\\circ|\^\{\\circ\}|\s", "", formula)
+    formula = re.sub(
+        r"\\text\{\s[^{}]*\}|\\left|\\right|\\!|\\,|\\ |\\\$|\$|\\%|%|\^\\circ|\^\{\\circ\}|\s", "", formula
+    )
     formula = re.sub(r"\\[dt]frac", r"\\frac", formula).rstrip(".")
     formula = re.sub(r"\\frac(\w)(\w)", r"\\frac{\1}{\2}", formula)
     formula = re.sub(r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}", formula)

@@ -63,7 +63,7 @@ def caption_words(caption: str) -> list[str]:
     """
     words: list[str] = []
     for word in _WORDS.findall(caption.lower().translate(_TYPED)):
-        words += _SPLITS.get(word, _BRACKETS.get(word, word)).split()
+        words += (_SPLITS.get(word) or _BRACKETS.get(word) or word).split()
     return [word for word in words if word not in _SILENT]
 
 
@@ -83,10 +83,10 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.nd
     phrases = [[_phrases(caption_words(each)) for each in some] for some in references]
     pictures_with = Counter(phrase for some in phrases for phrase in set().union(*some))
     logs = {phrase: np.log(len(captions)) - np.log(count) for phrase, count in pictures_with.items()}
-    scores: list[float] = []
+    rarest, scores = float(np.log(len(captions))), list[float]()
     for caption, some in zip(captions, phrases, strict=True):
         counts = _phrases(caption_words(caption))
-        scores.append(10 * float(np.mean([_likeness(counts, each, logs, float(np.log(len(captions)))) for each in some])))
+        scores.append(10 * float(np.mean([_likeness(counts, each, logs, rarest) for each in some])))
     return np.array(scores)
 
 
