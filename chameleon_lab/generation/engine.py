@@ -117,26 +117,49 @@ class Engine:
         context = self.model.config.context
         if (longest := len(before) + max(map(len, scored), default=0)) > context:
             raise ValueError(f"A document has {longest} tokens and the model's context holds {context}: shorten it.")
-        device = self.model.embedding.weight.device
         masks = [self._masks(before, each, grammar) if grammar else [] for each in scored]
-        width = max((len(before) + len(each) for each in scored), default=0)
-        tokens_BT = torch.full((len(scored), width), self.tokenizer.vocabulary.pad)
-        for tokens_T, each in zip(tokens_BT, scored, strict=True):
-            tokens_T[: len(before) + len(each)] = torch.from_numpy(np.concatenate([before, each]))
-        outputs_BTD = self.model.trunk(tokens_BT.to(device)) if len(scored) else torch.empty(0)
-        scores: list[TokenScores] = []
-        for outputs_TD, each, allowed in zip(outputs_BTD, scored, masks, strict=True):
-            logs: list[Tensor] = []
-            for start in range(0, len(each), SCORED_AT_ONCE):
-                stop = min(start + SCORED_AT_ONCE, len(each))
-                logits_TV = self.model.logits(outputs_TD[len(before) - 1 :][start:stop])
-                if allowed:
-                    allowed_TV = torch.from_numpy(np.stack([mask.allowed_V for mask in allowed[start:stop]]))
+        rows = [np.concatenate([before, each]) for each in scored]
+        logs = self.score_tokens(rows, [len(each) for each in scored], masks)
+        modality = self.tokenizer.vocabulary.modality
+        return [TokenScores(each, logs_T, modality[each]) for each, (logs_T, _) in zip(scored, logs, strict=True)]
+
+    @torch.inference_mode()
+    def score_tokens(
+        self, rows: Sequence[np.ndarray], counts: Sequence[int], masks: Sequence[Sequence[Mask]] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of the last `counts` tokens of each row, all rows at once: the log-probability of each given all before it,
+        in nats, and whether it was the likeliest.
+
+        A row is at most one token longer than the model's context, and longer than its count. Raises ValueError for
+        any other.
+        """
+        context, device = self.model.config.context, self.model.embedding.weight.device
+        for row, count in zip(rows, counts, strict=True):
+            if not 0 <= count < len(row) <= context + 1:
+                raise ValueError(
+                    f"A row of {len(row)} tokens has no {count} scores: it holds more than that, and at most one more "
+                    f"than the model's context of {context}."
+                )
+        inputs = [row[:context] for row in rows]
+        tokens_BT = torch.full((len(rows), max(map(len, inputs), default=0)), self.tokenizer.vocabulary.pad)
+        for tokens_T, each in zip(tokens_BT, inputs, strict=True):
+            tokens_T[: len(each)] = torch.from_numpy(each)
+        outputs_BTD = self.model.trunk(tokens_BT.to(device)) if len(rows) else torch.empty(0)
+        scores: list[tuple[np.ndarray, np.ndarray]] = []
+        for place, (outputs_TD, row, count) in enumerate(zip(outputs_BTD, rows, counts, strict=True)):
+            first, targets = len(row) - count - 1, row[len(row) - count :]
+            logs, likeliest = list[Tensor](), list[Tensor]()
+            for start in range(0, count, SCORED_AT_ONCE):
+                stop = min(start + SCORED_AT_ONCE, count)
+                logits_TV = self.model.logits(outputs_TD[first:][start:stop])
+                if masks is not None and masks[place]:
+                    allowed_TV = torch.from_numpy(np.stack([mask.allowed_V for mask in masks[place][start:stop]]))
                     logits_TV = logits_TV.masked_fill(~allowed_TV.to(device), -torch.inf)
-                target_T1 = torch.from_numpy(each[start:stop]).to(device)[:, None]
+                target_T1 = torch.from_numpy(targets[start:stop]).to(device)[:, None]
                 logs.append(logits_TV.log_softmax(-1).gather(-1, target_T1)[:, 0])
+                likeliest.append(logits_TV.argmax(-1) == target_T1[:, 0])
             logs_T = torch.cat(logs).double().cpu().numpy() if logs else np.empty(0)
-            scores.append(TokenScores(each, logs_T, self.tokenizer.vocabulary.modality[each]))
+            scores.append((logs_T, torch.cat(likeliest).cpu().numpy() if logs else np.empty(0, bool)))
         return scores
 
     def _masks(self, before: np.ndarray, tokens: np.ndarray, grammar: Rules) -> list[Mask]:

@@ -1,0 +1,148 @@
+"""Values with their protocol and the score of each item behind them, and how far two models' differ beyond chance.
+
+```python
+ours, theirs = (list(scene_results(lab)) for lab in (one, other))
+print(result_table({"one": ours, "other": theirs}))
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.evaluation.intervals import Mean
+from chameleon_lab.evaluation.metrics import preparation_words
+from chameleon_lab.records import MetricCard, MetricValue
+from chameleon_lab.tokenizers.preparation import LANCZOS
+
+FEWEST_DIFFERENT = 6
+"""Items on which two models must differ at all before one is called better: of five that all go one way, chance has
+one case in sixteen."""
+
+Verdict = Literal["better", "worse", "no difference excluded", "not measured alike"]
+
+
+def evaluation_card(
+    metric: str,
+    definition: str,
+    reference: str,
+    items: Iterable[str],
+    *,
+    n: int,
+    lab: Chameleon,
+    pictures: bool = False,
+    seed: int | None = None,
+) -> MetricCard:
+    """The protocol of a model's value: `items` are what was asked, by whose hash others see whether they were asked the
+    same; `pictures`: whether some are among them, which the model's own policy prepares."""
+    digest, tokenizer = hashlib.sha256("\0".join(items).encode()).hexdigest(), lab.tokenizer
+    policy = tokenizer.preparation or tokenizer.image.preparations["centre crop"] if pictures else None
+    crop, resize = (preparation_words(policy), LANCZOS.name) if policy else ("none", "none")
+    dtype = str(lab.model.embedding.weight.dtype).removeprefix("torch.")
+    return MetricCard(metric, definition, reference, digest, crop, resize, n, dtype, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A value, and the score of each item, in the order of the items, whose mean it is (of per cents, 100 times it)."""
+
+    value: MetricValue
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, scores: Sequence[float] | np.ndarray, card: MetricCard, unit: str = "%") -> Result:
+        """The mean of scores, as a percentage of 1 where the unit is one. Raises ValueError for no scores."""
+        scores_N = np.asarray(scores, np.float64)
+        if not len(scores_N):
+            raise ValueError(f"There is no {card.metric} of no items.")
+        return cls(MetricValue(float(scores_N.mean()) * (100 if unit == "%" else 1), unit, True, card), scores_N)
+
+    @property
+    def scale(self) -> float:
+        return 100.0 if self.value.unit == "%" else 1.0
+
+    @property
+    def mean(self) -> Mean:
+        """The value with its interval, by bootstrap over items."""
+        return Mean.of(self.scale * self.scores)
+
+    def __str__(self) -> str:
+        return f"{self.value.card.metric} {self.mean.within('.1f')} {self.value.unit}, n = {len(self.scores)}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger the first of two values is, with its interval by paired bootstrap, and what that comes to.
+
+    `unequal`: how many items the two differ on; `apart`: in which fields of their cards they differ, and why it
+    matters; the verdict is then that they were not measured alike.
+    """
+
+    metric: str
+    mean: Mean | None
+    unequal: int
+    verdict: Verdict
+    apart: Mapping[str, str]
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return self.verdict
+        low, high = self.mean.low, self.mean.high
+        return f"{self.mean.value:+.1f} ({low:+.1f} to {high:+.1f}), {self.verdict}"
+
+
+def difference(one: Result, other: Result, despite: Iterable[str] = (), draws: int = 2000) -> Difference:
+    """Of two results of the same items: both models' scores of an item are drawn together, so that what makes an item
+    hard for both is no noise.
+
+    `despite`: fields of their cards in which they may differ, such as "dtype". A verdict also needs
+    `FEWEST_DIFFERENT` items on which they differ.
+    """
+    metric, overlooked = one.value.card.metric, set(despite)
+    apart = {name: why for name, why in one.value.card.differences(other.value.card).items() if name not in overlooked}
+    if one.value.unit != other.value.unit:
+        apart["unit"] = f"{one.value.unit} and {other.value.unit}"
+    if apart or len(one.scores) != len(other.scores):
+        return Difference(metric, None, 0, "not measured alike", apart or {"n": "other numbers of items"})
+    gaps_N = one.scale * (one.scores - other.scores)
+    mean, unequal = Mean.of(gaps_N, draws=draws), int((gaps_N != 0).sum())
+    verdict: Verdict = "no difference excluded"
+    if unequal >= FEWEST_DIFFERENT and mean.excludes(0):
+        verdict = "better" if (mean.value > 0) == one.value.higher_is_better else "worse"
+    return Difference(metric, mean, unequal, verdict, {})
+
+
+def result_table(models: Mapping[str, Sequence[Result]], despite: Iterable[str] = ()) -> str:
+    """A table in Markdown: a row a metric, a column a model, and of two models the first less the second.
+
+    Where the cards differ in a row, the last column says in what, and nothing is compared. Raises ValueError for models
+    without a metric in common.
+    """
+    by_metric = {name: {each.value.card.metric: each for each in results} for name, results in models.items()}
+    metrics = [each.value.card.metric for each in next(iter(models.values()), ())]
+    shared = [metric for metric in metrics if all(metric in results for results in by_metric.values())]
+    if not shared:
+        raise ValueError(f"{', '.join(models) or 'No models'} have no metric in common: there is nothing to compare.")
+    pair, despite = list(by_metric.values()) if len(by_metric) == 2 else None, tuple(despite)
+    names = list(models)
+    heads = ["metric", "n", *names, *([f"{names[0]} less {names[1]}"] if pair else [])]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    notes: dict[str, str] = {}
+    for metric in shared:
+        rows = [results[metric] for results in by_metric.values()]
+        counts = sorted({len(row.scores) for row in rows})
+        cells = [metric, " / ".join(map(str, counts))]
+        cells += [f"{row.mean.within('.1f')} {row.value.unit}".rstrip() for row in rows]
+        if pair:
+            gap = difference(pair[0][metric], pair[1][metric], despite)
+            cells.append(str(gap) + (f": {', '.join(gap.apart)}" if gap.apart else ""))
+            notes |= gap.apart
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"- {name}: {why}" for name, why in notes.items()]
+    return "\n".join([*lines[: len(shared) + 2], *([""] if notes else []), *lines[len(shared) + 2 :]])
