@@ -430,8 +430,9 @@ def find(folder: Path | str) -> Path:
 def _document(document: Document) -> Document:
     """The document, if it is one. Raises TypeError, showing how to make one, if not."""
     if not isinstance(document, Document):
-        others = isinstance(document, list | tuple) and document and isinstance(document[0], Mapping)
-        whose = "from_messages" if others and "role" in document[0] else "from_segments"
+        first = document[0] if isinstance(document, list | tuple) and document else document
+        others = isinstance(first, Mapping)
+        whose = "from_messages" if others and "role" in first else "from_segments"
         how = f"Document.{whose}(...)" if others else "Document.of('hello', EndTurn())"
         raise TypeError(f"A prompt is a Document, not a {type(document).__name__}: {how}.")
     return document
@@ -440,16 +441,21 @@ def _document(document: Document) -> Document:
 _PICTURE_PATH = re.compile(r"\S.*\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
+_PLACEHOLDER = re.compile(r"<\|?(image|img|image_pad|image_\d{1,3})\|?>")
+"""Words that stand for a picture in prompts to other programs: LLaVA's `<image>`, Lumina-mGPT's `<|image|>`, ..."""
+
+
 _ADDRESS = re.compile(r"https?://\S+$")
 
 
 def _check_words(document: Document) -> None:
     """Raises ValueError for other programs' ways to put a picture into a text, which a model would read as words."""
     for part in document:
-        words = part.text.strip() if isinstance(part, Text) else ""
-        if "<image>" in words:
+        words = part.text.strip().strip("'\"") if isinstance(part, Text) else ""
+        if placeholder := _PLACEHOLDER.search(words):
+            whose = "transformers'" if placeholder[0] == "<image>" else "another program's"
             raise ValueError(
-                "The text holds '<image>', which is transformers' word for a picture and only a word here: put the "
+                f"The text holds {placeholder[0]!r}, which is {whose} word for a picture and only a word here: put the "
                 "picture itself in its place, Document.of('see ', picture, ' and tell', EndTurn())."
             )
         if words.startswith("data:image/") or (_PICTURE_PATH.fullmatch(words) and _ADDRESS.match(words)):

@@ -174,8 +174,9 @@ class Document:
 
         A message has a `role`, "user" and "assistant" (or "model") in alternation, the user first, and a `content`: a
         string, or a list of `{"type": "text", "text": ...}` and `{"type": "image", ...}` with a PIL picture, a path or
-        a data address under "image", "path" or "url". Nothing is fetched. Raises ValueError, saying which message and
-        why, for anything else; there are no system turns.
+        a data address under "image", "path" or "url", or in base64. Parts as OpenAI's and Anthropic's programs write
+        them are read too. Nothing is fetched. Raises ValueError, saying which message and why, for anything else; there
+        are no system turns.
         """
         if not isinstance(messages, list | tuple):
             raise ValueError(f"Messages are a list of roles and contents, not a {type(messages).__name__}.")
@@ -266,7 +267,11 @@ LARGEST_CODE = 2**31
 
 def _picture_of_array(array: np.ndarray) -> PIL.Image.Image:
     """Bytes of rows x columns pixels as a picture. Raises TypeError for arrays of any other kind."""
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+    if (
+        array.dtype != np.uint8
+        or not array.size
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    ):
         raise TypeError(
             f"An array of {array.dtype} {array.shape} is no picture: give uint8 of rows x columns x 3, such as "
             "(array * 255).astype('uint8') for values of 0 to 1, channels last."
@@ -395,12 +400,14 @@ def _of_message(message: object, index: int) -> Iterator[Segment]:
         raise ValueError("this family has no system turn: put its words before the user's.")
     if role not in ROLES[index % 2]:
         raise ValueError(f"roles alternate, the user first: {ROLES[index % 2][0]!r} is next, not {str(role)[:40]!r}.")
+    if not isinstance(content, str | list | tuple):
+        raise ValueError(f"its content is neither a string nor a list of parts, but {str(content)[:40]!r}.")
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
+        kind = str(part.get("type")) if isinstance(part, Mapping) else ""
+        if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             yield Text(part["text"])
             continue
-        source = next((part[key] for key in ("image", "path", "url") if key in part), None) if kind == "image" else None
+        source = _picture_of_part(part) if kind in ("image", "image_url", "input_image") else None
         if source is None:
             raise ValueError(
                 f"{str(part)[:60]!r} is neither a text with its words nor an image with its picture: "
@@ -410,6 +417,19 @@ def _of_message(message: object, index: int) -> Iterator[Segment]:
             yield Image(_picture_at(source))
         else:
             yield Image(open_picture(source) if isinstance(source, str | Path) else source)
+
+
+def _picture_of_part(part: Mapping[str, Any]) -> Any:
+    """What stands for the picture in a part of a message: a picture, a path or an address; None where nothing does.
+
+    Hugging Face's parts have it under `image`, `path`, `url` or `base64`, Anole's under `content`, OpenAI's under
+    `image_url`, as an address or an object with a `url`; Anthropic's under `source`, whose `data` is base64.
+    """
+    keys = ("image", "path", "url", "base64", "image_url", "source", "content")
+    key, source = next(((key, part[key]) for key in keys if part.get(key) is not None), ("", None))
+    if isinstance(source, Mapping):
+        key, source = next(((key, source[key]) for key in ("url", "data") if source.get(key) is not None), ("", None))
+    return f"data:image;base64,{source}" if key in ("base64", "data") else source
 
 
 def _picture_at(address: str) -> PIL.Image.Image:

@@ -97,7 +97,13 @@ def read_bytes(path: Path | str, largest: int = LARGEST_JSON) -> bytes:
             data += more
     if len(data) > largest:
         raise ValueError(f"{path} has more than {largest:,} bytes, and of its kind no more are read.")
+    if data.startswith(LFS_POINTER):
+        raise ValueError(f"{path} is Git LFS's pointer to a file, not the file: fetch it with `git lfs pull`.")
     return data
+
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands in a copy of a repository for one that was not downloaded."""
 
 
 def checksum(path: Path | str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -177,6 +178,12 @@ def save_port(folder: Path, tensors: dict[str, torch.Tensor], kind: str) -> None
         return safetensors.torch.save_file(tensors, folder / "chameleon.safetensors")
     if kind == "bin":
         return torch.save(tensors, folder / "pytorch_model.bin")
+    if kind == "of Lightning":
+        state = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        torch.save({"state": {}}, folder / "optimizer.pt")
+        return torch.save({"state_dict": state, "epoch": 3}, folder / "last.ckpt")
+    if kind == "pth, model":
+        return torch.save({"model": tensors}, folder / "model.pth")
     if kind == "bin, model":
         return torch.save({"model": tensors, "epoch": 3}, folder / "pytorch_model.bin")
     shards = [dict(list(tensors.items())[place::2]) for place in range(2)]
@@ -188,26 +195,50 @@ def save_port(folder: Path, tensors: dict[str, torch.Tensor], kind: str) -> None
         put_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": index})
 
 
-@pytest.mark.parametrize("kind", ["variant", "other name", "bin", "bin, model", "bin shards", "bin shards, index"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("variant", "other name", "bin", "bin, model", "bin shards", "bin shards, index"),
+        *("of Lightning", "pth, model"),
+    ],
+)
 def test_weights_are_read_however_hugging_faces_programs_left_them(kind, folder):
     place = folder("huggingface")
     save_port(place, port_tensors(place), kind)
     assert_the_model(place)
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "inside"])
-def test_names_are_without_what_torch_wraps_around_a_module(wrapper, folder):
+WRAPPERS_OF_MODULES = [
+    *(
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model.",
+        "model.module.",
+        "base_model.model.",
+    ),
+    *("_fsdp_wrapped_module.", "module._fsdp_wrapped_module._orig_mod.", "inside _orig_mod."),
+    *("inside _fsdp_wrapped_module._checkpoint_wrapped_module.",),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS_OF_MODULES)
+def test_names_are_without_what_programs_wrap_around_a_module(wrapper, folder):
     place = folder("huggingface")
-    inside = wrapper == "inside"
+    inside = wrapper.startswith("inside ")
+    wrapper = wrapper.removeprefix("inside ")
     change: Callable[[str], str] = (
-        (lambda name: name.replace("model.", "model._orig_mod.", 1)) if inside else (lambda name: wrapper + name)
+        (lambda name: re.sub(r"(model\.(layers\.\d+\.)?)", rf"\1{wrapper}", name, count=1))
+        if inside
+        else (lambda name: wrapper + name)
     )
     tensors = {change(name): tensor for name, tensor in port_tensors(place).items()}
     safetensors.torch.save_file(tensors, place / "model.safetensors")
     assert_the_model(place)
     place = folder("meta")
     held = torch.load(place / "consolidated.pth", weights_only=True)
-    prefix = "_orig_mod." if inside else wrapper
+    prefix = wrapper
     torch.save({"model": {prefix + name: tensor for name, tensor in held.items()}}, place / "consolidated.pth")
     assert_the_model(place)
 
@@ -281,6 +312,27 @@ def test_a_folder_of_folders_names_the_one_that_holds_a_model(folder, tmp_path):
 # What is no whole model
 
 
+def with_tensors(*endings: str) -> Callable[[Path], None]:
+    """Beside a projection's weight, tensors as a program leaves them that packed it and did not change the config."""
+
+    def spoil(place: Path) -> None:
+        extra = {f"model.layers.0.mlp.up_proj{ending}": torch.ones(2, 2) for ending in endings}
+        safetensors.torch.save_file(port_tensors(place) | extra, place / "model.safetensors")
+
+    return spoil
+
+
+def instead_of_weights(name: str) -> Callable[[Path], None]:
+    def spoil(place: Path) -> None:
+        (place / "model.safetensors").unlink()
+        (place / name).parent.mkdir(exist_ok=True)
+        if name == "model.safetensors":
+            return (place / name).symlink_to("../../blobs/0123")
+        (place / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+    return spoil
+
+
 def no_shards_but_one(place: Path) -> None:
     tensors = port_tensors(place)
     (place / "model.safetensors").unlink()
@@ -321,6 +373,25 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "MLX": (packed(quantization={"group_size": 64, "bits": 4}), "packed by MLX"),
     "float8": (packed(quantization_config={"quant_method": "fp8"}), "packed by float8"),
     "GGUF": (only("model.gguf"), r"model\.gguf is damaged: it ends after 8 bytes|by the package gguf, which is not"),
+    "GPTQ's tensors": (with_tensors(".qweight", ".qzeros", ".scales", ".g_idx"), "packed by GPTQ"),
+    "AWQ's tensors": (with_tensors(".qweight", ".qzeros", ".scales"), "packed by AWQ"),
+    "bitsandbytes' tensors": (with_tensors(".weight.absmax", ".weight.quant_map"), "packed by bitsandbytes"),
+    "MLX's tensors": (with_tensors(".scales", ".biases"), "packed by MLX"),
+    "scales of float8": (with_tensors(".weight_scale_inv"), "packed by float8"),
+    "an adapter not merged": (with_tensors(".lora_A.default.weight"), r"not merged.*merge_and_unload"),
+    "a distributed checkpoint": (instead_of_weights("x/__0_0.distcp"), r"\(__0_0\.distcp\): join them first"),
+    "a download cut short": (
+        instead_of_weights("model.safetensors.part"),
+        r"safetensors\.part, a download that did not",
+    ),
+    "a link to nothing": (
+        instead_of_weights("model.safetensors"),
+        r"model\.safetensors is a link to a file that is not",
+    ),
+    "a pointer": (
+        lambda place: (place / "config.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "config.json is Git LFS's pointer to a file",
+    ),
     "MLX's own": (only("weights.npz"), r"It holds MLX's weights\.npz"),
     "an adapter": (only("adapter_model.safetensors"), r"It holds an adapter \(adapter_model\.safetensors\).*merge"),
     "TensorFlow": (only("tf_model.h5"), "weights of TensorFlow"),
@@ -342,6 +413,17 @@ def test_what_is_no_whole_model_is_called_by_its_kind(kind, folder):
     with pytest.raises((ValueError, FileNotFoundError), match=why) as caught:
         Chameleon.load(place, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_a_file_of_a_model_leads_to_its_folder(format, folder):
+    place = folder(format)
+    for file in place.iterdir():
+        if file.is_file():
+            with pytest.raises(FileNotFoundError, match=rf"Give its folder: Chameleon\.load\('{place}'\)"):
+                Chameleon.load(file)
+    with pytest.raises(FileNotFoundError, match="The path is empty"):
+        Chameleon.load("")
 
 
 def test_one_of_metas_shards_alone_is_one_of_four(tmp_path):

@@ -1,5 +1,6 @@
 """Prompts as other programs write them are understood or refused at once; what cannot be shown is not begun."""
 
+import base64
 import json
 import logging
 
@@ -49,7 +50,7 @@ def test_what_is_no_picture_is_refused_with_what_to_pass(source, why):
 
 def test_a_path_object_is_opened_and_a_path_as_text_is_refused(lab, file):
     assert Document.of(file, "what is it?").pictures[0].size == (6, 4)
-    for words in (str(file), f" {file}\n", f"file:{file}"):
+    for words in (str(file), f" {file}\n", f"file:{file}", f'"{file}"'):
         with pytest.raises(ValueError, match=r"is the path of a picture.*open_picture"):
             lab.generate(Document.of(words, EndTurn()), max_tokens=1)
     for words in ("data:image/png;base64,iVBORw0KGgo=", "https://example.org/a/cat.JPG\n", "http://x/y.png"):
@@ -69,6 +70,9 @@ def test_a_path_object_is_opened_and_a_path_as_text_is_refused(lab, file):
 def test_transformers_word_for_a_picture_is_refused_at_once(call, lab):
     with pytest.raises(ValueError, match=r"holds '<image>'.*Document\.of\('see ', picture"):
         getattr(lab, call)(Document.of("see <image> and tell", EndTurn()))
+    for word in ("<|image|>", "<image_1>", "<|image_1|>", "<|image_pad|>", "<img>"):
+        with pytest.raises(ValueError, match="another program's word for a picture"):
+            getattr(lab, call)(Document.of(f"see {word} and tell", EndTurn()))
 
 
 def test_other_programs_lists_are_named_where_a_document_is_asked_for(lab):
@@ -78,6 +82,9 @@ def test_other_programs_lists_are_named_where_a_document_is_asked_for(lab):
             call(messages)  # pyright: ignore
         with pytest.raises(TypeError, match=r"Document\.from_segments"):
             call([{"type": "image", "content": "red.png"}])  # pyright: ignore
+        for one, whose in ((messages[0], "messages"), ({"type": "image", "content": "red.png"}, "segments")):
+            with pytest.raises(TypeError, match=rf"Document\.from_{whose}"):
+                call(one)  # pyright: ignore
 
 
 def test_messages_of_hugging_face_are_a_document(file):
@@ -92,6 +99,23 @@ def test_messages_of_hugging_face_are_a_document(file):
     assert document == wanted and [role for role, _ in document.turns] == ["user", "model", "user"]
 
 
+def test_parts_of_messages_as_other_programs_write_them_are_a_document(file):
+    data = base64.b64encode(file.read_bytes()).decode()
+    address = f"data:image/png;base64,{data}"
+    pictures = [
+        *({"type": "image", key: source} for key in ("image", "path", "url") for source in (str(file), f"file:{file}")),
+        *({"type": "image", "path": file}, {"type": "image", "base64": data}, {"type": "image", "content": str(file)}),
+        *({"type": kind, "image_url": address} for kind in ("image_url", "input_image")),
+        *({"type": "image_url", "image_url": {"url": address, "detail": "low"}},),
+        *({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},),
+    ]
+    for kind, picture in zip(["text", "input_text"] * len(pictures), pictures, strict=False):
+        content = [picture, {"type": kind, "text": "what is it?"}]
+        assert Document.from_messages([{"role": "user", "content": content}]) == Document.of(
+            RED, "what is it?", EndTurn()
+        )
+
+
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
@@ -99,11 +123,18 @@ def test_messages_of_hugging_face_are_a_document(file):
         ([{"role": "assistant", "content": "hi"}], "roles alternate, the user first: 'user' is next, not 'assistant'"),
         ([{"role": "user", "content": [{"type": "image"}]}], "neither a text with its words nor an image"),
         ([{"role": "user", "content": [{"type": "image", "url": "https://a.b/c.png"}]}], "nothing is fetched"),
+        ([{"role": "user", "content": [{"type": "image", "source": {"url": "https://a.b/c"}}]}], "nothing is fetched"),
+        ([{"role": "user", "content": [{"type": "image", "base64": "#"}]}], "no base64"),
+        ([{"role": "user", "content": [{"type": "video", "path": "a.mp4"}]}], "neither a text with its words nor"),
+        ([{"role": "user", "content": None}], "neither a string nor a list of parts"),
         ([{"role": "user"}], "no object with a role and a content"),
         ([{"role": "user", "content": [{"type": "image", "image": "nowhere.png"}]}], "no picture at nowhere"),
         ({"role": "user", "content": "x"}, "a list of roles and contents, not a dict"),
     ],
-    ids=["system", "order", "no picture", "address", "no content", "no file", "no list"],
+    ids=[
+        *("system", "order", "no picture", "address", "address of a source", "no base64", "video", "nothing"),
+        *("no content", "no file", "no list"),
+    ],
 )
 def test_messages_that_cannot_be_a_document_say_which_and_why(messages, why):
     with pytest.raises(ValueError, match=why):

@@ -51,7 +51,9 @@ class Claim:
 
 
 def home(place: Path | str) -> Path:
-    """A path as a person writes it, `~` being home."""
+    """A path as a person writes it, `~` being home. Raises FileNotFoundError for an empty one, which is no folder."""
+    if place == "":
+        raise FileNotFoundError("The path is empty: give a folder, or the name of a shipped model such as 'tiny'.")
     place = Path(place)
     try:
         return place.expanduser()
@@ -63,6 +65,8 @@ def snapshot(folder: Path) -> Path:
     """The folder of files behind a root of Hugging Face's cache (models--org--name, or its snapshots/); any other as it
     is. Raises ValueError where several snapshots lie there and none is the main one."""
     root = folder.parent if folder.name == "snapshots" else folder
+    if root.name.startswith("models--") and (root / "blobs").is_dir() and not (root / "snapshots").is_dir():
+        raise FileNotFoundError(f"{folder} is a root of Hugging Face's cache without a snapshot: download it again.")
     if not (root / "snapshots").is_dir() or (root / "config.json").exists():
         return folder
     snapshots = sorted(place for place in (root / "snapshots").iterdir() if place.is_dir())
@@ -100,11 +104,31 @@ PACKERS = {
 def packed_kind(plain: dict[str, Any]) -> str:
     """By what program's scheme the weights of a `config.json` are packed; "" where they are plain."""
     about = plain.get("quantization_config")
-    if isinstance(about, dict):
-        method = str(about.get("quant_method") or ("bnb" if any("bnb" in key for key in about) else "unknown"))
+    if isinstance(about, dict) and about:
+        method = str(about.get("quant_method") or ("bnb" if any("bnb" in key for key in about) else "another program"))
         return PACKERS.get(method.lower(), method)
     mlx = plain.get("quantization")
     return "MLX" if isinstance(mlx, dict) and {"bits", "group_size"} & mlx.keys() else ""
+
+
+PACKED_NAMES = {
+    ".g_idx": "GPTQ",
+    ".qweight": "AWQ",
+    ".absmax": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".biases": "MLX",
+    ".weight_scale": "float8 or compressed-tensors",
+    ".weight_scale_inv": "float8",
+    ".weight_packed": "compressed-tensors",
+}
+"""How names of tensors end that only one program's packed weights have, the surer ones first."""
+
+
+def packed_kind_of(names: Iterable[str]) -> str:
+    """By what program's scheme tensors of these names are packed; "" where they are plain. Older programs leave the
+    config as it was, and say so in a file of their own or nowhere."""
+    endings = {"." + name.rpartition(".")[2] for name in names}
+    return next((kind for ending, kind in PACKED_NAMES.items() if ending in endings), "")
 
 
 def unpack_advice(folder: Path, kind: str) -> str:
@@ -134,11 +158,33 @@ def foreign_kind(folder: Path) -> str:
         )
     if {".h5", ".msgpack"} & ending:
         return "It holds weights of TensorFlow or Flax: get the same model as safetensors."
+    if parts := [
+        file.name
+        for place in (folder, *subfolders(folder))
+        for file in visible_files(place)
+        if file.suffix == ".distcp"
+    ]:
+        return (
+            f"It holds the parts of a distributed checkpoint ({parts[0]}): join them first, with "
+            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER pytorch_model.bin`."
+        )
+    if cut := [name for name in sorted(files) if Path(name).suffix in UNFINISHED]:
+        return f"It holds {cut[0]}, a download that did not end: get it again."
+    if lost := [place.name for place in _entries(folder) if place.is_symlink() and not place.exists()]:
+        return f"Its {lost[0]} is a link to a file that is not there: copy the folder with what its links lead to."
     if ".onnx" in ending:
         return "It holds an ONNX file: get the same model as safetensors."
     if any(re.search(r"mp_rank_\d+|zero_pp_rank", name) for name in files) or (folder / "zero_to_fp32.py").is_file():
         return "It holds DeepSpeed's parts of a training: join them first, with its zero_to_fp32.py."
     return ""
+
+
+UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2")
+"""How programs call what they have not downloaded to its end."""
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def unused_adapter(folder: Path) -> str:
@@ -150,8 +196,7 @@ def unused_adapter(folder: Path) -> str:
 
 def subfolders(folder: Path, most: int = 100) -> Iterator[Path]:
     """The folders in a folder, hidden ones left out."""
-    inner: Iterable[Path] = sorted(folder.iterdir()) if folder.is_dir() else ()
-    for place, each in enumerate(each for each in inner if each.is_dir() and not each.name.startswith(".")):
+    for place, each in enumerate(each for each in _entries(folder) if each.is_dir() and not each.name.startswith(".")):
         if place >= most:
             return
         yield each

@@ -183,12 +183,15 @@ def _no_model(folder: Path, layout: str | None) -> FileNotFoundError | ValueErro
     inner = [place for place in subfolders(folder) if any(format.claim(place).whole for format in CLAIMANTS)]
     models = [place for place in subfolders(folder) if place.name.startswith("models--")]
     inner = inner or [place for place in models if (place / "snapshots").is_dir()]
-    advice = (
-        f"A folder in it holds one: Chameleon.load({str(inner[0])!r})."
-        if inner
-        else "Give a folder that `lab.save` or `chameleon-lab train` wrote, one in Meta's or Hugging Face's layout, or "
-        "'tiny'."
-    )
+    if inner:
+        advice = f"A folder in it holds one: Chameleon.load({str(inner[0])!r})."
+    elif folder.is_file() and any(format.claim(folder.parent).whole for format in CLAIMANTS):
+        advice = f"Give its folder: Chameleon.load({str(folder.parent)!r})."
+    else:
+        advice = (
+            "Give a folder that `lab.save` or `chameleon-lab train` wrote, one in Meta's or Hugging Face's layout, or "
+            "'tiny'."
+        )
     return FileNotFoundError(f"{folder} is no model folder: it {there}. {advice}")
 
 

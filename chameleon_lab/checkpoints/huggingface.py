@@ -14,6 +14,7 @@ port itself has no use for it. `ChameleonVQVAE.save_pretrained` writes an image 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ import torch
 
 from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import read_companion, write_foreign
-from chameleon_lab.checkpoints.evidence import Claim, packed_kind, plain_config, unpack_advice
+from chameleon_lab.checkpoints.evidence import Claim, packed_kind, packed_kind_of, plain_config, unpack_advice
 from chameleon_lab.checkpoints.opened import Opened, ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import (
     MAIN_INDEX,
@@ -132,7 +133,8 @@ class HuggingFace:
 
 _BIN = re.compile(r"pytorch_model(-\d+-of-(\d+))?\.bin")
 _OF_A_PORT = re.compile(
-    r"((_orig_mod|module)\.)*(model\.(_orig_mod\.)?(layers|embed_tokens|norm|vqmodel)\.|lm_head\.|"
+    r"((_orig_mod|module|_fsdp_wrapped_module|base_model\.model|model(?=\.(model|lm_head)))\.)*"
+    r"(model\.((_orig_mod|_fsdp_wrapped_module)\.)*(layers|embed_tokens|norm|vqmodel)\.|lm_head\.|"
     r"(encoder|decoder|quantize|quant_conv|post_quant_conv)\.)"
 )
 """How the names of a port's tensors begin, whatever wraps them."""
@@ -149,11 +151,23 @@ def port_claim(folder: Path) -> Claim:
     weights = weights or next((name for name in files if _BIN.fullmatch(name) or name == BIN_INDEX), "")
     if not config or plain.get("format") == "chameleon-lab":
         return Claim()
+    weights = weights or next((file.name for file in _other_torch_files(folder)), "")
     packed = packed_kind(plain)
     return Claim(config, weights, (folder,), fault=ValueError(unpack_advice(folder, packed)) if packed else None)
 
 
 BIN_INDEX = "pytorch_model.bin.index.json"
+_TRANSFORMERS = re.compile(r"model\.(layers|embed_tokens)\.")
+
+
+def _other_torch_files(folder: Path) -> list[Path]:
+    """The files of torch's of any other name, as other trainings leave them, that hold a transformer of the port's."""
+    holders: list[Path] = []
+    for file in visible_files(folder):
+        if file.suffix in (".bin", ".pt", ".pth", ".ckpt") and not file.name.startswith(("consolidated", "adapter_")):
+            with contextlib.suppress(ValueError):  # what is no weights file is another's
+                holders += [file] * any(map(_TRANSFORMERS.match, names.without_wrappers(open_torch(file))))
+    return holders
 
 
 def open_weights(folder: Path) -> dict[str, LazyTensor]:
@@ -163,9 +177,15 @@ def open_weights(folder: Path) -> dict[str, LazyTensor]:
     pickled = {file.name: file for file in files if _BIN.fullmatch(file.name)}
     index = folder / BIN_INDEX
     safe = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("adapter_")]
-    if safe or not (pickled or index.is_file()):
-        return names.without_wrappers(open_safetensors(folder, belongs=lambda name: bool(_OF_A_PORT.match(name))))
-    if index.is_file():
+    others = [] if safe or pickled or index.is_file() else [file.name for file in _other_torch_files(folder)]
+    if len(others) > 1:
+        raise ValueError(f"{folder} holds several models, {', '.join(others)}: keep the one you mean.")
+    if safe or not (pickled or index.is_file() or others):
+        opened = open_safetensors(folder, belongs=lambda name: bool(_OF_A_PORT.match(name)))
+        return _require_unpacked(names.without_wrappers(opened), folder)
+    if others:
+        listed = others
+    elif index.is_file():
         listed = sorted(set(read_index(index).values()))
     else:
         listed = ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else sorted(pickled)
@@ -178,7 +198,19 @@ def open_weights(folder: Path) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     for name in listed:
         tensors |= open_torch(folder / name)
-    return names.without_wrappers(tensors)
+    return _require_unpacked(names.without_wrappers(tensors), folder)
+
+
+def _require_unpacked(tensors: dict[str, LazyTensor], folder: Path) -> dict[str, LazyTensor]:
+    """The tensors, or ValueError for those that a program packed whose config does not say so."""
+    if kind := packed_kind_of(tensors):
+        raise ValueError(unpack_advice(folder, kind))
+    if adapter := next((name for name in tensors if ".lora_A." in name), None):
+        raise ValueError(
+            f"{folder} holds a model with an adapter that is not merged into it ({adapter}): merge it with PEFT's "
+            "merge_and_unload, and save that."
+        )
+    return tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -93,15 +93,23 @@ def rename(tensors: Tensors, of: str, to: str) -> dict[str, LazyTensor]:
     return {rename(name): tensor for name, tensor in tensors.items()}
 
 
-def without_wrappers(tensors: Tensors) -> dict[str, LazyTensor]:
-    """The tensors under the names that they have without torch's wrappers.
+_WRAPPED = re.compile(r"(?<![^.])(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
+_AROUND = (re.compile(r"module\."), re.compile(r"base_model\.model\."), re.compile(r"model\."))
+_INSIDE = re.compile(r"model\.(model|module|lm_head|tok_embeddings|base_model|encoder)\.")
+"""What `model.` stands before where it is a LightningModule's attribute."""
 
-    DistributedDataParallel puts `module.` before all of them, torch.compile `_orig_mod.` before some. Raises ValueError
-    where two then have one name.
+
+def without_wrappers(tensors: Tensors) -> dict[str, LazyTensor]:
+    """The tensors under the names that they have without what programs wrap around a module.
+
+    torch.compile, FSDP and recomputation put a word before some names, DistributedDataParallel, PEFT and a
+    LightningModule before all of them. Raises ValueError where two then have one name.
     """
-    plain = {name: re.sub(r"(^|\.)_orig_mod\.", r"\1", name) for name in tensors}
-    while plain and all(name.startswith("module.") for name in plain.values()):
-        plain = {name: inner.removeprefix("module.") for name, inner in plain.items()}
+    plain = {name: _WRAPPED.sub("", name) for name in tensors}
+    while prefix := next((each for each in _AROUND if plain and all(map(each.match, plain.values()))), None):
+        if prefix.pattern == r"model\." and not any(map(_INSIDE.match, plain.values())):
+            break  # a name of the port's own
+        plain = {name: prefix.sub("", inner, count=1) for name, inner in plain.items()}
     if len(set(plain.values())) < len(plain):
         twice = next(inner for inner in plain.values() if list(plain.values()).count(inner) > 1)
         raise ValueError(f"{twice} is there twice, once behind a wrapper of torch's: files of two models are mixed.")

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from chameleon_lab.files import LARGEST_JSON, read_table
+from chameleon_lab.files import LARGEST_JSON, LFS_POINTER, read_table
 from chameleon_lab.storage import name_file
 
 DTYPES = {
@@ -103,8 +103,8 @@ def open_safetensors(
         for name, tensor in _one_safetensors(file).items():
             if name in tensors:
                 raise ValueError(
-                    f"{name} stands both in {where[name]} and in {file.name} of {path}: files of two models are "
-                    "mixed there. Keep those of one."
+                    f"{name} stands both in {where[name]} and in {file.name} of {path}: files of two models, or "
+                    "two variants of one, are mixed there. Keep those of one."
                 )
             tensors[name], where[name] = tensor, file.name
     misplaced = [name for name, file in index.items() if where.get(name) != file]
@@ -217,7 +217,7 @@ def check_fetched(path: Path) -> None:
         start = file.read(64)
     if not start:
         raise ValueError(f"{path} is empty. Get it anew.")
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS_POINTER):
         raise ValueError(f"{path} is Git LFS's pointer to weights, not the weights: fetch them with `git lfs pull`.")
 
 
