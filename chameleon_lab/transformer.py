@@ -2,9 +2,9 @@
 
 - decoder only, one stream of tokens of any modality, RMSNorm, rotary positions in adjacent pairs, SwiGLU, no biases
 - each residual branch is `x + dropout(scale(post_norm(branch(pre_norm(x)))))`; an empty slot is `nn.Identity`
-- slots too: query and key norms, per head and before the rotation; what follows the embedding; caps of attention's
-  logits and of the head's; attention's softmax; what sees the tokens of each pass (`by_modality`). Fixes of
-  `stability` fill them
+- slots too: query and key norms, per head and before the rotation; the rotation; what an embedding gets for its place,
+  and what follows it; caps of attention's logits and of the head's; attention's softmax; what sees the tokens of each
+  pass (`by_modality`). Fixes of `stability` fill them, and those of `cm3leon`
 - grouped-query attention where `kv_heads` < `heads`; one fused matrix for q, k, v and one for gate and up
 - attention is asked of a *context*: `CAUSAL` for whole sequences, `Packed` for rows of documents, the step of a
   `generation.Decoder` for tokens behind others. The model has no `if`
@@ -39,6 +39,13 @@ class ForVocabulary(Protocol):
     """A fix that must know which tokens are what: an experiment takes what this gives when its data is opened."""
 
     def for_vocabulary(self, vocabulary: Vocabulary) -> Fix: ...
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """A fix of models that know a token's place otherwise than by rotation: what its parts get as `turns_BT1K`."""
+
+    def placed(self, places_BT: Tensor, config: ModelConfig) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Transformer(nn.Module):
         self.filled: dict[str, Fix] = {}  # which slots, by whom
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.modality: nn.Module = nn.Identity()
+        self.positions: nn.Module = Unplaced()
         self.embedding_norm: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
@@ -125,7 +133,7 @@ class Transformer(nn.Module):
         """The final, normed residual stream: outputs_BTD."""
         context = context or CAUSAL
         turns_BT1K = self.turns(tokens_BT, context)
-        x_BTD = self.embedding_norm(self.embedding(tokens_BT))
+        x_BTD = self.embedding_norm(self.positions(self.embedding(tokens_BT), turns_BT1K))
         for block in self.blocks:
             x_BTD = block(x_BTD, turns_BT1K, context)
         return self.norm(x_BTD)
@@ -195,6 +203,8 @@ PART_CONTRACTS = {
         ("x_BTD", "turns_BT1K", "context"),
         ("layer", "heads", "kv_heads", "head_width", "query_tap", "key_tap", "cap", "softmax"),
     ),
+    "positions": (("x_BTD", "turns_BT1K"), ()),
+    "rotation": (("x_BTHK", "turns_BT1K"), ()),
 }
 """Parts that are called with more: their inputs, and the attributes that others read.
 
@@ -202,7 +212,8 @@ An `attention` of one's own gives its queries and keys, rotated as it likes, to 
 `head_width`), and gets what it sees of the sequence from `context.attend(layer, q, k, v, cap, softmax)` and from
 nowhere else: then it decodes, too. Keys and values may have any number of heads that divides the queries', and
 values any width: the cache takes its widths from the first ones. A `softmax` makes shares of logits B, H,
-T, S, of which those of hidden positions are -inf, position by position of T.
+T, S, of which those of hidden positions are -inf, position by position of T. `turns_BT1K` are the rotations of each
+place, unless a fix is a `Placement` and says what its `positions` and `rotation` get instead.
 """
 
 
@@ -233,7 +244,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; slots: query and key norms, a cap of its logits, its softmax."""
+    """Causal self-attention; slots: query and key norms, the rotation, a cap of its logits, its softmax."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -242,6 +253,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_width, bias=False)
         self.query_norm: nn.Module = nn.Identity()
         self.key_norm: nn.Module = nn.Identity()
+        self.rotation: nn.Module = Rotation()
         self.query_tap, self.key_tap = Tap(), Tap()
         self.cap: nn.Module = nn.Identity()
         self.softmax: nn.Module = nn.Softmax(dim=-1)
@@ -261,7 +273,22 @@ class Attention(nn.Module):
         """Queries and keys, normed and rotated, and values: B, T, heads, width of a head."""
         qkv_BTHK = self.qkv(x_BTD).view(*x_BTD.shape[:2], -1, self.head_width)
         q_BTHK, k_BTHK, v_BTHK = qkv_BTHK.split_with_sizes((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        return rotate(self.query_norm(q_BTHK), turns_BT1K), rotate(self.key_norm(k_BTHK), turns_BT1K), v_BTHK
+        q_BTHK, k_BTHK = self.query_norm(q_BTHK), self.key_norm(k_BTHK)
+        return self.rotation(q_BTHK, turns_BT1K), self.rotation(k_BTHK, turns_BT1K), v_BTHK
+
+
+class Rotation(nn.Module):
+    """The rotation of queries or keys by their places (see `attention.rotate`)."""
+
+    def forward(self, x_BTHK: Tensor, turns_BT1K: Tensor) -> Tensor:
+        return rotate(x_BTHK, turns_BT1K)
+
+
+class Unplaced(nn.Module):
+    """An embedding as it is: where queries and keys are rotated, nothing is added for a token's place."""
+
+    def forward(self, x_BTD: Tensor, turns_BT1K: Tensor) -> Tensor:
+        return x_BTD
 
 
 class FeedForward(nn.Module):
@@ -278,7 +305,13 @@ class FeedForward(nn.Module):
 
 
 def turned_at(places_BT: Tensor, config: ModelConfig) -> Tensor:
-    """How a model of this shape turns queries and keys at these places."""
+    """How a model of this shape turns queries and keys at these places, or what its `Placement` has instead.
+
+    Raises ValueError where that knows no such places.
+    """
+    for fix in config.fixes:
+        if isinstance(fix, Placement):
+            return fix.placed(places_BT, config)
     return rotations(places_BT, config.head_width, config.rope_theta)
 
 

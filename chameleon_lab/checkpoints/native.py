@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from chameleon_lab import stability
+from chameleon_lab import cm3leon, stability
 from chameleon_lab.checkpoints import names, provenance
 from chameleon_lab.checkpoints.evidence import Claim, plain_config
 from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions, require_blocks, require_layers
@@ -255,7 +255,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
-    classes = {**vars(stability), **{fix.__name__: fix for fix in own}}
+    classes = {**vars(stability), **vars(cm3leon), **{fix.__name__: fix for fix in own}}
     fixes: list[Fix] = []
     for entry in plain["fixes"]:
         arguments = {key: value for key, value in entry.items() if key != "fix"}

@@ -14,7 +14,7 @@ EXPERIMENT_NAMES = (
     *("stress_ramp", "side_by_side", "silent_growth"),
 )
 READER_NAMES = ("captions", "jsonl", "obelics", "mmc4", "text", "code", "parquet", "webdataset", "datasets")
-PUBLISHED_NAMES = ("7b", "34b")
+PUBLISHED_NAMES = ("7b", "34b", "cm3leon-350m", "cm3leon-760m", "cm3leon-7b")
 BIT_NAMES = ("int8", "int4")
 SIZE_NAMES = ("tiny", "small", "base")
 DTYPE_NAMES = ("float32", "bfloat16", "float16")

@@ -27,7 +27,7 @@ from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.quantization import Int4Linear, Int8Linear
 from chameleon_lab.stability.slots import GroupedNorm, Scale, SoftCap
 from chameleon_lab.taps import Tap
-from chameleon_lab.transformer import Attention, Block, FeedForward, Transformer
+from chameleon_lab.transformer import Attention, Block, FeedForward, Rotation, Transformer, Unplaced
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,14 @@ class CompiledStep:
         self._tensors: list[Tensor] = []
         self._drops: list[nn.Module] = []
         self._dtype = model.embedding.weight.dtype
-        parts = [model, model.modality, model.embedding, *model.blocks]
+        parts = [model, model.modality, model.embedding, model.positions, *model.blocks]
         _require_own(*parts, *(each for block in model.blocks for each in (block.attention, block.feed_forward)))
         if cache.stack is None or cache.room + 1 < self._k.OUTPUTS or len(model.blocks) != config.layers:
             raise ValueError("the cache is not the usual one")
         if type(model.modality) is not nn.Identity or model.embedding.max_norm:
             raise ValueError("what sees tokens is not the usual")
+        if type(model.positions) is not Unplaced:
+            raise ValueError("tokens are not placed by rotation alone")
         widths = config.width, config.heads * config.head_width, config.ffn_width
         if any(width % self._k.LANES for width in (*widths, config.head_width)):
             raise ValueError(f"a width is no multiple of {self._k.LANES}")
@@ -160,7 +162,7 @@ class CompiledStep:
         shape = heads.heads, heads.kv_heads, heads.head_width
         if type(block) is not Block or shape != (config.heads, config.kv_heads, config.head_width):
             raise ValueError("an attention is not the usual one")
-        _require_own(heads.query_tap, heads.key_tap, heads.head_outputs)
+        _require_own(heads.query_tap, heads.key_tap, heads.head_outputs, heads.rotation)
         row = [
             *self._matrix(heads.qkv, width, inner + 2 * config.kv_heads * config.head_width),
             *self._matrix(heads.out, inner, width),
@@ -235,7 +237,8 @@ class CompiledStep:
 
 
 NONE_1, NONE_2 = np.empty(0, np.int64), np.empty((0, 0), np.float32)
-LAB_PARTS = Transformer, Block, Attention, FeedForward, Tap, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap
+LAB_MODULES = Transformer, Block, Attention, FeedForward, Rotation, Unplaced, Tap
+LAB_PARTS = *LAB_MODULES, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap
 TORCH_PARTS = nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax
 METHODS = "forward", "trunk", "turns", "logits", "project", "join", "product"
 USUAL_METHODS: dict[type, dict[str, Any]] = {

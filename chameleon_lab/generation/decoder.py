@@ -49,8 +49,8 @@ class Decoder:
         """An empty cache, and nothing bound to the model yet."""
         like = self.model.embedding.weight
         self.cache = self._allocate(like)
-        places_1T = torch.arange(self._room + 1, device=like.device)[None]
-        self._turns_T1K = turned_at(places_1T, self.model.config)[0]
+        turns_T1K = turned_at(torch.arange(self._room, device=like.device)[None], self.model.config)[0]
+        self._turns_T1K = torch.cat([turns_T1K, turns_T1K[-1:]])  # the cache's spare place, which nobody sees, is none
         self._twin: LeanTwin | None = None
         self._compiled: CompiledStep | None = None
         self._listeners: list[dict] | None = []

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers
+from chameleon_lab.attention import rotate
 from chameleon_lab.by_modality import ByModality
 from chameleon_lab.generation.kernels import Call, PackedMatrix, linear_call, rms_norm_call
 from chameleon_lab.taps import Tap
-from chameleon_lab.transformer import Attention, Block, FeedForward, Transformer
+from chameleon_lab.transformer import Attention, Block, FeedForward, Rotation, Transformer, Unplaced
 
 
 class LeanTwin:
@@ -94,12 +95,16 @@ def _dropout(module: nn.Dropout) -> Call:
     return lambda x: module(x) if module.training else x
 
 
+def _as_embedded(x_BTD: Tensor, turns_BT1K: Tensor) -> Tensor:
+    return x_BTD
+
+
 def _layer_norm(module: nn.LayerNorm) -> Call:
     shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
     return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
-CALLS: dict[type[nn.Module], Callable[[Any], Call]] = {
+CALLS: dict[type[nn.Module], Callable[[Any], Callable[..., Tensor]]] = {
     nn.Identity: _empty,
     Tap: _empty,
     nn.Softmax: _softmax,
@@ -107,6 +112,8 @@ CALLS: dict[type[nn.Module], Callable[[Any], Call]] = {
     nn.Dropout: _dropout,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: rms_norm_call,
+    Rotation: lambda module: rotate,
+    Unplaced: lambda module: _as_embedded,
 }
 """What stands in for a module of exactly this type."""
 

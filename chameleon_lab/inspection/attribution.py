@@ -25,8 +25,8 @@ class Attribution(Likelihood):
 
         The token is the one that stands at `position` unless given; `by_head=False` takes each layer's attention as
         one part. The last norm's scale is taken as it is, and a cap of the head in proportion, so that the
-        contributions sum to the logit; what rounding (in bfloat16, or of packed matrices) and `changes` add is "rest",
-        where it is more than 0.0001.
+        contributions sum to the logit; what rounding (in bfloat16, or of packed matrices), a norm's bias and `changes`
+        add is "rest", where it is more than 0.0001.
         Raises ValueError where a fix, or an attention of one's own, makes a branch no sum of its heads.
         """
         self.require(position, 1)
@@ -52,7 +52,8 @@ class Attribution(Likelihood):
                 parts.append(("attention", layer, None, attended_D))
             parts.append(("feed_forward", layer, None, fed_D))
         stream_D = self.streams[-1][at].float()
-        weight_D = self._head_row(token) * _scaling(self.model.norm, "the last norm", stream_D).float()
+        scaled_D = self._head_row(token) * _scaling(self.model.norm, "the last norm", stream_D).float()
+        weight_D = _centred(self.model.norm, scaled_D)  # of the row and not of the stream: the product is the same
         logit, plain = self.model.logits(self.outputs_TD[at])[token].item(), (stream_D @ weight_D).item()
         share = logit / plain if abs(plain) > 1e-9 and not isinstance(self.model.cap, nn.Identity) else 1.0
         shares = [
@@ -81,16 +82,28 @@ def _heads(block: Block, layer: int, mixed_HK: Tensor) -> Tensor:
     parts_HD = out(torch.block_diag(*mixed_HK))
     for slot in ("post_norm", "scale", "dropout"):
         name = f"attention_{slot}"
-        parts_HD = parts_HD * _scaling(block.get_submodule(name), f"blocks.{layer}.{name}", parts_HD.sum(0))
+        part = block.get_submodule(name)
+        parts_HD = _centred(part, parts_HD) * _scaling(part, f"blocks.{layer}.{name}", parts_HD.sum(0))
     return parts_HD
 
 
+def _centred(module: nn.Module, x: Tensor) -> Tensor:
+    """What a LayerNorm does before it multiplies."""
+    return x - x.mean(-1, keepdim=True) if isinstance(module, nn.LayerNorm) else x
+
+
 def _scaling(module: nn.Module, slot: str, x_D: Tensor) -> Tensor:
-    """The weights with which a module multiplies this input. Raises ValueError for one that does anything else."""
+    """The weights with which a module multiplies this input, once it is centred where the module does that.
+
+    Raises ValueError for one that does anything else.
+    """
     if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.training):
         return torch.ones_like(x_D)
     if isinstance(module, Scale):
         return module.weight_D
+    if isinstance(module, nn.LayerNorm):
+        scale = (x_D.float().var(correction=0) + module.eps).rsqrt()
+        return scale * (module.weight if module.weight is not None else 1)
     if isinstance(module, nn.RMSNorm):
         eps = torch.finfo(x_D.dtype).eps if module.eps is None else module.eps
         scale = (x_D.float().square().mean() + eps).rsqrt()

@@ -238,6 +238,12 @@ class SigmaReparam:
                 (ffn, "gate_up", (model.config.ffn_width, model.config.ffn_width)),
                 (ffn, "down", (model.config.width,)),
             ):
+                if slot not in dict(owner.named_children()):
+                    fix = next(model.filled.get(path) for path, part in model.named_modules() if part is owner)
+                    raise ValueError(
+                        f"{self} divides the matrix {slot}, which a {type(owner).__name__} has not: keep one of {self} "
+                        f"and {fix}."
+                    )
                 model.fill(owner, slot, Spectral(getattr(owner, slot).weight, rows, self.iterations), self)
 
 

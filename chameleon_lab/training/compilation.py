@@ -29,13 +29,15 @@ def compile_blocks(model: Transformer) -> int:
     project, join, count = torch.compile(Attention.project), torch.compile(Block.join), 0
 
     def real_turns(attention: Attention, x_BTD: torch.Tensor, turns_BT1K: torch.Tensor) -> Any:
-        return project(attention, x_BTD, torch.view_as_real(turns_BT1K))
+        turns = torch.view_as_real(turns_BT1K) if turns_BT1K.is_complex() else turns_BT1K  # a `Placement` has its own
+        return project(attention, x_BTD, turns)
 
     for block in model.blocks:
         if type(block) is not Block:
             continue
-        attention = block.attention
-        within = [attention.qkv, attention.query_norm, attention.key_norm] if type(attention) is Attention else []
+        attention, within = block.attention, list[nn.Module]()
+        if type(attention) is Attention:
+            within = [attention.qkv, attention.query_norm, attention.key_norm, attention.rotation]
         count += _replace(attention, "project", real_turns, within)
         slots = ("attention_post_norm", "attention_scale", "attention_dropout")
         slots += ("ffn_pre_norm", "feed_forward", "ffn_post_norm", "ffn_scale", "ffn_dropout")

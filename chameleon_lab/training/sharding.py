@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -56,17 +56,20 @@ def drawn_model(make: Callable[[], Transformer]) -> Transformer:
 
 @dataclass
 class _Draw:
-    """What filled a tensor last: the random numbers that stood there before, and what was called."""
+    """What filled a tensor last: the random numbers that stood there before, what was called, and what changed its
+    numbers one by one since."""
 
     state: Tensor
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     named: dict[str, Any]
+    changes: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
     def tensor(self, like: Tensor) -> Tensor:
         tensor = torch.empty(like.shape, dtype=like.dtype)
         torch.set_rng_state(self.state)
-        self.call(tensor, *self.arguments, **self.named)
+        for call, arguments, named in [(self.call, self.arguments, self.named), *self.changes]:
+            call(tensor, *arguments, **named)
         return tensor
 
 
@@ -75,6 +78,8 @@ class _Draws(TorchDispatchMode):
     tensor at a time."""
 
     FILLS = ("normal_", "uniform_", "fill_", "zero_")
+
+    CHANGES = ("erfinv_", "mul_", "add_", "clamp_")  # by which a uniform distribution becomes a truncated normal one
 
     CONSTANTS: ClassVar[dict[str, float]] = {"full": math.nan, "ones": 1.0, "zeros": 0.0}
 
@@ -89,7 +94,12 @@ class _Draws(TorchDispatchMode):
         if isinstance(first, Tensor) and first.is_meta and func._schema.is_mutable:
             place = self._place(first)
             whole = first.untyped_storage().nbytes() == first.nbytes
-            if name in self.FILLS and whole and not any(isinstance(each, Tensor) for each in args[1:]):
+            whole = whole and not any(isinstance(each, Tensor) for each in args[1:])
+            drawn = self._draws.get(place)
+            if drawn is not None and whole and name in self.CHANGES:
+                drawn.changes.append((func, tuple(args[1:]), dict(kwargs)))
+                return first
+            if name in self.FILLS and whole:
                 draw = _Draw(torch.get_rng_state(), func, tuple(args[1:]), dict(kwargs))
                 draw.tensor(first)  # leaves the generator behind it
                 self._draws[place] = draw
