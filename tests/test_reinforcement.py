@@ -103,8 +103,8 @@ def test_log_probabilities_are_those_that_the_engine_scores_and_only_choices_are
         if modality != "picture":  # the engine masks for the room of a whole context, and rollouts for their own
             continue
         scores = lab.engine.score([reply], Document((*prompts.documents[at // 4],)), rollouts.grammar)[0]
-        ours = logs_BT[at, row.start - 1 : row.start - 1 + len(scores.logs)]
-        assert np.allclose(ours.numpy(), scores.logs, atol=1e-5)
+        ours = logs_BT[at, row.start - 1 : row.start - 1 + len(scores.logs_T)]
+        assert np.allclose(ours.numpy(), scores.logs_T, atol=1e-5)
         compared += 1
         # The picture's begin and end are forced; its codes, and how the reply ends, are chosen.
         assert int(batch.learned_BT[at].sum()) == len(row.tokens) - row.start - 2
