@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -103,15 +103,8 @@ def only(batch: Batch, kind: Modality) -> Batch:
     def cut(values_BT: Tensor) -> Tensor:
         return values_BT[rows_B, :width]
 
-    return replace(
-        batch,
-        inputs_BT=cut(batch.inputs_BT),
-        targets_BT=cut(batch.targets_BT),
-        learned_BT=cut(learned_BT),
-        modality_BT=cut(batch.modality_BT),
-        documents_BT=None if batch.documents_BT is None else cut(batch.documents_BT),
-        weights_BT=None if batch.weights_BT is None else cut(batch.weights_BT),
-    )
+    tensors = {each.name: getattr(batch, each.name) for each in fields(batch)} | {"learned_BT": learned_BT}
+    return replace(batch, **{name: cut(values) for name, values in tensors.items() if isinstance(values, Tensor)})
 
 
 def cosine(dots_xMM: Tensor, one: int, other: int) -> Tensor:

@@ -109,6 +109,10 @@ class PacedModule(lightning.LightningModule, ABC):
     def loss_and_values(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """What to descend, and what to record, of a batch."""
 
+    def extend(self, batch: Any) -> Any:
+        """What the step learns from, made of a batch before anything is watched: the batch itself."""
+        return batch
+
     def books(self) -> Iterator[Tensor]:
         """What a step may change before anybody knows whether its loss is a number: running means, counts."""
         yield from self.buffers()
@@ -236,6 +240,7 @@ class PacedModule(lightning.LightningModule, ABC):
             if random_cuda is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(random_cuda, self.device)
             self._randoms = []
+        batches = [self.extend(each) for each in batches]
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         multiplier = self.recipe.multiplier(self.step, self.progress)

@@ -13,7 +13,7 @@ import { capital, chartsOf, familiesOf, measureWords, RunRecords, styled } from 
 import { sampleStrip } from "./sample_strip.js";
 
 const LOGITS = "max_attention_logit";
-const FIRST = ["loss", LOGITS]; // charts that are open at the start
+const FIRST = ["loss", "reward", LOGITS]; // charts that are open at the start
 const FLAT = 7; // charts up to which all are offered in a row; more are folded by family
 const LAMPS = {
   waiting: "waiting",

@@ -126,7 +126,7 @@ export function measureWords(members) {
 }
 
 /** Families of measures in the order in which they are offered; those of one's own come last. */
-const FAMILIES = ["loss", "codebook", "attention", "norms", "steps", "critic", "pieces"];
+const FAMILIES = ["loss", "reward", "codebook", "attention", "norms", "steps", "critic", "pieces"];
 
 /**
  * One measure of each chart, by family.
