@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import runpy
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,16 @@ def test_outputs_that_are_kept_are_light_and_need_no_kernel() -> None:
     large = nbformat.v4.new_output("display_data", {"text/html": "x" * (OUTPUTS.LARGEST + 1)})
     assert [OUTPUTS.light(each) for each in (view, noise, large)] == [None, None, None]
     assert OUTPUTS.light(words).text == "words"
+    folder = tempfile.mkdtemp()
+    lines = [
+        nbformat.v4.new_output("stream", text=f"{folder}/mine is open\n"),
+        nbformat.v4.new_output("stream", text="a"),
+    ]
+    (line,) = OUTPUTS.joined([OUTPUTS.light(each) for each in lines])
+    assert line.text == "…/mine is open\na"
+    Path(folder).rmdir()
+    twice = nbformat.v4.new_output("display_data", {"image/png": png, "image/jpeg": png, "text/plain": folder})
+    assert OUTPUTS.light(twice).data.keys() == {"image/png", "text/plain"} and twice.data["text/plain"] == "…"
     light = OUTPUTS.light(figure)
     assert light.execution_count is None
     with PIL.Image.open(io.BytesIO(base64.b64decode(light.data["image/png"]))) as small:

@@ -214,6 +214,29 @@ def test_the_walk_goes_on_and_back_by_keyboard_and_plays_to_its_end(open_page, t
     assert walk.words(walk.tokens[-1]).replace("_", " ") == name
 
 
+def test_who_wants_less_motion_sees_a_played_walk_where_it_stops(open_page, tiny, bare_page):
+    bare_page.emulate_media(reduced_motion="reduce")
+    walk = tiny.walk(Document.of("draw a red circle", EndTurn()), seed=5)
+    explainer, count = open_page(walk), len(walk.tokens)
+    page = explainer.page
+    page.evaluate("""() => {
+      window.counts = new Set();
+      const look = () => window.counts.add(document.querySelectorAll('.chm-teach-token').length);
+      new MutationObserver(look).observe(document.body, {subtree: true, childList: true});
+    }""")
+    play = page.get_by_role("button", name="Play until the reply ends")
+    play.click()
+    explainer.until(lambda: len(walk.tokens) > count + 5)
+    play.click()  # stopped on the way: what is drawn so far is shown
+    settle(explainer, len(walk.tokens))
+    stops = len(walk.tokens)
+    play.click()
+    explainer.until(lambda: walk.next.ended, 90)
+    settle(explainer, len(walk.tokens))
+    assert len(page.evaluate("() => [...window.counts]")) <= 4, "tokens were shown one by one"
+    assert stops < len(walk.tokens) and page.evaluate("() => document.getAnimations().length") == 0
+
+
 def test_a_prompt_of_the_readers_own_and_text_that_is_never_html(open_page, tiny, tmp_path):
     explainer = open_page(tiny.walk(Document.of("hello", EndTurn())))
     page = explainer.page

@@ -4,6 +4,7 @@ import { button, element, press, pressed, toggle, write } from "../frame/dom.js"
 import { frame } from "../frame/frame.js";
 import { numbers } from "../frame/line.js";
 import { pngUrl } from "../frame/pictures.js";
+import { isCalm } from "../frame/theme.js";
 import { attentionChart } from "./attention_chart.js";
 import { codeFigure } from "./code_figure.js";
 import { drawLine } from "./draw_line.js";
@@ -62,6 +63,7 @@ function render(context) {
   let layer = 0;
   let head = 0;
   let rest = /** @type {any} */ (null); // the timer of a playing walk
+  let held = false; // a walk plays, and where it ends is shown to who wants less motion: not each token on the way
   const rows = /** @type {Map<string, {scores: Float32Array, weights: Float32Array}>} */ (new Map());
   let asking = ""; // for which row
   let order = /** @type {{of: object, strengths: string, ids: Uint32Array, logits: Float32Array} | null} */ (null);
@@ -93,14 +95,8 @@ function render(context) {
       if (selected !== null && selected >= lesson.tokens.length) selected = null;
       pointed = null;
       strip.forget(message.start);
-      strip.show();
-      strip.end();
-      panel.show(message);
-      prompt.show(
-        message.text,
-        lesson.tokens.slice(0, message.prompt).some(({ modality }) => modality === IMAGE),
-      );
-      paint();
+      held = pressed(play) && isCalm();
+      if (!held) showStep();
       if (pressed(play)) goOn();
     },
     scores({ layer, position }, [scores, weights]) {
@@ -122,6 +118,8 @@ function render(context) {
     },
     picture({ image }, [png]) {
       strip.picture(image, png);
+      if (held) return;
+      strip.show();
       paint();
     },
     state(message) {
@@ -293,12 +291,16 @@ function render(context) {
   function goOn() {
     clearTimeout(rest);
     if (lesson.step?.ended) return stop();
-    rest = setTimeout(() => pressed(play) && draw(), lesson.step?.drawing ? PACE.cells : PACE.words);
+    const pace = held ? 0 : lesson.step?.drawing ? PACE.cells : PACE.words;
+    rest = setTimeout(() => pressed(play) && draw(), pace);
   }
 
   function stop() {
     clearTimeout(rest);
     press(play, false);
+    if (!held) return;
+    held = false;
+    showStep();
   }
 
   // The page
@@ -324,9 +326,23 @@ function render(context) {
     return after;
   }
 
+  /** Shows the walk as it stands, with all of its tokens. */
+  function showStep() {
+    const { step, tokens } = lesson;
+    if (!step) return;
+    strip.show();
+    strip.end();
+    panel.show(step);
+    prompt.show(
+      step.text,
+      tokens.slice(0, step.prompt).some(({ modality }) => modality === IMAGE),
+    );
+    paint();
+  }
+
   /** @param {boolean} [all] whether what does not follow the pointer is painted, too */
   function paint(all = true) {
-    if (!lesson.step || !lesson.tokens.length) return;
+    if (!lesson.step || !lesson.tokens.length || held) return;
     if (all) dress();
     const last = lesson.tokens.length - 1;
     const at = Math.min(last, pointed ?? selected ?? (station === TOKENS ? typical() : last));

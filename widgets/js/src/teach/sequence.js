@@ -126,14 +126,13 @@ export function sequence(lesson, { point, choose }) {
       unrolled = on;
       this.show();
     },
-    /** The address of a whole picture. @param {number} image */
+    /** The address of a picture. @param {number} image */
     url: (image) => pictures.get(image),
-    /** @param {number} image @param {DataView} png */
+    /** Takes a picture, as far as it is drawn, for the next time that tokens are shown. @param {number} image @param {DataView} png */
     picture(image, png) {
       const before = pictures.get(image);
       if (before) URL.revokeObjectURL(before);
       pictures.set(image, pngUrl(png));
-      this.show();
     },
     /** Forgets the pictures that are no longer whole. @param {number} from the first position that changed */
     forget(from) {
