@@ -6,10 +6,10 @@ Make high quality image from segmentation [map] a red circle on a mint backgroun
 Generate high quality image of a mint background with segmentations a red circle at 2 4 3 5 | [picture]
 ```
 
-- a `Pair` is one example: a task, words, a picture beside them, and what is right; a `Template` is how a task is
-  written. What stands before the bar is the person's turn, behind it the model's
-- the words of editing, of structure and of objects are CM3Leon's (arXiv 2309.02591, table of templates), with a lab's
-  own for the tasks that it has otherwise; its breaks are the delimiters of images here
+- an `InstructionPair` is one example: a task, words, a picture beside them, and what is right; a `Template` is how a
+  task is written. What stands before the bar is the person's turn, behind it the model's
+- the words of editing, of structure and of objects are CM3Leon's (arXiv 2309.02591, table of templates), the others the
+  lab's own; its breaks are the delimiters of images here
 - pairs come of scenes, with exact ground truth (`SCENE_TASKS`); of pictures with alpha, whose alpha is a segmentation
   (`cutouts`); and of a person's own JSON Lines (`instruction_pairs`)
 """
@@ -48,15 +48,15 @@ from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
 from chameleon_lab.pictures import decode_picture
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
-PICTURE = "{picture}"
+PICTURE_SLOT = "{picture}"
 """Where a template has the picture that comes with an instruction."""
 
-WORDS = "{words}"
+WORDS_SLOT = "{words}"
 """Where a template has the words of an instruction."""
 
 
 @dataclass(frozen=True)
-class Pair:
+class InstructionPair:
     """One example of a task: the words of its instruction, the picture beside them, and the answer."""
 
     task: str
@@ -67,7 +67,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Template:
-    """How a task is written: the person's turn as texts and `PICTURE`, `WORDS` in one of the texts; then the answer.
+    """How a task is written: the person's turn, texts and `PICTURE_SLOT`, with `WORDS_SLOT` in one text; its answer.
 
     `aligned`: picture and answer show the same, place by place. `objects`: the words have objects at places (see
     `Located`). Raises ValueError for two texts in a row, which would become one, and for two of a kind.
@@ -81,26 +81,26 @@ class Template:
 
     def __post_init__(self) -> None:
         whole = "".join(self.request)
-        texts = [part != PICTURE for part in self.request]
+        texts = [part != PICTURE_SLOT for part in self.request]
         if not self.request or any(one and other for one, other in pairwise(texts)):
             raise ValueError(f"The template of {self.task!r} must be texts with pictures between them: {self.request}.")
         if (
-            whole.count(WORDS) > 1
-            or self.request.count(PICTURE) > 1
-            or whole.count(PICTURE) > self.request.count(PICTURE)
+            whole.count(WORDS_SLOT) > 1
+            or self.request.count(PICTURE_SLOT) > 1
+            or whole.count(PICTURE_SLOT) > self.request.count(PICTURE_SLOT)
         ):
             raise ValueError(
-                f"The template of {self.task!r} has room for {WORDS} once, and for {PICTURE} once, alone: "
+                f"The template of {self.task!r} has room for {WORDS_SLOT} once, and for {PICTURE_SLOT} once, alone: "
                 f"{self.request}."
             )
 
     @property
     def takes_picture(self) -> bool:
-        return PICTURE in self.request
+        return PICTURE_SLOT in self.request
 
     @property
     def takes_words(self) -> bool:
-        return any(WORDS in part for part in self.request)
+        return any(WORDS_SLOT in part for part in self.request)
 
     def match(self, segments: Sequence[Segment]) -> tuple[str, Image | None] | None:
         """The words and the picture of a person's turn that is written so; None for another one."""
@@ -108,14 +108,14 @@ class Template:
         if len(segments) != len(self.request):
             return None
         for part, segment in zip(self.request, segments, strict=True):
-            if part == PICTURE:
+            if part == PICTURE_SLOT:
                 if not isinstance(segment, Image):
                     return None
                 picture = segment
             elif not isinstance(segment, Text):
                 return None
             else:
-                before, slot, after = part.partition(WORDS)
+                before, slot, after = part.partition(WORDS_SLOT)
                 pattern = re.escape(before) + ("(.+)" if slot else "") + re.escape(after)
                 match = re.fullmatch(pattern, segment.text, re.DOTALL)
                 if match is None:
@@ -144,34 +144,34 @@ class Templates:
             raise ValueError(f"No task is called {task!r}; the tasks are {', '.join(self.tasks)}.")
         return self._by_task[task]
 
-    def request(self, pair: Pair, learn: bool = False) -> Document:
+    def request(self, pair: InstructionPair, learn: bool = False) -> Document:
         """The person's turn, ended: what a model is asked. Raises ValueError for words or a picture too
         few or too many."""
         template = self[pair.task]
-        for what, taken, there in (
+        for what, needs, there in (
             ("words", template.takes_words, bool(pair.words.strip())),
             ("a picture", template.takes_picture, pair.picture is not None),
         ):
-            if taken != there:
+            if needs != there:
                 raise ValueError(
-                    f"The task {pair.task!r} {'needs' if taken else 'has no place for'} {what} in its instruction."
+                    f"The task {pair.task!r} {'needs' if needs else 'has no place for'} {what} in its instruction."
                 )
         if template.objects:
             read_objects(pair.words)
         parts: list[Segment] = []
         for part in template.request:
-            if part == PICTURE:
+            if part == PICTURE_SLOT:
                 assert pair.picture is not None
                 parts.append(replace(pair.picture, learn=learn))
             else:
-                parts.append(Text(part.replace(WORDS, pair.words), learn))
+                parts.append(Text(part.replace(WORDS_SLOT, pair.words), learn))
         if self._reader(parts) != pair.task:
             raise ValueError(
                 f"As {pair.task!r} the words {pair.words[:60]!r} read like {self._reader(parts)!r}: say it otherwise."
             )
         return Document((*parts, EndTurn(learn)))
 
-    def document(self, pair: Pair, learn: Literal["answer", "all"] = "answer") -> Document:
+    def document(self, pair: InstructionPair, learn: Literal["answer", "all"] = "answer") -> Document:
         """The pair as a document of two turns. Training takes loss on the answer, or, as CM3Leon did, on "all" of it.
 
         Raises ValueError for a pair without an answer, an answer of the other kind, and an aligned one of another size.
@@ -183,8 +183,8 @@ class Templates:
             )
         if isinstance(answer, str) != (template.answer == "words"):
             other = "words" if isinstance(answer, str) else "a picture"
-            asked = "words" if template.answer == "words" else "a picture"
-            raise ValueError(f"The answer (output) of the task {pair.task!r} is {asked}, not {other}.")
+            kind = "words" if template.answer == "words" else "a picture"
+            raise ValueError(f"The answer (output) of the task {pair.task!r} is {kind}, not {other}.")
         if template.aligned and pair.picture is not None and isinstance(answer, Image):
             sizes = pair.picture.picture.size, answer.picture.size
             if sizes[0] != sizes[1]:
@@ -196,7 +196,7 @@ class Templates:
         last = Text(answer) if isinstance(answer, str) else answer
         return Document((*self.request(pair, learn == "all"), replace(last, learn=True), EndTurn()))
 
-    def parse(self, document: Document) -> Pair:
+    def parse(self, document: Document) -> InstructionPair:
         """The pair that a document was written from. Raises ValueError for one that no template has written."""
         turns = document.turns
         if len(turns) in (1, 2):
@@ -206,8 +206,8 @@ class Templates:
                 if read is not None and len(answers) == 1:
                     (answer,) = answers
                     if answer is None or isinstance(answer, Text if template.answer == "words" else Image):
-                        said = answer.text if isinstance(answer, Text) else answer
-                        return Pair(template.task, *read, said if isinstance(said, Image | str) else None)
+                        plain = answer.text if isinstance(answer, Text) else answer
+                        return InstructionPair(template.task, *read, plain if isinstance(plain, Image | str) else None)
         raise ValueError(f"No template of these tasks writes such a document: {', '.join(self.tasks)}.")
 
     def _reader(self, segments: Sequence[Segment]) -> str:
@@ -219,14 +219,14 @@ SEGMENTATION, OBJECTS, CAPTION, QUESTION = "picture to segmentation", "objects a
 
 CM3LEON = Templates(
     (
-        Template(EDIT, ("Edit first image following the instruction", PICTURE, WORDS)),
-        Template(SEGMENTS, ("Make high quality image from segmentation", PICTURE, WORDS), aligned=True),
-        Template(EDGES, ("Make high quality image from edges", PICTURE, WORDS), aligned=True),
-        Template(GREY, ("Make high quality image from grey", PICTURE, WORDS), aligned=True),
-        Template(SEGMENTATION, ("Make segmentation from image", PICTURE), aligned=True),
-        Template(OBJECTS, (f"Generate high quality image of {WORDS}",), objects=True),
-        Template(CAPTION, (PICTURE, "describe the picture"), "words"),
-        Template(QUESTION, (PICTURE, WORDS), "words"),
+        Template(EDIT, ("Edit first image following the instruction", PICTURE_SLOT, WORDS_SLOT)),
+        Template(SEGMENTS, ("Make high quality image from segmentation", PICTURE_SLOT, WORDS_SLOT), aligned=True),
+        Template(EDGES, ("Make high quality image from edges", PICTURE_SLOT, WORDS_SLOT), aligned=True),
+        Template(GREY, ("Make high quality image from grey", PICTURE_SLOT, WORDS_SLOT), aligned=True),
+        Template(SEGMENTATION, ("Make segmentation from image", PICTURE_SLOT), aligned=True),
+        Template(OBJECTS, (f"Generate high quality image of {WORDS_SLOT}",), objects=True),
+        Template(CAPTION, (PICTURE_SLOT, "describe the picture"), "words"),
+        Template(QUESTION, (PICTURE_SLOT, WORDS_SLOT), "words"),
     )
 )
 """The tasks of this lab. Editing, structure and objects are worded as the paper prints them; the paper's table has
@@ -301,11 +301,11 @@ def located(thing: Thing) -> Located:
 class Example:
     """A pair, and the scene that is asked about, or that is to be drawn."""
 
-    pair: Pair
+    pair: InstructionPair
     scene: Scene
 
 
-def _edit(rng: Choice, where: str) -> Example:
+def _edit_example(rng: Choice, where: str) -> Example:
     while True:
         if where == "trainable":
             before, edit = trainable_edit(rng)
@@ -314,7 +314,9 @@ def _edit(rng: Choice, where: str) -> Example:
             edit = sample_edit(before, rng)
         things = edit.result.things
         if not edit.result.novel and len({thing.pair for thing in things}) == len(things):
-            return Example(Pair(EDIT, edit.text, Image(before.picture()), Image(edit.result.picture())), edit.result)
+            return Example(
+                InstructionPair(EDIT, edit.text, Image(before.picture()), Image(edit.result.picture())), edit.result
+            )
 
 
 def subject_words(scene: Scene) -> str:
@@ -324,14 +326,16 @@ def subject_words(scene: Scene) -> str:
     return f"{listed} on a {scene.background} background"
 
 
-def _free(rng: Choice, where: str) -> Scene:
+def _free_scene(rng: Choice, where: str) -> Scene:
     return sample_where(rng, where, sample=sample_free)
 
 
 def _from_map(task: str, draw_map: Callable[[Scene], PIL.Image.Image]) -> Callable[[Choice, str], Example]:
     def example(rng: Choice, where: str) -> Example:
-        scene = _free(rng, where)
-        return Example(Pair(task, subject_words(scene), Image(draw_map(scene)), Image(scene.picture())), scene)
+        scene = _free_scene(rng, where)
+        return Example(
+            InstructionPair(task, subject_words(scene), Image(draw_map(scene)), Image(scene.picture())), scene
+        )
 
     return example
 
@@ -346,37 +350,37 @@ def scene_edges(scene: Scene) -> PIL.Image.Image:
     return edges_picture(outlines(labels_of_scene(scene)))
 
 
-def _segmentation(rng: Choice, where: str) -> Example:
-    scene = _free(rng, where) if rng.random() < 0.6 else sample_where(rng, where)
-    return Example(Pair(SEGMENTATION, "", Image(scene.picture()), Image(scene_segmentation(scene))), scene)
+def _segmentation_example(rng: Choice, where: str) -> Example:
+    scene = _free_scene(rng, where) if rng.random() < 0.6 else sample_where(rng, where)
+    return Example(InstructionPair(SEGMENTATION, "", Image(scene.picture()), Image(scene_segmentation(scene))), scene)
 
 
-def _objects(rng: Choice, where: str) -> Example:
-    scene = _free(rng, where)
+def _objects_example(rng: Choice, where: str) -> Example:
+    scene = _free_scene(rng, where)
     words = objects_words(f"a {scene.background} background", [located(thing) for thing in scene.things])
-    return Example(Pair(OBJECTS, words, None, Image(scene.picture())), scene)
+    return Example(InstructionPair(OBJECTS, words, None, Image(scene.picture())), scene)
 
 
-def _caption(rng: Choice, where: str) -> Example:
+def _caption_example(rng: Choice, where: str) -> Example:
     scene = sample_where(rng, where)
-    return Example(Pair(CAPTION, "", Image(scene.picture()), scene.caption()), scene)
+    return Example(InstructionPair(CAPTION, "", Image(scene.picture()), scene.caption()), scene)
 
 
-def _question(rng: Choice, where: str) -> Example:
+def _question_example(rng: Choice, where: str) -> Example:
     scene = sample_where(rng, where)
     question = sample_questions(scene, rng, 1)[0]
-    return Example(Pair(QUESTION, question.text, Image(scene.picture()), question.answer), scene)
+    return Example(InstructionPair(QUESTION, question.text, Image(scene.picture()), question.answer), scene)
 
 
 SCENE_TASKS: Mapping[str, Callable[[Choice, str], Example]] = {
-    EDIT: _edit,
+    EDIT: _edit_example,
     SEGMENTS: _from_map(SEGMENTS, scene_segmentation),
     EDGES: _from_map(EDGES, scene_edges),
     GREY: _from_map(GREY, lambda scene: grey_picture(scene.picture())),
-    SEGMENTATION: _segmentation,
-    OBJECTS: _objects,
-    CAPTION: _caption,
-    QUESTION: _question,
+    SEGMENTATION: _segmentation_example,
+    OBJECTS: _objects_example,
+    CAPTION: _caption_example,
+    QUESTION: _question_example,
 }
 """By task: an example from a side of the split. With maps and objects things stand anywhere, and no words say where."""
 
@@ -401,7 +405,7 @@ def cutout_pairs(
     caption: str,
     ground: tuple[int, int, int] = (255, 255, 255),
     palette: Palette = CUTOUT_PALETTE,
-) -> Iterator[Pair]:
+) -> Iterator[InstructionPair]:
     """The pairs of a picture with alpha, laid on a ground: from its silhouette, edges and greys, and to its silhouette.
 
     The alpha is the segmentation. Raises ValueError for a picture without one, or one that hides all or nothing.
@@ -415,14 +419,14 @@ def cutout_pairs(
         )
     flat = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, (*ground, 255)), layer).convert("RGB")
     shape, whole = Image(segmentation_picture(mask_HW.astype(np.uint8), palette)), Image(flat)
-    yield Pair(SEGMENTS, caption, shape, whole)
-    yield Pair(EDGES, caption, Image(edges_picture(photograph_edges(flat, mask_HW))), whole)
-    yield Pair(GREY, caption, Image(grey_picture(flat)), whole)
-    yield Pair(SEGMENTATION, "", whole, shape)
-    yield Pair(CAPTION, "", whole, caption)
+    yield InstructionPair(SEGMENTS, caption, shape, whole)
+    yield InstructionPair(EDGES, caption, Image(edges_picture(photograph_edges(flat, mask_HW))), whole)
+    yield InstructionPair(GREY, caption, Image(grey_picture(flat)), whole)
+    yield InstructionPair(SEGMENTATION, "", whole, shape)
+    yield InstructionPair(CAPTION, "", whole, caption)
 
 
-def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) -> Iterator[Pair | Skipped]:
+def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) -> Iterator[InstructionPair | Skipped]:
     """The pairs of each picture with alpha in a folder and below; its caption is in a `.txt` beside it, or its file's
     name. Raises ValueError for no folder, and for one without pictures."""
     if not Path(folder).is_dir():
@@ -444,7 +448,7 @@ def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) 
 
 def instruction_pairs(
     path: Path | str, find: FindPicture | None = None, templates: Templates = CM3LEON
-) -> Iterator[Pair | Skipped]:
+) -> Iterator[InstructionPair | Skipped]:
     """A person's own pairs, one a line of JSON Lines (or an entry of a JSON array): what cannot be read is skipped.
 
     ```
@@ -459,7 +463,7 @@ def instruction_pairs(
     """
     find = find or PictureFolder(Path(path).parent)
 
-    def read(name: str, entry: Any) -> Iterator[Pair]:
+    def read(name: str, entry: Any) -> Iterator[InstructionPair]:
         pair = _read_pair(entry, find)
         templates.document(pair)  # whatever is wrong with it is said here, and not when training begins
         yield pair
@@ -470,7 +474,7 @@ def instruction_pairs(
 FIELDS = frozenset(("task", "instruction", "input", "output", "objects"))
 
 
-def _read_pair(entry: Any, find: FindPicture) -> Pair:
+def _read_pair(entry: Any, find: FindPicture) -> InstructionPair:
     if not isinstance(entry, dict):
         raise ValueError("it is no object with an instruction, an input and an output")
     if unknown := sorted(entry.keys() - FIELDS):
@@ -491,7 +495,7 @@ def _read_pair(entry: Any, find: FindPicture) -> Pair:
     task = texts["task"] or (OBJECTS if objects is not None else usual)
     picture = parts["input"]
     assert not isinstance(picture, str)
-    return Pair(task, words, picture, parts["output"])
+    return InstructionPair(task, words, picture, parts["output"])
 
 
 def _read_located(value: Any) -> Located:
@@ -502,7 +506,9 @@ def _read_located(value: Any) -> Located:
 
 
 def instruction_documents(
-    pairs: Iterable[Pair | Skipped], templates: Templates = CM3LEON, learn: Literal["answer", "all"] = "answer"
+    pairs: Iterable[InstructionPair | Skipped],
+    templates: Templates = CM3LEON,
+    learn: Literal["answer", "all"] = "answer",
 ) -> Iterator[Document | Skipped]:
     """The pairs as documents, so that a reader of pairs is a reader of documents."""
     for pair in pairs:

@@ -31,7 +31,7 @@ CUTOUT_PALETTE: Palette = (BACKGROUNDS["gray"], COLOURS["black"])
 SPECK = 20
 """Pixels below which a class that a picture seems to hold is none: the checker's measure of a speck."""
 
-LINE = 2
+EDGE_WIDTH = 2
 """Pixels across an edge as it is drawn."""
 
 
@@ -74,12 +74,20 @@ def _sum_around(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def outlines(labels_HW: np.ndarray) -> np.ndarray:
-    """The edges of a segmentation: pixels of a class within `LINE` pixels of another class, or of the border."""
+    """The edges of a segmentation: pixels of a class within `EDGE_WIDTH` pixels of another class, or of the border."""
     rows, columns = labels_HW.shape
-    padded = np.pad(labels_HW, LINE)
-    reach = [(dy, dx) for dy in range(-LINE, LINE + 1) for dx in range(-LINE, LINE + 1) if abs(dy) + abs(dx) <= LINE]
+    padded = np.pad(labels_HW, EDGE_WIDTH)
+    reach = [
+        (dy, dx)
+        for dy in range(-EDGE_WIDTH, EDGE_WIDTH + 1)
+        for dx in range(-EDGE_WIDTH, EDGE_WIDTH + 1)
+        if abs(dy) + abs(dx) <= EDGE_WIDTH
+    ]
     inner_HW = np.logical_and.reduce(
-        [padded[LINE + dy : LINE + dy + rows, LINE + dx : LINE + dx + columns] == labels_HW for dy, dx in reach]
+        [
+            padded[EDGE_WIDTH + dy : EDGE_WIDTH + dy + rows, EDGE_WIDTH + dx : EDGE_WIDTH + dx + columns] == labels_HW
+            for dy, dx in reach
+        ]
     )
     return (labels_HW > 0) & ~inner_HW
 
