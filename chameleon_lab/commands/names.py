@@ -10,7 +10,8 @@ from collections.abc import Callable
 MODEL_NAMES = ("tiny",)
 IMAGE_EXPERIMENT_NAMES = ("photographs", "reference")
 EXPERIMENT_NAMES = (
-    *("tiny", "small", "chameleon-7b", "chameleon-34b", "cm3leon-350m", "cm3leon-760m", "cm3leon-7b"),
+    *("tiny", "small", "instructions"),
+    *("chameleon-7b", "chameleon-34b", "cm3leon-350m", "cm3leon-760m", "cm3leon-7b"),
     *("stress_ramp", "side_by_side", "silent_growth"),
 )
 READER_NAMES = ("captions", "jsonl", "obelics", "mmc4", "text", "code", "parquet", "webdataset", "datasets")

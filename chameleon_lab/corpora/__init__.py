@@ -9,6 +9,8 @@
 - `shards`, `shard_files`: a corpus tokenized once
 - `infilling`, `holes`: documents rearranged so that a model learns to fill blanks; scenes with something hidden
 - `flags`: pictures of which there are too many to learn, with names that only a document explains
+- `instructions`, `structure`: many tasks in templates, from scenes, cut-outs and a person's own pairs; their
+  segmentations and edges
 - `scene_codes`: the codes of scenes, each encoded once
 - `mixture`: batches as a function of seed and step
 """

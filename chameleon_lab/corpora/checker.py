@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
+from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, LATTICE_STEP, PLACES, SHAPES, SIZES, Scene, Thing
 
 COVERAGE_SIDE = 36
 """Side of the square in which coverages are compared, pixels."""
@@ -58,8 +58,8 @@ def compare_scenes(scene: Scene, reading: SceneReading) -> dict[str, bool]:
     """Which attributes of a scene a reading has right: attribute to verdict.
 
     `count`, `colours`, `shapes`, `binding` (colours with their shapes), `sizes` (bound as well), `background`, and
-    `layout` (the place of one thing; the relation or order of several). With another count of things `binding`, `sizes`
-    and `layout` are wrong. "all" is everything together.
+    `layout` (the place of one thing, or of each where they stand free; the relation or order of several). With another
+    count of things `binding`, `sizes` and `layout` are wrong. "all" is everything together.
     """
     real, read = scene.things, reading.things
     same_count = len(real) == len(read)
@@ -79,10 +79,18 @@ def _same_layout(scene: Scene, read: tuple[ThingReading, ...]) -> bool:
     if scene.layout == "single":
         nearest = min(PLACES, key=lambda place: np.hypot(place[0] - read[0].x, place[1] - read[0].y))
         return PLACES[nearest] == scene.place
+    if scene.layout == "free":
+        return all(any(_stands_at(thing, each) for each in read) for thing in scene.things)
     across, along = np.ptp([t.x for t in read]), np.ptp([t.y for t in read])
     sideways = scene.layout in ("beside", "row")
     in_order = [t.pair for t in scene.things] == [(t.colour, t.shape) for t in read]
     return in_order and bool(across > along if sideways else along > across)
+
+
+def _stands_at(thing: Thing, reading: ThingReading) -> bool:
+    """Whether this is that thing, at the same point of the lattice."""
+    near = max(abs(reading.x - thing.x), abs(reading.y - thing.y)) < LATTICE_STEP / 2
+    return near and (reading.colour, reading.shape) == thing.pair
 
 
 def _nearest(pixels_X3: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:

@@ -10,18 +10,15 @@ import numpy as np
 from chameleon_lab.corpora.conversations import Choice
 from chameleon_lab.corpora.infilling import Span, cell_spans, code_places, move_spans
 from chameleon_lab.corpora.packing import TokenizedDocument
-from chameleon_lab.corpora.scenes import COLOURS, NOVEL_PAIRS, SHAPES, SIZES, Scene, Thing
+from chameleon_lab.corpora.scenes import COLOURS, LATTICE_STEP, NOVEL_PAIRS, SHAPES, SIZES, Scene, Thing
 from chameleon_lab.documents import Image
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-
-LATTICE = 8
-"""Pixels from one point of the scenes' lattice to the next: a cell of the tiny image tokenizer."""
 
 
 def cells_of_thing(thing: Thing, grid: tuple[int, int]) -> np.ndarray:
     """The cells that a thing covers: rows x columns booleans."""
-    hidden_RC, reach = np.zeros(grid, bool), -(-SIZES[thing.size] // LATTICE)
-    column, row = thing.x // LATTICE, thing.y // LATTICE
+    hidden_RC, reach = np.zeros(grid, bool), -(-SIZES[thing.size] // LATTICE_STEP)
+    column, row = thing.x // LATTICE_STEP, thing.y // LATTICE_STEP
     hidden_RC[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = True
     return hidden_RC
 

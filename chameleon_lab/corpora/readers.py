@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -38,6 +38,7 @@ class Skipped(NamedTuple):
 
 
 Reader = Iterable[Document | Skipped]
+Entry = TypeVar("Entry")
 FindPicture = Callable[[str], PIL.Image.Image]
 """The picture that a document calls by this name. Raises ValueError or OSError when there is none."""
 
@@ -107,7 +108,7 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
     everything = listing(folder).files
     for name in METADATA:
         if name in everything:
-            yield from _each(folder / name, described)
+            yield from each_entry(folder / name, described)
     pictures = picture_listing(folder, *CAPTION_SUFFIXES, ".json", ".jsonl")
     if not pictures.files:
         raise ValueError(f"{folder} holds no pictures: {pictures}.")
@@ -195,7 +196,7 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
         else:
             raise ValueError("it has neither image and caption nor text")
 
-    return _each(path, read)
+    return each_entry(path, read)
 
 
 def _alternatives(image: Any, captions: Any, find: FindPicture) -> Iterator[Document]:
@@ -283,7 +284,7 @@ def _placed(text: str, pictures: list[PIL.Image.Image]) -> Iterator[str | PIL.Im
 
 def obelics(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
     """OBELICS-style documents, one a line: see `obelics_document`."""
-    return _each(path, lambda name, entry: obelics_document(name, _object(entry), find))
+    return each_entry(path, lambda name, entry: obelics_document(name, _object(entry), find))
 
 
 def obelics_document(name: str, entry: Mapping[str, Any], find: FindPicture) -> Iterator[Document | Skipped]:
@@ -333,7 +334,7 @@ def mmc4(path: Path | str, find: FindPicture) -> Iterator[Document | Skipped]:
                 parts.append(Text(str(sentence)))
         yield from _interleaved(name, parts, find)
 
-    return _each(path, read)
+    return each_entry(path, read)
 
 
 def plain_text(path: Path | str, suffixes: Iterable[str] = (".txt", ".md")) -> Iterator[Document | Skipped]:
@@ -423,7 +424,7 @@ LARGEST_RUN = 2**30
 """Bytes after which a line is none: an archive of little more than a megabyte may hold one without an end."""
 
 
-def _each(path: Path | str, read: Callable[[str, Any], Iterator[Document | Skipped]]) -> Iterator[Document | Skipped]:
+def each_entry(path: Path | str, read: Callable[[str, Any], Iterator[Entry | Skipped]]) -> Iterator[Entry | Skipped]:
     """What `read(name, value)` makes of each line of a JSON Lines file, plain or in a .gz or .zip, or of each entry of
     a JSON array in a .json file.
 
@@ -465,9 +466,7 @@ def _begins_array(path: Path) -> bool:
         return file.read(64).removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].strip() == b"["
 
 
-def _entry(
-    name: str, value: Any, read: Callable[[str, Any], Iterator[Document | Skipped]]
-) -> Iterator[Document | Skipped]:
+def _entry(name: str, value: Any, read: Callable[[str, Any], Iterator[Entry | Skipped]]) -> Iterator[Entry | Skipped]:
     try:
         yield from read(name, value)
     except (ValueError, OSError, TypeError, LookupError, ArithmeticError, AttributeError) as error:

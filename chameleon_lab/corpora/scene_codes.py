@@ -30,12 +30,13 @@ def scene_range(count: int) -> tuple[int, int]:
 
 
 def scene_number(scene: Scene) -> int | None:
-    """The number of a scene from 0 on; None for one that is never sampled: bare ground, or two things of a row.
+    """The number of a scene from 0 on; None for one that `sample_scene` never gives: bare ground, two things of a row,
+    things that stand free.
 
     Things of three are small, so that their sizes do not count.
     """
     count, number = len(scene.things), 0
-    if not count or (count > 1 and scene.layout not in LAYOUTS[count - 1]):
+    if not count or scene.layout == "free" or (count > 1 and scene.layout not in LAYOUTS[count - 1]):
         return None
     for thing in scene.things:
         number = (number * len(SHAPES) + SHAPES.index(thing.shape)) * len(COLOURS) + list(COLOURS).index(thing.colour)

@@ -2,7 +2,8 @@
 
 - 8 shapes x 8 colours x 2 sizes over 6 backgrounds, 64x64 pixels, drawn at 4x and averaged down (antialiased)
 - things sit on the 8-pixel lattice of the tiny image tokenizer: a small thing covers 2x2 cells, a large one 4x4
-- one thing in 9 places, two side by side or one above the other, three in a row or a column
+- one thing in 9 places, two side by side or one above the other, three in a row or a column; or all of them anywhere on
+  the lattice ("free"), which no conversation has and instructions do
 - `NOVEL_PAIRS`, one colour of each shape, never meet in the transformer's training; one arrangement in ten is held out
   besides, chosen by a hash of its things, so that the split depends on no seed
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,7 +72,9 @@ PLACES = {
 }
 """Where a single thing can be: centre in pixels to the words for it."""
 
-Arrangement = Literal["single", "beside", "above", "row", "column"]
+Arrangement = Literal["single", "beside", "above", "row", "column", "free"]
+LATTICE_STEP = 8
+"""Pixels from one point of the lattice to the next: a cell of the tiny image tokenizer."""
 _CENTRES: dict[Arrangement, tuple[tuple[int, int], ...]] = {
     "beside": ((16, 32), (48, 32)),
     "above": ((32, 16), (32, 48)),
@@ -136,6 +140,8 @@ class Scene:
                 content = f"{phrases[0]} left of {phrases[1]}"
             case "above":
                 content = f"{phrases[0]} above {phrases[1]}"
+            case "free":
+                content = " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
             case _:
                 content = f"{', '.join(phrases[:-1])} and {phrases[-1]} in a {self.layout}"
         return f"{content} on a {self.background} background"
@@ -222,10 +228,42 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     return arrange(specs, layout, tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], place)
 
 
-def sample_where(rng: np.random.Generator, where: str, count: int | None = None) -> Scene:
+def sample_free(rng: np.random.Generator, count: int | None = None) -> Scene:
+    """One to three things (30, 45, 25 %) anywhere on the lattice, none in the square of another; three are small."""
+    if count is None:
+        count = int(rng.choice((1, 2, 3), p=(0.3, 0.45, 0.25)))
+    colours, sizes, things = tuple(COLOURS), tuple(SIZES), list[Thing]()
+    while len(things) < count:
+        size = "small" if count == 3 else sizes[rng.integers(2)]
+        reach = square_reach(size) // LATTICE_STEP
+        x, y = (LATTICE_STEP * int(rng.integers(reach, SIDE // LATTICE_STEP - reach + 1)) for _ in range(2))
+        thing = Thing(SHAPES[rng.integers(len(SHAPES))], colours[rng.integers(len(colours))], size, x, y)
+        if all(thing.pair != other.pair and _apart(thing, other) for other in things):
+            things.append(thing)
+        elif rng.random() < 0.02:
+            things.clear()  # two large things may leave no room
+    ordered = tuple(sorted(things, key=lambda thing: (thing.x, thing.y)))
+    return Scene(ordered, tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))], "free")
+
+
+def square_reach(size: str) -> int:
+    """Pixels from a thing's centre to the edges of the square of whole cells that holds it."""
+    return -(-SIZES[size] // LATTICE_STEP) * LATTICE_STEP
+
+
+def _apart(one: Thing, other: Thing) -> bool:
+    return max(abs(one.x - other.x), abs(one.y - other.y)) >= square_reach(one.size) + square_reach(other.size)
+
+
+def sample_where(
+    rng: np.random.Generator,
+    where: str,
+    count: int | None = None,
+    sample: Callable[[np.random.Generator, int | None], Scene] = sample_scene,
+) -> Scene:
     """A scene of one side of the split: "trainable"; "held_out" (no novel pair); or "novel" (at least one)."""
     while True:
-        scene = sample_scene(rng, count)
+        scene = sample(rng, count)
         side = "novel" if scene.novel else "held_out" if scene.held_out else "trainable"
         if side == where:
             return scene

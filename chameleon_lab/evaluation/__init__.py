@@ -2,6 +2,7 @@
 
 - `scenes`, `card`: scores on held-out prompts, pictures read by the checker; a model card of them
 - `infilling`: scores of filled blanks, on held-out scenes
+- `instructions`, `transfer`: scores of each task of instructions; which task helps which
 - `retrieval`: scores of flags drawn with and without the document that explains them
 - `metrics`, `distances`: image tokenizers on a reference set, every value with its protocol
 - `comparison`: quantizers on equal terms

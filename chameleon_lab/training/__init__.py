@@ -15,6 +15,7 @@
 - `photographs`: the trainings of tokenizers of photographs that are compared with one another
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
 - `infilling`: the training of the model that fills blanks
+- `instructions`: the training of the model of many tasks
 - `encoders`, `retrieval`: the training of an encoder for retrieval, and of the model that looks things up
 - `own/`: a model of a person's own data, from a folder to `Chameleon`
 """

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from chameleon_lab.chameleon import SHIPPED, Chameleon
+from chameleon_lab.corpora.instructions import (
+    CM3LEON,
+    TASK_SHARES,
+    InstructionBatches,
+    check_shares,
+    instruction_documents,
+    instruction_pairs,
+    sample_examples,
+)
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, SceneBatches, Stage, sample_documents
 from chameleon_lab.corpora.packing import Batch, bucket, pack, tokenize
+from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.shards import Shards, identities
+from chameleon_lab.documents import Document
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.training.ahead import made_ahead
 from chameleon_lab.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,75 @@ class Scenes:
             documents = tokenize(sample_documents(rng, dict(self.weights), self.held_out), tokenizer)
             apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
         return Corpus(tokenizer.vocabulary, batches, apart, lambda: tokenizer)
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions of many tasks about scenes, drawn as they are needed, in about `tokens` tokens a step.
+
+    `shares`: by task (`corpora.instructions.TASK_SHARES`). Of all documents, the share `earlier` are those that the
+    tiny model was trained on, so that it stays what it is; where `pairs` are, a file of a person's own (see
+    `instruction_pairs`), `own` are of these. `learn`: loss on "answer", or on "all" of a document as CM3Leon; `infill`:
+    the share that is rearranged besides. `held_out`: so many documents, drawn apart.
+    """
+
+    tokenizer: str | Path | MixedModalTokenizer = "tiny"
+    tokens: int = 2048
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(TASK_SHARES))
+    earlier: float = 0.1
+    pairs: str | Path | None = None
+    own: float = 0.5
+    learn: Literal["answer", "all"] = "answer"
+    infill: float = 0.0
+    held_out: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for shares that are none."""
+        check_shares(self.shares)
+        own = self.own if self.pairs is not None else 0.0
+        if min(self.earlier, own) < 0 or self.earlier + own > 1:
+            raise ValueError(f"Shares of earlier documents and own pairs are 0 to 1, not {self.earlier} and {own}.")
+        if self.learn not in ("answer", "all"):
+            raise ValueError(f"Loss is taken on the 'answer' or on 'all', not on {self.learn!r}.")
+
+    def open(self, seed: int, steps: int | None) -> Corpus:
+        """Raises ValueError for a file of pairs of which none can be read, saying what is wrong with the first."""
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, MixedModalTokenizer):
+            tokenizer = Chameleon.load(tokenizer, device="cpu").tokenizer
+        batches = partial(
+            InstructionBatches,
+            tokenizer,
+            seed,
+            self.tokens,
+            dict(self.shares),
+            earlier=self.earlier,
+            own=0.0 if self.pairs is None else self.own,
+            own_documents=[]
+            if self.pairs is None
+            else tokenize(_documents_of_pairs(self.pairs, self.learn), tokenizer),
+            learn=self.learn,
+            infill=self.infill,
+        )
+        apart: list[Batch] = []
+        if self.held_out:
+            rng = np.random.default_rng([seed, 33])
+            examples = sample_examples(rng, self.held_out, self.shares, "held_out")
+            documents = tokenize([CM3LEON.document(each.pair) for each in examples], tokenizer)
+            apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
+        return Corpus(tokenizer.vocabulary, made_ahead(batches), apart, lambda: tokenizer)
+
+
+def _documents_of_pairs(path: Path | str, learn: Literal["answer", "all"]) -> list[Document]:
+    documents, skips = list[Document](), list[Skipped]()
+    for each in instruction_documents(instruction_pairs(path), learn=learn):
+        (skips if isinstance(each, Skipped) else documents).append(each)  # pyright: ignore[reportArgumentType]
+    for skip in skips:
+        log.warning("Skipped: %s: %s", *skip)
+    if not documents:
+        why = f": {skips[0].name}: {skips[0].reason}" if skips else ", it is empty"
+        raise ValueError(f"{path} holds no pair that can be read{why}.")
+    return documents
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from chameleon_lab.checkpoints.adapters import LoRA, add_adapter, merge_adapter, write_adapter
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
-from chameleon_lab.monitors.alarms import RULES, Rule, check_rules
+from chameleon_lab.monitors.alarms import RULES, NotANumber, Rule, check_rules
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.monitors.watch import Monitor, check_monitors
 from chameleon_lab.objective import Objective
@@ -28,7 +28,7 @@ from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
 from chameleon_lab.training.beginning import WeightSource, begin, weights_identity
 from chameleon_lab.training.budget import Budget
-from chameleon_lab.training.data import PAIRS, Corpus, Data, Scenes
+from chameleon_lab.training.data import PAIRS, Corpus, Data, Instructions, Scenes
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Drawings, first_halves, scene_requests
 from chameleon_lab.training.trainable import Prepared
@@ -363,6 +363,25 @@ SMALL = replace(
 )
 """The same at 38 M parameters, for one GPU."""
 
+INSTRUCTIONS = replace(
+    TINY,
+    name="instructions",
+    begins_from="tiny",
+    data=Instructions(),
+    budget=Budget(steps=1200),
+    recipe=replace(
+        TINY.recipe,
+        rate=TINY.recipe.rate / 2,
+        muon_rate=TINY.recipe.muon_rate / 2,
+        schedule=CoolDown(0.4),
+        warm_up=30,
+    ),
+    monitors=(),  # time is what this training has least of
+    rules=(NotANumber(),),
+)
+"""The tiny model trained on, on all tasks of `corpora.instructions` at once: about 40 minutes of one core.
+`python -m chameleon_lab.training.instructions` makes a model of it."""
+
 LAB = Experiment(
     name="lab",
     model=ModelConfig(vocabulary=0, width=64, layers=4, heads=2, kv_heads=2, head_width=32, ffn_width=176, context=176),
@@ -435,7 +454,7 @@ PRESETS = {each.name: each for each in (STRESS_RAMP, SIDE_BY_SIDE, SILENT_GROWTH
 EXPERIMENTS = {
     each.name: each
     for each in (
-        *(TINY, SMALL, CHAMELEON_7B, CHAMELEON_34B, CM3LEON_350M, CM3LEON_760M, CM3LEON_7B),
+        *(TINY, SMALL, INSTRUCTIONS, CHAMELEON_7B, CHAMELEON_34B, CM3LEON_350M, CM3LEON_760M, CM3LEON_7B),
         *PRESETS.values(),
     )
 }

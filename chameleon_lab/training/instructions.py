@@ -1,0 +1,102 @@
+"""The training of the model of many tasks: the tiny model's weights, trained on with instructions.
+
+`python -m chameleon_lab.training.instructions FOLDER` writes it to `FOLDER/model`; called again with more steps, it
+goes on. `chameleon-lab train instructions` is the same run without the model's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.plain import plain_values
+from chameleon_lab.signals import exit_code
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import Instructions
+from chameleon_lab.training.experiments import INSTRUCTIONS
+from chameleon_lab.training.infilling import InfillProgress
+
+log = logging.getLogger(__name__)
+
+
+def train_instructions(
+    folder: Path | str,
+    steps: int = 1200,
+    data: Instructions | None = None,
+    begins_from: str | Path = "tiny",
+    every: float = 20.0,
+) -> Chameleon:
+    """The model of many tasks, written to `folder/model`. Called again with more steps, it goes on.
+
+    `begins_from`: folder or name of a model of the tiny model's shape and tokenizers, whose weights are trained on; one
+    that was trained so already is trained on with half of the rates. Every so many seconds the log says how far it is.
+    """
+    folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
+    recipe, data = INSTRUCTIONS.recipe, data or Instructions()
+    before = None
+    if begins_from != "tiny":
+        before = Chameleon.load(begins_from, device="cpu").card
+        recipe = replace(recipe, rate=recipe.rate / 2, muon_rate=recipe.muon_rate / 2)
+    experiment = replace(
+        INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=Budget(steps=steps), recipe=recipe
+    )
+    run = experiment.run(folder / "transformer")
+    history = run.wait(report=InfillProgress(every))
+    card = {
+        "experiment": plain_values(replace(experiment, data=None, begins_from=None)),
+        "data": {name: value for name, value in plain_values(data).items() if name not in ("tokenizer", "pairs")},
+        "trained": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
+        "minutes": round(history.records[-1].seconds / 60, 1),
+        "steps": len(history.records),
+        "tokens": int(sum(history.series("tokens")[1])),
+        "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
+        "before": before,
+    }
+    lab.tokenizer.image.half()
+    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
+    return Chameleon.load(folder / "model")
+
+
+def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the run and the model go")
+    parser.add_argument("--steps", type=int, default=1200, help="of training, in all (default: 1200)")
+    parser.add_argument("--tokens", type=int, default=2048, help="a step (default: 2048)")
+    parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
+    parser.add_argument("--without", nargs="+", default=(), metavar="TASK", help="tasks that are left out")
+    parser.add_argument(
+        "--pairs", type=Path, help="a JSON Lines file of instructions of your own (half of the documents)"
+    )
+    parser.add_argument("--learn", choices=("answer", "all"), default="answer", help="on what loss is taken")
+    parser.add_argument("--infill", type=float, default=0.0, help="share of documents rearranged besides (default: 0)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    shares = without_tasks(Instructions().shares, options.without)
+    data = Instructions(
+        tokens=options.tokens, shares=shares, pairs=options.pairs, learn=options.learn, infill=options.infill
+    )
+    train_instructions(options.folder, options.steps, data, options.begins_from)
+    log.info("The model is in %s.", options.folder / "model")
+
+
+def without_tasks(shares: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
+    """The shares of the other tasks. Raises ValueError for a task that is not among them."""
+    if unknown := sorted(set(tasks) - shares.keys()):
+        raise ValueError(f"No task is called {unknown[0]!r}; the tasks are {', '.join(shares)}.")
+    return {task: share for task, share in shares.items() if task not in tasks}
+
+
+if __name__ == "__main__":
+    # By its own name: what an experiment names in `__main__` counts as a person's own, and as another one.
+    from chameleon_lab.training.instructions import train_instructions_command as command
+
+    raise SystemExit(exit_code(command))
