@@ -22,8 +22,9 @@ def read(folder, *entries):
     return list(jsonl(folder / "chats.jsonl"))
 
 
-def plain(document: Document) -> list:
+def plain(document: Document | Skipped) -> list:
     """Words, shades and "|" for an end of turn, each with a star where it is learned."""
+    assert isinstance(document, Document), document
     names = {
         Text: lambda part: part.text,
         Image: lambda part: np.asarray(part.picture)[0, 0, 0],
@@ -110,6 +111,7 @@ STYLES = {
 def test_a_conversation_of_each_style_is_the_same_document(folder, style):
     (document,) = read(folder, STYLES[style])
     assert plain(document) == WHOLE
+    assert isinstance(document, Document)
     assert [role for role, _ in document.turns] == ["user", "model", "user", "model"]
 
 

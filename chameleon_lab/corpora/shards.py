@@ -65,7 +65,7 @@ def write_shards(
         raise ValueError(f"{folder} is taken: write into a new or empty folder, or delete it first.")
     with whole_folder(folder) as hidden, closing(Writer(hidden, shard_tokens)) as writer:
         kinds = Counter[str]()
-        for entry in _tokenized(documents, tokenizer):
+        for entry in tokenized_documents(documents, tokenizer):
             if isinstance(entry, Skipped):
                 writer.skip(entry)
             else:
@@ -231,7 +231,9 @@ def _image_identity(image: ImageTokenizer) -> str:
     return digest.hexdigest()
 
 
-def _tokenized(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
+def tokenized_documents(
+    documents: Reader, tokenizer: MixedModalTokenizer
+) -> Iterator[tuple[TokenizedDocument, str] | Skipped]:
     """Each document's tokens and kind, or why it is skipped; 256 documents or 64 pictures are tokenized at once.
 
     Order is kept, except that a skipped document may come before its neighbours.

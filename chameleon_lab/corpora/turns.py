@@ -56,7 +56,7 @@ def conversation_of(record: Mapping[str, Any], find: Callable[[str], PIL.Image.I
             speaker, content = ("assistant" if last == "user" else "user"), turn
         else:
             raise ValueError(f"nobody speaks in turn {number}: {str(turn)[:40]!r} has neither role nor from")
-        parts = list(_parts(content, number, pictures))
+        parts = list(_parts_of_turn(content, number, pictures))
         if speaker == "system":
             if number > 1:
                 raise ValueError(f"turn {number} is the system's, which may only come first")
@@ -107,7 +107,7 @@ def _speaker(name: Any, number: int) -> str:
     return SPEAKERS[name.lower()]
 
 
-def _parts(content: Any, number: int, pictures: _Pictures) -> Iterator[Text | Image]:
+def _parts_of_turn(content: Any, number: int, pictures: _Pictures) -> Iterator[Text | Image]:
     """The segments of a turn. Raises ValueError where it says nothing."""
     empty = True
     for part in [content] if isinstance(content, str | dict) else content if isinstance(content, list) else []:
