@@ -297,7 +297,7 @@ def _to_plain(segment: Segment) -> dict[str, object]:
         mask = {"mask": segment.mask.astype(int).tolist()}
     elif segment.mask is not None:
         mask = {"cells": sorted(map(list, segment.mask))}
-    return {"image": _png(segment.picture), **codes, **mask, **learn}
+    return {"image": png_base64(segment.picture), **codes, **mask, **learn}
 
 
 def _to_html(segment: Segment) -> str:
@@ -309,10 +309,10 @@ def _to_html(segment: Segment) -> str:
         return '<span aria-label="blank" style="border-bottom:2px solid;width:4em;height:1em"></span>'
     size = f"{segment.picture.width} by {segment.picture.height} pixels"
     style = "width:128px;image-rendering:pixelated;border-radius:6px"
-    return f'<img alt="picture, {size}" style="{style}" src="data:image/png;base64,{_png(segment.picture)}">'
+    return f'<img alt="picture, {size}" style="{style}" src="data:image/png;base64,{png_base64(segment.picture)}">'
 
 
-def _png(picture: PIL.Image.Image) -> str:
+def png_base64(picture: PIL.Image.Image) -> str:
     """A picture as PNG in base64."""
     written = io.BytesIO()
     (picture if picture.mode in PNG_MODES else picture.convert("RGB")).save(written, "PNG")

@@ -23,6 +23,7 @@ from chameleon_lab.generation.settings import SETTING_NAMES, Settings
 from chameleon_lab.history import History, RecordedRun
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
+from chameleon_lab.training.alignment import ALIGNMENTS
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
@@ -203,7 +204,7 @@ def test_a_model_is_trained_from_nothing_and_used(capsys, caplog, monkeypatch, t
         assert again.size == (64, 64)
 
 
-@pytest.mark.parametrize("name", sorted({*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS}))
+@pytest.mark.parametrize("name", sorted({*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS, *ALIGNMENTS}))
 def test_every_named_experiment_can_be_started_and_one_without_data_says_so(capsys, monkeypatch, tmp_path, name):
     started = []
 

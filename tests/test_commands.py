@@ -22,6 +22,7 @@ from chameleon_lab.planner import GUIDANCE, PRECISIONS, WEIGHTS
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.quantization import BITS
 from chameleon_lab.tokenizers.preparation import preparations
+from chameleon_lab.training.alignment import ALIGNMENTS
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS
 from chameleon_lab.training.own.plan import OWN_SIZES
@@ -32,6 +33,7 @@ TABLES = {
     "MODEL_NAMES": MODELS,
     "IMAGE_EXPERIMENT_NAMES": IMAGE_EXPERIMENTS,
     "EXPERIMENT_NAMES": EXPERIMENTS,
+    "ALIGNMENT_NAMES": ALIGNMENTS,
     "READER_NAMES": ALL_READERS,
     "PUBLISHED_NAMES": PUBLISHED,
     "BIT_NAMES": BITS,

@@ -196,10 +196,14 @@ def test_what_is_rewarded_becomes_likelier_and_kl_holds_it_back(toy, tmp_path):
         before = {name: tensor.clone() for name, tensor in lab_of(toy).model.state_dict().items()}
         run = experiment.run(tmp_path / str(beta))
         result = run.result(120)
-        assert isinstance(result, Chameleon) and result.generate(Document.of("ab", EndTurn()), modality="picture").pictures
+        assert (
+            isinstance(result, Chameleon) and result.generate(Document.of("ab", EndTurn()), modality="picture").pictures
+        )
         ends[beta] = values(run)
         assert all(torch.equal(tensor, before[name]) for name, tensor in lab_of(toy).model.state_dict().items())
-    rewards = {beta: [np.mean([each["reward"] for each in some]) for some in (end[:5], end[-5:])] for beta, end in ends.items()}
+    rewards = {
+        beta: [np.mean([each["reward"] for each in some]) for some in (end[:5], end[-5:])] for beta, end in ends.items()
+    }
     assert rewards[0.01][1] > rewards[0.01][0] + 0.3
     assert ends[3.0][-1]["kl"] < ends[0.01][-1]["kl"] / 3 and rewards[3.0][1] < rewards[0.01][1]
 

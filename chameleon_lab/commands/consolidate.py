@@ -7,6 +7,7 @@ import logging
 import runpy
 
 from chameleon_lab.commands.loading import WEIGHT_DTYPES
+from chameleon_lab.training.alignment import ALIGNMENTS
 from chameleon_lab.training.consolidation import consolidate
 from chameleon_lab.training.experiments import EXPERIMENTS, Experiment
 
@@ -18,9 +19,10 @@ def consolidate_command(options: argparse.Namespace) -> None:
     if (options.own is None) == (options.experiment is None):
         raise ValueError("Say what was trained: --experiment NAME, or --from FILE.py, such as the folder's train.py.")
     if options.own is None:
-        if options.experiment not in EXPERIMENTS:
-            raise ValueError(f"No transformer is called {options.experiment!r}; there are {', '.join(EXPERIMENTS)}.")
-        experiment = EXPERIMENTS[options.experiment]
+        named = {**EXPERIMENTS, **ALIGNMENTS}
+        if options.experiment not in named:
+            raise ValueError(f"No transformer is called {options.experiment!r}; there are {', '.join(named)}.")
+        experiment = named[options.experiment]
     else:
         experiment = runpy.run_path(str(options.own)).get("experiment")
     if not isinstance(experiment, Experiment):

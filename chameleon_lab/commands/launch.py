@@ -16,6 +16,7 @@ from typing import Any
 
 from chameleon_lab.history import Alarm, event_line
 from chameleon_lab.signals import exit_code
+from chameleon_lab.training.alignment import ALIGNMENTS
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.folder import shares_work
@@ -31,6 +32,7 @@ BASES: dict[str, tuple[str, str, Any]] = {
     for module, table, experiments in (
         ("image_experiments", "IMAGE_EXPERIMENTS", IMAGE_EXPERIMENTS),
         ("experiments", "EXPERIMENTS", EXPERIMENTS),
+        ("alignment", "ALIGNMENTS", ALIGNMENTS),
     )
     for name, experiment in experiments.items()
 }

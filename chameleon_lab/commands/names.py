@@ -14,6 +14,7 @@ EXPERIMENT_NAMES = (
     *("chameleon-7b", "chameleon-34b", "cm3leon-350m", "cm3leon-760m", "cm3leon-7b"),
     *("stress_ramp", "side_by_side", "silent_growth"),
 )
+ALIGNMENT_NAMES = ("alignment",)
 READER_NAMES = ("captions", "jsonl", "obelics", "mmc4", "text", "code", "parquet", "webdataset", "datasets")
 PUBLISHED_NAMES = ("7b", "34b", "cm3leon-350m", "cm3leon-760m", "cm3leon-7b")
 BIT_NAMES = ("int8", "int4")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from chameleon_lab.commands import names
 
+TRAINABLE_NAMES = {*names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES, *names.ALIGNMENT_NAMES}
+
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of whole command lines; `command` of what it parses is one of `COMMAND_TABLE`."""
@@ -23,7 +25,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 def _experiment(name: str) -> str:
     """An experiment's name. Those of this process's own are looked up, which takes seconds."""
-    usual = {*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES}
+    usual = {*names.MODEL_NAMES, *TRAINABLE_NAMES}
     if name not in usual and name not in import_module("chameleon_lab.commands.train").experiment_names():
         raise argparse.ArgumentTypeError(f"no experiment is called {name!r}; there are {', '.join(sorted(usual))}")
     return name
@@ -31,14 +33,14 @@ def _experiment(name: str) -> str:
 
 def train_folder(options: argparse.Namespace) -> Path:
     """Where `train` keeps its run and model."""
-    if options.data:
+    if options.data and options.experiment is None:
         return options.folder or Path("runs") / (Path(options.data[0].split("=")[0]).name or "mine")
     name, minutes = options.experiment, options.minutes
     return options.folder or Path("runs") / (name if minutes is None else f"{name}-{minutes:g}min")
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    usual = sorted({*names.MODEL_NAMES, *names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
+    usual = sorted({*names.MODEL_NAMES, *TRAINABLE_NAMES})
     parser.add_argument(
         "experiment",
         type=_experiment,
@@ -56,7 +58,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         action="append",
         metavar="PATH[=WEIGHT]",
-        help="a folder of pictures with captions, JSON Lines, text; repeatable; KIND:PATH names its reader",
+        help="a folder of pictures with captions, JSON Lines, text; repeatable; KIND:PATH names its reader; for "
+        "`alignment`, conversations: CATEGORY:PATH",
     )
     own.add_argument("--size", choices=names.SIZE_NAMES, help="of the model (default: what the machine and time allow)")
     own.add_argument("--side", type=int, metavar="N", help="pixels along each side of a picture")
@@ -73,12 +76,16 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         "--critic", type=float, metavar="SHARE", help="of the image tokenizer's time, after which a critic joins (off)"
     )
     own.add_argument("--image-tokenizer", metavar="MODEL", help="use this image tokenizer as it is: a folder or a name")
-    own.add_argument("--begins-from", metavar="MODEL", help="train on from this image tokenizer: a folder or a name")
+    own.add_argument(
+        "--begins-from",
+        metavar="MODEL",
+        help="train on from this image tokenizer, or align this model: a folder or a name",
+    )
     own.add_argument("--seed", type=int, default=0, help="decides what is held out and all that is drawn (default: 0)")
 
 
 def _launch_options(parser: argparse.ArgumentParser) -> None:
-    usual = sorted({*names.IMAGE_EXPERIMENT_NAMES, *names.EXPERIMENT_NAMES})
+    usual = sorted(TRAINABLE_NAMES)
     parser.add_argument("experiment", choices=usual, metavar="experiment", help=f"one of {', '.join(usual)}")
     parser.add_argument(
         "--folder", type=Path, required=True, help="where the run is to be: on a disk that all nodes see"

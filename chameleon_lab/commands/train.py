@@ -13,6 +13,7 @@ import torch
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
+from chameleon_lab.training.alignment import ALIGNMENTS, alignment_on, conversation_sources, save_aligned
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def experiment_names() -> Set[str]:
     """What can be trained by name."""
-    return {*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS}
+    return {*MODELS, *IMAGE_EXPERIMENTS, *EXPERIMENTS, *ALIGNMENTS}
 
 
 def train_command(options: argparse.Namespace) -> None:
@@ -40,7 +41,7 @@ def train_command(options: argparse.Namespace) -> None:
         raise ValueError(f"--threads must be 1 or more, not {options.threads}.")
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, not {options.processes}.")
-    if options.data:
+    if options.data and options.experiment not in ALIGNMENTS:
         _train_own(options)
         return
     if options.experiment is None:
@@ -60,7 +61,10 @@ def train_command(options: argparse.Namespace) -> None:
         model_folder = folder / "model"
         log.info("The model is in %s. Try: chameleon-lab generate --model %s 'draw a red circle'", *[model_folder] * 2)
         return
-    experiment = (IMAGE_EXPERIMENTS | EXPERIMENTS)[name]
+    experiment = {**IMAGE_EXPERIMENTS, **EXPERIMENTS, **ALIGNMENTS}[name]
+    if name in ALIGNMENTS and (options.data or options.begins_from):
+        sources, weights = conversation_sources(options.data or [])
+        experiment = alignment_on(sources, options.begins_from or "tiny", weights=weights, seed=options.seed)
     if minutes is not None:
         experiment = replace(experiment, budget=Budget(minutes=minutes))
     if isinstance(experiment, ImageExperiment):
@@ -77,7 +81,11 @@ def train_command(options: argparse.Namespace) -> None:
             f"{name} has no data of its own. Write some with `chameleon-lab tokenize`, and give it that in Python: "
             f"replace(EXPERIMENTS[{name!r}], data=Corpora(...)).run(FOLDER)."
         )
-    await_run("transformer", Run(experiment, folder, processes=options.processes).start())
+    run = Run(experiment, folder, processes=options.processes).start()
+    await_run("transformer", run)
+    if name in ALIGNMENTS:
+        save_aligned(run.result(), experiment, folder / "model")
+        log.info("The model is in %s. Try: chameleon-lab generate --model %s 'hello'", *[folder / "model"] * 2)
     log.info("The run is in %s, its weights in %s.", folder, folder / "checkpoints" / "last.ckpt")
 
 

@@ -4,8 +4,9 @@
 - `hard_cases`, `sources`: pictures on which image tokenizers give way, and those on this disk
 - `conversations`: documents about scenes
 - `readers`, `archives`: documents out of a person's files
+- `turns`, `alignment`: conversations in others' styles; those to align with, by category, of which answers are learned
 - `own_data`, `own_documents`, `views`: those gathered in a folder, what they become in training, and from where seen
-- `packing`: `Batch`, rows of several documents
+- `packing`, `batch_view`: `Batch`, rows of several documents; what of them is learned, by colour
 - `shards`, `shard_files`: a corpus tokenized once
 - `infilling`, `holes`: documents rearranged so that a model learns to fill blanks; scenes with something hidden
 - `flags`: pictures of which there are too many to learn, with names that only a document explains

@@ -15,7 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
@@ -23,7 +22,8 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.corpora.folders import FolderListing, lies_within, listing, picture_listing
-from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.corpora.turns import TURN_KEYS, conversation_of
+from chameleon_lab.documents import Document, Image, Segment, Text
 from chameleon_lab.files import LARGEST_JSON, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
 
@@ -152,8 +152,8 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
     {"image": path, "caption": ...}        a pair; "file_name" and "text" do as well
     {"image": path, "captions": [...]}     a pair of each caption; a list of paths are alternatives
     {"images": [path, ...], "text": ...}   pictures where the text says <image>, or all of them behind it
-    {"messages": [...]}                    a conversation, as `Document.from_messages` reads it
-    {"conversations": [...], "image": ...} a conversation as LLaVA writes it: "from" human or gpt, "value", <image>
+    {"turns": [...]}, {"messages": [...]}  a conversation, in each of the styles of `corpora.turns`: Hugging Face's,
+    {"conversations": [...], "image": ...} ShareGPT's, LLaVA's, Lumina-mGPT's
     [{"image": path}, {"text": ...}, ...]  segments, with pictures by path instead of their bytes
     ```
 
@@ -168,8 +168,8 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
             yield _segments_of(entry, find)
             return
         record = _object(entry)
-        if (turns := record.get("messages", record.get("conversations"))) is not None:
-            yield _conversation(turns, record.get("image", record.get("images")), find)
+        if any(key in record for key in TURN_KEYS):
+            yield conversation_of(record, find)
             return
         words = [record[key] for key in ("caption", "text") if record.get(key) is not None]
         image = next((record[key] for key in ("image", "file_name") if record.get(key) is not None), None)
@@ -224,47 +224,6 @@ def _segments_of(entries: list[Any], find: FindPicture) -> Document:
             segments += Document.from_json(json.dumps([entry])).segments
     if not any(isinstance(each, Image) or (isinstance(each, Text) and each.text.strip()) for each in segments):
         raise ValueError("it holds neither words nor a picture")
-    return Document(tuple(segments))
-
-
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
-
-
-def _conversation(turns: Any, images: Any, find: FindPicture) -> Document:
-    """The document of messages (role and content) or of LLaVA's turns (from and value), its pictures found by name."""
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise ValueError("its messages are no list of objects")
-    waiting = [images] if isinstance(images, str) else list(images or ())
-    messages = list[dict[str, Any]]()
-    for turn in turns:
-        speaker = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if not isinstance(content, str | list) or not content:
-            raise ValueError(f"a turn says nothing that can be read: {str(content)[:40]!r}")
-        if speaker not in SPEAKERS:
-            raise ValueError(f"nobody speaks as {str(speaker)[:40]!r}; there are {', '.join(SPEAKERS)}")
-        parts = list[dict[str, Any]]()
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            if part.get("type") == "text":
-                if not isinstance(part["text"], str):
-                    raise ValueError(f"the text of a turn is no string: {str(part['text'])[:40]!r}")
-                for place, words in enumerate(part["text"].split("<image>")):
-                    if place:
-                        if not waiting:
-                            raise ValueError("its text says <image> more often than it has images")
-                        parts.append({"type": "image", "image": find(str(waiting.pop(0)))})
-                    parts += [{"type": "text", "text": words.strip()}] * bool(words.strip())
-            else:
-                name = next((part[key] for key in ("image", "path", "url") if key in part), None)
-                name = str(waiting.pop(0) if name is None and waiting else name)
-                parts.append({"type": "image", "image": name if name.startswith("data:") else find(name)})
-        messages.append({"role": SPEAKERS[speaker], "content": parts})
-    if waiting:
-        raise ValueError(f"it has {len(waiting)} images that no turn speaks of: write <image> where they stand")
-    segments, mine = list[Segment](), True
-    for segment in Document.from_messages(messages):
-        segments.append(replace(segment, learn=not mine))
-        mine = mine != isinstance(segment, EndTurn)
     return Document(tuple(segments))
 
 

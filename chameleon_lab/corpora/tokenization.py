@@ -71,6 +71,12 @@ def tokenized_batches(
     yield from in_processes(_tokenize_in_process, batches, processes, _open_tokenizer, tokenizer)
 
 
+def tokenized_documents(documents: Reader, tokenizer: MixedModalTokenizer) -> Iterator[Tokenized]:
+    """Each of a reader's entries, in order, as its tokens and kind, or why it is left out."""
+    for _, entries in tokenized_batches(documents, tokenizer):
+        yield from entries
+
+
 _process_tokenizer: MixedModalTokenizer  # set when a process begins
 
 

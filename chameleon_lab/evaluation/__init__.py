@@ -7,6 +7,7 @@
 - `metrics`, `distances`: image tokenizers on a reference set, every value with its protocol
 - `comparison`: quantizers on equal terms
 - `stability`: how the stability presets end, and when alarms sound; `competition`: one of them, both modalities or one
+- `balance`: what a mixture holds of each modality, and how often a model then draws, asked and not asked
 - `additions`: a person's own fixes, corpora, rules and quantizers; `intervals`: of means and of shares
 - `judgement`: of what people judged: win rates, agreement, Krippendorff's alpha, Bradley-Terry strengths
 """

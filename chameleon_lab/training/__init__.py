@@ -4,6 +4,7 @@
 - `trainable`: what a `Run` asks of anything that trains
 - `folder`, `loop`, `control`: a run on disk, one trainer's work, and orders between two steps
 - `beginning`, `fine_tuning`: the weights that a training begins from; what it did to them, before and after
+- `alignment`: a model made to answer, on conversations, by the paper's recipe
 - `compilation`: `torch.compile` for the blocks of a transformer in training
 - `run`: `Run`, the only executor; in the background, its orders and its forks
 - `trainer_arguments`: which arguments of Lightning's `Trainer` a run takes, and why it refuses the others
