@@ -429,13 +429,14 @@ class PostedOrder:
 
     order: str
     command: str
-    arguments: dict[str, Any]
+    arguments: Any
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> PostedOrder:
         """The order of a line that anybody may have written."""
-        order, arguments = plain.get("order") or uuid.uuid4().hex, plain.get("arguments")
-        return cls(str(order), str(plain.get("command")), arguments if isinstance(arguments, dict) else {})
+        arguments = plain.get("arguments")
+        order = str(plain.get("order") or uuid.uuid4().hex)
+        return cls(order, str(plain.get("command")), {} if arguments is None else arguments)
 
 
 SECOND_LOOK = 5.0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import re
 import socket
 from dataclasses import asdict, replace
@@ -109,6 +110,25 @@ def test_a_recorded_run_grows_with_its_files(folder):
     (folder / "new").write_text(later.to_json() + "\n")
     (folder / "new").replace(folder / "metrics.jsonl")  # a run that went back to an earlier checkpoint
     assert run.history.records == (later,)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_folder_that_is_being_copied_shows_what_is_there_and_more_as_it_comes(folder, tmp_path_factory, seed):
+    (folder / "events.jsonl").write_text("".join(map(event_line, EVENTS)))
+    (folder / "config.json").write_text('{"recipe": {"rate": 0.2}}')
+    copy, rng = tmp_path_factory.mktemp("copy"), random.Random(seed)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (copy / "state.json").write_bytes(content["state.json"][: rng.randint(1, len(content["state.json"]))])
+    run, lengths = RecordedRun(copy), dict.fromkeys(content, 0)
+    records = 0
+    while lengths != {name: len(data) for name, data in content.items()}:
+        name = rng.choice(list(content))
+        lengths[name] = min(len(content[name]), lengths[name] + rng.randint(1, 200))
+        (copy / name).write_bytes(content[name][: lengths[name]])
+        assert run.state.status in ("running", "interrupted", "finished")
+        assert run.config in ({}, {"recipe": {"rate": 0.2}})
+        assert records <= (records := len(run.history.records))
+    assert run.history == RecordedRun(folder).history and run.config == RecordedRun(folder).config
 
 
 def test_a_run_whose_process_is_gone_was_interrupted(folder):

@@ -271,6 +271,30 @@ def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
 # Steering
 
 
+def test_orders_of_a_newer_version_or_of_nobody_are_refused_in_words_and_the_run_goes_on(experiment, tmp_path):
+    lines = [
+        '{"order": "newer", "command": "teleport", "arguments": {"to": "cuda"}}',
+        '{"order": "argument", "command": "change", "arguments": {"rate": 0.01, "depth": 3}}',
+        '{"order": "list", "command": "change", "arguments": [1, 2]}',
+        '{"order": "value", "command": "change", "arguments": {"rate": {"a": [1]}}}',
+        '{"order": "more", "command": "save", "arguments": {}, "version": 9, "signature": "x"}',
+        '{"order": 7, "command": null}',
+        '{"order": "half", "comm',
+        "nonsense",
+        "[]",
+        "\ud83d",
+    ]
+    run = replace(experiment, monitors=(*experiment.monitors, Slow())).run(tmp_path / "run")
+    hold(run)
+    with (run.folder / "orders.jsonl").open("w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+    run.resume()
+    assert losses(run.wait()) == losses(experiment.run(tmp_path / "plain").wait())
+    refusals = {order: answer.refusal for order, answer in RecordedRun(run.folder).answers.items()}
+    assert refusals["more"] == "" and all(refusals[each] for each in ("newer", "argument", "list", "value", "7"))
+    assert "teleport" in refusals["newer"] and "depth" in refusals["argument"]
+
+
 def test_a_change_holds_from_its_step_on_and_is_recorded(experiment, tmp_path):
     run = replace(experiment, monitors=(Slow(),), data=replace(experiment.data, mixed=True)).run(tmp_path)
     hold(run, 2)

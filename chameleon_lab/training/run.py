@@ -524,6 +524,8 @@ class Run:
         try:
             if self._status not in ("running", "waiting"):
                 raise ValueError(f"The run {self.name!r} is {self._status}: it cannot {posted.command}.")
+            if not isinstance(posted.arguments, dict):
+                raise ValueError(f"An order names its arguments, and this one does not: {posted.arguments!r:.80}.")
             self.act(posted.command, **posted.arguments)
         except Exception as error:  # whatever others write there, the run goes on
             refusal = str(error) or type(error).__name__
