@@ -1,6 +1,7 @@
 """Instructions: the tasks of one model as data, each written by a template, as CM3Leon was fine-tuned on them.
 
 ```
+change make the circle red [picture] | [picture]
 Edit first image following the instruction [picture] make the circle red | [picture]
 Make high quality image from segmentation [map] a red circle on a mint background | [picture]
 Generate high quality image of a mint background with segmentations a red circle at 2 4 3 5 | [picture]
@@ -8,8 +9,8 @@ Generate high quality image of a mint background with segmentations a red circle
 
 - an `InstructionPair` is one example: a task, words, a picture beside them, and what is right; a `Template` is how a
   task is written. What stands before the bar is the person's turn, behind it the model's
-- the words of editing, of structure and of objects are CM3Leon's (arXiv 2309.02591, table of templates), the others the
-  lab's own; its breaks are the delimiters of images here
+- `CM3LEON` has the words of its table of templates (arXiv 2309.02591) for editing, structure and objects, the lab's own
+  for the others; its breaks are the delimiters of images here. `BRIEF` is the same for a small model
 - pairs come of scenes, with exact ground truth (`SCENE_TASKS`); of pictures with alpha, whose alpha is a segmentation
   (`cutouts`); and of a person's own JSON Lines (`instruction_pairs`)
 """
@@ -229,8 +230,26 @@ CM3LEON = Templates(
         Template(QUESTION, (PICTURE_SLOT, WORDS_SLOT), "words"),
     )
 )
-"""The tasks of this lab. Editing, structure and objects are worded as the paper prints them; the paper's table has
-captions' and questions' words before their picture, its code's mode for them behind it, as here."""
+"""As the paper prints editing, structure and objects, with a condition's words behind it. Its table has the words of
+captions and questions before their picture; its code has a mode that has the picture first, as here."""
+
+BRIEF = Templates(
+    (
+        Template(SEGMENTS, (f"draw from shapes {WORDS_SLOT}", PICTURE_SLOT), aligned=True),
+        Template(EDGES, (f"draw from lines {WORDS_SLOT}", PICTURE_SLOT), aligned=True),
+        Template(GREY, (f"draw from gray {WORDS_SLOT}", PICTURE_SLOT), aligned=True),
+        Template(SEGMENTATION, ("draw the shapes", PICTURE_SLOT), aligned=True),
+        Template(OBJECTS, (f"draw {WORDS_SLOT}",), objects=True),
+        Template(EDIT, (f"change {WORDS_SLOT}", PICTURE_SLOT)),
+        Template(CAPTION, (PICTURE_SLOT, "describe the picture"), "words"),
+        Template(QUESTION, (PICTURE_SLOT, WORDS_SLOT), "words"),
+    )
+)
+"""The same tasks for a small model: few words, and those before the picture, so that between a code of the answer and
+its twin in the picture there are always as many tokens. Attention by relative places learns that in minutes."""
+
+TEMPLATES: Mapping[str, Templates] = {"brief": BRIEF, "cm3leon": CM3LEON}
+"""By the name that commands take."""
 
 
 # Objects at places
@@ -447,7 +466,7 @@ def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) 
 
 
 def instruction_pairs(
-    path: Path | str, find: FindPicture | None = None, templates: Templates = CM3LEON
+    path: Path | str, find: FindPicture | None = None, templates: Templates = BRIEF
 ) -> Iterator[InstructionPair | Skipped]:
     """A person's own pairs, one a line of JSON Lines (or an entry of a JSON array): what cannot be read is skipped.
 
@@ -507,7 +526,7 @@ def _read_located(value: Any) -> Located:
 
 def instruction_documents(
     pairs: Iterable[InstructionPair | Skipped],
-    templates: Templates = CM3LEON,
+    templates: Templates = BRIEF,
     learn: Literal["answer", "all"] = "answer",
 ) -> Iterator[Document | Skipped]:
     """The pairs as documents, so that a reader of pairs is a reader of documents."""
@@ -538,10 +557,10 @@ class InstructionBatches:
     learn: Literal["answer", "all"] = "answer"
     infill: float = 0.0
     spans: Spans = CM3LEON_SPANS
-    templates: Templates = CM3LEON
+    templates: Templates = BRIEF
 
     POOL = 16
-    MEAN_LENGTH = 147
+    MEAN_LENGTH = 136
     """Tokens of an average document under `TASK_SHARES`, measured by tests/test_instructions.py."""
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.instructions import (
-    CM3LEON,
+    BRIEF,
     EDGES,
     EDIT,
     GREY,
@@ -35,6 +35,7 @@ from chameleon_lab.corpora.instructions import (
     SEGMENTATION,
     SEGMENTS,
     Example,
+    Templates,
     scene_segmentation,
 )
 from chameleon_lab.corpora.scenes import BACKGROUNDS
@@ -160,6 +161,7 @@ def evaluate_instructions(
     n: int = 100,
     seed: int = 2026,
     batch: int = 50,
+    templates: Templates = BRIEF,
 ) -> Iterator[TaskScore]:
     """The scores of `n` held-out examples of each task, answered with the lab's settings."""
     for task in tasks:
@@ -167,7 +169,7 @@ def evaluate_instructions(
         values, bounds = dict[str, list[float]](), dict[str, list[float]]()
         for start in range(0, n, batch):
             some = examples[start : start + batch]
-            requests = [CM3LEON.request(each.pair) for each in some]
+            requests = [templates.request(each.pair) for each in some]
             answers = lab.engine.generate(requests, lab.settings, [seed + start + at for at in range(len(some))])
             for example, answer in zip(some, answers, strict=True):
                 for name, value in judge_answer(example, answer).items():

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.corpora.instructions import CM3LEON, SCENE_TASKS, TASK_SHARES, sample_examples
+from chameleon_lab.corpora.instructions import BRIEF, SCENE_TASKS, TASK_SHARES, sample_examples
 from chameleon_lab.corpora.packing import Batch, bucket, tokenize
 from chameleon_lab.evaluation.intervals import Mean
 from chameleon_lab.files import read_json_lines
@@ -55,7 +55,7 @@ def task_batches(tokenizer: MixedModalTokenizer, n: int, seed: int = 2026) -> di
     for number, task in enumerate(SCENE_TASKS):
         rng = np.random.default_rng([seed, 35, number])
         examples = sample_examples(rng, n, {task: 1.0}, "held_out")
-        documents = tokenize([CM3LEON.document(each.pair) for each in examples], tokenizer)
+        documents = tokenize([BRIEF.document(each.pair) for each in examples], tokenizer)
         batches[task] = bucket(documents, max(1, n // 16), tokenizer.vocabulary, rng)
     return batches
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from chameleon_lab.chameleon import SHIPPED, Chameleon
 from chameleon_lab.corpora.instructions import (
-    CM3LEON,
     TASK_SHARES,
+    TEMPLATES,
     InstructionBatches,
+    Templates,
     check_shares,
     instruction_documents,
     instruction_pairs,
@@ -86,7 +87,7 @@ class Instructions:
     `shares`: by task (`corpora.instructions.TASK_SHARES`). Of all documents, the share `earlier` are those that the
     tiny model was trained on, so that it stays what it is; where `pairs` are, a file of a person's own (see
     `instruction_pairs`), `own` are of these. `learn`: loss on "answer", or on "all" of a document as CM3Leon; `infill`:
-    the share that is rearranged besides. `held_out`: so many documents, drawn apart.
+    the share that is rearranged besides; `templates`: by their name there. `held_out`: so many documents, drawn apart.
     """
 
     tokenizer: str | Path | MixedModalTokenizer = "tiny"
@@ -98,10 +99,13 @@ class Instructions:
     learn: Literal["answer", "all"] = "answer"
     infill: float = 0.0
     held_out: int = 0
+    templates: Literal["brief", "cm3leon"] = "brief"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for shares that are none."""
+        """Raises ValueError for shares that are none, and templates that nobody knows."""
         check_shares(self.shares)
+        if self.templates not in TEMPLATES:
+            raise ValueError(f"No templates are called {self.templates!r}; there are {', '.join(TEMPLATES)}.")
         own = self.own if self.pairs is not None else 0.0
         if min(self.earlier, own) < 0 or self.earlier + own > 1:
             raise ValueError(f"Shares of earlier documents and own pairs are 0 to 1, not {self.earlier} and {own}.")
@@ -113,6 +117,8 @@ class Instructions:
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, MixedModalTokenizer):
             tokenizer = Chameleon.load(tokenizer, device="cpu").tokenizer
+        templates = TEMPLATES[self.templates]
+        own = [] if self.pairs is None else tokenize(_documents_of_pairs(self.pairs, templates, self.learn), tokenizer)
         batches = partial(
             InstructionBatches,
             tokenizer,
@@ -121,24 +127,23 @@ class Instructions:
             dict(self.shares),
             earlier=self.earlier,
             own=0.0 if self.pairs is None else self.own,
-            own_documents=[]
-            if self.pairs is None
-            else tokenize(_documents_of_pairs(self.pairs, self.learn), tokenizer),
+            own_documents=own,
             learn=self.learn,
             infill=self.infill,
+            templates=templates,
         )
         apart: list[Batch] = []
         if self.held_out:
             rng = np.random.default_rng([seed, 33])
             examples = sample_examples(rng, self.held_out, self.shares, "held_out")
-            documents = tokenize([CM3LEON.document(each.pair) for each in examples], tokenizer)
+            documents = tokenize([templates.document(each.pair) for each in examples], tokenizer)
             apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
         return Corpus(tokenizer.vocabulary, made_ahead(batches), apart, lambda: tokenizer)
 
 
-def _documents_of_pairs(path: Path | str, learn: Literal["answer", "all"]) -> list[Document]:
+def _documents_of_pairs(path: Path | str, templates: Templates, learn: Literal["answer", "all"]) -> list[Document]:
     documents, skips = list[Document](), list[Skipped]()
-    for each in instruction_documents(instruction_pairs(path), learn=learn):
+    for each in instruction_documents(instruction_pairs(path, None, templates), templates, learn):
         (skips if isinstance(each, Skipped) else documents).append(each)  # pyright: ignore[reportArgumentType]
     for skip in skips:
         log.warning("Skipped: %s: %s", *skip)

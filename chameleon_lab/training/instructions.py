@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.instructions import TEMPLATES
 from chameleon_lab.plain import plain_values
 from chameleon_lab.signals import exit_code
 from chameleon_lab.training.budget import Budget
@@ -74,6 +75,9 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
     parser.add_argument("--without", nargs="+", default=(), metavar="TASK", help="tasks that are left out")
     parser.add_argument(
+        "--templates", choices=TEMPLATES, default="brief", help="how tasks are written (default: brief)"
+    )
+    parser.add_argument(
         "--pairs", type=Path, help="a JSON Lines file of instructions of your own (half of the documents)"
     )
     parser.add_argument("--learn", choices=("answer", "all"), default="answer", help="on what loss is taken")
@@ -82,7 +86,12 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     shares = without_tasks(Instructions().shares, options.without)
     data = Instructions(
-        tokens=options.tokens, shares=shares, pairs=options.pairs, learn=options.learn, infill=options.infill
+        tokens=options.tokens,
+        shares=shares,
+        pairs=options.pairs,
+        learn=options.learn,
+        infill=options.infill,
+        templates=options.templates,
     )
     train_instructions(options.folder, options.steps, data, options.begins_from)
     log.info("The model is in %s.", options.folder / "model")
