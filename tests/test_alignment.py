@@ -72,6 +72,13 @@ def test_each_category_has_conversations_about_scenes_with_answers_to_learn(cate
         assert any(pictures) == (category in ("image generation", "interleaved")) or category == "interleaved"
 
 
+@pytest.mark.parametrize(("kind", "drawn"), [("open, drawn", True), ("open, in words", False)])
+def test_an_open_request_is_answered_by_either(kind, drawn):
+    for document in SceneCategory(kind, 5).documents():
+        assert [role for role, _ in document.turns] == ["user", "model"] and bool(document.pictures) == drawn
+        assert document == answers_learned(document)
+
+
 # What is learned
 
 

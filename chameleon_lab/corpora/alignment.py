@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -29,6 +30,7 @@ from chameleon_lab.corpora.conversations import (
 )
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
+from chameleon_lab.corpora.scene_codes import image_of_scene
 from chameleon_lab.corpora.scenes import SHAPES, sample_where
 from chameleon_lab.corpora.tokenization import BAD_DOCUMENT, tokenized_documents
 from chameleon_lab.documents import Document, EndTurn, Image, Segment
@@ -248,6 +250,20 @@ def interleaving(rng: Choice) -> Document:
     return document
 
 
+OPEN_REQUESTS = ("tell me about {}", "what about {}?", "i like {}", "my friend has {}")
+"""What a picture answers as well as words do."""
+
+
+def open_request(rng: Choice, drawn: bool) -> Document:
+    """A request that is open to either, answered by a picture or in words."""
+    scene = sample_where(rng, "trainable", 1)
+    thing = scene.things[0]
+    words = OPEN_REQUESTS[rng.integers(len(OPEN_REQUESTS))].format(thing.phrase(bool(rng.random() < 0.5)))
+    if drawn:
+        return answers_learned(Document.of(words, EndTurn(), image_of_scene(scene), EndTurn()))
+    return answered(words, f"it is a {thing.colour} {thing.shape}.")
+
+
 SCENE_CATEGORIES: Mapping[str, Callable[[Choice], Document]] = MappingProxyType(
     {
         "text": talking,
@@ -259,3 +275,8 @@ SCENE_CATEGORIES: Mapping[str, Callable[[Choice], Document]] = MappingProxyType(
     }
 )
 """The paper's categories, as small as the tiny model's world."""
+
+OPEN_SCENES: Mapping[str, Callable[[Choice], Document]] = MappingProxyType(
+    {"open, drawn": partial(open_request, drawn=True), "open, in words": partial(open_request, drawn=False)}
+)
+"""Requests that are open to either modality: which of them a set answers how is its balance."""

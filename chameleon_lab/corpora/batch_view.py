@@ -88,7 +88,7 @@ class BatchView:
         )
         first_rows = range(min(self.rows, len(self.batch.inputs_BT)))
         left_out = len(self.batch.inputs_BT) - len(first_rows)
-        more = f"<div>and {left_out} more rows</div>" if left_out else ""
+        more = f"<div>rows below these: {left_out}</div>" if left_out else ""
         return (
             f'<div style="display:flex;flex-direction:column;gap:10px;max-width:60em;line-height:1.6">'
             f'<div style="display:flex;flex-wrap:wrap;gap:8px">{chips}</div>'
@@ -121,7 +121,8 @@ class BatchView:
             case "special":
                 names = " ".join(_special_name(int(token), self.tokenizer) for token in run.tokens)
                 return (
-                    f'<span title="{state}" style="{style};font-size:.75em;opacity:.85;padding:0 .3em;margin:0 1px">'
+                    f'<span title="{state}" style="{style};font-size:.75em;opacity:.85;padding:0 .3em;margin:0 1px;'
+                    f'white-space:nowrap">'
                     f"{html.escape(names)}</span>"
                 )
         pieces = (run.tokens - self.tokenizer.vocabulary.first_text).tolist()

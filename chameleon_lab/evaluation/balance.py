@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.alignment import OPEN_REQUESTS
 from chameleon_lab.corpora.conversations import draw_request
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.scenes import sample_where
@@ -178,13 +179,17 @@ class Composition:
 
 ASKING = ("{draw}", "i want to see {thing}", "sketch {thing}", "could you paint {thing} for me?")
 NOT_ASKING = ("{question}", "how are you?", "what is your name?", "are circles round?", "is red a color?", "good night")
-EITHER = (
-    *("tell me about {thing}", "what about {thing}?", "imagine {thing}", "i like {thing}", "once there was {thing}"),
-    *("think of {thing}", "my friend has {thing}", "{thing}"),
-)
-"""What people say that a picture answers as well as words do. No training here has these words, but the last."""
+EITHER = tuple(words.format("{thing}") for words in OPEN_REQUESTS)
+NEW_EITHER = ("imagine {thing}", "once there was {thing}", "think of {thing}", "{thing}", "do you know {thing}?")
 
-PICTURE_PROMPTS: Mapping[str, tuple[str, ...]] = {"asked": ASKING, "not asked": NOT_ASKING, "either": EITHER}
+PICTURE_PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "asked": ASKING,
+    "not asked": NOT_ASKING,
+    "either": EITHER,
+    "either, in new words": NEW_EITHER,
+}
+"""Wordings by kind of prompt. Those that are open to either are taught in a training of a balance; new words are not,
+nor are all but the first of what asks for a picture and of what does not."""
 
 
 def balance_prompts(kind: str, n: int, seed: int = 2026) -> list[Document]:
@@ -243,7 +248,8 @@ def picture_chances(lab: Chameleon, documents: Sequence[Document]) -> np.ndarray
 # Three balances
 
 BALANCES: Mapping[str, float] = {"few": 0.05, "even": 0.5, "many": 0.95}
-"""The share of conversations that ask for a picture and get one; of the others three in five are about a picture."""
+"""The share of conversations that are answered by a picture: half of them ask for it, half are open to either. Of those
+answered in words a third each is about a picture, small talk and facts, and open to either."""
 
 BALANCE_CONVERSATIONS, BALANCE_STEPS = 1600, 80
 
@@ -251,23 +257,22 @@ BALANCE_CONVERSATIONS, BALANCE_STEPS = 1600, 80
 def balance_experiment(share: float, seed: int = 0, steps: int = BALANCE_STEPS) -> Experiment:
     """The tiny model aligned on conversations of which this share is answered by a picture, else the paper's recipe.
 
-    The rate is 50 times the paper's, whose model has two thousand times the weights. Raises ValueError for no share.
+    The rate is a hundred times the paper's, whose model has two thousand times the weights. Raises ValueError for what
+    is no share.
     """
     if not 0 < share < 1:
         raise ValueError(f"A balance is a share between 0 and 1, not {share}.")
-    drawings = max(1, round(share * BALANCE_CONVERSATIONS))
-    chats = max(1, round(0.6 * (BALANCE_CONVERSATIONS - drawings)))
-    counts = {
-        "image generation": drawings,
-        "visual chat": chats,
-        "text": max(1, BALANCE_CONVERSATIONS - drawings - chats),
-    }
+    drawings = round(share * BALANCE_CONVERSATIONS)
+    halves = {"image generation": drawings, "open, drawn": drawings}
+    thirds = dict.fromkeys(("visual chat", "text", "open, in words"), BALANCE_CONVERSATIONS - drawings)
+    counts = {name: max(1, count // 2) for name, count in halves.items()}
+    counts |= {name: max(1, count // 3) for name, count in thirds.items()}
     sources = {name: SceneCategory(name, count) for name, count in counts.items()}
     return replace(
         ALIGNMENT,
         name=f"balance-{share:g}",
         data=Conversations(sources, rows=8, context=256, held_out=0.0),
-        recipe=replace(ALIGNMENT.recipe, rate=5e-4),
+        recipe=replace(ALIGNMENT.recipe, rate=1e-3),
         budget=Budget(steps=steps),
         seed=seed,
         monitors=(),
