@@ -15,12 +15,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKEST = "05"  # runs with every change; the others with `-m slow`
 
 WATCH = """() => {
-  window.stillness = 0;
+  window.stillness = {};  // milliseconds by cell
   let last = performance.now();
-  const runs = () => [...document.querySelectorAll('.jp-InputPrompt')].some((prompt) => prompt.textContent === '[*]:');
+  const prompts = () => [...document.querySelectorAll('.jp-Notebook .jp-Cell .jp-InputPrompt')];
+  const running = () => prompts().findIndex((prompt) => prompt.textContent === '[*]:');
+  const runs = () => running() >= 0;
+  let cell = running();
   const look = () => {
-    window.stillness = Math.max(window.stillness, performance.now() - last);
+    window.stillness[cell] = Math.max(window.stillness[cell] ?? 0, performance.now() - last);
     last = performance.now();
+    cell = running();
   };
   new MutationObserver(look).observe(document.querySelector('.jp-Notebook'),
     {subtree: true, childList: true, characterData: true, attributes: true});
@@ -67,5 +71,6 @@ def test_run_all_goes_to_the_end_and_every_widget_is_connected(open_notebook, la
     expect(page.locator(".chm-lamp[data-state=connecting], .chm-lamp[data-state=disconnected]")).to_have_count(0)
     expect(page.locator(".jp-InputPrompt", has_text="[ ]:")).to_have_count(0)
     with capsys.disabled():
-        print(f"\n{path.stem}: nothing moved for {page.evaluate('window.stillness') / 1000:.1f} s at most")
+        cell, still = max(page.evaluate("window.stillness").items(), key=lambda each: each[1])
+        print(f"\n{path.stem}: nothing moved for {still / 1000:.1f} s at most (cell {cell})")
     page.screenshot(path=screenshots / f"notebook-{path.stem}.png")
