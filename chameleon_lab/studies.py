@@ -17,12 +17,15 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from chameleon_lab.documents import Document
 from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
@@ -261,8 +264,8 @@ def _attention_checks(items: Sequence[StudyItem], count: int) -> Iterator[StudyI
 class Journal:
     """One annotator's answers in a study's folder, open for more; each is on the disk when `add` returns.
 
-    Raises ValueError for a name that is none, for one whose journal is open elsewhere, for the journal of another
-    study, and for a damaged line, which it names.
+    Raises ValueError for a name that is none, for one that another's differs from in capitals or spaces alone, for one
+    whose journal is open elsewhere, for the journal of another study, and for a damaged line, which it names.
     """
 
     def __init__(self, folder: Path | str, annotator: str) -> None:
@@ -274,6 +277,13 @@ class Journal:
         self.annotator, self.study = annotator, Study.read(folder)
         self.path = Path(folder) / "judges" / f"{annotator}.jsonl"
         self.path.parent.mkdir(exist_ok=True)
+        others = {path.stem for path in self.path.parent.glob("*.jsonl")}
+        for name in sorted(others) if annotator not in others else []:
+            if _one_name(name) == _one_name(annotator):
+                raise ValueError(
+                    f"{annotator!r} and {name!r}, who judged here before, are one name but for capitals or spaces: go "
+                    f"on as {name!r} if that is you, or take another name."
+                )
         self._file = self.path.open("ab")
         try:
             if not hold_file(self._file.fileno()):
@@ -308,6 +318,11 @@ class Journal:
     def close(self) -> None:
         """Lets another take the name. What is there is on the disk already."""
         self._file.close()
+
+
+def _one_name(annotator: str) -> str:
+    """A name as people tell it from others: some file systems would keep both in one file, too."""
+    return " ".join(unicodedata.normalize("NFKC", annotator).casefold().split())
 
 
 def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
@@ -382,6 +397,26 @@ def all_judgements(folder: Path | str) -> list[Judgement]:
     return [judgement for file in files for judgement in read_judgements(file, study)]
 
 
+def gather_judgements(paths: Iterable[Path | str], study: Study) -> list[Judgement]:
+    """The judgements of several files of a study, such as journals or tables from several machines.
+
+    Raises ValueError, besides what `read_judgements` does, where two files hold an annotator of one name and differ in
+    what they say of an item: two people, perhaps, and none of their judgements may replace another's.
+    """
+    gathered: dict[tuple[str, str], tuple[Judgement, Path]] = {}
+    for path in map(Path, paths):
+        for each in read_judgements(path, study):
+            key = _one_name(each.annotator), each.item
+            earlier, other = gathered.setdefault(key, (each, path))
+            if earlier.answers != each.answers:
+                raise ValueError(
+                    f"{other} and {path} both hold an annotator {each.annotator!r}, who says {dict(earlier.answers)} "
+                    f"of the item {each.item!r} in one and {dict(each.answers)} in the other. If these are two people, "
+                    "rename one of them (a journal's file is the name); if it is one, leave the older file out."
+                )
+    return [judgement for judgement, _ in gathered.values()]
+
+
 def write_judgements(judgements: Iterable[Judgement], study: Study, path: Path | str) -> None:
     """Writes a table for other programs: CSV, or JSON Lines where the name ends in `.jsonl`; all of it or nothing."""
     path = Path(path)
@@ -405,11 +440,13 @@ def write_judgements(judgements: Iterable[Judgement], study: Study, path: Path |
 # Prompts of others
 
 
-def read_prompts(path: Path | str) -> list[tuple[str, Document, str]]:
+def read_prompts(
+    path: Path | str, pictures: Mapping[str, Path | PIL.Image.Image] = MappingProxyType({})
+) -> list[tuple[str, Document, str]]:
     """Names, prompts and categories of a JSON Lines file as Chameleon's 1,048 prompts for human evaluation have it.
 
     Its lines hold `id`, `prompt`, `task_type` and `image_urls`; each `<img>` of a prompt is a picture at an address,
-    and becomes the words `[picture: ADDRESS]`: nothing is fetched.
+    and becomes the words `[picture: ADDRESS]`, since nothing is fetched, or the one that `pictures` has by address.
     Raises ValueError, naming the line, for anything else.
     """
     path, prompts = Path(path), list[tuple[str, Document, str]]()
@@ -422,9 +459,21 @@ def read_prompts(path: Path | str) -> list[tuple[str, Document, str]]:
             parts = words.split("<img>")
             if len(parts) - 1 != len(addresses):
                 raise ValueError(f"it has {len(parts) - 1} <img> and {len(addresses)} addresses")
-            pictures = [f"[picture: {address}]" for address in addresses]
-            text = parts[0] + "".join(picture + part for picture, part in zip(pictures, parts[1:], strict=True))
-            prompts.append((str(row["id"]), Document.of(text), str(row.get("task_type") or "")))
+            segments: list[str | Path | PIL.Image.Image] = [parts[0]]
+            for address, part in zip(addresses, parts[1:], strict=True):
+                segments += [pictures.get(address, f"[picture: {address}]"), part]
+            prompts.append((str(row["id"]), _joined_words(segments), str(row.get("task_type") or "")))
     if not prompts:
         raise ValueError(f"{path} holds no prompts: its lines are objects with id, prompt, task_type and image_urls.")
     return prompts
+
+
+def _joined_words(segments: Iterable[str | Path | PIL.Image.Image]) -> Document:
+    """A document whose neighbouring texts are one."""
+    parts: list[str | Path | PIL.Image.Image] = []
+    for each in segments:
+        if isinstance(each, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += each
+        elif each != "" or not parts:
+            parts.append(each)
+    return Document.of(*(part for part in parts if part != ""))

@@ -15,7 +15,16 @@ import pytest
 from chameleon_lab.documents import Document
 from chameleon_lab.evaluation.intervals import wilson_interval
 from chameleon_lab.evaluation.judgement import PAPER_PAIRS, PairCounts
-from chameleon_lab.evaluation.verdicts import answer_table, pair_outcome, ratings_of, safety_report, safety_rows
+from chameleon_lab.evaluation.verdicts import (
+    agreement_table,
+    answer_table,
+    pair_outcome,
+    ratings_of,
+    safety_report,
+    safety_rows,
+    sheet_report,
+    sheet_rows,
+)
 from chameleon_lab.studies import (
     ABSOLUTE_SHEET,
     SAFETY,
@@ -24,6 +33,7 @@ from chameleon_lab.studies import (
     Study,
     StudyItem,
     all_judgements,
+    gather_judgements,
     read_judgements,
     read_prompts,
     write_judgements,
@@ -251,3 +261,76 @@ def test_prompts_as_the_released_file_has_them(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="holds no prompts"):
         read_prompts(path)
+
+
+def test_a_name_that_is_anothers_but_for_capitals_or_spaces_is_refused(tmp_path):
+    pairs().write(tmp_path)
+    Journal(tmp_path, "Ann B").close()
+    for name in ("ann b", "ANN B", "Ann  B", "Ａnn B"):
+        with pytest.raises(ValueError, match=r"are one name .* go on as 'Ann B' if that is you"):
+            Journal(tmp_path, name)
+    Journal(tmp_path, "Ann B").close()
+    assert [path.stem for path in (tmp_path / "judges").iterdir()] == ["Ann B"]
+
+
+def test_files_of_several_machines_are_gathered_and_two_people_of_one_name_are_named(tmp_path):
+    study = pairs()
+    tables = {
+        "one": {"Ann": "1102.021"},
+        "two": {"Ben": "11122000"},
+        "again": {"Ann": "1102...."},
+        "other": {"ann": "2......."},
+    }
+    for name, votes in tables.items():
+        write_judgements(judged(study, votes), study, tmp_path / f"{name}.csv")
+    paths = {name: tmp_path / f"{name}.csv" for name in tables}
+    whole = gather_judgements([paths["one"], paths["two"], paths["again"]], study)
+    assert sorted(map(str, whole)) == sorted(map(str, judged(study, tables["one"] | tables["two"])))
+    with pytest.raises(ValueError, match=r"one\.csv and .*other\.csv both hold an annotator 'ann'.*rename one of them"):
+        gather_judgements([paths["one"], paths["other"]], study)
+    twice = judged(study, {"Ann": "1......."}) + judged(study, {"Ann": "2......."})
+    with pytest.raises(ValueError, match="'Ann' answers 'better' of the item '1' twice"):
+        pair_outcome(study, twice)
+
+
+def test_a_sheet_is_counted_by_majority_with_intervals():
+    study = Study.of_replies("sheet", PROMPTS[:4], {"ours": echo})
+    usual = {question.name: next(iter(question.answers)) for question in ABSOLUTE_SHEET}
+    votes = {"Ann": ("fully", "fully", "not", "fully"), "Ben": ("fully", "not", "not", "partially")}
+    votes["Cem"] = ("fully", "partially", "not", "fully")
+    judgements = [
+        Judgement(person, item.name, usual | {"fulfilment": answer})
+        for person, answers in votes.items()
+        for item, answer in zip(study.items, answers, strict=True)
+    ]
+    fulfilment, *others = sheet_rows(study, judgements)
+    assert fulfilment.counts == {"fully": 2, "partially": 0, "not": 1} and fulfilment.undecided == 1
+    assert fulfilment.share("fully")[1:3] == wilson_interval(0.5, 4) and fulfilment.alpha is not None
+    assert all(row.alpha is None and row.n == 4 for row in others)  # all said the same
+    assert "| fulfilment | fully 50.0 (" in sheet_report(study, judgements)
+    table = agreement_table(study, judgements, "fulfilment").split("\n")
+    assert table[2] == "| Ann | 100 | 50 | 75 |" and len(table) == 5
+    with pytest.raises(ValueError, match="Nobody has judged"):
+        sheet_rows(study, [])
+
+
+def test_the_papers_fulfilment_comes_out_of_a_sheet():
+    """55.2 % of 1,048 prompts: the share of a sheet with as many items fulfilled."""
+    prompts = [Document.of(str(number)) for number in range(1048)]
+    study = Study.of_replies("paper", prompts, {"Chameleon": prompts}, ABSOLUTE_SHEET[:1])
+    answers = ["fully"] * 578 + ["not"] * 470
+    judgements = [
+        Judgement("majority", item.name, {"fulfilment": answer})
+        for item, answer in zip(study.items, answers, strict=True)
+    ]
+    (row,) = sheet_rows(study, judgements)
+    assert round(100 * row.share("fully").value, 1) == 55.2
+
+
+def test_pictures_of_the_released_prompts_may_be_given_by_address(tmp_path):
+    row = {"id": "a", "prompt": "<img>What is <img>this?", "task_type": "", "image_urls": ["u", "v"]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    PIL.Image.new("RGB", (3, 3), "blue").save(tmp_path / "v.png")
+    ((_, document, _),) = read_prompts(tmp_path / "p.jsonl", {"v": tmp_path / "v.png"})
+    assert document.text == "[picture: u]What is  this?" and len(document.pictures) == 1
+    assert len(read_prompts(tmp_path / "p.jsonl")[0][1]) == 1  # neighbouring words are one text

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from chameleon_lab.evaluation.intervals import Mean, wilson_interval
-from chameleon_lab.evaluation.judgement import PairCounts, agreement, krippendorff_interval
+from chameleon_lab.evaluation.judgement import PairCounts, agreement, krippendorff_interval, pairwise_agreement
 from chameleon_lab.studies import BETTER, Judgement, Study
 
 BETTER_VALUES = {"first": 1.0, "same": 0.0, "second": -1.0}
@@ -23,7 +23,8 @@ def ratings_of(study: Study, judgements: Sequence[Judgement], question: str = BE
     """The answers to a question as numbers, annotators (by name) x items, NaN where there is none.
 
     Of a pair 1, 0 or -1, as `PairCounts.of` takes them; of another question the places of its answers, from 0. Raises
-    ValueError for a question that the study has not.
+    ValueError for a question that the study has not, and where one annotator judges an item twice, and differently:
+    two people of one name, perhaps.
     """
     answers = next((list(each.answers) for each in study.questions if each.name == question), None)
     if answers is None:
@@ -35,7 +36,13 @@ def ratings_of(study: Study, judgements: Sequence[Judgement], question: str = BE
     ratings_AN = np.full((len(people), len(items)), np.nan)
     for each in judgements:
         if each.item in items:
-            ratings_AN[people.index(each.annotator), items.index(each.item)] = values[each.answers[question]]
+            cell, value = (people.index(each.annotator), items.index(each.item)), values[each.answers[question]]
+            if not np.isnan(ratings_AN[cell]) and ratings_AN[cell] != value:
+                raise ValueError(
+                    f"{each.annotator!r} answers {question!r} of the item {each.item!r} twice, and not the same. If "
+                    "two people have this name, rename one of them; if it is one, leave the earlier answer out."
+                )
+            ratings_AN[cell] = value
     return ratings_AN
 
 
@@ -162,3 +169,77 @@ def answer_table(study: Study, judgements: Sequence[Judgement]) -> dict[str, dic
         }
         for question in study.questions
     }
+
+
+ORDERED_QUESTIONS = ("fulfilment", "relevance", "language")
+"""Those of the absolute sheet whose answers have an order, all of them, so that agreement may be ordinal."""
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A question of an absolute sheet: how many items have each answer by majority, `undecided` those without one, and
+    how far annotators agree (None where that has no number)."""
+
+    question: str
+    counts: dict[str, int]
+    undecided: int
+    alpha: Mean | None
+
+    @property
+    def n(self) -> int:
+        return sum(self.counts.values()) + self.undecided
+
+    def share(self, answer: str) -> Mean:
+        """The share of items with an answer by majority, with Wilson's interval. Raises KeyError for no such answer."""
+        share = self.counts[answer] / self.n
+        return Mean(share, *wilson_interval(share, self.n), self.n)
+
+
+def sheet_rows(study: Study, judgements: Sequence[Judgement]) -> list[SheetRow]:
+    """A row a question, as the paper counts its absolute ones: an item's answer is what more than half of its
+    annotators say. Raises ValueError where nobody judged a reply."""
+    rows: list[SheetRow] = []
+    for question in study.questions:
+        ratings_AN = ratings_of(study, judgements, question.name)
+        judged_AN = ~np.isnan(ratings_AN)
+        if not judged_AN.any():
+            raise ValueError(f"Nobody has judged a reply of the study {study.name!r}.")
+        most = {
+            answer: int(((ratings_AN == place).sum(0) * 2 > judged_AN.sum(0)).sum())
+            for place, answer in enumerate(question.answers)
+        }
+        try:
+            level = "ordinal" if question.name in ORDERED_QUESTIONS else "nominal"
+            alpha = krippendorff_interval(ratings_AN, level)
+        except ValueError:  # one annotator alone, no item of two, or all alike
+            alpha = None
+        rows.append(SheetRow(question.name, most, int(judged_AN.any(0).sum()) - sum(most.values()), alpha))
+    return rows
+
+
+def sheet_report(study: Study, judgements: Sequence[Judgement]) -> str:
+    """`sheet_rows` as a table in Markdown."""
+    lines = [
+        f"{study.name}: {study.models[0]}",
+        "",
+        "| question | by majority, % | no majority | alpha |",
+        "|---|---|---|---|",
+    ]
+    for row in sheet_rows(study, judgements):
+        shares = {answer: [100 * each for each in row.share(answer)[:3]] for answer in row.counts}
+        words = ", ".join(
+            f"{name} {share:.1f} ({low:.1f} to {high:.1f})" for name, (share, low, high) in shares.items()
+        )
+        lines.append(f"| {row.question} | {words} | {row.undecided} | {row.alpha.within() if row.alpha else ''} |")
+    return "\n".join(lines)
+
+
+def agreement_table(study: Study, judgements: Sequence[Judgement], question: str = BETTER.name) -> str:
+    """How often each two annotators give the same answer, as a table in Markdown; empty where they share no item."""
+    people = sorted({each.annotator for each in judgements})
+    table_AA = pairwise_agreement(ratings_of(study, judgements, question))
+    lines = [f"| {question}, % the same | {' | '.join(people)} |", f"|{'---|' * (len(people) + 1)}"]
+    for name, row in zip(people, table_AA, strict=True):
+        cells = ["" if np.isnan(each) else f"{100 * each:.0f}" for each in row]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
