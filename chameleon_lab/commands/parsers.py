@@ -342,7 +342,7 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
     "coco": (
         _coco_options,
         "FID of pictures drawn for COCO's captions",
-        "Draws pictures for COCO's captions, with 0, 1 and 2 documents retrieved for each, and measures their FID. COCO "
+        "Draws pictures for COCO's captions, with 0, 1 and 2 documents retrieved for each, and measures FID. COCO "
         "and the weights of Inception and CLIP must lie on the disk: what is missing is named, with where it is "
         "published.",
     ),

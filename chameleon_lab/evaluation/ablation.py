@@ -44,7 +44,7 @@ from chameleon_lab.storage import write_file
 log = logging.getLogger(__name__)
 
 PASSES = 4
-SCENES, FLAGS = 100, 80
+SCENES, FLAGS = 80, 60
 """Prompts."""
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 ALPHAS, KS = (0.1, 0.3, 0.5, 0.8), (1, 4, 16)
