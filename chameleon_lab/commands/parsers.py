@@ -167,6 +167,28 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
 
 
+def _coco_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="a model folder, or a shipped model's name (default: tiny)")
+    _folder_options(parser)
+    parser.add_argument("--data", type=Path, required=True, help="folder of COCO's val2014/ and annotations/")
+    parser.add_argument("--out", type=Path, required=True, help="where drawn pictures go; called again, it goes on")
+    parser.add_argument("-n", type=int, default=30_000, help="captions, one a picture (default: 30,000)")
+    parser.add_argument(
+        "--documents", type=int, nargs="+", default=(0, 1, 2), help="how many are retrieved, each in turn (0 1 2)"
+    )
+    parser.add_argument("--bank", type=Path, help="folder of the memory bank that they are looked up in")
+    parser.add_argument("--encoder", type=Path, help="folder of CLIP, or of a two-tower encoder: looks up, and ranks")
+    parser.add_argument(
+        "--tries", type=int, default=8, help="pictures a caption, of which the best counts (default: 8)"
+    )
+    parser.add_argument("--template", default="{caption}", help="words of a request (default: {caption} alone)")
+    parser.add_argument(
+        "--pairs", action="store_true", help="captions begin pairs, instead of being requests with an end of turn"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides captions and sampling (default: 0)")
+    _settings_options(parser)
+
+
 def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("scenes", *names.READER_NAMES), help="what the documents are read as")
     parser.add_argument("path", type=Path, nargs="?", help="the file or folder to read; scenes are drawn instead")
@@ -327,6 +349,13 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
         _evaluate_options,
         "score a model on held-out scenes",
         "Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels.",
+    ),
+    "coco": (
+        _coco_options,
+        "FID of pictures drawn for COCO's captions",
+        "Draws pictures for COCO's captions, with 0, 1 and 2 documents retrieved for each, and measures FID. COCO "
+        "and the weights of Inception and CLIP must lie on the disk: what is missing is named, with where it is "
+        "published.",
     ),
     "tokenize": (
         _tokenize_options,

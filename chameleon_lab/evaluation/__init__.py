@@ -4,6 +4,7 @@
 - `infilling`: scores of filled blanks, on held-out scenes
 - `instructions`, `transfer`: scores of each task of instructions; which task helps which
 - `retrieval`: scores of flags drawn with and without the document that explains them
+- `ablation`: what documents, guidance and CD-K change, at equal passes; `coco`: FID of pictures drawn for captions
 - `metrics`, `distances`: image tokenizers on a reference set, every value with its protocol
 - `comparison`: quantizers on equal terms
 - `stability`: how the stability presets end, and when alarms sound; `competition`: one of them, both modalities or one

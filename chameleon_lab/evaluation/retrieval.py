@@ -23,6 +23,7 @@ from chameleon_lab.corpora.flags import Flag, read_flag, sample_flags
 from chameleon_lab.corpora.scenes import BACKGROUNDS
 from chameleon_lab.documents import Document
 from chameleon_lab.evaluation.scenes import Score
+from chameleon_lab.generation.grammar import Rules
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.retrieval.bank import Bank
 from chameleon_lab.retrieval.encoders import Encoder, TwoTower
@@ -74,16 +75,29 @@ ARRANGEMENTS: dict[str, Callable[[LookupTask, int], Sequence[Document]]] = {
 def draw_all(
     retriever: Retriever, tasks: Sequence[LookupTask], hits: Sequence[Sequence[Hit]], settings: Settings, seed: int
 ) -> list[Document]:
-    """The replies to tasks, each behind its own documents. Those whose documents are equally long go together, since
+    """The replies to tasks, each behind its own documents and by a seed of its own."""
+    seeds = [seed + index for index in range(len(tasks))]
+    return draw_requests(retriever, [task.request for task in tasks], hits, settings, seeds)
+
+
+def draw_requests(
+    retriever: Retriever,
+    requests: Sequence[Document],
+    hits: Sequence[Sequence[Hit]],
+    settings: Settings,
+    seeds: Sequence[int],
+    grammar: Rules | None = None,
+) -> list[Document]:
+    """The replies to requests, each behind its own documents. Those whose documents are equally long go together, since
     guidance has to know where they end."""
-    prompts = [retriever.prompt(task.request, settings, some) for task, some in zip(tasks, hits, strict=True)]
+    prompts = [retriever.prompt(request, settings, some) for request, some in zip(requests, hits, strict=True)]
     groups: dict[Settings, list[int]] = {}
     for index, (_, chosen, _, _) in enumerate(prompts):
         groups.setdefault(chosen, []).append(index)
-    replies = [Document()] * len(tasks)
+    replies = [Document()] * len(requests)
     for chosen, members in groups.items():
         documents = [prompts[index][0] for index in members]
-        some = retriever.lab.engine.generate(documents, chosen, [seed + index for index in members])
+        some = retriever.lab.engine.generate(documents, chosen, [seeds[index] for index in members], grammar)
         for index, reply in zip(members, some, strict=True):
             replies[index] = reply
     return replies
