@@ -22,8 +22,8 @@ import numpy as np
 from torch import nn
 
 from chameleon_lab.candidates import Scorer
-from chameleon_lab.checkpoints import provenance
 from chameleon_lab.chameleon import Chameleon, ModalityChoice
+from chameleon_lab.checkpoints import provenance
 from chameleon_lab.documents import Document
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.history import History
@@ -83,6 +83,10 @@ class GRPO:
             require_count(self.max_tokens, "tokens of a reply", 1)
 
 
+GENTLE = Recipe(5e-4, eps=1e-8, weight_decay=0.0, warm_up=5, schedule=Constant())
+"""A sixth of the rate that the tiny model was trained with, as it is: what is learned is all that moves the weights."""
+
+
 @dataclass(frozen=True)
 class RewardExperiment:
     """A training with a reward: everything that decides the result but the machine.
@@ -100,7 +104,9 @@ class RewardExperiment:
     budget: Budget
     begins_from: str | Path | Chameleon = field(default="tiny", metadata={"plain": weights_identity})
     grpo: GRPO = GRPO()
-    recipe: Recipe = field(default_factory=lambda: Recipe(2e-4, eps=1e-8, weight_decay=0.0, warm_up=5, schedule=Constant()))
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(2e-4, eps=1e-8, weight_decay=0.0, warm_up=5, schedule=Constant())
+    )
     right: float = 1.0
     penalties: tuple[Penalty, ...] = ()
     monitors: tuple[Monitor, ...] = MONITORS
