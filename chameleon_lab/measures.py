@@ -255,7 +255,7 @@ MEASURES = {
             unit="of the tokens",
             of_step=True,
             family="reward",
-            about="Tokens whose ratio lies beyond the clip, so that they are not learned from: only inner steps have any.",
+            about="Tokens whose ratio lies beyond the clip and teaches nothing: only inner steps have any.",
         ),
         Measure(
             "policy_loss",

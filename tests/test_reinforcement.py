@@ -23,6 +23,7 @@ from chameleon_lab.training.policy import PromptBatches, PromptRows, RolloutBatc
 from chameleon_lab.training.reinforcement import GRPO, RewardExperiment
 from chameleon_lab.training.rewards import REWARDED_PAIRS, UNREWARDED_PAIRS, PairRequests, pair_reward, scene_reward
 from chameleon_lab.training.run import Run
+from chameleon_lab.vocabulary import Modality
 
 FAVOURITE = 3
 
@@ -67,7 +68,7 @@ def drawn(experiment: RewardExperiment, seed: int = 0) -> RolloutBatch:
 
 def test_the_policy_is_the_distribution_that_replies_are_drawn_from(toy):
     lab, temperature = lab_of(toy), 0.6
-    grpo = GRPO(group=512, prompts=1, temperature=temperature)
+    grpo = GRPO(group=300, prompts=1, temperature=temperature)
     rollouts = replace(toy, grpo=grpo).rollouts(lab)
     prompts, counts = PromptRows((Document.of("abca", EndTurn()),), 0), np.zeros(lab.vocabulary.size)
     for seed in range(4):
@@ -75,15 +76,19 @@ def test_the_policy_is_the_distribution_that_replies_are_drawn_from(toy):
         counts += np.bincount([row.tokens[row.start + 1] for row in rows], minlength=len(counts))
     batch = rollouts(lab.model, prompts)
     logs_BT, at = rollouts.objective.logs(lab.model, batch), int(batch.learned_BT[0].nonzero()[0])
-    expected = {int(batch.targets_BT[row, at]): float(logs_BT[row, at].exp()) for row in range(512)}
-    assert sum(expected.values()) == pytest.approx(1, abs=1e-3)  # every code that may come was drawn once
-    total = counts.sum()
-    chi_square = sum((counts[token] - total * share) ** 2 / (total * share) for token, share in expected.items())
-    assert counts[list(expected)].sum() == total and chi_square < 35  # 11 degrees of freedom: one in 4,000
+    with torch.no_grad():
+        logits_V = lab.model(batch.inputs_BT[:1, : at + 1])[0, -1]
+    codes_V = torch.from_numpy(lab.vocabulary.modality == Modality.IMAGE)
+    shares_V = (logits_V / temperature).masked_fill(~codes_V, -torch.inf).softmax(-1)
+    assert torch.allclose(logs_BT[:, at].exp(), shares_V[batch.targets_BT[:, at]], atol=1e-5)
+    total, likely_V = counts.sum(), shares_V.numpy() > 0.01
+    pairs = [(counts[token], total * float(shares_V[token])) for token in likely_V.nonzero()[0]]
+    pairs.append((counts[~likely_V].sum(), total * float(shares_V[~likely_V].sum())))
+    assert not counts[~codes_V.numpy()].any() and sum((count - mean) ** 2 / max(mean, 1) for count, mean in pairs) < 35
     # Over whole replies: mean log-probabilities are minus the entropy, within four standard errors.
     entropy = rollouts.objective(lab.model, batch)["reply_entropy"]
     means_B = logs_BT.sum(1) / batch.learned_BT.sum(1)
-    assert abs(float(means_B.mean() + entropy)) < 4 * float(means_B.std()) / 512**0.5
+    assert abs(float(means_B.mean() + entropy)) < 4 * float(means_B.std()) / 300**0.5
 
 
 @pytest.mark.parametrize("modality", ["picture", "words", "free", "interleaved"])
@@ -148,12 +153,12 @@ def test_loss_and_gradients_are_grpos(toy):
             kl = apart.exp() - apart - 1
             terms.append(-torch.minimum(ratio * advantage, clipped * advantage) + 0.3 * kl)
             clips.append(bool(clipped * advantage < ratio * advantage))
-            kls.append(float(kl))
+            kls.append(float(kl.detach()))
         means.append(torch.stack(terms).mean())
     loss = torch.stack(means).mean()
     loss.backward()
     theirs = [parameter.grad for parameter in lab.model.parameters() if parameter.grad is not None]
-    assert float(measures["loss_with_penalties"]) == pytest.approx(float(loss), rel=1e-4)
+    assert float(measures["loss_with_penalties"].detach()) == pytest.approx(float(loss.detach()), rel=1e-4)
     assert float(measures["kl"]) == pytest.approx(np.mean(kls), rel=1e-4)
     assert 0 < float(measures["clip_fraction"]) == pytest.approx(np.mean(clips))
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(ours, theirs, strict=True))
@@ -192,7 +197,8 @@ def weights(experiment: RewardExperiment, folder) -> dict[str, torch.Tensor]:
 def test_what_is_rewarded_becomes_likelier_and_kl_holds_it_back(toy, tmp_path):
     ends = {}
     for beta in (0.01, 3.0):
-        experiment = replace(toy, name=f"beta-{beta}", budget=Budget(steps=40), grpo=GRPO(8, 2, beta=beta))
+        grpo, recipe = GRPO(12, 1, beta=beta), replace(toy.recipe, rate=1e-2)
+        experiment = replace(toy, name=f"beta-{beta}", budget=Budget(steps=9), grpo=grpo, recipe=recipe)
         before = {name: tensor.clone() for name, tensor in lab_of(toy).model.state_dict().items()}
         run = experiment.run(tmp_path / str(beta))
         result = run.result(120)
@@ -202,31 +208,28 @@ def test_what_is_rewarded_becomes_likelier_and_kl_holds_it_back(toy, tmp_path):
         ends[beta] = values(run)
         assert all(torch.equal(tensor, before[name]) for name, tensor in lab_of(toy).model.state_dict().items())
     rewards = {
-        beta: [np.mean([each["reward"] for each in some]) for some in (end[:5], end[-5:])] for beta, end in ends.items()
+        beta: [np.mean([each["reward"] for each in some]) for some in (end[:3], end[-3:])] for beta, end in ends.items()
     }
     assert rewards[0.01][1] > rewards[0.01][0] + 0.3
     assert ends[3.0][-1]["kl"] < ends[0.01][-1]["kl"] / 3 and rewards[3.0][1] < rewards[0.01][1]
 
 
 @pytest.mark.parametrize("inner", [1, 3])
-def test_stopped_within_a_round_and_taken_up_again_it_is_bitwise_the_same(toy, tmp_path, inner):
-    waits = [0.0]
-
-    def slow_letters(rng: np.random.Generator) -> Document:
-        time.sleep(waits[0])
-        return letters(rng)
-
-    experiment = replace(toy, prompts=slow_letters, budget=Budget(steps=8), grpo=replace(toy.grpo, inner_steps=inner))
+def test_stopped_within_a_round_and_taken_up_again_it_is_bitwise_the_same(toy, tmp_path, monkeypatch, inner):
+    experiment = replace(toy, budget=Budget(steps=8), grpo=replace(toy.grpo, inner_steps=inner))
     whole = experiment.run(tmp_path / "whole")
     whole.wait(120)
-    waits[0] = 0.05
-    run = experiment.run(tmp_path / "run")
-    while len(run.history.records) < 4:
-        time.sleep(0.01)
-    run.stop()
-    run.wait(120)
-    assert run.state.status == "stopped" and 4 <= len(run.history.records) < 8
-    waits[0] = 0.0
+    run, prompts = Run(experiment, tmp_path / "run"), PromptBatches.__call__
+
+    def until_five(batches: PromptBatches, step: int) -> PromptRows:
+        if step == 4:
+            run.stop()  # after this step, the second of its round of three
+        return prompts(batches, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PromptBatches, "__call__", until_five)
+        run.start().wait(120)
+    assert run.state.status == "stopped" and len(run.history.records) == 5
     torch.manual_seed(99)
     again = experiment.run(tmp_path / "run")
     again.wait(120)

@@ -39,6 +39,6 @@ def requested_scene(words: str) -> Scene:
     if background and len(things) == 3 and line:
         return arrange(things, "row" if line == "row" else "column", background)
     raise ValueError(
-        f"{words!r} does not say all of a scene: name sizes, colours and shapes, where they are, and the background, as "
-        "in 'draw a large red circle in the center on a gray background'."
+        f"{words!r} does not say all of a scene: name sizes, colours and shapes, where they are, and the background, "
+        "as in 'draw a large red circle in the center on a gray background'."
     )

@@ -24,7 +24,6 @@ from chameleon_lab.corpora.requests import requested_scene
 from chameleon_lab.corpora.scenes import NOVEL_PAIRS, Scene, sample_scene
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.history import StepRecord
-from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.signals import exit_code
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.reinforcement import GRPO, RewardExperiment
@@ -78,7 +77,6 @@ REWARDED = RewardExperiment(
     PairRequests(),
     Budget(steps=120),
     grpo=GRPO(inner_steps=2),
-    recipe=Recipe(5e-4, eps=1e-8, weight_decay=0.0, warm_up=5, schedule=Constant()),
     checkpoints=5,
 )
 """The tiny model, rewarded for all of a scene: 60 rounds of 64 drawings, about 8 minutes of one core."""
