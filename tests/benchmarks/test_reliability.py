@@ -1,4 +1,5 @@
-"""Random kills and interrupts, by command; it prints a table. `LAB_KILLS` and `LAB_INTERRUPTS` say how many.
+"""Random kills and interrupts, by command; it prints a table. `LAB_KILLS` and `LAB_INTERRUPTS` say how many, `LAB_SEED`
+when and where.
 
 LAB_KILLS=200 LAB_INTERRUPTS=1000 python -m pytest -m slow tests/benchmarks/test_reliability.py -s
 """
@@ -14,10 +15,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from support import IMAGE
+from test_emoji import write_emoji
 from test_interrupts import REPLIES, Interrupts, begun, check_interrupted, everything, plain, read_on
 from test_storage import files
 
@@ -25,15 +30,29 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import formats
 from chameleon_lab.corpora.shards import Shards, write_shards
 from chameleon_lab.documents import Document
+from chameleon_lab.retrieval.encoders import TwoTowerConfig
+from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.tokenizers.text import ByteTokenizer
+from chameleon_lab.training.data import Scenes
+from chameleon_lab.training.emoji import EmojiDocuments, emoji_transformer
+from chameleon_lab.training.encoders import DocumentPairs, EncoderExperiment
+from chameleon_lab.training.experiments import TINY
+from chameleon_lab.training.fine_tuning import fine_tune
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import TINY_PICTURES
+from chameleon_lab.training.infilling import INFILLING, InfillDocuments, encode_scenes
 from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.own.training import OwnTraining
+from chameleon_lab.training.retrieval import LOOKING_UP, FlagDocuments
+from chameleon_lab.vocabulary import Vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="forks beside threads")]
 
 KILLS = int(os.environ.get("LAB_KILLS", "40"))
 INTERRUPTS = int(os.environ.get("LAB_INTERRUPTS", "200"))
-STEPS = 12
+SEED = int(os.environ.get("LAB_SEED", "0"))
+STEPS = 8
 
 
 def kill_after(seconds: float, work: Callable[[], object]) -> bool:
@@ -60,32 +79,97 @@ def hidden(folder: Path) -> list[str]:
     return [each.name for each in folder.rglob("*") if each.name.startswith(".") or "partial" in each.name]
 
 
-def kill_trainings(tmp_path: Path, count: int, rng: random.Random) -> tuple[int, int]:
-    """(kills that met a run, folders that were whole and bitwise the same in the end)"""
-    experiment = replace(TINY_PICTURES, tokenizer=IMAGE, budget=Budget(steps=STEPS), batch=2, crop=16, checkpoints=3)
-    whole = tmp_path / "training-whole"
-
-    def finish(folder: Path) -> None:
-        experiment.run(folder).result()
-
+def kill_trainings(place: Path, count: int, rng: random.Random, finish: Callable[[Path], object]) -> tuple[int, int]:
+    """(kills that met a training, folders that were whole and bitwise the same in the end). `finish` begins a training
+    in a folder, or goes on there, to its end."""
+    place.mkdir()
     started = time.monotonic()
-    finish(whole)
-    lasts, expected = time.monotonic() - started, RunFolder(whole).history
-    met = same = 0
-    number = 0
+    finish(place / "whole")
+    lasts, expected, met, same = time.monotonic() - started, outcome(place / "whole"), 0, 0
     while met < count:
-        folder = tmp_path / f"training-{number}"
-        number += 1
-        while met < count and kill_after(rng.uniform(0.1, 1.3) * lasts, partial(finish, folder)):
+        folder = place / f"{same}"
+        while met < count and kill_after(rng.uniform(0.1, 1.1) * lasts, partial(finish, folder)):
             met += 1
-        experiment.run(folder).result()
-        losses = [
-            [(each.step, each.values) for each in history.records] for history in (RunFolder(folder).history, expected)
-        ]
-        weights = [files(each)["tokenizer/image_tokenizer.safetensors"] for each in (folder, whole)]
-        assert losses[0] == losses[1] and weights[0] == weights[1] and not hidden(folder)
+        finish(folder)
+        assert outcome(folder) == expected and not hidden(folder)
         same += 1
     return met, same
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Every loss that a training recorded, and every weight that it wrote."""
+    runs = [path.parent for path in sorted(folder.rglob("metrics.jsonl"))]
+    losses = {
+        str(run.relative_to(folder)): [(each.step, each.values) for each in RunFolder(run).history.records]
+        for run in runs
+    }
+    weights = {name: content for name, content in files(folder).items() if name.endswith(".safetensors")}
+    states = {
+        str(run.relative_to(folder)): torch.load(RunFolder(run).checkpoint, weights_only=True)["state_dict"]
+        for run in runs
+        if RunFolder(run).checkpoint.is_file()
+    }
+    plain = {
+        f"{run} {name}": tensor.numpy().tobytes() for run, state in states.items() for name, tensor in state.items()
+    }
+    assert losses and (weights or plain)
+    return {"losses": losses, "weights": weights, **plain}
+
+
+SMALL_MODEL = replace(TINY.model, width=32, layers=1, heads=2, kv_heads=2, head_width=16, ffn_width=48)
+
+
+def trainings_under_kills(tmp_path: Path, lab: Chameleon) -> dict[str, Callable[[Path], object]]:
+    """Each kind of training that the lab has, small: what begins one in a folder, or goes on there, to its end."""
+    budget, tiny = Budget(steps=STEPS), Chameleon.load("tiny", device="cpu").tokenizer
+    images = replace(TINY_PICTURES, tokenizer=IMAGE, budget=budget, batch=2, crop=16, checkpoints=3)
+    base = replace(
+        TINY,
+        model=replace(lab.model.config, context=500),
+        begins_from=None,
+        budget=budget,
+        data=Scenes(lab.tokenizer, tokens=236, held_out=2),
+        monitors=(),
+        checkpoints=3,
+    )
+    lab.save(tmp_path / "base")
+    filling = replace(INFILLING, begins_from=None, model=SMALL_MODEL, budget=budget)
+    encode_scenes(tiny, tmp_path / "scenes", np.arange(40))
+    torch.manual_seed(0)
+    drawings = ImageTokenizer(replace(TINY_IMAGES, codes=64, widths=(8, 16), groups=4)).eval()
+    words = ByteTokenizer()
+    emoji = MixedModalTokenizer(words, drawings, Vocabulary.layout(64, words.size))
+    corpus = write_emoji(tmp_path / "emoji-corpus")
+    documents = EmojiDocuments(corpus, emoji, tokens=300, read=2)
+    artwork = replace(emoji_transformer(corpus, emoji, 300), model=SMALL_MODEL, data=documents, budget=budget)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(12):
+        PIL.Image.new("RGB", (40 + number, 48), (20 * number, 90, 200 - 10 * number)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(f"thing {number}")
+    own: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 1, "tokens": 128}
+    own |= {"steps": (STEPS, STEPS), "say": lambda words: None}
+    pairs = DocumentPairs(
+        tuple(Document.of(f"thing {n}", PIL.Image.new("RGB", (32, 32), (9 * n, 5, 9))) for n in range(16))
+    )
+    encoder = EncoderExperiment(
+        encoder=TwoTowerConfig(side=32, channels=(8, 16)), pairs=pairs, batch=8, budget=budget, checkpoints=3
+    )
+    flags = replace(
+        LOOKING_UP, begins_from=None, model=SMALL_MODEL, budget=budget, data=FlagDocuments(tiny, tokens=300)
+    )
+    infill = replace(filling, data=InfillDocuments(tmp_path / "scenes", tiny, tokens=300))
+    return {
+        "image tokenizer": lambda folder: images.run(folder).result(),
+        "fine-tuning": lambda folder: fine_tune(
+            replace(base, begins_from=tmp_path / "base"), folder, earlier=base.data
+        ),
+        "infilling": lambda folder: infill.run(folder).result(),
+        "emoji": lambda folder: artwork.run(folder).result(),
+        "looking up": lambda folder: flags.run(folder).result(),
+        "own data": lambda folder: OwnTraining(pictures, folder, 0.5, **own).result(),
+        "retrieval encoder": lambda folder: encoder.run(folder).result(),
+    }
 
 
 def kill_writers(
@@ -123,13 +207,12 @@ def _one_thread():
 
 
 def test_random_kills(lab, make_lab, mixed, spelled, tmp_path):
-    rng, each = random.Random(0), max(1, KILLS // 5)
+    rng, each = random.Random(SEED), max(1, KILLS // 5)
     other = make_lab(mixed, layers=1)
     documents = [Document.of("a word " * 20)] * 60
     convert = lambda folder: formats.write_opened(formats.open_folder(tmp_path / "model"), folder)  # noqa: E731
     lab.save(tmp_path / "model")
     rows = {
-        "trainings": kill_trainings(tmp_path, each, rng),
         "saves over a model": kill_writers(tmp_path / "saves", each, rng, other.save, lab.save),
         "saves of a new one": kill_writers(tmp_path / "fresh", each, rng, None, lab.save),
         "conversions": kill_writers(tmp_path / "conversions", each, rng, None, convert),
@@ -137,15 +220,30 @@ def test_random_kills(lab, make_lab, mixed, spelled, tmp_path):
             tmp_path / "shards", each, rng, None, lambda folder: write_shards(folder, iter(documents), lab.tokenizer)
         ),
     }
-    print("\n| killed | kills | whole afterwards |\n|---|---|---|")
-    for name, (met, whole) in rows.items():
-        print(f"| {name} | {met} | {whole} |")
+    print_kills(rows)
     assert isinstance(Chameleon.load(tmp_path / "saves" / "target"), Chameleon)
     assert len(Shards(tmp_path / "shards" / "target")) == 60
 
 
+TRAININGS = (*("image tokenizer", "fine-tuning", "infilling", "emoji", "looking up", "own data", "retrieval encoder"),)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_random_kills_of_trainings(name, lab, tmp_path):
+    finish = trainings_under_kills(tmp_path, lab)[name]
+    print_kills(
+        {name: kill_trainings(tmp_path / "runs", max(1, KILLS // 5 // len(TRAININGS)), random.Random(SEED), finish)}
+    )
+
+
+def print_kills(rows: dict[str, tuple[int, int]]) -> None:
+    print("\n| killed | kills | whole afterwards |\n|---|---|---|")
+    for name, (met, whole) in rows.items():
+        print(f"| {name} | {met} | {whole} |")
+
+
 def test_random_interrupts(engine):
-    rng, rows = random.Random(1), dict[str, tuple[int, int]]()
+    rng, rows = random.Random(SEED + 1), dict[str, tuple[int, int]]()
     for name in REPLIES:
         whole, count, replies = list(map(plain, begun(engine, name).stream())), 0, 0
         while count < INTERRUPTS // len(REPLIES):

@@ -27,6 +27,7 @@ from chameleon_lab.vocabulary import Modality, Vocabulary, id_dtype
 log = logging.getLogger(__name__)
 
 MOST_VIEWS = 64
+VIEWS_IN_ALL = 2**14
 VIEW_FILES = ("card.json", "codes.npy")
 
 
@@ -60,9 +61,10 @@ class TokenizedViews:
 
 
 def tokenize_views(
-    data: GatheredData, tokenizer: MixedModalTokenizer, folder: Path, *, seconds: float, seed: int = 0
+    data: GatheredData, tokenizer: MixedModalTokenizer, folder: Path, *, seconds: float | None, seed: int = 0
 ) -> TokenizedViews:
-    """Encodes as many views of each picture as fit into about `seconds`, `MOST_VIEWS` at most and one at least.
+    """Encodes as many views of each picture as fit into about `seconds`, `MOST_VIEWS` at most and one at least; for
+    None as many as make `VIEWS_IN_ALL`, which no clock decides.
 
     What is in the folder already is taken, where this tokenizer made it and it is whole.
     """
@@ -85,7 +87,8 @@ def tokenize_views(
 
     plain = encoded(list(range(count)), None)
     each = max(1e-3, (time.monotonic() - started) * len(trained) / max(1, count))
-    number = int(np.clip(seconds / each, 1, MOST_VIEWS)) if trained else 1
+    wanted = VIEWS_IN_ALL // max(1, len(trained)) if seconds is None else seconds / each
+    number = int(np.clip(wanted, 1, MOST_VIEWS)) if trained else 1
     with whole_folder(folder, VIEW_FILES) as hidden:
         if number == 1:
             np.save(hidden / "codes.npy", plain[None])

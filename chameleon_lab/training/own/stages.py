@@ -104,7 +104,7 @@ class OwnTransformer(TransformerStage):
 
     def prepare(self, folder: Path) -> Prepared:
         data = GatheredData(self.place / "data")
-        seconds = max(1.0, 0.04 * 60 * self.plan.minutes)
+        seconds = max(1.0, 0.04 * 60 * self.plan.minutes) if self.budget.steps is None else None
         views = tokenize_views(data, self.tokenizer, self.place / "views", seconds=seconds, seed=self.seed)
         prepared = self.experiment.prepare(folder)
         lab = Chameleon(prepared.module.model, self.tokenizer, self.settings)  # pyright: ignore[reportArgumentType]
