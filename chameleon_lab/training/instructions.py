@@ -61,7 +61,8 @@ def train_instructions(
         "before": before,
     }
     lab.tokenizer.image.half()
-    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
+    settings = lab.settings.changed(image_temperature=0.0, guidance=1.0)  # a request determines its answer
+    Chameleon(run.result().cpu().half(), lab.tokenizer, settings, card).save(folder / "model")
     return Chameleon.load(folder / "model")
 
 
