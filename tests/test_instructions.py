@@ -65,6 +65,7 @@ from chameleon_lab.evaluation.instructions import (
 )
 from chameleon_lab.evaluation.intervals import Mean
 from chameleon_lab.evaluation.transfer import ALL_TASKS, TransferOutcome, measure_transfer, read_transfer, task_gains
+from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.instructions import train_instructions, without_tasks
 
@@ -437,7 +438,7 @@ def test_ones_own_pairs_are_among_the_documents(tiny: Chameleon, tmp_path: Path)
 
 
 def test_a_training_writes_a_model_that_is_scored(tiny: Chameleon, tmp_path: Path) -> None:
-    lab = train_instructions(tmp_path, 1, Instructions(tokens=160, held_out=8))
+    lab = train_instructions(tmp_path, Budget(steps=1), Instructions(tokens=160, held_out=8))
     assert (lab.card["steps"], lab.card["data"]["shares"]) == (1, dict(TASK_SHARES))
     changed = [name for name, value in lab.model.state_dict().items() if not value.equal(tiny.model.state_dict()[name])]
     assert changed

@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 def train_instructions(
     folder: Path | str,
-    steps: int = 1200,
+    budget: Budget = INSTRUCTIONS.budget,
     data: Instructions | None = None,
     begins_from: str | Path = "tiny",
     every: float = 20.0,
 ) -> Chameleon:
-    """The model of many tasks, written to `folder/model`. Called again with more steps, it goes on.
+    """The model of many tasks, written to `folder/model`. Called again with a larger budget, it goes on.
 
     `begins_from`: folder or name of a model of the tiny model's shape and tokenizers, whose weights are trained on; one
     that was trained so already is trained on with half of the rates. Every so many seconds the log says how far it is.
@@ -46,9 +46,7 @@ def train_instructions(
     if begins_from != "tiny":
         before = Chameleon.load(begins_from, device="cpu").card
         recipe = replace(recipe, rate=recipe.rate / 2, muon_rate=recipe.muon_rate / 2)
-    experiment = replace(
-        INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=Budget(steps=steps), recipe=recipe
-    )
+    experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget, recipe=recipe)
     run = experiment.run(folder / "transformer")
     history = run.wait(report=InfillProgress(every))
     card = {
@@ -63,7 +61,8 @@ def train_instructions(
         "before": before,
     }
     lab.tokenizer.image.half()
-    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
+    settings = lab.settings.changed(image_temperature=0.0, guidance=1.0)  # a request determines its answer
+    Chameleon(run.result().cpu().half(), lab.tokenizer, settings, card).save(folder / "model")
     return Chameleon.load(folder / "model")
 
 
@@ -71,6 +70,7 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run and the model go")
     parser.add_argument("--steps", type=int, default=1200, help="of training, in all (default: 1200)")
+    parser.add_argument("--minutes", type=float, help="of training, in all, instead of steps")
     parser.add_argument("--tokens", type=int, default=2048, help="a step (default: 2048)")
     parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
     parser.add_argument("--without", nargs="+", default=(), metavar="TASK", help="tasks that are left out")
@@ -93,7 +93,8 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
         infill=options.infill,
         templates=options.templates,
     )
-    train_instructions(options.folder, options.steps, data, options.begins_from)
+    budget = Budget(steps=options.steps) if options.minutes is None else Budget(minutes=options.minutes)
+    train_instructions(options.folder, budget, data, options.begins_from)
     log.info("The model is in %s.", options.folder / "model")
 
 
