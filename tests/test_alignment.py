@@ -11,6 +11,7 @@ import support
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.alignment import (
     CATEGORIES,
     SCENE_CATEGORIES,
@@ -263,6 +264,19 @@ def test_the_command_line_names_sources_by_category_with_weights(tmp_path):
     assert set(conversation_sources([])[0]) == set(CATEGORIES)
     with pytest.raises(ValueError, match="'text' has two sources"):
         conversation_sources([f"text:{place}", f"text:{place}"])
+
+
+def test_the_shell_aligns_a_model_on_conversations_and_writes_it(base, tmp_path, caplog):
+    base.save(tmp_path / "base")
+    (tmp_path / "chats.jsonl").write_text('{"turns": ["a", "b"]}\n' * 9)
+    caplog.set_level("INFO")
+    options = ("--data", f"text:{tmp_path / 'chats.jsonl'}=2", "--begins-from", str(tmp_path / "base"))
+    folder = tmp_path / "run"
+    assert main(["train", "alignment", *options, "--folder", str(folder), "--minutes", "0.001"]) == 0
+    assert f"The model is in {folder / 'model'}" in caplog.text
+    aligned = Chameleon.load(folder / "model")
+    assert aligned.card["data"]["weights"] == {"text": 2.0} and "aligned on conversations" in aligned.card["notes"][0]
+    assert Dropout(0.05) in aligned.model.config.fixes
 
 
 # What a batch looks like
