@@ -18,7 +18,7 @@ FILE = '''
 from dataclasses import dataclass
 from chameleon_lab.stability import FIXES
 from chameleon_lab.training.data import PAIRS
-from chameleon_lab.training.experiments import SANE as calm
+from chameleon_lab.training.experiments import LAB as model
 from torch import nn
 from chameleon_lab.evaluation.competition import OneModality
 from chameleon_lab.monitors.alarms import Beyond
