@@ -3,7 +3,8 @@
 - a model's slot `modality` sees the tokens of each pass; filled with a `ModalityOf`, it notes which are image codes
 - a `ByModality` in any other slot holds two parts, `text` and `image`, and sends each position to one of them: image
   codes to the second, everything else, special tokens among it, to the first
-- both together make `stability.MixtureOfTransformers`; a fix of your own uses them in the same way
+- both together make `stability.MixtureOfTransformers`; a fix of your own uses them in the same way, with a method
+  `for_vocabulary(vocabulary)` as that has: an `Experiment` calls it with the vocabulary of its data
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class ModalityOf(nn.Module):
         if self.first_image is None or self.codes is None:
             raise ValueError(
                 "This model does not know which tokens are image codes: give its fix `first_image` and `codes`, or "
-                "take fix.for_vocabulary(vocabulary). (An Experiment fills them in from its data.)"
+                "take fix.for_vocabulary(vocabulary). (An Experiment calls that with the vocabulary of its data: a fix "
+                "of your own needs the method, which returns the fix with both numbers filled in.)"
             )
         image_BT = (tokens_BT >= self.first_image) & (tokens_BT < self.first_image + self.codes)
         self._noted.split = _split(image_BT)

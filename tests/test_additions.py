@@ -16,6 +16,9 @@ from chameleon_lab.training.experiments import LAB, PRESETS, scale, sensitivity,
 
 FILE = '''
 from dataclasses import dataclass
+from chameleon_lab.stability import FIXES
+from chameleon_lab.training.data import PAIRS
+from chameleon_lab.training.experiments import LAB as model
 from torch import nn
 from chameleon_lab.evaluation.competition import OneModality
 from chameleon_lab.monitors.alarms import Beyond
@@ -54,6 +57,8 @@ def test_a_file_s_names_are_sorted_by_what_they_are(file):
     assert list(additions.rules) == ["grows"] and not additions.quantizers
     assert str(additions) == "fixes: both; corpora: words; rules: grows"
     file.write_text(FILE.replace("both = [KeyNorm(1e-3), ZLoss(1e-3)]", ""))
+    file.write_text(file.read_text() + "PAIRS = PAIRS\n")  # bound by the file itself, it is meant
+    assert list(read_additions(file).corpora) == ["PAIRS", "words"]
     assert list(read_additions(file).fixes) == ["key_norm"]  # a class without an instance is made; `Wide` cannot be
 
 

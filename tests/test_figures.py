@@ -148,6 +148,9 @@ def test_a_notebooks_own_plot_lies_on_any_page_with_the_style_of_these():
         FigureCanvasAgg(figure).draw()
         out = io.BytesIO()
         figure.savefig(out, format="png")
+    from matplotlib_inline.backend_inline import _fetch_figure_metadata
+
+    assert _fetch_figure_metadata(figure) is None  # else JupyterLab lays it on a slab, dark on a light page
     picture = np.asarray(PIL.Image.open(out).convert("RGBA"), np.float64)
     assert picture[2, 2, 3] == 0
     solid = picture[picture[..., 3] == 255][:, :3].mean(-1) / 255

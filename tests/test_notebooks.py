@@ -60,6 +60,9 @@ def test_it_asks_one_question_is_short_and_its_outputs_are_its_own(path: Path) -
     title = notebook.cells[0].source.splitlines()[0]
     assert title.startswith("# ")
     assert title.endswith("?")
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert re.search("minute|second", prose[0]), "the head says how long all cells together run"
+    assert any("**Where next?**" in each for each in prose), "the last words say where to go on"
     assert len(notebook.cells) <= 25
     assert not any(cell.get("execution_count") for cell in notebook.cells)
     assert "widgets" not in notebook.metadata

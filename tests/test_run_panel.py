@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import PIL.Image
 import pytest
 from browser.fakes import GrowingRun, step_record
 from widget_support import browser_says, eventually, recorder
@@ -418,6 +422,9 @@ def test_the_still_is_a_figure_and_a_sentence(tmp_path: Path):
     bundle = panel._line.mimebundle()
     assert WIDGET_VIEW in bundle
     assert "data:image/png;base64," in bundle["text/html"] and "head &lt;1&gt; saturates" in bundle["text/html"]
+    (png,) = re.findall('data:image/png;base64,([^"]+)', bundle["text/html"])
+    picture = PIL.Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    assert picture.getpixel((2, 2))[3] == 0, "no slab of white on a dark page"  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
     assert bundle["text/plain"].startswith("baseline: stopped at step 59, loss ")
     assert panel.figure().axes
     assert summary(RunState("new", "waiting"), History()) == "new: waiting before its first step."

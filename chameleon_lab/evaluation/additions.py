@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -76,7 +77,8 @@ def read_additions(path: Path | str) -> Additions:
     if not path.is_file():
         raise ValueError(f"There is no file {path}: name one that defines a fix, a corpus, a rule or a quantizer.")
     module = _executed(path)
-    public = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
+    foreign = _imports(path)
+    public = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and name not in foreign}
     types = {name: thing for name, thing in public.items() if isinstance(thing, type)}
     classes = {name: type_ for name, type_ in types.items() if type_.__module__ == module.__name__}
     values = {
@@ -118,6 +120,18 @@ def _executed(path: Path) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"{path} fails: {type(error).__name__}: {error}.") from error
     return module
+
+
+def _imports(path: Path) -> set[str]:
+    """The names that a file's import statements bind, and nothing else of it."""
+    nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    names = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    return names - {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _is_fix(thing: Any) -> bool:

@@ -65,7 +65,11 @@ def test_a_turn_is_looked_into_branched_from_and_saved_as_a_page_that_lives_with
 
     page.get_by_role("button", name="Earlier reply").click()
     expect(cells.nth(63)).to_be_visible()  # its inspector is still open
-    page.screenshot(path=screenshots / "tree-inside-dark.png")
+    for width in sizes:
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(400)
+        page.screenshot(path=screenshots / f"tree-inside-dark-{width}.png")
+    page.set_viewport_size({"width": 1180, "height": 1000})
     page.get_by_role("button", name="Save and load").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Web page (HTML)").click()

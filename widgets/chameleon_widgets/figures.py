@@ -34,7 +34,10 @@ PAGE_INKS = {INK: "#7a8189", SOFT: "#7f868e", RULE: "#80868f", EDGE: "#80868e", 
 PAGE_STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor"), PAGE_INKS[INK]),
-    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor", "legend.edgecolor"), PAGE_INKS[EDGE]),
+    **dict.fromkeys(("ytick.color", "axes.edgecolor", "legend.edgecolor"), PAGE_INKS[EDGE]),
+    # A shade darker, on the other side of the middle: where all labels are on one side, IPython asks the page for a
+    # dark or a light slab behind a figure without a ground.
+    "xtick.color": "#797f87",
 }
 """Settings of matplotlib for a notebook's own plots, so that they lie on a page of any colour as these figures do:
 `plt.rcParams.update(PAGE_STYLE)`."""

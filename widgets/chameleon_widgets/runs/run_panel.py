@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -252,13 +250,13 @@ class RunPanel(anywidget.AnyWidget):
         words = summary(state, history)
         if not history.records:
             return f"<p>{escape(words)}</p>", words
-        picture = io.BytesIO()
+        from chameleon_widgets.figures import figure_uri
+
         try:
-            self.figure().savefig(picture, format="png", dpi=100)
+            uri = figure_uri(self.figure())  # without a ground, as pages have one of their own
         except Exception:  # whatever a run recorded, its panel goes on
             log.exception("the still of %s could not be drawn", state.name)
             return f"<p>{escape(words)}</p>", words
-        uri = "data:image/png;base64," + b64encode(picture.getvalue()).decode()
         return f'{image(uri, words, 720)}<p class="note">{escape(words)}</p>', words
 
 

@@ -63,7 +63,7 @@ function render(context) {
   let layer = 0;
   let head = 0;
   let rest = /** @type {any} */ (null); // the timer of a playing walk
-  let held = false; // a walk plays, and where it ends is shown to who wants less motion: not each token on the way
+  let quiet = false; // a walk plays, and where it ends is shown to who wants less motion: not each token on the way
   const rows = /** @type {Map<string, {scores: Float32Array, weights: Float32Array}>} */ (new Map());
   let asking = ""; // for which row
   let order = /** @type {{of: object, strengths: string, ids: Uint32Array, logits: Float32Array} | null} */ (null);
@@ -95,8 +95,8 @@ function render(context) {
       if (selected !== null && selected >= lesson.tokens.length) selected = null;
       pointed = null;
       strip.forget(message.start);
-      held = pressed(play) && isCalm();
-      if (!held) showStep();
+      quiet = pressed(play) && isCalm();
+      if (!quiet) showStep();
       if (pressed(play)) goOn();
     },
     scores({ layer, position }, [scores, weights]) {
@@ -118,7 +118,7 @@ function render(context) {
     },
     picture({ image }, [png]) {
       strip.picture(image, png);
-      if (held) return;
+      if (quiet) return;
       strip.show();
       paint();
     },
@@ -291,15 +291,15 @@ function render(context) {
   function goOn() {
     clearTimeout(rest);
     if (lesson.step?.ended) return stop();
-    const pace = held ? 0 : lesson.step?.drawing ? PACE.cells : PACE.words;
+    const pace = quiet ? 0 : lesson.step?.drawing ? PACE.cells : PACE.words;
     rest = setTimeout(() => pressed(play) && draw(), pace);
   }
 
   function stop() {
     clearTimeout(rest);
     press(play, false);
-    if (!held) return;
-    held = false;
+    if (!quiet) return;
+    quiet = false;
     showStep();
   }
 
@@ -342,7 +342,7 @@ function render(context) {
 
   /** @param {boolean} [all] whether what does not follow the pointer is painted, too */
   function paint(all = true) {
-    if (!lesson.step || !lesson.tokens.length || held) return;
+    if (!lesson.step || !lesson.tokens.length || quiet) return;
     if (all) dress();
     const last = lesson.tokens.length - 1;
     const at = Math.min(last, pointed ?? selected ?? (station === TOKENS ? typical() : last));
