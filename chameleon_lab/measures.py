@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -316,6 +317,7 @@ MEASURES = {
 """The lab's measures by name, without their parts of the data."""
 
 
+@lru_cache(maxsize=4096)
 def measure_of(name: str) -> Measure:
     """The measure of that name: the lab's, of the part of the data that the name begins with, or one read like it."""
     base, parts = name, list[str]()

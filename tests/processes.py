@@ -1,4 +1,4 @@
-"""Processes that share a training, forked from one that has imported everything: torchrun without its seconds."""
+"""Processes forked from one that has imported everything: those of a training that is killed, and torchrun's ranks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import atexit
 import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,11 @@ for line in sys.stdin:
     ranks = []
     for rank in range(job["processes"]):
         if not (child := os.fork()):
-            numbers = {{"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}}
-            numbers |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), job["processes"])
-            os.environ.update({{name: str(number) for name, number in numbers.items()}})
-            os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
+            if not job["alone"]:
+                numbers = {{"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}}
+                numbers |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), job["processes"])
+                os.environ.update({{name: str(number) for name, number in numbers.items()}})
+                os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
             output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1), os.dup2(output, 2)
             code = 1
@@ -72,11 +76,14 @@ class Ranks:
             [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def __call__(self, code: str, processes: int, output: Path, seconds: float = 90.0) -> list[int]:
+    def __call__(
+        self, code: str, processes: int, output: Path, seconds: float = 90.0, alone: bool = False
+    ) -> list[int]:
+        """`alone`: they are told nothing of each other."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        job: dict[str, Any] = {"code": code, "processes": processes, "port": port}
+        job: dict[str, Any] = {"code": code, "processes": processes, "port": port, "alone": alone}
         assert self._parent.stdin is not None and self._parent.stdout is not None
         self._parent.stdin.write(json.dumps(job | {"output": str(output), "seconds": seconds}) + "\n")
         self._parent.stdin.flush()
@@ -95,3 +102,29 @@ def shared_ranks() -> Ranks:
     ranks = Ranks()
     atexit.register(ranks.close)
     return ranks
+
+
+class Forked:
+    """A process that executes `code` as Python's `-c` does, forked from the same parent; its output goes to a file."""
+
+    def __init__(self, code: str, output: Path) -> None:
+        self._note = output.with_suffix(".pid")
+        code = f"open({str(self._note)!r}, 'w').write(str(os.getpid()) + ' ')\n{code}"
+        call = functools.partial(shared_ranks(), code, 1, output, alone=True)
+        self._waits = threading.Thread(target=call)
+        self._waits.start()
+
+    @property
+    def running(self) -> bool:
+        return self._waits.is_alive()
+
+    @property
+    def pid(self) -> int:
+        while not (self._note.exists() and self._note.read_text().endswith(" ")):
+            assert self.running, "it ended before it began"
+            time.sleep(0.01)
+        return int(self._note.read_text())
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._waits.join()

@@ -12,11 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-REPLY = """
+CELLS = """
 import time
 import torch
+from chameleon_lab.chameleon import load_image_tokenizer
+from chameleon_lab.corpora.scenes import arrange
 from chameleon_lab.records import StopPiece, TextPiece
-from chameleon_widgets import ChatCell
+from chameleon_widgets import ChatCell, CodebookAtlas, CodeSurgery, ReconstructionViewer
 
 def stream(document, **settings):
     matrix = torch.eye(600)
@@ -24,12 +26,14 @@ def stream(document, **settings):
         matrix = matrix @ matrix
         yield TextPiece("a word ")
     yield StopPiece("end_turn")
-"""
-TOKENIZER = """
-from chameleon_lab.chameleon import load_image_tokenizer
-from chameleon_lab.corpora.scenes import arrange
-from chameleon_widgets import CodebookAtlas, CodeSurgery, ReconstructionViewer
+
 tiny, scene = load_image_tokenizer("tiny"), arrange([("ring", "purple", "large")], "single", "tan").picture()
+idle, cell = ChatCell(stream), ChatCell(stream)
+cell.send('go on')
+while not len(cell.document): time.sleep(0.05)
+surgery, atlas = CodeSurgery(tiny, scene), CodebookAtlas(tiny, pictures=[scene] * 20)
+viewer = ReconstructionViewer(tiny)
+viewer.show(scene)
 """
 RUN = """
 import tempfile
@@ -41,17 +45,9 @@ from chameleon_widgets import ComparePanel, RunPanel
 run = replace(SIDE_BY_SIDE, budget=Budget(steps=5000)).run(tempfile.mkdtemp())
 while not run.history.records:
     time.sleep(0.05)
+panels = RunPanel(run), ComparePanel([run])
 """
-SCRIPTS = {
-    "a chat": REPLY + "ChatCell(stream)",
-    "a reply under way": REPLY
-    + "idle, cell = ChatCell(stream), ChatCell(stream)\ncell.send('go on')\n"
-    + "while not len(cell.document): time.sleep(0.05)",
-    "all that works with a tokenizer": TOKENIZER
-    + "CodeSurgery(tiny, scene)\natlas = CodebookAtlas(tiny, pictures=[scene] * 20)\n"
-    + "viewer = ReconstructionViewer(tiny)\nviewer.show(scene)",
-    "panels of a run that trains": RUN + "panels = RunPanel(run), ComparePanel([run])",
-}
+SCRIPTS = {"a reply under way and all that works with a tokenizer": CELLS, "panels of a run that trains": RUN}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import Forked
 
 from chameleon_lab.history import Answer, RecordedRun
 from chameleon_lab.objective import Objective
@@ -411,18 +412,17 @@ Run(KINDS[{kind!r}], {folder!r}).start().wait()
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_killed_process_s_run_is_seen_steered_and_goes_on_bitwise(name, tmp_path):
     here, folder = Path(__file__).parent, tmp_path / "killed"
-    script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder), rest=1.0)
-    first = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    script = KILLED.format(paths=[str(here), str(here.parent)], kind=name, folder=str(folder), rest=0.6)
+    first = Forked(script, tmp_path / "killed.log")
     until(lambda: (folder / "metrics.jsonl").exists())
     onlooker = RecordedRun(folder)
-    until(lambda: len(onlooker.history.records) > 1 or first.poll() is not None)
+    until(lambda: len(onlooker.history.records) > 1 or not first.running)
     assert onlooker.state.status == "running" and onlooker.state.process == first.pid
     assert answer(onlooker, onlooker.act("pause")).refusal == ""
     assert until(lambda: onlooker.state.status == "paused")
     assert answer(onlooker, onlooker.act("save")).refusal == ""
     until(lambda: any((folder / "checkpoints").glob("step-*[1-9]*.ckpt")))
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
     assert onlooker.state.status == "interrupted"
     Run(KINDS[name], folder).start().wait()  # in this process, which is another
     assert onlooker.state.status == "finished" and len(onlooker.history.records) == STEPS

@@ -318,13 +318,17 @@ class Run:
             process=os.getpid(),
             process_start=process_start(os.getpid()),
             host=socket.gethostname(),
-            thresholds=thresholds_of(self.experiment.rules),
+            thresholds=self._thresholds,
             behind=behind if status == "waiting" else "",
         )
 
     @cached_property
     def _offers(self) -> tuple[str, ...]:
         return tuple(self.experiment.offers)  # found by building sketches, and `state` is asked thirty times a second
+
+    @cached_property
+    def _thresholds(self) -> dict[str, dict[str, float]]:
+        return thresholds_of(self.experiment.rules)
 
     def _tokens_per_second(self) -> float:
         pace = list(self._speed)
