@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.documents import Document, Image, Text
 from chameleon_lab.evaluation.intervals import Mean
-from chameleon_lab.evaluation.metrics import preparation_words
+from chameleon_lab.evaluation.metrics import content_hash, preparation_words
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import MetricCard, MetricValue
 from chameleon_lab.tokenizers.preparation import LANCZOS
 
@@ -46,6 +48,26 @@ def evaluation_card(
     crop, resize = (preparation_words(policy), LANCZOS.name) if policy else ("none", "none")
     dtype = str(lab.model.embedding.weight.dtype).removeprefix("torch.")
     return MetricCard(metric, definition, reference, digest, crop, resize, n, dtype, seed=seed)
+
+
+def item_words(document: Document) -> str:
+    """A document as `evaluation_card` tells it from others: its words, and its pictures by their pixels."""
+    parts: list[str] = []
+    for segment in document:
+        if isinstance(segment, Image):
+            parts.append(content_hash([segment.picture.convert("RGB")]))
+        else:
+            parts.append(segment.text if isinstance(segment, Text) else type(segment).__name__)
+    return "\n".join(parts)
+
+
+def settings_words(settings: Settings) -> str:
+    """How was sampled, for a card: the temperatures, and what else differs from the settings' defaults."""
+    usual, values = Settings(), {each.name: getattr(settings, each.name) for each in fields(Settings)}
+    parts = [
+        f"{name} {value}" for name, value in values.items() if "temperature" in name or value != getattr(usual, name)
+    ]
+    return f"sampled with {', '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False)
