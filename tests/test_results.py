@@ -54,6 +54,11 @@ def test_chance_is_called_no_difference_about_nineteen_times_in_twenty(tiny):
     assert 2 <= calls <= 22
 
 
+def test_all_right_of_few_is_not_sure(tiny):
+    mean = result(tiny, np.ones(20)).mean
+    assert mean.value == pytest.approx(100) and 80 < mean.low < 90 and mean.n == 20
+
+
 def test_few_items_that_all_go_one_way_say_nothing(tiny):
     assert difference(result(tiny, np.ones(5)), result(tiny, np.zeros(5))).verdict == "no difference excluded"
     assert difference(result(tiny, np.ones(6)), result(tiny, np.zeros(6))).verdict == "better"
@@ -81,7 +86,7 @@ def test_a_table_has_a_row_a_metric_and_the_difference_of_two(tiny):
     lines = result_table({"ours": ours, "theirs": theirs}).split("\n")
     assert lines[0] == "| metric | n | ours | theirs | ours less theirs |" and len(lines) == 4
     assert re.fullmatch(r"\| right \| 40 \| 75\.0 \(.*\) % \| 50\.0 .* % \| \+25\.0 \(\+.*\), better \|", lines[2])
-    assert lines[3].endswith("| +0.0 (+0.0 to +0.0), no difference excluded |")
+    assert lines[3].endswith("| +0.0, no difference excluded: they differ on 0 of 40 |")
 
 
 def test_scenes_scores_are_results_with_their_protocol(tiny):

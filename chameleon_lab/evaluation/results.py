@@ -17,7 +17,7 @@ import numpy as np
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, Image, Text
-from chameleon_lab.evaluation.intervals import Mean
+from chameleon_lab.evaluation.intervals import Mean, wilson_interval
 from chameleon_lab.evaluation.metrics import content_hash, preparation_words
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import MetricCard, MetricValue
@@ -91,8 +91,12 @@ class Result:
 
     @property
     def mean(self) -> Mean:
-        """The value with its interval, by bootstrap over items."""
-        return Mean.of(self.scale * self.scores)
+        """The value with its interval: Wilson's where items are right or wrong, otherwise by bootstrap over items."""
+        share, n = float(self.scores.mean()), len(self.scores)
+        if not set(np.unique(self.scores)) <= {0.0, 1.0}:
+            return Mean.of(self.scale * self.scores)
+        low, high = wilson_interval(share, n)
+        return Mean(self.scale * share, self.scale * low, self.scale * high, n)
 
     def __str__(self) -> str:
         return f"{self.value.card.metric} {self.mean.within('.1f')} {self.value.unit}, n = {len(self.scores)}"
@@ -116,6 +120,8 @@ class Difference:
         if self.mean is None:
             return self.verdict
         low, high = self.mean.low, self.mean.high
+        if self.unequal < FEWEST_DIFFERENT:  # so few draws make no interval
+            return f"{self.mean.value:+.1f}, {self.verdict}: they differ on {self.unequal} of {self.mean.n}"
         return f"{self.mean.value:+.1f} ({low:+.1f} to {high:+.1f}), {self.verdict}"
 
 
