@@ -29,6 +29,7 @@ import PIL.Image
 
 from chameleon_lab.documents import Document
 from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
+from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
@@ -476,4 +477,5 @@ def _joined_words(segments: Iterable[str | Path | PIL.Image.Image]) -> Document:
             parts[-1] += each
         elif each != "" or not parts:
             parts.append(each)
-    return Document.of(*(part for part in parts if part != ""))
+    pictures = (open_picture(part) if isinstance(part, Path) else part for part in parts if part != "")
+    return Document.of(*pictures)

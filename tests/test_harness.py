@@ -7,11 +7,13 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import COLOURS, PLACES, arrange
 from chameleon_lab.evaluation import lmms
+from chameleon_lab.evaluation.answers import last_number, majority_answer
 from chameleon_lab.evaluation.prompting import PromptContext, Prompting
 
 TASKS = {
@@ -143,3 +145,11 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "chameleon_lab.evaluation.harness", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'chameleon-lab\[harness\]'"):
         importlib.import_module("chameleon_lab.evaluation.harness")
+
+
+def test_a_majority_is_the_harnesss():
+    selection = pytest.importorskip("lm_eval.filters.selection", exc_type=ImportError)
+    rng = np.random.default_rng(0)
+    votes = [[str(vote) for vote in rng.integers(0, 5, rng.integers(1, 12))] for _ in range(200)]
+    theirs = [each[0] for each in selection.MajorityVoteFilter().apply(votes, [{}] * len(votes))]
+    assert [majority_answer(each, last_number) for each in votes] == theirs

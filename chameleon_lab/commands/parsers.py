@@ -165,6 +165,15 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     _settings_options(parser)
     parser.add_argument("--write", action="store_true", help="write the scores and a README.md into the model folder")
+    parser.add_argument("--against", metavar="MODEL", help="another model: what differs, and by how much beyond chance")
+    own = parser.add_argument_group("prompts of your own", "instead of scenes; see docs/evaluation.md")
+    own.add_argument("--prompts", type=Path, help="a JSON Lines file: a prompt a line, with checks of the reply")
+    own.add_argument("--checks", type=Path, help="a Python file with functions that lines name; it is executed")
+    own.add_argument("--out", type=Path, help="where to write values, replies and scores, as JSON Lines")
+    paper = parser.add_argument_group("benchmarks of Chameleon's paper", "instead of scenes; nothing is downloaded")
+    paper.add_argument("--benchmark", metavar="NAME", help="PIQA, COCO, ...; docs/evaluation.md says more")
+    paper.add_argument("--data", type=Path, metavar="FOLDER", help="where the benchmark's files lie, as published")
+    paper.add_argument("--limit", type=int, metavar="N", help="only the first N items (default: all)")
 
 
 def _coco_options(parser: argparse.ArgumentParser) -> None:
@@ -347,8 +356,9 @@ COMMAND_TABLE: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, s
     ),
     "evaluate": (
         _evaluate_options,
-        "score a model on held-out scenes",
-        "Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels.",
+        "score a model on held-out scenes, or on prompts of your own",
+        "Scores a model on held-out scenes: words by exact match, pictures by a checker that reads their pixels; or on "
+        "prompts of your own with checks of the replies.",
     ),
     "coco": (
         _coco_options,

@@ -1,6 +1,10 @@
 """Judging what was trained.
 
 - `scenes`, `card`: scores on held-out prompts, pictures read by the checker; a model card of them
+- `results`: values with their protocols and items' scores; two models' difference by paired bootstrap
+- `own_prompts`: prompts of one's own with checks of the replies
+- `benchmarks`: those of Chameleon's paper as data; `answers`, `captions`: their metrics; `prompting`: how they ask
+- `harness`, `lmms`: models of the lab in EleutherAI's harness and in lmms-eval; `geneval`: drawings for GenEval
 - `infilling`: scores of filled blanks, on held-out scenes
 - `instructions`, `transfer`: scores of each task of instructions; which task helps which
 - `retrieval`: scores of flags drawn with and without the document that explains them
@@ -11,4 +15,5 @@
 - `balance`: what a mixture holds of each modality, and how often a model then draws, asked and not asked
 - `additions`: a person's own fixes, corpora, rules and quantizers; `intervals`: of means and of shares
 - `judgement`: of what people judged: win rates, agreement, Krippendorff's alpha, Bradley-Terry strengths
+- `verdicts`: what the judgements of a study come to
 """

@@ -76,9 +76,14 @@ def read_additions(path: Path | str) -> Additions:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}: name one that defines a fix, a corpus, a rule or a quantizer.")
+<<<<<<< HEAD
     module = _executed(path)
     foreign = _imports(path)
     public = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and name not in foreign}
+=======
+    module = module_of_file(path)
+    public = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
+>>>>>>> x-evaluation
     types = {name: thing for name, thing in public.items() if isinstance(thing, type)}
     classes = {name: type_ for name, type_ in types.items() if type_.__module__ == module.__name__}
     values = {
@@ -106,7 +111,11 @@ def read_additions(path: Path | str) -> Additions:
     return additions
 
 
-def _executed(path: Path) -> ModuleType:
+def module_of_file(path: Path) -> ModuleType:
+    """A person's Python file, executed: it must be one that you trust. Raises ValueError, naming it, where it is not
+    there or fails."""
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: name a Python file.")
     # By the file's own name and among the loaded modules, so that a run can record the source of what it defines.
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_{fingerprint(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)

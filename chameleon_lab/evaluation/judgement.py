@@ -274,7 +274,7 @@ class BradleyTerry:
 
 
 def bradley_terry(pairs: Mapping[tuple[str, str], PairCounts]) -> BradleyTerry:
-    """Strengths from counts of (first, second); a tie is half a win of each.
+    """Strengths from counts of (first, second); a tie is half a win of each. The fit is scikit-learn's.
 
     Their covariance is the robust one (the spread of the scores, between the inverse of the curvature twice), because
     ties vary less than the model says. Intervals are over comparisons. Raises ValueError for no pairs, for one that is
@@ -302,19 +302,30 @@ def bradley_terry(pairs: Mapping[tuple[str, str], PairCounts]) -> BradleyTerry:
             "These strengths have no end, since between some nobody ever lost, or nobody was compared: "
             f"{' | '.join(', '.join(group) for group in groups)}. Compare more, or leave some out."
         )
-    games_MM, strengths_M = scores_MM + scores_MM.T, np.zeros(len(names))
-    for _ in range(200):
-        chances_MM = 1 / (1 + np.exp(strengths_M - strengths_M[:, None]))
-        gradient_M = (scores_MM - games_MM * chances_MM).sum(1)
-        step_M = np.linalg.pinv(_laplacian(games_MM * chances_MM * chances_MM.T)) @ gradient_M
-        strengths_M += step_M / max(1.0, np.abs(step_M).max())  # Newton's, but never far
-        if np.abs(step_M).max() < 1e-10:
-            break
+    games_MM, strengths_M = scores_MM + scores_MM.T, _logistic_strengths(scores_MM)
     chances_MM = 1 / (1 + np.exp(strengths_M - strengths_M[:, None]))
     wins_MM = scores_MM - ties_MM / 2
     squares_MM = wins_MM * (1 - chances_MM) ** 2 + wins_MM.T * chances_MM**2 + ties_MM * (0.5 - chances_MM) ** 2
     inverse_MM = np.linalg.pinv(_laplacian(games_MM * chances_MM * chances_MM.T))
     return BradleyTerry(names, strengths_M - strengths_M.mean(), inverse_MM @ _laplacian(squares_MM) @ inverse_MM)
+
+
+def _logistic_strengths(scores_MM: np.ndarray) -> np.ndarray:
+    """The likeliest strengths, the first 0: a logistic regression of who won on who met, without a constant.
+
+    A row is a pair that met, 1 for the one and -1 for the other, once as won and once as lost, weighed by how often.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    i_P, j_P = np.nonzero(scores_MM)
+    met_PM = np.zeros((len(i_P), len(scores_MM)))
+    met_PM[np.arange(len(i_P)), i_P] += 1
+    met_PM[np.arange(len(i_P)), j_P] -= 1
+    # each win counts half as the winner's success and half as the loser's failure: a regression needs both outcomes
+    rows, outcomes = np.concatenate([met_PM, -met_PM]), np.repeat([1, 0], len(i_P))
+    weights = np.tile(scores_MM[i_P, j_P] / 2, 2)
+    fit = LogisticRegression(C=np.inf, fit_intercept=False, solver="newton-cholesky", tol=1e-12, max_iter=200)
+    return np.concatenate([[0.0], fit.fit(rows[:, 1:], outcomes, weights).coef_[0]])
 
 
 def _laplacian(weights_MM: np.ndarray) -> np.ndarray:

@@ -99,6 +99,7 @@ class Prompting:
         pairs = [self._pair(context, continuation) for context, continuation in requests]
         rows = [np.concatenate(pair) for pair in pairs]
         fitting = [self._cut(row, self.room + 1) for row in rows]
+        self._tell_of_cuts(rows, fitting)
         scores = self._scores(fitting, [len(tokens) for _, tokens in pairs], progress)
         return [
             ContinuationScore(float(logs_T.sum()), bool(likeliest_T.all()), len(logs_T), len(row) - len(rest))
@@ -141,7 +142,9 @@ class Prompting:
         settings = (settings or self.lab.settings.changed(temperature=0.0, repetition=1.0)).changed(
             max_tokens=max_tokens
         )
-        prompts = [self._cut(self._tokens(context), self.room - max_tokens) for context in contexts]
+        whole = [self._tokens(context) for context in contexts]
+        prompts = [self._cut(each, self.room - max_tokens) for each in whole]
+        self._tell_of_cuts(whole, prompts)
         order, texts = _longest_first(prompts), [""] * len(prompts)
         for start in range(0, len(order), self.batch):
             places = order[start : start + self.batch]
@@ -221,6 +224,12 @@ class Prompting:
             codes = tokenizer.image.encode(segment.picture, tokenizer.preparation)
             self._images[key] = segment.picture, Image(segment.picture, codes)  # the picture stays, so its id does
         return self._images[key][1]
+
+    def _tell_of_cuts(self, rows: Sequence[np.ndarray], fitting: Sequence[np.ndarray]) -> None:
+        cuts = sum(len(row) > len(rest) for row, rest in zip(rows, fitting, strict=True))
+        if cuts:
+            words = "%d of %d requests are longer than the model's context of %d, and lost tokens from the left."
+            log.warning(words, cuts, len(rows), self.room)
 
     def _cut(self, tokens: np.ndarray, room: int) -> np.ndarray:
         """The last tokens, at most `room`, and none of an image whose begin there is no room for."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.evaluation.intervals import Mean
-from chameleon_lab.evaluation.metrics import preparation_words
+from chameleon_lab.documents import Document, Image, Text
+from chameleon_lab.evaluation.intervals import Mean, wilson_interval
+from chameleon_lab.evaluation.metrics import content_hash, preparation_words
+from chameleon_lab.generation.settings import Settings
 from chameleon_lab.records import MetricCard, MetricValue
 from chameleon_lab.tokenizers.preparation import LANCZOS
 
@@ -48,6 +50,26 @@ def evaluation_card(
     return MetricCard(metric, definition, reference, digest, crop, resize, n, dtype, seed=seed)
 
 
+def item_words(document: Document) -> str:
+    """A document as `evaluation_card` tells it from others: its words, and its pictures by their pixels."""
+    parts: list[str] = []
+    for segment in document:
+        if isinstance(segment, Image):
+            parts.append(content_hash([segment.picture.convert("RGB")]))
+        else:
+            parts.append(segment.text if isinstance(segment, Text) else type(segment).__name__)
+    return "\n".join(parts)
+
+
+def settings_words(settings: Settings) -> str:
+    """How was sampled, for a card: the temperatures, and what else differs from the settings' defaults."""
+    usual, values = Settings(), {each.name: getattr(settings, each.name) for each in fields(Settings)}
+    parts = [
+        f"{name} {value}" for name, value in values.items() if "temperature" in name or value != getattr(usual, name)
+    ]
+    return f"sampled with {', '.join(parts)}"
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """A value, and the score of each item, in the order of the items, whose mean it is (of per cents, 100 times it)."""
@@ -69,8 +91,12 @@ class Result:
 
     @property
     def mean(self) -> Mean:
-        """The value with its interval, by bootstrap over items."""
-        return Mean.of(self.scale * self.scores)
+        """The value with its interval: Wilson's where items are right or wrong, otherwise by bootstrap over items."""
+        share, n = float(self.scores.mean()), len(self.scores)
+        if not set(np.unique(self.scores)) <= {0.0, 1.0}:
+            return Mean.of(self.scale * self.scores)
+        low, high = wilson_interval(share, n)
+        return Mean(self.scale * share, self.scale * low, self.scale * high, n)
 
     def __str__(self) -> str:
         return f"{self.value.card.metric} {self.mean.within('.1f')} {self.value.unit}, n = {len(self.scores)}"
@@ -94,6 +120,8 @@ class Difference:
         if self.mean is None:
             return self.verdict
         low, high = self.mean.low, self.mean.high
+        if self.unequal < FEWEST_DIFFERENT:  # so few draws make no interval
+            return f"{self.mean.value:+.1f}, {self.verdict}: they differ on {self.unequal} of {self.mean.n}"
         return f"{self.mean.value:+.1f} ({low:+.1f} to {high:+.1f}), {self.verdict}"
 
 

@@ -24,6 +24,7 @@ from chameleon_lab.corpora.conversations import (
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.evaluation.intervals import wilson_interval
+from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,18 @@ def evaluate(
     lab: Chameleon, kinds: Sequence[str] = tuple(PROMPT_KINDS), n: int = 200, seed: int = 2026, batch: int = 50
 ) -> Iterator[tuple[str, Score]]:
     """(measure, score) pairs, kind after kind: `n` prompts of each kind, sampled with the lab's settings."""
+    for result in scene_results(lab, kinds, n, seed, batch):
+        yield result.value.card.metric, Score(float(result.scores.mean()), len(result.scores))
+
+
+def scene_results(
+    lab: Chameleon, kinds: Sequence[str] = tuple(PROMPT_KINDS), n: int = 200, seed: int = 2026, batch: int = 50
+) -> Iterator[Result]:
+    """What `evaluate` gives, each with its protocol and its prompts' verdicts, as `results.result_table` compares."""
     for kind in kinds:
         all_prompts = prompts(kind, n, seed)
         verdicts: dict[str, list[bool]] = {}
+        items: dict[str, list[str]] = {}
         for start in range(0, n, batch):
             some = all_prompts[start : start + batch]
             seeds = [seed + start + place for place in range(len(some))]
@@ -131,8 +141,19 @@ def evaluate(
             for prompt, reply in zip(some, replies, strict=True):
                 for measure, right in judge(kind, prompt, reply).items():
                     verdicts.setdefault(measure, []).append(right)
+                    items.setdefault(measure, []).append(item_words(prompt.document))
         for measure, rights in verdicts.items():
-            yield measure, Score(sum(rights) / len(rights), len(rights))
+            card = evaluation_card(
+                measure,
+                f"words by exact match, pictures by corpora.checker; {settings_words(lab.settings)}",
+                f"held-out scenes, {kind}",
+                items[measure],
+                n=len(rights),
+                lab=lab,
+                pictures=any(prompt.document.pictures for prompt in all_prompts),
+                seed=seed,
+            )
+            yield Result.of(rights, card)
 
 
 DRAWING_MEASURES: dict[str, dict[str, str]] = {
