@@ -240,7 +240,7 @@ def _inject(model: Transformer, settings: dict[str, Any], source: str) -> None:
         # Of a layer, peft's own LoRA asks for a product and two sizes: packed weights have both.
         config._register_custom_module({Int8Linear: peft.tuners.lora.Linear})
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)  # which is so of all that are added
+            warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)  # said of any other's layer
             peft.inject_adapter_in_model(config, model)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         _remove(model)

@@ -254,7 +254,8 @@ def with_words(tokenizer: MixedModalTokenizer, words: Sequence[str]) -> MixedMod
     if not words or isinstance(words, str) or any(not word or word != word.strip() or word in names for word in words):
         there = [word for word in words if word in names]
         raise ValueError(
-            f"Words to be added come in a list, none empty, with a space at its edge, or a token already: {there or words!r}."
+            "Words to be added come in a list, none empty, with a space at its edge, or a token already: "
+            f"{there or words!r}."
         )
     if len({*words}) < len(words):
         raise ValueError(f"A word comes twice among {list(words)}.")

@@ -167,7 +167,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
     records = run.history.records
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     places = {step: path for step, path in run.checkpoints.items() if step} | {len(records): run.checkpoint}
-    for step in (0, *sorted(places)):
+    for step in dict.fromkeys((0, len(records), *sorted(places))):  # begin and end first, which say the most
         about = {"arm": arm if step else "start", "step": step}
         if any(about.items() <= row.items() for row in rows):
             continue
@@ -178,6 +178,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
         edge = step in (0, len(records))
         sets = tuple(PROMPT_SETS) if edge else ("rewarded pairs", "pairs never rewarded")
         rows += [about | row for row in reward_outcomes(lab, n, sets=sets, words=edge)]
+        rows.sort(key=lambda row: row["step"])
         write_file(out, "".join(json.dumps(row) + "\n" for row in rows))
         log.info("Judged step %d of %s.", step, folder)
 
