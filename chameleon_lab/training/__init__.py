@@ -16,5 +16,6 @@
 - `pipeline`, `samples`: a model from scratch as a sequence of runs, and what it draws on the way
 - `infilling`: the training of the model that fills blanks
 - `encoders`, `retrieval`: the training of an encoder for retrieval, and of the model that looks things up
+- `policy`, `policy_module`, `reinforcement`, `rewards`: GRPO, a training with a reward, and rewards for scenes
 - `own/`: a model of a person's own data, from a folder to `Chameleon`
 """

@@ -91,7 +91,9 @@ class OwnDocuments:
     def __post_init__(self) -> None:
         """Raises ValueError for what are no documents, too few to hold one out, and shares beyond 0 and 1."""
         if isinstance(self.documents, Document) or not all(isinstance(each, Document) for each in self.documents):
-            raise ValueError("Own documents come in a list of Document, one for each; folders are read by `read_own`.")
+            raise ValueError(
+                "Own documents come in a list, each a Document; `corpora.readers` has readers of files and folders."
+            )
         if not (0 <= self.held_out < 1 and 0 <= self.beside_share < 1):
             raise ValueError(
                 f"held_out and beside_share are shares from 0 to below 1, not {self.held_out} and {self.beside_share}."
