@@ -66,8 +66,9 @@ def add_adapter(model: Transformer, lora: LoRA) -> None:
     _peft()
     if lora.base == "int8":
         for layer in quantize(model, 8).modules():
-            if isinstance(layer, QuantizedLinear):
+            if isinstance(layer, Int8Linear):
                 layer.passes_gradients = True
+                layer.in_first_order()  # one way of multiplying from the first step on, so that resuming is exact
     _inject(model, lora.plain(), str(lora))
 
 

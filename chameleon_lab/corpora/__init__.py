@@ -8,6 +8,7 @@
 - `packing`: `Batch`, rows of several documents
 - `shards`, `shard_files`: a corpus tokenized once
 - `infilling`, `holes`: documents rearranged so that a model learns to fill blanks; scenes with something hidden
+- `requests`: the scene that a request's words name
 - `flags`: pictures of which there are too many to learn, with names that only a document explains
 - `scene_codes`: the codes of scenes, each encoded once
 - `mixture`: batches as a function of seed and step

@@ -73,7 +73,7 @@ def _documents_identity(documents: Sequence[Document]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class OwnDocuments:
+class ListedDocuments:
     """A person's documents as they are: about `tokens` tokens a step, all of them once before any comes again.
 
     `tokenizer`: a tokenizer, or the folder or name of a model that has one. Of the documents the share `held_out` is
