@@ -37,11 +37,18 @@ class QuantizedLinear(nn.Module, ABC):
 
     packed: Tensor
     scales: Tensor
+    passes_gradients = False
+    """Whether a gradient goes through to what is before it: to adapters, of which `adapters` sets it."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.fillings = 0  # how often weights were put in: a decoder need not read them to see others
+
+    @property
+    def qweight(self) -> Tensor:
+        """What `peft` asks packed weights for: on which device an adapter belongs."""
+        return self.packed
 
     @abstractmethod
     def pack(self, weight_OI: Tensor) -> dict[str, Tensor]:
@@ -52,13 +59,21 @@ class QuantizedLinear(nn.Module, ABC):
         """x W^T, in any floating dtype: outputs_NO."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError(
-                f"A quantised model ({type(self).__name__}) cannot be trained: load it without `weights`; or, to "
-                "compute a loss alone, do it under torch.no_grad()."
-            )
         x_NI = x.reshape(-1, self.in_features)
-        return self.product(x_NI).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            if not self.passes_gradients:
+                raise ValueError(
+                    f"A quantised model ({type(self).__name__}) cannot be trained: load it without `weights`; or, to "
+                    "compute a loss alone, do it under torch.no_grad()."
+                )
+            outputs_NO: Tensor = ThroughPacked.apply(x_NI, self)  # pyright: ignore[reportAssignmentType]
+        else:
+            outputs_NO = self.product(x_NI)
+        return outputs_NO.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The matrix that is multiplied by, as numbers: weight_OI. Raises ValueError for a kind that has none."""
+        raise ValueError(f"{type(self).__name__} gives no gradient: put an adapter on a base in 8 bits.")
 
     def take(self, packed: dict[str, Tensor]) -> None:
         """Puts in place what `pack` gave."""
@@ -75,6 +90,19 @@ class QuantizedLinear(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
+
+
+class ThroughPacked(torch.autograd.Function):
+    """A product with packed weights, and the gradient of its input; the weights themselves have none."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer, ctx.dtype = layer, x_NI.dtype
+        return layer.product(x_NI)
+
+    @staticmethod
+    def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return upstream_NO.to(ctx.dtype) @ ctx.layer.unpacked(ctx.dtype), None
 
 
 class Int8Linear(QuantizedLinear):
@@ -119,6 +147,9 @@ class Int8Linear(QuantizedLinear):
         slices = _slices(self.packed, crossovers.UNPACKED_AT_ONCE)
         parts = [F.linear(x_NI, self.packed[rows].to(torch.bfloat16)) for rows in slices]
         return torch.cat(parts, dim=-1).mul_(scales_O)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        return self.in_first_order().to(dtype) * self.scales[:, None].to(dtype)
 
     def in_first_order(self) -> Tensor:
         """`packed`, row by row, which is its order from now on: for kernels that read it so (`compiled_step`)."""

@@ -25,6 +25,7 @@ from chameleon_lab.checkpoints.adapters import (
 )
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.optimization import Constant, Recipe
+from chameleon_lab.quantization import Int8Linear, quantize
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import Experiment
@@ -226,3 +227,68 @@ def test_without_peft_the_error_says_what_to_install(base, monkeypatch, tmp_path
 def test_an_adapter_that_is_none_is_refused(settings):
     with pytest.raises(ValueError, match=r"rank of an adapter|alpha lies above 0|targets are names"):
         LoRA(**settings)
+
+
+# On a base in 8 bits
+
+
+PACKED = LoRA(rank=2, base="int8")
+
+
+def test_gradients_go_through_a_base_in_8_bits_as_through_its_own_numbers(peft, base):
+    tokens_1T = torch.arange(4, 40)[None]
+    packed, plain = (copy.deepcopy(base.model) for _ in range(2))
+    shaken(packed, PACKED)
+    with torch.no_grad():
+        for name, module in packed.named_modules():
+            if isinstance(module, Int8Linear):
+                place = name.replace(".base_layer", "")
+                plain.get_submodule(place).weight.copy_(module.unpacked(torch.float32))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    shaken(plain, replace(PACKED, base="float"))
+    gradients = []
+    for model in (packed, plain):
+        model(tokens_1T).square().mean().backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and all(".lora_" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        assert gradient is not None and gradients[1][name] is not None
+        assert (gradient - gradients[1][name]).norm() < 0.1 * gradients[1][name].norm(), name  # bfloat16's rounding
+
+
+def test_an_adapter_on_a_base_in_8_bits_is_trained_resumed_written_and_is_one_of_the_plain_base(
+    peft, base, mixed, tmp_path
+):
+    data, recipe = Scenes(mixed, tokens=236, held_out=2), Recipe(rate=1e-2, warm_up=0, schedule=Constant())
+    experiment = Experiment(
+        *("packed", replace(MODEL, vocabulary=0), Budget(steps=6), data, recipe),
+        begins_from=base, adapter=PACKED, monitors=(), checkpoints=0,
+    )  # fmt: skip
+    whole = experiment.run(tmp_path / "whole")
+    model, module = whole.result(60), whole.model
+    losses = whole.history.series("loss")[1]
+    assert losses[-1] < losses[0] - 0.1
+    packed = {name: each for name, each in module.named_modules() if isinstance(each, Int8Linear)}
+    assert len(packed) == 4 * MODEL.layers + 1 and all(
+        each.unpacked(torch.float32).isfinite().all() for each in packed.values()
+    )
+    fresh = quantize(copy.deepcopy(base.model), 8)
+    for name, each in packed.items():  # the base stands still
+        other = fresh.get_submodule(name.replace(".base_layer", ""))
+        assert isinstance(other, Int8Linear) and torch.equal(other.in_first_order(), each.in_first_order())
+    merged = apply_adapter(copy.deepcopy(base.model), tmp_path / "whole" / "adapter")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in merged.state_dict().items())
+    assert (logits(model) - logits(module)).norm() < 0.1 * logits(model).norm()
+    replace(experiment, budget=Budget(steps=3)).run(tmp_path / "parts").wait(60)
+    parts = experiment.run(tmp_path / "parts").result(60)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in parts.state_dict().items())
+    with pytest.raises(ValueError, match="base in 8 bits cannot be merged"):
+        merge_adapter(module)
+
+
+def test_a_quantised_model_without_an_adapter_is_still_not_trained_and_other_bases_are_refused(base):
+    model = quantize(copy.deepcopy(base.model), 8)
+    model.embedding.requires_grad_(True)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        model(torch.arange(4, 40)[None])
+    with pytest.raises(ValueError, match="'float' or 'int8'"):
+        LoRA(base="int2")  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.companion import Companion
 from chameleon_lab.checkpoints.vqgans import IMAGE_CONFIGS, IMAGE_WEIGHTS
 from chameleon_lab.tokenizers.family_json import LETTERS_TO_SPACES, SPACE, SPACES_TO_LETTERS
+from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import (
     ByteTokenizer,
     JsonTokenizer,
@@ -230,6 +231,43 @@ def json_of_sentencepiece(text: SentencePieceTokenizer, vocabulary: Vocabulary) 
         normalizer=SPACES_TO_LETTERS,
         decoder=LETTERS_TO_SPACES,
     )
+
+
+def with_words(tokenizer: MixedModalTokenizer, words: Sequence[str]) -> MixedModalTokenizer:
+    """A tokenizer with further words, a token each, behind all others: what was a token stays the one it was.
+
+    `replace(experiment, data=Scenes(with_words(lab.tokenizer, ["teal"])), begins_from=lab)` trains a model with them
+    (see `training.beginning`). Its text tokenizer is a JSON one, as Hugging Face's, whatever it was. Raises ValueError
+    for words that are tokens already, come twice, or are none.
+    """
+    text, vocabulary = tokenizer.text, tokenizer.vocabulary
+    match text:
+        case JsonTokenizer():
+            plain = json.loads(text.json)
+        case SentencePieceTokenizer():
+            plain = json.loads(json_of_sentencepiece(text, vocabulary))
+        case ByteTokenizer():
+            plain = json.loads(_json_of_bytes(vocabulary))
+        case _:
+            raise ValueError(f"No word can be added to a {type(text).__name__}: take one of the lab's text tokenizers.")
+    names = {**plain["model"]["vocab"], **{each["content"]: each["id"] for each in plain["added_tokens"]}}
+    if not words or isinstance(words, str) or any(not word or word != word.strip() or word in names for word in words):
+        there = [word for word in words if word in names]
+        raise ValueError(
+            "Words to be added come in a list, none empty, with a space at its edge, or a token already: "
+            f"{there or words!r}."
+        )
+    if len({*words}) < len(words):
+        raise ValueError(f"A word comes twice among {list(words)}.")
+    # Normalized, a word of a sentencepiece model comes with the space before it; otherwise what follows would get one.
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    plain["added_tokens"] += [
+        {"id": vocabulary.size + place, "content": word, **flags} for place, word in enumerate(words)
+    ]
+    grown = JsonTokenizer(json.dumps(plain))
+    wider = replace(vocabulary, size=vocabulary.size + len(words))
+    image = tokenizer.image if tokenizer.can_read else None
+    return MixedModalTokenizer(grown, image, wider, grid=tokenizer.grid, source=tokenizer.source)
 
 
 _BYTE_OR_PIECE = re.compile(r"<0x[0-9A-F]{2}>|<piece:[0-9]+>")

@@ -9,6 +9,7 @@
 - `packing`, `batch_view`: `Batch`, rows of several documents; what of them is learned, by colour
 - `shards`, `shard_files`: a corpus tokenized once
 - `infilling`, `holes`: documents rearranged so that a model learns to fill blanks; scenes with something hidden
+- `requests`: the scene that a request's words name
 - `flags`: pictures of which there are too many to learn, with names that only a document explains
 - `instructions`, `structure`: many tasks in templates, from scenes, cut-outs and a person's own pairs; their
   segmentations and edges

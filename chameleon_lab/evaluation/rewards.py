@@ -91,7 +91,7 @@ OTHER_SKILLS = ("captions", "questions")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class JudgedDrawing:
     """A request, the picture that came of it, and what the two judges say."""
 
     request: Document
@@ -100,17 +100,19 @@ class Drawn:
     verdicts: dict[str, bool]
 
 
-def draw_all(lab: Chameleon, requests: Sequence[Document], seed: int, batch: int = 50, **changes: Any) -> list[Drawn]:
+def draw_requests(
+    lab: Chameleon, requests: Sequence[Document], seed: int, batch: int = 50, **changes: Any
+) -> list[JudgedDrawing]:
     """One picture a request, with the lab's settings and these changes to them."""
     grammar = lab.engine.grammar_of(MODALITY_SWITCHES["picture"])
     settings = lab.settings.changed(**{"max_tokens": lab.tokenizer.image_tokens + 1, **changes})
-    drawings = list[Drawn]()
+    drawings = list[JudgedDrawing]()
     for start in range(0, len(requests), batch):
         some = requests[start : start + batch]
         replies = lab.engine.generate(some, settings, range(seed + start, seed + start + len(some)), grammar)
         for request, reply in zip(some, replies, strict=True):
             scene, picture = requested_scene(request.text), reply.pictures[0]
-            drawings.append(Drawn(request, scene, picture, compare_scenes(scene, read_scene(picture))))
+            drawings.append(JudgedDrawing(request, scene, picture, compare_scenes(scene, read_scene(picture))))
     return drawings
 
 
@@ -124,7 +126,7 @@ def reward_outcomes(
     """
     nearest = NearestScene()
     for name in sets:
-        drawings = draw_all(lab, PROMPT_SETS[name](n, seed), seed, guidance=1.0)
+        drawings = draw_requests(lab, PROMPT_SETS[name](n, seed), seed, guidance=1.0)
         for measure in ("all", "binding", "sizes", "layout", "background"):
             yield {"set": name, "measure": measure, "right": sum(each.verdicts[measure] for each in drawings), "n": n}
         if name == "two things":
@@ -140,7 +142,7 @@ def reward_outcomes(
             yield {"set": name, "measure": "likeness of right ones", "value": value, "unit": "dB", "n": len(right)}
     if "rewarded pairs" in sets:
         requests = PROMPT_SETS["rewarded pairs"](12, seed)
-        groups = [draw_all(lab, [request] * 8, seed, guidance=1.0) for request in requests]
+        groups = [draw_requests(lab, [request] * 8, seed, guidance=1.0) for request in requests]
         different = np.mean([len({each.picture.tobytes() for each in group}) / 8 for group in groups])
         yield {"set": "rewarded pairs", "measure": "distinct of eight", "value": float(different), "n": len(groups)}
     for kind in OTHER_SKILLS if words else ():
@@ -167,7 +169,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
     records = run.history.records
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     places = {step: path for step, path in run.checkpoints.items() if step} | {len(records): run.checkpoint}
-    for step in (0, *sorted(places)):
+    for step in dict.fromkeys((0, len(records), *sorted(places))):  # begin and end first, which say the most
         about = {"arm": arm if step else "start", "step": step}
         if any(about.items() <= row.items() for row in rows):
             continue
@@ -178,6 +180,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
         edge = step in (0, len(records))
         sets = tuple(PROMPT_SETS) if edge else ("rewarded pairs", "pairs never rewarded")
         rows += [about | row for row in reward_outcomes(lab, n, sets=sets, words=edge)]
+        rows.sort(key=lambda row: row["step"])
         write_file(out, "".join(json.dumps(row) + "\n" for row in rows))
         log.info("Judged step %d of %s.", step, folder)
 

@@ -18,5 +18,6 @@
 - `infilling`: the training of the model that fills blanks
 - `instructions`: the training of the model of many tasks
 - `encoders`, `retrieval`: the training of an encoder for retrieval, and of the model that looks things up
+- `policy`, `policy_module`, `reinforcement`, `rewards`: GRPO, a training with a reward, and rewards for scenes
 - `own/`: a model of a person's own data, from a folder to `Chameleon`
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from chameleon_lab.by_modality import dense_names
 from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.checkpoints.adapters import base_names
 from chameleon_lab.checkpoints.tensors import visible_files
+from chameleon_lab.checkpoints.text_files import names_of
 from chameleon_lab.corpora.shards import identities
 from chameleon_lab.generation.weights import weights_digest
 from chameleon_lab.stability import Dropout
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.transformer import Transformer
+from chameleon_lab.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,9 @@ def _content_of(place: Path) -> str:
 def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
     """Copies the weights of a source into a model of its shape; dropout and context may be others.
 
-    Towers of `by_modality` each begin as the one part that a model without towers has. Raises ValueError where a weight
+    Towers of `by_modality` each begin as the one part that a model without towers has. A vocabulary that has the
+    source's and further pieces of text behind it is a grown one: the new rows of embedding and head begin as the mean
+    of the pieces' that are there, so that no new one is likelier than a known word. Raises ValueError where a weight
     is missing or over, for another shape, and for tokenizers that are not those of the data, since the same tokens
     would mean other things; FileNotFoundError for what is no model folder.
     """
@@ -79,7 +84,9 @@ def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
         with torch.random.fork_rng(devices=[]):  # reading a model draws no numbers of the training's
             source = Chameleon.load(source, device="cpu", fixes=tuple({type(fix) for fix in model.config.fixes}))
     before = source.model if isinstance(source, Chameleon) else source
-    pairs = {field: (getattr(before.config, field), getattr(model.config, field)) for field in SHAPE_FIELDS}
+    grown = isinstance(source, Chameleon) and grows(source.vocabulary, corpus.vocabulary)
+    alike = [field for field in SHAPE_FIELDS if not (grown and field == "vocabulary")]
+    pairs = {field: (getattr(before.config, field), getattr(model.config, field)) for field in alike}
     if apart := [f"{field} {there} there, {here} here" for field, (there, here) in pairs.items() if there != here]:
         raise ValueError(
             f"A training cannot begin from {name}, a model of another shape: {'; '.join(apart)}. "
@@ -93,6 +100,11 @@ def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
     state |= {
         inner: state[dense] for inner, dense in dense_names(model).items() if inner not in state and dense in state
     }
+    if isinstance(source, Chameleon) and grown:
+        first, size = source.vocabulary.first_text, model.config.vocabulary
+        for key in ("embedding.weight", "head.weight"):
+            if key in state:
+                state[key] = _grown_rows(state[key], first, size)
     missing, over = (
         sorted(own.keys() - state.keys()),
         sorted(state.keys() - own.keys() - set(dense_names(model).values())),
@@ -109,11 +121,28 @@ def begin(model: Transformer, source: WeightSource, corpus: Corpus) -> None:
     model.load_state_dict({names[key]: state[key] for key in own}, strict=False)
 
 
+def grows(before: Vocabulary, after: Vocabulary) -> bool:
+    """Whether a vocabulary is another one with further pieces of text behind it."""
+    return after.size > before.size and replace(before, size=after.size) == after
+
+
+def _grown_rows(rows_VD: torch.Tensor, first_text: int, size: int) -> torch.Tensor:
+    """Rows of a table, and new ones, each the mean of those of pieces of text."""
+    mean_D = rows_VD[first_text:].float().mean(0).to(rows_VD.dtype)
+    return torch.cat([rows_VD, mean_D.expand(size - len(rows_VD), -1)])
+
+
 def _check_tokenizers(name: str, lab: Chameleon, corpus: Corpus) -> None:
-    apart = [] if lab.vocabulary == corpus.vocabulary else ["vocabularies"]
+    grown = grows(lab.vocabulary, corpus.vocabulary)
+    apart = [] if grown or lab.vocabulary == corpus.vocabulary else ["vocabularies"]
     tokenizer = corpus.tokenizer()
+    if grown and tokenizer is not None and lab.tokenizer.can_spell and tokenizer.can_spell:
+        theirs, ours = (list(names_of(each.vocabulary, each.text)) for each in (lab.tokenizer, tokenizer))
+        apart = ["text tokenizers"] if theirs != ours[: len(theirs)] else []
     if tokenizer is not None and not apart:
         theirs, ours = identities(lab.tokenizer), identities(tokenizer)
+        if grown:
+            theirs, ours = ({kind: each[kind] for kind in each if kind != "text"} for each in (theirs, ours))
         both = [kind for kind in ours if "none" not in (theirs[kind], ours[kind])]
         apart = [f"{kind} tokenizers" for kind in both if theirs[kind] != ours[kind]]
     if apart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from chameleon_lab.corpora.instructions import (
     sample_examples,
 )
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, SceneBatches, Stage, sample_documents
-from chameleon_lab.corpora.packing import Batch, bucket, pack, tokenize
+from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, collate, pack, tokenize
 from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.shards import Shards, identities
 from chameleon_lab.documents import Document
@@ -78,6 +79,84 @@ class Scenes:
             documents = tokenize(sample_documents(rng, dict(self.weights), self.held_out), tokenizer)
             apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
         return Corpus(tokenizer.vocabulary, batches, apart, lambda: tokenizer)
+
+
+def _documents_identity(documents: Sequence[Document]) -> str:
+    """How many documents there are, and eight letters of what they hold."""
+    digest = hashlib.sha256("\n".join(document.to_json() for document in documents).encode())
+    return f"{len(documents)} documents {digest.hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, eq=False)
+class ListedDocuments:
+    """A person's documents as they are: about `tokens` tokens a step, all of them once before any comes again.
+
+    `tokenizer`: a tokenizer, or the folder or name of a model that has one. Of the documents the share `held_out` is
+    not trained on, chosen by the seed. `beside`: data of what the model can do already, from which every so many steps
+    a batch comes, the share `beside_share` of all: what keeps a fine-tuned model what it was.
+    """
+
+    documents: Sequence[Document] = field(metadata={"plain": _documents_identity})
+    tokenizer: str | Path | MixedModalTokenizer = "tiny"
+    tokens: int = 2048
+    held_out: float = 0.1
+    beside: Data | None = None
+    beside_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what are no documents, too few to hold one out, and shares beyond 0 and 1."""
+        if isinstance(self.documents, Document) or not all(isinstance(each, Document) for each in self.documents):
+            raise ValueError(
+                "Own documents come in a list, each a Document; `corpora.readers` has readers of files and folders."
+            )
+        if not (0 <= self.held_out < 1 and 0 <= self.beside_share < 1):
+            raise ValueError(
+                f"held_out and beside_share are shares from 0 to below 1, not {self.held_out} and {self.beside_share}."
+            )
+        if len(self.documents) < 2:
+            raise ValueError(f"There are {len(self.documents)} documents, and a training needs two or more.")
+
+    def open(self, seed: int, steps: int | None) -> Corpus:
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, MixedModalTokenizer):
+            tokenizer = Chameleon.load(tokenizer).tokenizer
+        order = np.random.default_rng([seed, 41]).permutation(len(self.documents))
+        documents = tokenize([self.documents[place] for place in order], tokenizer)
+        count = round(self.held_out * len(documents))
+        apart, rest = documents[:count], documents[count:]
+        held_out = [collate(apart[start : start + 16], tokenizer.vocabulary) for start in range(0, count, 16)]
+        own = ListedBatches(rest, tokenizer.vocabulary, seed, self.tokens)
+        beside = None if self.beside is None else self.beside.open(seed, steps)
+        if beside is not None and beside.vocabulary != tokenizer.vocabulary:
+            raise ValueError("The data beside has another vocabulary than the documents: give both one tokenizer.")
+        batches = own if beside is None else Alternating(own, beside.batches, self.beside_share)
+        return Corpus(tokenizer.vocabulary, batches, held_out, lambda: tokenizer)
+
+
+class ListedBatches:
+    """Batches of listed documents, a pure function of (seed, place): each round goes through all in another order."""
+
+    def __init__(self, documents: list[TokenizedDocument], vocabulary: Vocabulary, seed: int, tokens: int) -> None:
+        self.documents, self.vocabulary, self.seed = documents, vocabulary, seed
+        mean = sum(len(each.tokens) for each in documents) / len(documents)
+        self.batches_a_round = max(1, round(mean * len(documents) / tokens))
+
+    def __call__(self, place: int) -> Batch:
+        number, at = divmod(place, self.batches_a_round)
+        order = np.random.default_rng([self.seed, 42, number]).permutation(len(self.documents))
+        part = np.array_split(order, self.batches_a_round)[at]
+        return collate([self.documents[each] for each in part], self.vocabulary)
+
+
+class Alternating:
+    """Batches of two sources, of which the second gives a share of all, evenly spread; each goes on where it was."""
+
+    def __init__(self, one: Callable[[int], Batch], other: Callable[[int], Batch], share: float) -> None:
+        self.one, self.other, self.share = one, other, share
+
+    def __call__(self, place: int) -> Batch:
+        others, after = int(place * self.share + 1e-9), int((place + 1) * self.share + 1e-9)
+        return self.other(others) if after > others else self.one(place - others)
 
 
 @dataclass(frozen=True)

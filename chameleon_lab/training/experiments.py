@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from chameleon_lab.checkpoints.adapters import LoRA, add_adapter, merge_adapter, write_adapter
+from chameleon_lab.checkpoints.adapters import LoRA, add_adapter, apply_adapter, merge_adapter, write_adapter
 from chameleon_lab.corpora.mixture import SceneBatches
 from chameleon_lab.history import History
 from chameleon_lab.monitors.alarms import RULES, NotANumber, Rule, check_rules
@@ -236,8 +236,9 @@ class Experiment:
 
     def prepare(self, folder: Path) -> Prepared:
         corpus = self.open()
-        module = self.build(corpus, begins=False)
-        source = self.begins_from
+        packed = self.adapter is not None and self.adapter.base != "float"  # of weights that have to be there first
+        module = self.build(corpus, begins=packed)
+        source = None if packed else self.begins_from
         scenes = isinstance(corpus.batches, SceneBatches)
         prompts = scene_requests if scenes else first_halves(lambda: corpus.held_out or [corpus.batches(0)])
         sampler = Drawings(module.model, corpus.tokenizer, prompts)
@@ -250,6 +251,8 @@ class Experiment:
             return module.model.eval()
         base = str(self.begins_from) if isinstance(self.begins_from, str | Path) else ""
         write_adapter(module.model, folder / "adapter", self.adapter, base)
+        if self.adapter.base != "float":
+            return apply_adapter(replace(self, adapter=None).build().model, folder / "adapter").eval()
         return merge_adapter(copy.deepcopy(module.model)).eval()
 
     def product(self, folder: Path) -> None:

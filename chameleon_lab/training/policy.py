@@ -192,7 +192,7 @@ def advantages(rewards_PG: np.ndarray, scaled: bool = True) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class GroupRollouts:
     """Draws a group of replies to each prompt, and has them judged: `rollouts(model, prompts)` gives a batch.
 
     `reward` gets a document, the prompt and the reply behind it. A reply has at most `max_tokens` tokens; one whose

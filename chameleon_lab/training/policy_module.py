@@ -15,7 +15,7 @@ from chameleon_lab.monitors.watch import Monitor
 from chameleon_lab.optimization import Recipe
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.modules import LanguageModule
-from chameleon_lab.training.policy import PolicyObjective, PromptRows, RolloutBatch, Rollouts
+from chameleon_lab.training.policy import GroupRollouts, PolicyObjective, PromptRows, RolloutBatch
 from chameleon_lab.transformer import Transformer
 
 POLICY_SETTINGS = ("epsilon", "beta")
@@ -31,7 +31,7 @@ class PolicyModule(LanguageModule):
         self,
         model: Transformer,
         reference: Transformer,
-        rollouts: Rollouts,
+        rollouts: GroupRollouts,
         recipe: Recipe,
         budget: Budget,
         *,

@@ -37,7 +37,7 @@ from chameleon_lab.stability import Penalty, kind
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.beginning import weights_identity
 from chameleon_lab.training.budget import Budget
-from chameleon_lab.training.policy import PolicyObjective, PromptBatches, PromptSource, Rollouts
+from chameleon_lab.training.policy import GroupRollouts, PolicyObjective, PromptBatches, PromptSource
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.samples import Drawings
 from chameleon_lab.training.trainable import Prepared
@@ -169,11 +169,11 @@ class RewardExperiment:
         batches = PromptBatches(self.prompts, self.seed, self.grpo.prompts)
         return Prepared(module, batches, sampler=Drawings(module.model, lambda: lab.tokenizer, self._exhibits))
 
-    def rollouts(self, lab: Chameleon) -> Rollouts:
+    def rollouts(self, lab: Chameleon) -> GroupRollouts:
         """What draws and judges replies of this model."""
         grpo = self.grpo
         most = lab.tokenizer.image_tokens + 1 if grpo.modality == "picture" else None
-        return Rollouts(
+        return GroupRollouts(
             lab.tokenizer,
             lab.engine.grammar_of(MODALITY_SWITCHES[grpo.modality]),
             self.reward,
