@@ -76,14 +76,9 @@ def read_additions(path: Path | str) -> Additions:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}: name one that defines a fix, a corpus, a rule or a quantizer.")
-<<<<<<< HEAD
-    module = _executed(path)
+    module = module_of_file(path)
     foreign = _imports(path)
     public = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and name not in foreign}
-=======
-    module = module_of_file(path)
-    public = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
->>>>>>> x-evaluation
     types = {name: thing for name, thing in public.items() if isinstance(thing, type)}
     classes = {name: type_ for name, type_ in types.items() if type_.__module__ == module.__name__}
     values = {
