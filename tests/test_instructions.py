@@ -448,7 +448,7 @@ def test_a_training_writes_a_model_that_is_scored(tiny: Chameleon, tmp_path: Pat
     ]  # fmt: skip
     assert all(0 <= each.score.value <= 1 and each.score.n == 2 for each in scores)
     card = lab.card | {"instructions": {each.measure: plain_score(each) for each in scores}}
-    page = instructions_page(card, "instructions", "words")
+    page = instructions_page(card)
     assert all(each.measure in page for each in scores)
 
 

@@ -246,7 +246,7 @@ BRIEF = Templates(
     )
 )
 """The same tasks for a small model: few words, and those before the picture, so that between a code of the answer and
-its twin in the picture there are always as many tokens. Attention by relative places learns that in minutes."""
+its twin in the picture there are always as many tokens, which attention by relative places can use."""
 
 TEMPLATES: Mapping[str, Templates] = {"brief": BRIEF, "cm3leon": CM3LEON}
 """By the name that commands take."""

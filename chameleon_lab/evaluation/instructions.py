@@ -179,12 +179,13 @@ def evaluate_instructions(
         yield from (task_score(f"{task}: {name}", values[name], bounds[name]) for name in values)
 
 
-def instructions_page(card: Mapping[str, Any], heading: str, intro: str) -> str:
+def instructions_page(card: Mapping[str, Any]) -> str:
     """The model's card as a page to read."""
+    facts = {name: card.get(name, 0) for name in ("steps", "tokens", "minutes", "machine")}
     lines = [
-        f"# Model card: {heading}",
+        "# Model card: instructions",
         "",
-        intro,
+        INTRO.format(notes="\n- ".join(card.get("notes", [])), **facts),
         "",
         "| task and measure | score | bound | score / bound |",
         "|---|---|---|---|",
@@ -207,9 +208,10 @@ INTRO = """The tiny model, trained on for eight tasks at once, each in a templat
 `Chameleon.load("instructions")`. It keeps the tiny model's tokenizers, and knows its scenes only. Apache-2.0, like the
 lab.
 
-- commands: `python -m chameleon_lab.training.instructions FOLDER --steps {steps}`, then
+- commands: `python -m chameleon_lab.training.instructions FOLDER`, then
   `python -m chameleon_lab.evaluation.instructions FOLDER/model --write`
 - {steps:,} steps, {tokens:,} tokens, {minutes} minutes on {machine}
+- {notes}
 
 Held-out scenes; drawn scenes by `corpora/checker.py` from their pixels, words by exact match; 95 % intervals. The bound
 is what the right answer has after a round trip through the image tokenizer. With maps and objects, things stand where
@@ -235,8 +237,7 @@ def evaluate_instructions_command(arguments: Sequence[str] | None = None) -> Non
             measured = card.get("instructions", {}) | {score.measure: plain_score(score)}
             card = {**card, "instructions": measured}
             native.write_card(folder, card)
-            intro = INTRO.format(**{name: card.get(name, 0) for name in ("steps", "tokens", "minutes", "machine")})
-            write_file(folder / "README.md", instructions_page(card, "instructions", intro))
+            write_file(folder / "README.md", instructions_page(card))
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ INSTRUCTIONS = replace(
     monitors=(),  # time is what this training has least of
     rules=(NotANumber(),),
 )
-"""The tiny model trained on, on all tasks of `corpora.instructions` at once: about 40 minutes of one core.
+"""The tiny model trained on, on all tasks of `corpora.instructions` at once: about 40 minutes of one shared core.
 `python -m chameleon_lab.training.instructions` makes a model of it."""
 
 LAB = Experiment(

@@ -37,16 +37,13 @@ def train_instructions(
 ) -> Chameleon:
     """The model of many tasks, written to `folder/model`. Called again with a larger budget, it goes on.
 
-    `begins_from`: folder or name of a model of the tiny model's shape and tokenizers, whose weights are trained on; one
-    that was trained so already is trained on with half of the rates. Every so many seconds the log says how far it is.
+    `begins_from`: folder or name of a model of the tiny model's shape and tokenizers, whose weights are trained on.
+    Every so many seconds the log says how far it is.
     """
     folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
-    recipe, data = INSTRUCTIONS.recipe, data or Instructions()
-    before = None
-    if begins_from != "tiny":
-        before = Chameleon.load(begins_from, device="cpu").card
-        recipe = replace(recipe, rate=recipe.rate / 2, muon_rate=recipe.muon_rate / 2)
-    experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget, recipe=recipe)
+    data = data or Instructions()
+    before = None if begins_from == "tiny" else Chameleon.load(begins_from, device="cpu").card
+    experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget)
     run = experiment.run(folder / "transformer")
     history = run.wait(report=InfillProgress(every))
     card = {
