@@ -441,7 +441,7 @@ def _document(document: Document) -> Document:
 _PICTURE_PATH = re.compile(r"\S.*\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
-_PLACEHOLDER = re.compile(r"<\|?(image|img|image_pad|image_\d{1,3})\|?>")
+_PLACEHOLDER = re.compile(r"<\|?image(_pad|_\d{1,3})?\|?>")
 """Words that stand for a picture in prompts to other programs: LLaVA's `<image>`, Lumina-mGPT's `<|image|>`, ..."""
 
 

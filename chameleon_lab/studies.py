@@ -278,10 +278,11 @@ class Journal:
         try:
             _hold(self._file.fileno(), self.path, annotator)
             self.judgements = {each.item: each for each in read_judgements(self.path, self.study)}
-            if not self.path.stat().st_size:
-                self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
-            elif not self.path.read_bytes().endswith(b"\n"):
+            lines = self.path.read_bytes().split(b"\n")
+            if lines[-1]:
                 self._file.write(b"\n")  # what a dying kernel left of a line is passed over, and stays
+            if not any(b'"fingerprint"' in line and line.endswith(b"}") for line in lines):
+                self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
         except BaseException:
             self._file.close()
             raise
