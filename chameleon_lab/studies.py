@@ -377,8 +377,12 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _cut_short(lines: list[str], number: int) -> bool:
     """Whether a line that is no JSON is the beginning of one, as a kernel leaves it that dies while it writes."""
-    line = lines[number - 1]
-    return line.startswith("{") and not line.rstrip().endswith("}")
+    line = _STRING.sub("", lines[number - 1])
+    return line.startswith("{") and line.count("{") > line.count("}")
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*("|\\?$)')
+"""A string of JSON, or the beginning of one that ends with the line."""
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
