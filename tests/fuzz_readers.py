@@ -624,7 +624,7 @@ def _study_case(rng: np.random.Generator, folder: Path) -> None:
     judgements = all_judgements(place)
     if {each.item: dict(each.answers) for each in judgements}[study.items[0].name] != {BETTER.name: "second"}:
         raise TypeError("the last answer does not count")
-    study.order("Ann"), pair_outcome(study, judgements), answer_table(study, judgements)
+    _ = study.order("Ann"), pair_outcome(study, judgements), answer_table(study, judgements)
     for suffix in ("csv", "jsonl"):
         read_judgements(place / f"table.{suffix}", study)
 
