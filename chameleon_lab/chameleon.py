@@ -441,7 +441,7 @@ def _document(document: Document) -> Document:
 _PICTURE_PATH = re.compile(r"\S.*\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
-_PLACEHOLDER = re.compile(r"<\|?(image|img|image_pad|image_\d{1,3})\|?>")
+_PICTURE_WORD = re.compile(r"<\|?image(_pad|_\d{1,3})?\|?>")
 """Words that stand for a picture in prompts to other programs: LLaVA's `<image>`, Lumina-mGPT's `<|image|>`, ..."""
 
 
@@ -452,7 +452,7 @@ def _check_words(document: Document) -> None:
     """Raises ValueError for other programs' ways to put a picture into a text, which a model would read as words."""
     for part in document:
         words = part.text.strip().strip("'\"") if isinstance(part, Text) else ""
-        if placeholder := _PLACEHOLDER.search(words):
+        if placeholder := _PICTURE_WORD.search(words):
             whose = "transformers'" if placeholder[0] == "<image>" else "another program's"
             raise ValueError(
                 f"The text holds {placeholder[0]!r}, which is {whose} word for a picture and only a word here: put the "

@@ -40,7 +40,11 @@ def plain_number(value: Any, name: str, whole: bool = False) -> Any:
 
     Raises ValueError for what is no finite number, or none that is whole. A truth value is no number.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    try:
+        finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a finite number, not one of more than 300 digits.") from error
+    if not finite:
         raise ValueError(f"{name} must be a finite number, not {value!r}.")
     number: Any = value
     if whole and number != int(number):

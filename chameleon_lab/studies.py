@@ -293,10 +293,11 @@ class Journal:
                     "Take another name, or close that one."
                 )
             self.judgements = {each.item: each for each in read_judgements(self.path, self.study)}
-            if not self.path.stat().st_size:
-                self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
-            elif not self.path.read_bytes().endswith(b"\n"):
+            lines = self.path.read_bytes().split(b"\n")
+            if lines[-1]:
                 self._file.write(b"\n")  # what a dying kernel left of a line is passed over, and stays
+            if not any(b'"fingerprint"' in line and line.endswith(b"}") for line in lines):
+                self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
         except BaseException:
             self._file.close()
             raise
@@ -381,8 +382,12 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _cut_short(lines: list[str], number: int) -> bool:
     """Whether a line that is no JSON is the beginning of one, as a kernel leaves it that dies while it writes."""
-    line = lines[number - 1]
-    return line.startswith("{") and not line.rstrip().endswith("}")
+    line = _STRING.sub("", lines[number - 1])
+    return line.startswith("{") and line.count("{") > line.count("}")
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*("|\\?$)')
+"""A string of JSON, or the beginning of one that ends with the line."""
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:

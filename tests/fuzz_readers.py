@@ -439,11 +439,23 @@ def _widgets() -> dict[str, Any]:
 
     comm.create_comm = Recorder
     from chameleon_lab.history import RecordedRun
-    from chameleon_widgets import ChatCell, CodebookAtlas, CodeSurgery, ComparePanel, ReconstructionViewer, RunPanel
+    from chameleon_widgets import (
+        Arena,
+        ChatCell,
+        CodebookAtlas,
+        CodeSurgery,
+        ComparePanel,
+        ReconstructionViewer,
+        RunPanel,
+    )
 
     place = Path(tempfile.mkdtemp(prefix="fuzz-run-", dir=os.environ.get("FUZZ_HOME")))
     for name, text in _run_files().items():
         (place / name).write_text(text)
+    judged = place / "judged"
+    for name, content in _study().items():
+        (judged / name).parent.mkdir(parents=True, exist_ok=True)
+        (judged / name).write_bytes(content)
     image, red = _toys()[1].image, PIL.Image.new("RGB", (16, 16), "red")
     return {
         "chat": ChatCell(lambda document: iter(())),
@@ -452,12 +464,14 @@ def _widgets() -> dict[str, Any]:
         "atlas": CodebookAtlas(image),
         "comparison": ComparePanel([place]),
         "run": RunPanel(RecordedRun(place)),
+        "arena": Arena(judged, "Ben"),
     }
 
 
 MESSAGE: dict[str, Any] = {
     **{"kind": "hello", "mark": "view-3", "key": "1", "name": "red", "value": 3, "number": 1, "view": "v", "stroke": 1},
     **{"parts": [{"text": "a"}, {"picture": 0}, {"keep": 0}], "cells": [[0, 0]], "codes": [1], "steps": 1},
+    **{"answers": {"better": "first"}},
     **{"command": "change", "arguments": {"rate": 0.1}, "settings": {"seed": 1}, "tokenizers": ["red"], "policy": "x"},
 }
 """All that a page may say, in one message."""
@@ -558,6 +572,63 @@ def _room_case(rng: np.random.Generator, folder: Path) -> None:
         _ = [value.summary for outcome in read for value in outcome.values.values()]
 
 
+@cache
+def _study() -> dict[str, bytes]:
+    """A study's folder and what was written out of it, by name."""
+    import PIL.Image
+
+    from chameleon_lab.documents import Document
+    from chameleon_lab.studies import BETTER, Journal, Judgement, Study, write_judgements
+
+    prompts = [Document.of("a question"), Document.of(PIL.Image.new("RGB", (4, 4), "red"), "what?")]
+    replies = {name: [Document.of(f"{name} {number}") for number in range(2)] for name in ("ours", "theirs")}
+    place = Path(tempfile.mkdtemp(prefix="fuzz-study-", dir=os.environ.get("FUZZ_HOME")))
+    study = Study.of_pairs("a study", prompts, replies, checks=1)
+    study.write(place)
+    journal = Journal(place, "Ann")
+    for item in study.items:
+        journal.add(Judgement("Ann", item.name, {BETTER.name: "first"}, 1.5))
+    journal.close()
+    for suffix in ("csv", "jsonl"):
+        write_judgements(journal.judgements.values(), study, place / f"table.{suffix}")
+    (place / "prompts.jsonl").write_text('{"id": 1, "prompt": "see <img>", "task_type": "x", "image_urls": ["u"]}\n')
+    return {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+
+
+def _study_case(rng: np.random.Generator, folder: Path) -> None:
+    from chameleon_lab.evaluation.verdicts import answer_table, pair_outcome
+    from chameleon_lab.studies import BETTER, Journal, Judgement, Study, all_judgements, read_judgements, read_prompts
+
+    place, names = folder / "study", sorted(_study())
+    for name, content in _study().items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    name = names[int(rng.integers(len(names)))]
+    damaged_file(rng, place / name)
+    if name == "prompts.jsonl":
+        read_prompts(place / name)
+    study = Study.read(place)
+    before = (place / "judges" / "Ann.jsonl").read_bytes()
+    try:
+        journal = Journal(place, "Ann")
+    except ValueError:
+        if (place / "judges" / "Ann.jsonl").read_bytes() != before:
+            raise TypeError("a journal was changed that could not be read") from None
+        raise
+    try:
+        journal.add(Judgement("Ann", study.items[0].name, {BETTER.name: "second"}))
+    finally:
+        journal.close()
+    if not (place / "judges" / "Ann.jsonl").read_bytes().startswith(before):
+        raise TypeError("lines of a journal were lost")
+    judgements = all_judgements(place)
+    if {each.item: dict(each.answers) for each in judgements}[study.items[0].name] != {BETTER.name: "second"}:
+        raise TypeError("the last answer does not count")
+    _ = study.order("Ann"), pair_outcome(study, judgements), answer_table(study, judgements)
+    for suffix in ("csv", "jsonl"):
+        read_judgements(place / f"table.{suffix}", study)
+
+
 FUZZ_READERS = (
     FuzzReader("pictures", _picture_case, (_pictures,)),
     FuzzReader("documents", _document_case, (_document, _toys)),
@@ -568,7 +639,8 @@ FUZZ_READERS = (
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
     FuzzReader("rooms", _room_case, (_pictures, _toys, _rooms)),
     FuzzReader("runs", _run_case, (_run_files,)),
-    FuzzReader("messages", _message_case, (_pictures, _toys, _run_files, _widgets)),
+    FuzzReader("studies", _study_case, (_study,)),
+    FuzzReader("messages", _message_case, (_pictures, _toys, _run_files, _study, _widgets)),
 )
 
 

@@ -18,7 +18,7 @@ from browser.fakes import telling_stream
 from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece, TextPiece
 from chameleon_lab.vocabulary import Modality
 from chameleon_widgets import ChatCell
@@ -417,6 +417,24 @@ def test_a_damaged_or_hostile_file_is_one_clear_line_and_changes_nothing():
     cell._line.settle()
     notices = [content["text"] for content, _ in recorder(cell).custom if content["kind"] == "notice"]
     assert len(notices) == 1 and "not JSON" in notices[0]
+
+
+def test_a_conversation_that_is_read_has_no_blanks():
+    good, cell = saved(), ChatCell(quick)
+    cell.send("mine")
+    cell.wait()
+    blank = json.loads(Document.of("fill ", Blank(3)).to_json())
+    for number in range(len(good["messages"])):
+        copy = json.loads(json.dumps(good))
+        copy["messages"][number] = blank
+        with pytest.raises(ValueError, match=r"has blanks, which lab\.infill fills"):
+            cell._merge(json.dumps(copy).encode())
+    for document in (Document.of("fill ", Blank(3), EndTurn()), Document.of("a", EndTurn(), "b ", Blank(3))):
+        with pytest.raises(ValueError, match="blanks"):
+            cell._merge(document.to_json().encode())
+        with pytest.raises(ValueError, match="blanks"):
+            ChatCell(quick, document=document)
+    assert len(cell._conversation.exchanges) == 1
 
 
 def test_a_file_comes_in_parts_and_a_document_is_a_conversation_too():

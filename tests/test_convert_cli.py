@@ -87,7 +87,7 @@ def test_nothing_is_overwritten(source, tmp_path, capsys):
 def test_a_disk_without_room_is_told_before_anything_is_written(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
     told = failed(capsys, "convert", source, tmp_path / "a" / "b", "--format", "native")
-    assert "b needs 0.1 MB, and its disk has 0.0 MB free" in told
+    assert "b needs 1.2 MB, and its disk has 0.0 MB free" in told
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

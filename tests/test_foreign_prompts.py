@@ -70,7 +70,7 @@ def test_a_path_object_is_opened_and_a_path_as_text_is_refused(lab, file):
 def test_transformers_word_for_a_picture_is_refused_at_once(call, lab):
     with pytest.raises(ValueError, match=r"holds '<image>'.*Document\.of\('see ', picture"):
         getattr(lab, call)(Document.of("see <image> and tell", EndTurn()))
-    for word in ("<|image|>", "<image_1>", "<|image_1|>", "<|image_pad|>", "<img>"):
+    for word in ("<|image|>", "<image_1>", "<|image_1|>", "<|image_pad|>"):
         with pytest.raises(ValueError, match="another program's word for a picture"):
             getattr(lab, call)(Document.of(f"see {word} and tell", EndTurn()))
 

@@ -1,5 +1,6 @@
 """Generation: never ill-formed, the same in any batch, guided as the formulas say, nothing computed twice."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from support import CODES, WARM, WORDS
 
-from chameleon_lab.documents import Document, EndTurn, Image
+from chameleon_lab.documents import Blank, Document, EndTurn, Image
 from chameleon_lab.generation import continuation, decoder
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Engine, Settings
@@ -496,3 +497,13 @@ def test_an_image_waits_for_a_gpu_once(engine, guidance):
             torch.cuda.set_sync_debug_mode("default")
     waits = [each for each in warned if "called a synchronizing" in str(each.message)]
     assert 0 < len(waits) < CODES
+
+
+@pytest.mark.parametrize("call", ["generate", "stream", "begin", "walk", "infill"])
+def test_a_seed_that_is_none_is_refused_at_once_and_large_ones_are_taken(call, lab):
+    document = Document.of("a", *[Blank(2)] * (call == "infill"))
+    for seed in (-1, 1.5, "x", True, None, math.nan, math.inf, [1], 10**400):
+        with pytest.raises(ValueError, match="seed must be"):
+            getattr(lab, call)(document, seed=seed)
+    for seed in (2**64, np.int64(3), 7.0):
+        getattr(lab, call)(document, seed=seed)

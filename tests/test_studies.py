@@ -117,6 +117,33 @@ def test_what_a_killed_kernel_wrote_is_there_and_the_cut_line_is_passed_over(tmp
     assert [each.item for each in all_judgements(tmp_path)] == ["1", "3"]
 
 
+def test_a_journal_killed_at_any_byte_goes_on_and_belongs_to_its_study(tmp_path):
+    pairs().write(tmp_path / "whole")
+    journal = Journal(tmp_path / "whole", "Ann")
+    for item in ("1", "2"):
+        journal.add(Judgement("Ann", item, {"better": "first"}))
+    journal.close()
+    whole = journal.path.read_bytes()
+    place = tmp_path / "cut"
+    pairs().write(place)
+    (place / "judges").mkdir()
+    (place / "judges" / "Ann.jsonl").touch()
+    another = pairs(second="a third")
+    for length in range(len(whole)):
+        (place / "judges" / "Ann.jsonl").write_bytes(whole[:length])
+        again = Journal(place, "Ann")
+        lines = whole.split(b"\n")[1:-1]
+        answers = [line for line in whole[:length].split(b"\n") if line in lines]
+        assert len(again.judgements) == len(answers)
+        again.add(Judgement("Ann", "3", {"better": "second"}))
+        again.close()
+        Journal(place, "Ann").close()  # now that the cut line lies in the middle
+        written = again.path.read_bytes()
+        assert written.startswith(whole[:length]) and len(all_judgements(place)) == len(answers) + 1
+        with pytest.raises(ValueError, match="is of another study"):
+            read_judgements(again.path, another)
+
+
 def test_two_annotators_of_one_name_are_refused(tmp_path):
     pairs().write(tmp_path)
     journal = Journal(tmp_path, "Ann")

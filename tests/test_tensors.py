@@ -411,7 +411,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path):
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
     made = {"a": lazy(torch.zeros(500_000))}
-    refused(write_safetensors, r"needs 2.0 MB, and its disk has 1.0 MB free", made, tmp_path)
+    refused(write_safetensors, r"needs 3.0 MB, and its disk has 1.0 MB free", made, tmp_path)
     refused(write_torch, "make room, or write somewhere else", made, tmp_path / "x.pth")
     assert list(tmp_path.iterdir()) == []
 

@@ -403,7 +403,8 @@ def check_room(folder: Path, needed: int) -> None:
     """Raises ValueError where a folder's disk has less free than is needed; the folder need not be there yet."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free
-    if needed + 2**20 > free:  # names and settings take a little too
+    needed += 2**20  # names and settings take a little too
+    if needed > free:
         raise ValueError(
             f"{folder} needs {size_in_words(needed)}, and its disk has {size_in_words(free)} free: make room, or write "
             "somewhere else."

@@ -87,8 +87,8 @@ def tokenize_views(
 
     plain = encoded(list(range(count)), None)
     each = max(1e-3, (time.monotonic() - started) * len(trained) / max(1, count))
-    wanted = VIEWS_IN_ALL // max(1, len(trained)) if seconds is None else seconds / each
-    number = int(np.clip(wanted, 1, MOST_VIEWS)) if trained else 1
+    room = VIEWS_IN_ALL // max(1, len(trained)) if seconds is None else seconds / each
+    number = int(np.clip(room, 1, MOST_VIEWS)) if trained else 1
     with whole_folder(folder, VIEW_FILES) as hidden:
         if number == 1:
             np.save(hidden / "codes.npy", plain[None])
