@@ -83,7 +83,7 @@ def test_fid_is_the_frechet_distance_of_two_gaussians(data, lab, tmp_path):
         )
     ]
     (one, other), (first, second) = ([each.mean(0) for each in features], [np.cov(each.T) for each in features])
-    root = scipy.linalg.sqrtm(first @ second).real
+    root = np.asarray(scipy.linalg.sqrtm(first @ second)).real
     assert value.value == pytest.approx(((one - other) ** 2).sum() + np.trace(first + second - 2 * root), rel=1e-4)
     assert (value.card.metric, value.card.n, value.card.network) == ("FID", 8, "moments of colours")
     assert value.card.crop == "centre crop 16" and "by hand" in value.card.definition and not value.higher_is_better

@@ -138,7 +138,7 @@ def draw_captions(
     """
     _require_parts(count, retriever, scorer, protocol)
     folder = Path(folder)
-    _require_same(folder / "protocol.json", lab, pairs, count, scorer, protocol)
+    _require_protocol(folder / "protocol.json", lab, pairs, count, scorer, protocol)
     files = [folder / f"{number:06d}.png" for number in range(len(pairs))]
     missing = iter([number for number, file in enumerate(files) if not file.is_file()])
     while numbers := list(islice(missing, protocol.at_once)):
@@ -188,7 +188,7 @@ def _replies(
     return draw_requests(retriever, requests, hits, lab.settings, seeds, grammar)
 
 
-def _require_same(
+def _require_protocol(
     path: Path, lab: Chameleon, pairs: Sequence[CaptionedFile], count: int, scorer: Scorer | None, protocol: ZeroShot
 ) -> None:
     """Writes down how a folder's pictures are drawn, or raises ValueError where that is said otherwise."""
