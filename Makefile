@@ -5,7 +5,7 @@ NOTEBOOK := notebooks/00_first_light.ipynb
 ARGS :=
 export PYTHON TORCH HASHES
 
-.PHONY: help lab test lint format bundles check-bundles benchmarks gpu outputs pins clean
+.PHONY: help lab test test-all lint format bundles check-bundles benchmarks gpu outputs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ lab: .venv/.lab ## set up and open JupyterLab on the first notebook (ARGS="--por
 
 test: .venv/.dev ## lint, format, types and all tests, browser tests included (ARGS="-k vocabulary")
 	@.ci/test $(ARGS)
+
+test-all: .venv/.dev ## the same with the tests marked slow, an hour: notebooks without a browser, trainings at full length
+	@SLOW=1 .ci/test --ignore=tests/benchmarks $(ARGS)
 
 lint: .venv/.dev ## lint, format and types only
 	$(PY) -m ruff check .

@@ -1,6 +1,9 @@
 """Fixtures that tests share: random objects of the library, made of the toys in support.py in well under a second."""
 
+import functools
+import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +28,11 @@ from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
+
+# Each Lightning trainer asks anew which installed packages bring callbacks, for which Python reads all their metadata.
+importlib.metadata.entry_points = functools.lru_cache(importlib.metadata.entry_points)
+# jsonschema, when it is imported, builds a grammar of URIs with this one for three seconds; none are checked here.
+sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
 
 # Without a GPU `torch.manual_seed` still notes for each kind of GPU where in the program it was called: a millisecond,
 # fifteen thousand times in the suite, for a seed that the CPU's generator takes in a microsecond.

@@ -1,5 +1,6 @@
 """Toys and helpers that tests share: real objects of the library, random and small. Fixtures are in conftest.py."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from chameleon_lab.stability import NormReordering, QueryKeyNorm
 from chameleon_lab.tokenizers.image import ImageTokenizerConfig
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+"""The browser of the browser tests, where there is one."""
 
 MODEL = ModelConfig(
     vocabulary=0,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,7 @@ def drawn(lab: Chameleon, settings: Settings, seeds: Any = (0, 1, 2), grammar: A
     return rows, under_way.passes
 
 
-@pytest.mark.parametrize("drafts", [1, 3, 40])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("name", "drafts"), [*product(SETTINGS, [3]), *product(["usual", "contrast"], [1, 40])])
 def test_drafts_change_no_token_whatever_else_is_set(name, drafts, make_lab, lettered):
     """Rows of which some write while others draw, in the same batch and alone."""
     lab = make_lab(lettered)

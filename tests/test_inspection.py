@@ -599,7 +599,10 @@ def test_parts_of_ones_own_are_inspected_and_what_cannot_be_taken_apart_says_so(
 LONG = ModelConfig(300, 16, 2, 4, 2, 4, 16, 4096)
 
 
-@pytest.mark.parametrize("fixes", [(), (AttentionSoftCap(5.0),)], ids=["plain", "cap"])
+@pytest.mark.parametrize(
+    "fixes",
+    [pytest.param((), id="plain"), pytest.param((AttentionSoftCap(5.0),), id="cap", marks=pytest.mark.slow)],
+)
 def test_a_look_at_4096_positions_never_holds_the_attention_of_all_layers(fixes, mixed):
     """Whatever is asked for: at most the weights of a layer's heads, counted by following every tensor's storage."""
     config = dataclasses.replace(LONG, vocabulary=mixed.vocabulary.size, fixes=fixes)

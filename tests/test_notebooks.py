@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import runpy
 import tempfile
 from pathlib import Path
@@ -15,43 +14,28 @@ import nbformat
 import PIL.Image
 import pytest
 from nbclient import NotebookClient
+from shortened import NOTEBOOKS, shortened
+from support import CHROMIUM
 
 ROOT = Path(__file__).parent.parent
 OUTPUTS: Any = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "outputs")))  # the command of `make outputs`
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-IN_A_BROWSER = "05"  # tests/browser/test_notebooks_lab.py runs it with every change
-
-HEADLESS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith(IN_A_BROWSER) else [])
-    for path in NOTEBOOKS
-]
-
-
-def shorter(code: str) -> str:
-    """The code of a cell with a tenth of its hundreds of steps and a third of its tens, and what starts at one of them
-    as much earlier."""
-
-    def fewer(found: re.Match[str]) -> str:
-        steps = int(found[2])
-        return f"{found[1]}{steps // (10 if steps >= 100 else 3)}"
-
-    return re.sub(r"(\b(?:start_step=|steps=|shorter\(\w+, ))(\d\d+)\b", fewer, code)
-
-
-@pytest.mark.parametrize("path", HEADLESS)
+# Where there is a Chromium, tests/browser/test_notebooks_lab.py runs each in JupyterLab, which asks for more.
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if CHROMIUM else []) for path in NOTEBOOKS]
+)
 def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch, quick_kernels: Path) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(quick_kernels))
     monkeypatch.setenv("CHAMELEON_QUICK", "1")  # long trainings are cut short
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two kernels with threads for all cores wait for each other
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        cell.source = shorter(cell.source)
+    notebook = shortened(path)
     resources = {"metadata": {"path": path.parent}}
     NotebookClient(notebook, timeout=600, store_widget_state=False, resources=resources).execute()
-    told = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
-    assert not told, told
+    warnings = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
+    ]
+    assert not warnings, warnings
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

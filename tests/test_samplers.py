@@ -129,8 +129,12 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize("size", [1, 2, 300, SORTED_SIZE - 1, SORTED_SIZE, 9001])
-@pytest.mark.parametrize("kind", LOGITS)
+SMALLER = list(product(LOGITS, [1, 2, 300, SORTED_SIZE - 1, SORTED_SIZE]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [*SMALLER, *product(["of each kind", "with many ties", "half hidden"], [9001])]
+)
 def test_what_is_picked_is_what_sorting_all_would_pick(kind, size):
     logits_RV, numbers = LOGITS[kind](8, size), np.random.default_rng(size)
     draws = [0.0, *numbers.random(6).tolist(), 1 - 2**-53]

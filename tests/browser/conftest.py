@@ -1,12 +1,13 @@
 """Chromium for the browser tests: bare pages with a widget of this process in them, and a real JupyterLab.
 
 Chromium is Debian's (`sudo apt install chromium`); where there is none, all tests here are skipped with one line that
-says so. Screenshots go to the folder that CHAMELEON_SCREENSHOTS names, else to a temporary one.
+says so. Screenshots are taken where CHAMELEON_SCREENSHOTS names a folder for them.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import queue
@@ -28,9 +29,9 @@ import comm.base_comm
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
-from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, ViewportSize, expect, sync_playwright  # noqa: E402
+from support import CHROMIUM  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -40,6 +41,9 @@ QUIET = [
     "--renderer-process-limit=1",
 ]
 PATIENCE = 30_000  # milliseconds: for a machine that is busy with other things
+
+LOOKED_AT = os.environ.get("CHAMELEON_SCREENSHOTS")
+SIZE: ViewportSize = {"width": 1180, "height": 1000}  # of a page of JupyterLab
 
 expect.set_options(timeout=PATIENCE)
 
@@ -62,9 +66,23 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+def _only_where_somebody_looks(take: Callable[..., bytes]) -> Callable[..., bytes]:
+    """Screenshots that go to a file are not taken where nobody named a folder for them: a hundred take a minute."""
+
+    @functools.wraps(take)
+    def screenshot(self: Any, *, path: Path | None = None, **options: Any) -> bytes:
+        return b"" if path and not LOOKED_AT else take(self, path=path, **options)
+
+    return screenshot
+
+
+for shown in (Page, Locator):
+    shown.screenshot = _only_where_somebody_looks(shown.screenshot)
+
+
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("CHAMELEON_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder = Path(LOOKED_AT or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -207,6 +225,10 @@ class Lab:
     folder: Path
 
 
+SERVER = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyterlab.labapp import main; main()"
+"""`-m jupyterlab` without the three seconds of the other conftest.py."""
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -234,6 +256,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, quick_kernels: Path) -> Iterat
         "IPYTHONDIR": "ipython",
     }
     root = Path(__file__).parents[2]
+    (folder / "data").symlink_to(root / "data")  # where notebooks look for it
     env = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "JUPYTER_PLATFORM_DIRS": "1"}
     env["JUPYTER_CONFIG_PATH"] = str(root / ".ci" / "jupyter")  # what `make lab` starts with, too
     env["JUPYTER_PATH"] = str(quick_kernels)
@@ -243,7 +266,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, quick_kernels: Path) -> Iterat
     )
     port, token = _free_port(), secrets.token_hex(16)
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"),
+        *(sys.executable, "-c", SERVER, "--no-browser", "--ip=127.0.0.1", f"--port={port}"),
         *("--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
         *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--allow-root"),
     ]
@@ -271,18 +294,50 @@ def lab(tmp_path_factory: pytest.TempPathFactory, quick_kernels: Path) -> Iterat
         log.close()
 
 
+ERRORS = """() => {
+  const cells = jupyterapp.shell.currentWidget.context.model.cells;
+  const errors = [];
+  for (let at = 0; at < cells.length; at += 1) {
+    const outputs = cells.get(at).outputs;
+    for (let index = 0; index < (outputs?.length ?? 0); index += 1) {
+      const output = outputs.get(index).toJSON();
+      if (output.output_type === 'error' || output.name === 'stderr')
+        errors.push([at, output.evalue ?? output.text]);
+    }
+  }
+  return errors;
+}"""
+"""(cell, what it says), of each error and warning."""
+
+
+CLOSE = "() => { for (const widget of [...jupyterapp.shell.widgets('main')]) widget.dispose(); }"
+"""Closes all documents of a page, changed ones too."""
+
+
 @dataclass
 class Notebook:
     """A notebook open in JupyterLab."""
 
     page: Page
     path: Path
+    address: str  # its path below JupyterLab's root
     errors: list[str]
+
+    def note(self, error: Error) -> None:
+        """Takes down an error of the page's scripts."""
+        self.errors.append(str(error))
 
     def run_all(self, wait: bool = True) -> None:
         """Runs all cells; `wait`: until the last of them is done."""
         run = "jupyterapp.commands.execute('notebook:run-all-cells')"
         self.page.evaluate(f"() => {run}" if wait else f"() => {{ {run}; }}")
+
+    def assert_all_ran(self) -> None:
+        """Asserts that all cells have run without an error or a warning, and that each widget has its kernel."""
+        assert self.page.evaluate(ERRORS) == []
+        unconnected = ".chm-lamp[data-state=connecting], .chm-lamp[data-state=disconnected]"
+        expect(self.page.locator(unconnected)).to_have_count(0)
+        expect(self.page.locator(".jp-InputPrompt", has_text="[ ]:")).to_have_count(0)
 
     def save(self) -> None:
         self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
@@ -294,6 +349,17 @@ class Notebook:
     def shutdown(self) -> None:
         """Ends the kernel."""
         self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+
+    def open(self) -> None:
+        """Opens it in a page of JupyterLab that is there."""
+        self.page.evaluate("(path) => jupyterapp.commands.execute('docmanager:open', {path})", self.address)
+        self.ready()
+
+    def reopen(self) -> Page:
+        """Closes it and opens it again, with a kernel that knows nothing of the last one, which has been ended."""
+        self.page.evaluate(CLOSE)
+        self.open()
+        return self.page
 
     def reload(self) -> None:
         """Loads the page again; the kernel goes on."""
@@ -316,7 +382,9 @@ class Notebook:
     def _ready(self) -> None:
         self.page.wait_for_function("() => window.jupyterapp !== undefined")
         self.page.evaluate("async () => { await jupyterapp.restored; }")
-        self.page.wait_for_function("() => jupyterapp.shell.currentWidget?.context?.isReady")
+        document = "jupyterapp.shell.currentWidget?.context"
+        shown = f"(name) => {document}?.isReady && {document}.path.endsWith(name)"
+        self.page.wait_for_function(shown, arg=self.path.name)
         kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
         self.page.wait_for_function(f"() => {kernel}?.status === 'idle'")
 
@@ -325,7 +393,8 @@ class Notebook:
         self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         light = str(name.endswith("Light")).lower()
         self.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=light)
-        self.page.wait_for_timeout(500)
+        if LOOKED_AT:
+            self.page.wait_for_timeout(500)
 
     def kernel(self, code: str) -> Any:
         """Runs code silently in the kernel's main shell; the value of its last expression, `_`, by JSON."""
@@ -365,19 +434,29 @@ def _notebook_of(sources: list[str]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def lab_context(browser: Browser) -> Iterator[BrowserContext]:
     """The browser of one person, who has been to JupyterLab before: its scripts are not fetched anew for each page."""
-    context = browser.new_context(viewport={"width": 1180, "height": 1000})
+    context = browser.new_context(viewport=SIZE)
     context.set_default_timeout(PATIENCE)
     yield context
     context.close()
 
 
+@pytest.fixture(scope="session")
+def spare_pages() -> list[Page]:
+    """At most one: a page of JupyterLab without a notebook, for the next test. Another costs four seconds of a core."""
+    return []
+
+
 @pytest.fixture
-def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..., Notebook]]:
+def open_notebook(
+    lab: Lab, lab_context: BrowserContext, spare_pages: list[Page], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
-    A list of cells' sources makes a new one.
+    A list of cells' sources makes a new one. The first of a test may open in the page of the test before, whose
+    documents are closed; each further one has a page of its own.
     """
     notebooks: list[Notebook] = []
+    failures = request.session.testsfailed
 
     def open_(source: Path | list[str], folder: str = "") -> Notebook:
         name = source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"
@@ -387,12 +466,17 @@ def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..
             target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
             shutil.copy(source, target)
-        page = lab_context.new_page()
-        notebook = Notebook(page, target, [])
+        waits = bool(spare_pages) and not notebooks
+        page = spare_pages.pop() if waits else lab_context.new_page()
+        notebook = Notebook(page, target, str(target.relative_to(lab.folder)), [])
         notebooks.append(notebook)
-        page.on("pageerror", lambda error: notebook.errors.append(str(error)))
-        page.goto(f"{lab.url}/doc/tree/{target.relative_to(lab.folder)}?token={lab.token}")
-        notebook.ready()
+        page.on("pageerror", notebook.note)
+        if waits:
+            page.set_viewport_size(SIZE)
+            notebook.open()
+        else:
+            page.goto(f"{lab.url}/doc/tree/{notebook.address}?token={lab.token}")
+            notebook.ready()
         return notebook
 
     yield open_
@@ -400,6 +484,11 @@ def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..
     errors = [error for notebook in notebooks for error in notebook.errors]
     for notebook in notebooks:
         notebook.shutdown()
+        notebook.page.remove_listener("pageerror", notebook.note)
+    if notebooks and not errors and request.session.testsfailed == failures:
+        notebooks[0].page.evaluate(CLOSE)
+        spare_pages.append(notebooks[0].page)
     for page in lab_context.pages:  # those that a test opened, too
-        page.close()
+        if page not in spare_pages:
+            page.close()
     assert not errors, errors

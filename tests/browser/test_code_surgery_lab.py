@@ -54,7 +54,7 @@ def test_strokes_outlive_the_page_and_the_still_the_kernel(open_notebook, screen
     expect(page.get_by_role("alert")).to_contain_text("is kept here")
     expect(page.get_by_role("button", name="Save the codes as JSON")).to_be_enabled()
 
-    later = open_notebook(notebook.path).page  # with a new kernel, which knows nothing of the widget
+    later = notebook.reopen()
     still = later.locator(".chameleon-still")
     expect(still.get_by_text("circle and square: 6 of 64 cells changed")).to_be_visible()
     expect(still.locator("img")).to_have_count(2)

@@ -58,7 +58,7 @@ def test_a_live_run_is_compared_with_a_folder_and_leaves_a_still_that_outlives_t
     notebook.save()
     notebook.shutdown()
 
-    later = open_notebook(notebook.path).page  # with a new kernel, which knows nothing of the widget
+    later = notebook.reopen()
     still = later.locator(".chameleon-still")
     expect(still.get_by_text("all: finished, 399 steps")).to_be_visible()
     expect(still.get_by_role("img", name="The runs by step")).to_be_visible()

@@ -61,7 +61,7 @@ def test_a_comparison_is_copied_and_leaves_a_still_that_outlives_the_kernel(open
     notebook.save()
     notebook.shutdown()
 
-    later = open_notebook(notebook.path).page  # with a new kernel, which knows nothing of the widget
+    later = notebook.reopen()
     still = later.locator(".chameleon-still")
     expect(still.get_by_text("other: 64 codes × 9 bits")).to_be_visible()
     expect(still.locator("img")).to_have_count(3)

@@ -82,12 +82,13 @@ def test_a_run_is_watched_changed_and_stopped_and_its_still_outlives_the_kernel(
     notebook.save()
     notebook.shutdown()
 
-    later = open_notebook(notebook.path).page
+    later = notebook.reopen()
     expect(later.locator(".chameleon-still img")).to_be_visible()
     expect(later.get_by_text("baseline: stopped at step")).to_be_visible()
     later.screenshot(path=screenshots / "run-still.png")
 
 
+@pytest.mark.slow  # test_chat_lab.py shows it of a chat, whose line to the kernel is the same one
 def test_a_cell_run_again_leaves_one_pump_and_a_reloaded_page_gets_all(open_notebook):
     notebook = open_notebook([RUN, "run = Timed(50, steps=100_000)\nrun.start(30)\npanel = RunPanel(run)\npanel"])
     page = notebook.page
