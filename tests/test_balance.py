@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -140,3 +141,15 @@ def test_a_damaged_file_of_outcomes_is_named(tmp_path):
         path.write_text(json.dumps({**plain, **change}) + "\n")
         with pytest.raises(ValueError, match=r"balance\.jsonl"):
             read_balances(path)
+
+
+def test_the_recorded_outcomes_are_whole_and_show_what_the_notebook_says():
+    outcomes = read_balances(Path(__file__).parent.parent / "data" / "balance.jsonl")
+    seeds = {each.seed for each in outcomes}
+    assert {(each.balance, each.seed) for each in outcomes} == {
+        (name, seed) for name in ("before", *BALANCES) for seed in seeds
+    }
+    chances = chances_by_balance(outcomes)
+    for kind in PICTURE_PROMPTS:
+        assert chances["few"][kind].value < chances["many"][kind].value
+    assert chances["few"]["asked"].value < 0.5 * chances["before"]["asked"].value
