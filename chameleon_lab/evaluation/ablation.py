@@ -44,7 +44,7 @@ from chameleon_lab.storage import write_file
 log = logging.getLogger(__name__)
 
 PASSES = 4
-SCENES, FLAGS = 80, 60
+SCENES, FLAG_REQUESTS = 80, 60
 """Prompts."""
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 ALPHAS, KS = (0.1, 0.3, 0.5, 0.8), (1, 4, 16)
@@ -159,7 +159,7 @@ def flag_ablation(
     lab: Chameleon,
     encoder: Encoder,
     ways: Sequence[DecodingWay] = FLAG_WAYS,
-    n: int = FLAGS,
+    n: int = FLAG_REQUESTS,
     seed: int = 2026,
     passes: int = PASSES,
     counts: Sequence[int] = (0, 1, 2),
@@ -221,13 +221,13 @@ def ablation_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outcomes", type=Path, help="a file of outcomes, a line each; what it holds is not made again")
     parser.add_argument("--world", choices=("scenes", "flags"), action="append", help="only this one (default: both)")
-    parser.add_argument("-n", type=int, help=f"prompts (default: {SCENES} scenes, {FLAGS} flags)")
+    parser.add_argument("-n", type=int, help=f"prompts (default: {SCENES} scenes, {FLAG_REQUESTS} flags)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     outcomes = read_ablation(options.outcomes) if options.outcomes.exists() else []
     there = {each.key for each in outcomes}
     for world in options.world or ("scenes", "flags"):
-        n = options.n or {"scenes": SCENES, "flags": FLAGS}[world]
+        n = options.n or {"scenes": SCENES, "flags": FLAG_REQUESTS}[world]
         for outcome in _missing(world, n, there):
             log.info("%s", outcome)
             outcomes.append(outcome)

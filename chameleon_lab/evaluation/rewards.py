@@ -100,7 +100,7 @@ class JudgedDrawing:
     verdicts: dict[str, bool]
 
 
-def draw_requests(
+def one_drawing_each(
     lab: Chameleon, requests: Sequence[Document], seed: int, batch: int = 50, **changes: Any
 ) -> list[JudgedDrawing]:
     """One picture a request, with the lab's settings and these changes to them."""
@@ -126,7 +126,7 @@ def reward_outcomes(
     """
     nearest = NearestScene()
     for name in sets:
-        drawings = draw_requests(lab, PROMPT_SETS[name](n, seed), seed, guidance=1.0)
+        drawings = one_drawing_each(lab, PROMPT_SETS[name](n, seed), seed, guidance=1.0)
         for measure in ("all", "binding", "sizes", "layout", "background"):
             yield {"set": name, "measure": measure, "right": sum(each.verdicts[measure] for each in drawings), "n": n}
         if name == "two things":
@@ -142,7 +142,7 @@ def reward_outcomes(
             yield {"set": name, "measure": "likeness of right ones", "value": value, "unit": "dB", "n": len(right)}
     if "rewarded pairs" in sets:
         requests = PROMPT_SETS["rewarded pairs"](12, seed)
-        groups = [draw_requests(lab, [request] * 8, seed, guidance=1.0) for request in requests]
+        groups = [one_drawing_each(lab, [request] * 8, seed, guidance=1.0) for request in requests]
         different = np.mean([len({each.picture.tobytes() for each in group}) / 8 for group in groups])
         yield {"set": "rewarded pairs", "measure": "distinct of eight", "value": float(different), "n": len(groups)}
     for kind in OTHER_SKILLS if words else ():
