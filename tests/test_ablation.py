@@ -1,6 +1,7 @@
 """The ablation: equal passes, one ledger of seeds, and outcomes that are read back as they were written."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,8 @@ def test_a_command_that_was_stopped_goes_on_and_its_file_is_read_back(tmp_path, 
     def measure(lab, ways, n):
         for way in ways:
             measured.append(str(way))
-            yield AblationOutcome("scenes", 0, *way, n, 2, 15, (0.5, 0.2, 0.8), (1.0, 0.3, 1.0), (1.0, 0.3, 1.0))
+            values: Any = ("scenes", 0, *way, n, 2, 15, (0.5, 0.2, 0.8), (1.0, 0.3, 1.0), (1.0, 0.3, 1.0))
+            yield AblationOutcome(*values)
             if len(measured) == 5:
                 raise KeyboardInterrupt
 

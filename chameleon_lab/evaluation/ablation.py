@@ -210,11 +210,13 @@ def _best_place(lab: Chameleon, prompt: Prompt, replies: Sequence[Document]) -> 
 
 def read_ablation(path: Path | str) -> list[AblationOutcome]:
     """Outcomes that were written. Raises ValueError for a file that holds others."""
+
+    def outcome(plain: dict[str, Any]) -> AblationOutcome:
+        whole: dict[str, Any] = {name: tuple(each) if type(each) is list else each for name, each in plain.items()}
+        return AblationOutcome(**whole)
+
     with intact(path):
-        return [
-            AblationOutcome(**{name: tuple(each) if isinstance(each, list) else each for name, each in plain.items()})
-            for plain in read_json_lines(path)
-        ]
+        return [outcome(plain) for plain in read_json_lines(path)]
 
 
 def ablation_command(arguments: Sequence[str] | None = None) -> None:
