@@ -132,7 +132,7 @@ def _outcome(
         return round(value, 4), round(low, 4), round(high, 4)
 
     best = None if bests_N is None else share(bests_N)
-    of_all = share(rights_PN.mean(0)), best, share(rights_PN.any(0))
+    of_all = share(rights_PN.mean(0)), best, share(np.asarray(rights_PN.any(0)))
     return AblationOutcome(world, documents, *way, rights_PN.shape[1], len(rights_PN), seed, *of_all)
 
 
