@@ -209,7 +209,7 @@ def test_one_cell_aligns_a_model_on_a_file_of_conversations(base, tmp_path):
     gathered = experiment.data.gathered()
     experiment = replace(experiment, recipe=replace(experiment.recipe, rate=1e-2))
     assert len(gathered.held_out) == 2 and "conversations: 38 conversations" in str(gathered)
-    assert "line 41: There is no picture at" in str(gathered)
+    assert "line 41: There is no picture at" in str(gathered)  # and a training says so, too
     outcome = fine_tune(experiment, tmp_path / "run")
     assert outcome.after["new"]["loss"] < outcome.before["new"]["loss"]
     save_aligned(outcome.model, experiment, tmp_path / "model")

@@ -109,7 +109,8 @@ class GatheredConversations:
         lines = [f"{name}: {len(part):,} conversations" for name, part in self.parts.items()]
         lines += [f"held out: {len(self.held_out):,}"]
         for name, skips in self.skipped.items():
-            lines += [f"{name}: {len(skips):,} skipped, such as {each.name}: {each.reason}" for each in skips[:1]]
+            lines += [f"{name}: {len(skips):,} skipped, the first for this:"] * bool(skips)
+            lines += [f"    {each.name}: {each.reason}" for each in skips[:3]]
         return "\n".join(lines)
 
 
@@ -159,8 +160,6 @@ class Conversations:
             if not tokens:
                 first = f" The first that was skipped: {skips[0].name}: {skips[0].reason}." if skips else ""
                 raise ValueError(f"The source {name!r} holds no conversation to learn from.{first}")
-            if skips:
-                log.warning("%s: %d skipped; the first, %s: %s", name, len(skips), *skips[0])
             order = np.random.default_rng([seed, 24, zlib.crc32(name.encode())]).permutation(len(tokens))
             count = round(self.held_out * len(tokens))
             apart += [tokens[place] for place in sorted(order[:count])]
@@ -170,6 +169,9 @@ class Conversations:
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         whole = self.gathered(seed)
+        for name, skips in whole.skipped.items():
+            if skips:
+                log.warning("%s: %d skipped; the first, %s: %s", name, len(skips), *skips[0])
         weights = self.weights
         if weights is None:
             weights = {name: float(sum(len(each.tokens) for each in part)) for name, part in whole.parts.items()}
