@@ -53,7 +53,7 @@ def test_gradients_are_the_same_while_recording(lab):
 
 
 def test_an_unknown_pattern_is_an_error_that_names_what_there_is(lab):
-    why = r"No submodule matches 'layers\.\*'; the names begin embedding, modality, embedding_norm, blocks"
+    why = r"No submodule matches 'layers\.\*'; the names begin embedding, modality, positions, embedding_norm, blocks"
     with pytest.raises(ValueError, match=why), record(lab.model, "head", "layers.*"):
         pass
     assert hooks(lab.model) == 0

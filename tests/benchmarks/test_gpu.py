@@ -51,7 +51,8 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(tmp_p
         return [sys.executable, "-c", f"{start}(json.dumps(it)); {CHILDREN[name]}"]
 
     monkeypatch.setattr(command, "command", child)
-    monkeypatch.setattr(command, "PARTS", dict.fromkeys(CHILDREN, (None, 2.0)))
+    limits = {name: (None, 2.0 if name == "slow" else 60.0) for name in CHILDREN}
+    monkeypatch.setattr(command, "PARTS", limits)
     assert command.main(["--toy", "--out", str(tmp_path)]) == 1
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     wanted = ["failed (1)", "stopped after 2 s", "done"]
