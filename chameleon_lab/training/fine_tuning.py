@@ -10,12 +10,21 @@ What keeps the earlier: a lower rate, an `adapter`, `frozen` blocks, or earlier 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import platform
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.generation.settings import Settings
+from chameleon_lab.plain import plain_values
 from chameleon_lab.training.data import Data
 from chameleon_lab.training.experiments import Experiment
+from chameleon_lab.training.run import Run
 from chameleon_lab.transformer import Transformer
 
 
@@ -62,3 +71,37 @@ def fine_tune(experiment: Experiment, folder: Path | str | None = None, *, earli
     before = losses(experiment.build(corpora["new"]).model)
     model = experiment.run(folder).result()
     return FineTuned(model, before, losses(model))
+
+
+def save_result(
+    run: Run,
+    experiment: Experiment,
+    lab: Chameleon,
+    folder: Path,
+    *,
+    without: Collection[str] = ("tokenizer",),
+    settings: Settings | None = None,
+) -> Chameleon:
+    """Writes what came of a run, in float16, beside the tokenizers of `lab`, with a card; the model as it loads.
+
+    `without`: fields of the data that the card leaves out, such as places on this machine.
+    """
+    source, history = str(experiment.begins_from), run.history
+    gpu = torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU thread(s)"
+    description = dict(plain_values(replace(experiment, data=None)))
+    description["begins_from"] = {**description["begins_from"], "source": Path(source).name}
+    card: dict[str, Any] = {
+        "experiment": description,
+        "data": {name: value for name, value in plain_values(experiment.data).items() if name not in without},
+        "trained": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {machine}, torch {torch.__version__}",
+        "minutes": round(history.records[-1].seconds / 60, 1),
+        "steps": len(history.records),
+        "tokens": int(sum(history.series("tokens")[1])),
+        "notes": [f"begins from the weights of {Path(source).name}, and keeps the tiny model's two tokenizers"],
+        "before": None if source == "tiny" else Chameleon.load(source, device="cpu").card,
+    }
+    lab.tokenizer.image.half()
+    Chameleon(run.result().cpu().half(), lab.tokenizer, settings or lab.settings, card).save(folder)
+    return Chameleon.load(folder)

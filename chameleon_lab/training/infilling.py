@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +40,6 @@ from chameleon_lab.files import read_table
 from chameleon_lab.history import StepRecord
 from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.optimization import CoolDown
-from chameleon_lab.plain import plain_values
 from chameleon_lab.processes import in_processes
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import whole_folder, write_file
@@ -51,6 +48,7 @@ from chameleon_lab.training.ahead import made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY
+from chameleon_lab.training.fine_tuning import save_result
 from chameleon_lab.vocabulary import id_dtype
 
 log = logging.getLogger(__name__)
@@ -272,25 +270,8 @@ def train_infilling(
         precision="bf16-mixed" if gpu else "32-true",
     )
     run = experiment.run(folder / "transformer")
-    history = run.wait(report=InfillProgress(every))
-    card = {
-        "experiment": plain_values(replace(experiment, data=None)),
-        "data": {name: value for name, value in plain_values(data).items() if name not in ("scenes", "tokenizer")},
-        "trained": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {_device_name()}, torch {torch.__version__}",
-        "minutes": round(history.records[-1].seconds / 60, 1),
-        "steps": len(history.records),
-        "tokens": int(sum(history.series("tokens")[1])),
-        "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
-        "before": Chameleon.load(begins_from, device="cpu").card if begins_from != "tiny" else None,
-    }
-    lab.tokenizer.image.half()
-    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
-    return Chameleon.load(folder / "model")
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+    run.wait(report=InfillProgress(every))
+    return save_result(run, experiment, lab, folder / "model", without=("scenes", "tokenizer"))
 
 
 class InfillProgress:

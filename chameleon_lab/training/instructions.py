@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
-
-import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.instructions import TEMPLATES
-from chameleon_lab.plain import plain_values
 from chameleon_lab.signals import exit_code
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.experiments import INSTRUCTIONS
+from chameleon_lab.training.fine_tuning import save_result
 from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
@@ -42,25 +38,11 @@ def train_instructions(
     """
     folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
     data = data or Instructions()
-    before = None if begins_from == "tiny" else Chameleon.load(begins_from, device="cpu").card
     experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget)
     run = experiment.run(folder / "transformer")
-    history = run.wait(report=InfillProgress(every))
-    card = {
-        "experiment": plain_values(replace(experiment, data=None, begins_from=None)),
-        "data": {name: value for name, value in plain_values(data).items() if name not in ("tokenizer", "pairs")},
-        "trained": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-        "minutes": round(history.records[-1].seconds / 60, 1),
-        "steps": len(history.records),
-        "tokens": int(sum(history.series("tokens")[1])),
-        "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
-        "before": before,
-    }
-    lab.tokenizer.image.half()
+    run.wait(report=InfillProgress(every))
     settings = lab.settings.changed(image_temperature=0.0, guidance=1.0)  # a request determines its answer
-    Chameleon(run.result().cpu().half(), lab.tokenizer, settings, card).save(folder / "model")
-    return Chameleon.load(folder / "model")
+    return save_result(run, experiment, lab, folder / "model", without=("tokenizer", "pairs"), settings=settings)
 
 
 def train_instructions_command(arguments: Sequence[str] | None = None) -> None:

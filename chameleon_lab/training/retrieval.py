@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from chameleon_lab.corpora.packing import Batch, bucket, tokenize
 from chameleon_lab.documents import Document
 from chameleon_lab.monitors.alarms import NotANumber
 from chameleon_lab.optimization import CoolDown
-from chameleon_lab.plain import plain_values
 from chameleon_lab.retrieval.prompts import put_before
 from chameleon_lab.signals import exit_code
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -31,6 +28,7 @@ from chameleon_lab.training.ahead import made_ahead
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY
+from chameleon_lab.training.fine_tuning import save_result
 from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
@@ -115,23 +113,9 @@ def train_retrieval(
     folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
     data = FlagDocuments(lab.tokenizer, tokens, two_flags=two_flags)
     experiment = replace(LOOKING_UP, begins_from=begins_from, data=data, budget=Budget(steps=steps))
-    before = Chameleon.load(begins_from, device="cpu").card if begins_from != "tiny" else None
     run = experiment.run(folder / "transformer")
-    history = run.wait(report=InfillProgress(every))
-    card = {
-        "experiment": plain_values(replace(experiment, data=None)),
-        "data": {name: value for name, value in plain_values(data).items() if name != "tokenizer"},
-        "trained": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-        "minutes": round(history.records[-1].seconds / 60, 1),
-        "steps": len(history.records),
-        "tokens": int(sum(history.series("tokens")[1])),
-        "notes": [f"begins from the weights of {Path(begins_from).name}, and keeps the tiny model's two tokenizers"],
-        "before": before,
-    }
-    lab.tokenizer.image.half()
-    Chameleon(run.result().cpu().half(), lab.tokenizer, lab.settings, card).save(folder / "model")
-    return Chameleon.load(folder / "model")
+    run.wait(report=InfillProgress(every))
+    return save_result(run, experiment, lab, folder / "model")
 
 
 def train_retrieval_command(arguments: Sequence[str] | None = None) -> None:
