@@ -56,13 +56,7 @@ def fill(folder: Path, letter: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks beside threads")
-@pytest.mark.parametrize(
-    "swaps",
-    [  # both are killed after each of seventy operations; the second is for file systems that cannot exchange
-        pytest.param(True, id="exchange"),
-        pytest.param(False, id="two renamings", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("swaps", [True, False], ids=["exchange", "two renamings"])
 def test_a_writer_killed_at_any_operation_leaves_old_or_new_and_nothing_stays_over(tmp_path, monkeypatch, swaps):
     if not swaps:
         monkeypatch.setattr(storage, "EXCHANGES", {})
