@@ -733,6 +733,9 @@ def test_the_rows_of_obelics_are_documents_and_its_pictures_are_called_by_addres
     parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "obelics.parquet")
     read = list(archives.parquet(tmp_path / "obelics.parquet", find))
     assert len(read) == 4 and archives.expected_entries("parquet", tmp_path) == 2
+    (tmp_path / "obelics.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ValueError, match="damaged"):
+        archives.expected_entries("parquet", tmp_path)
 
 
 def test_how_many_entries_to_expect_is_known_beforehand_or_not_said(pictures, tmp_path):
@@ -740,6 +743,8 @@ def test_how_many_entries_to_expect_is_known_beforehand_or_not_said(pictures, tm
     assert archives.expected_entries("jsonl", tmp_path / "lines.jsonl") == 3
     assert archives.expected_entries("captions", pictures) == len(picture_listing(pictures).files)
     assert archives.expected_entries("text", tmp_path) is None
+    os.mkfifo(tmp_path / "pipe.jsonl")  # nobody writes into it: to open it would never end
+    assert archives.expected_entries("jsonl", tmp_path / "pipe.jsonl") is None
 
 
 def test_a_few_kilobytes_of_parquet_never_become_gigabytes(tmp_path):

@@ -229,8 +229,12 @@ def expected_entries(kind: str, path: Path) -> int | None:
     if kind == "parquet":
         from pyarrow.parquet import ParquetFile  # pyright: ignore[reportMissingImports]
 
-        return sum(ParquetFile(file).metadata.num_rows for file in _archive_files(path, ".parquet"))
-    if kind in ("jsonl", "obelics", "mmc4") and path.suffix == ".jsonl":
+        rows = 0
+        for file in _archive_files(path, ".parquet"):
+            with _foreign(file), ParquetFile(require_regular(file)) as table:
+                rows += table.metadata.num_rows
+        return rows
+    if kind in ("jsonl", "obelics", "mmc4") and path.suffix == ".jsonl" and path.is_file():
         with path.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
     return None

@@ -381,19 +381,18 @@ SMALL = replace(
 )
 """The same at 38 M parameters, for one GPU."""
 
+GENTLER = replace(
+    TINY.recipe, rate=TINY.recipe.rate / 2, muon_rate=TINY.recipe.muon_rate / 2, schedule=CoolDown(0.4), warm_up=30
+)
+"""The tiny model's recipe for a training that begins from its weights."""
+
 INSTRUCTIONS = replace(
     TINY,
     name="instructions",
     begins_from="tiny",
     data=Instructions(),
     budget=Budget(steps=1200),
-    recipe=replace(
-        TINY.recipe,
-        rate=TINY.recipe.rate / 2,
-        muon_rate=TINY.recipe.muon_rate / 2,
-        schedule=CoolDown(0.4),
-        warm_up=30,
-    ),
+    recipe=GENTLER,
     monitors=(),  # time is what this training has least of
     rules=(NotANumber(),),
 )

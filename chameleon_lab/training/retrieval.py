@@ -20,14 +20,13 @@ from chameleon_lab.corpora.flags import looked_up
 from chameleon_lab.corpora.packing import Batch, bucket, tokenize
 from chameleon_lab.documents import Document
 from chameleon_lab.monitors.alarms import NotANumber
-from chameleon_lab.optimization import CoolDown
 from chameleon_lab.retrieval.prompts import put_before
 from chameleon_lab.signals import exit_code
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.ahead import made_ahead
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
-from chameleon_lab.training.experiments import TINY
+from chameleon_lab.training.experiments import GENTLER, TINY
 from chameleon_lab.training.fine_tuning import save_result
 from chameleon_lab.training.infilling import InfillProgress
 
@@ -84,13 +83,7 @@ LOOKING_UP = replace(
     name="retrieval",
     begins_from="tiny",
     budget=Budget(steps=600),
-    recipe=replace(
-        TINY.recipe,
-        rate=TINY.recipe.rate / 2,
-        muon_rate=TINY.recipe.muon_rate / 2,
-        schedule=CoolDown(0.4),
-        warm_up=30,
-    ),
+    recipe=GENTLER,
     monitors=(),  # time is what this training has least of
     rules=(NotANumber(),),
 )
