@@ -11,14 +11,8 @@ import pytest
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import COLOURS, arrange
-from chameleon_lab.evaluation.benchmarks import (
-    BENCHMARKS,
-    Benchmark,
-    BenchmarkItem,
-    benchmark_items,
-    benchmark_table,
-    run_benchmark,
-)
+from chameleon_lab.evaluation.benchmark_items import Benchmark, BenchmarkItem, benchmark_items
+from chameleon_lab.evaluation.benchmarks import BENCHMARKS, benchmark_table, run_benchmark
 from chameleon_lab.evaluation.captions import cider
 
 
@@ -85,10 +79,56 @@ FILES: dict[str, dict[str, str]] = {
         )
     },
 }
+DIALOGUES = {
+    "questions": ["is it red", "how many"],
+    "answers": ["yes", "no", "two"],
+    "dialogs": [
+        {
+            "image_id": 7,
+            "caption": "a star",
+            "dialog": [
+                {"question": 0, "answer": 0, "gt_index": 0, "answer_options": [0, 1]},
+                {"question": 1, "answer": 2, "gt_index": 1, "answer_options": [1, 2]},
+                {"question": 0, "answer": 1, "gt_index": 0, "answer_options": [1, 0]},
+            ],
+        },
+        {"image_id": 8, "caption": "nobody judged this", "dialog": []},
+    ],
+}
+PARAGRAPHS = [
+    {"image_id": 5, "url": "https://example.org/VG_100K/5.jpg", "paragraph": "not in the split"},
+    {"image_id": 7, "url": "https://example.org/VG_100K_2/7.jpg", "paragraph": " A star. It is red. "},
+]
+FILES |= {
+    "CM3Leon COCO": FILES["COCO"],
+    "CM3Leon VQA2": {name: text for name, text in FILES["VQAv2"].items() if "train" not in name},
+    "VizWiz": {
+        "val.json": json.dumps([{"image": "7.jpg", "question": "What is it?", "answers": [{"answer": "star"}] * 10}])
+    },
+    "OKVQA": {
+        "OpenEnded_mscoco_val2014_questions.json": json.dumps(VQA_QUESTIONS),
+        "mscoco_val2014_annotations.json": json.dumps(
+            {"annotations": [{"question_id": 5, "answers": [{"answer": "a"}] + [{"answer": "star"}] * 9}]}
+        ),
+    },
+    "Image paragraphs": {"paragraphs_v1.json": json.dumps(PARAGRAPHS), "test_split.json": "[7]"},
+    "VisDial": {
+        "visdial_1.0_val.json": json.dumps({"data": DIALOGUES}),
+        "visdial_1.0_val_dense_annotations.json": json.dumps(
+            [{"image_id": 7, "round_id": 2, "gt_relevance": [0.2, 1.0]}]
+        ),
+    },
+}
 FILES["HellaSwag, 10 shots"] = FILES["HellaSwag"] | {"hellaswag_train.jsonl": FILES["HellaSwag"]["hellaswag_val.jsonl"]}
 PICTURES = {
     "COCO": ["val2014/val.png", "val2014/test.png"],
     "Flickr30k": ["flickr30k-images/val.png", "flickr30k-images/test.png"],
+    "CM3Leon COCO": ["val2014/test.png"],
+    "CM3Leon VQA2": ["val2014/COCO_val2014_000000000007.jpg"],
+    "VizWiz": ["val/7.jpg"],
+    "OKVQA": ["val2014/COCO_val2014_000000000007.jpg"],
+    "Image paragraphs": ["VG_100K_2/7.jpg"],
+    "VisDial": ["VisualDialog_val2018/VisualDialog_val2018_000000000007.jpg"],
     "VQAv2": [f"{split}/COCO_{split}_000000000007.jpg" for split in ("val2014", "train2014")],
 }
 FIRST: dict[str, tuple[str, tuple[str, ...] | str]] = {
@@ -104,8 +144,24 @@ FIRST: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "MATH": ("Problem:\n1/2?\n\nSolution:", r"\frac{1}{2}"),
     "COCO": ("<image>\nCaption:", "A test picture."),
     "VQAv2": ("<image>\nQuestion: What is it?\nAnswer:", "star"),
+    "VizWiz": ("<image>\nQuestion: What is it?\nAnswer:", "star"),
+    "OKVQA": ("<image>\nQuestion: What is it?\nAnswer:", "a"),
+    "Image paragraphs": ("<image>\nDescribe the picture in very fine detail:", "A star. It is red."),
+    "VisDial": (
+        "<image>\na star\nQuestion: is it red? Answer: yes\nQuestion: how many? Answer:",
+        (" no", " two"),
+    ),
 }
-SOLUTIONS = {"PIQA": " y", "SIQA": " b", "WinoGrande": " Ben waved.", "ARC-C": " this", "BoolQ": " yes", "MMLU": " B"}
+SOLUTIONS = {
+    "PIQA": " y",
+    "SIQA": " b",
+    "WinoGrande": " Ben waved.",
+    "ARC-C": " this",
+    "BoolQ": " yes",
+    "MMLU": " B",
+    "OKVQA": " star",
+    "VisDial": " two",
+}
 
 
 def filled(folder: Path, name: str) -> Path:
@@ -149,7 +205,9 @@ def test_what_is_missing_is_named_with_where_to_get_it(name, tiny, tmp_path):
     assert pattern in str(caught.value) and BENCHMARKS[name].source in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["PIQA", "BoolQ", "MMLU", "MATH", "COCO", "VQAv2"])
+@pytest.mark.parametrize(
+    "name", ["PIQA", "BoolQ", "MMLU", "MATH", "COCO", "VQAv2", "VizWiz", "Image paragraphs", "VisDial"]
+)
 def test_files_that_are_not_as_published_are_one_clear_error(name, tiny, tmp_path):
     folder = filled(tmp_path, name)
     for path in folder.rglob("*"):
@@ -212,6 +270,9 @@ def test_the_shipped_model_is_right_about_its_own_world(tiny, tmp_path):
 
 
 def test_the_papers_values_are_those_of_its_tables():
+    ancestor = {"CM3Leon COCO": 61.6, "CM3Leon VQA2": 47.6, "VizWiz": 37.6, "OKVQA": 23.8, "Image paragraphs": 10.5}
+    for name, value in (ancestor | {"VisDial": 22.6}).items():
+        assert dict(BENCHMARKS[name].paper) == {"7B, fine-tuned": value} and not BENCHMARKS[name].shots
     assert BENCHMARKS["COCO"].paper["34B"] == 120.2 and BENCHMARKS["GSM8K"].paper["34B maj@32"] == 77.0
     table = benchmark_table().split("\n")
     assert len(table) == len(BENCHMARKS) + 2

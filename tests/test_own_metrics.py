@@ -8,8 +8,9 @@ from pathlib import Path
 import metric_references as references
 import numpy as np
 import pytest
+from sklearn.metrics import ndcg_score
 
-from chameleon_lab.evaluation.answers import boxed_answer, last_number, majority_answer, vqa_accuracy, vqa_normal
+from chameleon_lab.evaluation.answers import boxed_answer, last_number, majority_answer, ndcg, vqa_accuracy, vqa_normal
 from chameleon_lab.evaluation.captions import caption_words, cider
 
 MADE = json.loads(Path(references.__file__).with_suffix(".json").read_text())
@@ -49,6 +50,17 @@ def test_an_answer_is_right_where_three_of_the_other_nine_give_it(answers, accur
 def test_an_answer_loses_what_does_not_count():
     assert vqa_normal("The two T-shirts, dont!") == "2 t shirts don't"
     assert vqa_normal("1,000 people") == "1000 people" and vqa_normal("3.5.") == "3.5"
+
+
+def test_ndcg_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        relevance = rng.choice([0, 0, 0.2, 0.4, 1], size=20)
+        relevance[rng.integers(20)] = 0.6
+        scores, relevant = rng.standard_normal(20), int((relevance > 0).sum())
+        expected = ndcg_score([relevance], [scores], k=relevant)
+        assert ndcg(scores, relevance) == pytest.approx(expected)
+    assert ndcg([3, 2, 1], [1, 0.5, 0]) == 1 and ndcg([1, 2, 3], [1, 0, 0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,6 +109,7 @@ def test_most_replies_decide_and_those_without_an_answer_have_no_vote():
         "unequal": (lambda: cider(["a"], []), "1 captions and 0 lists"),
         "no reference": (lambda: cider(["a", "b"], [["a"], []]), "at place 1 has no reference"),
         "no people": (lambda: vqa_accuracy("a", []), "there are none"),
+        "nothing relevant": (lambda: ndcg([1, 2], [0, 0]), "found relevant"),
         "no replies": (lambda: majority_answer([], last_number), "one reply or more"),
     }.values(),
 )

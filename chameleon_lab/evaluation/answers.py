@@ -1,6 +1,7 @@
 """Answers compared with people's: VQA's accuracy over ten of them, and the answer that most of N replies come to.
 
 - `vqa_accuracy`: the rule and the normalisation of VQA's own evaluation program (visualqa.org), whose oddities are kept
+- `ndcg`: how well candidates are ranked, beside people's relevance of each (VisDial's)
 - `majority_answer`: of several replies the answer that most give (maj@N); of equally frequent ones the first
 - `last_number`, `boxed_answer`: what a reply to GSM8K or MATH comes to
 """
@@ -11,6 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
+NDCG_DEFINITION = "NDCG over as many candidates as people found relevant, gains by relevance, as VisDial's"
 VQA_DEFINITION = "VQA accuracy: mean over ten people of min(1, matches among the nine others / 3), as visualqa.org's"
 
 _NUMBERS: dict[str, str] = dict(
@@ -88,6 +92,19 @@ def majority_answer(replies: Sequence[str], answer_of: Callable[[str], str | Non
         raise ValueError("A majority is of one reply or more.")
     votes = Counter(answer for reply in replies if (answer := answer_of(reply)) is not None)
     return votes.most_common(1)[0][0] if votes else None
+
+
+def ndcg(scores: Sequence[float] | np.ndarray, relevance: Sequence[float]) -> float:
+    """Normalized discounted cumulative gain, 0 to 1, at the number of candidates whose relevance is above 0.
+
+    `scores`: higher is ranked first; of equal ones the earlier is. Raises ValueError where nothing is relevant.
+    """
+    gains = np.asarray(relevance, dtype=float)
+    if not (gains > 0).any():
+        raise ValueError("NDCG needs a candidate that people found relevant, and there is none.")
+    discounts = 1 / np.log2(np.arange(2, 2 + int((gains > 0).sum())))
+    ranked = gains[np.argsort(-np.asarray(scores, dtype=float), kind="stable")]
+    return float(ranked[: len(discounts)] @ discounts / (np.sort(gains)[::-1][: len(discounts)] @ discounts))
 
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
