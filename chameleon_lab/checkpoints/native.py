@@ -28,7 +28,7 @@ from chameleon_lab.checkpoints import names, provenance
 from chameleon_lab.checkpoints.evidence import Claim, plain_config
 from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions, require_blocks, require_layers
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
-from chameleon_lab.files import intact, read_json
+from chameleon_lab.files import absence, intact, read_json
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import require_fields
@@ -238,8 +238,14 @@ def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> Image
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        there = "holds no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    if fault := absence(path):
+        there = (
+            "does not exist"
+            if not folder.exists()
+            else "is a file"
+            if not folder.is_dir()
+            else f"its config.json {fault}"
+        )
         raise FileNotFoundError(
             f"{folder} is no model folder: it {there}. "
             "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
@@ -291,8 +297,8 @@ def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    if fault := absence(path):
+        raise ValueError(f"The checkpoint is incomplete: {path} {fault}.")
     return path
 
 
