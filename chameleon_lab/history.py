@@ -371,8 +371,8 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
-    `process`, which began at `process_start`, trains it on `host`; `beat` is when it last gave a sign of life, in seconds
-    since 1970 by that machine's clock, 0 where it gives none.
+    `process`, which began at `process_start`, trains it on `host`; `beat` is when it last gave a sign of life, in
+    seconds since 1970 by that machine's clock, 0 where it gives none.
     `thresholds`: by measure and level, the values beyond which its rules sound. `behind`: the run that has the machine
     while this one waits for it.
     """
@@ -502,8 +502,8 @@ class RecordedRun:
     def _silence(self, beat: float) -> float:
         """Seconds since the last sign of life; 0 for a run that gives none.
 
-        The two machines' clocks may differ, so the other one's is believed at the first look alone: of a sign that comes
-        later, this one's clock says when.
+        The two machines' clocks may differ, so the other one's is believed at the first look alone: of a sign that
+        comes later, this one's clock says when.
         """
         if not beat:
             return 0.0

@@ -165,7 +165,7 @@ def test_a_process_of_another_machine_counts_as_gone_after_silence_whatever_its_
 
     beat()
     run = RecordedRun(folder)
-    assert run.state.status == ("interrupted" if skew < 0 else "running")  # the first look knows the other's clock alone
+    assert run.state.status == ("interrupted" if skew < 0 else "running")  # the first look has that clock alone
     now[0] += HEARTBEAT
     beat()
     assert run.state.status == "running"
