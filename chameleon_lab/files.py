@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,16 +74,37 @@ def reason_of(error: BaseException) -> str:
     return f"{words} ({type(error).__name__})" if words else type(error).__name__
 
 
+KINDS_OF_PLACES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def absence(path: Path | str) -> str:
+    """What is there instead of a regular file, as a sentence goes on after its name; "" where there is one.
+
+    A pipe or a device is never opened to find out: it would wait, or never end.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return "is a link to what is not there" if os.path.islink(path) else "is missing"
+    return "" if kind == stat.S_IFREG else f"is {KINDS_OF_PLACES.get(kind, 'something else')}, not a file"
+
+
 def require_regular(path: Path | str, largest: int | None = None) -> Path:
     """The path, if a regular file of at most `largest` bytes lies there.
 
     Raises FileNotFoundError where there is none, ValueError for anything else.
     """
     path = Path(path)
-    if not path.is_file():
+    if fault := absence(path):
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}.")
-        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file.")
+        raise ValueError(f"{path} {fault}.")
     size = path.stat().st_size
     if largest is not None and size > largest:
         raise ValueError(f"{path} has {size:,} bytes, and of its kind at most {largest:,} are read.")

@@ -371,7 +371,8 @@ class RunState:
     `settings`: what can be changed while it runs, by name, as it is now. `offers`: fixes a fork can have, by name.
     `steps`: of the whole budget, where it is one of steps. `tokens_per_second`: of the last steps. `parent`: the run
     this one was forked from, at `forked_at`, and `difference` from it, in words. `forks`: names of its own forks.
-    `process`, which began at `process_start`, trains it on `host`.
+    `process`, which began at `process_start`, trains it on `host`; `beat` is when it last gave a sign of life, in
+    seconds since 1970 by that machine's clock, 0 where it gives none.
     `thresholds`: by measure and level, the values beyond which its rules sound. `behind`: the run that has the machine
     while this one waits for it.
     """
@@ -391,6 +392,7 @@ class RunState:
     process: int = 0
     process_start: str = ""
     host: str = ""
+    beat: float = 0.0
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
     behind: str = ""
 
@@ -439,6 +441,13 @@ class PostedOrder:
         return cls(order, str(plain.get("command")), {} if arguments is None else arguments)
 
 
+HEARTBEAT = 20.0
+"""Seconds between two signs of life of a process that trains; it writes them to `state.json`."""
+
+SILENCE = 180.0
+"""Seconds without a sign of life after which a process of another machine counts as gone: it cannot be asked from here,
+and what it writes may come late over a shared disk."""
+
 SECOND_LOOK = 5.0
 """Seconds until a fork's folder that was not there is looked for again."""
 
@@ -461,9 +470,12 @@ class RecordedRun:
         self._events = Tail(self.folder / "events.jsonl", run_event)
         self._forks: dict[str, RecordedRun] = {}
         self._forks_missed: tuple[tuple[str, ...], float] = (), 0.0  # those that no folder had, and when
+        self._heard = 0.0, 0.0  # the last sign of life, and when it came by this machine's monotonic clock
 
     @property
     def state(self) -> RunState:
+        """How it stands. One whose process is gone is `interrupted`: at once where that ran on this machine, and on
+        another one after `SILENCE` seconds without a sign of life."""
         try:
             written = read_table(self.folder / "state.json")
             plain: dict[str, Any] = {key: written[key] for key in written if key in RunState.__dataclass_fields__}
@@ -474,9 +486,32 @@ class RecordedRun:
                 raise TypeError("settings and thresholds are objects")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return RunState(self.folder.name, "interrupted")
-        here = state.host == socket.gethostname()
-        dead = here and not alive(state.process, state.process_start)
-        return replace(state, status="interrupted") if dead and not state.over else state
+        if state.over:
+            return state
+        if state.host == socket.gethostname():
+            return state if alive(state.process, state.process_start) else replace(state, status="interrupted")
+        if (silence := self._silence(state.beat)) <= SILENCE:
+            return state
+        message = (
+            f"Process {state.process} on {state.host} has given no sign of life for {silence / 60:.0f} minutes, and "
+            f"gives one every {HEARTBEAT:.0f} s: it is gone, or this folder is a copy that is not renewed. Started "
+            "again in its folder, the run goes on."
+        )
+        return replace(state, status="interrupted", error=state.error or message)
+
+    def _silence(self, beat: float) -> float:
+        """Seconds since the last sign of life; 0 for a run that gives none.
+
+        The two machines' clocks may differ, so the other one's is believed at the first look alone: of a sign that
+        comes later, this one's clock says when.
+        """
+        if not beat:
+            return 0.0
+        before, since = self._heard
+        if beat != before:
+            since = time.monotonic() - (0.0 if before else max(0.0, time.time() - beat))
+            self._heard = beat, since
+        return time.monotonic() - since
 
     @property
     def history(self) -> History:

@@ -1,8 +1,11 @@
 """Toys and helpers that tests share: real objects of the library, random and small. Fixtures are in conftest.py."""
 
+import os
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +106,32 @@ class Trap:
 
     def __reduce__(self):
         return (exec, ("raise SystemExit('the pickle was read')",))
+
+
+IN_PLACES = ("missing", "empty", "a pipe", "a folder", "a socket", "a device")
+"""What may lie in the place of a file: see `in_place_of`."""
+
+
+def in_place_of(path: Path, state: str) -> None:
+    """Has one of `IN_PLACES` in the place of a file. A pipe waits for ever, and /dev/zero does not end."""
+    path.unlink(missing_ok=True)
+    match state:
+        case "empty":
+            path.touch()
+        case "a pipe":
+            os.mkfifo(path)
+        case "a folder":
+            path.mkdir()
+        case "a socket":
+            here = os.getcwd()
+            os.chdir(path.parent)  # the path of a socket has at most a hundred letters
+            try:
+                with socket.socket(socket.AF_UNIX) as end:
+                    end.bind(path.name)
+            finally:
+                os.chdir(here)
+        case "a device":
+            path.symlink_to("/dev/zero")
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -83,7 +83,7 @@ def test_a_file_without_use_is_refused_in_words(tmp_path, source, words):
     (tmp_path / "wrong.py").write_text(source)
     with pytest.raises(ValueError, match=words):
         read_additions(tmp_path / "wrong.py")
-    with pytest.raises(ValueError, match="There is no file"):
+    with pytest.raises(ValueError, match="is missing"):
         read_additions(tmp_path / "missing.py")
 
 

@@ -180,7 +180,7 @@ def refused(folder, why: str, error: type[Exception] = ValueError) -> None:
 def test_what_is_no_model_folder_is_refused(folder, tmp_path):
     refused(tmp_path / "nowhere", "nowhere is no model folder: it does not exist", FileNotFoundError)
     refused("no-such-model", "no-such-model is no model folder", FileNotFoundError)
-    refused(tmp_path, "holds no config.json", FileNotFoundError)
+    refused(tmp_path, "its config.json is missing", FileNotFoundError)
     refused(folder / "config.json", "is no model folder", FileNotFoundError)
 
 
@@ -282,7 +282,7 @@ def test_weights_at_odds_with_the_config_are_named(folder, change, why):
 def test_a_missing_or_broken_text_tokenizer_is_refused(folder):
     for content in (b"", b"no model"):
         (folder / "text_tokenizer.model").write_bytes(content)
-        refused(folder, "text_tokenizer.model is missing or damaged")
+        refused(folder, "text_tokenizer.model is damaged")
     (folder / "text_tokenizer.model").unlink()
     refused(folder, "text_tokenizer.model is missing")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support import IN_PLACES, in_place_of
 from test_formats import make_lab
 
 from chameleon_lab.chameleon import Chameleon
@@ -69,6 +70,23 @@ def edit(path: Path, *keys: str, to: object) -> None:
         place = place[key]
     place[keys[-1]] = to
     path.write_text(write(plain))
+
+
+@pytest.mark.parametrize("state", IN_PLACES)
+@pytest.mark.parametrize("layout", ["native", "meta", "huggingface"])
+def test_of_a_model_the_error_names_the_file_that_is_not_what_it_should_be(layout, state, copy, tmp_path):
+    """And no other, such as the config that asks for it; a file that nothing needs may be missing."""
+    whole = copy(layout)
+    names = sorted(str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file())
+    assert len(names) > 2
+    for name in names:
+        shutil.rmtree(tmp_path / layout)
+        in_place_of(copy(layout) / name, state)
+        try:
+            Chameleon.load(tmp_path / layout, device="cpu", acknowledge_licence=True)
+        except (ValueError, FileNotFoundError) as error:
+            others = [each for each in names if each != name and str(tmp_path / layout / each) in str(error)]
+            assert Path(name).name in str(error) and not others, f"{name}: {error}"
 
 
 NUMBERS = {

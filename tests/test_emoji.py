@@ -22,6 +22,7 @@ from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation import emoji as evaluation_of_emoji
 from chameleon_lab.evaluation.emoji import PARTS, BestByName, EmojiScores, best, naming
 from chameleon_lab.evaluation.judge import Judge
+from chameleon_lab.evaluation.results import difference
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -299,12 +300,16 @@ def test_the_protocol_gives_each_measure_its_n_and_the_same_figures_twice(folder
     lab.settings = replace(lab.settings, max_tokens=70)
     judge = Judge(emoji, Pixels())
     tables = [
-        {name: score for part in EmojiScores(lab, emoji, judge, n=2).parts.values() for name, score in part()}
+        {each.value.card.metric: each for part in EmojiScores(lab, emoji, judge, n=2).parts.values() for each in part()}
         for _ in range(2)
     ]
-    assert tables[0] == tables[1] and len(tables[0]) == 19
-    assert tuple(EmojiScores(lab, emoji, judge).parts) == PARTS
-    assert all(0 <= score.share <= 1 and 0 < score.n <= 4 for score in tables[0].values())
+    assert len(tables[0]) == 19 and tuple(EmojiScores(lab, emoji, judge).parts) == PARTS
+    for name, result in tables[0].items():
+        assert result.value == tables[1][name].value and (result.scores == tables[1][name].scores).all()
+        assert 0 <= result.value.value <= 100 and 0 < result.value.card.n == len(result.scores) <= 4
+    other = next(iter(EmojiScores(lab, emoji, judge, n=2, seed=3).parts["drawings"]()))
+    apart = difference(other, tables[0][other.value.card.metric])
+    assert apart.verdict == "not measured alike" and {"seed", "reference_hash"} >= apart.apart.keys() > set()
 
 
 def test_real_drawings_are_nearest_to_themselves_by_their_pixels(folder, tokenizer):

@@ -6,12 +6,24 @@ import os
 import random
 import re
 import socket
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from chameleon_lab.history import Alarm, Answer, History, Intervention, RecordedRun, RunState, StepRecord, event_line
+from chameleon_lab.history import (
+    HEARTBEAT,
+    SILENCE,
+    Alarm,
+    Answer,
+    History,
+    Intervention,
+    RecordedRun,
+    RunState,
+    StepRecord,
+    event_line,
+)
 from chameleon_lab.measures import default_thresholds
 
 HISTORY = History((StepRecord(0, 0.5, {"loss": 3.25}), StepRecord(1, 1.0, {"loss": 1 / 3, "norm": float("inf")})))
@@ -139,6 +151,35 @@ def test_a_run_whose_process_is_gone_was_interrupted(folder):
     assert RecordedRun(folder).state.status == "running"
     (folder / "state.json").write_text("{")
     assert RecordedRun(folder).state.status == "interrupted"
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 0.0, 3600.0])
+def test_a_process_of_another_machine_counts_as_gone_after_silence_whatever_its_clock_says(folder, monkeypatch, skew):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: 1.8e9 + now[0])
+    plain = json.loads((folder / "state.json").read_text()) | {"host": "another machine", "process": 7}
+
+    def beat() -> None:
+        (folder / "state.json").write_text(json.dumps(plain | {"beat": time.time() + skew}))
+
+    beat()
+    run = RecordedRun(folder)
+    assert run.state.status == ("interrupted" if skew < 0 else "running")  # the first look has that clock alone
+    now[0] += HEARTBEAT
+    beat()
+    assert run.state.status == "running"
+    now[0] += SILENCE - 1
+    assert run.state.status == "running"
+    now[0] += 2
+    assert run.state.status == "interrupted"
+    assert "Process 7 on another machine has given no sign of life for 3 minutes" in run.state.error
+    with pytest.raises(ValueError, match="is interrupted: no process here trains it"):
+        run.act("stop")
+    beat()
+    assert run.state.status == "running" and run.state.error == ""
+    (folder / "state.json").write_text(json.dumps(plain | {"status": "finished"}))
+    assert run.state.status == "finished"
 
 
 def test_an_order_is_a_line_and_its_answer_is_read_from_the_events(folder):

@@ -19,7 +19,7 @@ from chameleon_lab.corpora.infilling import cell_spans, code_places, restore
 from chameleon_lab.corpora.scene_codes import drawn_with, image_of_scene, numbered_scene, scene_number, scene_range
 from chameleon_lab.corpora.scenes import sample_scene, sample_where
 from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text, rectangle
-from chameleon_lab.evaluation.infilling import HOLE_TASKS, evaluate_infilling, hole_tasks, well_formed
+from chameleon_lab.evaluation.infilling import HOLE_TASKS, hole_tasks, infilling_results, well_formed
 from chameleon_lab.generation.guidance import TwoWay
 from chameleon_lab.generation.infilling import infill_prompt
 from chameleon_lab.records import FilledSegment
@@ -385,8 +385,11 @@ def test_one_call_trains_a_model_that_fills(tmp_path, monkeypatch):
     changes = [float((value - before[name]).abs().mean()) for name, value in lab.model.state_dict().items()]
     assert 0 < max(changes) < 0.1  # it began from the tiny model's weights, and went on
     assert lab.card["steps"] >= 1 and lab.card["experiment"]["begins_from"]["source"] == "tiny"
-    scores = dict(evaluate_infilling(lab, n=1))
-    assert len(scores) == 6 and all(score.n == 1 for score in scores.values())
+    results = list(infilling_results(lab, n=1))
+    cards = {each.value.card.metric: each.value.card for each in results}
+    assert len(cards) == 6 and all(card.n == 1 and card.seed == 2026 for card in cards.values())
+    assert len({card.reference_hash for card in cards.values()}) == len(HOLE_TASKS)  # each was asked something else
+    assert all(str(lab.settings.image_temperature) in card.definition for card in cards.values())
     data = training.InfillDocuments(tmp_path / "scenes", lab.tokenizer)
     begin = replace(short, model=replace(short.model, layers=2), data=data).prepare(tmp_path).begin
     with pytest.raises(ValueError, match="a model of another shape: layers 6 there, 2 here"):

@@ -17,13 +17,17 @@ import numpy as np
 import pytest
 from processes import Ranks, shared_ranks
 
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.commands.launch import BASES
 from chameleon_lab.commands.main import main
+from chameleon_lab.corpora.mixture import Mixture
+from chameleon_lab.corpora.shards import write_shards
+from chameleon_lab.documents import Document, Text
 from chameleon_lab.history import RecordedRun
 from chameleon_lab.monitors.outputs import ResidualNorm
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm
-from chameleon_lab.training.data import PAIRS, Scenes
+from chameleon_lab.training.data import PAIRS, Corpora, Scenes
 from chameleon_lab.training.experiments import LAB
 from chameleon_lab.training.folder import RunFolder, shares_work
 from chameleon_lab.training.launch import launch
@@ -264,6 +268,30 @@ def test_another_number_of_processes_goes_on_with_the_same_order_and_losses(rank
         assert history.series("tokens") == whole.series("tokens")
         assert history.series("loss")[1] == pytest.approx(whole.series("loss")[1], rel=1e-5)
     assert len(values(tmp_path / "fewer")) == 10
+
+
+def test_shards_of_unequal_sizes_are_shared_by_any_number_of_processes(ranks, tmp_path):
+    """No process owns a shard, so that none waits for another's: six batches a step by 3 processes, 2, or 1."""
+    lengths = [3] * 20 + [250] + [30] * 5 + [1] * 10
+    texts = (Document([Text(" word" * length)]) for length in lengths)
+    corpus = write_shards(tmp_path / "corpus", texts, Chameleon.load("tiny").tokenizer, shard_tokens=100)
+    sizes = sorted(shard["tokens"] for shard in corpus.card["shards"])
+    assert len(sizes) >= 4 and sizes[-1] > 2 * sizes[0]
+    folder, data = tmp_path / "run", Corpora({"uneven": tmp_path / "corpus"}, rows=1, context=64)
+    uneven = replace(PLAIN, data=data)
+    code = f"replace(PLAIN, data=Corpora({{'uneven': {str(tmp_path / 'corpus')!r}}}, rows=1, context=64))"
+    two_each = "CPU | {'accumulate_grad_batches': 2, 'callbacks': [At(2, 7, killed)]}"
+    three = f"{TOYS}raise SystemExit(take_part({code}, Path({str(folder)!r}), {two_each}))"
+    codes = ranks(three, 3, folder.with_suffix(".log"))
+    assert codes[2] == -signal.SIGKILL and RecordedRun(folder).state.status == "failed"
+    assert shared(ranks, folder, code) == [0, 0]
+    assert RecordedRun(folder).state.status == "finished" and [*RecordedRun(folder).ranks] == [0, 1, 2]
+    whole = uneven.run(tmp_path / "whole", trainer={"accumulate_grad_batches": 6}).wait()
+    mixture = data.open(0, None).batches
+    assert isinstance(mixture, Mixture) and mixture.epochs(60)["uneven"] > 2  # it is gone through several times
+    history = RecordedRun(folder).history
+    assert history.series("tokens") == whole.series("tokens")
+    assert history.series("loss")[1] == pytest.approx(whole.series("loss")[1], rel=1e-5)
 
 
 def test_a_process_that_fails_says_so_in_the_folder_and_a_full_disk_ends_nothing(ranks, tmp_path):

@@ -18,7 +18,7 @@ from chameleon_lab.corpora.flags import is_held_out, looked_up, read_flag, sampl
 from chameleon_lab.corpora.packing import tokenize
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.documents import Blank, Document, EndTurn
-from chameleon_lab.evaluation.retrieval import evaluate_retrieval, lookup_tasks
+from chameleon_lab.evaluation.retrieval import lookup_tasks, retrieval_results
 from chameleon_lab.generation.guidance import ThreeWay, TwoWay, image_alone
 from chameleon_lab.retrieval.augmentation import augment
 from chameleon_lab.retrieval.bank import BANK_FILES, Bank, document_vectors
@@ -448,12 +448,17 @@ def test_the_evaluation_tells_a_reader_from_a_guesser(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Chameleon, "engine", SimpleNamespace(generate=generate))
     rows = {
-        name: scores
-        for name, _, scores in evaluate_retrieval(tiny, TwoTower.load(find("retrieval") / "encoder"), 8, (1.0,))
+        name: results
+        for name, _, results in retrieval_results(tiny, TwoTower.load(find("retrieval") / "encoder"), 8, (1.0,))
     }
-    assert rows["the right document"]["everything"].share == rows["two right documents"]["flag"].share == 1
-    assert rows["no document"]["flag"].share == rows["a wrong document"]["flag"].share == 0
-    assert rows["2 looked up"]["flag"].share >= 0.75  # the encoder has never read these names
+    shares = {name: {measure: each.value.value for measure, each in results.items()} for name, results in rows.items()}
+    assert shares["the right document"]["everything"] == shares["two right documents"]["flag"] == 100
+    assert shares["no document"]["flag"] == shares["a wrong document"]["flag"] == 0
+    assert shares["2 looked up"]["flag"] >= 75  # the encoder has never read these names
+    cards = [each.value.card for results in rows.values() for each in results.values()]
+    assert len({card.reference_hash for card in cards}) == len(rows)
+    assert len({card.metric for card in cards}) == 2 * len(rows)
+    assert all(card.n == 8 and card.seed == 2026 and "guidance 1.0" not in card.definition for card in cards)
 
 
 def test_batches_of_flags_are_a_function_of_seed_and_step_and_learn_only_drawings(tiny: Chameleon) -> None:

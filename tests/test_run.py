@@ -217,6 +217,22 @@ def test_a_paused_run_stands_still_lets_others_pass_and_goes_on_unchanged(experi
     assert losses(run.wait()) == losses(wanted)
 
 
+def test_a_run_that_makes_no_step_goes_on_giving_signs_of_life_until_it_is_over(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr("chameleon_lab.training.run.HEARTBEAT", 0.05)
+    run = replace(experiment, monitors=(*experiment.monitors, Slow())).run(tmp_path)
+    hold(run)
+    beats, ends = set[float](), time.monotonic() + 60
+    while len(beats) < 3:
+        beats.add(RecordedRun(tmp_path).state.beat)
+        assert time.monotonic() < ends, "no sign of life came"
+        time.sleep(0.02)
+    assert RecordedRun(tmp_path).state.status == "paused" and max(beats) <= time.time()
+    run.stop()
+    run.wait()
+    assert not any(thread.name == f"signs of life of {run.name}" for thread in threading.enumerate())
+    assert RecordedRun(tmp_path).state.status == "stopped"
+
+
 def test_a_stopped_run_goes_on_where_it_was(experiment, tmp_path):
     wanted = experiment.run(tmp_path / "whole").wait()
     slow = replace(experiment, monitors=(*experiment.monitors, Slow()))

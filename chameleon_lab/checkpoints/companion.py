@@ -6,6 +6,7 @@ It holds blocks of the vocabulary, groups of norms, the grid, generation default
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class Companion:
 def read_companion(folder: Path) -> Companion:
     """Raises ValueError for a file that is damaged."""
     path = folder / COMPANION
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Companion()
     with intact(path, "Save the model anew, or take the file away."):
         return companion_of(read_table(path))

@@ -48,7 +48,7 @@ from chameleon_lab.checkpoints.text_files import (
     write_text_tokenizer,
 )
 from chameleon_lab.checkpoints.torch_files import open_torch
-from chameleon_lab.files import read_table
+from chameleon_lab.files import absence, read_table
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
@@ -216,9 +216,9 @@ def _require_unpacked(tensors: dict[str, LazyTensor], folder: Path) -> dict[str,
 def read_config(folder: Path) -> dict[str, Any]:
     """Raises FileNotFoundError where there is no `config.json`, ValueError where it is damaged."""
     path = folder / "config.json"
-    if not path.is_file():
-        there = "holds no config.json" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: it {there}.")
+    if fault := absence(path):
+        there = f"its config.json {fault}" if folder.is_dir() else "it does not exist"
+        raise FileNotFoundError(f"{folder} is no folder of Hugging Face's Chameleon: {there}.")
     plain = read_table(path, remedy="The folder is damaged; get or save it anew.")
     for key, kind in (
         ("architectures", list),

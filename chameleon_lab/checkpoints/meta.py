@@ -30,7 +30,7 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy, v
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.checkpoints.vqgans import read_yaml_config
-from chameleon_lab.files import read_table
+from chameleon_lab.files import absence, read_table
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -86,8 +86,8 @@ class Meta:
         if not any((folder / name).is_file() for name in ("vqgan.ckpt", "vqgan.yaml")):
             return None
         yaml_path = folder / "vqgan.yaml"
-        if not yaml_path.is_file():
-            raise ValueError(f"The image tokenizer is incomplete: {yaml_path} is missing.")
+        if fault := absence(yaml_path):
+            raise ValueError(f"The image tokenizer is incomplete: {yaml_path} {fault}.")
         tensors = read_image_tensors(folder / "vqgan.ckpt")
         config = read_yaml_config(yaml_path, "quantize.proj.weight" in tensors)
         require_blocks(config, tensors, folder, "vqgan.yaml")

@@ -28,7 +28,7 @@ from chameleon_lab.checkpoints import names, provenance
 from chameleon_lab.checkpoints.evidence import Claim, plain_config
 from chameleon_lab.checkpoints.opened import Opened, QuantizerClass, ReadOptions, require_blocks, require_layers
 from chameleon_lab.checkpoints.tensors import files_of, fill, open_safetensors, tensors_of, write_safetensors
-from chameleon_lab.files import intact, read_json
+from chameleon_lab.files import absence, intact, read_json
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import require_fields
@@ -71,23 +71,23 @@ class Native:
                 f"{place} holds an image tokenizer alone and no model: `load_image_tokenizer` of "
                 "chameleon_lab.chameleon reads it."
             )
+        tensors = open_safetensors(place, "model")  # outside: whose fault it is, is not always the config's
         with _damage(place):
             model_config = _model_config(config["model"], options.fixes)
             vocabulary = Vocabulary(**_tuples(config["vocabulary"]))
             settings = _settings(config["generation"], place)
-            require_layers(model_config, open_safetensors(place, "model"), place)
+            require_layers(model_config, tensors, place)
             with outline():
                 Transformer(model_config)  # what it cannot be built of is damage, too
-            text = _text_tokenizer(config["text_tokenizer"], place)
+            kind = _text_kind(config["text_tokenizer"])
             grid = config["image_tokenizer"].get("missing")
-        image = None
+        text, image = _text_tokenizer(kind, place), None
         if not grid:
             image = read_native_images(place, options.quantizers, dtype=options.dtype, device=options.device)
         tokenizer = MixedModalTokenizer(text, image, vocabulary, grid=grid and tuple(grid), source=str(place))
         card = provenance.with_licence(config.get("card", {}), options.licence)
         weights = place / "model.safetensors"
-        tensors = names.without_wrappers(open_safetensors(place, "model"))
-        return Opened(model_config, tensors, tokenizer, settings, card, weights)
+        return Opened(model_config, names.without_wrappers(tensors), tokenizer, settings, card, weights)
 
     def image_tokenizer(self, folder: Path, options: ReadOptions) -> ImageTokenizer | None:
         if not (is_native(folder) and (folder / "image_tokenizer.safetensors").is_file()):
@@ -210,7 +210,8 @@ def read_native_images(
         if config["image_tokenizer"].get("missing"):
             raise ValueError(f"{folder} holds no image tokenizer: the model was saved without one.")
         image_config = _image_config(config["image_tokenizer"], quantizers)
-        tensors = open_safetensors(folder, "image_tokenizer")
+    tensors = open_safetensors(folder, "image_tokenizer")
+    with _damage(folder):
         require_blocks(image_config, tensors, folder)
         with outline():
             image = ImageTokenizer(image_config, str(folder))
@@ -237,8 +238,14 @@ def _image_config(plain: dict[str, Any], own: Iterable[QuantizerClass]) -> Image
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        there = "holds no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    if fault := absence(path):
+        there = (
+            "does not exist"
+            if not folder.exists()
+            else "is a file"
+            if not folder.is_dir()
+            else f"its config.json {fault}"
+        )
         raise FileNotFoundError(
             f"{folder} is no model folder: it {there}. "
             "Give a folder that `lab.save` or `chameleon-lab train` wrote, or 'tiny'."
@@ -270,18 +277,19 @@ def _model_config(plain: dict[str, Any], own: Iterable[type]) -> ModelConfig:
     return ModelConfig(**{**plain, "fixes": tuple(fixes)})
 
 
+def _text_kind(kind: Any) -> str:
+    if kind not in ("bytes", "sentencepiece", "json", "none"):
+        raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes, sentencepiece and json.")
+    return kind
+
+
 def _text_tokenizer(kind: str, folder: Path) -> TextTokenizer | None:
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "none":
         return None
-    if kind not in ("sentencepiece", "json"):
-        raise ValueError(f"No text tokenizer is called {kind!r}; there are bytes, sentencepiece and json.")
     path = folder / ("text_tokenizer.model" if kind == "sentencepiece" else "text_tokenizer.json")
-    try:
-        return (SentencePieceTokenizer if kind == "sentencepiece" else JsonTokenizer).load(_existing(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is missing or damaged: {error}") from error
+    return (SentencePieceTokenizer if kind == "sentencepiece" else JsonTokenizer).load(_existing(path))
 
 
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
@@ -289,8 +297,8 @@ def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    if fault := absence(path):
+        raise ValueError(f"The checkpoint is incomplete: {path} {fault}.")
     return path
 
 

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from chameleon_lab.files import LARGEST_JSON, LFS_POINTER, read_table
+from chameleon_lab.files import LARGEST_JSON, LFS_POINTER, absence, read_table
 from chameleon_lab.storage import name_file
 
 DTYPES = {
@@ -192,8 +192,8 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _one_safetensors(path: Path) -> dict[str, LazyTensor]:
-    if not path.is_file():
-        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    if fault := absence(path):
+        raise ValueError(f"The checkpoint is incomplete: {path} {fault}.")
     check_fetched(path)
     try:
         file: Any = safe_open(path, framework="pt")  # stays open as long as a lazy tensor is about

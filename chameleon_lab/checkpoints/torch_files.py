@@ -33,6 +33,7 @@ from chameleon_lab.checkpoints.tensors import (
     lazy,
     size,
 )
+from chameleon_lab.files import absence
 
 WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict")
 """Keys under which training programs put a model's tensors, averaged ones before others."""
@@ -90,8 +91,8 @@ def open_torch(path: Path | str) -> dict[str, LazyTensor]:
     Raises ValueError, with nothing executed, for a file that is damaged, of before torch 1.6, or more than weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"The checkpoint is incomplete: {path} is missing.")
+    if fault := absence(path):
+        raise ValueError(f"The checkpoint is incomplete: {path} {fault}.")
     check_fetched(path)
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"

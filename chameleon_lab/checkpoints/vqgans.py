@@ -22,7 +22,7 @@ from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.opened import ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, visible_files
 from chameleon_lab.checkpoints.torch_files import open_torch
-from chameleon_lab.files import LARGEST_YAML, read_yaml
+from chameleon_lab.files import LARGEST_YAML, absence, read_yaml
 from chameleon_lab.outlines import outline
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
@@ -167,8 +167,8 @@ def read_yaml_config(path: Path, gumbel: bool = False) -> ImageTokenizerConfig:
 
     Raises ValueError for one missing, damaged, or of another architecture.
     """
-    if not path.is_file():
-        raise ValueError(f"The image tokenizer is incomplete: {path} is missing.")
+    if fault := absence(path):
+        raise ValueError(f"The image tokenizer is incomplete: {path} {fault}.")
     plain = read_yaml(path, "Get it anew.")
     try:
         params = plain["model"]["params"]

@@ -24,7 +24,7 @@ import PIL.Image
 from chameleon_lab.corpora.folders import FolderListing, lies_within, listing, picture_listing
 from chameleon_lab.corpora.turns import TURN_KEYS, conversation_of
 from chameleon_lab.documents import Document, Image, Segment, Text
-from chameleon_lab.files import LARGEST_JSON, parse_json, read_json, read_table, reason_of, text_of_file
+from chameleon_lab.files import LARGEST_JSON, absence, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
 
 log = logging.getLogger(__name__)
@@ -390,8 +390,8 @@ def each_entry(path: Path | str, read: Callable[[str, Any], Iterator[Entry | Ski
     A line that is not JSON, and one that `read` cannot understand, is skipped.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+    if fault := absence(path):
+        raise ValueError(f"{path} {fault}.")
     if path.suffix == ".json" or _begins_array(path):
         entries = read_json(path, LARGEST_JSON)
         if not isinstance(entries, list):

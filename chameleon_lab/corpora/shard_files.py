@@ -25,7 +25,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
-from chameleon_lab.files import LARGEST_JSON, intact, read_table
+from chameleon_lab.files import LARGEST_JSON, absence, intact, read_table
 from chameleon_lab.storage import write_file
 from chameleon_lab.vocabulary import Vocabulary, id_dtype
 
@@ -51,9 +51,9 @@ def file_name(part: str, number: int) -> str:
 def read_card(folder: Path) -> tuple[dict[str, Any], Vocabulary]:
     """The card of a folder of shards, and the vocabulary in it."""
     path = folder / "card.json"
-    if not path.is_file():
+    if fault := absence(path):
         raise ValueError(
-            f"{folder} holds no shards: there is no card.json, which is written last. "
+            f"{folder} holds no shards: its card.json {fault}, which is written last. "
             "Write them with `chameleon-lab tokenize`."
         )
     with intact(path, "Copy the corpus again, or write it anew."):

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from chameleon_lab.files import absence
 from chameleon_lab.monitors.alarms import Rule, check_rules
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.stability import KINDS, StabilityFix, kind
@@ -74,8 +75,8 @@ def read_additions(path: Path | str) -> Additions:
     Raises ValueError where the file is not there, fails, or holds nothing of the kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}: name one that defines a fix, a corpus, a rule or a quantizer.")
+    if fault := absence(path):
+        raise ValueError(f"{path} {fault}: name a file that defines a fix, a corpus, a rule or a quantizer.")
     module = module_of_file(path)
     foreign = _imports(path)
     public = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and name not in foreign}
@@ -109,8 +110,8 @@ def read_additions(path: Path | str) -> Additions:
 def module_of_file(path: Path) -> ModuleType:
     """A person's Python file, executed: it must be one that you trust. Raises ValueError, naming it, where it is not
     there or fails."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}: name a Python file.")
+    if fault := absence(path):
+        raise ValueError(f"{path} {fault}: name a Python file.")
     # By the file's own name and among the loaded modules, so that a run can record the source of what it defines.
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_{fingerprint(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)

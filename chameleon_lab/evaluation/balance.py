@@ -35,6 +35,7 @@ from chameleon_lab.storage import write_file
 from chameleon_lab.training.alignment import ALIGNMENT, Conversations, SceneCategory
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import Experiment
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.vocabulary import Modality, Vocabulary
 
 log = logging.getLogger(__name__)
@@ -312,6 +313,7 @@ def balance_outcome(
     return BalanceOutcome(balance, seed, round(drawn, 4), round(images, 4), n, pictures, chances)
 
 
+@locks_folder
 def balance_outcomes(folder: Path | str, seeds: Sequence[int] = (0, 1, 2), n: int = 120) -> Iterator[BalanceOutcome]:
     """Trains what is not in the folder's `outcomes.jsonl` yet, seed after seed, and measures it; first the model that
     all begin from, as "before"."""

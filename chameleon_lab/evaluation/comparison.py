@@ -23,6 +23,7 @@ from chameleon_lab.records import MetricValue
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.quantizers import Quantizer
 from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 
 STRIP = 8  # scenes that every contender is shown with
@@ -73,6 +74,7 @@ def unseen_scenes(count: int = 200, seed: int = 2026) -> Iterator[PIL.Image.Imag
     return (sample_scene(rng).picture() for _ in range(count))
 
 
+@locks_folder
 def compare_quantizers(
     folder: Path | str,
     *,

@@ -24,6 +24,7 @@ from chameleon_lab.corpora.emoji import DRAW, STYLE_NAMES, WHAT, Emoji
 from chameleon_lab.corpora.emoji_artwork import LANGUAGES, Drawn
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation.judge import Judge, round_trips
+from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 from chameleon_lab.evaluation.scenes import Score
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
@@ -88,14 +89,14 @@ class BestByName:
 
 
 class EmojiScores:
-    """The protocol's measures of a model, `n` prompts each."""
+    """The protocol's measures of a model, `n` prompts each: every one a `Result`, named by its card's metric."""
 
     def __init__(self, lab: Chameleon, emoji: Emoji, judge: Judge, n: int = 200, seed: int = 2026) -> None:
         self.lab, self.emoji, self.judge, self.n, self.seed = lab, emoji, judge, n, seed
 
     @property
-    def parts(self) -> dict[str, Callable[[], Iterator[tuple[str, Score]]]]:
-        """The protocol in parts, each a few minutes' work, which give (measure, score) pairs."""
+    def parts(self) -> dict[str, Callable[[], Iterator[Result]]]:
+        """The protocol in parts, each a few minutes' work."""
         return {
             "judge": self.agreement,
             "names": self.names,
@@ -106,22 +107,39 @@ class EmojiScores:
             "guidance": lambda: self.guided(6),
         }
 
-    def names(self) -> Iterator[tuple[str, Score]]:
-        yield "named right", self.named("trainable", LANGUAGES[:1], 1)
-        yield "named right in a second language", self.named("trainable", LANGUAGES[1:], 2)
-        yield "named right, held-out style", self.named("drawing", LANGUAGES[:1], 3)
+    def result(
+        self, measure: str, rights: Sequence[bool], items: Sequence[str], how: str, guidance: float | None = None
+    ) -> Result:
+        """A measure with its protocol; `items`: what was asked, in words."""
+        sampled = settings_words(self.lab.settings.changed(guidance=guidance))
+        card = evaluation_card(
+            measure,
+            f"{how}; {sampled}",
+            f"{len(self.emoji.ideas)} ideas of emoji",
+            items,
+            n=len(rights),
+            lab=self.lab,
+            pictures=True,
+            seed=self.seed,
+        )
+        return Result.of(rights, card)
 
-    def words(self) -> Iterator[tuple[str, Score]]:
-        yield "words pick their picture among 24", self.picked("trainable", 4)
-        yield "words pick their picture among 24, held-out style", self.picked("drawing", 5)
+    def names(self) -> Iterator[Result]:
+        yield self.named("named right", "trainable", LANGUAGES[:1], 1)
+        yield self.named("named right in a second language", "trainable", LANGUAGES[1:], 2)
+        yield self.named("named right, held-out style", "drawing", LANGUAGES[:1], 3)
 
-    def agreement(self) -> Iterator[tuple[str, Score]]:
-        tokenizer = self.lab.tokenizer.image
+    def words(self) -> Iterator[Result]:
+        yield self.picked("words pick their picture among 24", "trainable", 4)
+        yield self.picked("words pick their picture among 24, held-out style", "drawing", 5)
+
+    def agreement(self) -> Iterator[Result]:
+        tokenizer, how = self.lab.tokenizer.image, "the judge of the image tokenizer's round trips"
         for where, which in (("trainable", "real artwork's round trips"), ("drawing", "held-out round trips")):
-            count = min(2 * self.n, len(self.emoji.drawings(where)))
-            ideas, styles = self.judge.agreement(self.emoji, tokenizer, count, where, self.seed)
-            yield f"the judge names {which}", Score(ideas / count, count)
-            yield f"the judge tells the style of {which}", Score(styles / count, count)
+            rows = self.judge.agreement(self.emoji, tokenizer, 2 * self.n, where, self.seed)
+            items, ideas, styles = ([row[place] for row in rows] for place in range(3))
+            yield self.result(f"the judge names {which}", ideas, items, how)
+            yield self.result(f"the judge tells the style of {which}", styles, items, how)
 
     def picks(self, where: str, key: int) -> list[tuple[Drawn, str]]:
         """`n` drawings of a side of the split; fewer where there are no more."""
@@ -146,7 +164,7 @@ class EmojiScores:
             replies += self.lab.engine.generate(documents[start : start + 64], settings, seeds[start : start + 64])
         return replies
 
-    def named(self, where: str, languages: Sequence[str], key: int) -> Score:
+    def named(self, measure: str, where: str, languages: Sequence[str], key: int) -> Result:
         picks = self.picks(where, key)
         choices = [languages[place % len(languages)] for place in range(len(picks))]
         documents = [
@@ -158,17 +176,18 @@ class EmojiScores:
             reply.text == idea.names[language]
             for (idea, _), language, reply in zip(picks, choices, replies, strict=True)
         ]
-        return Score(float(np.mean(rights)), len(rights))
+        return self.result(measure, rights, [item_words(each) for each in documents], "the name word for word")
 
-    def picked(self, where: str, key: int) -> Score:
+    def picked(self, measure: str, where: str, key: int) -> Result:
         """Whether, of 24 drawings by one hand, the model finds a name likeliest for the one that is so called."""
-        rng, rights = np.random.default_rng([self.seed, key, 1]), list[bool]()
+        rng, rights, items = np.random.default_rng([self.seed, key, 1]), list[bool](), list[str]()
         for idea, style in self.picks(where, key):
             others = [each for each in self.emoji.ideas if style in each.styles and each is not idea]
             chosen = [others[place] for place in rng.choice(len(others), CANDIDATES - 1, replace=False)]
             images = [self.image(each, style) for each in (idea, *chosen)]
             rights.append(best(self.lab, images, idea.names["en"]) == 0)
-        return Score(float(np.mean(rights)), len(rights))
+            items.append(", ".join([style, *(each.idea for each in (idea, *chosen))]))
+        return self.result(measure, rights, items, "the likeliest of 24")
 
     def requests(self, picks: Sequence[tuple[Drawn, str]], tries: int = 1) -> list[Document]:
         return [
@@ -177,7 +196,7 @@ class EmojiScores:
             for _ in range(tries)
         ]
 
-    def drawn(self, where: str, key: int) -> Iterator[tuple[str, Score]]:
+    def drawn(self, where: str, key: int) -> Iterator[Result]:
         """First tries, the best of eight by the model's own naming, and the style of the first."""
         picks, side = self.picks(where, key), "" if where == "trainable" else ", held-out idea and style"
         replies = self.generate(self.requests(picks, TRIES), key)
@@ -195,9 +214,12 @@ class EmojiScores:
             ("best of eight by its own naming", bests),
             ("the style drawn is the style asked", styles),
         ):
-            yield measure + side, Score(float(np.mean(rights)), len(rights))
+            yield self.result(measure + side, rights, self.asked(picks), "the judge among all ideas")
 
-    def combined(self, key: int) -> Iterator[tuple[str, Score]]:
+    def asked(self, picks: Sequence[tuple[Drawn, str]]) -> list[str]:
+        return [request.text for request in self.requests(picks)]
+
+    def combined(self, key: int) -> Iterator[Result]:
         """Unseen combinations, first tries: by the judge, and by pixels, among all of the family by the same hand."""
         picks = self.picks("combination", key)
         replies = self.generate(self.requests(picks), key)
@@ -215,9 +237,11 @@ class EmojiScores:
             self.nearest(trip, idea.family, style) == idea.idea
             for (idea, style), trip in zip(picks, trips, strict=True)
         ]
-        yield "unseen combinations, first try, by the judge", Score(float(np.mean(by_judge)), len(picks))
-        yield "unseen combinations, first try, by pixels", Score(float(np.mean(by_pixels)), len(picks))
-        yield "the pixels name the round trips of these", Score(float(np.mean(real)), len(picks))
+        pixels, items = "the nearest pixels among the family by the same hand", self.asked(picks)
+        judged = "the judge among all ideas"
+        yield self.result("unseen combinations, first try, by the judge", by_judge, items, judged)
+        yield self.result("unseen combinations, first try, by pixels", by_pixels, items, pixels)
+        yield self.result("the pixels name the round trips of these", real, items, pixels)
 
     def nearest(self, picture: PIL.Image.Image, family: str, style: str) -> str:
         """The idea of a family whose drawing by this hand differs least in its pixels, each moved by up to 4."""
@@ -244,7 +268,7 @@ class EmojiScores:
             for key, ideas in drawings.items()
         }
 
-    def guided(self, key: int) -> Iterator[tuple[str, Score]]:
+    def guided(self, key: int) -> Iterator[Result]:
         """The same requests and seeds as the first tries, with guidance."""
         picks = self.picks("trainable", key)
         replies = self.generate(self.requests(picks), key, GUIDED, seeds=range(0, TRIES * len(picks), TRIES))
@@ -252,7 +276,8 @@ class EmojiScores:
             bool(reply.pictures) and self.judge.verdicts(reply.pictures[:1])[0][0] == idea.idea
             for (idea, _), reply in zip(picks, replies, strict=True)
         ]
-        yield f"drawn right at the first try, guidance {GUIDED:g}", Score(float(np.mean(rights)), len(rights))
+        measure, how = f"drawn right at the first try, guidance {GUIDED:g}", "the judge among all ideas"
+        yield self.result(measure, rights, self.asked(picks), how, GUIDED)
 
 
 def _coarse(picture: PIL.Image.Image) -> np.ndarray:
@@ -349,7 +374,8 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
     parts, place = EmojiScores(lab, emoji, judge, options.n, options.seed).parts, find(options.model)
     card = lab.card | {"scores": lab.card.get("scores", {}) if options.part else {}, "scores_seed": options.seed}
     for part in options.part or parts:
-        for measure, score in parts[part]():
+        for result in parts[part]():
+            measure, score = result.value.card.metric, Score.of(result)
             log.info("%-58s %s", measure, score)
             card["scores"] |= {measure: {"share": round(score.share, 4), "n": score.n}}
         if options.write:

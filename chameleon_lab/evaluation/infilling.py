@@ -25,6 +25,7 @@ from chameleon_lab.corpora.checker import SceneReading, compare_scenes, read_sce
 from chameleon_lab.corpora.holes import cells_of_thing, telling_words, with_another_thing, without_thing
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Blank, Document, Image
+from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 from chameleon_lab.evaluation.scenes import Score
 from chameleon_lab.signals import exit_code
 
@@ -120,6 +121,14 @@ def evaluate_infilling(
     lab: Chameleon, kinds: Sequence[str] = tuple(HOLE_TASKS), n: int = 200, seed: int = 2026, batch: int = 50
 ) -> Iterator[tuple[str, Score]]:
     """(measure, score) pairs: `n` of each of `HOLE_TASKS`, filled with the lab's settings."""
+    for result in infilling_results(lab, kinds, n, seed, batch):
+        yield result.value.card.metric, Score.of(result)
+
+
+def infilling_results(
+    lab: Chameleon, kinds: Sequence[str] = tuple(HOLE_TASKS), n: int = 200, seed: int = 2026, batch: int = 50
+) -> Iterator[Result]:
+    """What `evaluate_infilling` gives, each with its protocol and its tasks' verdicts."""
     for kind in kinds:
         tasks, verdicts = hole_tasks(kind, n, seed, lab.tokenizer.grid), dict[str, list[bool]]()
         for start in range(0, n, batch):
@@ -129,8 +138,25 @@ def evaluate_infilling(
             for task, document in zip(some, documents, strict=True):
                 for measure, right in task.verdicts(document).items():
                     verdicts.setdefault(measure, []).append(right)
+        items = [f"{item_words(task.document)}\n{hidden_words(task.document)}" for task in tasks]
         for measure, rights in verdicts.items():
-            yield measure, Score(sum(rights) / len(rights), len(rights))
+            card = evaluation_card(
+                measure,
+                f"words by exact match, pictures by corpora.checker; {settings_words(lab.settings)}",
+                f"held-out scenes with something hidden, {kind}",
+                items,
+                n=len(rights),
+                lab=lab,
+                pictures=True,
+                seed=seed,
+            )
+            yield Result.of(rights, card)
+
+
+def hidden_words(document: Document) -> str:
+    """What of a document is hidden: cells of its pictures by number."""
+    masks = [part.mask for part in document if isinstance(part, Image) and part.mask is not None]
+    return "\n".join(" ".join(map(str, np.flatnonzero(mask))) for mask in masks)
 
 
 def evaluate_infilling_command(arguments: Sequence[str] | None = None) -> None:

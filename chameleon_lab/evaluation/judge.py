@@ -79,17 +79,19 @@ class Judge:
         nearest_B = (self._whitened(self._normed(self._grouped(pictures))) @ self._drawings_NF.T).argmax(1)
         return [(idea.idea, style) for idea, style in (self.drawings[place] for place in nearest_B.tolist())]
 
-    def agreement(self, emoji: Emoji, tokenizer: ImageTokenizer, n: int, where: str, seed: int = 0) -> tuple[int, int]:
-        """Of `n` round trips of drawings on a side of the split, a little shifted and scaled: ideas right, styles."""
+    def agreement(
+        self, emoji: Emoji, tokenizer: ImageTokenizer, n: int, where: str, seed: int = 0
+    ) -> list[tuple[str, bool, bool]]:
+        """Of `n` round trips of drawings on a side of the split, a little shifted and scaled: idea and style in words,
+        whether the idea is right, and whether the style is."""
         rng = np.random.default_rng([seed, 11])
         drawings = emoji.drawings(where)
         picks = [drawings[place] for place in rng.choice(len(drawings), min(n, len(drawings)), replace=False)]
         verdicts = self.verdicts(round_trips(tokenizer, [emoji.picture(idea, style, rng) for idea, style in picks]))
-        pairs = list(zip(picks, verdicts, strict=True))
-        return (
-            sum(idea.idea == verdict[0] for (idea, _), verdict in pairs),
-            sum(style == verdict[1] for (_, style), verdict in pairs),
-        )
+        return [
+            (f"{idea.idea}, {style}", idea.idea == named, style == hand)
+            for (idea, style), (named, hand) in zip(picks, verdicts, strict=True)
+        ]
 
 
 def round_trips(tokenizer: ImageTokenizer, pictures: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:

@@ -22,6 +22,7 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.flags import Flag, read_flag, sample_flags
 from chameleon_lab.corpora.scenes import BACKGROUNDS
 from chameleon_lab.documents import Document
+from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 from chameleon_lab.evaluation.scenes import Score
 from chameleon_lab.generation.grammar import Rules
 from chameleon_lab.generation.settings import Settings
@@ -105,21 +106,32 @@ def draw_requests(
 
 def judge_flags(tasks: Sequence[LookupTask], replies: Sequence[Document]) -> dict[str, Score]:
     """The shares of tasks with a picture whose four fields are right ("flag"), and whose background is, too."""
+    verdicts = flag_verdicts(tasks, replies)
+    return {measure: Score(sum(rights) / len(tasks), len(tasks)) for measure, rights in verdicts.items()}
+
+
+def flag_verdicts(tasks: Sequence[LookupTask], replies: Sequence[Document]) -> dict[str, list[bool]]:
+    """By measure, whether each task's reply is right."""
     rights, wholes = list[bool](), list[bool]()
     for task, reply in zip(tasks, replies, strict=True):
         colours, background = read_flag(reply.pictures[0]) if len(reply.pictures) == 1 else ((), "")
         rights.append(colours == task.flag.colours)
         wholes.append(rights[-1] and background == task.background)
-    return {
-        measure: Score(sum(verdicts) / len(tasks), len(tasks))
-        for measure, verdicts in (("flag", rights), ("everything", wholes))
-    }
+    return {"flag": rights, "everything": wholes}
 
 
 def evaluate_retrieval(
     lab: Chameleon, encoder: Encoder, n: int = 200, guidances: Sequence[float] = (1.0, 1.5, 3.0), seed: int = 2026
 ) -> Iterator[tuple[str, float, dict[str, Score]]]:
     """(what stood before, guidance, scores): each of `ARRANGEMENTS`, then 1 and 2 documents from a bank of all."""
+    for name, guidance, results in retrieval_results(lab, encoder, n, guidances, seed):
+        yield name, guidance, {measure: Score.of(result) for measure, result in results.items()}
+
+
+def retrieval_results(
+    lab: Chameleon, encoder: Encoder, n: int = 200, guidances: Sequence[float] = (1.0, 1.5, 3.0), seed: int = 2026
+) -> Iterator[tuple[str, float, dict[str, Result]]]:
+    """What `evaluate_retrieval` gives, each with its protocol and its tasks' verdicts."""
     tasks = lookup_tasks(n, seed)
     bank = Bank.of([document for task in tasks for document in task.right], encoder, lab.tokenizer)
     retriever = Retriever(lab, bank, encoder)
@@ -135,7 +147,24 @@ def evaluate_retrieval(
     for name, hits in ways.items():
         for guidance in guidances:
             settings = lab.settings.changed(guidance=guidance)
-            yield name, guidance, judge_flags(tasks, draw_all(retriever, tasks, hits, settings, seed))
+            verdicts = flag_verdicts(tasks, draw_all(retriever, tasks, hits, settings, seed))
+            results = dict[str, Result]()
+            for measure, rights in verdicts.items():
+                card = evaluation_card(
+                    f"{measure}, {name}",
+                    f"colours by corpora.flags.read_flag; {settings_words(settings)}",
+                    "flags with held-out names",
+                    [
+                        "\n".join([*(item_words(hit.document) for hit in some), task.request.text])
+                        for task, some in zip(tasks, hits, strict=True)
+                    ],
+                    n=len(rights),
+                    lab=lab,
+                    pictures=True,
+                    seed=seed,
+                )
+                results[measure] = Result.of(rights, card)
+            yield name, guidance, results
 
 
 def evaluate_retrieval_command(arguments: Sequence[str] | None = None) -> None:

@@ -44,6 +44,11 @@ class Score:
     share: float
     n: int
 
+    @classmethod
+    def of(cls, result: Result) -> Score:
+        """The same share without its protocol."""
+        return cls(float(result.scores.mean()), len(result.scores))
+
     @property
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.share, self.n)
@@ -123,7 +128,7 @@ def evaluate(
 ) -> Iterator[tuple[str, Score]]:
     """(measure, score) pairs, kind after kind: `n` prompts of each kind, sampled with the lab's settings."""
     for result in scene_results(lab, kinds, n, seed, batch):
-        yield result.value.card.metric, Score(float(result.scores.mean()), len(result.scores))
+        yield result.value.card.metric, Score.of(result)
 
 
 def scene_results(

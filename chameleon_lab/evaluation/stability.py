@@ -23,6 +23,7 @@ from chameleon_lab.measures import measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
 from chameleon_lab.parts import require_fields
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
+from chameleon_lab.training.folder import locks_folder
 
 NOTHING = Additions()
 SPAN = 20
@@ -103,6 +104,7 @@ class PresetOutcome:
         )
 
 
+@locks_folder
 def outcomes(
     folder: Path | str,
     names: Sequence[str] = NAMES,

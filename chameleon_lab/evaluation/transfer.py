@@ -32,6 +32,7 @@ from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.experiments import INSTRUCTIONS
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.instructions import without_tasks
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def task_batches(tokenizer: MixedModalTokenizer, n: int, seed: int = 2026) -> di
     return batches
 
 
+@locks_folder
 def measure_transfer(
     folder: Path | str,
     seeds: int = 3,

@@ -87,7 +87,9 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> SentencePieceTokenizer:
-        return cls(read_bytes(path, LARGEST_TABLE))
+        data = read_bytes(path, LARGEST_TABLE)
+        with intact(path):
+            return cls(data)
 
     @property
     def size(self) -> int:

@@ -46,6 +46,7 @@ from chameleon_lab.training.ahead import made_ahead, spare_cores
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY, Experiment
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment, Pixels
 from chameleon_lab.training.text_experiments import TextExperiment
 from chameleon_lab.vocabulary import Modality, Vocabulary
@@ -307,6 +308,7 @@ def emoji_transformer(folder: Path | str, tokenizer: MixedModalTokenizer, tokens
 EMOJI_SETTINGS = Settings(temperature=0.0, image_temperature=0.7, top_p=0.95, guidance=1.0, window=200)
 
 
+@locks_folder
 def train_emoji(
     corpus: Path | str,
     folder: Path | str,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import IO, Any, ParamSpec, TypeVar
 
 import torch
 
@@ -35,6 +38,8 @@ from chameleon_lab.history import (
 from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
+
+Arguments, Returned = ParamSpec("Arguments"), TypeVar("Returned")
 
 
 class RunFolder:
@@ -115,12 +120,7 @@ class RunFolder:
         if self._locks:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
-            if not hold_file(file.fileno()):
-                raise ValueError(
-                    f"Another process trains in {self.folder}: stop it there, or give this run another folder."
-                )
+        with _lock_file(self.folder) as file:
             self._lock = os.fstat(file.fileno()).st_ino
             self._locks = True
             try:
@@ -140,6 +140,74 @@ class RunFolder:
             return self._lock not in (0, (self.folder / "lock").stat().st_ino)
         except OSError:
             return self._lock != 0
+
+
+def locks_folder(work: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Work that makes several things in its argument `folder`, or in its owner's, as a function that keeps other
+    processes out of the folder meanwhile: before anything is read or made there, until all is.
+
+    A run locks its own folder alone, and only while it trains. Of this process each thread may come in: a cell that was
+    interrupted may hold the folder still, and what trains in one process takes turns anyway. Raises ValueError where
+    another process is at it.
+    """
+    signature = inspect.signature(work)
+
+    def folder_of(*arguments: Any, **options: Any) -> Path:
+        bound = signature.bind(*arguments, **options).arguments
+        return Path(bound["folder"] if "folder" in bound else bound["self"].folder)
+
+    if inspect.isgeneratorfunction(work):
+
+        @wraps(work)
+        def pieces(*arguments: Any, **options: Any) -> Any:
+            with _locked_here(folder_of(*arguments, **options)):
+                return (yield from work(*arguments, **options))
+
+        return pieces  # pyright: ignore[reportReturnType]
+
+    @wraps(work)
+    def whole(*arguments: Any, **options: Any) -> Any:
+        with _locked_here(folder_of(*arguments, **options)):
+            return work(*arguments, **options)
+
+    return whole
+
+
+_locks_here: dict[Path, tuple[IO[str], int]] = {}
+"""The locks of this process's `locks_folder`, by folder, and how often each is held."""
+
+_locking = threading.Lock()
+
+
+@contextmanager
+def _locked_here(folder: Path) -> Iterator[None]:
+    if shares_work():
+        yield
+        return
+    place = folder.resolve()
+    with _locking:
+        file, count = _locks_here.get(place) or (_lock_file(folder), 0)
+        _locks_here[place] = file, count + 1
+    try:
+        yield
+    finally:
+        with _locking:
+            file, count = _locks_here.pop(place)
+            if count > 1:
+                _locks_here[place] = file, count - 1
+            else:
+                file.close()
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    """The open lock file of a folder, which is made; it holds until it is closed. Raises ValueError where another does
+    hold it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("a")
+    if not hold_file(file.fileno()):
+        file.close()
+        raise ValueError(f"Another process trains in {folder}: stop it there, or give this run another folder.")
+    return file
 
 
 class Ledger:

@@ -49,6 +49,7 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import TINY
 from chameleon_lab.training.fine_tuning import save_result
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.vocabulary import id_dtype
 
 log = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ GPU_THREES = 300_000
 """Scenes of three things that are encoded beforehand where there is a GPU."""
 
 
+@locks_folder
 def train_infilling(
     folder: Path | str,
     minutes: float = 7.0,

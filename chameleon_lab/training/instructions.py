@@ -19,11 +19,13 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.experiments import INSTRUCTIONS
 from chameleon_lab.training.fine_tuning import save_result
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
 
 
+@locks_folder
 def train_instructions(
     folder: Path | str,
     budget: Budget = INSTRUCTIONS.budget,

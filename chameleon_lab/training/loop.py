@@ -48,6 +48,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it tells of 
 
 # Lightning 2.6 walks its loaders with a name that torch 2.13 is retiring: nothing a user could mend.
 warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+# On any machine of a SLURM cluster it advises srun, which a run in a notebook there has no use for.
+warnings.filterwarnings("ignore", r"The `srun` command is available on your system but is not used")
 
 
 def train(

@@ -22,7 +22,7 @@ from chameleon_lab.plain import plain_values
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import TINY, Experiment
-from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.folder import RunFolder, locks_folder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.modules import Budget, LanguageModule
 from chameleon_lab.training.run import Run
@@ -171,6 +171,7 @@ class Pipeline:
     def __init__(self, model: SceneModel, folder: Path | str, processes: int = 1) -> None:
         self.model, self.folder, self.processes = model, Path(folder), processes
 
+    @locks_folder
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
         text = self.model.text.run(self.folder / "text")

@@ -28,6 +28,7 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import GENTLER, TINY
 from chameleon_lab.training.fine_tuning import save_result
+from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ LOOKING_UP = replace(
 """The tiny model's shape, from its weights on."""
 
 
+@locks_folder
 def train_retrieval(
     folder: Path | str,
     steps: int = 600,

@@ -12,8 +12,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from chameleon_lab.files import read_table
 from chameleon_lab.history import (
+    HEARTBEAT,
     LEVELS,
     ORDERS,
     Alarm,
@@ -359,17 +360,18 @@ class Run:
                 before._over.wait()
             with nullcontext() if shares_work() else self._place.locked():
                 self._claim()
-                try:
-                    if self._control.turn.take(self._control.give_up):
-                        self._train()
-                    else:
-                        self._status = "stopped"
-                except BaseException as error:
-                    self._fail(error)
-                finally:
-                    self._control.turn.leave()
-                    self._attend(last=True)
-                    self._write_state()
+                with self._signs_of_life():
+                    try:
+                        if self._control.turn.take(self._control.give_up):
+                            self._train()
+                        else:
+                            self._status = "stopped"
+                    except BaseException as error:
+                        self._fail(error)
+                    finally:
+                        self._control.turn.leave()
+                        self._attend(last=True)
+                        self._write_state()
             if self._trigger is not None:
                 self._rescue(self._trigger)
         except BaseException as error:  # refused: the folder is another run's, and stays as it is
@@ -536,13 +538,33 @@ class Run:
         step = records[-1].step + 1 if records else 0
         self._place.ledger.note(Answer(step, posted.order, posted.command, refusal))
 
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Meanwhile the folder's state is written now and then: a step, a compilation or a checkpoint may take longer
+        than onlookers of another machine wait before they take this process for gone."""
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(HEARTBEAT):
+                self._write_state()
+
+        thread = threading.Thread(target=write, name=f"signs of life of {self.name}", daemon=True)
+        if not shares_work():
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.ident is not None:
+                thread.join()
+
     def _write_state(self) -> None:
         if shares_work() or self._place.deleted:
             return
         with self._writing:
             self._written, self._state_written = time.monotonic(), self.state
             try:
-                self._place.write("state.json", asdict(self._state_written))
+                self._place.write("state.json", asdict(self._state_written) | {"beat": time.time()})
             except OSError as error:
                 log.warning("%s: state.json could not be written (%s)", self.name, error)
 

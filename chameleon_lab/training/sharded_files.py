@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from chameleon_lab.checkpoints.tensors import LazyTensor
-from chameleon_lab.files import checksum, read_table
+from chameleon_lab.files import absence, checksum, read_table
 from chameleon_lab.storage import exchange, name_file, sync, write_file
 
 CONTENTS = "contents.json"
@@ -53,8 +53,8 @@ def check_sharded(folder: Path) -> None:
         raise ValueError(f"it has no readable {CONTENTS}, so not all of its parts were written") from error
     for name, digest in sums.items():
         path = folder / Path(name).name
-        if not path.is_file():
-            raise ValueError(f"its part {name} is missing")
+        if fault := absence(path):
+            raise ValueError(f"its part {name} {fault}")
         if checksum(path) != digest:
             raise ValueError(f"its part {name} has changed since it was written")
     metadata = read_metadata(folder)

@@ -29,12 +29,13 @@ from test_storage import files
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints import formats
 from chameleon_lab.corpora.shards import Shards, write_shards
-from chameleon_lab.documents import Document
+from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.retrieval.encoders import TwoTowerConfig
 from chameleon_lab.tokenizers.image import TINY_IMAGES, ImageTokenizer
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.tokenizers.text import ByteTokenizer
-from chameleon_lab.training.data import Scenes
+from chameleon_lab.training.alignment import SceneCategory, alignment_on, save_aligned
+from chameleon_lab.training.data import Instructions, Scenes
 from chameleon_lab.training.emoji import EmojiDocuments, emoji_transformer
 from chameleon_lab.training.encoders import DocumentPairs, EncoderExperiment
 from chameleon_lab.training.experiments import TINY
@@ -42,8 +43,10 @@ from chameleon_lab.training.fine_tuning import fine_tune
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.image_experiments import TINY_PICTURES
 from chameleon_lab.training.infilling import INFILLING, InfillDocuments, encode_scenes
+from chameleon_lab.training.instructions import train_instructions
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.own.training import OwnTraining
+from chameleon_lab.training.reinforcement import GRPO, RewardExperiment
 from chameleon_lab.training.retrieval import LOOKING_UP, FlagDocuments
 from chameleon_lab.vocabulary import Vocabulary
 
@@ -159,6 +162,18 @@ def trainings_under_kills(tmp_path: Path, lab: Chameleon) -> dict[str, Callable[
         LOOKING_UP, begins_from=None, model=SMALL_MODEL, budget=budget, data=FlagDocuments(tiny, tokens=300)
     )
     infill = replace(filling, data=InfillDocuments(tmp_path / "scenes", tiny, tokens=300))
+    chats = {name: SceneCategory(name, 12) for name in ("text", "visual chat")}
+    aligned = alignment_on(chats, tmp_path / "base", rows=2, context=400, budget=budget, checkpoints=3)
+    rewarded = RewardExperiment(
+        "brightness",
+        brightness,
+        lambda rng: Document.of(f"draw {rng.integers(100)}", EndTurn()),
+        budget,
+        begins_from=tmp_path / "base",
+        grpo=GRPO(group=2, prompts=2),
+        monitors=(),
+        checkpoints=3,
+    )
     return {
         "image tokenizer": lambda folder: images.run(folder).result(),
         "fine-tuning": lambda folder: fine_tune(
@@ -169,7 +184,16 @@ def trainings_under_kills(tmp_path: Path, lab: Chameleon) -> dict[str, Callable[
         "looking up": lambda folder: flags.run(folder).result(),
         "own data": lambda folder: OwnTraining(pictures, folder, 0.5, **own).result(),
         "retrieval encoder": lambda folder: encoder.run(folder).result(),
+        "alignment": lambda folder: save_aligned(
+            aligned.run(folder / "transformer").result(), aligned, folder / "model"
+        ),
+        "instructions": lambda folder: train_instructions(folder, budget, Instructions(tokens=300), every=1e9),
+        "reinforcement": lambda folder: rewarded.run(folder).result(),
     }
+
+
+def brightness(document: Document) -> float:
+    return float(np.mean([np.asarray(picture).mean() for picture in document.pictures])) / 255
 
 
 def kill_writers(
@@ -225,7 +249,10 @@ def test_random_kills(lab, make_lab, mixed, spelled, tmp_path):
     assert len(Shards(tmp_path / "shards" / "target")) == 60
 
 
-TRAININGS = (*("image tokenizer", "fine-tuning", "infilling", "emoji", "looking up", "own data", "retrieval encoder"),)
+TRAININGS = (
+    *("image tokenizer", "fine-tuning", "infilling", "emoji", "looking up", "own data", "retrieval encoder"),
+    *("alignment", "instructions", "reinforcement"),
+)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

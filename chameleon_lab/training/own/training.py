@@ -33,7 +33,7 @@ from chameleon_lab.tokenizers.losses import Adversary
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import TINY
-from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.folder import RunFolder, locks_folder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
 from chameleon_lab.training.own.documents import OwnDocuments, longest_need
 from chameleon_lab.training.own.plan import (
@@ -141,6 +141,7 @@ class OwnTraining:
         model = self.folder / "model"
         return model if model.exists() else None
 
+    @locks_folder
     def prepare(self) -> OwnPlan:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
         image = given_shape(self.frozen or self.begins_from)
@@ -211,6 +212,7 @@ class OwnTraining:
         if exposures < 20:
             self.say("Met less than 20 times, pictures come out as blobs of the right colour: more minutes help most.")
 
+    @locks_folder
     def stages(self) -> Iterator[tuple[str, Run]]:
         """Each stage's name and its run, started; the next stage begins when it is asked for and this one is over."""
         self._started = self._started or time.monotonic()
