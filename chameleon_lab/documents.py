@@ -17,7 +17,7 @@ import PIL.Image
 
 from chameleon_lab.files import parse_json, reason_of
 from chameleon_lab.parts import require_count
-from chameleon_lab.pictures import decode_picture, open_picture, read_picture
+from chameleon_lab.pictures import decode_picture, open_picture, read_picture, require_size
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Image:
         elif not isinstance(self.picture, PIL.Image.Image):
             how = f"open_picture({str(self.picture)!r})" if isinstance(self.picture, str | Path) else "a PIL picture"
             raise TypeError(f"An Image holds a PIL picture, not a {type(self.picture).__name__}: pass {how}.")
+        require_size(self.picture)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):

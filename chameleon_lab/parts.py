@@ -85,6 +85,9 @@ def _is_of(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if origin is tuple and arguments[1:] == (...,):
         return isinstance(value, tuple) and all(_is_of(each, arguments[0]) for each in value)
+    if origin is tuple:
+        alike = isinstance(value, tuple) and len(value) == len(arguments)
+        return alike and all(_is_of(part, of) for part, of in zip(value, arguments, strict=True))
     if origin in (dict, Mapping):
         inner = value.items() if isinstance(value, Mapping) else ()
         return isinstance(value, Mapping) and all(

@@ -456,7 +456,7 @@ def read_prompts(
     Raises ValueError, naming the line, for anything else.
     """
     path, prompts = Path(path), list[tuple[str, Document, str]]()
-    for number, line in enumerate(text_of_file(path).splitlines(), 1):
+    for number, line in enumerate(text_of_file(path).split("\n"), 1):
         if not line.strip():
             continue
         with intact(f"{path}, line {number},", "Get the file anew, or mend the line."):

@@ -119,8 +119,14 @@ def damaged_bytes(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def damaged_file(rng: np.random.Generator, path: Path) -> None:
+    """Damages a file, or, seldom, has something in its place that is none."""
+    from support import IN_PLACES, in_place_of
+
+    if rng.random() < 0.04:
+        in_place_of(path, str(rng.choice(IN_PLACES)))
+        return
     data = path.read_bytes()
-    if path.suffix in (".json", ".jsonl") and rng.random() < 0.85:
+    if path.suffix in (".json", ".jsonl") and data and rng.random() < 0.85:
         lines = data.splitlines() if path.suffix == ".jsonl" else [data]
         at = int(rng.integers(len(lines)))
         lines[at] = damaged_json(rng, json.loads(lines[at]))
@@ -354,7 +360,8 @@ def _gguf_case(rng: np.random.Generator, folder: Path) -> None:
     from chameleon_lab.checkpoints import formats
 
     path = folder / "small.gguf"
-    path.write_bytes(damaged_bytes(rng, _gguf_file()))
+    path.write_bytes(_gguf_file())
+    damaged_file(rng, path)
     formats.read_parts(path)
 
 
@@ -573,6 +580,36 @@ def _room_case(rng: np.random.Generator, folder: Path) -> None:
 
 
 @cache
+def _folders() -> Path:
+    """A folder of each of `FOLDER_READERS`, whole."""
+    from fuzz_rooms import FOLDER_READERS
+
+    place = Path(tempfile.mkdtemp(prefix="fuzz-folders-", dir=os.environ.get("FUZZ_HOME")))
+    for name, reader in FOLDER_READERS.items():
+        (place / name).mkdir()
+        reader.make(place / name)
+        reader.read(_copy(place / name))
+    return place
+
+
+def _copy(whole: Path) -> Path:
+    from fuzz_rooms import copied
+
+    place = whole.with_name(f"{whole.name}-read")
+    copied(whole, place)
+    return place
+
+
+def _folder_case(rng: np.random.Generator, folder: Path) -> None:
+    from fuzz_rooms import FOLDER_READERS, copied
+
+    name = str(rng.choice([*FOLDER_READERS]))
+    files = copied(_folders() / name, folder / "read")
+    damaged_file(rng, files[int(rng.integers(len(files)))])
+    FOLDER_READERS[name].read(folder / "read")
+
+
+@cache
 def _study() -> dict[str, bytes]:
     """A study's folder and what was written out of it, by name."""
     import PIL.Image
@@ -638,6 +675,7 @@ FUZZ_READERS = (
     FuzzReader("tokenizers", _tokenizer_case, (_text_models,)),
     FuzzReader("corpora", _corpus_case, (_pictures, _document, _toys)),
     FuzzReader("rooms", _room_case, (_pictures, _toys, _rooms)),
+    FuzzReader("folders", _folder_case, (_folders,)),
     FuzzReader("runs", _run_case, (_run_files,)),
     FuzzReader("studies", _study_case, (_study,)),
     FuzzReader("messages", _message_case, (_pictures, _toys, _run_files, _study, _widgets)),
@@ -759,9 +797,7 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
             follower.start()
             reader, number, started, words = "", first, False, ["begin"]
             while words[0] not in ("end", ""):
-                try:
-                    line = lines.get(timeout=CASE_SECONDS if started else 180.0)
-                except queue.Empty:
+                if (line := _next_line(lines, process.pid, CASE_SECONDS if started else 180.0)) is None:
                     process.kill()
                     faults.append((reader, number, f"no answer in {CASE_SECONDS:.0f} s"))
                     break
@@ -780,6 +816,26 @@ def fuzz(names: list[str], seconds: float, seed: int = 0) -> FuzzOutcome:
             if not started or words[0] == "end":
                 break
     return FuzzOutcome(cases, faults)
+
+
+def _next_line(lines: queue.Queue[str], process: int, seconds: float) -> str | None:
+    """The child's next line. None where it waits for so long, or works for so long: one that waits for a processor,
+    of a machine that others use too, does neither."""
+    began = before = _worked(process)
+    while True:
+        try:
+            return lines.get(timeout=seconds)
+        except queue.Empty:
+            now = _worked(process)
+            if now - before < 0.05 or now - began > seconds:
+                return None
+            before = now
+
+
+def _worked(process: int) -> float:
+    """Seconds of a processor that a process had."""
+    times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 def _follow(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:

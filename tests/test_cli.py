@@ -322,9 +322,21 @@ def test_a_published_size_is_known_in_capitals(capsys):
 
 
 def test_an_answer_has_stdout_for_itself(model, tmp_path):
-    command = [sys.executable, "-m", "chameleon_lab.shell", "generate", "hi", "--model", model, "--out", str(tmp_path)]
+    Chameleon.load(model, device="cpu").save(tmp_path / "meta", format="meta")
+    model = tmp_path / "meta"
+    command = [
+        sys.executable,
+        "-m",
+        "chameleon_lab.shell",
+        "generate",
+        "hi",
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path),
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
-    assert "has the layout 'native'" in answer.stderr and "has the layout" not in answer.stdout
+    assert "has the layout 'meta'" in answer.stderr and "has the layout" not in answer.stdout
 
 
 def test_the_module_runs_as_a_command_and_is_quiet(tmp_path):

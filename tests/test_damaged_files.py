@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +264,8 @@ def test_only_regular_files_of_a_bearable_size_are_read(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * 1001)
     (tmp_path / "latin").write_bytes(b"\xe9")
     for path, why in (
-        (tmp_path / "pipe", "is a pipe or a device"),
-        (Path("/dev/zero"), "is a pipe or a device"),
+        (tmp_path / "pipe", "is a pipe, not a file"),
+        (Path("/dev/zero"), "is a device, not a file"),
         (tmp_path, "is a folder"),
         (tmp_path / "large", "has 1,001 bytes, and of its kind at most 1,000"),
     ):
@@ -358,6 +360,21 @@ def test_a_vocabulary_of_billions_is_refused_at_once(wrong):
 def test_fields_of_fixes_are_looked_at_too():
     with pytest.raises(ValueError, match=r"QueryKeyNorm\.eps must be of type float, not 'x'"):
         require_fields(QueryKeyNorm(eps="x"))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    of_two: tuple[str, int] | None = None
+    of_any: tuple[int, ...] = ()
+    by_name: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize("wrong", [{"of_two": value} for value in ((1, 2), ("a",), ("a", 1, 2), ["a", 1], ("a", "b"))])
+def test_the_parts_of_a_tuple_are_looked_at(wrong):
+    require_fields(Pairs(("a", 1), (1, 2, 3), {"a": (1, 2)}))
+    for each in (wrong, {"by_name": {"a": (1, "2")}}, {"of_any": (1, "2")}):
+        with pytest.raises(ValueError, match="must be of type"):
+            require_fields(Pairs(**each))
 
 
 WRONG_KINDS = [3, None, [None], [3], {"a": 1}, "x", True]

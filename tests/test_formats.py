@@ -279,9 +279,9 @@ def test_the_layout_is_detected_and_named_in_the_log(format, tmp_path, caplog):
     lab = make_lab(8, 4, 1 if format == "anole" else 4)
     lab.save(tmp_path / "there", format=format)
     with caplog.at_level(logging.INFO):
-        assert formats.detect(tmp_path / "there").name == format
+        assert [formats.detect(tmp_path / "there").name for _ in range(2)] == [format] * 2
     assert [each.name for each in formats.CLAIMANTS if each.claim(tmp_path / "there")] == [format]
-    assert f"has the layout '{format}'" in caplog.text
+    assert caplog.text.count(f"has the layout '{format}'") == (format != "native")
 
 
 def test_a_folder_of_two_layouts_is_ambiguous(tmp_path):

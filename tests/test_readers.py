@@ -168,7 +168,7 @@ def test_links_out_hidden_folders_and_pipes_are_left_alone_and_said(visited, kin
         "away/ and "
     )
     assert "it is a link to a folder, which is read where it lies" in why.values()
-    assert "it is a pipe or a device, not a file" in why.values()
+    assert "it is a pipe, a socket or a device, not a file" in why.values()
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json", "addresses.json"])

@@ -144,9 +144,16 @@ def detect(folder: Path | str, layout: str | None = None, tokenizer: Path | str 
             "%s is not applied: the model is loaded without it. To have it, merge it with PEFT's merge_and_unload.",
             claim.places[0] / adapter,
         )
-    log.info("%s has the layout %r%s.", claim.places[0], format.name, "" if layout is None else ", as was said")
+    if format.name != "native" and (named := (str(claim.places[0]), format.name)) not in _named:
+        _named.add(named)
+        log.info("%s has the layout %r%s.", claim.places[0], format.name, "" if layout is None else ", as was said")
     around = (place for place in claim.places if not place.is_file())  # a file's own is read with it
     return FolderLayout(format, claim.places[0], (*chosen, *around))
+
+
+_named = set[tuple[str, str]]()
+"""Folders whose layouts the log has named in this process: once is enough, and of the lab's own, whose config says it
+itself, none."""
 
 
 def _findings(folder: Path) -> str:

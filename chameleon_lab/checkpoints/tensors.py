@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -143,14 +144,17 @@ def _shard_files(
         named = {folder / name for name in index.values()}
         if absent := sorted(named - set(files)):
             raise ValueError(
-                f"The checkpoint is incomplete: {absent[0]} is missing, and {path.name} speaks of it. Get it again."
+                f"The checkpoint is incomplete: {absent[0]} {absence(absent[0])}, and {path.name} speaks of it. "
+                "Get it again."
             )
         return sorted(named), index
     if not files:
         kinds = ("*.bin", "*.pt", "*.pth", "*.ckpt")
         pickled = sorted(file.name for kind in kinds for file in folder.glob(kind))
         pickle = f", and {pickled[0]}, a pickle, is not opened for it: save it as safetensors" if pickled else ""
-        raise ValueError(f"The checkpoint is incomplete: {folder / (stem or '*')}.safetensors is missing{pickle}.")
+        usual = folder / f"{stem or 'model'}.safetensors"
+        place = usual if stem or os.path.lexists(usual) else folder / "*.safetensors"
+        raise ValueError(f"The checkpoint is incomplete: {place} {absence(place)}{pickle}.")
     files = _main_files(files, belongs)
     for file in files:
         if match := re.fullmatch(r"(.+)-\d+-of-(\d+)\.safetensors", file.name):

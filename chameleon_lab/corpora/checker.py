@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, LATTICE_STEP, PLACES, SHAPES, SIZES, Scene, Thing
+from chameleon_lab.pictures import require_size
 
 COVERAGE_SIDE = 36
 """Side of the square in which coverages are compared, pixels."""
@@ -45,6 +46,7 @@ class SceneReading:
 
 def read_scene(picture: PIL.Image.Image) -> SceneReading:
     """The things and the background in a picture of `scenes.SIDE` pixels square."""
+    require_size(picture)
     pixels = np.asarray(picture.convert("RGB"), np.float32)
     background = _nearest(pixels.reshape(-1, 3), BACKGROUNDS)
     behind = np.array(BACKGROUNDS[background], np.float32)

@@ -31,7 +31,10 @@ _SIGNATURES = (
 )
 
 HIDDEN, LINK_OUT = "it is hidden: its name, or its folder's, begins with a dot", "it is a link out of the folder"
-LINK_WITHIN, NO_FILE = "it is a link to a folder, which is read where it lies", "it is a pipe or a device, not a file"
+LINK_WITHIN, NO_FILE = (
+    "it is a link to a folder, which is read where it lies",
+    "it is a pipe, a socket or a device, not a file",
+)
 LINK_NOWHERE = "it is a link to nothing"
 
 

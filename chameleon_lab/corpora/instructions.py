@@ -33,7 +33,7 @@ from chameleon_lab.corpora.folders import PICTURE_SUFFIXES, picture_listing
 from chameleon_lab.corpora.infilling import CM3LEON_SPANS, Spans
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, infilled, sample_documents
 from chameleon_lab.corpora.packing import Batch, TokenizedDocument, bucket, tokenize
-from chameleon_lab.corpora.readers import FindPicture, PictureFolder, Skipped, each_entry
+from chameleon_lab.corpora.readers import LARGEST_DOCUMENT, FindPicture, PictureFolder, Skipped, each_entry
 from chameleon_lab.corpora.scenes import LATTICE_STEP, SIDE, Scene, Thing, sample_free, sample_where, square_reach
 from chameleon_lab.corpora.structure import (
     CUTOUT_PALETTE,
@@ -46,6 +46,7 @@ from chameleon_lab.corpora.structure import (
     segmentation_picture,
 )
 from chameleon_lab.documents import Document, EndTurn, Image, Segment, Text
+from chameleon_lab.files import text_of_file
 from chameleon_lab.pictures import decode_picture
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
@@ -459,7 +460,9 @@ def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) 
         try:
             with path.open("rb") as file:
                 picture = decode_picture(file, name)
-            caption = beside.read_text("utf-8").strip() if beside.is_file() else re.sub(r"[_-]+", " ", path.stem)
+            words = text_of_file(beside, LARGEST_DOCUMENT) if beside.is_file() else re.sub(r"[_-]+", " ", path.stem)
+            if not (caption := words.strip()):
+                raise ValueError(f"its caption, {beside.name}, is empty")
             yield from cutout_pairs(picture, caption, ground)
         except (ValueError, OSError) as error:
             yield Skipped(name, str(error))

@@ -28,7 +28,15 @@ from chameleon_lab.corpora.archives import ALL_READERS
 from chameleon_lab.corpora.folders import listing, picture_listing
 from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
 from chameleon_lab.documents import Blank, Document, EndTurn, Image
-from chameleon_lab.files import intact, read_json_lines, read_table, reason_of, require_numbers, require_regular
+from chameleon_lab.files import (
+    absence,
+    intact,
+    read_json_lines,
+    read_table,
+    reason_of,
+    require_numbers,
+    require_regular,
+)
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.preparation import CentreCrop
 
@@ -109,6 +117,8 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
         else:
             raise ValueError(f"Nothing here reads {path.name}: name its reader, as in jsonl:{path}.")
         return
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} {absence(path)}.")
     if picture_listing(path).files:
         yield "captions", path
         return

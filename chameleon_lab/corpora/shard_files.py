@@ -104,6 +104,10 @@ class Writer:
                 raise ValueError(f"{path} is shorter than it was")
         self._skips = _File(folder / SKIPPED, sizes.get("skips", 0))
         self._files = {part: _File(paths[part], sizes[part]) for part in SHARD_PARTS if part in sizes}
+        for part, digest in dict(mark.get("digests", {})).items():
+            if (self._skips if part == "skips" else self._files[part]).digest != digest:
+                self.close()
+                raise ValueError(f"{paths[part]} has changed since it was written")
 
     def add(self, document: TokenizedDocument, kind: str) -> None:
         if not self._files:
@@ -142,6 +146,7 @@ class Writer:
             "in_shard": self._in_shard,
             "flags": self._flags.astype(int).tolist(),
             "sizes": {"skips": self._skips.size} | {part: file.size for part, file in self._files.items()},
+            "digests": {"skips": self._skips.digest} | {part: file.digest for part, file in self._files.items()},
         }
 
     def save(self, progress: Mapping[str, Any]) -> None:
@@ -195,6 +200,10 @@ class _File:
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
 
     def sync(self) -> None:
         self._file.flush()

@@ -28,7 +28,7 @@ from chameleon_lab.documents import Document, EndTurn, Segment, Text
 from chameleon_lab.evaluation.distances import FrechetDistance
 from chameleon_lab.evaluation.metrics import content_hash, preparation_words
 from chameleon_lab.evaluation.retrieval import draw_requests
-from chameleon_lab.files import intact, read_json, read_table
+from chameleon_lab.files import absence, intact, read_json, read_table
 from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.plain import plain_values
@@ -67,8 +67,9 @@ def coco_captions(folder: Path | str, n: int, seed: int = 0) -> list[CaptionedFi
     """
     folder = Path(folder)
     annotations = folder / COCO_ANNOTATIONS
-    if not annotations.is_file() or not (folder / COCO_SPLIT).is_dir():
-        raise ValueError(f"{folder} holds no {COCO_ANNOTATIONS} and {COCO_SPLIT}/. {GET_COCO}")
+    if (fault := absence(annotations)) or not (folder / COCO_SPLIT).is_dir():
+        there = f"; {annotations} {fault}" if annotations.exists() and fault else ""
+        raise ValueError(f"{folder} holds no {COCO_ANNOTATIONS} and {COCO_SPLIT}/{there}. {GET_COCO}")
     plain = read_json(annotations, LARGEST_ANNOTATIONS, GET_COCO)
     captions: dict[int, list[str]] = {}
     with intact(annotations, GET_COCO):

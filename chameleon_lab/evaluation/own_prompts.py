@@ -138,7 +138,7 @@ def read_own_prompts(path: Path | str, checks: Path | str | Mapping[str, ReplyCh
     path = Path(path)
     functions = checks if isinstance(checks, Mapping) else vars(module_of_file(Path(checks)))
     prompts: list[OwnPrompt] = []
-    for number, text in enumerate(text_of_file(path).splitlines(), 1):
+    for number, text in enumerate(text_of_file(path).split("\n"), 1):
         if text.strip():
             with intact(f"{path}, line {number},", "Mend the line."):
                 prompts.append(_own_prompt(parse_json(text, f"{path}, line {number},"), functions, path.parent))

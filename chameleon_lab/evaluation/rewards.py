@@ -28,6 +28,7 @@ from chameleon_lab.corpora.requests import requested_scene
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, arrange
 from chameleon_lab.documents import Document
 from chameleon_lab.evaluation.scenes import evaluate, prompts
+from chameleon_lab.files import read_json_lines
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
@@ -167,7 +168,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
     all sets, checkpoints between them on pairs alone."""
     lab, run = Chameleon.load("tiny", device="cpu"), RunFolder(folder)
     records = run.history.records
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = read_json_lines(out) if out.exists() else []
     places = {step: path for step, path in run.checkpoints.items() if step} | {len(records): run.checkpoint}
     for step in dict.fromkeys((0, len(records), *sorted(places))):  # begin and end first, which say the most
         about = {"arm": arm if step else "start", "step": step}

@@ -26,6 +26,7 @@ from torch.nn import functional
 from chameleon_lab.checkpoints.tensors import bytes_of, fill, lazy, open_safetensors, tensors_of, write_safetensors
 from chameleon_lab.files import intact, read_table
 from chameleon_lab.parts import require_count, require_fields
+from chameleon_lab.pictures import rgb
 from chameleon_lab.storage import whole_folder, write_file
 from chameleon_lab.tokenizers.preparation import BorderPadding
 
@@ -218,7 +219,7 @@ class ClipEncoder:
     def encode_pictures(self, pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
         vectors = [np.empty((0, self.model.config.projection_dim), np.float32)]
         for start in range(0, len(pictures), ENCODED_AT_ONCE):
-            some = [picture.convert("RGB") for picture in pictures[start : start + ENCODED_AT_ONCE]]
+            some = [rgb(picture) for picture in pictures[start : start + ENCODED_AT_ONCE]]
             inputs = self.processor(images=some, return_tensors="pt").to(self.model.device)
             vectors.append(self._vectors(self.model.get_image_features(**inputs)))
         return np.concatenate(vectors)

@@ -1,0 +1,57 @@
+"""What lies in the place of a file and is none is told at once: a pipe would wait, and a device never end."""
+
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+from fuzz_rooms import FOLDER_READERS, copied
+from support import IN_PLACES, in_place_of
+from test_damage import in_so_much_memory
+
+from chameleon_lab.files import absence, require_regular
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux has it")
+
+
+@pytest.mark.parametrize("name", FOLDER_READERS)
+def test_in_the_place_of_any_file_it_is_an_error_that_names_it_or_nobody_minds(tmp_path, name):
+    """Of each kind of file in a folder one, with each of what may lie there."""
+    reader, whole = FOLDER_READERS[name], tmp_path / "whole"
+    whole.mkdir()
+    reader.make(whole)
+    files = [file.relative_to(tmp_path / "first") for file in copied(whole, tmp_path / "first")]
+    kinds = {(file.parent.name if name == "benchmarks" else "", file.suffix): file for file in files}
+
+    def look() -> None:
+        for file in kinds.values():
+            for state in IN_PLACES:
+                copied(whole, tmp_path / "read")
+                in_place_of(tmp_path / "read" / file, state)
+                signal.alarm(60)
+                try:
+                    reader.read(tmp_path / "read")
+                except (ValueError, OSError) as error:
+                    named = str(tmp_path / "read") in str(error) or file.stem in str(error)
+                    assert named, f"{file}, {state}: {error}"
+                shutil.rmtree(tmp_path / "read")
+
+    in_so_much_memory(2**30, look)
+
+
+@pytest.mark.parametrize("state", IN_PLACES)
+def test_what_is_there_instead_of_a_file_is_said(tmp_path, state):
+    place = tmp_path / "config.json"
+    in_place_of(place, state)
+    if state == "empty":
+        assert absence(place) == "" and require_regular(place) == place
+        return
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{place}.*|There is no file"):
+        require_regular(place)
+    assert absence(place) == ("is missing" if state == "missing" else f"is {state}, not a file")
+
+
+def test_a_link_to_nothing_is_said(tmp_path):
+    os.symlink(tmp_path / "nowhere", tmp_path / "link")
+    assert absence(tmp_path / "link") == "is a link to what is not there"
