@@ -312,13 +312,9 @@ class Inspector(anywidget.AnyWidget):
         through = 0
         try:
             for share in reader.look.rollout_steps():
-                if (
-                    through < layers
-                    and share * layers >= through
-                    and self._late_row
-                    and self._late_row[0] == reader.branch
-                ):
-                    through = int(share * layers) + 1
+                waits = self._late_row is not None and self._late_row[0] == reader.branch
+                if waits and through < int(share * reader.depth[0]) < reader.depth[0]:
+                    through = int(share * reader.depth[0])
                     self._send_late_row()
                 yield f"Following attention through all layers, {share:.0%}"
         finally:
