@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from chameleon_lab.commands.main import main
 from chameleon_lab.evaluation import stability
-from chameleon_lab.evaluation.additions import Additions, read_additions
+from chameleon_lab.evaluation.additions import Additions, ReadOnlyMonitor, read_additions
 from chameleon_lab.monitors.alarms import Beyond
 from chameleon_lab.stability import FIXES, QueryKeyNorm, ZLoss
 from chameleon_lab.training.budget import Budget
@@ -37,6 +40,15 @@ class Wide:
     size_needed: int
     def install(self, model): ...
 
+@dataclass(frozen=True)
+class InputLength:
+    """A monitor: the length of the embedding's rows that a step reads."""
+    every: int = 4
+    def watch(self, moment):
+        outputs = moment.record("embedding")
+        yield
+        return {"input_norm": outputs["embedding"].norm(dim=-1).mean()}
+
 both = [KeyNorm(1e-3), ZLoss(1e-3)]
 words = OneModality("text")
 grows = Beyond("output_norm", 3.0)
@@ -55,7 +67,7 @@ def test_a_file_s_names_are_sorted_by_what_they_are(file):
     additions = read_additions(file)
     assert list(additions.fixes) == ["both"] and list(additions.corpora) == ["words"]
     assert list(additions.rules) == ["grows"] and not additions.quantizers
-    assert str(additions) == "fixes: both; corpora: words; rules: grows"
+    assert str(additions) == "fixes: both; corpora: words; rules: grows; monitors: input_length"
     file.write_text(FILE.replace("both = [KeyNorm(1e-3), ZLoss(1e-3)]", ""))
     file.write_text(file.read_text() + "PAIRS = PAIRS\n")  # bound by the file itself, it is meant
     assert list(read_additions(file).corpora) == ["PAIRS", "words"]
@@ -120,12 +132,15 @@ def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, 
     folder = tmp_path / "runs"
     arguments = ["stability", "stress_ramp", "--seeds", "11,", "--from", str(file), "--folder", str(folder)]
     assert main(arguments) == 0
-    assert "is executed, since you named it" in caplog.text and "fixes: both; rules: grows" in caplog.text
+    assert "is executed, since you named it" in caplog.text
+    assert "fixes: both; rules: grows; monitors: input_length" in caplog.text
     ended = stability.read_presets(folder / "outcomes.jsonl")
     assert [each.variation for each in ended] == ["baseline", "query_key_norm", "norms_and_z_loss", "both"]
     assert {each.seed for each in ended} == {11}
+    assert all(each.readings["input_norm"] > 0 for each in ended)  # what a monitor of one's own reads, of every run
     tables = (folder / "outcomes.md").read_text()
     assert "| stress_ramp | both | 1 |" in tables and "| grows | " in tables and "nothing: one seed" in tables
+    assert "| preset | variation | seeds | input norm |" in tables
     before = set(folder.glob("*"))
     file.write_text(file.read_text().replace("KeyNorm(1e-3)", "KeyNorm(1e-2)"))
     monkeypatch.delitem(__import__("sys").modules, "my_fix")
@@ -156,3 +171,25 @@ def test_every_fix_of_the_lab_is_found_as_one_in_a_file(tmp_path):
         )
     )
     assert set(read_additions(tmp_path / "every_fix.py").fixes) == set(FIXES)
+
+
+def test_what_acts_around_a_step_is_a_monitor_unless_it_says_that_it_changes_weights(tmp_path):
+    clip = """
+@dataclass(frozen=True)
+class Clip:
+    every: int = 1
+    def watch(self, moment):
+        yield
+        for weight in moment.model.parameters():
+            weight.clamp_(-1, 1)
+        return {"clipped": 1.0}
+"""
+    (tmp_path / "clip.py").write_text("from dataclasses import dataclass\n" + clip)
+    (monitor,) = read_additions(tmp_path / "clip.py").monitors.values()
+    watch = ReadOnlyMonitor(monitor).watch(SimpleNamespace(model=nn.Linear(2, 2)))  # pyright: ignore
+    with torch.no_grad(), pytest.raises(ValueError, match=r"changes weights.*`changes_weights = True`"):
+        list(watch)
+    fix = (tmp_path / "clip.py").read_text().replace("    every", "    changes_weights = True\n    every")
+    (tmp_path / "clip_fix.py").write_text(fix)
+    additions = read_additions(tmp_path / "clip_fix.py")
+    assert list(additions.fixes) == ["clip"] and not additions.monitors

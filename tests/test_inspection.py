@@ -20,7 +20,7 @@ from chameleon_lab.generation.engine import Engine
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import ThreeWay
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.inspection import Inspection, add, effects, put, silence, trace
+from chameleon_lab.inspection import Inspection, add, effects, put, rollout, silence, trace
 from chameleon_lab.quantization import quantize
 from chameleon_lab.stability import (
     AttentionSink,
@@ -138,11 +138,24 @@ def test_all_rollouts_are_each_one(look):
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 def test_rollout_is_the_product_of_all_layers_in_blocks_of_any_size_or_a_row_at_a_time(look, rows, monkeypatch):
     monkeypatch.setattr(trace, "WEIGHTS_AT_ONCE", rows * len(look) * look.depth[1])
+    monkeypatch.setattr(rollout, "COLUMNS_AT_ONCE", 4 * rows)
     want_TT = np.eye(len(look))
     for layer in range(look.depth[0]):
         mean_TT = np.stack([np.pad(look.heads(layer, at).mean(0), (0, len(look) - at - 1)) for at in range(len(look))])
         want_TT = (want_TT + mean_TT @ want_TT) / 2
-    shares = [*look.rollout_steps()]
+    shares, first_TT = list[float](), np.eye(len(look))
+    assert look.rollout_so_far(3)[1] == 0 and look.rollout_so_far(3)[0].tolist() == [0, 0, 0, 1]
+    for share in look.rollout_steps():
+        shares.append(share)
+        if share * look.depth[0] == 1:  # the first layer is done, and nothing of the second
+            first_TT += np.stack(
+                [np.pad(look.heads(0, at).mean(0), (0, len(look) - at - 1)) for at in range(len(look))]
+            )
+            for position in (0, 4):
+                row, column = look.rollout_so_far(position), look.rollout_so_far(position, readers=True)
+                assert row[1] == column[1] == 1
+                np.testing.assert_allclose(row[0], first_TT[position, : position + 1] / 2, atol=1e-5)
+                np.testing.assert_allclose(column[0], first_TT[position:, position] / 2, atol=1e-5)
     assert len(shares) == look.depth[0] * -(-len(look) // rows) and shares == sorted(shares) and shares[-1] == 1
     assert not [*look.rollout_steps()]
     np.testing.assert_allclose(look.rollouts(), want_TT, atol=1e-5)

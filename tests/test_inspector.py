@@ -38,6 +38,7 @@ class Hall:
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
+        self.rolled = 0.0
         self.gate = threading.Event()
         self.gate.set()
         self.broken: Exception | None = None
@@ -94,6 +95,10 @@ class Hall:
     def rollout_readers(self, position: int) -> np.ndarray:
         return np.eye(1, len(self.readings) - position)[0]
 
+    def rollout_so_far(self, position: int, readers: bool = False) -> tuple[np.ndarray, int]:
+        row = self.rollout_readers(position) if readers else self.rollout(position)
+        return row / 2, int(self.rolled * LAYERS)
+
     def rollouts(self) -> np.ndarray:
         rows = np.tril(1.0 + np.arange(81).reshape(9, 9))
         return rows / rows.sum(1, keepdims=True)
@@ -102,6 +107,7 @@ class Hall:
         for share in (0.5, 1.0):
             self.calls.append(("rollout_steps", share))
             assert self.gate.wait(20)
+            self.rolled = share
             yield share
 
     def relevance(self, position: int) -> np.ndarray:
@@ -243,7 +249,10 @@ def test_what_waits_for_rollout_is_answered_when_it_is_there(hall: Hall, monkeyp
     for position in (2, 7):
         ask(inspector, "rows", way="from", layer=-1, head=0, position=position)
     hall.gate.set()
-    assert [each["position"] for each, _ in answers(inspector, "rows")] == [7]
+    rows = [(each["position"], each["through"]) for each, _ in answers(inspector, "rows")]
+    assert rows[-1] == (7, LAYERS) and set(rows) <= {(7, 1), (7, LAYERS)}  # meanwhile, as far as it has come
+    (page,) = [each for each, _ in inspector._book.answers() if each["kind"] == "rows"]
+    assert page["through"] == LAYERS  # what a page without a kernel says is no sketch
     assert answers(inspector, "state")[-1][0]["doing"] == ""
 
 

@@ -258,7 +258,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 def _stability_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="*", help=f"which of {', '.join(names.PRESET_NAMES)} (default: all)")
     _seed_options(parser)
-    _own_options(parser, "fixes, corpora and alarm rules of your own for the presets")
+    _own_options(parser, "fixes, corpora, monitors and alarm rules of your own for the presets")
     parser.add_argument("--folder", type=Path, default=Path("runs/stability"), help="where to keep runs and outcomes")
 
 

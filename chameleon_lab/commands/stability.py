@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 
 from chameleon_lab.evaluation import stability
 from chameleon_lab.evaluation.additions import Additions, read_additions
@@ -19,7 +20,7 @@ def stability_command(options: argparse.Namespace) -> None:
         log.info("%s is executed, since you named it.", options.own)
         additions = read_additions(options.own)
         log.info("It brings %s.", additions)
-        if additions.quantizers and not (additions.fixes or additions.corpora or additions.rules):
+        if not replace(additions, quantizers={}):
             raise ValueError(f"{options.own} has quantizers alone: `chameleon-lab compare --from` takes these.")
     ended: list[stability.PresetOutcome] = []
     names = options.preset or stability.NAMES

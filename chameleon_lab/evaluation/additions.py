@@ -1,4 +1,4 @@
-"""What a person brings to the presets and comparisons: fixes, corpora, rules and quantizers of their own."""
+"""What a person brings to presets and comparisons: fixes, corpora, monitors, rules and quantizers of their own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 
 from chameleon_lab.files import absence
 from chameleon_lab.monitors.alarms import Rule, check_rules
+from chameleon_lab.monitors.watch import Moment, Monitor, Readings, check_monitors
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.stability import KINDS, StabilityFix, kind
 from chameleon_lab.tokenizers.quantizers import Quantizer
@@ -25,8 +26,8 @@ from chameleon_lab.training.data import Data
 
 @dataclass(frozen=True)
 class Additions:
-    """By name: fixes (or several at once) beside the lab's variations, corpora in place of the shipped pairs, rules
-    beside the alarms that are compared, and quantizers.
+    """By name: fixes (or several at once) beside the lab's variations, corpora in place of the shipped pairs, monitors
+    of all runs beside the default ones, rules beside the alarms that are compared, and quantizers.
 
     `quantizers`: what makes one of a number of codes and a width, such as its class. Raises ValueError for what is none
     of these.
@@ -36,6 +37,7 @@ class Additions:
     corpora: Mapping[str, Data] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
     quantizers: Mapping[str, Callable[[int, int], Quantizer]] = field(default_factory=dict)
+    monitors: Mapping[str, Monitor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for fix in self.fixes.values():
@@ -45,12 +47,13 @@ class Additions:
             if not _is_data(source):
                 raise ValueError(f"{name} = {source!r} is no corpus: it has no `open` (see training.data.Data).")
         check_rules(tuple(self.rules.values()))
+        check_monitors(tuple(self.monitors.values()))
 
     def __bool__(self) -> bool:
-        return bool(self.fixes or self.corpora or self.rules or self.quantizers)
+        return any(getattr(self, each.name) for each in fields(self))
 
     def __str__(self) -> str:
-        parts = {"fixes": self.fixes, "corpora": self.corpora, "rules": self.rules, "quantizers": self.quantizers}
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
         return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names) or "nothing"
 
     @property
@@ -59,24 +62,57 @@ class Additions:
         return fingerprint(dict(self.corpora)) if self.corpora else ""
 
 
+@dataclass(frozen=True)
+class ReadOnlyMonitor:
+    """A person's monitor, in runs that it must not change."""
+
+    monitor: Monitor
+
+    @property
+    def every(self) -> int:
+        return self.monitor.every
+
+    def watch(self, moment: Moment) -> Generator[None, None, Readings]:
+        """As the monitor's own, in which torch counts changes of weights. Raises ValueError where there was one."""
+        watch = self.monitor.watch(moment)
+        changes = _changes(moment.model)
+        while True:
+            try:
+                next(watch)
+            except StopIteration as end:
+                if _changes(moment.model) != changes:
+                    raise ValueError(
+                        f"{self.monitor} changes weights, so it is no monitor but a fix of the step: give its class "
+                        "`changes_weights = True`, and it stands beside the other fixes."
+                    ) from None
+                return end.value
+            yield
+            changes = _changes(moment.model)  # after the step's own
+
+
+def _changes(model: nn.Module) -> list[int]:
+    return [weight._version for weight in model.parameters()]
+
+
 def several(fix: StabilityFix | Sequence[StabilityFix]) -> tuple[Any, ...]:
     """One fix, or more, as a tuple."""
     return tuple(fix) if isinstance(fix, Sequence) else (fix,)
 
 
 def read_additions(path: Path | str) -> Additions:
-    """What the top-level names of a Python file are bound to, as far as it is a fix, a corpus, a rule or a quantizer.
+    """What a Python file's top-level names are bound to, as far as it is a fix, corpus, monitor, rule or quantizer.
 
     The file is executed, so it must be one that you trust. Names that begin with an underscore, and what the file
     imports, are left out. A class of the file without an instance among them is taken too, where it can be made without
     arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or tuple of
-    fixes is one variation with all of them.
+    fixes is one variation with all of them. What has `watch` reads all runs, as a monitor; a fix of the step says that
+    it is one by `changes_weights = True`.
 
     Raises ValueError where the file is not there, fails, or holds nothing of the kind.
     """
     path = Path(path)
     if fault := absence(path):
-        raise ValueError(f"{path} {fault}: name a file that defines a fix, a corpus, a rule or a quantizer.")
+        raise ValueError(f"{path} {fault}: name a file that defines a part of your own.")
     module = module_of_file(path)
     foreign = _imports(path)
     public = {name: thing for name, thing in vars(module).items() if not name.startswith("_") and name not in foreign}
@@ -94,15 +130,16 @@ def read_additions(path: Path | str) -> Additions:
         if type_ not in bound and not _is_quantizer(type_) and _takes_nothing(type_):
             values[re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()] = type_()
     additions = Additions(
-        fixes={name: several(thing) for name, thing in values.items() if _is_fix(thing)},
+        fixes={name: several(thing) for name, thing in values.items() if _is_fix(thing) and not _is_monitor(thing)},
         corpora={name: thing for name, thing in values.items() if _is_data(thing)},
         rules={name: thing for name, thing in values.items() if callable(getattr(thing, "judge", None))},
         quantizers={name: type_ for name, type_ in classes.items() if _is_quantizer(type_)},
+        monitors={name: thing for name, thing in values.items() if _is_monitor(thing)},
     )
     if not additions:
         raise ValueError(
-            f"{path} defines no fix ({', '.join(KINDS)}), corpus (open), rule (judge) or quantizer: bind one to a name "
-            "at its top level, such as `mine = KeyNorm()`."
+            f"{path} defines no fix ({', '.join(KINDS)}), corpus (open), monitor (watch), rule (judge) or quantizer: "
+            "bind one to a name at its top level, such as `mine = KeyNorm()`."
         )
     return additions
 
@@ -142,6 +179,10 @@ def _imports(path: Path) -> set[str]:
 def _is_fix(thing: Any) -> bool:
     parts = several(thing) if isinstance(thing, list | tuple) else (thing,)
     return bool(parts) and all(any(callable(getattr(part, method, None)) for method in KINDS) for part in parts)
+
+
+def _is_monitor(thing: Any) -> bool:
+    return callable(getattr(thing, "watch", None)) and not getattr(thing, "changes_weights", False)
 
 
 def _is_data(thing: Any) -> bool:

@@ -7,19 +7,19 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from chameleon_lab.evaluation.additions import Additions
+from chameleon_lab.evaluation.additions import Additions, ReadOnlyMonitor
 from chameleon_lab.evaluation.competition import competition
 from chameleon_lab.evaluation.intervals import Mean, Share
 from chameleon_lab.files import intact, read_json_lines
 from chameleon_lab.history import History, RecordedRun, lr_sensitivity
-from chameleon_lab.measures import measure_of
+from chameleon_lab.measures import MEASURES, measure_of
 from chameleon_lab.monitors.alarms import RULES, Beyond, DivergenceDetector, Rule, Saturation, Spike
 from chameleon_lab.parts import require_fields
 from chameleon_lab.training.experiments import PRESETS, RATES, SANE_RATES, Experiment, scale, sensitivity, variations
@@ -72,7 +72,7 @@ class PresetOutcome:
     the loss stood more than 0.5 above its minimum for 20 steps. `damage`: the first from where it stood more than 0.1
     above that of the run with query/key norm on the same data, for 30 steps. `first_alarms`: the step at which each
     rule first sounded. What was not recorded, as the log-partition of images in a corpus without any, is nan. `corpus`
-    is empty for the lab's own.
+    is empty for the lab's own. `readings`: the worst of each measure that a person's own monitors read.
     """
 
     preset: str
@@ -93,6 +93,7 @@ class PresetOutcome:
     corpus: str = ""
     output_norm: float = math.nan
     gradient_cosine: float = math.nan
+    readings: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """JSON has no nan, which stands as null."""
@@ -113,9 +114,10 @@ def outcomes(
 ) -> Iterator[PresetOutcome]:
     """Trains what is not trained yet, each run in a folder of its own below `folder`, and says how it ended.
 
-    What has been trained is read again, so the same call goes on where it was stopped. Runs with a fix or a corpus of
-    one's own lie in folders that are marked by what they are: an edited fix trains anew.
+    What has been trained is read again, so the same call goes on where it was stopped. Runs with a fix, a corpus or a
+    monitor of one's own lie in folders that are marked by what they are: an edited fix trains anew.
     """
+    monitors = tuple(map(ReadOnlyMonitor, additions.monitors.values()))
     rules = {**COMPARED, **additions.rules}
     for name in names:
         for seed, corpus in itertools.product(seeds, additions.corpora or ("",)):
@@ -124,7 +126,9 @@ def outcomes(
                 place = Path(folder) / f"{experiment.name}-{seed}"
                 if corpus:
                     experiment = replace(experiment, data=additions.corpora[corpus])
-                if corpus or kind in additions.fixes:
+                if monitors:
+                    experiment = replace(experiment, monitors=(*experiment.monitors, *monitors))
+                if corpus or monitors or kind in additions.fixes:
                     place = place.with_name(f"{place.name}-{experiment.fingerprint}")
                 histories[setting, kind] = _history(experiment, place)
             for (setting, kind), history in histories.items():
@@ -158,6 +162,7 @@ def preset_outcome(
     def last(name: str) -> float:
         return history.last(name) if name in names else math.nan
 
+    own = [name for name in names if measure_of(name).base not in MEASURES]
     return PresetOutcome(
         **labels,
         held_out_loss=history.held_out_loss,
@@ -170,6 +175,7 @@ def preset_outcome(
         log_partition=last("image_log_partition"),
         output_norm=last("output_norm"),
         gradient_cosine=last("gradient_cosine"),
+        readings={each: worst(each) for each in own if math.isfinite(worst(each))},
         blow_up=_onset(smooth > np.minimum.accumulate(smooth) + 0.5, 20),
         damage=damage,
         first_alarms=first_alarms(history, rules),
@@ -261,7 +267,7 @@ def preset_tables(outcomes: Sequence[PresetOutcome], rules: Iterable[str] = tupl
             _mean(members, "log_partition", brief=True),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_difference_table(outcomes), "", *_growth_table(outcomes)]
+    lines += ["", *_reading_table(outcomes), "", *_difference_table(outcomes), "", *_growth_table(outcomes)]
     if losses := by_rate(outcomes):
         start = loss_at_start(outcomes)
         values = ", ".join(f"{kind} {lr_sensitivity(rates, start):.3f}" for kind, rates in losses.items())
@@ -281,6 +287,19 @@ def _by_place(outcomes: Sequence[PresetOutcome]) -> dict[tuple[str, str], list[P
         place = each.preset if each.preset == each.setting else f"{each.preset} {each.setting}"
         groups.setdefault((f"{place} on {each.corpus}" if each.corpus else place, each.variation), []).append(each)
     return groups
+
+
+def _reading_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
+    """The worst of what a person's own monitors read in each run, means over seeds."""
+    if not (names := sorted({name for each in outcomes for name in each.readings})):
+        return []
+    heads = " | ".join(measure_of(name).words for name in names)
+    lines = [f"| preset | variation | seeds | {heads} |", "|---" * (3 + len(names)) + "|"]
+    for (place, kind), members in _by_place(outcomes).items():
+        if any(each.readings for each in members):
+            cells = [_mean(members, name, ".3g") for name in names]
+            lines.append(f"| {place} | {kind} | {len(members)} | {' | '.join(cells)} |")
+    return lines
 
 
 def _difference_table(outcomes: Sequence[PresetOutcome]) -> list[str]:
@@ -368,7 +387,8 @@ def _pair(outcome: PresetOutcome) -> tuple[str, str, str, int]:
 
 def _mean(members: Sequence[PresetOutcome], name: str, form: str = ".2f", *, brief: bool = False) -> str:
     """Mean and interval over seeds, of the logarithms where the measure's axis is one; `brief`: the mean alone."""
-    values = [value for each in members if math.isfinite(value := getattr(each, name))]
+    readings = [each.readings[name] if name in each.readings else getattr(each, name, math.nan) for each in members]
+    values = [value for value in readings if math.isfinite(value)]
     if not values:
         return "no number"
     log = not brief and measure_of(name).axis == "log" and min(values) > 0

@@ -74,6 +74,19 @@ class AttentionReadings(Likelihood):
             return rows_TT[position:, position].cpu().numpy()
         return self._lone_readers(position)
 
+    def rollout_so_far(self, position: int, readers: bool = False) -> tuple[np.ndarray, int]:
+        """`rollout`, or `rollout_readers`, through the layers that `rollout_steps` has done, and how many these are at
+        least: at once, while somebody else takes the steps."""
+        self.require(position)
+        if self._rollout is None:
+            length = len(self) - position if readers else position + 1
+            return np.eye(1, length, 0 if readers else position, dtype=np.float32)[0], 0
+        rows, columns = slice(position, position + 1), slice(0, position + 1)
+        if readers:
+            rows, columns = slice(position, None), rows
+        part, layers = self._rollout.so_far(rows, columns)
+        return part.flatten().cpu().numpy(), layers
+
     def rollouts(self) -> np.ndarray:
         """`rollout` of all positions at once: positions x positions, 0 above the diagonal. Raises ValueError for a
         document of which these are too many to be kept."""

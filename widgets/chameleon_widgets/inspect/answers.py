@@ -66,6 +66,8 @@ class Look(Protocol):
 
     def rollout_readers(self, position: int) -> np.ndarray: ...
 
+    def rollout_so_far(self, position: int, readers: bool = False) -> tuple[np.ndarray, int]: ...
+
     def rollouts(self) -> np.ndarray: ...
 
     def rollout_steps(self) -> Iterator[float]: ...
@@ -165,8 +167,12 @@ class LookReader:
             heads = [*range(len(rows))]
         else:
             rows = [self.look.readers(layer, head, position)]
-        message = HeadRows(kind="rows", branch=self.branch, layer=layer, heads=heads, position=position, way=way)
-        return message, [*map(_floats, rows)]
+        return self._head_rows(way, layer, heads, position, self.look.depth[0], rows)
+
+    def rollout_so_far(self, way: Way, position: int) -> LookAnswer | None:
+        """A row of rollout through the layers that are done; None while none is."""
+        row, through = self.look.rollout_so_far(position, readers=way == "by")
+        return self._head_rows(way, ROLLOUT, [0], position, through, [row]) if through else None
 
     def rollouts(self) -> LookAnswer:
         """All rows of rollout, a byte a weight: what a page without a kernel answers hovers from."""
@@ -290,6 +296,14 @@ class LookReader:
         return message, []
 
     # Parts
+
+    def _head_rows(
+        self, way: Way, layer: int, heads: list[int], position: int, through: int, rows: list[np.ndarray]
+    ) -> LookAnswer:
+        message = HeadRows(
+            kind="rows", branch=self.branch, layer=layer, through=through, heads=heads, position=position, way=way
+        )
+        return message, [*map(_floats, rows)]
 
     def _alternatives(self, position: int, offers: list[Offer]) -> list[Alternative]:
         return [

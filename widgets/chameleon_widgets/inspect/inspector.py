@@ -286,11 +286,20 @@ class Inspector(anywidget.AnyWidget):
         branch, way, layer, head, position = hover
         if layer == ROLLOUT and branch in self._rolling:
             self._late_row = hover  # to compute it alone would take as long as what is under way
-            return False
+            return self._send_late_row() is not None
         answer = self._branches[branch].reader.rows(way, layer, head, position)
         self._book.put(("rows", *hover), answer)
         self._reply(answer)
         return True
+
+    def _send_late_row(self) -> LookAnswer | None:
+        """The row that waits for rollout, through the layers that are done."""
+        if self._late_row is None or self._hover is not None:
+            return None
+        branch, way, _, _, position = self._late_row
+        if (answer := self._branches[branch].reader.rollout_so_far(way, position)) is not None:
+            self._reply(answer)
+        return answer
 
     def _draw_images(self, reader: LookReader) -> Iterator[str]:
         for image in range(reader.images):
@@ -300,8 +309,13 @@ class Inspector(anywidget.AnyWidget):
 
     def _roll_out(self, reader: LookReader) -> Iterator[str]:
         """Computes what rows of rollout are taken from, and answers the one that waits for that."""
+        through = 0
         try:
             for share in reader.look.rollout_steps():
+                waits = self._late_row is not None and self._late_row[0] == reader.branch
+                if waits and through < int(share * reader.depth[0]) < reader.depth[0]:
+                    through = int(share * reader.depth[0])
+                    self._send_late_row()
                 yield f"Following attention through all layers, {share:.0%}"
         finally:
             self._rolling.discard(reader.branch)

@@ -69,11 +69,12 @@ class InspectorState(TypedDict):
 
 class HeadRows(TypedDict):
     """Rows of attention, a float32 buffer for each head: over positions 0 to `position` ("from"), or from there to the
-    last ("by"). Layer -1 is rollout, through all layers; -2 is attention times gradient."""
+    last ("by"). Layer -1 is rollout, through `through` layers so far; -2 is attention times gradient."""
 
     kind: Literal["rows"]
     branch: int
     layer: int
+    through: int
     heads: list[int]
     position: int
     way: Literal["from", "by"]

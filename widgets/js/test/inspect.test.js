@@ -88,6 +88,23 @@ test("while a row is on its way, of those wanted meanwhile only the newest is as
   assert.deepEqual(asked, [1, 4, 9], "after trouble the next hover asks again");
 });
 
+test("a row through some of the layers stands until another is asked for or the whole one comes", () => {
+  const asked = /** @type {number[]} */ ([]);
+  const store = rowStore((place) => asked.push(place.position));
+  /** @param {number} position */
+  const rolled = (position) => ({ branch: 0, way: /** @type {"from"} */ ("from"), layer: -1, head: 0, position });
+  assert.equal(store.get(rolled(3)), undefined);
+  store.sketch(rolled(3), new Float32Array([1]), 2);
+  assert.deepEqual([store.get(rolled(3))?.[0], store.through(rolled(3)), store.through(rolled(4))], [1, 2, 0]);
+  store.get(rolled(4));
+  store.sketch(rolled(4), new Float32Array([2]), 3);
+  assert.equal(store.get(rolled(3)), undefined);
+  assert.deepEqual(asked, [3, 4, 3]);
+  store.put(rolled(3), new Float32Array([5]));
+  store.put(rolled(4), new Float32Array([6]));
+  assert.deepEqual([store.get(rolled(4))?.[0], store.through(rolled(4))], [6, 0]);
+});
+
 test("rows are kept as far as the store goes, the newest first", () => {
   const store = rowStore(() => {}, 10);
   const at = (position) => ({ branch: 0, way: "by", layer: 1, head: 2, position });

@@ -82,8 +82,13 @@ function render(context) {
       state = message;
       if (message.trouble) rows.forget();
     },
-    rows({ branch, layer, heads, position, way }, buffers) {
-      heads.forEach((head, at) => rows.put({ branch, way, layer, head, position }, numbers(Float32Array, buffers[at])));
+    rows({ branch, layer, through, heads, position, way }, buffers) {
+      const whole = through >= (store.documents.get(branch)?.facts.layers ?? 0);
+      heads.forEach((head, at) => {
+        const [place, row] = [{ branch, way, layer, head, position }, numbers(Float32Array, buffers[at])];
+        if (whole) rows.put(place, row);
+        else rows.sketch(place, row, through);
+      });
       rows.proceed();
       paint();
     },
@@ -456,7 +461,7 @@ function render(context) {
     const place = { branch: visible, way: /** @type {"by" | "from"} */ (direction), ...head, position };
     const where =
       head.layer === ROLLOUT
-        ? "All layers"
+        ? allLayers(rows.through(place), facts.layers)
         : relevant
           ? "Attention × gradient"
           : `Layer ${head.layer}, head ${head.head}`;
@@ -527,6 +532,9 @@ function render(context) {
 
 /** Calls once what changed is on the screen. @param {() => void} call */
 const afterPaint = (call) => requestAnimationFrame(() => setTimeout(call));
+
+/** @param {number} through layers that rollout has gone through so far; 0: all @param {number} layers */
+const allLayers = (through, layers) => (through ? `The first ${through} of ${layers} layers so far` : "All layers");
 
 /** @param {number} change in nats */
 const changeOf = (change) => (Number.isNaN(change) ? "nothing comes before it" : nats(change));

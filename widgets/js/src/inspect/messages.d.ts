@@ -51,11 +51,12 @@ export interface InspectorState {
   drawing: number | null;
 }
 
-/** Rows of attention, a float32 buffer for each head: over positions 0 to `position` ("from"), or from there to the last ("by"). Layer -1 is rollout, through all layers; -2 is attention times gradient. */
+/** Rows of attention, a float32 buffer for each head: over positions 0 to `position` ("from"), or from there to the last ("by"). Layer -1 is rollout, through `through` layers so far; -2 is attention times gradient. */
 export interface HeadRows {
   kind: "rows";
   branch: number;
   layer: number;
+  through: number;
   heads: number[];
   position: number;
   way: "from" | "by";

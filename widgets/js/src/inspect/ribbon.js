@@ -8,10 +8,11 @@ const HEIGHT = 44;
 /** @param {(at: number | null) => void} point @param {(at: number) => void} choose */
 export function ribbon(point, choose) {
   const canvas = element("canvas", { height: HEIGHT, role: "img" });
+  const mark = element("i", { hidden: true }); // an element of its own: to draw thousands of bars anew takes longer
   const node = element(
     "figure.chm-inspect-ribbon",
     element("span.chm-inspect-scale", element("span", { text: `${SURPRISE} nats` }), element("span", { text: "0" })),
-    canvas,
+    element("div.chm-inspect-track", mark, canvas),
   );
   let [logs, entropies] = /** @type {Float32Array[]} */ ([new Float32Array(), new Float32Array()]);
   let marked = /** @type {number | null} */ (null);
@@ -34,10 +35,6 @@ export function ribbon(point, choose) {
     const step = width / logs.length;
     /** @param {number} nats */
     const height = (nats) => (Number.isNaN(nats) ? 0 : (Math.min(nats, SURPRISE) / SURPRISE) * (HEIGHT - 2));
-    if (marked !== null) {
-      pen.fillStyle = style.getPropertyValue("--line");
-      pen.fillRect(marked * step - 1, 0, Math.max(step, 1) + 2, HEIGHT);
-    }
     pen.fillStyle = style.getPropertyValue("--surprise-colour");
     logs.forEach((log, at) => {
       pen.fillRect(at * step, HEIGHT - height(-log), Math.max(0.75, step - (step > 3 ? 1 : 0)), height(-log));
@@ -57,6 +54,7 @@ export function ribbon(point, choose) {
     /** @param {Float32Array} surprises log-probabilities @param {Float32Array} unsure entropies, in nats */
     show(surprises, unsure) {
       [logs, entropies, marked] = [surprises, unsure, null];
+      mark.hidden = true;
       const values = [...logs].filter((log) => !Number.isNaN(log));
       const mean = -values.reduce((sum, log) => sum + log, 0) / Math.max(1, values.length);
       canvas.setAttribute(
@@ -69,7 +67,9 @@ export function ribbon(point, choose) {
     mark(at) {
       if (at === marked) return;
       marked = at;
-      paint();
+      mark.hidden = at === null;
+      mark.style.width = `max(3px, ${(100 / logs.length).toFixed(4)}%)`;
+      mark.style.left = `${((100 * (at ?? 0)) / logs.length).toFixed(4)}%`;
     },
   };
 }

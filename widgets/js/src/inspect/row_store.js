@@ -13,6 +13,7 @@ const PATIENCE = 1500; // milliseconds after which a row is no longer waited for
 export function rowStore(ask, weights = 2 ** 22) {
   const rows = /** @type {Map<string, Float32Array>} */ (new Map());
   const rollouts = /** @type {Map<number, (place: Place) => Float32Array | undefined>} */ (new Map());
+  let draft = /** @type {{name: string, row: Float32Array, through: number} | null} */ (null); // of a rollout under way
   let size = 0;
   let flight = /** @type {{name: string, time: number} | null} */ (null);
   let next = /** @type {Place | null} */ (null);
@@ -37,12 +38,25 @@ export function rowStore(ask, weights = 2 ** 22) {
     get(place, quiet = false) {
       const row = rows.get(nameOf(place)) ?? rollouts.get(place.branch)?.(place);
       if (row) next = null;
+      else if (draft?.name === nameOf(place)) return draft.row;
       else if (!quiet) want(place);
       return row;
+    },
+    /** Through how many layers a row goes that is not the last word; else 0. @param {Place} place */
+    through: (place) => (draft?.name === nameOf(place) ? draft.through : 0),
+    /**
+     * Keeps a row for now; the kernel sends the whole one by itself.
+     * @param {Place} place @param {Float32Array} row @param {number} through how many layers
+     */
+    sketch(place, row, through) {
+      const name = nameOf(place);
+      draft = { name, row, through };
+      if (flight?.name === name) flight = null;
     },
     /** @param {Place} place @param {Float32Array} row */
     put(place, row) {
       const name = nameOf(place);
+      if (draft?.name === name) draft = null;
       size += row.length - (rows.get(name)?.length ?? 0);
       rows.delete(name);
       rows.set(name, row);
