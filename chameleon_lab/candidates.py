@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,10 +41,13 @@ class Candidate:
 
 def score_of(scorer: Scorer, document: Document) -> float:
     """A scorer's number. Raises ValueError for what is none."""
-    score = scorer(document)
-    if isinstance(score, bool | np.bool_) or not isinstance(score, int | float | np.number) or math.isnan(score):
-        raise ValueError(f"A scorer gives a number, the larger the better, not {score!r}: {scorer!r}.")
-    return float(score)
+    score, number = scorer(document), math.nan
+    if isinstance(score, int | float | np.integer | np.floating) and not isinstance(score, bool):
+        with suppress(OverflowError):  # of a whole number with more than 308 digits
+            number = float(score)
+    if math.isnan(number):
+        raise ValueError(f"A scorer gives a number, the larger the better, not {str(score)[:80]!r}: {scorer!r}.")
+    return number
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -1,6 +1,7 @@
 """Alignment: answers alone are learned, nothing is cut between prompt and answer, and it begins from weights."""
 
 import json
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 
@@ -23,7 +24,7 @@ from chameleon_lab.corpora.alignment import (
     whole_exchanges,
 )
 from chameleon_lab.corpora.batch_view import BatchView
-from chameleon_lab.corpora.packing import TokenizedDocument, pack, tokenize
+from chameleon_lab.corpora.packing import DocumentColumn, TokenizedDocument, pack, tokenize
 from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.optimization import Cosine
@@ -216,6 +217,23 @@ def test_one_cell_aligns_a_model_on_a_file_of_conversations(base, tmp_path):
     aligned = Chameleon.load(tmp_path / "model")
     assert aligned.card["data"]["sources"]["conversations"]["path"].endswith("chats.jsonl")
     assert aligned.generate(Document.of("what is 3?", EndTurn()), seed=1, max_tokens=4) is not None
+
+
+def test_gathered_conversations_are_as_light_as_their_bytes_and_the_documents_they_were(mixed):
+    documents = list(conversation_tokens(SceneCategory("image generation", 30).documents(), mixed, 272))
+    column = DocumentColumn(mixed.vocabulary.size)
+    for document in documents:
+        assert isinstance(document, TokenizedDocument)
+        column.append(document)
+    for chosen, places in ((column, range(30)), (column.chosen([7, 2, 9])[1:], [2, 9]), (column[-3:], [27, 28, 29])):
+        assert len(chosen) == len(places)
+        for mine, place in zip(chosen, places, strict=True):
+            assert mine.tokens.dtype == np.int64 and mine.learn.dtype == bool
+            assert all((one == other).all() for one, other in zip(mine, documents[place], strict=True))
+    with pytest.raises(IndexError):
+        column[30]
+    tokens = sum(len(each.tokens) for each in column)
+    assert len(pickle.dumps(column)) < 3 * tokens + 8 * 30 + 1000
 
 
 def test_categories_come_in_the_shares_of_their_weights(base, mixed):

@@ -286,7 +286,9 @@ def test_a_reward_s_source_and_a_prompt_s_are_part_of_what_the_experiment_is(toy
     assert "FAVOURITE" in str(described(toy)["sources"]) and "scene_reward" in str(described(experiments[3]))
 
 
-@pytest.mark.parametrize("reward", ["much", None, float("nan"), float("-inf"), True])
+@pytest.mark.parametrize(
+    "reward", ["much", None, float("nan"), float("-inf"), True, 1e300, 10**400, 1j], ids=lambda reward: str(reward)[:9]
+)
 def test_a_reward_that_is_no_finite_number_is_one_clear_error(toy, tmp_path, reward):
     run = replace(toy, reward=lambda document: reward).run(tmp_path)
     with pytest.raises(ValueError, match="number"):
@@ -364,3 +366,19 @@ def test_the_rewards_of_scenes_are_of_the_picture_that_was_asked_for():
         moved = replace(scene, background="gray" if scene.background != "gray" else "tan")
         assert 0.5 < paid(moved)[0] < 1 and paid(moved)[1] == 1
     assert not set(REWARDED_PAIRS) & set(UNREWARDED_PAIRS) and len(REWARDED_PAIRS) == 4
+
+
+def test_a_reward_that_fails_ends_the_run_with_its_own_words_and_what_was_trained_stays(toy, tmp_path):
+    calls = []
+
+    def breaks_later(document):
+        calls.append(document)
+        if len(calls) > 2 * toy.grpo.group * toy.grpo.prompts:  # in the third round
+            raise ZeroDivisionError("a mistake in a cell")
+        return float(len(calls) % 2)
+
+    run = replace(toy, reward=breaks_later).run(tmp_path)
+    with pytest.raises(ZeroDivisionError, match="a mistake in a cell"):
+        run.wait(60)
+    assert run.state.status == "failed" and "a mistake in a cell" in str(run.state)
+    assert len(run.history.records) == 2 * toy.grpo.inner_steps

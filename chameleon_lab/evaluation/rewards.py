@@ -28,7 +28,7 @@ from chameleon_lab.corpora.requests import requested_scene
 from chameleon_lab.corpora.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, arrange
 from chameleon_lab.documents import Document
 from chameleon_lab.evaluation.scenes import evaluate, prompts
-from chameleon_lab.files import read_json_lines
+from chameleon_lab.files import read_json_lines, read_table
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
@@ -157,21 +157,23 @@ def judge_runs_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="the folder of a run with rewards")
     parser.add_argument("out", type=Path, help="JSON Lines to add outcomes to; those that are there are not made again")
     parser.add_argument("--arm", default="scene", help="what the arm is called in the file")
+    parser.add_argument("--end", action="store_true", help="judge the end alone, and no checkpoint on the way")
     parser.add_argument("-n", type=int, default=200)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    judge_run(options.run, options.out, options.arm, options.n)
+    judge_run(options.run, options.out, options.arm, options.n, options.end)
 
 
-def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
-    """Judges where a run began (step 0, the same for all arms), each of its checkpoints, and its end; begin and end on
-    all sets, checkpoints between them on pairs alone."""
+def judge_run(folder: Path, out: Path, arm: str, n: int, end: bool = False) -> None:
+    """Judges where a run began (step 0, the same for all arms and seeds), each of its checkpoints unless the `end` is
+    asked for alone, and its end; begin and end on all sets, checkpoints between them on pairs alone."""
     lab, run = Chameleon.load("tiny", device="cpu"), RunFolder(folder)
-    records = run.history.records
+    records, seed = run.history.records, read_table(folder / "config.json")["seed"]
     rows = read_json_lines(out) if out.exists() else []
-    places = {step: path for step, path in run.checkpoints.items() if step} | {len(records): run.checkpoint}
+    places = {step: path for step, path in run.checkpoints.items() if step and not end}
+    places |= {len(records): run.checkpoint}
     for step in dict.fromkeys((0, len(records), *sorted(places))):  # begin and end first, which say the most
-        about = {"arm": arm if step else "start", "step": step}
+        about = {"arm": arm if step else "start", "seed": seed if step else 0, "step": step}
         if any(about.items() <= row.items() for row in rows):
             continue
         if step:
@@ -181,7 +183,7 @@ def judge_run(folder: Path, out: Path, arm: str, n: int) -> None:
         edge = step in (0, len(records))
         sets = tuple(PROMPT_SETS) if edge else ("rewarded pairs", "pairs never rewarded")
         rows += [about | row for row in reward_outcomes(lab, n, sets=sets, words=edge)]
-        rows.sort(key=lambda row: row["step"])
+        rows.sort(key=lambda row: (row["arm"] != "start", row["arm"], row["seed"], row["step"]))
         write_file(out, "".join(json.dumps(row) + "\n" for row in rows))
         log.info("Judged step %d of %s.", step, folder)
 

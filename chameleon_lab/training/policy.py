@@ -181,6 +181,10 @@ def chunk_rows(model: Transformer, outputs_XD: Tensor) -> int:
     return max(256, at_once // model.config.vocabulary)
 
 
+LARGEST_REWARD = 1e100
+"""The square of a larger one has no room in a double, and every advantage of its group would come out as 0."""
+
+
 def advantages(rewards_PG: np.ndarray, scaled: bool = True) -> np.ndarray:
     """How much better each of G rollouts did than its group of one prompt: reward - mean, over the standard deviation
     (of a sample, n - 1) where `scaled`. All are 0 where all did alike."""
@@ -251,8 +255,10 @@ class GroupRollouts:
 
     def _reward(self, document: Document) -> float:
         reward = score_of(self.reward, document)
-        if not np.isfinite(reward):
-            raise ValueError(f"A reward is a finite number, not {reward}: {self.reward!r} of {document!r}.")
+        if not abs(reward) < LARGEST_REWARD:
+            raise ValueError(
+                f"A reward is a finite number, below {LARGEST_REWARD:g}, not {reward}: {self.reward!r} of {document!r}."
+            )
         return reward
 
     def _laid_out(self, rows: Sequence[ReplyRow], advantages_B: np.ndarray) -> RolloutBatch:

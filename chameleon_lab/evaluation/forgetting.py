@@ -1,0 +1,260 @@
+"""What a fine-tuning teaches, and what the model forgets of what it could do: the tiny model is taught to be asked in
+German, in several ways.
+
+- the lesson: 200 requests for one thing, each with its picture; no word of them stood in the model's training
+- *taught*: drawings asked for in German, of held-out arrangements, judged by the checker from their pixels
+- *still there*: drawings asked for in English, captions and questions of `evaluation.scenes`, on held-out scenes
+
+`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `METHODS`, says what differs from before
+beyond chance, and adds the figures to the file; `--show` prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.checkpoints.adapters import LoRA
+from chameleon_lab.checkpoints.text_files import with_words
+from chameleon_lab.corpora.checker import compare_scenes, read_scene
+from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.documents import Document, EndTurn, Image, Text
+from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, result_table, settings_words
+from chameleon_lab.evaluation.scenes import Score, scene_results
+from chameleon_lab.files import read_json_lines
+from chameleon_lab.signals import exit_code
+from chameleon_lab.storage import write_file
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import ListedDocuments, Scenes
+from chameleon_lab.training.experiments import TINY, Experiment
+from chameleon_lab.training.fine_tuning import fine_tune
+
+log = logging.getLogger(__name__)
+
+STEPS, TOKENS = 240, 512
+"""Of a training: about a minute and a half of one core."""
+
+GERMAN: Mapping[str, str] = MappingProxyType(
+    {
+        **{"circle": "kreis", "square": "quadrat", "triangle": "dreieck", "star": "stern", "heart": "herz"},
+        **{"diamond": "raute", "cross": "kreuz", "ring": "reif", "small": "klein", "large": "gross"},
+        **{"red": "rot", "orange": "apricot", "yellow": "gelb", "green": "gruen", "blue": "blau", "purple": "lila"},
+        **{"black": "schwarz", "brown": "braun", "gray": "grau", "cyan": "tuerkis", "mint": "minze", "pink": "rosa"},
+        **{"tan": "beige", "lavender": "flieder", "in the center": "mittig"},
+        **{"in the top left": "oben links", "at the top": "oben", "in the top right": "oben rechts"},
+        **{"on the left": "links", "on the right": "rechts"},
+        **{"in the bottom left": "unten links", "at the bottom": "unten", "in the bottom right": "unten rechts"},
+    }
+)
+"""The words of a scene of one thing: English to German, in ASCII as one types them."""
+
+GERMAN_WORDS = tuple(sorted({word for words in GERMAN.values() for word in words.split()} | {"male", "auf"}))
+
+
+def german_request(scene: Scene) -> str:
+    """A scene of one thing, asked for with all that it has."""
+    (thing,) = scene.things
+    words = [thing.size, thing.colour, thing.shape, scene.place]
+    return f"male {' '.join(GERMAN[word] for word in words)} auf {GERMAN[scene.background]}"
+
+
+def german_lesson(count: int = 200, seed: int = 0) -> list[Document]:
+    """Requests with their pictures, of which the pictures are learned."""
+    rng = np.random.default_rng([seed, 51])
+    scenes = [sample_where(rng, "trainable", 1) for _ in range(count)]
+    return [
+        Document(
+            (
+                Text(german_request(scene), learn=False),
+                EndTurn(learn=False),
+                Image(scene.picture()),
+                EndTurn(),
+            )
+        )
+        for scene in scenes
+    ]
+
+
+# The ways
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of fine-tuning: the share of batches of what the model could do already, a factor of the rates that the
+    tiny model was trained with, an adapter, and whether the German words become tokens, which alone are trained."""
+
+    beside: float = 0.5
+    rates: float = 1 / 3
+    adapter: LoRA | None = None
+    words: bool = False
+
+    def experiment(self, lab: Chameleon, lesson: Sequence[Document], steps: int, tokens: int, seed: int) -> Experiment:
+        tokenizer, changes = lab.tokenizer, dict[str, Any]()
+        if self.words:
+            pieces = lab.tokenizer.text
+            tokenizer = with_words(tokenizer, [word for word in GERMAN_WORDS if len(pieces.encode(word)) > 1])
+            changes = {"frozen": ("blocks.*", "norm.*"), "frozen_rows": range(lab.vocabulary.size)}
+        beside = Scenes(tokenizer, tokens) if self.beside else None
+        recipe = replace(
+            TINY.recipe, rate=self.rates * TINY.recipe.rate, muon_rate=self.rates * TINY.recipe.muon_rate, warm_up=10
+        )
+        return replace(
+            TINY,
+            name="forgetting",
+            begins_from=lab,
+            data=ListedDocuments(lesson, tokenizer, tokens, beside=beside, beside_share=self.beside),
+            recipe=recipe,
+            budget=Budget(steps=steps),
+            adapter=self.adapter,
+            monitors=(),
+            rules=(),
+            seed=seed,
+            **changes,
+        )
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "nothing beside": Method(0.0),
+        "half beside": Method(0.5),
+        "four fifths beside": Method(0.8),
+        "half beside, a tenth of the rates": Method(0.5, 1 / 30),
+        "half beside, LoRA": Method(0.5, adapter=LoRA(rank=8)),
+        "new words alone": Method(0.0, 3.0, words=True),
+    }
+)
+
+
+# What came of it
+
+
+def german_results(lab: Chameleon, n: int = 100, seed: int = 2026) -> Iterator[Result]:
+    """Drawings asked for in German, of held-out arrangements: everything right, and each attribute."""
+    rng = np.random.default_rng([seed, 52])
+    scenes = [sample_where(rng, "held_out", 1) for _ in range(n)]
+    documents = [Document.of(german_request(scene), EndTurn()) for scene in scenes]
+    replies = list[Document]()
+    for start in range(0, n, 50):
+        some = documents[start : start + 50]
+        replies += lab.engine.generate(some, lab.settings, range(seed + start, seed + start + len(some)))
+    verdicts = [
+        compare_scenes(scene, read_scene(reply.pictures[0])) if len(reply.pictures) == 1 else {}
+        for scene, reply in zip(scenes, replies, strict=True)
+    ]
+    for measure in ("all", "colours", "shapes", "background"):
+        card = evaluation_card(
+            f"asked in German: {'everything right' if measure == 'all' else measure}",
+            f"pictures by corpora.checker; {settings_words(lab.settings)}",
+            "held-out scenes of one thing, in German",
+            [item_words(document) for document in documents],
+            n=n,
+            lab=lab,
+            seed=seed,
+        )
+        yield Result.of([each.get(measure, False) for each in verdicts], card)
+
+
+EARLIER = ("one thing, everything right", "captions exact", "questions right")
+"""What is looked at of what the model could do before, by the names of `evaluation.scenes`."""
+
+
+def forgetting_results(lab: Chameleon, n: int = 100) -> list[Result]:
+    """What was taught and what is still there, guidance off, so that it is the model that is judged."""
+    lab.settings = lab.settings.changed(guidance=1.0)
+    earlier = scene_results(lab, ("one thing", "captions", "questions"), n)
+    return [*german_results(lab, n), *(each for each in earlier if each.value.card.metric in EARLIER)]
+
+
+def forgetting_outcome(
+    method: Method, lab: Chameleon, *, steps: int = STEPS, tokens: int = TOKENS, documents: int = 200, seed: int = 0
+) -> tuple[Chameleon, dict[str, Any]]:
+    """The model after a lesson, and what it cost: CPU seconds, and held-out losses before and after."""
+    experiment = method.experiment(lab, german_lesson(documents, seed), steps, tokens, seed)
+    start = time.process_time()
+    done = fine_tune(experiment, earlier=Scenes(experiment.open().tokenizer(), held_out=64))
+    figures = {
+        f"{name} loss": [round(losses["loss"], 3), round(done.after[name]["loss"], 3)]
+        for name, losses in done.before.items()
+    }
+    figures["CPU seconds"] = round(time.process_time() - start)
+    tokenizer = experiment.open().tokenizer()
+    assert tokenizer is not None
+    return Chameleon(done.model.eval(), tokenizer, lab.settings, lab.card), figures
+
+
+def read_outcomes(path: Path | str) -> list[dict[str, Any]]:
+    """Rows of figures: method ("before": untrained), seed, measure, right of n; CPU seconds and losses with each.
+
+    Raises ValueError for a row that lacks one of these.
+    """
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"method", "seed", "measure", "right", "n"} <= row.keys():
+            raise ValueError(f"{path}, line {number}, is no outcome: it lacks method, seed, measure, right or n.")
+    return rows
+
+
+def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row a method, a column a measure, with 95 % intervals over all prompts of all seeds, in Markdown."""
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    lines = [f"| method | seeds | {' | '.join(measures)} | CPU seconds |", "|---" * (len(measures) + 3) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = [method, str(len({row["seed"] for row in mine}))]
+        for measure in measures:
+            right, n = (sum(row[key] for row in mine if row["measure"] == measure) for key in ("right", "n"))
+            cells.append(str(Score(right / n, n)).strip() if n else "")
+        seconds = [row["CPU seconds"] for row in mine if "CPU seconds" in row]
+        cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def forgetting_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="JSON Lines to add outcomes to; those that are there are not made again")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this; repeatable (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
+    parser.add_argument("-n", type=int, default=100, help="prompts of each measure (default: 100)")
+    parser.add_argument("--show", action="store_true", help="print the table of what is there, and train nothing")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    rows = read_outcomes(options.out) if options.out.exists() else []
+    before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n) if not options.show else []
+    if before and not any(row["method"] == "before" for row in rows):
+        rows += outcome_rows("before", 0, before, {})
+    for seed in options.seeds if not options.show else ():
+        for name in options.method or METHODS:
+            if any((row["method"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            lab, figures = forgetting_outcome(
+                METHODS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed
+            )
+            after = forgetting_results(lab, options.n)
+            log.info("%s, seed %d: %s\n%s\n", name, seed, figures, result_table({"after": after, "before": before}))
+            rows += outcome_rows(name, seed, after, figures)
+            write_file(options.out, "".join(json.dumps(row) + "\n" for row in rows))
+    log.info("%s", outcome_table(rows))
+
+
+def outcome_rows(
+    method: str, seed: int, results: Sequence[Result], figures: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    for result in results:
+        right, n = int(result.scores.sum()), len(result.scores)
+        yield {"method": method, "seed": seed, "measure": result.value.card.metric, "right": right, "n": n, **figures}
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(forgetting_command))

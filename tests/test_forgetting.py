@@ -1,0 +1,59 @@
+"""What a fine-tuning teaches and what it costs: the lesson is what it says, and its figures are those of the docs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.scenes import PLACES, arrange
+from chameleon_lab.documents import Image
+from chameleon_lab.evaluation.forgetting import (
+    GERMAN,
+    METHODS,
+    forgetting_outcome,
+    german_lesson,
+    outcome_rows,
+    outcome_table,
+    read_outcomes,
+)
+from chameleon_lab.evaluation.results import Result, evaluation_card
+
+OUTCOMES = Path(__file__).parent.parent / "data" / "forgetting.jsonl"
+
+
+def test_a_lesson_s_words_say_what_its_pictures_show():
+    english = {german: word for word, german in GERMAN.items()}
+    assert len(english) == len(GERMAN), "each word has one meaning"
+    places = {name: place for place, name in PLACES.items()}
+    for document in german_lesson(20):
+        verb, *words = document.text.split()
+        size, colour, shape, place, background = *words[:3], " ".join(words[3:-2]), words[-1]
+        thing = (english[shape], english[colour], english[size])
+        scene = arrange([thing], "single", english[background], places[english[place]])
+        assert verb == "male" and (np.asarray(scene.picture()) == np.asarray(document.pictures[0])).all()
+        assert all(part.learn == (place > 1) for place, part in enumerate(document))
+        assert isinstance(document[2], Image)
+
+
+def test_new_words_alone_are_learned_and_nothing_else_moves():
+    lab = Chameleon.load("tiny", device="cpu")
+    before = {name: value.clone() for name, value in lab.model.state_dict().items()}
+    taught, figures = forgetting_outcome(METHODS["new words alone"], lab, steps=2, tokens=100, documents=4)
+    assert figures["new loss"][0] != figures["new loss"][1] and figures["earlier loss"][0] == figures["earlier loss"][1]
+    for name, value in taught.model.state_dict().items():
+        assert torch.equal(value[: len(before[name])], before[name]), name
+    assert taught.vocabulary.size > lab.vocabulary.size
+    assert len(taught.tokenizer.text.encode("male gross rot kreis oben links auf grau")) == 8
+
+
+def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
+    lab = Chameleon.load("tiny", device="cpu")
+    card = evaluation_card("captions exact", "", "", ["a"], n=2, lab=lab)
+    results = [Result.of([True, False], card)]
+    rows = [row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"CPU seconds": 60 + seed})]
+    assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 60 |" in outcome_table(rows)
+    (tmp_path / "rows.jsonl").write_text('{"method": "half beside"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1, is no outcome"):
+        read_outcomes(tmp_path / "rows.jsonl")
