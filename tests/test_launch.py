@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from processes import Ranks, shared_ranks
 
 from chameleon_lab.chameleon import Chameleon
@@ -210,6 +211,11 @@ def killed(trainer):
 def stopped(trainer):
     trainer.should_stop = True
 
+def terminated(trainer):  # as SLURM does it, and torchrun once more
+    for _ in range(4):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+
 def broken(trainer):
     raise ArithmeticError("the data of process 1 is broken")
 """
@@ -252,6 +258,15 @@ def test_two_processes_killed_and_started_again_make_the_same_steps_bitwise(rank
     for name, take in {"loss": np.mean, "tokens": np.sum}.items():
         columns = [rank.series(name)[1] for rank in each.values()]
         assert take(columns, axis=0) == pytest.approx(history.series(name)[1])
+
+
+def test_a_signal_to_end_that_comes_several_times_leaves_a_checkpoint_of_that_step(ranks, tmp_path):
+    codes = shared(ranks, tmp_path / "run", callbacks="At(0, 4, terminated), At(1, 4, terminated)")
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert RecordedRun(tmp_path / "run").state.status == "stopped"
+    number = RunFolder(tmp_path / "run").history.records[-1].step + 1
+    last = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=True)
+    assert last["paced"]["step"] == number < 10
 
 
 def test_another_number_of_processes_goes_on_with_the_same_order_and_losses(ranks, tmp_path):

@@ -88,7 +88,10 @@ while [ "$code" -gt 128 ] && kill -0 "$steps" 2> /dev/null; do  # the trap ended
     wait "$steps"
     code=$?
 done
-if [ -n "$late" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -n "$late" ]; then
+    kill "$orders"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
 exit "$code"
 """
 
