@@ -5,7 +5,9 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -326,6 +328,51 @@ def test_a_process_that_fails_says_so_in_the_folder_and_a_full_disk_ends_nothing
     assert shared(ranks, full) == [0, 0]
     (alarm,) = [alarm for alarm in RecordedRun(full).history.alarms if alarm.rule == "records"]
     assert alarm.message.startswith("process 1 could not write") and "No space left" in alarm.message
+
+
+LOSS = (
+    "import lightning\nfrom chameleon_lab.commands.launch import take_part\n"
+    + TOYS
+    + """
+def lost(trainer):
+    mark = Path({mark!r})
+    if not mark.exists():
+        mark.touch()
+        for process in (os.getppid(), os.getpid()) if {node} else (os.getpid(),):
+            os.kill(process, signal.SIGKILL)
+
+if __name__ == "__main__":
+    raise SystemExit(take_part(TOY, Path({folder!r}), CPU | {{"callbacks": [At(1, 8, lost)]}}))
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["process", "node"])
+def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does(what, ranks, tmp_path):
+    """Two nodes as the sbatch file starts them, on this machine: they end in the steps of two that never died."""
+    folder, mark, train = tmp_path / "run", tmp_path / "mark", tmp_path / "train.py"
+    train.write_text(LOSS.format(mark=str(mark), node=what == "node", folder=str(folder)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-id=7-0", f"--rdzv-endpoint=127.0.0.1:{port}", str(train)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (tmp_path / "output").open("w") as output:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(torchrun, env=environment, stdout=output, stderr=output)
+
+        first, second = start(), start()
+        assert shared(ranks, tmp_path / "whole") == [0, 0]
+        ends = [first.wait(150), second.wait(150)] if what == "process" else []
+        if what == "node":
+            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()))
+            stays = first if second.poll() else second
+            ends = [start().wait(150), stays.wait(150)]
+    assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
+    assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")
 
 
 @pytest.mark.slow
