@@ -26,7 +26,7 @@ from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.shards import write_shards
 from chameleon_lab.documents import Document, Text
-from chameleon_lab.history import RecordedRun
+from chameleon_lab.history import PostedOrder, RecordedRun
 from chameleon_lab.monitors.outputs import ResidualNorm
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm
@@ -138,22 +138,35 @@ def test_a_dry_run_writes_all_that_another_machine_needs_and_starts_nothing(tmp_
     panel.close()
 
 
-def test_the_sbatch_file_s_answer_to_usr1_is_an_order_that_the_run_understands(tmp_path):
-    """The shell's own lines, with srun and scontrol that only say what they were asked."""
+SHIMS = {
+    # A training that is only beginning when the order comes, so that it forgets it, and ends at the next one.
+    "srun": """touch "$BEGUN"
+wait_for_order() {
+    for _ in $(seq 300); do if [ -e "$ORDERS" ]; then return; fi; /bin/sleep 0.1; done
+    exit 9
+}
+wait_for_order; rm "$ORDERS"; wait_for_order""",
+    "scontrol": 'echo "$@" >> "$ASKED"',
+    "sleep": "exec /bin/sleep 0.2",
+}
+
+
+def test_the_sbatch_file_s_answer_to_usr1_is_an_order_that_the_run_hears_whenever_it_begins(tmp_path):
+    """The shell's own lines, with stand-ins for SLURM's programs."""
     launch(TOY, tmp_path / "run", nodes=1, devices=1, trainer=CPU, start=False)
-    for name, body in {"srun": "sleep 3", "scontrol": 'echo "$@" >> "$ASKED"'}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+    for name, body in SHIMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
+    asked, begun, orders = tmp_path / "asked", tmp_path / "begun", tmp_path / "run" / "orders.jsonl"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1"}
-    environment |= {"ASKED": str(tmp_path / "asked"), "SLURM_JOB_NODELIST": "n1"}
-    orders = tmp_path / "run" / "orders.jsonl"
+    environment |= {"ASKED": str(asked), "BEGUN": str(begun), "ORDERS": str(orders), "SLURM_JOB_NODELIST": "n1"}
     with subprocess.Popen(["bash", str(tmp_path / "run" / "toy.sbatch")], env=environment) as process:
-        time.sleep(1)
+        until(begun.exists)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(60) == 0
-    order = json.loads(orders.read_text())
-    assert order["command"] == "stop" and order["order"] == "7-0"
-    assert "requeue 7" in (tmp_path / "asked").read_text()
+    written = [PostedOrder.of(json.loads(line)) for line in orders.read_text().splitlines()]
+    assert written and {(each.order, each.command) for each in written} == {("7-0", "stop")}
+    assert "requeue 7" in asked.read_text()
 
 
 def test_an_edited_train_py_stays_and_another_experiment_is_refused(tmp_path):

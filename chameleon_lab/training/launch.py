@@ -71,8 +71,12 @@ folder={folder}
 late=
 order() {{
     late=yes
-    printf '{{"order": "%s-%s", "command": "stop", "arguments": {{}}}}\\n' \\
-        "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" >> "$folder/orders.jsonl"
+    while kill -0 $$; do  # again and again: a run forgets what was ordered before it began
+        printf '{{"order": "%s-%s", "command": "stop", "arguments": {{}}}}\\n' \\
+            "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" >> "$folder/orders.jsonl"
+        sleep 15
+    done &
+    orders=$!
 }}
 trap order USR1
 
