@@ -29,6 +29,10 @@ def end_at_once(number: int, _frame: Any) -> None:
 
 
 def end_in_order(number: int, _frame: Any) -> None:
+    """A second Ctrl+C is a person's, who waits no longer. Other signals come several times where several programs hand
+    on the same one, as SLURM and torchrun do: they end nothing sooner, so that a checkpoint is written."""
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_IGN)
     raise Termination(number)
 
 

@@ -5,7 +5,9 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from processes import Ranks, shared_ranks
 
 from chameleon_lab.chameleon import Chameleon
@@ -23,7 +26,7 @@ from chameleon_lab.commands.main import main
 from chameleon_lab.corpora.mixture import Mixture
 from chameleon_lab.corpora.shards import write_shards
 from chameleon_lab.documents import Document, Text
-from chameleon_lab.history import RecordedRun
+from chameleon_lab.history import PostedOrder, RecordedRun
 from chameleon_lab.monitors.outputs import ResidualNorm
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm
@@ -135,22 +138,35 @@ def test_a_dry_run_writes_all_that_another_machine_needs_and_starts_nothing(tmp_
     panel.close()
 
 
-def test_the_sbatch_file_s_answer_to_usr1_is_an_order_that_the_run_understands(tmp_path):
-    """The shell's own lines, with srun and scontrol that only say what they were asked."""
+SHIMS = {
+    # A training that is only beginning when the order comes, so that it forgets it, and ends at the next one.
+    "srun": """touch "$BEGUN"
+wait_for_order() {
+    for _ in $(seq 300); do if [ -e "$ORDERS" ]; then return; fi; /bin/sleep 0.1; done
+    exit 9
+}
+wait_for_order; rm "$ORDERS"; wait_for_order""",
+    "scontrol": 'echo "$@" >> "$ASKED"',
+    "sleep": "exec /bin/sleep 0.2",
+}
+
+
+def test_the_sbatch_file_s_answer_to_usr1_is_an_order_that_the_run_hears_whenever_it_begins(tmp_path):
+    """The shell's own lines, with stand-ins for SLURM's programs."""
     launch(TOY, tmp_path / "run", nodes=1, devices=1, trainer=CPU, start=False)
-    for name, body in {"srun": "sleep 3", "scontrol": 'echo "$@" >> "$ASKED"'}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+    for name, body in SHIMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
+    asked, begun, orders = tmp_path / "asked", tmp_path / "begun", tmp_path / "run" / "orders.jsonl"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1"}
-    environment |= {"ASKED": str(tmp_path / "asked"), "SLURM_JOB_NODELIST": "n1"}
-    orders = tmp_path / "run" / "orders.jsonl"
+    environment |= {"ASKED": str(asked), "BEGUN": str(begun), "ORDERS": str(orders), "SLURM_JOB_NODELIST": "n1"}
     with subprocess.Popen(["bash", str(tmp_path / "run" / "toy.sbatch")], env=environment) as process:
-        time.sleep(1)
+        until(begun.exists)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(60) == 0
-    order = json.loads(orders.read_text())
-    assert order["command"] == "stop" and order["order"] == "7-0"
-    assert "requeue 7" in (tmp_path / "asked").read_text()
+    written = [PostedOrder.of(json.loads(line)) for line in orders.read_text().splitlines()]
+    assert written and {(each.order, each.command) for each in written} == {("7-0", "stop")}
+    assert "requeue 7" in asked.read_text()
 
 
 def test_an_edited_train_py_stays_and_another_experiment_is_refused(tmp_path):
@@ -210,6 +226,11 @@ def killed(trainer):
 def stopped(trainer):
     trainer.should_stop = True
 
+def terminated(trainer):  # as SLURM does it, and torchrun once more
+    for _ in range(4):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+
 def broken(trainer):
     raise ArithmeticError("the data of process 1 is broken")
 """
@@ -252,6 +273,15 @@ def test_two_processes_killed_and_started_again_make_the_same_steps_bitwise(rank
     for name, take in {"loss": np.mean, "tokens": np.sum}.items():
         columns = [rank.series(name)[1] for rank in each.values()]
         assert take(columns, axis=0) == pytest.approx(history.series(name)[1])
+
+
+def test_a_signal_to_end_that_comes_several_times_leaves_a_checkpoint_of_that_step(ranks, tmp_path):
+    codes = shared(ranks, tmp_path / "run", callbacks="At(0, 4, terminated), At(1, 4, terminated)")
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert RecordedRun(tmp_path / "run").state.status == "stopped"
+    number = RunFolder(tmp_path / "run").history.records[-1].step + 1
+    last = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=True)
+    assert last["paced"]["step"] == number < 10
 
 
 def test_another_number_of_processes_goes_on_with_the_same_order_and_losses(ranks, tmp_path):
@@ -311,6 +341,51 @@ def test_a_process_that_fails_says_so_in_the_folder_and_a_full_disk_ends_nothing
     assert shared(ranks, full) == [0, 0]
     (alarm,) = [alarm for alarm in RecordedRun(full).history.alarms if alarm.rule == "records"]
     assert alarm.message.startswith("process 1 could not write") and "No space left" in alarm.message
+
+
+LOSS = (
+    "import lightning\nfrom chameleon_lab.commands.launch import take_part\n"
+    + TOYS
+    + """
+def lost(trainer):
+    mark = Path({mark!r})
+    if not mark.exists():
+        mark.touch()
+        for process in (os.getppid(), os.getpid()) if {node} else (os.getpid(),):
+            os.kill(process, signal.SIGKILL)
+
+if __name__ == "__main__":
+    raise SystemExit(take_part(TOY, Path({folder!r}), CPU | {{"callbacks": [At(1, 8, lost)]}}))
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["process", "node"])
+def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does(what, ranks, tmp_path):
+    """Two nodes as the sbatch file starts them, on this machine: they end in the steps of two that never died."""
+    folder, mark, train = tmp_path / "run", tmp_path / "mark", tmp_path / "train.py"
+    train.write_text(LOSS.format(mark=str(mark), node=what == "node", folder=str(folder)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-id=7-0", f"--rdzv-endpoint=127.0.0.1:{port}", str(train)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (tmp_path / "output").open("w") as output:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(torchrun, env=environment, stdout=output, stderr=output)
+
+        first, second = start(), start()
+        assert shared(ranks, tmp_path / "whole") == [0, 0]
+        ends = [first.wait(150), second.wait(150)] if what == "process" else []
+        if what == "node":
+            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()))
+            stays = first if second.poll() else second
+            ends = [start().wait(150), stays.wait(150)]
+    assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
+    assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")
 
 
 @pytest.mark.slow

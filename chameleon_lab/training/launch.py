@@ -71,8 +71,12 @@ folder={folder}
 late=
 order() {{
     late=yes
-    printf '{{"order": "%s-%s", "command": "stop", "arguments": {{}}}}\\n' \\
-        "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" >> "$folder/orders.jsonl"
+    while kill -0 $$; do  # again and again: a run forgets what was ordered before it began
+        printf '{{"order": "%s-%s", "command": "stop", "arguments": {{}}}}\\n' \\
+            "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" >> "$folder/orders.jsonl"
+        sleep 15
+    done &
+    orders=$!
 }}
 trap order USR1
 
@@ -88,7 +92,10 @@ while [ "$code" -gt 128 ] && kill -0 "$steps" 2> /dev/null; do  # the trap ended
     wait "$steps"
     code=$?
 done
-if [ -n "$late" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -n "$late" ]; then
+    kill "$orders"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
 exit "$code"
 """
 
