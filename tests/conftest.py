@@ -34,6 +34,9 @@ importlib.metadata.entry_points = functools.lru_cache(importlib.metadata.entry_p
 # jsonschema, when it is imported, builds a grammar of URIs with this one for three seconds; none are checked here.
 sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
 
+# No test outlives a power failure: what is written may reach the disk later. Waiting for it takes 12 ms a file.
+os.fsync = lambda fd: None
+
 # Without a GPU `torch.manual_seed` still notes for each kind of GPU where in the program it was called: a millisecond,
 # fifteen thousand times in the suite, for a seed that the CPU's generator takes in a microsecond.
 if not torch.cuda.is_available():

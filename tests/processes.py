@@ -26,6 +26,7 @@ import chameleon_lab.training.loop
 from chameleon_lab.commands.launch import *
 from chameleon_lab.training.run import Run
 torch.set_num_threads(1)
+os.fsync = lambda fd: None  # as in conftest.py
 for line in sys.stdin:
     job = json.loads(line)
     ranks = []

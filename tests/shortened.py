@@ -13,6 +13,9 @@ import nbformat
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
+WITH_WIDGETS = [path for path in NOTEBOOKS if "from chameleon_widgets import" in path.read_text()]
+"""Those that show more than words and figures: widgets, which need a page."""
+
 FEWER: dict[str, dict[str, str]] = {
     "00": {"plt.subplots(1, 6, figsize": "plt.subplots(1, 3, figsize"},
     "01": {"hard_cases(256)": "hard_cases(128)"},
@@ -53,6 +56,8 @@ def shortened(path: Path) -> nbformat.NotebookNode:
         if not any(words in cell.source for cell in notebook.cells):
             raise ValueError(f"{path.name} no longer has {words!r}: say in tests/shortened.py what tests run instead.")
     for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # pictures of earlier runs, which a page would draw first
         for words, others in changes.items():
             cell.source = cell.source.replace(words, others)
         cell.source = fewer_steps(cell.source)

@@ -15,16 +15,19 @@ import nbformat
 import PIL.Image
 import pytest
 from nbclient import NotebookClient
-from shortened import NOTEBOOKS, shortened
+from shortened import NOTEBOOKS, WITH_WIDGETS, shortened
 from support import CHROMIUM
 
 ROOT = Path(__file__).parent.parent
 OUTPUTS: Any = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "outputs")))  # the command of `make outputs`
 
 
-# Where there is a Chromium, tests/browser/test_notebooks_lab.py runs each in JupyterLab, which asks for more.
+# Where there is a Chromium, tests/browser/test_notebooks_lab.py runs those with widgets, which asks for more.
+IN_A_PAGE = WITH_WIDGETS if CHROMIUM else []
+
+
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if CHROMIUM else []) for path in NOTEBOOKS]
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path in IN_A_PAGE)) for path in NOTEBOOKS]
 )
 def test_it_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch, quick_kernels: Path) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(quick_kernels))

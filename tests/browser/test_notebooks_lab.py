@@ -1,4 +1,5 @@
-"""Every notebook under Run All in a real JupyterLab, made short: no error, no warning, no widget left unconnected.
+"""Every notebook with widgets under Run All in a real JupyterLab, made short: no error, no warning, no widget left
+unconnected. Those of words and figures run in test_notebooks.py.
 
 How long nothing moved on the page while a cell ran is printed. The first notebook is run by test_first_light.py.
 """
@@ -10,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from playwright.sync_api import Page, expect
-from shortened import NOTEBOOKS, shortened
+from shortened import NOTEBOOKS, WITH_WIDGETS, shortened
 
 WATCH = """() => {
   window.stillness = {};  // milliseconds by cell
@@ -34,7 +35,10 @@ WATCH = """() => {
 }"""
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize(  # slow: what has no widget says the same without a page
+    "path",
+    [pytest.param(each, id=each.stem, marks=[pytest.mark.slow] * (each not in WITH_WIDGETS)) for each in NOTEBOOKS[1:]],
+)
 def test_run_all_goes_to_the_end_and_every_widget_is_connected(
     open_notebook, tmp_path, screenshots, capsys, path: Path
 ):
