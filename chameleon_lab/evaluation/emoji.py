@@ -214,9 +214,9 @@ class EmojiScores:
             ("best of eight by its own naming", bests),
             ("the style drawn is the style asked", styles),
         ):
-            yield self.result(measure + side, rights, self.asked(picks), "the judge among all ideas")
+            yield self.result(measure + side, rights, self.prompts_of(picks), "the judge among all ideas")
 
-    def asked(self, picks: Sequence[tuple[Drawn, str]]) -> list[str]:
+    def prompts_of(self, picks: Sequence[tuple[Drawn, str]]) -> list[str]:
         return [request.text for request in self.requests(picks)]
 
     def combined(self, key: int) -> Iterator[Result]:
@@ -237,7 +237,7 @@ class EmojiScores:
             self.nearest(trip, idea.family, style) == idea.idea
             for (idea, style), trip in zip(picks, trips, strict=True)
         ]
-        pixels, items = "the nearest pixels among the family by the same hand", self.asked(picks)
+        pixels, items = "the nearest pixels among the family by the same hand", self.prompts_of(picks)
         judged = "the judge among all ideas"
         yield self.result("unseen combinations, first try, by the judge", by_judge, items, judged)
         yield self.result("unseen combinations, first try, by pixels", by_pixels, items, pixels)
@@ -277,7 +277,7 @@ class EmojiScores:
             for (idea, _), reply in zip(picks, replies, strict=True)
         ]
         measure, how = f"drawn right at the first try, guidance {GUIDED:g}", "the judge among all ideas"
-        yield self.result(measure, rights, self.asked(picks), how, GUIDED)
+        yield self.result(measure, rights, self.prompts_of(picks), how, GUIDED)
 
 
 def _coarse(picture: PIL.Image.Image) -> np.ndarray:
