@@ -44,6 +44,9 @@ their own, which take any bytes for a picture.
 LARGEST_PROFILE = 4 * 2**20
 """Bytes: a printer's profile of colours takes one or two million."""
 
+WRITTEN_SHORTEST = "shortest side as written"
+"""What a picture's `info` says where it was decoded smaller than its file has it: pixels along the shortest side."""
+
 ROWS_AT_ONCE = 512
 """Rows of a picture that are worked on together, so that a large one takes little more memory than its pixels."""
 
@@ -96,8 +99,10 @@ def decode_picture(file: BinaryIO, name: str = "The picture", shortest: int | No
     require_size(picture, name)
     try:
         if shortest is not None and picture.format in ("JPEG", "MPO"):
-            share = 2 * shortest / min(picture.size)
+            share, written = 2 * shortest / min(picture.size), picture.size
             picture.draft(None, (math.ceil(share * picture.width), math.ceil(share * picture.height)))
+            if picture.size != written:
+                picture.info[WRITTEN_SHORTEST] = min(written)
         _scale_transparent_colour(picture)
         _unpack(picture)
     except Exception as error:
@@ -106,7 +111,7 @@ def decode_picture(file: BinaryIO, name: str = "The picture", shortest: int | No
 
 
 def rgb(picture: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
-    """A PIL picture of any mode as upright RGB, of which no metadata is left.
+    """A PIL picture of any mode as upright RGB, of which no metadata is left but `WRITTEN_SHORTEST`.
 
     Raises ValueError when it is broken, empty or too large, and for greys whose black and white nothing tells.
     """
@@ -116,6 +121,7 @@ def rgb(picture: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
             "chameleon_lab.pictures.open_picture, make one of an array with PIL.Image.fromarray."
         )
     require_size(picture, name)
+    written = picture.info.get(WRITTEN_SHORTEST)
     waiting = isinstance(picture, PIL.ImageFile.ImageFile) and (picture.tile or getattr(picture, "_im", 0) is None)
     if waiting and picture.format not in (*PICTURE_FORMATS, "MPO"):
         raise ValueError(
@@ -131,7 +137,7 @@ def rgb(picture: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
         opaque = on_white(picture) if picture.has_transparency_data else picture.convert("RGB")
     except Exception as error:
         raise _unreadable(name, error) from error
-    opaque.info = {}
+    opaque.info = {} if written is None else {WRITTEN_SHORTEST: written}
     return opaque
 
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chameleon_lab.history import alive, process_start
@@ -42,8 +42,10 @@ def write_file(path: Path, content: str | bytes) -> None:
     try:
         partial.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         name_file(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):  # such as that its folder is gone, too
+            partial.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # of a disk that is full, the system does not say for which file
         raise
 
 

@@ -13,12 +13,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CELLS = """
+import tempfile
 import time
 import torch
-from chameleon_lab.chameleon import load_image_tokenizer
+import chameleon_widgets
+from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import arrange
+from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.records import StopPiece, TextPiece
-from chameleon_widgets import ChatCell, CodebookAtlas, CodeSurgery, ReconstructionViewer
+from chameleon_lab.studies import Study
+from chameleon_widgets import (
+    Arena, ChatCell, CodebookAtlas, CodeSurgery, Explainer, InfillCanvas, Inspector, ReconstructionViewer
+)
 
 def stream(document, **settings):
     matrix = torch.eye(600)
@@ -27,13 +33,27 @@ def stream(document, **settings):
         yield TextPiece("a word ")
     yield StopPiece("end_turn")
 
-tiny, scene = load_image_tokenizer("tiny"), arrange([("ring", "purple", "large")], "single", "tan").picture()
+def fill(document, seed):
+    matrix = torch.eye(600)
+    for _ in range(100_000):
+        matrix = matrix @ matrix
+    yield from ()
+
+lab, scene = Chameleon.load("tiny", device="cpu"), arrange([("ring", "purple", "large")], "single", "tan").picture()
 idle, cell = ChatCell(stream), ChatCell(stream)
 cell.send('go on')
 while not len(cell.document): time.sleep(0.05)
+tiny, words = lab.tokenizer.image, Document.of("draw a red circle", EndTurn())
+canvas = InfillCanvas(fill, tiny, Document.of("a caption", scene))
+canvas._handle_custom_msg({"kind": "hide", "key": canvas._now.key, "segment": 0, "parts": [0]}, [])
+canvas._handle_custom_msg({"kind": "fill", "count": 2, "seed": 1}, [])
+study = Study.of_pairs("a study", [words], {name: [words] for name in ("one", "two")})
+looks = Explainer(lab.walk(words, seed=5)), Inspector(lab.inspect(words)), Arena(tempfile.mkdtemp(), "me", study)
 surgery, atlas = CodeSurgery(tiny, scene), CodebookAtlas(tiny, pictures=[scene] * 20)
 viewer = ReconstructionViewer(tiny)
 viewer.show(scene)
+made = {type(each).__name__ for each in (idle, canvas, *looks, surgery, atlas, viewer)}
+assert made == set(chameleon_widgets.__all__) - {"RunPanel", "ComparePanel"}, made
 """
 RUN = """
 import tempfile
@@ -47,7 +67,7 @@ while not run.history.records:
     time.sleep(0.05)
 panels = RunPanel(run), ComparePanel([run])
 """
-SCRIPTS = {"a reply under way and all that works with a tokenizer": CELLS, "panels of a run that trains": RUN}
+SCRIPTS = {"a reply and fillings under way and all that works with a model": CELLS, "panels of a run that trains": RUN}
 
 
 @pytest.fixture(scope="module")

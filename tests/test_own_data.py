@@ -17,6 +17,7 @@ from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.corpora.views import view_of
 from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
+from chameleon_lab.tokenizers.preparation import CentreCrop
 from chameleon_lab.training.own.documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
 from chameleon_lab.training.own.plan import plan_own
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
@@ -169,11 +170,33 @@ def test_what_nobody_can_learn_is_skipped_and_the_rest_is_read_back_letter_by_le
     assert len(GatheredData(tmp_path / "data").entries) == 2
 
     class Fake(DataSource):
-        def documents(self):
+        def documents(self, shortest=None):
             yield Document.of("half \ud83d")
             yield Document.of("whole")
 
     assert gather([Fake(tmp_path)], tmp_path / "other", 16).survey["skipped"] == 1
+
+
+def test_a_large_photograph_is_decoded_small_and_its_size_is_said(tmp_path):
+    """Twelve megapixels take a fifth of a second otherwise, of which a few thousand are looked at."""
+    rng = np.random.default_rng(0)
+    photograph = PIL.Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((640, 480))
+    for place in ("beside", "lines"):
+        (tmp_path / place).mkdir()
+        photograph.save(tmp_path / place / "a.jpg", quality=95)
+    (tmp_path / "beside" / "a.txt").write_text("a thing")
+    (tmp_path / "lines" / "all.jsonl").write_text('{"image": "a.jpg", "caption": "a thing"}')
+    for place in ("beside", "lines"):
+        source = DataSource(tmp_path / place / ("all.jsonl" if place == "lines" else ""))
+        assert source.expected == 1
+        (document,) = source.documents(20)
+        assert isinstance(document, Document) and document.pictures[0].size == (80, 60)
+        data = gather([source], tmp_path / f"{place}-data", 16)
+        assert data.survey["shortest_side"] == {"least": 480, "median": 480, "most": 480}
+        (whole,) = source.documents()
+        assert isinstance(whole, Document)
+        square = np.asarray(CentreCrop(20).picture(whole.pictures[0]), int)
+        assert np.abs(square - data.pixels[0]).max() < 12
 
 
 def test_a_source_may_lie_below_home_and_nothing_that_is_written_there_raises_but_a_value_error(tmp_path, monkeypatch):

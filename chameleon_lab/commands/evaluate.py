@@ -11,7 +11,7 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.commands.loading import WEIGHT_DTYPES, load_model, settings_of
 from chameleon_lab.evaluation.benchmarks import BENCHMARKS, run_benchmark
 from chameleon_lab.evaluation.card import markdown
-from chameleon_lab.evaluation.own_prompts import evaluate_own_prompts, read_own_prompts
+from chameleon_lab.evaluation.own_prompts import OwnOutcome, evaluate_own_prompts, read_own_prompts
 from chameleon_lab.evaluation.results import Result, result_table
 from chameleon_lab.evaluation.scenes import PROMPT_KINDS, evaluate, scene_results
 from chameleon_lab.storage import write_file
@@ -35,6 +35,8 @@ def evaluate_command(options: argparse.Namespace) -> None:
         raise ValueError("--benchmark takes --data, the folder of its files, and neither --prompts nor --kind.")
     if (options.checks or options.out) and not options.prompts:
         raise ValueError("--checks and --out belong to prompts of your own: name their file with --prompts.")
+    if options.out and options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a folder: name a file for the results.")
     lab = load_model(options)
     if "survey" in lab.card and not (options.kind or options.prompts or options.benchmark):
         log.info("This model knows a person's own data, and no scenes. What was measured when it was trained:")
@@ -47,8 +49,11 @@ def evaluate_command(options: argparse.Namespace) -> None:
     for each in labs.values():
         each.settings = each.settings.changed(**changes)
     if options.prompts or options.against or options.benchmark:
-        results = {name: _results(each, options, first=each is lab) for name, each in labs.items()}
+        outcomes = list[OwnOutcome]()
+        results = {name: _results(each, options, outcomes) for name, each in labs.items()}
         log.info("%s", result_table(results))
+        if options.out:  # last: a disk that is full is to cost no answers
+            outcomes[0].write(options.out)
         if options.benchmark:
             log.info("The paper: %s", ", ".join(f"{k} {v}" for k, v in BENCHMARKS[options.benchmark].paper.items()))
         return
@@ -67,7 +72,7 @@ def load_named(name: str, options: argparse.Namespace) -> Chameleon:
     return Chameleon.load(name, dtype=options.dtype and WEIGHT_DTYPES[options.dtype])
 
 
-def _results(lab: Chameleon, options: argparse.Namespace, first: bool) -> list[Result]:
+def _results(lab: Chameleon, options: argparse.Namespace, outcomes: list[OwnOutcome]) -> list[Result]:
     if options.benchmark:
         benchmark = run_benchmark(lab, options.benchmark, options.data, limit=options.limit, seed=options.seed)
         return list(benchmark.values())
@@ -75,6 +80,5 @@ def _results(lab: Chameleon, options: argparse.Namespace, first: bool) -> list[R
         return list(scene_results(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed))
     prompts = read_own_prompts(options.prompts, options.checks or {})
     outcome = evaluate_own_prompts(lab, prompts, reference=options.prompts.name, seed=options.seed)
-    if options.out and first:
-        outcome.write(options.out)
+    outcomes.append(outcome)
     return list(outcome.results.values())

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.corpora.archives import ALL_READERS
+from chameleon_lab.corpora.archives import ALL_READERS, expected_entries
 from chameleon_lab.corpora.folders import listing, picture_listing
 from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
 from chameleon_lab.documents import Blank, Document, EndTurn, Image
@@ -37,6 +37,7 @@ from chameleon_lab.files import (
     require_numbers,
     require_regular,
 )
+from chameleon_lab.pictures import WRITTEN_SHORTEST
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.tokenizers.preparation import CentreCrop
 
@@ -84,11 +85,18 @@ class DataSource:
             return cls(Path(rest), kind, float(weight))
         return cls(Path(path), None, float(weight))
 
-    def documents(self) -> Iterator[Document | Skipped]:
-        """What a reader makes of it. Raises ValueError where nothing there can be read."""
+    def documents(self, shortest: int | None = None) -> Iterator[Document | Skipped]:
+        """What a reader makes of it, pictures decoded small for those who make them smaller anyway (see
+        `pictures.open_picture`). Raises ValueError where nothing there can be read."""
         for kind, path in [(self.kind, self.path)] if self.kind else _kinds(self.path):
             beside = path if path.is_dir() else path.parent
-            yield from ALL_READERS[kind](path, PictureFolder(beside))
+            yield from ALL_READERS[kind](path, PictureFolder(beside, shortest))
+
+    @property
+    def expected(self) -> int | None:
+        """About how many documents that will be, where it is known before all are read."""
+        counts = [expected_entries(*each) for each in ([(self.kind, self.path)] if self.kind else _kinds(self.path))]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def census(self) -> list[int]:
         """How many files there are, and their bytes: whether something has changed since."""
@@ -274,7 +282,7 @@ def gather(
                 "training another folder."
             )
     started, span = time.monotonic(), round(SPARE * side)
-    entries, numbers, sizes, skips = list[dict[str, Any]](), dict[str, int](), list[tuple[int, int]](), list[Skipped]()
+    entries, numbers, sides, skips = list[dict[str, Any]](), dict[str, int](), list[int](), list[Skipped]()
     by_picture: dict[int, dict[str, Any]] = {}
     with whole_folder(folder, GATHERED) as hidden:
         with (hidden / "pictures.bin").open("wb") as file:
@@ -284,13 +292,13 @@ def gather(
                 mark = hashlib.sha256(square).hexdigest()
                 if mark not in numbers:
                     numbers[mark] = len(numbers)
-                    sizes.append(picture.size)
+                    sides.append(picture.info.get(WRITTEN_SHORTEST, min(picture.size)))
                     file.write(square)
                 return numbers[mark]
 
             count = 0
             for place, source in enumerate(sources):
-                for document in source.documents():
+                for document in source.documents(span):
                     count += 1
                     progress(count)
                     if isinstance(document, Skipped):
@@ -317,7 +325,7 @@ def gather(
         for entry in entries:
             if "captions" in entry:
                 entry["mirrors"] = not any(SIDED.search(text) for text in entry["captions"])
-        survey = _survey(entries, sizes, skips) | {
+        survey = _survey(entries, sides, skips) | {
             "sources": about, "census": [each.census() for each in sources],
             "side": side, "span": span, "pictures": len(numbers),
             "seconds": round(time.monotonic() - started, 2),
@@ -360,14 +368,14 @@ def _hold_out(entries: list[dict[str, Any]], seed: int) -> None:
             alone[place]["held_out"] = True
 
 
-def _survey(entries: list[dict[str, Any]], sizes: list[tuple[int, int]], skips: list[Skipped]) -> dict[str, Any]:
+def _survey(entries: list[dict[str, Any]], shortest: list[int], skips: list[Skipped]) -> dict[str, Any]:
     captions = [text for entry in entries for text in entry.get("captions", ())]
     texts = captions + [part["text"] for entry in entries for part in entry.get("segments", ()) if "text" in part]
     letters = Counter(unicodedata.name(letter, "?").split()[0] for text in texts for letter in text if letter.isalpha())
     total = max(1, sum(letters.values()))
     trained = {text for entry in entries if not entry["held_out"] for text in entry.get("captions", ())}
     apart = [entry["captions"] for entry in entries if entry["held_out"] and "captions" in entry]
-    sides = np.array([min(size) for size in sizes] or [0])
+    sides = np.array(shortest or [0])
     reasons = Counter(re.sub(r"\S*/\S*|\d[\d,.]*", "…", skip.reason)[:100] for skip in skips)
     return {
         "documents": len(entries),

@@ -47,11 +47,11 @@ class PictureFolder:
     """Finds pictures in a folder by their path in it, or by an address that the folder's `addresses.json` leads there.
 
     `addresses.json` is an object, address to path: the web's documents name their pictures by address, and nothing is
-    downloaded here.
+    downloaded here. `shortest`: see `pictures.open_picture`.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, shortest: int | None = None) -> None:
+        self.folder, self.shortest = Path(folder), shortest
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is no folder: give one that holds the documents' pictures.")
         self._addresses: dict[str, str] = {}
@@ -71,7 +71,7 @@ class PictureFolder:
         path = self.folder / place
         if not lies_within(path, self.folder):
             raise ValueError(f"{name} lies outside {self.folder}.")
-        return open_picture(path)
+        return open_picture(path, self.shortest)
 
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -80,7 +80,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.json")
 
 
-def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
+def captioned_pictures(folder: Path | str, shortest: int | None = None) -> Iterator[Document | Skipped]:
     """Pairs, caption first: each picture of a folder and below, with the text beside it.
 
     The caption of `cat.jpg` is in a file (see `CAPTION_SUFFIXES`), or the entry {"file_name": "cat.jpg", "text": ...}
@@ -132,7 +132,7 @@ def captioned_pictures(folder: Path | str) -> Iterator[Document | Skipped]:
             several = [text_of_file(files[0], LARGEST_DOCUMENT)] if several is None else several
             if not any(caption.strip() for caption in several):
                 raise ValueError("its caption is empty")
-            picture = open_picture(path)
+            picture = open_picture(path, shortest)
             yield from (Document.of(caption.strip(), picture) for caption in several if caption.strip())
         except (ValueError, OSError) as error:
             yield Skipped(name, str(error))
@@ -333,7 +333,7 @@ def source_code(path: Path | str, suffixes: Iterable[str] = CODE) -> Iterator[Do
 
 
 READERS: Mapping[str, Callable[[Path, FindPicture], Reader]] = {
-    "captions": lambda path, find: captioned_pictures(path),
+    "captions": lambda path, find: captioned_pictures(path, find.shortest if isinstance(find, PictureFolder) else None),
     "jsonl": jsonl,
     "obelics": obelics,
     "mmc4": mmc4,

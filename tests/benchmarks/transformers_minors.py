@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -135,10 +136,15 @@ def minors() -> list[str]:
 def answers(version: str, shelf: Path, export: Path, asked: Path) -> dict[str, str]:
     """What one release says of an export; "" where it could not be installed."""
     place = shelf / version
-    if not (place / "transformers").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", str(place)]
+    if not place.is_dir():  # else it is whole: it gets its name when all of it is there
+        partial = shelf / f"{version}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", str(partial)]
         told = subprocess.run([*command, f"transformers=={version}"], capture_output=True, text=True)
-        if told.returncode:
+        if told.returncode == 0:
+            partial.rename(place)
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
             return {"version": version, "model": "not installable: " + told.stderr.strip().splitlines()[-1][:200]}
     environment = os.environ | {"PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     told = subprocess.run(

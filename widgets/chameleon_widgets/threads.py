@@ -8,6 +8,7 @@ only hand work to a `Worker`, set an event, or ring a `Pump`, which is right in 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import threading
 import time
@@ -139,7 +140,15 @@ def _let_go() -> None:
         except Exception:
             log.exception("a widget could not be ended")
     _closing.set()
-    deadline = time.monotonic() + EXIT_SECONDS
+    _join(EXIT_SECONDS / 2)
+    for thread in list(_threads):  # what somebody's callable does between two of its pieces may take minutes
+        if thread.ident is not None and thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    _join(EXIT_SECONDS / 2)
+
+
+def _join(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     for thread in list(_threads):
         thread.join(max(0.0, deadline - time.monotonic()))
 

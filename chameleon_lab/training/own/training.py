@@ -146,13 +146,15 @@ class OwnTraining:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
         image = given_shape(self.frozen or self.begins_from)
         side = planned_side(image, **self.options)
-        last = time.monotonic()
+        began = last = time.monotonic()
 
         def progress(count: int) -> None:
             nonlocal last
             if time.monotonic() - last > 10:
-                last = time.monotonic()
-                self.say(f"{count:,} documents read")
+                last, counts = time.monotonic(), [each.expected for each in self.sources]
+                total = 0 if None in counts else sum(each or 0 for each in counts)
+                left = (last - began) / count * max(0, total - count)
+                self.say(f"{count:,} documents read" + (f", about {left:,.0f} s to go" if total else ""))
 
         path = self.folder / "plan.json"
         data = gather(
