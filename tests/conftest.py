@@ -43,6 +43,36 @@ if not torch.cuda.is_available():
     torch.manual_seed = torch.default_generator.manual_seed
 
 
+def _shared_start(item: pytest.Item) -> int | None:
+    """What a test begins with that takes ten seconds of a core and is shared by a worker's tests: JupyterLab with its
+    kernels, a browser, or the parent of forked processes."""
+    names = getattr(item, "fixturenames", ())
+    if "quick_kernels" in names:
+        return 0
+    if "browser" in names:
+        return 1
+    module = vars(getattr(item, "module", pytest))
+    return 2 if any(getattr(value, "__module__", "") == "processes" for value in module.values()) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each worker gets a row of neighbours, and who is done takes from the end of another's. Tests that share a costly
+    start stand at the head of one row, so that one worker starts it, and early: they are the longest, too."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    heads, others = [list[pytest.Item]() for _ in range(workers)], list[pytest.Item]()
+    for item in items:
+        start = _shared_start(item) if workers > 1 else None
+        (others if start is None else heads[start % workers]).append(item)
+    length = len(items) // workers
+    items.clear()
+    for head in heads:
+        fill = max(0, length - len(head))
+        items += [*head, *others[:fill]]
+        del others[:fill]
+    items += others
+
+
 @pytest.fixture(autouse=True)
 def _steady(request: pytest.FixtureRequest) -> Iterator[None]:
     """One seed, and but for benchmarks one thread: what is this small only waits when threads share it."""

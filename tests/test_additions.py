@@ -127,7 +127,7 @@ class Elsewhere:
 
 def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=24), checkpoints=0))
+    monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=10), checkpoints=0))
     file.write_text(FILE.replace('words = OneModality("text")', ""))
     folder = tmp_path / "runs"
     arguments = ["stability", "stress_ramp", "--seeds", "11,", "--from", str(file), "--folder", str(folder)]
@@ -154,7 +154,7 @@ def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, 
 
 
 def test_corpora_of_one_s_own_take_the_place_of_the_shipped_one(tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=15), checkpoints=0))
+    monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=10), checkpoints=0))
     additions = Additions(corpora={"mine": Elsewhere()}, rules={"any": Beyond("loss", -1.0, checks=1)})
     ended = list(stability.outcomes(tmp_path, ["stress_ramp"], [3], additions))
     assert {each.corpus for each in ended} == {"mine"} and {each.first_alarms["any"] for each in ended} == {0}

@@ -285,9 +285,9 @@ def device(path: Path) -> None:
 
 
 def sparse(path: Path) -> None:
-    """A gigabyte and a half of nothing, which takes no room on the disk: all one line."""
+    """Three quarters of a gigabyte of nothing, which takes no room on the disk: all one line."""
     path.touch()
-    os.truncate(path, 3 * 2**29)
+    os.truncate(path, 3 * 2**28)
 
 
 def in_so_much_memory(more: int, act: Callable[[], object]) -> None:

@@ -128,10 +128,10 @@ ALONE = Grammar(WORDS, CODES, text=False, min_images=1, max_images=1)
 DRAWN = 1200  # pictures of each way
 
 
-def pictures(lab: Chameleon, settings: Settings, first: int) -> np.ndarray:
+def pictures(lab: Chameleon, settings: Settings, first: int, count: int = DRAWN) -> np.ndarray:
     """Codes of pictures from as many seeds: N x CODES."""
     codes = []
-    for start in range(first, first + DRAWN, 400):
+    for start in range(first, first + count, 400):
         rows, _ = drawn(lab, settings, range(start, start + 400), ALONE)
         codes += [row[1 : 1 + CODES] for row in rows]
     return np.array(codes)
@@ -169,4 +169,6 @@ def test_the_distribution_is_plain_samplings_and_a_wrong_rule_of_acceptance_is_s
     }
     for name, rule in broken.items():
         monkeypatch.setattr(continuation, "agreement_length", rule)
-        assert least_p(plain, pictures(lab, drafts, 10_000)) < 1e-6, name
+        p = least_p(plain, pictures(lab, drafts, 10_000, 400))
+        print("HOUSE", p)
+        assert p < 1e-6, name

@@ -91,9 +91,9 @@ class Walker:
         return tokens, state
 
 
-def test_ten_thousand_random_walks_are_well_formed():
+def test_five_thousand_random_walks_are_well_formed():
     rng, walks, seen = random.Random(0), 0, Counter[str]()
-    while walks < 10_000:
+    while walks < 5_000:
         vocabulary = some_vocabulary(rng)
         grammar, walker = some_grammar(rng, vocabulary), Walker(rng)
         for _ in range(40):
@@ -113,8 +113,8 @@ def test_ten_thousand_random_walks_are_well_formed():
                 assert found[f"{grammar.grid[0]}x{grammar.grid[1]}"] == found["image"]
             seen += found
             walks += 1
-    assert min(seen["image"], seen["text"], seen["end"]) > 3000
-    assert min(seen["2x2"], seen["4x2"], seen["2x6"]) > 100
+    assert min(seen["image"], seen["text"], seen["end"]) > 1500
+    assert min(seen["2x2"], seen["4x2"], seen["2x6"]) > 50
 
 
 def test_walks_go_on_well_formed_from_any_prompt():

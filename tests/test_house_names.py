@@ -81,7 +81,7 @@ def participles(path: Path) -> list[str]:
     if path.suffix == ".ipynb":
         code = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
         text = re.sub(r"^\s*[%!].*$", "", "\n".join("".join(source) for source in code), flags=re.MULTILINE)
-    names = declarations(text) if path in SCRIPTS else bindings(ast.parse(text))
+    names = declarations(text) if path in SCRIPTS else bindings(module(path) if path in PYTHON else ast.parse(text))
     return sorted({f"line {line}: {name}" for name, line in names if is_bare(name)})
 
 

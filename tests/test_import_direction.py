@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -27,16 +28,24 @@ SCREEN = {"IPython", "ipywidgets", "anywidget", "matplotlib"}
 LEARNING = {"lightning", "pytorch_lightning"}
 
 
+@cache
+def imports_of(path: Path) -> tuple[str, ...]:
+    """What a file imports, such as `chameleon_lab.documents.Text`, inside functions too."""
+    names = list[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively; write the full name"
+            names += [f"{node.module}.{name.name}" for name in node.names]
+        elif isinstance(node, ast.Import):
+            names += [name.name for name in node.names]
+    return tuple(names)
+
+
 def imports(folder: str) -> Iterator[tuple[Path, str, str]]:
-    """(file, its stage, imported name such as `chameleon_lab.documents.Text`), imports inside functions included."""
+    """(file, its stage, imported name)."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         stage = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}:{node.lineno} imports relatively; write the full name"
-                yield from ((path, stage, f"{node.module}.{name.name}") for name in node.names)
-            elif isinstance(node, ast.Import):
-                yield from ((path, stage, name.name) for name in node.names)
+        yield from ((path, stage, name) for name in imports_of(path))
 
 
 def test_every_module_has_its_place_in_the_table():

@@ -115,9 +115,10 @@ def check_interrupted(engine: Engine, name: str, interrupts: Interrupts, read: A
     assert np.array_equal(session.tokens, whole.tokens) and session.reply == whole.reply
 
 
-@pytest.mark.usefixtures("pace")
-@pytest.mark.parametrize("name", REPLIES)
-def test_a_reply_interrupted_at_every_line_goes_on_bitwise(engine, name):
+@pytest.mark.parametrize(  # each at one of the paces
+    ("pace", "name"), [*zip(itertools.cycle(["ahead", "step by step"]), REPLIES, strict=False)], indirect=["pace"]
+)
+def test_a_reply_interrupted_at_every_line_goes_on_bitwise(engine, pace, name):
     visit = 1 + 2 * list(REPLIES).index(name)
     interrupts = Interrupts(lambda code, place, visits: visits == visit, opcodes=False)
     check_interrupted(engine, name, interrupts, everything if visit < 5 else a_few)

@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-STEPS = (60, 90)  # it draws after (60, 70), too
+STEPS = (60, 70)
 SMALL: dict[str, Any] = {"side": 16, "grid": 4, "codes": 32, "width": 64, "layers": 2, "tokens": 512}
 
 

@@ -129,11 +129,11 @@ LOGITS = {
 }
 
 
-SMALLER = list(product(LOGITS, [1, 2, 300, SORTED_SIZE - 1, SORTED_SIZE]))
+EVERY_KIND = list(product(LOGITS, [2, 300, SORTED_SIZE]))
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [*SMALLER, *product(["of each kind", "with many ties", "half hidden"], [9001])]
+    ("kind", "size"), [*EVERY_KIND, *product(["with many ties", "half hidden"], [1, SORTED_SIZE - 1, 9001])]
 )
 def test_what_is_picked_is_what_sorting_all_would_pick(kind, size):
     logits_RV, numbers = LOGITS[kind](8, size), np.random.default_rng(size)

@@ -204,11 +204,15 @@ def test_how_far_ahead_is_picked_does_not_show_in_what_follows_an_append(engine,
     assert len(written) == 1
 
 
-@pytest.mark.usefixtures("pace")
 @pytest.mark.parametrize(
-    ("guidance", "calls"), [(1.0, 0), (1.0, 9), (2.0, 1), (2.0, 4), (ThreeWay(), 0), (ThreeWay(), 4)]
+    ("pace", "guidance", "calls"),
+    [
+        *[("ahead", 1.0, 0), ("step by step", 1.0, 9), ("ahead", 1.0, 9), ("step by step", 2.0, 1), ("ahead", 2.0, 4)],
+        *[("step by step", ThreeWay(), 0), ("ahead", ThreeWay(), 4)],
+    ],
+    indirect=["pace"],
 )
-def test_a_step_that_was_interrupted_is_taken_again(engine, guidance, calls, monkeypatch):
+def test_a_step_that_was_interrupted_is_taken_again(engine, pace, guidance, calls, monkeypatch):
     settings, grammar = replace(WARM, guidance=guidance, max_tokens=50), Grammar(WORDS, CODES, min_images=2)
     whole = engine.begin(ASKED, settings, 3, grammar)
     list(whole.stream())

@@ -87,13 +87,13 @@ def test_presets_differ_where_they_say_and_see_the_same_data():
 
 
 def test_attention_logits_grow_without_query_key_norm_and_not_with_it(tmp_path):
-    """A sixth of the preset: the ordering that the whole of it, which is slow, shows with far larger margins."""
+    """A tenth of the preset: the ordering that the whole of it, which is slow, shows with far larger margins."""
     largest = {}
-    for name, each in variations(replace(SIDE_BY_SIDE, budget=Budget(steps=100)), 0).items():
+    for name, each in variations(replace(SIDE_BY_SIDE, budget=Budget(steps=60)), 0).items():
         if name != "norms_and_z_loss":
             run = replace(each, checkpoints=0).run(tmp_path / name)
             largest[name] = run.wait().maximum("max_attention_logit")
-    assert largest["baseline"] > 10 * largest["query_key_norm"]
+    assert largest["baseline"] > 5 * largest["query_key_norm"]
 
 
 @pytest.mark.slow

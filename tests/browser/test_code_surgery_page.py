@@ -445,7 +445,10 @@ class Blocks:
         return PIL.Image.fromarray((codes % 256).astype(np.uint8).repeat(8, 0).repeat(8, 1))
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(4, 7), (1, 1), (32, 32), (12, 1)])
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(4, 7), (1, 1), (12, 1), pytest.param(32, 32, marks=pytest.mark.slow)],  # slow: the same with more cells
+)
 def test_grids_of_any_shape_are_painted_cell_by_cell(mounted, rows, columns, screenshots):
     surgery = mounted(lambda: CodeSurgery(Blocks(), np.arange(rows * columns).reshape(rows, columns)))
     settled(surgery)

@@ -439,8 +439,7 @@ def test_an_image_under_way_is_its_cells_upon_a_look_that_is_filled_up(mounted, 
     bridge.widget.close()
 
 
-@pytest.mark.parametrize("width", [600, 1920])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("theme", "width"), [("dark", 600), ("light", 1920)])
 def test_it_fits_narrow_and_wide_pages(inspector, look, screenshots, width, theme):
     page = inspector.page
     page.set_viewport_size({"width": width, "height": 1000})
