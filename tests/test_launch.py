@@ -379,11 +379,11 @@ def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does
 
         first, second = start(), start()
         assert shared(ranks, tmp_path / "whole") == [0, 0]
-        ends = [first.wait(150), second.wait(150)] if what == "process" else []
+        ends = [first.wait(500), second.wait(500)] if what == "process" else []
         if what == "node":
-            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()))
+            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()), 500)
             stays = first if second.poll() else second
-            ends = [start().wait(150), stays.wait(150)]
+            ends = [start().wait(500), stays.wait(500)]
     assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
     assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")
 

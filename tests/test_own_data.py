@@ -9,16 +9,26 @@ import PIL.Image
 import pytest
 import torch
 from support import failed
+from test_formats import make_lab
+from test_vqgans import Published, write
 
-from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.chameleon import Chameleon, load_image_tokenizer
 from chameleon_lab.corpora.own_data import SIDED, DataSource, GatheredData, gather
 from chameleon_lab.corpora.own_documents import PAIR_WEIGHTS, compose
 from chameleon_lab.corpora.packing import collate, tokenize
 from chameleon_lab.corpora.views import view_of
 from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
+from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.preparation import CentreCrop
-from chameleon_lab.training.own.documents import OwnBatches, OwnDocuments, TokenizedViews, longest_need, noisy
+from chameleon_lab.training.own.documents import (
+    OwnBatches,
+    OwnDocuments,
+    TokenizedViews,
+    longest_need,
+    noisy,
+    tokenize_views,
+)
 from chameleon_lab.training.own.plan import plan_own
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
 from chameleon_lab.training.own.stages import saved_plan
@@ -282,6 +292,56 @@ def test_batches_are_a_function_of_the_step_and_noise_is_on_codes_alone(training
     codes = vocabulary.modality[clean.inputs_BT.numpy()] == Modality.IMAGE
     assert 0.4 < changed[codes].mean() < 0.55 and not changed[~codes].any()
     assert (vocabulary.modality[dirty.inputs_BT.numpy()] == Modality.IMAGE)[codes].all()
+
+
+def test_a_document_of_a_source_with_three_times_the_weight_is_met_three_times_as_often(training, tmp_path):
+    sources = []
+    for name, count, weight in (("few", 10, 3.0), ("many", 60, 1.0)):
+        lines = (json.dumps({"text": f"{name} {number}"}) for number in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        sources.append(DataSource(tmp_path / f"{name}.jsonl", weight=weight))
+    data = gather(sources, tmp_path / "data", 16)
+    lab, views = Chameleon.load(training.folder / "model"), TokenizedViews(training.folder / "views")
+    documents = OwnDocuments(tmp_path / "data", training.folder / "views", lab.tokenizer, noise=0.0)
+    batches = OwnBatches(data, views, documents, seed=3)
+    met = [lab.decode(each.tokens).text for each in batches._tokenized(np.random.default_rng(1), 3000)]
+    share, entries = sum(text.startswith("few") for text in met) / 3000, data.part()
+    few = sum(entry["source"] == 0 for entry in entries)
+    assert share == pytest.approx(3 * few / (3 * few + len(entries) - few), abs=0.03)
+
+
+def test_where_there_is_a_gpu_pictures_are_encoded_there_unasked(training, tmp_path, monkeypatch):
+    """A stand-in for one: where the image tokenizer is sent, and that it comes back."""
+    image, places = Chameleon.load(training.folder / "model", device="cpu").tokenizer, list[str]()
+    monkeypatch.setattr(ImageTokenizer, "to", lambda self, place: places.append(str(place)) or self)
+    data = GatheredData(training.folder / "data")
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        tokenize_views(data, image, tmp_path / str(there), seconds=0.01)
+        assert plan_own(SURVEY, 5).size == ("small" if there else "tiny")
+    assert places == ["cpu", "cpu", "cuda", "cpu"]
+
+
+@pytest.mark.parametrize("program", ["taming", "meta"])
+def test_an_image_tokenizer_of_others_is_trained_on_by_one_s_own_pictures(program, pictures, tmp_path):
+    """Its shape stays, its weights move on from where they were, and the folder that it came from is as it was."""
+    source = tmp_path / program
+    if program == "taming":
+        write(Published(widths=(32, 64), attends=(1,)), source / "model.ckpt", source / "model.yaml")
+    else:
+        make_lab().save(tmp_path / "lab", format="meta")
+        source = tmp_path / "lab" / "tokenizer"
+    before, written = load_image_tokenizer(source, device="cpu"), fingerprints(source)
+    training = OwnTraining(pictures, tmp_path / "run", 0.1, steps=(3, 1), begins_from=str(source))
+    for name, run in training.stages():
+        if name == "image tokenizer":
+            after = run.result()
+            break
+        run.result()
+    assert after.config == before.config and fingerprints(source) == written
+    weights = dict(before.named_parameters())
+    moved = [(each - weights[name]).abs().max().item() for name, each in after.named_parameters()]
+    assert 0 < max(moved) < 0.02
 
 
 def test_other_documents_come_as_they_are(training, tmp_path):

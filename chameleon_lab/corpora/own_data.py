@@ -56,7 +56,10 @@ SIDED = re.compile(
 
 @dataclass(frozen=True)
 class DataSource:
-    """A file or folder to read, as one of `ALL_READERS` (None: by what lies there), and its share of the training."""
+    """A file or folder to read, as one of `ALL_READERS` (None: by what lies there).
+
+    `weight`: how often each of its documents is met, beside those of other sources.
+    """
 
     path: Path
     kind: str | None = None
