@@ -431,6 +431,25 @@ def test_llama_cpp_computes_the_same_logits(kind, weights, tmp_path, tiny, monke
     assert (images < -1e30).all(), "llama.cpp writes image tokens by now: say so in docs/weights.md"
 
 
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K"])
+def test_what_llama_cpp_packs_as_people_publish_it_loads(kind, tmp_path, monkeypatch):
+    """The package takes these packings apart and has no way to make them: llama.cpp itself makes the file."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python")
+    lab = other_lab(width=256, heads=4, head_width=64, ffn_width=512)
+    whole, packed = saved(lab, tmp_path / "out", weights="f32"), tmp_path / "packed.gguf"
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), 1
+    assert llama_cpp.llama_model_quantize(bytes(whole), bytes(packed), options) == 0
+    kinds = {each.tensor_type.name for each in gguf.GGUFReader(packed).tensors}
+    assert kinds == {"F32", "Q6_K"} | ({"Q4_K"} if kind == "Q4_K_M" else set())
+    tokens = lab.encode(Document.of("what is left of the red circle?", EndTurn()))
+    with torch.no_grad():
+        ours = Chameleon.load(packed, device="cpu").model(torch.from_numpy(tokens)[None])[0].numpy()
+    words = np.arange(Vocabulary.first_image + lab.vocabulary.codes, lab.vocabulary.size)
+    theirs = run(packed, moved(tokens, lab.vocabulary).tolist(), monkeypatch)[:, moved(words, lab.vocabulary)]
+    assert np.abs(ours[:, words] - theirs).max() < TOLERANCES["q4_0"] and theirs.std() > 1
+
+
 def test_llama_cpp_still_computes_another_34b(tmp_path, monkeypatch):
     """Its feed-forward part is fed with the attention's branch alone: once it is not, `check_runs` need not refuse."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python")

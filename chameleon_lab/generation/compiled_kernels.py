@@ -205,6 +205,29 @@ def _loop(builder: Any, begin: Any, end: Any, stride: int, sums: list[Any], body
     return carried
 
 
+def _totals(builder: Any, vectors: list[Any]) -> Any:
+    """The sums of the lanes of four vectors, as one vector: halves of two are added at a time, so that half as many
+    numbers change their lanes as where each is summed by itself."""
+
+    def chosen(one: Any, other: Any, lanes: list[int]) -> Any:
+        return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def sum_(one: Any, other: Any) -> Any:
+        return builder.fadd(one, other, flags=FLOAT_FLAGS)
+
+    def halves(one: Any, other: Any, part: int) -> Any:
+        """Each run of 2 `part` lanes of both, its two halves added: those of the first vector come first."""
+        runs = range(0, 2 * LANES, 2 * part)
+        lower = [run + lane for run in runs for lane in range(part)]
+        return sum_(chosen(one, other, lower), chosen(one, other, [lane + part for lane in lower]))
+
+    one, other, third, fourth = vectors
+    quarters = halves(halves(one, other, LANES // 2), halves(third, fourth, LANES // 2), LANES // 4)
+    pairs = sum_(quarters, chosen(quarters, quarters, [lane ^ 2 for lane in range(LANES)]))
+    singles = sum_(pairs, chosen(pairs, pairs, [lane ^ 1 for lane in range(LANES)]))
+    return chosen(singles, singles, list(range(0, LANES, LANES // OUTPUTS)))
+
+
 def _dots_of(kind: int, rows: int, outputs: int = OUTPUTS):
     """y[row, output] = sum of w[output] x[row], for four outputs and so many rows; strides in bytes."""
     size = (4, 2, 1)[kind]
@@ -229,13 +252,10 @@ def _dots_of(kind: int, rows: int, outputs: int = OUTPUTS):
         many = ir.VectorType(F32, LANES)
         sums = [ir.Constant(many, [0.0] * LANES)] * (outputs * rows)
         sums = _loop(builder, I64(0), count, LANES, sums, body)
-        kind_of = ir.FunctionType(F32, [F32, many])
-        add = cgutils.get_or_insert_function(builder.module, kind_of, f"llvm.vector.reduce.fadd.v{LANES}f32")
-        sums = [builder.call(add, [F32(0.0), each], fastmath=FLOAT_FLAGS) for each in sums]
-        for index, total in enumerate(sums):
-            output, row = divmod(index, rows)
-            at = builder.add(builder.add(y, builder.mul(y_stride, I64(row))), I64(4 * output))
-            builder.store(total, _at(builder, at, F32), align=4)
+        for row in range(rows):
+            totals = _totals(builder, sums[row::rows])
+            at = builder.add(y, builder.mul(y_stride, I64(row)))
+            builder.store(totals, _at(builder, at, totals.type), align=4)
         return ir.Constant(I8.as_pointer(), None)
 
     return _of_code(types.none, *[types.int64] * 7)(dots)
@@ -252,9 +272,7 @@ def _nibbles_of(rows: int):
         sixteen = ir.Constant(whole, [16] * LANES)
 
         def spread(address):
-            number = builder.load(_at(builder, address, F32), align=4)
-            first = builder.insert_element(ir.Constant(many, ir.Undefined), number, I32(0))
-            return builder.shuffle_vector(first, first, ir.Constant(whole, [0] * LANES))
+            return _spread(builder, builder.load(_at(builder, address, F32), align=4))
 
         def row_at(base, stride, row, place):
             return builder.add(builder.add(base, builder.mul(stride, I64(row))), builder.mul(place, I64(4)))
@@ -302,10 +320,10 @@ def _nibbles_of(rows: int):
     return _of_code(types.none, *[types.int64] * 10)(nibbles)
 
 
-dots_f1, dots_f2, dots_f4 = (_dots_of(FLOAT, rows) for rows in (1, 2, 4))
-dots_b1, dots_b2, dots_b4 = (_dots_of(BRAIN, rows) for rows in (1, 2, 4))
-dots_i1, dots_i2, dots_i4 = (_dots_of(BYTE, rows) for rows in (1, 2, 4))
-nibbles_1, nibbles_2, nibbles_4 = map(_nibbles_of, (1, 2, 4))
+dots_f1, dots_f2, dots_f3, dots_f4 = (_dots_of(FLOAT, rows) for rows in (1, 2, 3, 4))
+dots_b1, dots_b2, dots_b3, dots_b4 = (_dots_of(BRAIN, rows) for rows in (1, 2, 3, 4))
+dots_i1, dots_i2, dots_i3, dots_i4 = (_dots_of(BYTE, rows) for rows in (1, 2, 3, 4))
+nibbles_1, nibbles_2, nibbles_3, nibbles_4 = map(_nibbles_of, (1, 2, 3, 4))
 
 
 @njit(**FAST)
@@ -321,7 +339,15 @@ def _four_outputs(kind, w, w_stride, x, x_stride, count, y, y_stride, rows):
             else:
                 dots_i4(w, w_stride, xs, x_stride, count, ys, y_stride)
             row += 4
-        elif left >= 2:
+        elif left == 3:
+            if kind == FLOAT:
+                dots_f3(w, w_stride, xs, x_stride, count, ys, y_stride)
+            elif kind == BRAIN:
+                dots_b3(w, w_stride, xs, x_stride, count, ys, y_stride)
+            else:
+                dots_i3(w, w_stride, xs, x_stride, count, ys, y_stride)
+            row += 3
+        elif left == 2:
             if kind == FLOAT:
                 dots_f2(w, w_stride, xs, x_stride, count, ys, y_stride)
             elif kind == BRAIN:
@@ -361,7 +387,10 @@ def _nibble_outputs(w, scales, padded, x, x_stride, sums, sums_stride, count, y,
             if left >= 4:
                 nibbles_4(at, scale, 4 * padded, xs, x_stride, ss, sums_stride, count // GROUP, yr, y_stride)
                 row += 4
-            elif left >= 2:
+            elif left == 3:
+                nibbles_3(at, scale, 4 * padded, xs, x_stride, ss, sums_stride, count // GROUP, yr, y_stride)
+                row += 3
+            elif left == 2:
                 nibbles_2(at, scale, 4 * padded, xs, x_stride, ss, sums_stride, count // GROUP, yr, y_stride)
                 row += 2
             else:
@@ -380,7 +409,7 @@ C2, C3, C4, C5, C6, C7 = TERMS[2:]
 
 @njit(fastmath=False, nogil=True, error_model="numpy")  # else its callers' flags: `MAGIC` would be reordered away
 def exponential(x):
-    """e^x to the last bits of float32, without a branch, so that sixteen are computed at once; of a NaN a NaN."""
+    """e^x to the last bits of float32, without a branch; of a NaN a NaN."""
     x = HIGHEST if x > HIGHEST else x
     x = LOWEST if x < LOWEST else x
     shifted = x * LOG2E + MAGIC
@@ -395,20 +424,146 @@ def gain(address, place, brain):
     return brain_at(address + 2 * place) if brain else float_at(address + 4 * place)
 
 
+def _spread(builder: Any, number: Any) -> Any:
+    """A number in all lanes."""
+    many = ir.VectorType(number.type, LANES)
+    first = builder.insert_element(ir.Constant(many, ir.Undefined), number, I32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def _constant(number: Any) -> Any:
+    return ir.Constant(ir.VectorType(F32, LANES), [float(number)] * LANES)
+
+
+def _exponentials(builder: Any, x: Any) -> Any:
+    """`exponential` of all lanes: the compiler makes no vectors of it by itself. No sum is without a flag, since numba
+    gives those its own, by which `MAGIC` would be reordered away."""
+    whole = ir.VectorType(I32, LANES)
+
+    def fused(one: Any, factor: Any, more: Any) -> Any:
+        return builder.fadd(builder.fmul(one, factor, flags=["contract"]), more, flags=["contract"])
+
+    x = builder.select(builder.fcmp_ordered(">", x, _constant(HIGHEST)), _constant(HIGHEST), x)
+    x = builder.select(builder.fcmp_ordered("<", x, _constant(LOWEST)), _constant(LOWEST), x)
+    shifted = fused(x, _constant(LOG2E), _constant(MAGIC))
+    power = builder.fsub(shifted, _constant(MAGIC), flags=["contract"])
+    r = fused(power, _constant(-LN2_LOW), fused(power, _constant(-LN2_HIGH), x))
+    sum_ = _constant(C7)
+    for term in (C6, C5, C4, C3, C2, ONE, ONE):
+        sum_ = fused(sum_, r, _constant(term))
+    exponent = builder.add(builder.bitcast(shifted, whole), ir.Constant(whole, [127] * LANES))
+    scale = builder.shl(exponent, ir.Constant(whole, [23] * LANES))
+    return builder.fmul(sum_, builder.bitcast(scale, sum_.type))
+
+
+@_of_code(types.none, types.int64, types.int64, types.int64, types.int64)
+def gated(builder, gates, ups, y, count):
+    """y = silu(gates) ups, of a multiple of sixteen numbers."""
+
+    def body(place, _):
+        at = builder.mul(place, I64(4))
+        gate, up = (_weights(builder, builder.add(each, at), FLOAT) for each in (gates, ups))
+        below = builder.fadd(_constant(1), _exponentials(builder, builder.fsub(_constant(-0.0), gate)))
+        product = builder.fmul(builder.fdiv(gate, below), up)
+        builder.store(product, _at(builder, builder.add(y, at), product.type), align=4)
+        return []
+
+    _loop(builder, I64(0), count, LANES, [], body)
+    return ir.Constant(I8.as_pointer(), None)
+
+
+@_of_code(types.float32, types.int64, types.int64)
+def largest(builder, x, count):
+    """Of a multiple of sixteen numbers, of which a NaN is none; -inf of none."""
+
+    def body(place, most):
+        numbers = _weights(builder, builder.add(x, builder.mul(place, I64(4))), FLOAT)
+        return [builder.select(builder.fcmp_ordered(">", numbers, most[0]), numbers, most[0])]
+
+    [most] = _loop(builder, I64(0), count, LANES, [_constant(-math.inf)], body)
+    kind = ir.FunctionType(F32, [most.type])
+    name = f"llvm.vector.reduce.fmax.v{LANES}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [most])
+
+
+@_of_code(types.float32, types.int64, types.int64, types.float32)
+def exponentials(builder, x, count, most):
+    """x = e^(x - most) in place, of a multiple of sixteen numbers: their sum."""
+
+    def body(place, sums):
+        at = _at(builder, builder.add(x, builder.mul(place, I64(4))), many)
+        powers = _exponentials(builder, builder.fsub(builder.load(at, align=4), spread))
+        builder.store(powers, at, align=4)
+        return [builder.fadd(sums[0], powers, flags=FLOAT_FLAGS)]
+
+    many, spread = ir.VectorType(F32, LANES), _spread(builder, most)
+    [sums] = _loop(builder, I64(0), count, LANES, [_constant(0)], body)
+    kind = ir.FunctionType(F32, [F32, many])
+    add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+    return builder.call(add, [F32(0.0), sums], fastmath=FLOAT_FLAGS)
+
+
+@njit(**FAST)
+def softmax_of(x, count):
+    """x = e^(x - the largest), and their sum."""
+    whole = count // LANES * LANES
+    most = largest(x, whole)
+    for at in range(whole, count):
+        number = float_at(x + 4 * at)
+        most = number if number > most else most
+    sum_ = exponentials(x, whole, most)
+    for at in range(whole, count):
+        share = exponential(float_at(x + 4 * at) - most)
+        put_float(x + 4 * at, share)
+        sum_ += share
+    return sum_
+
+
+def _mix_of(kind: int, parts: int):
+    """So many times sixteen channels of the rows of values, each times its share, summed, and times a factor."""
+    size = (4, 2)[kind]
+
+    def mix(builder, shares, values, stride, reach, target, factor):
+        def body(place, sums):
+            share = builder.load(_at(builder, builder.add(shares, builder.mul(place, I64(4))), F32), align=4)
+            share, row = _spread(builder, share), builder.add(values, builder.mul(place, stride))
+            return [
+                builder.fadd(sum_, builder.fmul(share, numbers, flags=FLOAT_FLAGS), flags=FLOAT_FLAGS)
+                for part, sum_ in enumerate(sums)
+                for numbers in [_weights(builder, builder.add(row, I64(size * LANES * part)), kind)]
+            ]
+
+        sums = _loop(builder, I64(0), reach, 1, [_constant(0)] * parts, body)
+        for part, sum_ in enumerate(sums):
+            scaled = builder.fmul(sum_, _spread(builder, factor))
+            builder.store(scaled, _at(builder, builder.add(target, I64(4 * LANES * part)), scaled.type), align=4)
+        return ir.Constant(I8.as_pointer(), None)
+
+    return _of_code(types.none, *[types.int64] * 5, types.float32)(mix)
+
+
+mix_f1, mix_f2 = (_mix_of(FLOAT, parts) for parts in (1, 2))
+mix_b1, mix_b2 = (_mix_of(BRAIN, parts) for parts in (1, 2))
+
+
 @njit(**FAST)
 def mix(brain, shares, values, target, reach, width, factor):
     """The rows of values, each times its share, summed, and times a factor."""
-    for channel in range(width):
-        put_float(target + 4 * channel, np.float32(0))
-    for at in range(0, reach, 2):
-        one = float_at(shares + 4 * at) * factor
-        two = float_at(shares + 4 * at + 4) * factor if at + 1 < reach else np.float32(0)
-        first = at * width
-        second = first + width if at + 1 < reach else first
-        for channel in range(width):
-            to = target + 4 * channel
-            ours = one * gain(values, first + channel, brain) + two * gain(values, second + channel, brain)
-            put_float(to, float_at(to) + ours)
+    channel, size = 0, 2 if brain else 4
+    while channel < width:
+        at, to = values + size * channel, target + 4 * channel
+        if width - channel >= 2 * LANES:
+            if brain:
+                mix_b2(shares, at, size * width, reach, to, factor)
+            else:
+                mix_f2(shares, at, size * width, reach, to, factor)
+            channel += 2 * LANES
+        else:
+            if brain:
+                mix_b1(shares, at, size * width, reach, to, factor)
+            else:
+                mix_f1(shares, at, size * width, reach, to, factor)
+            channel += LANES
 
 
 @njit(**FAST)
@@ -520,14 +675,7 @@ def _attention_piece(work, place):
         if cap > 0:
             for at in range(reach):
                 put_float(shares + 4 * at, cap * np.float32(math.tanh(float_at(shares + 4 * at) / cap)))
-        most, sum_ = float_at(shares), np.float32(0)
-        for at in range(reach):
-            most = max(most, float_at(shares + 4 * at))
-        for at in range(reach):
-            share = exponential(float_at(shares + 4 * at) - most)
-            put_float(shares + 4 * at, share)
-            sum_ += share
-        mix(brain, shares, values, target, reach, width, ONE / sum_)
+        mix(brain, shares, values, target, reach, width, ONE / softmax_of(shares, reach))
 
 
 @cfunc("void(int64, int64)", cache=True, fastmath=set(FLOAT_FLAGS), error_model="numpy")
@@ -708,10 +856,8 @@ def _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratc
         _normed_rows(xs, ns, rows, width, parts[FFN_PRE : FFN_PRE + 4], eps[2], brain)
         _multiply(shared, alone, parts[GATE_UP : GATE_UP + 4], width, 2 * ffn, ns, gs, rows, sums)
         for row in range(rows):
-            for channel in range(ffn):
-                at = gs + 4 * (row * 2 * ffn + channel)
-                gate = float_at(at)
-                put_float(fs + 4 * (row * ffn + channel), gate / (ONE + exponential(-gate)) * float_at(at + 4 * ffn))
+            at = gs + 8 * row * ffn
+            gated(at, at + 4 * ffn, fs + 4 * row * ffn, ffn)
         _multiply(shared, alone, parts[DOWN : DOWN + 4], ffn, width, fs, ns, rows, sums)
         _add_branch(xs, ns, rows, width, parts[FFN_POST : FFN_POST + 4], eps[3], parts[FFN_SCALE], brain)
     _normed_rows(xs, outputs.ctypes.data, rows, width, sizes[LAST_NORM : LAST_NORM + 4], numbers[layers, 1], brain)
