@@ -328,7 +328,7 @@ def _visible(document: Document) -> list[str | PIL.Image.Image]:
 
 def _still_side(title: str, parts: Sequence[tuple[str | PIL.Image.Image, bool]]) -> str:
     """A document for a page that stands alone: all text escaped, what the model wrote in bold."""
-    body = f"<b>{stills.escape(title)}</b>"
+    body = f'<b style="display:block">{stills.escape(title)}</b>'
     for part, by_model in parts:
         if isinstance(part, str):
             body += f"<b>{stills.escape(part)}</b>" if by_model else stills.escape(part)

@@ -255,6 +255,7 @@ test("ticks are round, inside, and two or more wherever there is a span", () => 
     for (const ticks of [linearTicks(low, high, 5), logTicks(low, high, 5)]) {
       assert.ok(ticks.length >= 2 || high / low < 1.5, `${low} to ${high}: ${ticks}`);
       assert.ok(ticks.length <= 14, `${low} to ${high}: ${ticks}`);
+      assert.ok(linearTicks(low, high, 1 + (turn % 3)).length >= 2, `${low} to ${high}`);
       assert.ok(
         ticks.every((each) => each >= low * (1 - 1e-6) && each <= high * (1 + 1e-6)),
         `${low} to ${high}: ${ticks}`,

@@ -7,16 +7,16 @@ function unitOf(span, count) {
 }
 
 /**
- * Round numbers between two, about `count` of them.
+ * Round numbers between two, about `count` of them and at least two.
  * @param {number} low @param {number} high @param {number} count
  */
 export function linearTicks(low, high, count) {
   if (!(high > low)) return [low];
   const unit = unitOf(high - low, count);
   const first = Math.ceil(low / unit - 1e-9);
-  return Array.from({ length: Math.max(0, Math.floor(high / unit + 1e-9) - first + 1) }, (_, at) =>
-    Number(((first + at) * unit).toPrecision(12)),
-  );
+  const length = Math.floor(high / unit + 1e-9) - first + 1;
+  if (length < 2 && count < 20) return linearTicks(low, high, count + 1); // a single one says nothing of the scale
+  return Array.from({ length }, (_, at) => Number(((first + at) * unit).toPrecision(12)));
 }
 
 /**

@@ -12,6 +12,7 @@ import { runHands } from "./run_hands.js";
 import { capital, chartsOf, familiesOf, measureWords, RunRecords, styled } from "./run_records.js";
 import { sampleStrip } from "./sample_strip.js";
 
+const UNREAD = 100; // steps without a reading of the attention logits, after which none is waited for
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", "reward", LOGITS]; // charts that are open at the start
 const FLAT = 7; // charts up to which all are offered in a row; more are folded by family
@@ -238,7 +239,9 @@ function render(context) {
 
   /** @param {number | null} at */
   function showHeads(at) {
-    strip.show(records.layers.get(LOGITS), at, records.about.get(LOGITS)?.thresholds);
+    const logits = records.layers.get(LOGITS);
+    strip.node.hidden = !logits && records.count >= UNREAD; // nothing reads them
+    strip.show(logits, at, records.about.get(LOGITS)?.thresholds);
   }
 
   /** @param {import("../charts/curves.js").Mark | null} mark */
