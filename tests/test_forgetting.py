@@ -52,7 +52,7 @@ def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
     lab = Chameleon.load("tiny", device="cpu")
     card = evaluation_card("captions exact", "", "", ["a"], n=2, lab=lab)
     results = [Result.of([True, False], card)]
-    rows = [row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"CPU seconds": 60 + seed})]
+    rows = [row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"seconds": 60 + seed})]
     assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 60 |" in outcome_table(rows)
     (tmp_path / "rows.jsonl").write_text('{"method": "half beside"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1, is no outcome"):
