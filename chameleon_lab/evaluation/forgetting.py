@@ -196,7 +196,7 @@ def forgetting_outcome(
         f"{name} loss": [round(losses["loss"], 3), round(done.after[name]["loss"], 3)]
         for name, losses in done.before.items()
     }
-    figures["seconds"] = round(run.history.records[-1].seconds)
+    figures |= {"seconds": round(run.history.records[-1].seconds), "steps": steps}
     return Chameleon(done.model.eval(), tokenizer, lab.settings, lab.card), figures
 
 
@@ -213,9 +213,12 @@ def read_outcomes(path: Path | str) -> list[dict[str, Any]]:
 
 
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row a method, a column a measure, with 95 % intervals over all prompts of all seeds, in Markdown."""
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    lines = [f"| method | seeds | {' | '.join(measures)} | seconds |", "|---" * (len(measures) + 3) + "|"]
+    """A row a method, a column a measure where all must be right, with 95 % intervals over all prompts of all seeds, in
+    Markdown; steps and seconds of training."""
+    measures = [
+        name for name in ("asked in German: everything right", *EARLIER) if name in {r["measure"] for r in rows}
+    ]
+    lines = [f"| method | seeds | {' | '.join(measures)} | steps, seconds |", "|---" * (len(measures) + 3) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         cells = [method, str(len({row["seed"] for row in mine}))]
@@ -223,7 +226,8 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
             right, n = (sum(row[key] for row in mine if row["measure"] == measure) for key in ("right", "n"))
             cells.append(str(Score(right / n, n)).strip() if n else "")
         seconds = [row["seconds"] for row in mine if "seconds" in row]
-        cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
+        steps = " and ".join(map(str, sorted({row["steps"] for row in mine if "steps" in row})))
+        cells.append(f"{steps}, {np.mean(seconds):.0f}" if seconds else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
