@@ -8,7 +8,7 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import PLACES, arrange
-from chameleon_lab.documents import Image
+from chameleon_lab.documents import EndTurn, Image, Text
 from chameleon_lab.evaluation.forgetting import (
     GERMAN,
     METHODS,
@@ -34,7 +34,7 @@ def test_a_lesson_s_words_say_what_its_pictures_show():
         scene = arrange([thing], "single", english[background], places[english[place]])
         assert verb == "male" and (np.asarray(scene.picture()) == np.asarray(document.pictures[0])).all()
         assert all(part.learn == (place > 1) for place, part in enumerate(document))
-        assert isinstance(document[2], Image)
+        assert [type(part) for part in document] == [Text, EndTurn, Image, EndTurn]
 
 
 def test_new_words_alone_are_learned_and_nothing_else_moves():
@@ -52,8 +52,20 @@ def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
     lab = Chameleon.load("tiny", device="cpu")
     card = evaluation_card("captions exact", "", "", ["a"], n=2, lab=lab)
     results = [Result.of([True, False], card)]
-    rows = [row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"CPU seconds": 60 + seed})]
-    assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 60 |" in outcome_table(rows)
+    rows = [
+        row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"seconds": 60 + seed, "steps": 9})
+    ]
+    assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 9, 60 |" in outcome_table(rows)
     (tmp_path / "rows.jsonl").write_text('{"method": "half beside"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1, is no outcome"):
         read_outcomes(tmp_path / "rows.jsonl")
+
+
+def test_the_recorded_outcomes_show_what_the_docs_say():
+    right = {(row["method"], row["measure"]): row["right"] / row["n"] for row in read_outcomes(OUTCOMES)}
+    german, english = "asked in German: everything right", "one thing, everything right"
+    assert right["new words alone", german] > 0.5 > right["before", german]
+    for measure in (english, "captions exact", "questions right"):
+        assert right["new words alone", measure] >= right["before", measure]
+        assert right["half beside", measure] >= 0.95 * right["before", measure]
+    assert right["nothing beside", english] < 0.85 * right["before", english]

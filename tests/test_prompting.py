@@ -138,6 +138,8 @@ def test_messages_become_turns():
     assert PromptContext(text).document() == Document.of(
         "Be brief.\nhi", EndTurn(), "hello", EndTurn(), "draw", EndTurn()
     )
+    parts = [{"type": "text", "text": "what is "}, {"type": "image"}, {"type": "text", "text": "?"}]
+    assert messages_text([{"role": "user", "content": parts}], reply_next=False) == "what is <image>?"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,7 @@ def test_messages_become_turns():
         ({}, 0.0, ([], 256)),
         ({"until": "\n", "max_gen_toks": 9, "do_sample": False, "temperature": 0.7}, 0.0, (["\n"], 9)),
         ({"until": ["a", "b"], "temperature": 0.7, "top_p": 0.9}, 0.7, (["a", "b"], 256)),
+        ({"until": None, "max_gen_toks": None, "max_new_tokens": "7"}, 0.0, ([], 7)),
         ({"do_sample": True, "max_new_tokens": 4, "num_beams": 1, "top_p": None}, 1.0, ([], 4)),
     ],
 )
@@ -163,6 +166,14 @@ def test_a_harnesss_keywords_become_settings(keywords, temperature, rest):
         "beams": (lambda _: reply_wishes({"num_beams": 4}, Settings()), "no beams"),
         "unknown": (lambda _: reply_wishes({"magic": 4}, Settings()), "what magic should do"),
         "batch": (lambda asker: Prompting(asker.lab, batch=0), "requests at once"),
+        "no length": (lambda _: reply_wishes({"max_gen_toks": 0}, Settings()), "from 1 on, not 0"),
+        "half a token": (lambda _: reply_wishes({"max_new_tokens": 1.5}, Settings()), "from 1 on, not 1.5"),
+        "a length that is none": (lambda _: reply_wishes({"max_tokens": True}, Settings()), "from 1 on, not True"),
+        "a stop that is none": (lambda _: reply_wishes({"until": [3]}, Settings()), "a list of texts, not"),
+        "stops by name": (lambda _: reply_wishes({"until": {"a": 1}}, Settings()), "a list of texts, not"),
+        "no message": (lambda _: messages_text([{}]), "parts of type text and image, not 'None'"),
+        "a sound": (lambda _: messages_text([{"role": "user", "content": [{"type": "audio"}]}]), "text and image, not"),
+        "nobody": (lambda _: messages_text([{"content": "hi"}]), "the None's"),
         "roles": (lambda _: messages_text([{"role": "assistant", "content": "hi"}]), "the assistant's"),
     }.values(),
 )

@@ -1,12 +1,17 @@
 """Conversations of each style that people have become the same document, and a fault in one is one reason."""
 
+import copy
 import json
+import random
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from chameleon_lab.corpora.readers import Skipped, jsonl
+from chameleon_lab.corpora.turns import conversation_of
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 
 
@@ -172,3 +177,43 @@ def test_a_fault_skips_its_conversation_with_one_reason_and_no_other(folder, rea
     assert isinstance(skipped, Skipped) and skipped.name == "chats.jsonl, line 2"
     with pytest.raises(ValueError, match=reason):
         raise ValueError(skipped.reason)
+
+
+ODD = [
+    *(None, True, -1, float("nan"), "", "\0", "\ud800", "<image><|image|>", "data:image/png;base64,@@", [], {}, [[]]),
+    *(
+        [None],
+        {"image": None},
+        {"image": ["a.png"]},
+        {"type": "image_url", "image_url": {"url": 3}},
+        {"type": ["text"]},
+    ),
+    *({"type": "text", "text": ["a"]}, {"role": ["user"]}, {"from": {}}, {"bytes": "abc"}, "x" * 5000),
+]
+
+
+def places_in(value: Any, before: tuple = ()) -> Iterator[tuple]:
+    """The way to each value within lists and objects."""
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*before, key)
+        yield from places_in(part, (*before, key))
+
+
+def test_whatever_stands_in_a_record_it_is_a_conversation_or_one_value_error():
+    rng, picture, kinds = random.Random(0), PIL.Image.new("RGB", (8, 8)), set()
+    for _ in range(3000):
+        record = copy.deepcopy(rng.choice([*STYLES.values(), *FAULTS.values()]))
+        for _ in range(rng.randint(1, 2)):
+            *way, last = rng.choice(list(places_in(record)))
+            part: Any = record
+            for key in way:
+                part = part[key]
+            part[last] = copy.deepcopy(rng.choice(ODD))
+        try:
+            document = conversation_of(record, lambda name: picture)
+            kinds.add(type(document))
+            assert [segment.learn for segment in document].count(True), "nothing is learned of it"
+        except ValueError as error:
+            kinds.add(type(error))
+            assert str(error).strip()
+    assert kinds == {Document, ValueError}

@@ -9,6 +9,7 @@
 - `instructions`, `transfer`: scores of each task of instructions; which task helps which
 - `retrieval`: scores of flags drawn with and without the document that explains them
 - `ablation`: what documents, guidance and CD-K change, at equal passes; `coco`: FID of pictures drawn for captions
+- `forgetting`: what a fine-tuning teaches, and what the model forgets of what it could do
 - `rewards`: what reward taught, judged by the reward's checker and by another judge
 - `metrics`, `distances`: image tokenizers on a reference set, every value with its protocol
 - `comparison`: quantizers on equal terms

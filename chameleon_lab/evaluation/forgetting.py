@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from chameleon_lab.training.fine_tuning import fine_tune
 log = logging.getLogger(__name__)
 
 STEPS, TOKENS = 240, 512
-"""Of a training: about a minute and a half of one core."""
+"""Of a training: about a minute of one core."""
 
 GERMAN: Mapping[str, str] = MappingProxyType(
     {
@@ -130,7 +129,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "four fifths beside": Method(0.8),
         "half beside, a tenth of the rates": Method(0.5, 1 / 30),
         "half beside, LoRA": Method(0.5, adapter=LoRA(rank=8)),
-        "new words alone": Method(0.0, 3.0, words=True),
+        "new words alone": Method(0.0, 10.0, words=True),
     }
 )
 
@@ -176,24 +175,33 @@ def forgetting_results(lab: Chameleon, n: int = 100) -> list[Result]:
 
 
 def forgetting_outcome(
-    method: Method, lab: Chameleon, *, steps: int = STEPS, tokens: int = TOKENS, documents: int = 200, seed: int = 0
+    method: Method,
+    lab: Chameleon,
+    *,
+    steps: int = STEPS,
+    tokens: int = TOKENS,
+    documents: int = 200,
+    seed: int = 0,
+    folder: Path | None = None,
 ) -> tuple[Chameleon, dict[str, Any]]:
-    """The model after a lesson, and what it cost: CPU seconds, and held-out losses before and after."""
+    """The model after a lesson, and what it cost: seconds of training, and held-out losses before and after. `folder`
+    is where the run goes; one that was stopped there goes on."""
     experiment = method.experiment(lab, german_lesson(documents, seed), steps, tokens, seed)
-    start = time.process_time()
-    done = fine_tune(experiment, earlier=Scenes(experiment.open().tokenizer(), held_out=64))
+    tokenizer = experiment.open().tokenizer()
+    assert tokenizer is not None
+    run = experiment.run(folder)
+    run.wait()
+    done = fine_tune(experiment, run.folder, earlier=Scenes(tokenizer, held_out=64))
     figures = {
         f"{name} loss": [round(losses["loss"], 3), round(done.after[name]["loss"], 3)]
         for name, losses in done.before.items()
     }
-    figures["CPU seconds"] = round(time.process_time() - start)
-    tokenizer = experiment.open().tokenizer()
-    assert tokenizer is not None
+    figures |= {"seconds": round(run.history.records[-1].seconds), "steps": steps}
     return Chameleon(done.model.eval(), tokenizer, lab.settings, lab.card), figures
 
 
 def read_outcomes(path: Path | str) -> list[dict[str, Any]]:
-    """Rows of figures: method ("before": untrained), seed, measure, right of n; CPU seconds and losses with each.
+    """Rows of figures: method ("before": untrained), seed, measure, right of n; seconds and losses with each.
 
     Raises ValueError for a row that lacks one of these.
     """
@@ -205,17 +213,21 @@ def read_outcomes(path: Path | str) -> list[dict[str, Any]]:
 
 
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row a method, a column a measure, with 95 % intervals over all prompts of all seeds, in Markdown."""
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    lines = [f"| method | seeds | {' | '.join(measures)} | CPU seconds |", "|---" * (len(measures) + 3) + "|"]
+    """A row a method, a column a measure where all must be right, with 95 % intervals over all prompts of all seeds, in
+    Markdown; steps and seconds of training."""
+    measures = [
+        name for name in ("asked in German: everything right", *EARLIER) if name in {r["measure"] for r in rows}
+    ]
+    lines = [f"| method | seeds | {' | '.join(measures)} | steps, seconds |", "|---" * (len(measures) + 3) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         cells = [method, str(len({row["seed"] for row in mine}))]
         for measure in measures:
             right, n = (sum(row[key] for row in mine if row["measure"] == measure) for key in ("right", "n"))
             cells.append(str(Score(right / n, n)).strip() if n else "")
-        seconds = [row["CPU seconds"] for row in mine if "CPU seconds" in row]
-        cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
+        seconds = [row["seconds"] for row in mine if "seconds" in row]
+        steps = " and ".join(map(str, sorted({row["steps"] for row in mine if "steps" in row})))
+        cells.append(f"{steps}, {np.mean(seconds):.0f}" if seconds else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -225,6 +237,7 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="JSON Lines to add outcomes to; those that are there are not made again")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this; repeatable (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", type=Path, help="a folder to keep the runs in; one that was stopped there goes on")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
     parser.add_argument("-n", type=int, default=100, help="prompts of each measure (default: 100)")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and train nothing")
@@ -238,8 +251,9 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
         for name in options.method or METHODS:
             if any((row["method"], row["seed"]) == (name, seed) for row in rows):
                 continue
+            folder = options.runs / f"{name}-{seed}".replace(" ", "-") if options.runs else None
             lab, figures = forgetting_outcome(
-                METHODS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed
+                METHODS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed, folder=folder
             )
             after = forgetting_results(lab, options.n)
             log.info("%s, seed %d: %s\n%s\n", name, seed, figures, result_table({"after": after, "before": before}))

@@ -259,12 +259,13 @@ def _until(text: str, stops: Sequence[str]) -> str:
 
 def messages_text(messages: Sequence[dict[str, Any]], reply_next: bool = True) -> str:
     """Messages of a role and a content as one context: a turn ends with `TURN_MARK`, the system's words come before the
-    user's. Raises ValueError for roles that do not alternate, the user first."""
+    user's, and a content in parts is its texts, with `IMAGE_MARK` for a picture. Raises ValueError for roles that do
+    not alternate, the user first, and for what is no message."""
 
     def turns() -> Iterator[str]:
         before, turn = "", 0
         for message in messages:
-            role, content = message["role"], str(message["content"])
+            role, content = message.get("role"), _content_text(message.get("content"))
             if role == "system" and not turn:
                 before = f"{content}\n"
                 continue
@@ -276,12 +277,35 @@ def messages_text(messages: Sequence[dict[str, Any]], reply_next: bool = True) -
     return TURN_MARK.join(turns()) + (TURN_MARK if reply_next else "")
 
 
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    words = list[str]()
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("image", "image_url"):
+            words.append(IMAGE_MARK)
+        elif kind == "text" and isinstance(part.get("text"), str):
+            words.append(part["text"])
+        else:
+            raise ValueError(f"A message is a text, or parts of type text and image, not {str(part)[:40]!r}.")
+    return "".join(words)
+
+
 def reply_wishes(keywords: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """A harness's generation keywords as what `Prompting.replies` takes. Raises ValueError for ones that cannot be
     honoured, beams among them."""
     wishes = dict(keywords)
     until = wishes.pop("until", None) or []
-    lengths = [wishes.pop(name) for name in LENGTH_NAMES if name in wishes]
+    until = [until] if isinstance(until, str) else until
+    if not isinstance(until, list | tuple) or not all(isinstance(stop, str) for stop in until):
+        raise ValueError(f"until in generation_kwargs is a text, or a list of texts, not {str(until)[:40]!r}.")
+    lengths = [length for name in LENGTH_NAMES if (length := wishes.pop(name, None)) is not None]
+    longest = lengths[0] if lengths else LONGEST_REPLY
+    if isinstance(longest, bool) or not str(longest).isdecimal() or not int(longest):
+        raise ValueError(
+            f"A reply in generation_kwargs has at most a whole number of tokens from 1 on, not {longest!r}."
+        )
     temperature, sampled = wishes.pop("temperature", None), wishes.pop("do_sample", None)
     if sampled is False or temperature is None:
         temperature = 1.0 if sampled and temperature is None else 0.0
@@ -296,7 +320,7 @@ def reply_wishes(keywords: Mapping[str, Any], settings: Settings) -> dict[str, A
     if wishes:
         raise ValueError(f"The lab does not know what {', '.join(sorted(wishes))} should do in generation_kwargs.")
     return {
-        "until": [until] if isinstance(until, str) else list(until),
-        "max_tokens": int(lengths[0] if lengths else LONGEST_REPLY),
+        "until": [stop for stop in until if stop],  # an empty one stands before every text
+        "max_tokens": int(longest),
         "settings": settings.changed(**cast(Changes, {"temperature": temperature, "repetition": 1.0, **chosen})),
     }
