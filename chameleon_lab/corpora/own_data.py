@@ -15,7 +15,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.corpora.archives import ALL_READERS
+from chameleon_lab.corpora.archives import ALL_READERS, expected_entries
 from chameleon_lab.corpora.folders import listing, picture_listing
 from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
 from chameleon_lab.documents import Blank, Document, EndTurn, Image
@@ -81,9 +81,22 @@ class DataSource:
 
     def documents(self) -> Iterator[Document | Skipped]:
         """What a reader makes of it. Raises ValueError where nothing there can be read."""
-        for kind, path in [(self.kind, self.path)] if self.kind else _kinds(self.path):
+        for kind, path in self._parts():
             beside = path if path.is_dir() else path.parent
             yield from ALL_READERS[kind](path, PictureFolder(beside))
+
+    def expected(self) -> int | None:
+        """About how many documents there are, where that is known before all is read."""
+        try:
+            counts = [expected_entries(kind, path) for kind, path in self._parts()]
+        except (ValueError, OSError, ImportError):  # the reading says what is wrong
+            return None
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def _parts(self) -> Iterable[tuple[str, Path]]:
+        """(reader, path) of what it is read as."""
+        return [(self.kind, self.path)] if self.kind else _kinds(self.path)
 
     def census(self) -> list[int]:
         """How many files there are, and their bytes: whether something has changed since."""

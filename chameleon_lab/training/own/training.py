@@ -42,6 +42,7 @@ from chameleon_lab.training.own.plan import (
     given_shape,
     plan_own,
     planned_side,
+    reading_words,
     seconds_of_steps,
     words_of,
 )
@@ -145,13 +146,15 @@ class OwnTraining:
         """Looks at the data and says what it saw, what it will do and how long that takes here."""
         image = given_shape(self.frozen or self.begins_from)
         side = planned_side(image, **self.options)
-        last = time.monotonic()
+        began = last = time.monotonic()
+        counts: list[int | None] = []  # of the sources' documents, looked up where reading takes long
 
         def progress(count: int) -> None:
-            nonlocal last
+            nonlocal last, counts
             if time.monotonic() - last > 10:
                 last = time.monotonic()
-                self.say(f"{count:,} documents read")
+                counts = counts or [each.expected() for each in self.sources]
+                self.say(reading_words(count, counts, last - began))
 
         path = self.folder / "plan.json"
         data = gather(
