@@ -470,7 +470,7 @@ class RecordedRun:
         self._events = Tail(self.folder / "events.jsonl", run_event)
         self._forks: dict[str, RecordedRun] = {}
         self._forks_missed: tuple[tuple[str, ...], float] = (), 0.0  # those that no folder had, and when
-        self._heard = 0.0, 0.0  # the last sign of life, and when it came by this machine's monotonic clock
+        self._last_beat = 0.0, 0.0  # the last sign of life, and when it came by this machine's monotonic clock
 
     @property
     def state(self) -> RunState:
@@ -507,10 +507,10 @@ class RecordedRun:
         """
         if not beat:
             return 0.0
-        before, since = self._heard
+        before, since = self._last_beat
         if beat != before:
             since = time.monotonic() - (0.0 if before else max(0.0, time.time() - beat))
-            self._heard = beat, since
+            self._last_beat = beat, since
         return time.monotonic() - since
 
     @property

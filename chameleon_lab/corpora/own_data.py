@@ -91,8 +91,8 @@ class DataSource:
             counts = [expected_entries(kind, path) for kind, path in self._parts()]
         except (ValueError, OSError, ImportError):  # the reading says what is wrong
             return None
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        numbers = [count for count in counts if count is not None]
+        return sum(numbers) if len(numbers) == len(counts) else None
 
     def _parts(self) -> Iterable[tuple[str, Path]]:
         """(reader, path) of what it is read as."""

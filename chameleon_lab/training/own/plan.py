@@ -273,8 +273,8 @@ def _timed(step: Any, seconds: float) -> float:
 def reading_words(count: int, expected: Sequence[int | None], seconds: float) -> str:
     """How far the reading is after so many seconds, in words; of sources that are all `expected` to have so many
     documents, how many there are and how long they take yet."""
-    known = [each for each in expected if each is not None]
-    every = sum(known) if len(known) == len(expected) else 0
+    numbers = [each for each in expected if each is not None]
+    every = sum(numbers) if len(numbers) == len(expected) else 0
     if every <= count:
         return f"{count:,} documents read"
     left = (every - count) * seconds / max(1, count)
