@@ -30,6 +30,7 @@ PAPER_FLEETS = {"7b": (1024, 2**23, 0.55), "34b": (3072, 3 * 2**22, 0.80)}
 """Devices, tokens a step, and the share of the training that 600,000 steps are (arXiv 2405.09818, 2.2 and 2.3)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER_FLEETS)
 def test_the_paper_s_fleets_are_planned_and_as_quick_as_they_were_take_the_paper_s_hours(name):
     config, (devices, batch, share) = PUBLISHED[name], PAPER_FLEETS[name]

@@ -11,12 +11,12 @@ from chameleon_lab.corpora.scenes import PLACES, arrange
 from chameleon_lab.documents import EndTurn, Image, Text
 from chameleon_lab.evaluation.forgetting import (
     GERMAN,
-    METHODS,
+    FINE_TUNINGS,
     forgetting_outcome,
     german_lesson,
     outcome_rows,
     outcome_table,
-    read_outcomes,
+    read_fine_tunings,
 )
 from chameleon_lab.evaluation.results import Result, evaluation_card
 
@@ -40,7 +40,7 @@ def test_a_lesson_s_words_say_what_its_pictures_show():
 def test_new_words_alone_are_learned_and_nothing_else_moves():
     lab = Chameleon.load("tiny", device="cpu")
     before = {name: value.clone() for name, value in lab.model.state_dict().items()}
-    taught, figures = forgetting_outcome(METHODS["new words alone"], lab, steps=2, tokens=100, documents=4)
+    taught, figures = forgetting_outcome(FINE_TUNINGS["new words alone"], lab, steps=2, tokens=100, documents=4)
     assert figures["new loss"][0] != figures["new loss"][1] and figures["earlier loss"][0] == figures["earlier loss"][1]
     for name, value in taught.model.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name
@@ -58,11 +58,11 @@ def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
     assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 9, 60 |" in outcome_table(rows)
     (tmp_path / "rows.jsonl").write_text('{"method": "half beside"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1, is no outcome"):
-        read_outcomes(tmp_path / "rows.jsonl")
+        read_fine_tunings(tmp_path / "rows.jsonl")
 
 
 def test_the_recorded_outcomes_show_what_the_docs_say():
-    right = {(row["method"], row["measure"]): row["right"] / row["n"] for row in read_outcomes(OUTCOMES)}
+    right = {(row["method"], row["measure"]): row["right"] / row["n"] for row in read_fine_tunings(OUTCOMES)}
     german, english = "asked in German: everything right", "one thing, everything right"
     assert right["new words alone", german] > 0.5 > right["before", german]
     for measure in (english, "captions exact", "questions right"):

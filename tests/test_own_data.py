@@ -29,7 +29,7 @@ from chameleon_lab.training.own.documents import (
     noisy,
     tokenize_views,
 )
-from chameleon_lab.training.own.plan import plan_own
+from chameleon_lab.training.own.plan import plan_own, reading_words
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
 from chameleon_lab.training.own.stages import saved_plan
 from chameleon_lab.training.own.training import OwnTraining
@@ -158,6 +158,17 @@ def test_equal_pictures_are_one_with_all_their_captions_and_stand_on_one_side(tm
     assert gather(other, tmp_path / "run" / "data", 16, anew=True).pixels.shape == (10, 20, 20, 3)
 
 
+def test_reading_says_how_much_is_left_where_that_is_known(pictures, tmp_path):
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"text": "words"}) + "\n")
+    (tmp_path / "words.txt").write_text("words")
+    (tmp_path / "rows.parquet").write_bytes(b"none")
+    counts = [DataSource(place).expected() for place in (pictures, tmp_path / "lines.jsonl")]
+    assert counts == [26, 1]
+    assert [DataSource(tmp_path / name).expected() for name in ("words.txt", "rows.parquet")] == [None, None]
+    assert reading_words(9, counts, 3.0) == "9 of about 27 documents read, 6 s left"
+    assert reading_words(9, [*counts, None], 3.0) == reading_words(9, [4], 3.0) == "9 documents read"
+
+
 def test_what_nobody_can_learn_is_skipped_and_the_rest_is_read_back_letter_by_letter(tmp_path):
     """Holes for `lab.infill` and halves of characters end no corpus; no character within a text ends a line of it."""
     words = "".join(map(chr, (0x61, 0x0B, 0x1C, 0x85, 0x2028, 0x1F600, 0x62)))
@@ -198,7 +209,7 @@ def test_a_large_photograph_is_decoded_small_and_its_size_is_said(tmp_path):
     (tmp_path / "lines" / "all.jsonl").write_text('{"image": "a.jpg", "caption": "a thing"}')
     for place in ("beside", "lines"):
         source = DataSource(tmp_path / place / ("all.jsonl" if place == "lines" else ""))
-        assert source.expected == 1
+        assert source.expected() == 1
         (document,) = source.documents(20)
         assert isinstance(document, Document) and document.pictures[0].size == (80, 60)
         data = gather([source], tmp_path / f"{place}-data", 16)

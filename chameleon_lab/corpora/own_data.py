@@ -15,7 +15,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,15 +91,22 @@ class DataSource:
     def documents(self, shortest: int | None = None) -> Iterator[Document | Skipped]:
         """What a reader makes of it, pictures decoded small for those who make them smaller anyway (see
         `pictures.open_picture`). Raises ValueError where nothing there can be read."""
-        for kind, path in [(self.kind, self.path)] if self.kind else _kinds(self.path):
+        for kind, path in self._parts():
             beside = path if path.is_dir() else path.parent
             yield from ALL_READERS[kind](path, PictureFolder(beside, shortest))
 
-    @property
     def expected(self) -> int | None:
-        """About how many documents that will be, where it is known before all are read."""
-        counts = [expected_entries(*each) for each in ([(self.kind, self.path)] if self.kind else _kinds(self.path))]
-        return None if None in counts else sum(count or 0 for count in counts)
+        """About how many documents there are, where that is known before all is read."""
+        try:
+            counts = [expected_entries(kind, path) for kind, path in self._parts()]
+        except (ValueError, OSError, ImportError):  # the reading says what is wrong
+            return None
+        numbers = [count for count in counts if count is not None]
+        return sum(numbers) if len(numbers) == len(counts) else None
+
+    def _parts(self) -> Iterable[tuple[str, Path]]:
+        """(reader, path) of what it is read as."""
+        return [(self.kind, self.path)] if self.kind else _kinds(self.path)
 
     def census(self) -> list[int]:
         """How many files there are, and their bytes: whether something has changed since."""

@@ -5,7 +5,7 @@ German, in several ways.
 - *taught*: drawings asked for in German, of held-out arrangements, judged by the checker from their pixels
 - *still there*: drawings asked for in English, captions and questions of `evaluation.scenes`, on held-out scenes
 
-`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `METHODS`, says what differs from before
+`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `FINE_TUNINGS`, says what differs from before
 beyond chance, and adds the figures to the file; `--show` prints what is there.
 """
 
@@ -40,7 +40,7 @@ from chameleon_lab.training.fine_tuning import fine_tune
 
 log = logging.getLogger(__name__)
 
-STEPS, TOKENS = 240, 512
+FINE_STEPS, FINE_TOKENS = 240, 512
 """Of a training: about a minute of one core."""
 
 GERMAN: Mapping[str, str] = MappingProxyType(
@@ -122,7 +122,7 @@ class Method:
         )
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+FINE_TUNINGS: Mapping[str, Method] = MappingProxyType(
     {
         "nothing beside": Method(0.0),
         "half beside": Method(0.5),
@@ -178,8 +178,8 @@ def forgetting_outcome(
     method: Method,
     lab: Chameleon,
     *,
-    steps: int = STEPS,
-    tokens: int = TOKENS,
+    steps: int = FINE_STEPS,
+    tokens: int = FINE_TOKENS,
     documents: int = 200,
     seed: int = 0,
     folder: Path | None = None,
@@ -200,7 +200,7 @@ def forgetting_outcome(
     return Chameleon(done.model.eval(), tokenizer, lab.settings, lab.card), figures
 
 
-def read_outcomes(path: Path | str) -> list[dict[str, Any]]:
+def read_fine_tunings(path: Path | str) -> list[dict[str, Any]]:
     """Rows of figures: method ("before": untrained), seed, measure, right of n; seconds and losses with each.
 
     Raises ValueError for a row that lacks one of these.
@@ -235,25 +235,25 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="JSON Lines to add outcomes to; those that are there are not made again")
-    parser.add_argument("--method", action="append", choices=METHODS, help="only this; repeatable (default: all)")
+    parser.add_argument("--method", action="append", choices=FINE_TUNINGS, help="only this; repeatable (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", type=Path, help="a folder to keep the runs in; one that was stopped there goes on")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
+    parser.add_argument("--steps", type=int, default=FINE_STEPS, help=f"of training (default: {FINE_STEPS})")
     parser.add_argument("-n", type=int, default=100, help="prompts of each measure (default: 100)")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and train nothing")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = read_outcomes(options.out) if options.out.exists() else []
+    rows = read_fine_tunings(options.out) if options.out.exists() else []
     before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n) if not options.show else []
     if before and not any(row["method"] == "before" for row in rows):
         rows += outcome_rows("before", 0, before, {})
     for seed in options.seeds if not options.show else ():
-        for name in options.method or METHODS:
+        for name in options.method or FINE_TUNINGS:
             if any((row["method"], row["seed"]) == (name, seed) for row in rows):
                 continue
             folder = options.runs / f"{name}-{seed}".replace(" ", "-") if options.runs else None
             lab, figures = forgetting_outcome(
-                METHODS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed, folder=folder
+                FINE_TUNINGS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed, folder=folder
             )
             after = forgetting_results(lab, options.n)
             log.info("%s, seed %d: %s\n%s\n", name, seed, figures, result_table({"after": after, "before": before}))

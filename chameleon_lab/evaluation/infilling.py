@@ -138,7 +138,7 @@ def infilling_results(
             for task, document in zip(some, documents, strict=True):
                 for measure, right in task.verdicts(document).items():
                     verdicts.setdefault(measure, []).append(right)
-        items = [f"{item_words(task.document)}\n{hidden_words(task.document)}" for task in tasks]
+        items = [f"{item_words(task.document)}\n{words_behind_blanks(task.document)}" for task in tasks]
         for measure, rights in verdicts.items():
             card = evaluation_card(
                 measure,
@@ -153,7 +153,7 @@ def infilling_results(
             yield Result.of(rights, card)
 
 
-def hidden_words(document: Document) -> str:
+def words_behind_blanks(document: Document) -> str:
     """What of a document is hidden: cells of its pictures by number."""
     masks = [part.mask for part in document if isinstance(part, Image) and part.mask is not None]
     return "\n".join(" ".join(map(str, np.flatnonzero(mask))) for mask in masks)

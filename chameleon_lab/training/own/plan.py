@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -268,6 +268,17 @@ def _timed(step: Any, seconds: float) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / count
+
+
+def reading_words(count: int, expected: Sequence[int | None], seconds: float) -> str:
+    """How far the reading is after so many seconds, in words; of sources that are all `expected` to have so many
+    documents, how many there are and how long they take yet."""
+    numbers = [each for each in expected if each is not None]
+    every = sum(numbers) if len(numbers) == len(expected) else 0
+    if every <= count:
+        return f"{count:,} documents read"
+    left = (every - count) * seconds / max(1, count)
+    return f"{count:,} of about {every:,} documents read, {left:.0f} s left"
 
 
 def given_shape(name: str | None) -> ImageTokenizerConfig | None:

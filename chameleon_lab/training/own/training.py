@@ -42,6 +42,7 @@ from chameleon_lab.training.own.plan import (
     given_shape,
     plan_own,
     planned_side,
+    reading_words,
     seconds_of_steps,
     words_of,
 )
@@ -147,14 +148,14 @@ class OwnTraining:
         image = given_shape(self.frozen or self.begins_from)
         side = planned_side(image, **self.options)
         began = last = time.monotonic()
+        counts: list[int | None] = []  # of the sources' documents, looked up where reading takes long
 
         def progress(count: int) -> None:
-            nonlocal last
+            nonlocal last, counts
             if time.monotonic() - last > 10:
-                last, counts = time.monotonic(), [each.expected for each in self.sources]
-                total = 0 if None in counts else sum(each or 0 for each in counts)
-                left = (last - began) / count * max(0, total - count)
-                self.say(f"{count:,} documents read" + (f", about {left:,.0f} s to go" if total else ""))
+                last = time.monotonic()
+                counts = counts or [each.expected() for each in self.sources]
+                self.say(reading_words(count, counts, last - began))
 
         path = self.folder / "plan.json"
         data = gather(
@@ -164,10 +165,10 @@ class OwnTraining:
             self.say(line)
         then, now = data.survey.get("census"), [each.census() for each in self.sources]
         if then is not None and then != now:
-            counts = (sum(count for count, _ in each) for each in (then, now))
+            totals = (sum(count for count, _ in each) for each in (then, now))
             self.say(
                 "The sources have changed since they were read: {} files then, {} now. This training goes on with what "
-                "it read; for what is new give another folder.".format(*counts)
+                "it read; for what is new give another folder.".format(*totals)
             )
         wishes = {"frozen": self.frozen, "begins_from": self.begins_from, "seed": self.seed, "critic": self.critic}
         wishes |= self.options
