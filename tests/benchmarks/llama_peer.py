@@ -14,8 +14,8 @@ import pytest
 from chameleon_lab.transformer import ModelConfig
 
 REPACKED = os.environ.get("LLAMA_REPACKED") == "1"
-"""Whether llama.cpp may put its matrices into an order of their own. By default not: one that is built for AMX then dies
-of an illegal instruction where a machine hides it. Build it with `-DGGML_NATIVE=OFF` and the AVX-512 options instead."""
+"""Whether llama.cpp may put its matrices into an order of their own. By default not: one that is built for AMX then
+dies of an illegal instruction where a machine hides it. `-DGGML_NATIVE=OFF` and the AVX-512 options build another."""
 
 
 def write_gguf(path: Path, shape: ModelConfig, kind: str) -> None:
