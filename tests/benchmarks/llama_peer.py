@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 
 from chameleon_lab.transformer import ModelConfig
+
+REPACKED = os.environ.get("LLAMA_REPACKED") == "1"
+"""Whether llama.cpp may put its matrices into an order of their own. By default not: one that is built for AMX then
+dies of an illegal instruction where a machine hides it. `-DGGML_NATIVE=OFF` and the AVX-512 options build another."""
 
 
 def write_gguf(path: Path, shape: ModelConfig, kind: str) -> None:
@@ -65,12 +70,12 @@ def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Calla
     home: Any = importlib.import_module("llama_cpp.llama")
     defaults = home.llama_cpp.llama_model_default_params
 
-    def without_tiles() -> Any:  # those for AMX are an illegal instruction where a machine hides its state
+    def chosen() -> Any:
         parameters = defaults()
-        parameters.use_extra_bufts = False
+        parameters.use_extra_bufts = REPACKED
         return parameters
 
-    home.llama_cpp.llama_model_default_params = without_tiles
+    home.llama_cpp.llama_model_default_params = chosen
     try:
         options = {"n_ctx": tokens + 8, "n_batch": 8, "n_threads": threads, "n_threads_batch": threads}
         model = llama_cpp.Llama(str(path), verbose=False, **options)

@@ -185,8 +185,8 @@ def test_decoding_beside_llama_cpp(
         ours(model, tokens), llama_peer.decoding(tmp_path / "peer.gguf", config, tokens, threads), turns=5
     )
     say(
-        f"{name}, {kind}, {threads} thread(s): ours {tokens / mine:.0f} tok/s, llama.cpp {tokens / peers:.0f}, "
-        f"ratio {peers / mine:.2f}"
+        f"{name}, {kind}, {threads} thread(s): ours {tokens / mine:.0f} tok/s, llama.cpp {tokens / peers:.0f}"
+        f"{' with repacked matrices' if llama_peer.REPACKED else ''}, ratio {peers / mine:.2f}"
     )
 
 
