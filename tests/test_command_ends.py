@@ -34,7 +34,9 @@ def commands(tmp_path, lab, monkeypatch) -> dict[str, list[str]]:
     (data / "annotations" / "captions_val2014.json").write_text(json.dumps(plain))
     (data / "texts.jsonl").write_text(json.dumps({"text": "some words"}) + "\n")
     (data / "asked.jsonl").write_text(json.dumps({"prompt": "a", "pictures": 0}) + "\n")
-    monkeypatch.setattr("chameleon_lab.commands.coco.inception", lambda: FeatureNetwork("none", torch.nn.Identity(), "cpu"))
+    monkeypatch.setattr(
+        "chameleon_lab.commands.coco.inception", lambda: FeatureNetwork("none", torch.nn.Identity(), "cpu")
+    )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     model = ["--model", str(tmp_path / "model")]
     yield {

@@ -26,10 +26,10 @@ def test_in_the_place_of_any_file_it_is_an_error_that_names_it_or_nobody_minds(t
 
     def look() -> None:
         for file in kinds.values():
-            for state in IN_PLACES:
+            for state in ("a pipe", "a folder", "a device"):  # which wait, which fail, which do not end
                 copied(whole, tmp_path / "read")
                 in_place_of(tmp_path / "read" / file, state)
-                signal.alarm(60)
+                signal.alarm(120)
                 try:
                     reader.read(tmp_path / "read")
                 except (ValueError, OSError) as error:
