@@ -10,6 +10,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 
 from chameleon_lab import storage
 from chameleon_lab.chameleon import Chameleon
@@ -33,7 +34,9 @@ def commands(tmp_path, lab, monkeypatch) -> dict[str, list[str]]:
     (data / "annotations" / "captions_val2014.json").write_text(json.dumps(plain))
     (data / "texts.jsonl").write_text(json.dumps({"text": "some words"}) + "\n")
     (data / "asked.jsonl").write_text(json.dumps({"prompt": "a", "pictures": 0}) + "\n")
-    monkeypatch.setattr("chameleon_lab.commands.coco.inception", lambda: FeatureNetwork("none", lambda x: x, "cpu"))
+    monkeypatch.setattr(
+        "chameleon_lab.commands.coco.inception", lambda: FeatureNetwork("none", torch.nn.Identity(), "cpu")
+    )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     model = ["--model", str(tmp_path / "model")]
     yield {
