@@ -10,8 +10,8 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.scenes import PLACES, arrange
 from chameleon_lab.documents import EndTurn, Image, Text
 from chameleon_lab.evaluation.forgetting import (
-    GERMAN,
     FINE_TUNINGS,
+    GERMAN,
     forgetting_outcome,
     german_lesson,
     outcome_rows,

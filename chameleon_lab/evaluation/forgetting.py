@@ -5,8 +5,8 @@ German, in several ways.
 - *taught*: drawings asked for in German, of held-out arrangements, judged by the checker from their pixels
 - *still there*: drawings asked for in English, captions and questions of `evaluation.scenes`, on held-out scenes
 
-`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `FINE_TUNINGS`, says what differs from before
-beyond chance, and adds the figures to the file; `--show` prints what is there.
+`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `FINE_TUNINGS`, says what differs from
+before beyond chance, and adds the figures to the file; `--show` prints what is there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Infill canvas and arena in a real JupyterLab: Run All, an interrupt, an edited cell, a restart, stills on reopening."""
+"""Infill canvas and arena in a real JupyterLab: Run All, interrupt, an edited cell, restart, stills on reopening."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def run_figure(
     smoothing: float = 0.0,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """One run: whatever it recorded of reward, loss, largest attention logit, attention entropy, log-partition and residual
-    norm by layer; triangles above for alarms, dotted lines for what was changed on the way.
+    """One run: whatever it recorded of reward, loss, largest attention logit, attention entropy, log-partition and
+    residual norm by layer; triangles above for alarms, dotted lines for what was changed on the way.
 
     `thresholds`: by measure and level, where dashed lines show what its rules sound at; else those of `state`, and of
     the default rules without one.
