@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.preparation import CentreCrop
+from chameleon_lab.training.own import training as own_training
 from chameleon_lab.training.own.documents import (
     OwnBatches,
     OwnDocuments,
@@ -29,13 +31,21 @@ from chameleon_lab.training.own.documents import (
     noisy,
     tokenize_views,
 )
-from chameleon_lab.training.own.plan import plan_own, reading_words
+from chameleon_lab.training.own.plan import plan_own, reading_words, seconds_of_steps
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
 from chameleon_lab.training.own.stages import saved_plan
 from chameleon_lab.training.own.training import OwnTraining
 from chameleon_lab.vocabulary import Modality
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "white": (250, 250, 250)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _briefly_measured():
+    """A plan says how long a step takes here, for which it takes steps of both models for three seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_training, "seconds_of_steps", partial(seconds_of_steps, seconds=0.05))
+        yield
 
 
 @pytest.fixture(scope="module")
