@@ -60,7 +60,8 @@ def sync(path: Path) -> None:
     """Has the system write a file, or the names in a folder, to the disk; where folders cannot be synced, files are."""
     folder = path.is_dir()
     try:
-        file = os.open(path, os.O_RDONLY if folder or os.name != "nt" else os.O_RDWR)
+        at_once = getattr(os, "O_NONBLOCK", 0)  # a pipe, which somebody put there, would be waited for
+        file = os.open(path, os.O_RDONLY | at_once if folder or os.name != "nt" else os.O_RDWR)
     except OSError:
         if folder:
             return
