@@ -40,7 +40,7 @@ def test_a_lesson_s_words_say_what_its_pictures_show():
 def test_new_words_alone_are_learned_and_nothing_else_moves():
     lab = Chameleon.load("tiny", device="cpu")
     before = {name: value.clone() for name, value in lab.model.state_dict().items()}
-    taught, figures = forgetting_outcome(FINE_TUNINGS["new words alone"], lab, steps=2, tokens=100, documents=4)
+    taught, figures = forgetting_outcome(FINE_TUNINGS["new words alone"], lab, steps=2, tokens=100, documents=10)
     assert figures["new loss"][0] != figures["new loss"][1] and figures["earlier loss"][0] == figures["earlier loss"][1]
     for name, value in taught.model.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name

@@ -219,7 +219,9 @@ ALIGNMENT = Experiment(
 )
 """The paper's recipe (section 3.2): a cosine from 1e-5, weight decay 0.1, 128 sequences a step, dropout 0.05, z-loss,
 loss on answers alone; no warm-up is stated, nor how many steps. Here it trains the tiny model on scenes, 34,816
-positions a step, which takes a CPU core a minute; at a rate for billions of weights that model hardly moves."""
+positions a step, which takes a CPU core a minute and 4 GB; at a rate for billions of weights that model hardly moves.
+With 8 rows in place of 128 (`replace(data, rows=8)`) its 40 steps took 45 s of a core: held-out answers in words went
+from 9.60 to 8.83 nats a token, pictures and what the model could do before stayed as they were (0.286)."""
 
 ALIGNMENTS: Mapping[str, Experiment] = {ALIGNMENT.name: ALIGNMENT}
 """By name, as `chameleon-lab train` takes them."""

@@ -5,8 +5,8 @@ experiment = replace(TINY, name="mine", begins_from="tiny", data=mine, budget=Bu
 print(fine_tune(experiment, earlier=Scenes("tiny", held_out=64)))
 ```
 
-What keeps the earlier: an `adapter`, `frozen` parts, or earlier documents among the new (`ListedDocuments(beside=...)`);
-how much, `evaluation.forgetting` measures.
+What keeps the earlier: an `adapter`, `frozen` parts, or earlier documents among the new
+(`ListedDocuments(beside=...)`); `evaluation.forgetting` measures how much.
 """
 
 from __future__ import annotations
