@@ -241,11 +241,13 @@ def ranks():
     return shared_ranks()
 
 
-def shared(ranks: Ranks, folder: Path, experiment: str = "TOY", callbacks: str = "") -> list[int]:
+def shared(
+    ranks: Ranks, folder: Path, experiment: str = "TOY", callbacks: str = "", seconds: float = 90.0
+) -> list[int]:
     code = (
         f"{TOYS}raise SystemExit(take_part({experiment}, Path({str(folder)!r}), CPU | {{'callbacks': [{callbacks}]}}))"
     )
-    return ranks(code, 2, folder.with_suffix(".log"))
+    return ranks(code, 2, folder.with_suffix(".log"), seconds)
 
 
 def values(folder: Path) -> list[dict[str, float]]:
@@ -378,13 +380,13 @@ def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does
             return subprocess.Popen(torchrun, env=environment, stdout=output, stderr=output)
 
         first, second = start(), start()
-        assert shared(ranks, tmp_path / "whole") == [0, 0]
         ends = [first.wait(500), second.wait(500)] if what == "process" else []
         if what == "node":
             until(lambda: -signal.SIGKILL in (first.poll(), second.poll()), 500)
             stays = first if second.poll() else second
             ends = [start().wait(500), stays.wait(500)]
     assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
+    assert shared(ranks, tmp_path / "whole", seconds=500.0) == [0, 0]
     assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")
 
 

@@ -354,11 +354,11 @@ def test_an_image_tokenizer_of_others_is_trained_on_by_one_s_own_pictures(progra
         source = tmp_path / "lab" / "tokenizer"
     before, written = load_image_tokenizer(source, device="cpu"), fingerprints(source)
     training = OwnTraining(pictures, tmp_path / "run", 0.1, steps=(3, 1), begins_from=str(source))
-    for name, run in training.stages():
-        if name == "image tokenizer":
-            after = run.result()
-            break
-        run.result()
+    stages = training.stages()
+    next(stages)[1].result()
+    name, run = next(stages)
+    after = run.result()
+    assert name == "image tokenizer"
     assert after.config == before.config and fingerprints(source) == written
     weights = dict(before.named_parameters())
     moved = [(each - weights[name]).abs().max().item() for name, each in after.named_parameters()]
