@@ -83,6 +83,15 @@ def test_a_run_figure_draws_all_that_the_history_has():
     assert mesh.get_array().shape == (2, 12)
 
 
+def test_what_a_run_was_rewarded_for_comes_first_in_its_figure():
+    values = [{"reward": 0.1 * step, "right_share": 0.05 * step, "policy_loss": -0.2} for step in range(9)]
+    figure = run_figure(History(tuple(StepRecord(step, 0.0, each) for step, each in enumerate(values))))
+    draw(figure)
+    assert titles(figure) == ["reward", "right, of the replies"]
+    (line,) = named(chart(figure, "reward"), "reward")
+    assert line.get_ydata().tolist() == [each["reward"] for each in values]
+
+
 def test_attention_logits_are_on_a_log_axis_with_the_alarms_thresholds():
     axis = chart(run_figure(HISTORY, thresholds={"max_attention_logit": {"WARN": 40.0}}), "max attention logit")
     assert axis.get_yscale() == "log"

@@ -64,11 +64,11 @@ def run_figure(
     limits = thresholds if thresholds is not None else state.thresholds if state else default_thresholds()
     columns = Columns(history)
     names = columns.names
-    charts = [partial(_single, name=name) for name in ("reward", "right_share") if name in names]
+    charts = [partial(_measure_chart, name=name) for name in ("reward", "right_share") if name in names]
     if any(name in names for name in _by_modality("loss")):
         charts.append(_loss)
     if "max_attention_logit" in names:
-        charts.append(partial(_single, name="max_attention_logit"))
+        charts.append(partial(_measure_chart, name="max_attention_logit"))
     if any(name.endswith("attention_entropy") for name in names):
         charts.append(_entropy)
     if any(name in names for name in _by_modality("log_partition")):
@@ -255,7 +255,7 @@ def _loss(axis: Axes, columns: Columns, smoothing: float) -> None:
     _head(axis, _title("loss", columns), legend=True)
 
 
-def _single(axis: Axes, columns: Columns, smoothing: float, *, name: str) -> None:
+def _measure_chart(axis: Axes, columns: Columns, smoothing: float, *, name: str) -> None:
     """A measure that has a chart to itself."""
     _line(axis, columns.series(name), INK, smoothing, name=name)
     _head(axis, _title(name, columns), log=measure_of(name).axis == "log")
