@@ -209,7 +209,7 @@ def _totals(builder: Any, vectors: list[Any]) -> Any:
     """The sums of the lanes of four vectors, as one vector: halves of two are added at a time, so that half as many
     numbers change their lanes as where each is summed by itself."""
 
-    def chosen(one: Any, other: Any, lanes: list[int]) -> Any:
+    def lanes_of(one: Any, other: Any, lanes: list[int]) -> Any:
         return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
     def sum_(one: Any, other: Any) -> Any:
@@ -219,13 +219,13 @@ def _totals(builder: Any, vectors: list[Any]) -> Any:
         """Each run of 2 `part` lanes of both, its two halves added: those of the first vector come first."""
         runs = range(0, 2 * LANES, 2 * part)
         lower = [run + lane for run in runs for lane in range(part)]
-        return sum_(chosen(one, other, lower), chosen(one, other, [lane + part for lane in lower]))
+        return sum_(lanes_of(one, other, lower), lanes_of(one, other, [lane + part for lane in lower]))
 
     one, other, third, fourth = vectors
     quarters = halves(halves(one, other, LANES // 2), halves(third, fourth, LANES // 2), LANES // 4)
-    pairs = sum_(quarters, chosen(quarters, quarters, [lane ^ 2 for lane in range(LANES)]))
-    singles = sum_(pairs, chosen(pairs, pairs, [lane ^ 1 for lane in range(LANES)]))
-    return chosen(singles, singles, list(range(0, LANES, LANES // OUTPUTS)))
+    pairs = sum_(quarters, lanes_of(quarters, quarters, [lane ^ 2 for lane in range(LANES)]))
+    singles = sum_(pairs, lanes_of(pairs, pairs, [lane ^ 1 for lane in range(LANES)]))
+    return lanes_of(singles, singles, list(range(0, LANES, LANES // OUTPUTS)))
 
 
 def _dots_of(kind: int, rows: int, outputs: int = OUTPUTS):
@@ -457,7 +457,7 @@ def _exponentials(builder: Any, x: Any) -> Any:
 
 
 @_of_code(types.none, types.int64, types.int64, types.int64, types.int64)
-def gated(builder, gates, ups, y, count):
+def gate_products(builder, gates, ups, y, count):
     """y = silu(gates) ups, of a multiple of sixteen numbers."""
 
     def body(place, _):
@@ -857,7 +857,7 @@ def _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratc
         _multiply(shared, alone, parts[GATE_UP : GATE_UP + 4], width, 2 * ffn, ns, gs, rows, sums)
         for row in range(rows):
             at = gs + 8 * row * ffn
-            gated(at, at + 4 * ffn, fs + 4 * row * ffn, ffn)
+            gate_products(at, at + 4 * ffn, fs + 4 * row * ffn, ffn)
         _multiply(shared, alone, parts[DOWN : DOWN + 4], ffn, width, fs, ns, rows, sums)
         _add_branch(xs, ns, rows, width, parts[FFN_POST : FFN_POST + 4], eps[3], parts[FFN_SCALE], brain)
     _normed_rows(xs, outputs.ctypes.data, rows, width, sizes[LAST_NORM : LAST_NORM + 4], numbers[layers, 1], brain)

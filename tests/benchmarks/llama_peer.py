@@ -70,12 +70,12 @@ def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Calla
     home: Any = importlib.import_module("llama_cpp.llama")
     defaults = home.llama_cpp.llama_model_default_params
 
-    def chosen() -> Any:
+    def peer_parameters() -> Any:
         parameters = defaults()
         parameters.use_extra_bufts = REPACKED
         return parameters
 
-    home.llama_cpp.llama_model_default_params = chosen
+    home.llama_cpp.llama_model_default_params = peer_parameters
     try:
         options = {"n_ctx": tokens + 8, "n_batch": 8, "n_threads": threads, "n_threads_batch": threads}
         model = llama_cpp.Llama(str(path), verbose=False, **options)
