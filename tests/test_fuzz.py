@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limit
 
 
 def test_damaged_files_of_every_kind_give_a_value_or_a_value_error():
-    seconds = float(os.environ.get("CHAMELEON_FUZZ_SECONDS", "4"))
+    seconds = float(os.environ.get("CHAMELEON_FUZZ_SECONDS", "8"))
     seed = 0 if seconds <= 60 else int(time.time())
     outcome = fuzz([reader.name for reader in FUZZ_READERS], seconds, seed)
     assert not outcome.faults, f"seed {seed}: {outcome.faults}"
