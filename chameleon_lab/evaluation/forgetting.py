@@ -192,7 +192,7 @@ def forgetting_outcome(
     run = experiment.run(folder)
     run.wait()
     done = fine_tune(experiment, run.folder, earlier=Scenes(tokenizer, held_out=64))
-    figures = {
+    figures: dict[str, Any] = {
         f"{name} loss": [round(losses["loss"], 3), round(done.after[name]["loss"], 3)]
         for name, losses in done.before.items()
     }
