@@ -1,6 +1,6 @@
 """One process trains in a folder: whatever is made there, before, beside and after the runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ def test_a_folder_in_which_several_things_are_made_is_locked_until_the_last(tmp_
         return busy()
 
     @locks_folder
-    def pieces(folder: Path) -> Iterator[bool]:
+    def pieces(folder: Path) -> Generator[bool]:
         yield busy() and make(folder)
         yield busy()
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import PIL.Image
@@ -19,7 +19,7 @@ from chameleon_lab.tokenizers.networks import FeatureNetwork
 
 
 @pytest.fixture
-def commands(tmp_path, lab, monkeypatch) -> dict[str, list[str]]:
+def commands(tmp_path, lab, monkeypatch) -> Iterator[dict[str, list[str]]]:
     """A command line of each, small, that writes into `tmp_path/out`; and the signals as at a prompt."""
     lab.save(tmp_path / "model")
     data, out = tmp_path / "data", tmp_path / "out"
@@ -74,7 +74,7 @@ def test_told_to_end_it_ends_with_the_signal_s_code_and_one_line(commands, name,
     assert capsys.readouterr().err.splitlines()[-1] == f"chameleon-lab: stopped{cause}."
 
 
-def full(folder: Path) -> Callable[..., None]:
+def full(folder: Path) -> Callable[..., int]:
     """A disk that has no room for what is written into a folder."""
     write = Path.write_bytes
 

@@ -374,7 +374,7 @@ def test_the_parts_of_a_tuple_are_looked_at(wrong):
     require_fields(Pairs(("a", 1), (1, 2, 3), {"a": (1, 2)}))
     for each in (wrong, {"by_name": {"a": (1, "2")}}, {"of_any": (1, "2")}):
         with pytest.raises(ValueError, match="must be of type"):
-            require_fields(Pairs(**each))
+            require_fields(Pairs(**each))  # pyright: ignore[reportArgumentType]
 
 
 WRONG_KINDS = [3, None, [None], [3], {"a": 1}, "x", True]

@@ -305,7 +305,7 @@ def test_another_number_of_processes_goes_on_with_the_same_order_and_losses(rank
 def test_shards_of_unequal_sizes_are_shared_by_any_number_of_processes(ranks, tmp_path):
     """No process owns a shard, so that none waits for another's: six batches a step by 3 processes, 2, or 1."""
     lengths = [3] * 20 + [250] + [30] * 5 + [1] * 10
-    texts = (Document([Text(" word" * length)]) for length in lengths)
+    texts = (Document((Text(" word" * length),)) for length in lengths)
     corpus = write_shards(tmp_path / "corpus", texts, Chameleon.load("tiny").tokenizer, shard_tokens=100)
     sizes = sorted(shard["tokens"] for shard in corpus.card["shards"])
     assert len(sizes) >= 4 and sizes[-1] > 2 * sizes[0]

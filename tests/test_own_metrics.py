@@ -59,7 +59,7 @@ def test_ndcg_is_that_of_scikit_learn():
         relevance[rng.integers(20)] = 0.6
         scores, relevant = rng.standard_normal(20), int((relevance > 0).sum())
         expected = ndcg_score([relevance], [scores], k=relevant)
-        assert ndcg(scores, relevance) == pytest.approx(expected)
+        assert ndcg(scores, relevance.tolist()) == pytest.approx(expected)
     assert ndcg([3, 2, 1], [1, 0.5, 0]) == 1 and ndcg([1, 2, 3], [1, 0, 0]) == 0
 
 

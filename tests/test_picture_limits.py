@@ -96,8 +96,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "bytes": lambda place: read_picture(data(place)),
     "what was opened elsewhere": lambda place: rgb(opened(place)),
     "a document's picture": lambda place: Document.of(opened(place)),
-    "a document's path": lambda place: Document.of(place / "a.png"),
-    "a document's array": lambda place: Image(np.zeros((SIDE, SIDE, 3), np.uint8)),
+    "a document's path": lambda place: Document.of(place / "a.png"),  # pyright: ignore[reportArgumentType]
+    "a document's array": lambda place: Image(np.zeros((SIDE, SIDE, 3), np.uint8)),  # pyright: ignore[reportArgumentType]
     "a document's JSON": document,
     "a message's data": lambda place: message(image=address(place)),
     "a message's address of data": lambda place: message(image_url={"url": address(place)}),

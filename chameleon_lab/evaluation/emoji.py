@@ -137,7 +137,8 @@ class EmojiScores:
         tokenizer, how = self.lab.tokenizer.image, "the judge of the image tokenizer's round trips"
         for where, which in (("trainable", "real artwork's round trips"), ("drawing", "held-out round trips")):
             rows = self.judge.agreement(self.emoji, tokenizer, 2 * self.n, where, self.seed)
-            items, ideas, styles = ([row[place] for row in rows] for place in range(3))
+            items = [row[0] for row in rows]
+            ideas, styles = [row[1] for row in rows], [row[2] for row in rows]
             yield self.result(f"the judge names {which}", ideas, items, how)
             yield self.result(f"the judge tells the style of {which}", styles, items, how)
 

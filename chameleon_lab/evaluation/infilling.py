@@ -156,7 +156,8 @@ def infilling_results(
 def words_behind_blanks(document: Document) -> str:
     """What of a document is hidden: cells of its pictures by number."""
     masks = [part.mask for part in document if isinstance(part, Image) and part.mask is not None]
-    return "\n".join(" ".join(map(str, np.flatnonzero(mask))) for mask in masks)
+    hidden = [np.flatnonzero(mask) if isinstance(mask, np.ndarray) else sorted(mask) for mask in masks]
+    return "\n".join(" ".join(map(str, cells)) for cells in hidden)
 
 
 def evaluate_infilling_command(arguments: Sequence[str] | None = None) -> None:

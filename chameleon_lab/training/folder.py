@@ -39,7 +39,8 @@ from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
 
-Arguments, Returned = ParamSpec("Arguments"), TypeVar("Returned")
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 class RunFolder:

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -64,7 +64,9 @@ def run_figure(
     limits = thresholds if thresholds is not None else state.thresholds if state else default_thresholds()
     columns = Columns(history)
     names = columns.names
-    charts = [partial(_measure_chart, name=name) for name in ("reward", "right_share") if name in names]
+    charts: list[Callable[[Axes, Columns, float], None]] = [
+        partial(_measure_chart, name=name) for name in ("reward", "right_share") if name in names
+    ]
     if any(name in names for name in _by_modality("loss")):
         charts.append(_loss)
     if "max_attention_logit" in names:
