@@ -53,7 +53,8 @@ class Image:
         elif not isinstance(self.picture, PIL.Image.Image):
             how = f"open_picture({str(self.picture)!r})" if isinstance(self.picture, str | Path) else "a PIL picture"
             raise TypeError(f"An Image holds a PIL picture, not a {type(self.picture).__name__}: pass {how}.")
-        require_size(self.picture)
+        if all(self.picture.size):  # an empty one is skipped where it is tokenized, with its reason
+            require_size(self.picture)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):

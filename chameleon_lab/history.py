@@ -392,7 +392,7 @@ class RunState:
     process: int = 0
     process_start: str = ""
     host: str = ""
-    beat: float = 0.0
+    beat: float = field(default=0.0, compare=False)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=default_thresholds)
     behind: str = ""
 

@@ -180,7 +180,7 @@ def refused(folder, why: str, error: type[Exception] = ValueError) -> None:
 def test_what_is_no_model_folder_is_refused(folder, tmp_path):
     refused(tmp_path / "nowhere", "nowhere is no model folder: it does not exist", FileNotFoundError)
     refused("no-such-model", "no-such-model is no model folder", FileNotFoundError)
-    refused(tmp_path, "its config.json is missing", FileNotFoundError)
+    refused(tmp_path, "it holds no config.json", FileNotFoundError)
     refused(folder / "config.json", "is no model folder", FileNotFoundError)
 
 

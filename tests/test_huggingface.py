@@ -133,7 +133,7 @@ def test_another_architecture_is_refused_by_name(folder, setting, why):
 def test_broken_folders_say_what_is_wrong(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_port_images(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         read_port_images(tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

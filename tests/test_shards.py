@@ -233,7 +233,7 @@ def test_a_killed_writing_looks_like_none_and_the_next_one_clears_it_away(docume
     assert killed.returncode == -9
     (left,) = leftovers(tmp_path)
     assert left.startswith(".made.") and (tmp_path / left / "tokens-00001.bin").exists()
-    with pytest.raises(ValueError, match=r"no card\.json"):
+    with pytest.raises(ValueError, match=r"card\.json is missing"):
         Shards(tmp_path / left)
     assert len(shards.write_shards(tmp_path / "made", documents, mixed)) == 30
     assert leftovers(tmp_path) == ["made"]
@@ -359,7 +359,7 @@ def test_a_writing_that_ends_anywhere_goes_on_to_the_same_bytes(documents, mixed
         with pytest.raises(OSError, match="the disk has gone"):
             shards.write_shards(tmp_path / "made", broken_off(entries[:end]), mixed, shard_tokens=700, resumable=True)
         assert not (tmp_path / "made").exists()
-        with pytest.raises(ValueError, match=r"no card\.json"):
+        with pytest.raises(ValueError, match=r"card\.json is missing"):
             Shards(tmp_path / "made.partial")
     reads = list[int]()
     corpus = shards.write_shards(

@@ -235,6 +235,9 @@ def expected_entries(kind: str, path: Path) -> int | None:
                 rows += table.metadata.num_rows
         return rows
     if kind in ("jsonl", "obelics", "mmc4") and path.suffix == ".jsonl" and path.is_file():
+        lines, last = 0, b"\n"
         with path.open("rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+            for chunk in iter(lambda: file.read(2**20), b""):
+                lines, last = lines + chunk.count(b"\n"), chunk
+        return lines + (not last.endswith(b"\n"))
     return None

@@ -18,6 +18,7 @@ from torch import nn
 from chameleon_lab.files import absence
 from chameleon_lab.monitors.alarms import Rule, check_rules
 from chameleon_lab.monitors.watch import Moment, Monitor, Readings, check_monitors
+from chameleon_lab.native_ops import version
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.stability import KINDS, StabilityFix, kind
 from chameleon_lab.tokenizers.quantizers import Quantizer
@@ -91,7 +92,7 @@ class ReadOnlyMonitor:
 
 
 def _changes(model: nn.Module) -> list[int]:
-    return [weight._version for weight in model.parameters()]
+    return [version(weight) for weight in model.parameters()]
 
 
 def several(fix: StabilityFix | Sequence[StabilityFix]) -> tuple[Any, ...]:

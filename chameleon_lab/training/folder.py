@@ -186,11 +186,16 @@ def _locked_here(folder: Path) -> Iterator[None]:
         yield
         return
     place = folder.resolve()
+    before = set(os.listdir(folder)) if folder.is_dir() else set[str]()
     with _locking:
         file, count = _locks_here.get(place) or (_lock_file(folder), 0)
         _locks_here[place] = file, count + 1
     try:
         yield
+    except BaseException:
+        if "lock" not in before and set(os.listdir(folder)) == before | {"lock"}:
+            (folder / "lock").unlink()  # refused before anything was made: a person's folder stays as it was
+        raise
     finally:
         with _locking:
             file, count = _locks_here.pop(place)

@@ -172,14 +172,13 @@ class Bridge:
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE / 1000) -> None:
         """Carries messages both ways until `condition` holds."""
-        deadline, pause = time.monotonic() + seconds, 10.0
+        deadline = time.monotonic() + seconds
         while True:
             self.deliver()
             if condition():
                 break
             assert time.monotonic() < deadline, "the page did not come to the expected state"
-            self.page.wait_for_timeout(pause)
-            pause = min(1.3 * pause, 60)  # each look takes four processes a moment
+            self.page.wait_for_timeout(15)
         assert not self.errors, self.errors
 
 
@@ -326,7 +325,7 @@ class Notebook:
 
     def note(self, error: Error) -> None:
         """Takes down an error of the page's scripts."""
-        self.errors.append(str(error))
+        self.errors.append(f"{error} {error.stack}")
 
     def run_all(self, wait: bool = True) -> None:
         """Runs all cells; `wait`: until the last of them is done."""
@@ -394,8 +393,7 @@ class Notebook:
         self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         light = str(name.endswith("Light")).lower()
         self.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=light)
-        if LOOKED_AT:
-            self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(500)  # JupyterLab draws anew, and stumbles where it is disturbed
 
     def kernel(self, code: str) -> Any:
         """Runs code silently in the kernel's main shell; the value of its last expression, `_`, by JSON."""
@@ -441,23 +439,13 @@ def lab_context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
-@pytest.fixture(scope="session")
-def spare_pages() -> list[Page]:
-    """At most one: a page of JupyterLab without a notebook, for the next test. Another costs four seconds of a core."""
-    return []
-
-
 @pytest.fixture
-def open_notebook(
-    lab: Lab, lab_context: BrowserContext, spare_pages: list[Page], request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Notebook]]:
+def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
-    A list of cells' sources makes a new one. The first of a test may open in the page of the test before, whose
-    documents are closed; each further one has a page of its own.
+    A list of cells' sources makes a new one.
     """
     notebooks: list[Notebook] = []
-    failures = request.session.testsfailed
 
     def open_(source: Path | list[str], folder: str = "") -> Notebook:
         name = source.name if isinstance(source, Path) else f"{secrets.token_hex(4)}.ipynb"
@@ -467,17 +455,12 @@ def open_notebook(
             target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
             shutil.copy(source, target)
-        waits = bool(spare_pages) and not notebooks
-        page = spare_pages.pop() if waits else lab_context.new_page()
+        page = lab_context.new_page()
         notebook = Notebook(page, target, str(target.relative_to(lab.folder)), [])
         notebooks.append(notebook)
         page.on("pageerror", notebook.note)
-        if waits:
-            page.set_viewport_size(SIZE)
-            notebook.open()
-        else:
-            page.goto(f"{lab.url}/doc/tree/{notebook.address}?token={lab.token}")
-            notebook.ready()
+        page.goto(f"{lab.url}/doc/tree/{notebook.address}?token={lab.token}")
+        notebook.ready()
         return notebook
 
     yield open_
@@ -486,10 +469,6 @@ def open_notebook(
     for notebook in notebooks:
         notebook.shutdown()
         notebook.page.remove_listener("pageerror", notebook.note)
-    if notebooks and not errors and request.session.testsfailed == failures:
-        notebooks[0].page.evaluate(CLOSE)
-        spare_pages.append(notebooks[0].page)
     for page in lab_context.pages:  # those that a test opened, too
-        if page not in spare_pages:
-            page.close()
+        page.close()
     assert not errors, errors

@@ -59,6 +59,7 @@ def place(surgery, row, column):
 
 
 def click(surgery, row, column):
+    board(surgery).element_handle().wait_for_element_state("stable")  # what stands above it may have grown
     surgery.page.mouse.click(*place(surgery, row, column))
     settled(surgery)
 
