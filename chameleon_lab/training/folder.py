@@ -193,7 +193,8 @@ def _locked_here(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if "lock" not in before and set(os.listdir(folder)) == before | {"lock"}:
+        alone = _locks_here[place][1] == 1 and folder.is_dir()
+        if alone and "lock" not in before and set(os.listdir(folder)) == before | {"lock"}:
             (folder / "lock").unlink()  # refused before anything was made: a person's folder stays as it was
         raise
     finally:
