@@ -93,7 +93,7 @@ def test_attention_logits_grow_without_query_key_norm_and_not_with_it(tmp_path):
         if name != "norms_and_z_loss":
             run = replace(each, checkpoints=0).run(tmp_path / name)
             largest[name] = run.wait().maximum("max_attention_logit")
-    assert largest["baseline"] > 5 * largest["query_key_norm"]
+    assert largest["baseline"] > 10 * largest["query_key_norm"]
 
 
 @pytest.mark.slow
