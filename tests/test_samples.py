@@ -210,4 +210,5 @@ def test_a_rescue_keeps_few_checkpoints_near_by(image_config, tmp_path):
     run = Run(pictures(image_config, steps=14), tmp_path / "run", rescue=Rescue(cool=0.5, back=2))
     run.start().wait()
     kept = sorted(RunFolder(tmp_path / "run").checkpoints)
-    assert kept and len(kept) <= 3 and all(step % 2 == 0 for step in kept)
+    # where the run began, and of those behind it the last three: fewer where saving is slow beside a step
+    assert kept[0] == 0 and 1 <= len(kept[1:]) <= 3 and all(step % 2 == 0 for step in kept)

@@ -30,6 +30,7 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
 from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, ViewportSize, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import TimeoutError as PageTimeout  # noqa: E402
 from support import CHROMIUM  # noqa: E402
 
 QUIET = [
@@ -171,15 +172,25 @@ class Bridge:
                 self.page.evaluate(script, [method, json.dumps(content), packed])
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE / 1000) -> None:
-        """Carries messages both ways until `condition` holds."""
+        """Carries messages both ways until `condition` holds; what it looks for may not be on the page yet."""
         deadline = time.monotonic() + seconds
         while True:
             self.deliver()
-            if condition():
+            if self._holds(condition):
                 break
             assert time.monotonic() < deadline, "the page did not come to the expected state"
             self.page.wait_for_timeout(15)
         assert not self.errors, self.errors
+
+    def _holds(self, condition: Callable[[], object]) -> bool:
+        # A locator waits for its element for half a minute, and while it waits nobody brings the message that makes one
+        self.page.set_default_timeout(1000)
+        try:
+            return bool(condition())
+        except PageTimeout:
+            return False
+        finally:
+            self.page.set_default_timeout(PATIENCE)
 
 
 @pytest.fixture(scope="session")

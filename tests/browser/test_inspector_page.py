@@ -452,6 +452,7 @@ def test_it_fits_narrow_and_wide_pages(inspector, look, screenshots, width, them
     inspector.until(lambda: "nats without it" in page.locator(".chm-inspect-change").inner_text())
     page.screenshot(path=str(screenshots / f"inspector-knock-out-{theme}-{width}.png"))
     page.get_by_role("button", name="Knock out").click()
+    inspector.until(lambda: not page.locator(".chm-inspect-change").is_visible())  # else cells move under the pointer
     cells(inspector).nth(36).hover()
     position = cell(look, 36).position
     inspector.until(lambda: painted_as(inspector, look, look.rollout(position)))
