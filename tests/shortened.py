@@ -21,7 +21,7 @@ FEWER: dict[str, dict[str, str]] = {
     "01": {"hard_cases(256)": "hard_cases(128)"},
     "02": {"range(300)": "range(100)"},
     "03": {"unseen_scenes(200, seed=1)": "unseen_scenes(60, seed=1)"},
-    "05": {"steps = 20 if quick": "steps = 8 if quick", "count = 40 if quick": "count = 20 if quick"},
+    "05": {"steps = 20 if quick": "steps = 4 if quick", "count = 40 if quick": "count = 20 if quick"},
     "08": {'for weights in ("bfloat16", "int8", "int4"):': 'for weights in ("int8",):'},
     "09": {"PROMPTS = 20 if": "PROMPTS = 12 if"},
     "12": {"DOCUMENTS = 12": "DOCUMENTS = 6"},
@@ -43,12 +43,12 @@ FEWER: dict[str, dict[str, str]] = {
 
 
 def fewer_steps(code: str) -> str:
-    """The code of a cell with a tenth of its hundreds of steps and a sixth of its tens, and what starts at one of them
-    as much earlier."""
+    """The code of a cell with a twentieth of its hundreds of steps and a sixth of its tens, and what starts at one of
+    them as much earlier."""
 
     def fewer(match: re.Match[str]) -> str:
         steps = int(match[2])
-        return f"{match[1]}{steps // (10 if steps >= 100 else 6)}"
+        return f"{match[1]}{steps // (20 if steps >= 100 else 6)}"
 
     return re.sub(r"(\b(?:start_step=|steps=|shorter\(\w+, ))(\d\d+)\b", fewer, code)
 

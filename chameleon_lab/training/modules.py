@@ -522,20 +522,20 @@ class LanguageModule(PacedModule):
     @property
     def settings(self) -> dict[str, Any]:
         z_loss = [term.weight for term in self.objective.penalties if isinstance(term, ZLoss)]
-        dropout = [module.p for module in self._dropouts]
+        dropout = next((module.p for module in self._dropouts), None)  # the first: a panel asks thirty times a second
         mixture = self.batches.shares(self.place_of(self.step)) if isinstance(self.batches, Mixture) else {}
         return {
             **super().settings,
             "z_loss": z_loss[0] if z_loss else 0.0,
-            **({"dropout": dropout[0]} if dropout else {}),
+            **({} if dropout is None else {"dropout": dropout}),
             "text_weight": self.objective.text_weight,
             "image_weight": self.objective.image_weight,
             **({"weights": mixture} if mixture else {}),
         }
 
     @property
-    def _dropouts(self) -> list[nn.Dropout]:
-        return [module for module in self.model.modules() if isinstance(module, nn.Dropout)]
+    def _dropouts(self) -> Iterator[nn.Dropout]:
+        return (module for module in self.model.modules() if isinstance(module, nn.Dropout))
 
     def check(self, name: str, value: Any) -> None:
         super().check(name, value)

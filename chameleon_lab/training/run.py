@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 
 FREE = ("budget", "rules", "held_out_every", "checkpoints", "kept")
 """What of an experiment has no say in what is learned, so that a run may go on with another."""
+
+
+_own_start = cache(process_start)  # of this process, which a panel asks for thirty times a second
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,7 @@ class Run:
             difference=origin.difference if origin else "",
             forks=tuple(fork.name for fork in self.forks),
             process=os.getpid(),
-            process_start=process_start(os.getpid()),
+            process_start=_own_start(os.getpid()),
             host=socket.gethostname(),
             thresholds=self._thresholds,
             behind=behind if status == "waiting" else "",
