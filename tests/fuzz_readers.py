@@ -489,7 +489,7 @@ MESSAGE: dict[str, Any] = {
     **{"command": "change", "arguments": {"rate": 0.1}, "settings": {"seed": 1}, "tokenizers": ["red"], "policy": "x"},
     **{"branch": 0, "position": 1, "positions": [1], "layer": 0, "head": 0, "way": "from", "of": 3, "source": 0},
     **{"image": 0, "token": 5, "text": "b", "keep": True, "seed": 1, "strengths": [1.0], "count": 1, "segment": 0},
-    **{"samplers": dict.fromkeys(("words", "pictures"), {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0})},
+    "samplers": {name: {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0} for name in ("words", "pictures")},
     **{"first": 0, "last": 1, "near": 0, "format": "png", "codebook": 0, "open": True, "traits": {"settings": {}}},
 }
 """All that a page may say, in one message."""
