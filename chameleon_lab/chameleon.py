@@ -101,6 +101,11 @@ class Chameleon:
                     f"{adapter} holds an adapter, which is merged into plain weights, not {weights!r} ones."
                 )
             place = find(base_of(adapter))
+            if not place.exists():
+                raise FileNotFoundError(
+                    f"{adapter} holds an adapter to {place}, which is not here, and the lab downloads nothing: get "
+                    "that model, and name its folder in adapter_config.json (base_model_name_or_path)."
+                )
         parts = formats.read_parts(place, layout, tokenizer, options, weights)
         if adapter is not None:
             apply_adapter(parts.model, adapter)

@@ -252,7 +252,7 @@ def _to_bytes(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
     16 bits are 16 bits (or the 12 that a TIFF may state). Of others a TIFF may say which is the least and the largest
     sample; else it is 0 to 1, 255 or 65,535, whichever of them holds all but an overshoot of 5 %, such as resizing
     leaves: for whole numbers the last two. Greys that would all be dark by that are refused, since they are of another
-    scale: 0 to 4,095, say.
+    scale: 0 to 4,095, say, or numbers of classes.
     """
     tags = getattr(picture, "tag_v2", {})
     clear = picture.info.get("transparency")
@@ -262,13 +262,9 @@ def _to_bytes(picture: PIL.Image.Image, name: str) -> PIL.Image.Image:
         bottom = min(top + ROWS_AT_ONCE, picture.height)
         return np.asarray(picture.crop((0, top, picture.width, bottom)))
 
-    if picture.mode.startswith("I;16"):
-        bits = np.ravel(tags.get(258, 16))[0]
-        black, white = 0.0, float(2**bits - 1 if 8 < bits < 16 else 65535)
-    else:
-        ends = [(float(band.min()), float(band.max())) for band in map(rows, bands)]
-        least, most = float(np.min(ends)), float(np.max(ends))  # NaN, wherever it is
-        black, white = _ends_of_scale(picture, least, most, name)
+    ends = [(float(band.min()), float(band.max())) for band in map(rows, bands)]
+    least, most = float(np.min(ends)), float(np.max(ends))  # NaN, wherever it is
+    black, white = _ends_of_scale(picture, least, most, name)
     grey, alpha = PIL.Image.new("L", picture.size), None
     if isinstance(clear, int):
         alpha = PIL.Image.new("L", picture.size)
@@ -300,16 +296,19 @@ def _ends_of_scale(picture: PIL.Image.Image, least: float, most: float, name: st
     if picture.format == "PPM" and picture.mode == "I":  # Pillow has scaled it
         return 0.0, 65535.0
     scales = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+    if picture.mode.startswith("I;16"):
+        bits = np.ravel(tags.get(258, 16))[0]
+        scales = (float(2**bits - 1 if 8 < bits < 16 else 65535),)
     for white in scales:
         if -OVERSHOOT * white <= least <= most <= (1 + OVERSHOOT) * white:
-            if most < DARKEST * white and most > 0 and white > scales[0]:
+            if 0 < most < DARKEST * white:
                 break
             return 0.0, white
     if math.isnan(most):
         raise ValueError(f"{name} holds greys that are no numbers (NaN). Save it with 8 or 16 bits.")
     raise ValueError(
         f"{name} holds greys from {least:g} to {most:g}, and does not say which of them are black and white. Save it "
-        "with 8 or 16 bits."
+        "with 8 or 16 bits, black being 0 and white 255 or 65,535."
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import io
 import logging
 import os
 import re
@@ -20,6 +21,9 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import PIL.Image
 
 from chameleon_lab.history import alive, process_start
 
@@ -47,6 +51,13 @@ def write_file(path: Path, content: str | bytes) -> None:
             partial.unlink(missing_ok=True)
         error.filename = error.filename or str(path)  # of a disk that is full, the system does not say for which file
         raise
+
+
+def write_picture(path: Path, picture: PIL.Image.Image, kind: str = "PNG", **options: Any) -> None:
+    """Writes a picture as a whole file or not at all."""
+    written = io.BytesIO()
+    picture.save(written, kind, **options)
+    write_file(path, written.getvalue())
 
 
 def name_file(partial: Path, path: Path) -> None:

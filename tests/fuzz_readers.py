@@ -439,12 +439,13 @@ def _run_case(rng: np.random.Generator, folder: Path) -> None:
 
 @cache
 def _widgets() -> dict[str, Any]:
-    """A widget of each family, whose page is this process."""
+    """Every widget, whose page is this process."""
     import comm
     import PIL.Image
     from widget_support import Recorder
 
     comm.create_comm = Recorder
+    from chameleon_lab.documents import Document, EndTurn
     from chameleon_lab.history import RecordedRun
     from chameleon_widgets import (
         Arena,
@@ -452,6 +453,9 @@ def _widgets() -> dict[str, Any]:
         CodebookAtlas,
         CodeSurgery,
         ComparePanel,
+        Explainer,
+        InfillCanvas,
+        Inspector,
         ReconstructionViewer,
         RunPanel,
     )
@@ -463,7 +467,7 @@ def _widgets() -> dict[str, Any]:
     for name, content in _study().items():
         (judged / name).parent.mkdir(parents=True, exist_ok=True)
         (judged / name).write_bytes(content)
-    image, red = _toys()[1].image, PIL.Image.new("RGB", (16, 16), "red")
+    lab, image, red = _toys()[0], _toys()[1].image, PIL.Image.new("RGB", (16, 16), "red")
     return {
         "chat": ChatCell(lambda document: iter(())),
         "reconstruction": ReconstructionViewer(image, samples={"red": red}),
@@ -472,6 +476,9 @@ def _widgets() -> dict[str, Any]:
         "comparison": ComparePanel([place]),
         "run": RunPanel(RecordedRun(place)),
         "arena": Arena(judged, "Ben"),
+        "canvas": InfillCanvas(lambda document, seed=0: iter(()), image, Document.of("some words", red)),
+        "inspector": Inspector(lab.inspect(Document.of("a b", red))),
+        "explainer": Explainer(lab.walk(Document.of("a b", EndTurn()))),
     }
 
 
@@ -480,11 +487,16 @@ MESSAGE: dict[str, Any] = {
     **{"parts": [{"text": "a"}, {"picture": 0}, {"keep": 0}], "cells": [[0, 0]], "codes": [1], "steps": 1},
     **{"answers": {"better": "first"}},
     **{"command": "change", "arguments": {"rate": 0.1}, "settings": {"seed": 1}, "tokenizers": ["red"], "policy": "x"},
+    **{"branch": 0, "position": 1, "positions": [1], "layer": 0, "head": 0, "way": "from", "of": 3, "source": 0},
+    **{"image": 0, "token": 5, "text": "b", "keep": True, "seed": 1, "strengths": [1.0], "count": 1, "segment": 0},
+    "samplers": {name: {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0} for name in ("words", "pictures")},
+    **{"first": 0, "last": 1, "near": 0, "format": "png", "codebook": 0, "open": True, "traits": {"settings": {}}},
 }
 """All that a page may say, in one message."""
 
 
 def _message_case(rng: np.random.Generator, folder: Path) -> None:
+    """Whatever a page has said, a widget goes on: the next page that comes is shown all there is."""
     widgets = _widgets()
     widget = widgets[str(rng.choice(list(widgets)))]
     try:
@@ -494,11 +506,23 @@ def _message_case(rng: np.random.Generator, folder: Path) -> None:
     if not isinstance(content, dict):
         content = {"kind": content}
     if rng.random() < 0.9:  # what the widget knows
-        content["kind"] = str(rng.choice(["hello", *widget._line._handlers]))
+        content["kind"] = str(rng.choice(["hello", "set", *widget._line._handlers]))
+    if content.get("kind") == "set" and isinstance(traits := content.get("traits"), dict):
+        name = str(rng.choice([*sorted(widget._line._settable), "layout"]))
+        junk = [*SCALARS, *WORDS, *NESTED]
+        content["traits"] = traits | {name: junk[int(rng.integers(len(junk)))]}
     files = _pictures()
     buffers = [damaged_bytes(rng, files[int(rng.integers(len(files)))]) for _ in range(int(rng.integers(3)))]
-    if content.get("kind") not in ("export", "still"):  # figures take their time
-        widget._handle_custom_msg(content, [memoryview(each) for each in buffers])
+    if content.get("kind") in ("export", "still", "page"):  # figures take their time
+        return
+    widget._handle_custom_msg(content, [memoryview(each) for each in buffers])
+    widget._line.settle()
+    widget.comm.custom.clear()
+    widget._handle_custom_msg({"kind": "hello"}, [])
+    widget._line.settle()
+    messages = [message for message, _ in widget.comm.custom]
+    if len(messages) < 2 or any(message.get("trouble") and message["kind"] == "line" for message in messages):
+        raise TypeError(f"after {content['kind']!r} a new page is greeted with {str(messages)[:300]}")
 
 
 @cache

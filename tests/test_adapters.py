@@ -173,7 +173,10 @@ def test_what_an_adapter_s_config_says_of_places_is_not_taken_for_patterns(peft,
         ),
         (lambda config, tensors: tensors.popitem(), "adapter of another model: 1 of its"),
         (lambda config, tensors: config.update(base_model_name_or_path=None), "does not say of which.*apply_adapter"),
-        (lambda config, tensors: config.update(base_model_name_or_path="nowhere"), "nowhere is no model folder"),
+        (
+            lambda config, tensors: config.update(base_model_name_or_path="nowhere"),
+            "an adapter to nowhere, which is not here",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_one_clear_error_and_the_model_stays_as_it_was(

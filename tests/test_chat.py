@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from browser.fakes import telling_stream
+from support import IN_PLACES, in_place_of
 from widget_support import RED, browser_says, eventually, recorder, updates
 
 from chameleon_lab.chameleon import Chameleon
@@ -417,6 +418,15 @@ def test_a_damaged_or_hostile_file_is_one_clear_line_and_changes_nothing():
     cell._line.settle()
     notices = [content["text"] for content, _ in recorder(cell).custom if content["kind"] == "notice"]
     assert len(notices) == 1 and "not JSON" in notices[0]
+
+
+@pytest.mark.parametrize("state", [state for state in IN_PLACES if state != "empty"])
+def test_what_is_no_file_holds_no_conversation_and_nobody_waits_for_it(tmp_path, state):
+    in_place_of(tmp_path / "talk.json", state)
+    cell = ChatCell(quick)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"talk\.json"):
+        cell.load(tmp_path / "talk.json")
+    assert not cell.document.segments
 
 
 def test_a_conversation_that_is_read_has_no_blanks():

@@ -14,6 +14,7 @@ ORDER = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "docs/architecture.md").read_tex
 BORDER = {
     "plain",
     "vocabulary",
+    "files",
     "pictures",
     "documents",
     "records",
@@ -21,6 +22,7 @@ BORDER = {
     "parts",
     "readings",
     "history",
+    "storage",
     "studies",
 }
 PACKAGES = ("chameleon_lab", "widgets/chameleon_widgets")

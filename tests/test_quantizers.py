@@ -574,6 +574,21 @@ def test_the_package_and_we_turn_gradients_alike():
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
 
 
+class Shifted(nn.Module):
+    """A quantizer whose codes become other latents than those that it gives beside them."""
+
+    def __init__(self, dim: int, codebook_size: int) -> None:
+        super().__init__()
+        self.book = nn.Embedding(codebook_size, dim)
+
+    def indices_to_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.book(codes)
+
+    def forward(self, latents_BNC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = torch.cdist(latents_BNC, self.book.weight[None]).argmin(-1)
+        return self.book(codes) + latents_BNC.mean(), codes
+
+
 def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
     import vector_quantize_pytorch as theirs
     from torch import nn
@@ -584,11 +599,19 @@ def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
         "several codes a cell": theirs.ResidualVQ(**book, num_quantizers=2),
         "no codes": theirs.FSQ([4, 4], return_indices=False),
         "has no indices_to_codes": nn.Sequential(nn.Identity(), theirs.VectorQuantize(**book)),
+        "is a module of torch, made": theirs.VectorQuantize,
         "several codes": theirs.VectorQuantize(**book, heads=2, separate_codebook_per_head=True),
     }
     for why, module in cases.items():
         with pytest.raises(ValueError, match=why):
             Adapted(module, 16)
+    for module in (Shifted(**book), theirs.FSQ([4, 4], dim=8, channel_first=False, projection_has_bias=False)):
+        module.dim = 8 if isinstance(module, Shifted) else 6  # of which it knows nothing
+        with pytest.raises(ValueError, match=r"(Shifted|FSQ) cannot quantize latents of width [68] as grids"):
+            Adapted(module, 16)
+    unfilled = theirs.VectorQuantize(**book, kmeans_init=True)
+    before = state(unfilled)
+    assert same(state(Adapted(unfilled, 16).module), before) and unfilled.training
     with pytest.raises(ValueError, match=r"several codes a cell|no indices_to_codes"):
         Adapted(theirs.GroupedResidualVQ(**book, num_quantizers=1, groups=2), 16)
     Adapted(theirs.VectorQuantize(**book), 16)

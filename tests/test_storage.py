@@ -13,6 +13,8 @@ from chameleon_lab import storage
 from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.shards import write_shards
 from chameleon_lab.documents import Document
+from chameleon_lab.retrieval.bank import Bank
+from chameleon_lab.retrieval.encoders import TwoTower, TwoTowerConfig
 from chameleon_lab.storage import whole_folder, write_file
 
 FILE_EVENTS = ("open", "os.", "shutil.", "ctypes.call", "ctypes.dlsym")
@@ -85,11 +87,18 @@ def test_a_writer_killed_at_any_operation_leaves_old_or_new_and_nothing_stays_ov
         assert 10 < place < 199
 
 
+ENCODER = TwoTower(TwoTowerConfig(16, 64, 32, (4, 8))).eval()
+
 WRITERS: dict[str, Callable] = {
     "native": lambda lab, folder: lab.save(folder),
     "huggingface": lambda lab, folder: lab.save(folder, "huggingface", pictures=False),
     "meta": lambda lab, folder: lab.save(folder, "meta", pictures=False),
     "image tokenizer": lambda lab, folder: native.write_image_tokenizer(lab.tokenizer.image, folder),
+    "anole": lambda lab, folder: lab.save(folder, "anole", pictures=False),
+    "encoder": lambda lab, folder: ENCODER.save(folder),
+    "bank": lambda lab, folder: Bank.of([Document.of("a cat"), Document.of("a dog")], ENCODER, lab.tokenizer).save(
+        folder
+    ),
     "shards": lambda lab, folder: write_shards(folder, iter([Document.of("a"), Document.of("b")]), lab.tokenizer),
 }
 
@@ -104,7 +113,7 @@ def test_every_folder_the_lab_writes_is_whole_or_not_there(lab, tmp_path, name):
         if not killed_at(lambda: write(lab, folder), place):
             break
         assert not folder.exists() or files(folder).keys() == whole.keys()
-    if folder.exists() and name in ("huggingface", "meta", "shards"):
+    if folder.exists() and name in ("huggingface", "anole", "meta", "shards"):
         return  # these never replace a folder, and it has become whole
     write(lab, folder)
     assert {each.name for each in tmp_path.iterdir()} == {"made", "whole"} and files(folder) == whole

@@ -48,7 +48,7 @@ from chameleon_lab.checkpoints.text_files import (
     write_text_tokenizer,
 )
 from chameleon_lab.checkpoints.torch_files import open_torch
-from chameleon_lab.files import absence, read_table
+from chameleon_lab.files import absence, read_table, reason_of
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import CHAMELEON_IMAGES, ImageTokenizer, ImageTokenizerConfig
@@ -325,7 +325,9 @@ def model_config(plain: dict[str, Any], where: Path | str = "config.json") -> Mo
             tied=plain.get("tie_word_embeddings") or False,
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{where} does not describe a Chameleon: {error!r}. Get or save the folder anew.") from error
+        raise ValueError(
+            f"{where} does not describe a Chameleon: {reason_of(error)}. Get or save the folder anew."
+        ) from error
 
 
 def read_port_images(

@@ -30,7 +30,7 @@ from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, lazy, v
 from chameleon_lab.checkpoints.text_files import read_text, write_text_tokenizer
 from chameleon_lab.checkpoints.torch_files import open_torch, write_torch
 from chameleon_lab.checkpoints.vqgans import read_yaml_config
-from chameleon_lab.files import absence, read_table
+from chameleon_lab.files import absence, read_table, reason_of
 from chameleon_lab.outlines import outline
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -204,7 +204,7 @@ def _config(params: dict[str, Any], folder: Path) -> ModelConfig:
             norm_eps=params.get("norm_eps", 1e-5),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {error!r}.") from error
+        raise ValueError(f"{folder / PARAMS} is damaged or lacks a setting: {reason_of(error)}.") from error
 
 
 def _head_rows(file: Path, name: str) -> int:

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from chameleon_lab.files import LARGEST_JSON, LFS_POINTER, absence, read_table
+from chameleon_lab.files import LARGEST_JSON, LFS_POINTER, absence, read_table, reason_of
 from chameleon_lab.storage import name_file
 
 DTYPES = {
@@ -185,11 +185,14 @@ def _main_files(files: list[Path], belongs: Callable[[str], bool] | None) -> lis
 
 def read_index(path: Path) -> dict[str, str]:
     """In which file each tensor is, as an index says. Raises ValueError for one that is damaged."""
+    table = read_table(path, LARGEST_JSON)
     try:
-        index = read_table(path, LARGEST_JSON)["weight_map"]
+        index = table["weight_map"]
         plain = all(isinstance(file, str) and Path(file).name == file for file in index.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no index of shards: {error!r}. Get or save the checkpoint anew.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no index of shards: {reason_of(error)}. Get or save the checkpoint anew."
+        ) from error
     if not plain or not index:
         raise ValueError(f"{path} is no index of shards: it must name files beside it. Get the checkpoint anew.")
     return index

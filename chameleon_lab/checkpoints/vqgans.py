@@ -22,7 +22,7 @@ from chameleon_lab.checkpoints import names
 from chameleon_lab.checkpoints.opened import ReadOptions, require_blocks
 from chameleon_lab.checkpoints.tensors import LazyTensor, Tensors, fill, open_safetensors, visible_files
 from chameleon_lab.checkpoints.torch_files import open_torch
-from chameleon_lab.files import LARGEST_YAML, absence, read_yaml
+from chameleon_lab.files import LARGEST_YAML, absence, read_yaml, reason_of
 from chameleon_lab.outlines import outline
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
@@ -190,7 +190,7 @@ def read_yaml_config(path: Path, gumbel: bool = False) -> ImageTokenizerConfig:
         levels = [level for level in range(len(config.widths)) if side // 2**level in resolutions]
         config = replace(config, attention=tuple(levels))
     except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
-        raise ValueError(f"{path} does not describe an image tokenizer: {error!r}. Get it anew.") from error
+        raise ValueError(f"{path} does not describe an image tokenizer: {reason_of(error)}. Get it anew.") from error
     if strange:
         listing = ", ".join(f"{name} = {value!r}" for name, value in strange.items())
         raise ValueError(f"{path} sets {listing}: the lab cannot build an image tokenizer that has that.")
@@ -222,7 +222,7 @@ def config_of_shapes(tensors: Tensors, path: Path, quantizer: str | None) -> Ima
             attention=tuple(attends),
         )
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} holds no whole image tokenizer: {error!r}. Get it anew.") from error
+        raise ValueError(f"{path} holds no whole image tokenizer: {reason_of(error)}. Get it anew.") from error
 
 
 def llamagen_to_ours(tensors: Tensors, path: Path) -> dict[str, LazyTensor]:

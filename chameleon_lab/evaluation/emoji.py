@@ -27,7 +27,7 @@ from chameleon_lab.evaluation.judge import Judge, round_trips
 from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 from chameleon_lab.evaluation.scenes import Score
 from chameleon_lab.signals import exit_code
-from chameleon_lab.storage import write_file
+from chameleon_lab.storage import write_file, write_picture
 
 TRIES = 8
 CANDIDATES = 24
@@ -369,7 +369,7 @@ def score_emoji_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab, emoji = Chameleon.load(options.model), Emoji(options.corpus)
     if options.sheet:
-        contact_sheet(lab, emoji, options.font).quantize(128).save(options.sheet, optimize=True)
+        write_picture(options.sheet, contact_sheet(lab, emoji, options.font).quantize(128), optimize=True)
         return
     judge = Judge(emoji)
     parts, place = EmojiScores(lab, emoji, judge, options.n, options.seed).parts, find(options.model)

@@ -31,7 +31,7 @@ from chameleon_lab.corpora.sources import picture_files
 from chameleon_lab.evaluation.metrics import measure
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.signals import exit_code
-from chameleon_lab.storage import write_file
+from chameleon_lab.storage import write_file, write_picture
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.image_experiments import ImageExperiment
@@ -148,7 +148,7 @@ def sum_up(corpus: Path, out: Path) -> list[dict[str, Any]]:
         each["variant"]: read_native_images(out / each["variant"] / "tokenizer").float().to(device)
         for _, each in sorted(first.items())
     }
-    sheet_of_trips(held_out_photographs(corpus), tokenizers).save(results / "sheet.jpg", quality=92)
+    write_picture(results / "sheet.jpg", sheet_of_trips(held_out_photographs(corpus), tokenizers), "JPEG", quality=92)
     return scores
 
 

@@ -8,6 +8,7 @@ no more than the protocol: pass its class as `ImageTokenizerConfig.quantizer`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +17,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from chameleon_lab.files import reason_of
 
 
 class Quantized(NamedTuple):
@@ -361,13 +364,16 @@ class Adapted(nn.Module):
     for feature maps (accept_image_fmap, channel_first) gets feature maps, any other gets sequences with channels last.
     Raises ValueError for what cannot work so: several codes a cell (residual and grouped kinds), no codes at all
     (`return_indices=False`), no way back from a code (a Sequential), a book that is moved before it is compared
-    (`affine_param=True`). The loss, and whatever keeps the book from collapsing, are the module's.
+    (`affine_param=True`), and whatever fails when a copy of the module is tried. The loss, and whatever keeps the book
+    from collapsing, are the module's.
 
         ImageTokenizerConfig(..., quantizer=lambda size, width: Adapted(SimVQ(dim=width, codebook_size=size), size))
     """
 
     def __init__(self, module: nn.Module, size: int) -> None:
         super().__init__()
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"A quantizer is a module of torch, made, and not {module!r}.")
         self.module, self.size, self.kind = module, size, type(module).__name__
         self.maps = bool(getattr(module, "accept_image_fmap", False) or getattr(module, "channel_first", False))
         if not any(hasattr(module, name) for name in ("indices_to_codes", "get_output_from_indices")):
@@ -389,6 +395,36 @@ class Adapted(nn.Module):
             raise ValueError(f"{self.kind} has {codes} codes, not {size}.")
         if not self.maps and not getattr(module, "channel_last", True):
             raise ValueError(f"{self.kind} takes sequences with channels first: build it with accept_image_fmap=True.")
+        if isinstance(width := getattr(module, "dim", None), int):
+            self._try(width)
+
+    def _try(self, width: int) -> None:
+        """Raises ValueError, with the reason, where a copy of the module cannot do for some latents what is asked of
+        it. A copy, since a first call may move its book."""
+        original, generator = self.module, torch.Generator().manual_seed(0)
+        tensors = (*original.parameters(), *original.buffers())
+        tensor = next((each for each in tensors if each.is_floating_point()), None)
+        if tensor is None or tensor.is_meta:
+            return
+        latents_BCHW = torch.randn(1, width, 2, 3, generator=generator, device="cpu").to(tensor)
+        try:
+            self.module = copy.deepcopy(getattr(original, "_orig_mod", original)).eval()
+            for name, buffer in self.module.named_buffers():
+                if name.endswith("initted"):
+                    buffer.fill_(True)  # no k-means of so few latents
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                quantized = self(latents_BCHW)
+                again_BCHW = self.latents(quantized.codes_BHW)
+        except Exception as error:
+            why = reason_of(error)
+        else:
+            same = quantized.latents_BCHW.shape == again_BCHW.shape == latents_BCHW.shape
+            if same and torch.allclose(quantized.latents_BCHW, again_BCHW, rtol=1e-2, atol=1e-2):
+                return
+            why = "its codes become other latents than those that it gives beside them"
+        finally:
+            self.module = original
+        raise ValueError(f"{self.kind} cannot quantize latents of width {width} as grids of codes: {why}.")
 
     @torch.no_grad()
     def codes(self, latents_BCHW: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chameleon_lab.storage import write_file
 from chameleon_widgets.line import assets
 from chameleon_widgets.stills import escape
 
@@ -87,9 +87,4 @@ def page(title: str, body: str, widgets: Mapping[str, Recording]) -> str:
 
 def write_page(path: Path | str, text: str) -> None:
     """Writes a page as a file, whole or not at all."""
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(Path(path), text.encode())

@@ -16,7 +16,7 @@ from chameleon_lab.corpora.own_documents import draw_words
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.files import reason_of
 from chameleon_lab.history import StepRecord
-from chameleon_lab.storage import name_file
+from chameleon_lab.storage import name_file, write_picture
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.training.folder import check_whole
 
@@ -100,8 +100,7 @@ class ReconstructionSamples:
 
 def _write_sheet(rows: Sequence[Sequence[tuple[PIL.Image.Image | None, str]]], path: Path) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
-        sheet_of(rows).save(path)
+        write_picture(path, sheet_of(rows))
     except OSError as error:  # a full disk ends no training
         log.warning("%s could not be written (%s).", path, error)
     else:

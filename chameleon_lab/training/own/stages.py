@@ -160,7 +160,12 @@ class OwnTransformer(TransformerStage):
 
     def product(self, folder: Path) -> Chameleon | None:
         written = self.place / "model"
-        return Chameleon.load(written) if written.exists() else None
+        if not written.exists():
+            return None
+        lab = Chameleon.load(written)
+        if not (written / "README.md").exists():  # it was killed between the two
+            write_file(written / "README.md", own_page(lab.card))
+        return lab
 
 
 def saved_plan(place: Path) -> OwnPlan:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,9 @@ import PIL.Image
 import traitlets
 
 from chameleon_lab.documents import Document, Segment
+from chameleon_lab.files import read_bytes
 from chameleon_lab.records import Piece
+from chameleon_lab.storage import write_file
 from chameleon_widgets.chat.archive import exchanges_from_json, tree_to_json
 from chameleon_widgets.chat.arguments import LARGEST_SEED, MODALITY_LABELS, StreamArguments
 from chameleon_widgets.chat.conversation import Conversation
@@ -182,18 +182,12 @@ class ChatCell(anywidget.AnyWidget):
 
     def save(self, path: Path | str) -> None:
         """Writes all branches, with the settings and seeds of each reply, as JSON that `load` reads."""
-        path = Path(path)
-        partial_file = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            partial_file.write_text(tree_to_json(self._conversation), encoding="utf-8")
-            os.replace(partial_file, path)
-        finally:
-            partial_file.unlink(missing_ok=True)
+        write_file(Path(path), tree_to_json(self._conversation))
 
     def load(self, path: Path | str) -> None:
         """Puts the branches in a file beside those there are, and shows its path. Raises ValueError for a file that is
         no conversation, and then changes nothing."""
-        self._merge(Path(path).read_bytes())
+        self._merge(read_bytes(path))
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until everything sent is replied to, for scripts and for notebooks run without a browser.
