@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -180,3 +181,94 @@ def test_recomputed_blocks_learn_the_same_to_the_bit_from_fewer_activations(tmp_
     assert (
         usual.fingerprint == replace(usual, recompute=False).fingerprint != replace(usual, recompute=True).fingerprint
     )
+
+
+FULL = (
+    TOYS
+    + """
+from test_sharding import *
+import errno, resource, torch
+import chameleon_lab.training.loop as loop
+from torch.distributed.checkpoint.filesystem import FileSystem
+
+def refuses(owner, name, of):
+    real = getattr(owner, name)
+    def call(*arguments, **options):
+        if armed == [of] and (of != "rest" or str(arguments[1]).endswith((".partial", "meta.pt"))):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **options)
+    setattr(owner, name, call)
+
+armed = []
+if RANK == 0:
+    refuses(FileSystem, "rename", "contents")  # of .metadata
+    refuses(torch, "save", "rest")
+    refuses(loop, "seal", "seal")
+    refuses(loop, "link_checkpoint", "name")
+refuses(loop, "checksums", "sums")
+
+class Disk(lightning.Callback):
+    \"\"\"Of one process, after a step: it takes no more for one save.\"\"\"
+    def on_train_batch_end(self, trainer, module, *_):
+        (keeper,) = (each for each in trainer.callbacks if type(each).__name__ == "_Keeper")
+        rank, what = {faults}.get(module.step, (0, ""))
+        if what:
+            self.save(keeper.try_to_save, trainer, module, rank, what)
+        if {last} and module.step == 10:
+            save = keeper.save
+            keeper.save = lambda trainer: self.save(lambda trainer, module: save(trainer), trainer, module, *{last})
+
+    def save(self, save, trainer, module, rank, what):
+        armed[:] = [what] if RANK == rank else []
+        if armed == ["part"]:  # the system's own refusal, of a file that grows
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            save(trainer, module, **({{"keep": True}} if what == "name" else {{}}))
+        finally:
+            armed.clear()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+trainer = CPU | dict(strategy={strategy!r}, callbacks=[Disk()])
+raise SystemExit(take_part(PARTS, Path({folder!r}), trainer))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "faults"),
+    [
+        (
+            "fsdp",
+            {1: (1, "part"), 2: (0, "part"), 3: (0, "contents"), 4: (0, "rest"), 6: (1, "sums"), 7: (0, "seal")},
+        ),
+        ("ddp", {1: (0, "part"), 6: (0, "name")}),
+    ],
+)
+def test_a_disk_of_one_process_that_takes_no_checkpoint_leaves_the_last_good_one(strategy, faults, tmp_path):
+    """Whichever file of a checkpoint it is, and whichever process: all go on together, and to the same losses."""
+    folder, ranks = tmp_path / "run", shared_ranks()
+    last = (1, "part") if strategy == "fsdp" else (0, "part")
+    about = {"strategy": strategy, "folder": str(folder)}
+    codes = ranks(FULL.format(faults=faults, last=last, **about), 2, tmp_path / "log")
+    onlooker = RecordedRun(folder)
+    assert codes[0] == 2 and codes[1], (tmp_path / "log").read_text()
+    assert onlooker.state.status == "failed" and "make room on its disk" in onlooker.state.error
+    assert "goes on from the last good checkpoint" in onlooker.state.error
+    alarms = [alarm for alarm in onlooker.history.alarms if alarm.rule == "checkpoint"]
+    assert [alarm.step for alarm in alarms] == [*faults]
+    for alarm, (rank, what) in zip(alarms, faults.values(), strict=True):
+        reason = "too large|unexpected pos|write" if what == "part" else "No space left"
+        assert re.search(reason, alarm.message) and alarm.message.endswith("the last good one is kept")
+        assert f"process {rank}" in alarm.message or what in ("seal", "name")
+    assert not [*folder.glob("checkpoints/*.partial")]
+    kept, fault = RunFolder(folder).whole_checkpoint()
+    assert kept == RunFolder(folder).checkpoint and not fault  # that of the half, which stands in no fault's way
+    assert ranks(FULL.format(faults={}, last=None, **about), 2, tmp_path / "log") == [0, 0], (
+        tmp_path / "log"
+    ).read_text()
+    assert onlooker.state.status == "finished"
+    assert ranks(
+        FULL.format(faults={}, last=None, strategy=strategy, folder=str(tmp_path / "whole")), 2, tmp_path / "log"
+    ) == [0, 0]
+    whole = RecordedRun(tmp_path / "whole").history
+    assert [record.values for record in onlooker.history.records] == [record.values for record in whole.records]
