@@ -499,6 +499,15 @@ class RecordedRun:
         )
         return replace(state, status="interrupted", error=state.error or message)
 
+    @property
+    def revision(self) -> tuple[int, int, int]:
+        """Another one whenever the state was written anew, as by a process that takes the run up."""
+        try:
+            about = (self.folder / "state.json").stat()
+        except OSError:
+            return (0, 0, 0)
+        return about.st_ino, about.st_mtime_ns, about.st_size
+
     def _silence(self, beat: float) -> float:
         """Seconds since the last sign of life; 0 for a run that gives none.
 

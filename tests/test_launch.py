@@ -1,8 +1,10 @@
 """A run in processes of its own: what is written for them, and that the folder is all that an onlooker needs."""
 
+import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +35,7 @@ from chameleon_lab.stability import Dropout, QueryKeyNorm
 from chameleon_lab.training.data import PAIRS, Corpora, Scenes
 from chameleon_lab.training.experiments import LAB
 from chameleon_lab.training.folder import RunFolder, shares_work
-from chameleon_lab.training.launch import launch
+from chameleon_lab.training.launch import SBATCH, launch
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.source import python_of
@@ -374,17 +376,21 @@ def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-id=7-0", f"--rdzv-endpoint=127.0.0.1:{port}", str(train)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with (tmp_path / "output").open("w") as output:
+    environment |= dict(re.findall("^export (.*)=(.*)$", SBATCH, re.MULTILINE))
+    with (tmp_path / "output").open("w") as output, contextlib.ExitStack() as ended:
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(torchrun, env=environment, stdout=output, stderr=output)
+            process = subprocess.Popen(torchrun, env=environment, stdout=output, stderr=output)
+            ended.callback(process.wait, 60)
+            ended.callback(process.terminate)  # which does nothing where it is over
+            return process
 
         first, second = start(), start()
-        ends = [first.wait(500), second.wait(500)] if what == "process" else []
+        ends = [first.wait(400), second.wait(400)] if what == "process" else []
         if what == "node":
-            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()), 500)
+            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()), 400)
             stays = first if second.poll() else second
-            ends = [start().wait(500), stays.wait(500)]
+            ends = [start().wait(400), stays.wait(400)]
     assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
     assert shared(ranks, tmp_path / "whole", seconds=500.0) == [0, 0]
     assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")

@@ -22,7 +22,7 @@ from browser.fakes import GrowingRun, step_record
 from widget_support import browser_says, eventually, recorder
 
 from chameleon_lab.history import Alarm, History, Intervention, RecordedRun, RunState, StepRecord, event_line
-from chameleon_widgets import threads
+from chameleon_widgets import ComparePanel, threads
 from chameleon_widgets.runs.run_feed import LAYER_ROWS, RECORDS_A_MESSAGE, RunFeed, record_columns, setting_words
 from chameleon_widgets.runs.run_panel import RunPanel, summary
 from chameleon_widgets.stills import WIDGET_VIEW
@@ -367,7 +367,10 @@ def test_the_folder_of_a_run_that_goes_on_has_controls_where_it_takes_orders(tmp
     eventually(lambda: not state_of(panel)["acts"])
 
 
-def test_a_folder_that_another_process_fills_is_followed_until_it_is_over(tmp_path: Path, shown):
+def test_a_folder_that_another_process_fills_is_followed_until_it_is_over_and_when_it_goes_on(
+    tmp_path: Path, shown, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(threads.FOLDER_ROUNDS, "seconds", 0.05)
     run = GrowingRun(10)
     state = replace(run.state, process=os.getpid(), host=socket.gethostname())
     folder = write(tmp_path / "run", state, run.history)
@@ -379,6 +382,25 @@ def test_a_folder_that_another_process_fills_is_followed_until_it_is_over(tmp_pa
     write(folder, replace(state, status="finished"), History(tuple(step_record(step) for step in range(12))))
     eventually(lambda: panel.status == "finished" and not panel._line._pump._rung)
     eventually(lambda: [step for step, _ in unpacked(sent(panel))["loss"]][-1] == 11)
+    comparison = ComparePanel([folder])
+    for went_away in (
+        "failed",
+        "interrupted",
+        "stopped",
+        "finished",
+    ):  # and another process takes it up, some steps back
+        write(folder, replace(state, status=went_away, error="it went away"), History((step_record(0),)))
+        eventually(lambda away=went_away: panel.status == away and not panel._line._pump._rung)
+        assert state_of(panel)["acts"] is False and state_of(panel)["error"] == "it went away"
+        eventually(lambda away=went_away: comparison._state and comparison._state["runs"][0]["row"]["status"] == away)
+        count = len(sent(panel))
+        write(folder, state, History(tuple(step_record(step) for step in range(5))))
+        eventually(lambda: panel.status == "running" and state_of(panel)["acts"] and not state_of(panel)["error"])
+        eventually(lambda: [step for step, _ in unpacked(sent(panel)[count:])["loss"]][-1] == 4)  # noqa: B023
+        eventually(lambda: comparison._state and comparison._state["runs"][0]["row"]["status"] == "running")
+    for each in (panel, comparison):
+        each.close()
+    eventually(lambda: not threads.FOLDER_ROUNDS._looks and threads.FOLDER_ROUNDS._thread is None)
 
 
 def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_path: Path, shown):

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from chameleon_lab.training.experiments import LAB, Experiment
 from chameleon_lab.training.folder import RunFolder
 from chameleon_lab.training.modules import Budget
 from chameleon_lab.training.run import Run
-from chameleon_lab.training.sharded_files import link_checkpoint, name_checkpoint
+from chameleon_lab.training.sharded_files import PartOfCheckpoint, link_checkpoint, name_checkpoint, sharded_tensors
 from chameleon_lab.training.sharding import drawn_model, require_shardable, weights_later
 from chameleon_lab.transformer import Transformer
 
@@ -50,9 +52,16 @@ def parts(tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_processes_with_weights_in_parts_make_the_steps_of_one(parts, tmp_path):
-    one = PARTS.run(tmp_path / "one", trainer=CPU | {"accumulate_grad_batches": 2}).wait()
-    two = RecordedRun(parts).history
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Run:
+    """The same steps by one process, whose weights are whole."""
+    run = PARTS.run(tmp_path_factory.mktemp("one") / "one", trainer=CPU | {"accumulate_grad_batches": 2})
+    run.wait()
+    return run
+
+
+def test_two_processes_with_weights_in_parts_make_the_steps_of_one(parts, one):
+    one, two = one.history, RecordedRun(parts).history
     for name in ("loss", "text_loss", "image_loss", "held_out_loss", "tokens"):
         assert two.series(name)[0] == one.series(name)[0]
         assert two.series(name)[1] == pytest.approx(one.series(name)[1], abs=1e-5)
@@ -64,22 +73,47 @@ def test_two_processes_with_weights_in_parts_make_the_steps_of_one(parts, tmp_pa
     assert alarm.rule == "monitors" and "GradientBalance" in alarm.message and "samples" in alarm.message
 
 
-def test_a_checkpoint_in_parts_goes_on_only_in_parts_and_becomes_a_model_of_any_format(parts, tmp_path, capsys):
+def test_a_checkpoint_in_parts_goes_on_only_in_parts(parts, one):
     with pytest.raises(ValueError, match="a checkpoint in parts, as strategy='fsdp' writes it: go on with"):
         Run(replace(PARTS, budget=Budget(steps=12)), parts).start().wait()
-    (tmp_path / "train.py").write_text("from test_sharding import PARTS as experiment\n")
-    written = {}
-    for name in ("native", "huggingface", "meta"):
-        words = ["consolidate", str(parts), str(tmp_path / name), "--format", name]
-        words += ["--from", str(tmp_path / "train.py"), *["--without-pictures"] * (name != "native")]
-        assert main(words) == 0, capsys.readouterr().err
-        opened = formats.open_folder(tmp_path / name, tokenizer=tmp_path / "native")
-        written[name] = {place: tensor.read() for place, tensor in opened.tensors.items()}
-    assert Chameleon.load(tmp_path / "native").card["experiment"]["name"] == "parts"
-    whole = PARTS.run(tmp_path / "one", trainer=CPU | {"accumulate_grad_batches": 2}).result().state_dict()
-    for name, tensor in whole.items():
-        torch.testing.assert_close(written["native"][name], tensor, rtol=0, atol=1e-5)
-        assert all(torch.equal(state[name], written["native"][name]) for state in written.values())
+    assert one.state.status == "finished"
+
+
+@pytest.fixture(scope="module")
+def native(parts, tmp_path_factory) -> Path:
+    return consolidated(parts, tmp_path_factory.mktemp("native"), "native")
+
+
+def consolidated(parts: Path, folder: Path, name: str) -> Path:
+    (folder / "train.py").write_text("from test_sharding import PARTS as experiment\n")
+    words = ["consolidate", str(parts), str(folder / name), "--format", name]
+    words += ["--from", str(folder / "train.py"), *["--without-pictures"] * (name != "native")]
+    assert main(words) == 0
+    return folder / name
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_checkpoint_in_parts_becomes_a_model_of_each_format(name, parts, one, native, tmp_path, monkeypatch):
+    alive, held, put_together = list[weakref.ref[torch.Tensor]](), list[int](), PartOfCheckpoint.__call__
+
+    def counted(self: PartOfCheckpoint) -> torch.Tensor:
+        tensor = put_together(self)
+        alive.append(weakref.ref(tensor))
+        held.append(sum(each.nbytes for each in (reference() for reference in alive) if each is not None))
+        return tensor
+
+    monkeypatch.setattr(PartOfCheckpoint, "__call__", counted)
+    folder = consolidated(parts, tmp_path, name)
+    weights = sum(tensor.nbytes for tensor in sharded_tensors(RunFolder(parts).checkpoint).values())
+    assert max(held) < weights / 2  # a few tensors at once
+    lab = Chameleon.load(folder, layout=name, tokenizer=native)
+    assert name != "native" or lab.card["experiment"]["name"] == "parts"
+    whole = one.result()
+    tokens_BT = torch.arange(0, lab.vocabulary.size, 7)[None]
+    torch.testing.assert_close(lab.model(tokens_BT), whole(tokens_BT), rtol=0, atol=1e-4)
+    assert torch.equal(lab.model(tokens_BT), Chameleon.load(native).model(tokens_BT))
+    for place, tensor in whole.state_dict().items():
+        torch.testing.assert_close(lab.model.state_dict()[place], tensor, rtol=0, atol=1e-5)
 
 
 class Trap:
@@ -180,3 +214,90 @@ def test_recomputed_blocks_learn_the_same_to_the_bit_from_fewer_activations(tmp_
     assert (
         usual.fingerprint == replace(usual, recompute=False).fingerprint != replace(usual, recompute=True).fingerprint
     )
+
+
+FULL = (
+    TOYS
+    + """
+from test_sharding import *
+import errno, resource, torch
+import chameleon_lab.training.loop as loop
+from torch.distributed.checkpoint.filesystem import FileSystem
+
+def refuses(owner, name, of):
+    real = getattr(owner, name)
+    def call(*arguments, **options):
+        if armed == [of] and (of != "rest" or str(arguments[1]).endswith((".partial", "meta.pt"))):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **options)
+    setattr(owner, name, call)
+
+armed = []
+if RANK == 0:
+    refuses(FileSystem, "rename", "contents")  # of .metadata
+    refuses(torch, "save", "rest")
+    refuses(loop, "seal", "seal")
+    refuses(loop, "link_checkpoint", "name")
+refuses(loop, "checksums", "sums")
+
+class Disk(lightning.Callback):
+    \"\"\"Of one process, after a step: it takes no more for one save.\"\"\"
+    def on_train_batch_end(self, trainer, module, *_):
+        (keeper,) = (each for each in trainer.callbacks if type(each).__name__ == "_Keeper")
+        rank, what = {faults}.get(module.step, (0, ""))
+        if what:
+            self.save(keeper.try_to_save, trainer, module, rank, what)
+        if {last} and module.step == 10:
+            save = keeper.save
+            keeper.save = lambda trainer: self.save(lambda trainer, module: save(trainer), trainer, module, *{last})
+
+    def save(self, save, trainer, module, rank, what):
+        armed[:] = [what] if RANK == rank else []
+        if armed == ["part"]:  # the system's own refusal, of a file that grows
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            save(trainer, module, **({{"keep": True}} if what == "name" else {{}}))
+        finally:
+            armed.clear()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+trainer = CPU | dict(strategy={strategy!r}, callbacks=[Disk()])
+raise SystemExit(take_part(PARTS, Path({folder!r}), trainer))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "faults"),
+    [
+        (
+            "fsdp",
+            {1: (1, "part"), 2: (0, "part"), 3: (0, "contents"), 4: (0, "rest"), 6: (1, "sums"), 7: (0, "seal")},
+        ),
+        ("ddp", {1: (0, "part"), 6: (0, "name")}),
+    ],
+)
+def test_a_disk_of_one_process_that_takes_no_checkpoint_leaves_the_last_good_one(strategy, faults, one, tmp_path):
+    """Whichever file of a checkpoint it is, and whichever process: all go on together, and to the same losses."""
+    folder, ranks = tmp_path / "run", shared_ranks()
+    last = (1, "part") if strategy == "fsdp" else (0, "part")
+    about = {"strategy": strategy, "folder": str(folder)}
+    codes = ranks(FULL.format(faults=faults, last=last, **about), 2, tmp_path / "log")
+    onlooker = RecordedRun(folder)
+    assert codes[0] == 2 and codes[1], (tmp_path / "log").read_text()
+    assert onlooker.state.status == "failed" and "make room on its disk" in onlooker.state.error
+    assert "goes on from the last good checkpoint" in onlooker.state.error
+    alarms = [alarm for alarm in onlooker.history.alarms if alarm.rule == "checkpoint"]
+    assert [alarm.step for alarm in alarms] == [*faults]
+    for alarm, (rank, what) in zip(alarms, faults.values(), strict=True):
+        reason = "too large|unexpected pos|write" if what == "part" else "No space left"
+        assert re.search(reason, alarm.message) and alarm.message.endswith("the last good one is kept")
+        assert f"process {rank}" in alarm.message or what in ("seal", "name")
+    assert not [*folder.glob("checkpoints/*.partial")]
+    kept, fault = RunFolder(folder).whole_checkpoint()
+    assert kept == RunFolder(folder).checkpoint and not fault  # that of the half, which stands in no fault's way
+    assert ranks(FULL.format(faults={}, last=None, **about), 2, tmp_path / "log") == [0, 0], (
+        tmp_path / "log"
+    ).read_text()
+    assert onlooker.state.status == "finished"
+    assert onlooker.history.series("loss")[1] == pytest.approx(one.history.series("loss")[1], abs=1e-5)

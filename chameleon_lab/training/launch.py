@@ -80,6 +80,8 @@ order() {{
 }}
 trap order USR1
 
+# Else torchrun's restarts share one store, in which processes meet what the dead ones left there, and wait for ever.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=1 {torchrun} \\
     --nnodes="$SLURM_NNODES" --nproc-per-node={devices} --max-restarts=3 \\

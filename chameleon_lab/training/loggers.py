@@ -1,4 +1,5 @@
-"""`LightningLogger`: what a run records, sent to a logger of Lightning's (CSV, TensorBoard, W&B) as it is made."""
+"""What a run records, sent to others' loggers as it is made: `LightningLogger` to any of Lightning's (CSV, TensorBoard,
+W&B, MLflow), from outside; `TrackioLogger` is trackio's as one of these, which Lightning itself does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from chameleon_lab.history import History, RecordedRun, RunState
 
@@ -76,6 +80,50 @@ class LightningLogger:
                 break
             pause.wait(every)
         self.logger.finalize("success" if run.state.status == "finished" else "failed")
+
+
+class TrackioLogger(Logger):
+    """A run of trackio's as a logger of Lightning's: `Run(experiment, trainer={"logger": TrackioLogger("lab")})`.
+
+    `options`: those of `trackio.init`. Raises ImportError where trackio is not installed.
+    """
+
+    def __init__(self, project: str, name: str | None = None, **options: Any) -> None:
+        super().__init__()
+        try:
+            import trackio
+        except ImportError as error:
+            raise ImportError("This logger is trackio's: pip install trackio") from error
+        self._begin = rank_zero_only(lambda: trackio.init(project, name, **{"embed": False, **options}))
+        self._project, self._name, self._run = project, name, None
+
+    @property
+    def name(self) -> str:
+        return self._project
+
+    @property
+    def version(self) -> str | None:
+        return self._name if self._run is None else self._run.name
+
+    @property
+    def experiment(self) -> Any:
+        """trackio's run, begun when it is first asked for; None in all processes but the first."""
+        if self._run is None:
+            self._run = self._begin()
+        return self._run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        self.experiment.config.update(dict(params))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.experiment.log({name: float(value) for name, value in metrics.items()}, step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._run is not None:
+            self._run.finish()
 
 
 def flat_layers(layers: Mapping[str, list[Any]]) -> dict[str, float]:

@@ -379,8 +379,9 @@ class _Keeper(lightning.Callback):
                 copy = self.folder.checkpoint.with_name(f"step-{module.step:08d}.ckpt")
                 link_checkpoint(self.folder.checkpoint, copy)
         except (OSError, RuntimeError) as error:
-            message = f"no checkpoint could be written ({error}); the last good one is kept"
-            self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
+            if trainer.is_global_zero:
+                message = f"no checkpoint could be written ({error}); the last good one is kept"
+                self.folder.ledger.note(Alarm(module.step, "WARN", "checkpoint", message))
 
     def roll(self, trainer: lightning.Trainer, module: PacedModule) -> None:
         """Keeps a checkpoint of here, and lets go of the fourth last; where saving takes long, not each time."""
@@ -416,20 +417,42 @@ class _Keeper(lightning.Callback):
         self.folder.ledger.flush()
         partial = self.folder.checkpoint.with_suffix(".partial")
         try:
-            trainer.save_checkpoint(partial)
-            if shards(trainer.strategy):
-                parts = _paced(trainer.lightning_module).gathered(checksums(partial, trainer.global_rank))
-                if trainer.is_global_zero:
-                    seal(partial, parts)
+            sums = _written(trainer, partial)
             if trainer.is_global_zero:
+                if shards(trainer.strategy):
+                    seal(partial, sums)
                 name_checkpoint(partial, self.folder.checkpoint)
             self.saved_seconds = _paced(trainer.lightning_module).seconds
-        except CheckpointException as error:  # one of the processes could not write its part: all of them hear of it
-            remove_checkpoint(partial)
-            raise OSError("; ".join(f"process {rank}: {why[0]}" for rank, why in error.failures.items())) from None
         except BaseException:
             remove_checkpoint(partial)
             raise
+
+
+def _written(trainer: lightning.Trainer, path: Path) -> list[dict[str, str]]:
+    """Writes a checkpoint, and gives the checksums of each process's files where it is in parts. Where one process
+    cannot write, all raise OSError: one that went on alone would meet the others at another place of their work."""
+    fault, sums = "", dict[str, str]()
+    try:
+        trainer.save_checkpoint(path)
+    except CheckpointException as error:  # torch has told all processes of it already
+        faults = (f"process {rank}: {why[0]}" for rank, why in error.failures.items())
+        raise OSError("; ".join(faults)) from None
+    except (OSError, RuntimeError) as error:
+        if trainer.world_size == 1:
+            raise
+        fault = str(error)
+        trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others wait
+    if trainer.world_size == 1 and not shards(trainer.strategy):
+        return []
+    if not fault and shards(trainer.strategy):
+        try:
+            sums = checksums(path, trainer.global_rank)
+        except OSError as error:
+            fault = str(error)
+    each = _paced(trainer.lightning_module).gathered((fault, sums))
+    if faults := [f"process {rank}: {why}" for rank, (why, _) in enumerate(each) if why]:
+        raise OSError("; ".join(faults))
+    return [of for _, of in each]
 
 
 def _restore(module: PacedModule, checkpoint: Path, in_parts: bool = False) -> None:

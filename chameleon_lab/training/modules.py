@@ -275,10 +275,21 @@ class PacedModule(lightning.LightningModule, ABC):
         spent = torch.tensor(time.perf_counter() - started, dtype=torch.float64, device=norm.device)
         self.seconds += float(self.trainer.strategy.reduce(spent, reduce_op="mean"))  # one clock for all processes
         self._count_skipped(sound)
-        self.values |= self.aside()
+        aside = self.aside()
+        self.values |= aside
         if self.logs:
-            self.log_dict(self.values)
+            self.log_dict(self.values, logger=False)  # for callbacks, which look for the last value of a name
+            self._send_values(bool(aside) or self.progress >= 1)
         self._say_starving()
+
+    def _send_values(self, at_once: bool) -> None:
+        """To Lightning's loggers, as often as the trainer says, or `at_once`. Lightning's own sending would repeat what
+        is measured seldom at every later step, as if it had been measured there."""
+        often = self.trainer.log_every_n_steps
+        if self.trainer.is_global_zero and often and (at_once or self.step % often == 0):
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self.values, step=self.step - 1)
+                logger.save()
 
     def _add_gradient(self, batch: Any, parts: int, first: bool, last: bool = False) -> tuple[float, dict[str, float]]:
         """Adds a batch's share, of so many `parts`, to the gradient; what there is to descend, and what to record."""

@@ -96,7 +96,7 @@ def rest_of(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class PartOfCheckpoint:
     """A tensor of a checkpoint in parts, put together when it is called."""
 
     folder: Path
@@ -122,7 +122,7 @@ def sharded_tensors(folder: Path, prefix: str = "state_dict.model.") -> dict[str
     for name, about in read_metadata(folder).state_dict_metadata.items():
         if name.startswith(prefix) and isinstance(about, TensorStorageMetadata):
             shape, dtype = tuple(about.size), about.properties.dtype
-            tensors[name.removeprefix(prefix)] = LazyTensor(shape, dtype, _Part(folder, name, shape, dtype))
+            tensors[name.removeprefix(prefix)] = LazyTensor(shape, dtype, PartOfCheckpoint(folder, name, shape, dtype))
     return tensors
 
 

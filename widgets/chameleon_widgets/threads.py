@@ -126,6 +126,48 @@ class Pump:
             time.sleep(max(0.0, self._period - (time.monotonic() - started)))
 
 
+class Rounds:
+    """Calls bound methods every `seconds`, all on one daemon thread that lives only while there are some: each until it
+    returns False, or its owner is gone."""
+
+    def __init__(self, name: str, seconds: float = 2.0) -> None:
+        self.seconds = seconds
+        self._name = name
+        self._looks: list[weakref.WeakMethod] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def join(self, look: Callable[[], bool]) -> None:
+        """Takes it in; once is enough."""
+        with self._lock:
+            if _closing.is_set() or any(each() == look for each in self._looks):
+                return
+            self._looks.append(weakref.WeakMethod(look))
+            if self._thread is None:
+                self._thread = _begin(self._run, self._name)
+
+    def _run(self) -> None:
+        while not _closing.wait(self.seconds):
+            for each in self._looks.copy():
+                look = each()
+                try:
+                    goes_on = look is not None and look()
+                except Exception:
+                    log.exception("%s failed", self._name)
+                    goes_on = False
+                del look  # nobody lives longer for it
+                if not goes_on:
+                    with self._lock:
+                        self._looks.remove(each)
+            with self._lock:
+                if not self._looks:
+                    self._thread = None
+                    return
+
+
+FOLDER_ROUNDS = Rounds("folder rounds")
+"""Of all panels on folders whose runs are over: another process may take a run up again."""
+
 _ends = list[weakref.WeakMethod]()
 """What ends the work of each widget of this process."""
 

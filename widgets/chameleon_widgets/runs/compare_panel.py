@@ -17,7 +17,7 @@ from chameleon_widgets.runs.compared_runs import ComparedRuns, outcome_words
 from chameleon_widgets.runs.comparison import CURVE_COLOURS, Columns, RunLike, first_measures
 from chameleon_widgets.runs.messages import ComparisonFigure, ComparisonState, ComparisonTrouble
 from chameleon_widgets.line import STILL_SECONDS, Line, Part, assets, paragraph
-from chameleon_widgets.threads import Worker
+from chameleon_widgets.threads import FOLDER_ROUNDS, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ class ComparePanel(anywidget.AnyWidget):
     """Any set of runs by step: measures in charts side by side, outcomes in a table, configs where they differ.
 
     `runs`: runs, or folders of such, by name or in a row (then they are called what their state says). Those that go on
-    are followed; where all are over they are read once. Those that differ by seed alone are one line, their mean, in a
+    are followed; folders whose runs are over are looked at now and then, since others may take them up again. Those that differ by seed alone are one line, their mean, in a
     band from lowest to highest, until their row is opened. `measures`: what is charted, four worth a look first where
     left out. Where runs differ in `recipe.rate` there is a second view, of the held-out loss against it. Raises
     FileNotFoundError for a folder without a run and TypeError for what is none.
@@ -135,7 +135,16 @@ class ComparePanel(anywidget.AnyWidget):
         pictured = (state, list(self.measures), self.smoothing, list(self.hidden), list(self.opened), self.view)
         if pictured != self._pictured and self._line.renew_still(0 if self._runs.over else STILL_SECONDS):
             self._pictured = pictured
+        if self._runs.over:
+            FOLDER_ROUNDS.join(self._look)
         return not self._runs.over
+
+    def _look(self) -> bool:
+        """Whether all is as it was when the last run was over; where it is not, the panel goes on."""
+        changed = self._runs.changed
+        if changed and not self._line.ended:
+            self._line.ring()
+        return not (changed or self._line.ended)
 
     def _still(self) -> tuple[str, str]:
         rows = self.table

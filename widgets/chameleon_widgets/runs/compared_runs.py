@@ -37,9 +37,11 @@ class ComparedRun:
     columns: Columns = field(default_factory=Columns)
     feed: RunFeed = field(default_factory=RunFeed)
     trouble: str = ""
+    revision: object = None
 
     def look(self) -> None:
         """Reads how the run stands. What went wrong with that is kept for its row."""
+        self.revision = getattr(self.run, "revision", None)  # before the state, so that no newer one is missed
         try:
             self.state = self.run.state
             self.columns.take(self.run.history)
@@ -89,6 +91,11 @@ class ComparedRuns:
     @property
     def over(self) -> bool:
         return all(each.state.over for each in self._runs.values())
+
+    @property
+    def changed(self) -> bool:
+        """Whether a folder was written anew since it was looked at, as by a process that takes its run up."""
+        return any(getattr(each.run, "revision", None) != each.revision for each in [*self._runs.values()])
 
     @property
     def measures(self) -> list[str]:

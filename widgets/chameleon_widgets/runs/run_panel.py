@@ -18,7 +18,7 @@ from chameleon_widgets.runs.messages import PanelFork, PanelState, PanelUnreadab
 from chameleon_widgets.runs.run_feed import RunFeed, json_value, worst_alarm
 from chameleon_widgets.runs.sample_feed import SampleFeed
 from chameleon_widgets.stills import escape, image
-from chameleon_widgets.threads import Worker, log
+from chameleon_widgets.threads import FOLDER_ROUNDS, Worker, log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,8 @@ class RunPanel(anywidget.AnyWidget):
     """A run that trains here, or the folder of one that trains or trained anywhere.
 
     A run is watched and acted upon; so is the folder of a run that goes on in another process, where that takes
-    orders. What is over is read, and not followed. Raises FileNotFoundError for a folder that holds no run.
+    orders. A folder whose run is over is looked at now and then: where another process takes the run up again, the
+    panel goes on with it. Raises FileNotFoundError for a folder that holds no run.
     """
 
     _esm, _css = assets("run_panel")
@@ -58,6 +59,7 @@ class RunPanel(anywidget.AnyWidget):
         self._facts_before: PanelState | None = None
         self._refusal, self._refusals, self._note = "", 0, ""
         self._children: dict[str, RunPanel] = {}  # panels of forks that were opened here, by name
+        self._revision: object = None  # of the folder, when it was last read
         self._posted: str | None = None  # the last order to another process, until that has answered it
         self._actor, self._stopper = Worker("run panel worker"), Worker("run panel stop")
         state = self._run.state
@@ -156,6 +158,7 @@ class RunPanel(anywidget.AnyWidget):
         if "hello" in due:
             self._feed.rewind()
             self._samples.rewind()
+        self._revision = getattr(self._run, "revision", None)  # before the state, so that no newer one is missed
         try:
             state = self._run.state  # before the history, which is then whole when the state is over
             history = self._run.history
@@ -163,6 +166,7 @@ class RunPanel(anywidget.AnyWidget):
         except Exception as error:  # a folder may hold anything
             self._facts_before = None
             self._line.send(PanelUnreadable(kind="unreadable", error=paragraph(error)))
+            FOLDER_ROUNDS.join(self._look)
             return False
         facts = self._facts(state, history)
         if due or facts != self._facts_before:
@@ -173,11 +177,21 @@ class RunPanel(anywidget.AnyWidget):
             self._line.send(message, buffers)
         self._send_samples(history)
         if not state.over:
+            self._still_status = ""
             self._line.renew_still(STILL_SECONDS)
         elif self._still_status != state.status:
             self._still_status = state.status
             self._line.renew_still()
+        if state.over and self._folder:
+            FOLDER_ROUNDS.join(self._look)
         return not state.over or any(not fork.state.over for fork in self._forks)
+
+    def _look(self) -> bool:
+        """Whether the folder is as it was when its run was over; where it is not, the panel goes on."""
+        same = getattr(self._run, "revision", None) == self._revision
+        if not (same or self._line.ended):
+            self._line.ring()
+        return same and not self._line.ended
 
     def _send_samples(self, history: History) -> None:
         """Those of this run, and of its forks from where they part."""
