@@ -96,7 +96,7 @@ class CompiledStep:
         self._keep = turns_T1K, cache.stack, [tensor.detach() for tensor in self._tensors]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         each = 3 * config.width + (3 * config.heads + 2 * config.kv_heads) * config.head_width + 3 * config.ffn_width
-        self._scratch_numbers = each + max(widths) + config.heads * (cache.room + 1)
+        self._scratch_numbers = each + max(widths) + self._k.SPARE + config.heads * (cache.room + 1)
         self._scratch = np.empty(0, np.float32)
         self._alone = new_shared(self._k)
 
