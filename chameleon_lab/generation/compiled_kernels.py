@@ -47,6 +47,18 @@ from chameleon_lab.generation.compiled_products import (
     multiply_nibbles,
     round_rows,
 )
+from chameleon_lab.generation.compiled_sampler import (
+    BATCH,
+    CODES,
+    DRAWN,
+    FIRST_KEY,
+    FIRST_SHARE,
+    LIVE,
+    LIVE_ROWS,
+    PLACES,
+    STREAMS,
+    pick_code,
+)
 from chameleon_lab.generation.compiled_vectors import (
     LAYER,
     NO_NORM,
@@ -62,7 +74,21 @@ from chameleon_lab.generation.compiled_vectors import (
     turn_pairs,
 )
 
-__all__ = ["BRAIN", "BYTE", "FLOAT", "GROUP", "LANES", "LAYER", "NIBBLE", "NIBBLE_BLOCK", "NO_NORM", "OUTPUTS", "RMS"]
+__all__ = [
+    "BRAIN",
+    "BYTE",
+    "FIRST_KEY",
+    "FIRST_SHARE",
+    "FLOAT",
+    "GROUP",
+    "LANES",
+    "LAYER",
+    "NIBBLE",
+    "NIBBLE_BLOCK",
+    "NO_NORM",
+    "OUTPUTS",
+    "RMS",
+]
 """Names of the plan, which `compiled_step` makes, beside those below."""
 
 # The columns of a layer's row in the table of addresses: four matrices of four numbers, then the vectors
@@ -77,12 +103,12 @@ LAYER_NUMBERS = 7
 TICKET, LIMIT, DONE, PIECE, BASE, FUNCTION = 0, 8, 16, 24, 46, 47
 SHARED_NUMBERS = 48
 PIECE_WEIGHTS = 2**15  # of a product that one thread takes at a time
-SPARE = 32  # numbers more of room for a row's inputs in 16 bits: their scale, and the way to a line of the cache
+ROUNDING_ROOM = 32  # numbers more for a row's inputs in 16 bits: their scale, and what aligns them
 IDLE = 20_000  # looks of a helper for a piece before it goes to sleep, about a millisecond
 
 
-PARTS = "memory", "vectors", "products", "kernels"
-SOURCES = zlib.crc32(b"".join(Path(__file__).with_name(f"compiled_{name}.py").read_bytes() for name in PARTS))
+KERNEL_FILES = "memory", "vectors", "products", "sampler", "kernels"
+SOURCES = zlib.crc32(b"".join(Path(__file__).with_name(f"compiled_{name}.py").read_bytes() for name in KERNEL_FILES))
 """What the machine code was made of. numba's cache on disk looks at the time of this file alone, but compares what a
 function takes from a function around it: so `run` and `do_piece` take this."""
 
@@ -249,7 +275,7 @@ LAYERS, WIDTH, HEADS, KV_HEADS, WIDTH_OF_HEAD, FFN, IS_BRAIN, KEYS, VALUES, LAYE
 )
 ROOM, TURNS, EMBEDDING, VOCABULARY, HEAD, FIRST_NORM, LAST_NORM = 12, 13, 14, 15, 16, 20, 24
 PLAN_SIZES = 28
-HELP, STEP, LOGITS = range(3)  # what `run` is asked for
+HELP, STEP, LOGITS, DRAW = range(4)  # what `run` is asked for
 
 
 @njit(**FAST)
@@ -274,7 +300,7 @@ def _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratc
     gs = ms + 4 * rows * heads * head_width
     fs = gs + 8 * rows * ffn
     sums = fs + 4 * rows * ffn
-    scores = sums + 4 * rows * (max(width, ffn, heads * head_width) + SPARE)
+    scores = sums + 4 * rows * (max(width, ffn, heads * head_width) + ROUNDING_ROOM)
     for row in range(rows):
         for place in range(width):
             put_float(xs + 4 * (row * width + place), gain(sizes[EMBEDDING] + tokens[row] * width * size, place, brain))
@@ -344,15 +370,38 @@ def _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratc
     normed_rows(xs, outputs.ctypes.data, rows, width, sizes[LAST_NORM : LAST_NORM + 4], numbers[layers, 1], brain)
 
 
+@njit(**FAST)
+def _draw(shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch, order, shares):
+    """Codes of a run, one after another: picked, fed to all streams of their rows, and the logits behind them."""
+    live, batch, vocabulary, heads = order[LIVE_ROWS], order[BATCH], sizes[VOCABULARY], sizes[HEAD : HEAD + 4]
+    for place in range(order[PLACES]):
+        for number in range(live):
+            at = place * live + number
+            code = pick_code(logits.ctypes.data, vocabulary, order, shares, 4 * at, number)
+            if code < 0:
+                return
+            put_at(order[CODES] + 8 * at, code)
+            for stream in range(order[STREAMS]):
+                tokens[stream * batch + field(order[LIVE], number)] = code
+        order[DRAWN] = place + 1
+        if place + 1 < order[PLACES]:
+            _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
+            for number in range(live):
+                for stream in range(order[STREAMS]):
+                    lengths[stream * batch + field(order[LIVE], number)] += 1
+            xs, ys, room = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
+            _multiply(shared, alone, heads, sizes[WIDTH], vocabulary, xs, ys, len(outputs), room)
+
+
 def _compile_run(sources):
     @njit(
         "boolean(int64, int64[::1], boolean, int64[::1], int64[:, ::1], float32[:, ::1], int64[::1], int64[::1], "
-        "float32[:, ::1], float32[:, ::1], float32[::1])",
+        "float32[:, ::1], float32[:, ::1], float32[::1], int64[::1], float32[::1])",
         cache=True,
         **FAST,
     )
-    def run(work, shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch):
-        """A step, the logits of its outputs, or help: one function, so that all of it is compiled once.
+    def run(work, shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch, order, shares):
+        """A step, the logits of its outputs, a run of codes, or help: one function, so that all of it is compiled once.
 
         False, and nothing computed, for a token that the vocabulary does not have.
         """
@@ -363,6 +412,8 @@ def _compile_run(sources):
                 if not 0 <= token < sizes[VOCABULARY]:
                     return False
             _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
+        elif work == DRAW:
+            _draw(shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch, order, shares)
         else:
             xs, ys, sums = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
             head = sizes[HEAD : HEAD + 4]

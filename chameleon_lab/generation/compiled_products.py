@@ -32,7 +32,7 @@ from chameleon_lab.generation.compiled_memory import (
 from chameleon_lab.generation.compiled_vectors import round_row
 
 GROUP, NIBBLE_BLOCK = 32, 64  # weights of 4 bits that share a scale, and outputs that are packed together
-PAIRS = 2 * LANES  # 16-bit numbers in a register
+SHORT_LANES = 2 * LANES  # 16-bit numbers in a register
 MOST_LEVELS, MOST_SUM = 32_767, 2**31 - 1  # of a 16-bit number, and of a 32-bit one
 
 
@@ -74,10 +74,10 @@ def _pair_products(builder, weights, numbers, sums):
     (VNNI) where the processor has it, two where it does not."""
 
     def part(first):
-        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(first, PAIRS, 2)))
+        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(first, SHORT_LANES, 2)))
         return builder.shuffle_vector(products, products, lanes)
 
-    wide = ir.VectorType(I32, PAIRS)
+    wide = ir.VectorType(I32, SHORT_LANES)
     products = builder.mul(builder.sext(weights, wide), builder.sext(numbers, wide))
     return builder.add(sums, builder.add(part(0), part(1)))
 
@@ -94,9 +94,9 @@ def _byte_dots_of(rows: int, outputs: int = OUTPUTS):
             """So many neighbours as 16-bit numbers, and zeros behind them."""
             loaded = builder.load(pointer(builder, address, ir.VectorType(kind, lanes)), align=1)
             loaded = loaded if kind == I16 else builder.sext(loaded, ir.VectorType(I16, lanes))
-            if lanes == PAIRS:
+            if lanes == SHORT_LANES:
                 return loaded
-            order = ir.Constant(ir.VectorType(I32, PAIRS), list(range(PAIRS)))
+            order = ir.Constant(ir.VectorType(I32, SHORT_LANES), list(range(SHORT_LANES)))
             return builder.shuffle_vector(loaded, ir.Constant(loaded.type, [0] * lanes), order)
 
         def some(lanes):
@@ -113,9 +113,9 @@ def _byte_dots_of(rows: int, outputs: int = OUTPUTS):
 
             return body
 
-        whole = builder.and_(count, I64(-PAIRS))
+        whole = builder.and_(count, I64(-SHORT_LANES))
         sums = [ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)] * (outputs * rows)
-        sums = emit_loop(builder, I64(0), whole, PAIRS, sums, some(PAIRS))
+        sums = emit_loop(builder, I64(0), whole, SHORT_LANES, sums, some(SHORT_LANES))
         sums = emit_loop(builder, whole, count, LANES, sums, some(LANES))
         sums = [builder.sitofp(each, ir.VectorType(F32, LANES)) for each in sums]
         for row in range(rows):
@@ -133,7 +133,7 @@ def _nibbles_of(rows: int):
     bits, `sums` are those of their groups."""
 
     many, whole = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
-    packed, pairs_of_inputs = ir.VectorType(I8, 4 * LANES), ir.VectorType(I16, PAIRS)
+    packed, pairs_of_inputs = ir.VectorType(I8, 4 * LANES), ir.VectorType(I16, SHORT_LANES)
 
     def all_of(kind, number):
         return ir.Constant(kind, [number] * kind.count)
