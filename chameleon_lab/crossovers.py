@@ -36,6 +36,7 @@ GRAPH_PATIENCE = 32  # steps before the first is recorded, since recording costs
 # A reply under way
 PROMPT_POSITIONS = 512  # tokens of a prompt that each row is fed at a time, which bounds the memory that they take
 CODES_AHEAD = {"cuda": 16}  # codes picked before the first is looked at, by kind of device; elsewhere one
+RUN_OF_CODES, RUN_BYTES = 8, 2**27  # codes at most that numba's kernels draw in one call, and weights that it reads
 WORDS_AHEAD = 4  # and words, which may end at any time: what was computed behind an end is lost
 
 # Training on a GPU, which is quicker with large pieces: times what a CPU's cache holds, by kind of device

@@ -3,6 +3,7 @@
 import copy
 import threading
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from test_decoding import shaken, stepwise
 from test_transformer import tokens
 from torch import Tensor, nn
 
+from chameleon_lab import crossovers
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.generation import compiled_step
+from chameleon_lab.generation.compiled_step import CodeRun, CompiledStep
 from chameleon_lab.generation.decoder import Decoder
+from chameleon_lab.generation.guidance import Linear, ThreeWay, TwoWay
 from chameleon_lab.quantization import quantize
 from chameleon_lab.records import ImagePiece
 from chameleon_lab.stability import (
@@ -274,3 +278,61 @@ def test_the_tiny_model_says_the_same_with_it(monkeypatch):
         assert session.worker == worker and len(replies[0]) == 8
         monkeypatch.setattr(compiled_step, "kernels", lambda: None)
     assert replies[0] == replies[1]
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "likeliest": {"image_temperature": 0.0},
+    "the whole distribution": {"image_temperature": 1.0, "top_p": 1.0},
+    "top-k": {"image_top_k": 20},
+    "min-p": {"image_min_p": 0.1, "image_temperature": 1.5},
+    "without guidance": {"guidance": 1.0},
+    "two twins": {"guidance": ThreeWay(3.0, 1.2)},
+    "a schedule": {"guidance": TwoWay(Linear(4.0, 0.5))},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_codes_is_what_is_picked_one_by_one(name, monkeypatch):
+    """Rows of other lengths, that begin their pictures at different times, and of which one ends before the others."""
+    lab = Chameleon.load("tiny")
+    texts = "draw a large red circle", "draw a small blue square on a gray background", "a green circle"
+    prompts = [lab.encode(Document.of(text, EndTurn())) for text in texts]
+    settings, runs = replace(lab.settings, temperature=1.0, max_tokens=90, **RUNS[name]), list[int]()
+    draw = CompiledStep.draw
+
+    def counted(step: CompiledStep, run: CodeRun) -> tuple[list[list[int]], int]:
+        runs.append(len(run.quantiles_PR))
+        return draw(step, run)
+
+    monkeypatch.setattr(CompiledStep, "draw", counted)
+    written = []
+    for codes in (8, 5, 1):
+        monkeypatch.setattr(crossovers, "RUN_OF_CODES", codes)
+        written.append(list(lab.engine.tokens(prompts, settings, [3, 4, 5])))
+        assert max(runs, default=1) == codes
+        runs.clear()
+    rows = [[[each[1] for each in tokens if each[0] == row] for row in range(3)] for tokens in written]
+    assert rows[0] == rows[1] == rows[2] and min(map(len, rows[0])) > 20
+
+
+def test_a_run_stops_where_logits_are_not_finite_and_wherever_its_reader_does(monkeypatch):
+    lab, document = Chameleon.load("tiny"), Document.of("draw a large red circle", EndTurn())
+    whole = [piece for piece in lab.stream(document, seed=2) if isinstance(piece, ImagePiece)]
+    assert [len(piece.codes) for piece in whole] == list(range(9))  # as rows come, though a call draws a row of codes
+    session = lab.begin(document, seed=2)
+    pieces = [piece for _ in range(20) for piece in islice(session.stream(), 1) if isinstance(piece, ImagePiece)]
+    assert [piece.codes.tolist() for piece in pieces[:9]] == [piece.codes.tolist() for piece in whole]
+    draw, counts = CompiledStep.draw, list[int]()
+
+    def spoiled(step: CompiledStep, run: CodeRun) -> tuple[list[list[int]], int]:
+        """The first of its codes is picked from numbers, those behind it from none."""
+        lab.model.norm.weight.data.fill_(float("nan"))
+        codes_PR, count = draw(step, run)
+        counts.append(count)
+        return codes_PR, count
+
+    monkeypatch.setattr(CompiledStep, "draw", spoiled)
+    with pytest.raises(FloatingPointError, match="that of norm"):
+        lab.generate(document, seed=2)
+    assert counts == [1, 0]

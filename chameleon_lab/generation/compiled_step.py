@@ -15,7 +15,7 @@ import importlib.util
 import logging
 import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from chameleon_lab import native_ops
 from chameleon_lab.generation.kernels import on_cpu
 from chameleon_lab.generation.kv_cache import KVCache
+from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.quantization import Int4Linear, Int8Linear
 from chameleon_lab.stability.slots import GroupedNorm, Scale, SoftCap
 from chameleon_lab.taps import Tap
@@ -53,6 +54,22 @@ def kernels() -> Any:
     finally:
         message.cancel()
     return compiled_kernels
+
+
+class CodeRun(NamedTuple):
+    """Codes to be drawn one after another, each from what may come (`ids_V`), with the same sampler and guidance.
+
+    `logits_SBV` are those of the first, of the batch's rows and their twins; `live` the rows that draw. For each place
+    and row `quantiles_PR` has the draw, and `strengths_PR2` those of a guidance of one twin (the first) or two.
+    """
+
+    logits_SBV: Tensor
+    live: list[int]
+    ids_V: Tensor
+    sampler: Sampler
+    quantiles_PR: np.ndarray
+    strengths_PR2: np.ndarray
+    pad: int
 
 
 class CompiledStep:
@@ -96,7 +113,8 @@ class CompiledStep:
         self._keep = turns_T1K, cache.stack, [tensor.detach() for tensor in self._tensors]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         each = 3 * config.width + (3 * config.heads + 2 * config.kv_heads) * config.head_width + 3 * config.ffn_width
-        self._scratch_numbers = each + max(widths) + config.heads * (cache.room + 1)
+        self.matrix_bytes = sum(tensor.nbytes for tensor in self._tensors if tensor.dim() > 1)
+        self._scratch_numbers = each + max(widths) + self._k.ROUNDING_ROOM + config.heads * (cache.room + 1)
         self._scratch = np.empty(0, np.float32)
         self._alone = new_shared(self._k)
 
@@ -136,7 +154,43 @@ class CompiledStep:
         self._run(self._k.LOGITS, NONE_1, NONE_1, outputs, logits)
         return self.model.cap(torch.from_numpy(logits).view(*outputs_XD.shape[:-1], -1))
 
-    def _run(self, work: int, tokens: Any, lengths: Any, outputs: Any, logits: Any, start: int = 0) -> bool:
+    def draw(self, run: CodeRun) -> tuple[list[list[int]], int]:
+        """Codes of the rows that draw, one place after another, and how many places have them: less than were asked
+        where logits were not finite. Lengths count the codes fed, which are all but the last.
+
+        The first are picked from `run.logits_SBV`.
+        """
+        k, count, (streams, batch) = self._k, len(run.ids_V), run.logits_SBV.shape[:2]
+        places, live = len(run.quantiles_PR), np.array(run.live)
+        codes_PR = np.zeros((places, len(live)), np.int64)
+        logits = run.logits_SBV.flatten(0, 1).contiguous().numpy().copy()
+        ids_V = np.ascontiguousarray(run.ids_V.numpy())
+        order = np.empty(k.FIRST_KEY + count, np.int64)
+        memory = run.strengths_PR2.ctypes.data, run.quantiles_PR.ctypes.data, codes_PR.ctypes.data
+        order[: k.DRAWN + 1] = (
+            *(places, len(live), live.ctypes.data, streams, batch, ids_V.ctypes.data, count, *memory),
+            *(run.sampler.top_k, 0, 0),
+        )
+        numbers = np.empty(k.FIRST_SHARE + -(-count // k.LANES) * k.LANES, np.float32)
+        numbers[: k.FIRST_SHARE] = run.sampler.temperature, run.sampler.top_p, run.sampler.min_p
+        tokens = np.full(streams * batch, run.pad)
+        lengths = self.cache.lengths[: len(tokens)].copy()
+        outputs = np.empty((len(tokens), self.model.config.width), np.float32)
+        self._run(k.DRAW, tokens, lengths, outputs, logits, order=order, shares=numbers)
+        self.cache.lengths[: len(tokens)] = lengths
+        return codes_PR.tolist(), int(order[k.DRAWN])
+
+    def _run(
+        self,
+        work: int,
+        tokens: Any,
+        lengths: Any,
+        outputs: Any,
+        logits: Any,
+        start: int = 0,
+        order: Any = None,
+        shares: Any = None,
+    ) -> bool:
         numbers = len(outputs) * self._scratch_numbers
         if self._scratch.size < numbers:
             self._scratch = np.empty(numbers, np.float32)
@@ -144,7 +198,8 @@ class CompiledStep:
         if start:
             sizes = sizes.copy()
             sizes[[self._k.KEYS, self._k.VALUES]] += start * sizes[self._k.ROW_STRIDE]
-        rest = sizes, self._table, self._numbers, tokens, lengths, outputs, logits, self._scratch
+        order, shares = (NONE_1, NO_NUMBERS) if order is None else (order, shares)
+        rest = sizes, self._table, self._numbers, tokens, lengths, outputs, logits, self._scratch, order, shares
         threads = torch.get_num_threads()
         if threads > 1 and HELPERS.lock.acquire(blocking=False):  # else another thread's step has them
             try:
@@ -236,7 +291,7 @@ class CompiledStep:
         return self._address(module.weight_D, (self.model.config.width,)) if isinstance(module, Scale) else 0
 
 
-NONE_1, NONE_2 = np.empty(0, np.int64), np.empty((0, 0), np.float32)
+NONE_1, NONE_2, NO_NUMBERS = np.empty(0, np.int64), np.empty((0, 0), np.float32), np.empty(0, np.float32)
 LAB_MODULES = Transformer, Block, Attention, FeedForward, Rotation, Unplaced, Tap
 LAB_PARTS = *LAB_MODULES, Int8Linear, Int4Linear, GroupedNorm, Scale, SoftCap
 TORCH_PARTS = nn.Identity, nn.Embedding, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Softmax
@@ -300,7 +355,8 @@ class Helpers:
             if self._ends:
                 return
             call.clear()
-            k.run(k.HELP, shared, False, sizes, table, numbers, NONE_1, NONE_1, NONE_2, NONE_2, NONE_2[:, 0:].ravel())
+            rest = NONE_1, NONE_1, NONE_2, NONE_2, NO_NUMBERS, NONE_1, NO_NUMBERS
+            k.run(k.HELP, shared, False, sizes, table, numbers, *rest)
 
     def end(self) -> None:
         """Before Python goes: a thread in compiled code would come back to none."""

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from chameleon_lab import crossovers
+from chameleon_lab.generation.compiled_step import CodeRun
 from chameleon_lab.generation.decoder import Decoder, first_not_finite
 from chameleon_lab.generation.drafts import Draft, agreement_length, guess
 from chameleon_lab.generation.grammar import Mask, Rules, State
-from chameleon_lab.generation.guidance import Guidance
+from chameleon_lab.generation.guidance import Guidance, linear_strengths
 from chameleon_lab.generation.handover import Handover
 from chameleon_lab.generation.recording import upload
+from chameleon_lab.generation.samplers import Sampler
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.parts import plain_number
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -383,7 +385,9 @@ class Continuation:
         first = self._options(live, rows)
         guided = self._guided(first)
         logits_SBV, picked, sums = self._logits(guided, rows), list[Tensor](), list[Tensor]()
-        forecasts = [first, *self._forecasts(first, rows)]
+        if self.ahead == 1 and (run := self._run_of_codes(first, guided, logits_SBV, rows)):
+            return iter(run)
+        forecasts = [first, *self._forecasts(first, rows, self.ahead)]
         for place, options in enumerate(forecasts):
             if picked:
                 logits_SBV = self._logits_after(picked[-1], live, guided)
@@ -392,6 +396,46 @@ class Continuation:
             sums.append(sum_)
         tokens_PR, sums_P = torch.stack(picked).tolist(), torch.stack(sums).tolist()  # the one wait for the device
         return zip(forecasts, tokens_PR, sums_P, strict=True)
+
+    def _run_of_codes(
+        self, first: dict[int, Options], guided: dict[int, bool], logits_SBV: Tensor, rows: Sequence[ReplyRow]
+    ) -> list[tuple[dict[int, Options], list[int], float]] | None:
+        """What `_picks` gives, of codes that one call draws; None where there is none, or it knows no such rows.
+
+        A step of a small model takes less time than the way to the next one through Python.
+        """
+        [mask, *others] = {each.mask for each in first.values()}
+        guide, sampler = self.guides[True] if guided else None, self._samplers[True]
+        alike = not others and all(each.share is not None for each in first.values()) and len(guided) in (0, len(first))
+        if not alike or type(sampler) is not Sampler or len(mask.ids(logits_SBV.device)) == 1:
+            return None
+        if linear_strengths(guide, 0.0) is None:
+            return None
+        streams = 1 + guide.twins if guide else 1
+        ahead = self._decoder.run_of_codes(streams * len(rows))
+        run = [first, *(self._forecasts(first, rows, ahead) if ahead > 1 else ())]
+        run = list(takewhile(lambda options: all(each.mask is mask for each in options.values()), run))
+        if len(run) == 1:
+            return None
+        live, numbers = list(first), list[list[tuple[float, float]]]()
+        for options in run:
+            shares = [share for each in options.values() if (share := each.share) is not None]
+            numbers.append([strengths for share in shares if (strengths := linear_strengths(guide, share))])
+        quantiles = [[rows[index].draws[rows[index].place + place] for index in live] for place in range(len(run))]
+        codes_PR, count = self._decoder.draw(
+            CodeRun(
+                logits_SBV[:streams],
+                live,
+                mask.ids(logits_SBV.device),
+                sampler,
+                np.array(quantiles, np.float32),
+                np.array(numbers, np.float32),
+                self.tokenizer.vocabulary.pad,
+            )
+        )
+        self.passes += count - 1 if count else 0
+        sums = [0.0] * count + [math.nan] * (len(run) - count)
+        return list(zip(run, codes_PR, sums, strict=True))
 
     def _with(self, row: ReplyRow, token: int) -> ReplyRow:
         """The row with a picked token behind it."""
@@ -412,10 +456,12 @@ class Continuation:
     def _options_in(self, state: State, room: int) -> Options:
         return Options(self.grammar.allowed(state, room), self.grammar.share(state), state.place is not None)
 
-    def _forecasts(self, first: dict[int, Options], rows: Sequence[ReplyRow]) -> Iterator[dict[int, Options]]:
-        """What may come after `first`, and so on, while each row goes on in its modality as usual."""
+    def _forecasts(
+        self, first: dict[int, Options], rows: Sequence[ReplyRow], ahead: int
+    ) -> Iterator[dict[int, Options]]:
+        """What may come after `first`, and so on, while each row goes on in its modality as usual: `ahead` in all."""
         cache = self._decoder.cache
-        ahead = min(self.ahead, 1 + cache.room - int(cache.lengths.max()))
+        ahead = min(ahead, 1 + cache.room - int(cache.lengths.max()))
         if any(each.share is None for each in first.values()):
             # A penalty needs the words before, of which nothing is on this side yet.
             ahead = min(ahead, crossovers.WORDS_AHEAD if self._written_BV is None else 1)

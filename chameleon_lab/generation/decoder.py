@@ -15,11 +15,11 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chameleon_lab import crossovers, native_ops
 from chameleon_lab.generation import recording
-from chameleon_lab.generation.compiled_step import CompiledStep
+from chameleon_lab.generation.compiled_step import CodeRun, CompiledStep
 from chameleon_lab.generation.kv_cache import KVCache, Step
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.recording import Recorded
@@ -136,6 +136,20 @@ class Decoder:
             if compiled is not None:
                 return compiled.logits(outputs_BTD)
         return (twin.model if twin else self.model).logits(outputs_BTD)
+
+    def run_of_codes(self, rows: int) -> int:
+        """How many codes of so many rows one call may draw: 1 where there is no such call."""
+        compiled = None if self._lean() is None else self._renewed()
+        if compiled is None or rows > crossovers.COMPILED_ROWS or type(self.model.cap) is not nn.Identity:
+            return 1
+        return max(1, min(crossovers.RUN_OF_CODES, crossovers.RUN_BYTES // compiled.matrix_bytes))
+
+    def draw(self, run: CodeRun) -> tuple[list[list[int]], int]:
+        """See `CompiledStep.draw`: only where `run_of_codes` says so."""
+        compiled = self._renewed()
+        assert compiled is not None
+        self.worker = "compiled"
+        return compiled.draw(run)
 
     def rewind(self, row: int, length: int) -> None:
         """Takes a row back to its first `length` positions, if it has more."""

@@ -183,6 +183,19 @@ class ThreeWay:
         return without_RV + by_image_RV + _scales(self.text, shares, full_RV) * (full_RV - images_RV)
 
 
+def linear_strengths(guide: Guidance | None, share: float) -> tuple[float, float] | None:
+    """The strengths of the two guidances above, of text and of earlier images, and (0, 0) without one; None of others,
+    whose mix nobody knows but they."""
+    if guide is None:
+        return 0.0, 0.0
+    scales = (guide.scale, 0.0) if type(guide) is TwoWay else None
+    scales = (guide.text, guide.image) if type(guide) is ThreeWay else scales
+    if scales is None:
+        return None
+    text, image = (scale if isinstance(scale, int | float) else scale.scale(share) for scale in scales)
+    return text, image
+
+
 WEAKEST = -1e4
 """In nats: what a twin holds less likely than this counts as this likely, so that no contrast is infinite."""
 

@@ -64,23 +64,35 @@ def write_gguf(path: Path, shape: ModelConfig, kind: str) -> None:
     writer.close()
 
 
-def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Callable[[], object]:
-    """Greedy decoding of so many tokens after three, as `ours` does it."""
+def opened(path: Path, context: int, threads: int, rows: int = 1) -> Any:
+    """A model of llama.cpp's for so many sequences."""
     llama_cpp: Any = pytest.importorskip("llama_cpp")
     home: Any = importlib.import_module("llama_cpp.llama")
-    defaults = home.llama_cpp.llama_model_default_params
+    defaults, contexts = home.llama_cpp.llama_model_default_params, home.llama_cpp.llama_context_default_params
 
     def peer_parameters() -> Any:
         parameters = defaults()
         parameters.use_extra_bufts = REPACKED
         return parameters
 
+    def context_parameters() -> Any:
+        parameters = contexts()
+        parameters.n_seq_max = rows
+        return parameters
+
     home.llama_cpp.llama_model_default_params = peer_parameters
+    home.llama_cpp.llama_context_default_params = context_parameters
     try:
-        options = {"n_ctx": tokens + 8, "n_batch": 8, "n_threads": threads, "n_threads_batch": threads}
-        model = llama_cpp.Llama(str(path), verbose=False, **options)
+        options = {"n_ctx": context, "n_batch": max(8, rows), "n_threads": threads, "n_threads_batch": threads}
+        return llama_cpp.Llama(str(path), verbose=False, **options)
     finally:
         home.llama_cpp.llama_model_default_params = defaults
+        home.llama_cpp.llama_context_default_params = contexts
+
+
+def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Callable[[], object]:
+    """Greedy decoding of so many tokens after three, as `ours` does it."""
+    model = opened(path, tokens + 8, threads)
 
     def decode() -> list[int]:
         model.reset()
@@ -91,5 +103,28 @@ def decoding(path: Path, shape: ModelConfig, tokens: int, threads: int) -> Calla
             latest = [int(logits[-1].argmax())]
             chosen.append(latest[0])
         return chosen
+
+    return decode
+
+
+def decoding_rows(path: Path, shape: ModelConfig, tokens: int, threads: int, rows: int) -> Callable[[], object]:
+    """Greedy decoding of so many tokens in each of several sequences at once, in one batch a step."""
+    model = opened(path, rows * (tokens + 8), threads, rows)
+    api: Any = importlib.import_module("llama_cpp.llama_cpp")
+    batch = api.llama_batch_init(rows, 0, 1)
+
+    def decode() -> object:
+        api.llama_memory_clear(api.llama_get_memory(model._ctx.ctx), True)
+        latest = [5] * rows
+        for place in range(tokens):
+            batch.n_tokens = rows
+            for row, token in enumerate(latest):
+                batch.token[row], batch.pos[row], batch.logits[row] = token, place, True
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, row
+            if api.llama_decode(model._ctx.ctx, batch):
+                raise RuntimeError("llama.cpp could not decode the batch.")
+            outputs = (api.llama_get_logits_ith(model._ctx.ctx, row) for row in range(rows))
+            latest = [int(np.ctypeslib.as_array(each, (shape.vocabulary,)).argmax()) for each in outputs]
+        return latest
 
     return decode
