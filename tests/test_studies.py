@@ -279,14 +279,14 @@ def test_whatever_items_and_questions_are_called_a_table_of_them_comes_back(suff
 )
 def test_judgements_of_something_else_are_one_clear_error(summary):
     study = pairs(0)
-    for judgement, why in {
-        Judgement("Ann", "nope", {"better": "same"}): "'Ann' judged 'nope', and 'ours or theirs' has no such item",
-        Judgement("Ann", "1", {"better": "perhaps"}): "'perhaps' is no answer",
-        Judgement("Ann", "1", {"worse": "same"}): "no question 'worse'",
-        Judgement("Ann", "1", {}): "No answer is given to better",
-    }.items():
+    for item, answers, why in (
+        ("nope", {"better": "same"}, "'Ann' judged 'nope', and 'ours or theirs' has no such item"),
+        ("1", {"better": "perhaps"}, "'perhaps' is no answer"),
+        ("1", {"worse": "same"}, "no question 'worse'"),
+        ("1", {}, "No answer is given to better"),
+    ):
         with pytest.raises(ValueError, match=why):
-            summary(study, [judgement])
+            summary(study, [Judgement("Ann", item, answers)])
     with pytest.raises(ValueError, match="Nobody has judged"):
         summary(study, [])
 
