@@ -409,7 +409,7 @@ def _of_message(message: object, index: int) -> Iterator[Segment]:
         if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             yield Text(part["text"])
             continue
-        source = _picture_of_part(part) if kind in ("image", "image_url", "input_image") else None
+        source = picture_source(part) if kind in ("image", "image_url", "input_image") else None
         if source is None:
             raise ValueError(
                 f"{str(part)[:60]!r} is neither a text with its words nor an image with its picture: "
@@ -421,7 +421,7 @@ def _of_message(message: object, index: int) -> Iterator[Segment]:
             yield Image(open_picture(source) if isinstance(source, str | Path) else source)
 
 
-def _picture_of_part(part: Mapping[str, Any]) -> Any:
+def picture_source(part: Mapping[str, Any]) -> Any:
     """What stands for the picture in a part of a message: a picture, a path or an address; None where nothing does.
 
     Hugging Face's parts have it under `image`, `path`, `url` or `base64`, Anole's under `content`, OpenAI's under

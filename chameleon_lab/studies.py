@@ -19,7 +19,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,24 +27,38 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from chameleon_lab.documents import Document
+from chameleon_lab.documents import Document, Text
 from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
+from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import hold_file, write_file
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-_NAME = re.compile(r"[\w][\w .@-]{0,63}")
+JUDGEMENT_COLUMNS = ("study", "item", "annotator", "seconds")
+"""Columns of a table of judgements, before those of the questions."""
+_LONE_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which no file in UTF-8 holds."""
+_NAME = re.compile(r"\w(?:[\w .@-]{0,62}[\w@-])?")
 
 
 @dataclass(frozen=True)
 class StudyQuestion:
-    """What is asked of an item: a name for the file, the words, and the answers that there are, as words by name."""
+    """What is asked of an item: a name for the file, the words, and the answers that there are, as words by name.
+
+    Raises ValueError for answers that are no such words, or none, and for the name of another column of the file.
+    """
 
     name: str
     words: str
     answers: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.answers, Mapping) or not self.answers:
+            raise ValueError(f"The answers to {self.name!r} are words by name, such as {{'yes': 'Yes', 'no': 'No'}}.")
+        if self.name in JUDGEMENT_COLUMNS:
+            raise ValueError(f"A question is not called {self.name!r}, which is another column of its table.")
 
 
 BETTER = StudyQuestion(
@@ -104,7 +118,8 @@ ReplySource = Callable[[Document], Document] | Sequence[Document]
 class Study:
     """Items and the questions about each. `models`: whose replies they are, in order; no annotator sees them.
 
-    Raises ValueError for names that stand twice, items of unequal numbers of replies, and no item or question at all.
+    Raises ValueError for names that stand twice, or that no file can hold, items of unequal numbers of replies, and no
+    item or question at all.
     """
 
     name: str
@@ -116,9 +131,13 @@ class Study:
         names = [item.name for item in self.items]
         if not self.items or not self.questions:
             raise ValueError(f"The study {self.name!r} needs one item and one question at least.")
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"Two items of the study {self.name!r} are called {twice!r}.")
+        for what, several in (("items", names), ("questions", [question.name for question in self.questions])):
+            if len(set(several)) < len(several):
+                twice = next(name for name in several if several.count(name) > 1)
+                raise ValueError(f"Two {what} of the study {self.name!r} are called {twice!r}.")
+        for name in (self.name, *self.models, *names, *(question.name for question in self.questions)):
+            if not isinstance(name, str) or "\r" in name or _LONE_HALF.search(name):
+                raise ValueError(f"{name!r} is no name in a study: names are text that a table can hold.")
         for item in self.items:
             if len(item.replies) != len(self.models):
                 raise ValueError(
@@ -130,12 +149,20 @@ class Study:
 
     @classmethod
     def of_pairs(
-        cls, name: str, prompts: Sequence[Document], models: Mapping[str, ReplySource], *, checks: int = 0, **about: Any
+        cls,
+        name: str,
+        prompts: Sequence[Document | str],
+        models: Mapping[str, ReplySource],
+        *,
+        checks: int = 0,
+        **about: Any,
     ) -> Study:
         """Which of two models' replies is better, a pair a prompt. `checks`: pairs beside them, one side of which says
-        that the other has to be chosen. `categories` and `names` may be given, one a prompt."""
+        that the other has to be chosen. `categories` and `names` may be given, one a prompt; `progress` is called with
+        how many more replies there are. Raises ValueError where these are not as many, or a reply is no document."""
         if len(models) != 2:
             raise ValueError(f"A pair is of two models, not of {len(models)}.")
+        require_count(checks, "checks of attention", 0)
         items = list(_items(prompts, models, **about))
         items += _attention_checks(items, checks)
         return cls(name, tuple(models), (BETTER,), tuple(items))
@@ -144,7 +171,7 @@ class Study:
     def of_replies(
         cls,
         name: str,
-        prompts: Sequence[Document],
+        prompts: Sequence[Document | str],
         model: Mapping[str, ReplySource],
         questions: tuple[StudyQuestion, ...] = ABSOLUTE_SHEET,
         **about: Any,
@@ -225,7 +252,7 @@ class Study:
                     f"{folder} holds another study, with its judgements: give this one a folder of its own."
                 )
             return folder
-        write_file(folder / "study.json", json.dumps(self.to_plain(), ensure_ascii=False))
+        write_file(folder / "study.json", json.dumps(self.to_plain()))  # in ASCII: a reply may hold half a character
         return folder
 
     @classmethod
@@ -237,18 +264,45 @@ class Study:
 
 
 def _items(
-    prompts: Sequence[Document],
+    prompts: Sequence[Document | str],
     models: Mapping[str, ReplySource],
-    categories: Sequence[str] | None = None,
-    names: Sequence[str] | None = None,
+    categories: Sequence[Any] | None = None,
+    names: Sequence[Any] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[StudyItem]:
-    for name, source in models.items():
+    prompts = [_document(each, "a prompt") for each in prompts]
+    sources = {name: source if callable(source) else list(source) for name, source in models.items()}
+    for name, source in sources.items():
         if not callable(source) and len(source) != len(prompts):
             raise ValueError(f"{name!r} has {len(source)} replies to {len(prompts)} prompts: it needs one for each.")
+    for what, several in (("categories", categories), ("names", names)):
+        if several is not None and len(several) != len(prompts):
+            raise ValueError(f"There are {len(several)} {what} of {len(prompts)} prompts: give one for each.")
     for place, prompt in enumerate(prompts):
-        replies = tuple(source(prompt) if callable(source) else source[place] for source in models.values())
-        category = categories[place] if categories is not None else ""
-        yield StudyItem(names[place] if names is not None else f"{place + 1}", prompt, replies, category)
+        replies = list[Document]()
+        for name, source in sources.items():
+            try:
+                reply = source(prompt) if callable(source) else source[place]
+            except Exception as error:
+                error.add_note(f"This was {name!r}, asked for its reply to prompt {place + 1} of {len(prompts)}.")
+                raise
+            replies.append(_document(reply, f"the reply of {name!r} to prompt {place + 1}"))
+            if progress:
+                progress(1)
+        category = str(categories[place]) if categories is not None else ""
+        item = str(names[place]) if names is not None else f"{place + 1}"
+        yield StudyItem(item, prompt, tuple(replies), category)
+
+
+def _document(words: Any, what: str) -> Document:
+    if isinstance(words, Document | str):
+        document = words if isinstance(words, Document) else Document.of(words)
+        parts = (
+            replace(each, text=_LONE_HALF.sub("\ufffd", each.text)) if isinstance(each, Text) else each
+            for each in document
+        )
+        return Document(tuple(parts))
+    raise ValueError(f"A study is of documents or texts, and {what} is a {type(words).__name__}: {str(words)[:40]!r}.")
 
 
 def _attention_checks(items: Sequence[StudyItem], count: int) -> Iterator[StudyItem]:
@@ -270,10 +324,10 @@ class Journal:
     """
 
     def __init__(self, folder: Path | str, annotator: str) -> None:
-        if not _NAME.fullmatch(annotator):
+        if not isinstance(annotator, str) or not _NAME.fullmatch(annotator):
             raise ValueError(
-                "An annotator's name is up to 64 letters, digits, spaces, '.', '@', '_' or '-', and not "
-                f"{annotator[:80]!r}."
+                "An annotator's name is up to 64 letters, digits, spaces, '.', '@', '_' or '-', a letter or digit "
+                f"first and neither a space nor '.' last, and not {str(annotator)[:80]!r}."
             )
         self.annotator, self.study = annotator, Study.read(folder)
         self.path = Path(folder) / "judges" / f"{annotator}.jsonl"
@@ -391,7 +445,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*("|\\?$)')
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
+    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
         about = {name: row.pop(name) for name in ("item", "annotator", "seconds") if name in row}
         yield number, about | {"fingerprint": row.pop("study", None), "answers": row}
 
@@ -436,7 +490,7 @@ def write_judgements(judgements: Iterable[Judgement], study: Study, path: Path |
     out = io.StringIO()
     questions = [question.name for question in study.questions]
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["study", "item", "annotator", "seconds", *questions])
+    table.writerow([*JUDGEMENT_COLUMNS, *questions])
     for each in judgements:
         answers = (each.answers[name] for name in questions)
         table.writerow([study.fingerprint, each.item, each.annotator, each.seconds, *answers])

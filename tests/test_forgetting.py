@@ -1,5 +1,6 @@
 """What a fine-tuning teaches and what it costs: the lesson is what it says, and its figures are those of the docs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def test_a_lesson_s_words_say_what_its_pictures_show():
 def test_new_words_alone_are_learned_and_nothing_else_moves():
     lab = Chameleon.load("tiny", device="cpu")
     before = {name: value.clone() for name, value in lab.model.state_dict().items()}
-    taught, figures = forgetting_outcome(FINE_TUNINGS["new words alone"], lab, steps=2, tokens=100, documents=10)
+    method = replace(FINE_TUNINGS["new words alone"], steps=2)
+    taught, figures = forgetting_outcome(method, lab, tokens=100, documents=10)
     assert figures["new loss"][0] != figures["new loss"][1] and figures["earlier loss"][0] == figures["earlier loss"][1]
     for name, value in taught.model.state_dict().items():
         assert torch.equal(value[: len(before[name])], before[name]), name
@@ -50,12 +52,18 @@ def test_new_words_alone_are_learned_and_nothing_else_moves():
 
 def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
     lab = Chameleon.load("tiny", device="cpu")
-    card = evaluation_card("captions exact", "", "", ["a"], n=2, lab=lab)
-    results = [Result.of([True, False], card)]
-    rows = [
-        row for seed in (0, 1) for row in outcome_rows("half beside", seed, results, {"seconds": 60 + seed, "steps": 9})
-    ]
-    assert "| half beside | 2 | 50.0 % (15 to 85, n = 4) | 9, 60 |" in outcome_table(rows)
+    card = evaluation_card("captions exact", "", "", ["a"], n=8, lab=lab)
+    before = Result.of([True] * 6 + [False] * 2, card)
+    rows = list(outcome_rows("before", 0, [before], [before]))
+    for method, scores in (("worse", [False] * 8), ("the same", [True] * 4 + [False] * 2 + [True] * 2)):
+        for seed in (0, 1):
+            rows += outcome_rows(method, seed, [Result.of(scores, card)], [before], {"seconds": 60 + seed, "steps": 9})
+    table = outcome_table(rows)
+    assert "| before | 75.0 % (41 to 93, n = 8) |  |" in table
+    assert "| worse | 0.0 % (0 to 19, n = 16); seeds 0, 0; less | 9, 60 |" in table
+    assert "| the same | 75.0 % (51 to 90, n = 16); seeds 75, 75 | 9, 60 |" in table, (
+        "four of sixteen each way is noise"
+    )
     (tmp_path / "rows.jsonl").write_text('{"method": "half beside"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1, is no outcome"):
         read_fine_tunings(tmp_path / "rows.jsonl")

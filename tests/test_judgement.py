@@ -92,6 +92,7 @@ def test_agreement_counts_how_many_said_what_most_did():
         "words": ([["safe", "unsafe"], ["safe", "safe"]], "numbers.*Number the categories"),
         "an infinite one": ([[1, math.inf], [1, 0]], "finite"),
         "no item twice": ([[1, math.nan], [math.nan, 0]], "No item was rated by two"),
+        "complex ones": (np.ones((2, 3)) * 1j, "they are complex"),
         "nothing": (np.full((2, 3), math.nan), "No item was rated by two"),
         "all the same": ([[1, 1], [1, 1]], "All ratings .* are the same"),
     }.values(),
@@ -153,6 +154,20 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty(shares, n):
 def test_what_is_no_count_is_named(counts, words):
     with pytest.raises(ValueError, match=words):
         win_rate(wins=counts[0], ties=counts[1], losses=counts[2])
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int64, np.uint64])
+def test_counts_of_numpy_are_counts_of_any_size(kind):
+    counts = {"wins": kind(100), "ties": kind(90), "losses": kind(80)}
+    rate = win_rate(**counts)
+    assert str(rate) == str(win_rate(wins=100, ties=90, losses=80)) and rate.n == 270
+    assert PairCounts(**counts).win_rate == rate
+
+
+def test_what_an_array_masks_is_missing():
+    ratings_AN = random_ratings(8, 3, 20, 3, 0.3)
+    masked_AN = np.ma.masked_array(np.nan_to_num(ratings_AN, nan=7.0), np.isnan(ratings_AN))
+    assert krippendorff_alpha(masked_AN, "ordinal") == krippendorff_alpha(ratings_AN, "ordinal")
 
 
 def test_no_comparison_has_no_rate_and_undecided_ones_are_ties():

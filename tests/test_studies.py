@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from chameleon_lab.studies import (
     Judgement,
     Study,
     StudyItem,
+    StudyQuestion,
     all_judgements,
     gather_judgements,
     read_judgements,
@@ -153,9 +157,9 @@ def test_two_annotators_of_one_name_are_refused(tmp_path):
     journal.close()
     Journal(tmp_path, "Ann").close()
     other.close()
-    for name in ("", "../Ann", "a" * 65, "a/b"):
+    for name in ("", "../Ann", "a" * 65, "a/b", "Ann ", "Ann.", "Ann\n", "a\0b", None, 7):
         with pytest.raises(ValueError, match="annotator's name"):
-            Journal(tmp_path, name)
+            Journal(tmp_path, name)  # pyright: ignore[reportArgumentType]
 
 
 DAMAGED: dict[str, tuple[Any, str]] = {
@@ -200,11 +204,25 @@ def test_tables_go_out_and_come_back_and_are_not_another_studys(suffix, tmp_path
         write_judgements(judgements, study, tmp_path / "table.xlsx")
 
 
+def pairs_of(source: Any = echo, **about: Any) -> Study:
+    return Study.of_pairs("x", PROMPTS, {"a": source, "b": echo}, **about)
+
+
 BAD_STUDIES: dict[str, tuple[Any, str]] = {
     "twice": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": echo}, names=["1"] * 8), "Two items .* '1'"),
     "few replies": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": PROMPTS[:3]}), "'b' has 3 replies to 8"),
     "three": (lambda: Study.of_pairs("x", PROMPTS, {"a": echo, "b": echo, "c": echo}), "of two models, not of 3"),
     "none": (lambda: Study.of_pairs("x", [], {"a": echo, "b": echo}), "needs one item"),
+    "few categories": (lambda: pairs_of(categories=["a"]), "1 categories of 8 prompts"),
+    "many names": (lambda: pairs_of(names=list("abcdefghij")), "10 names of 8 prompts"),
+    "no reply": (lambda: pairs_of(lambda _: None), "the reply of 'a' to prompt 1 is a NoneType"),
+    "a number of checks": (lambda: pairs_of(checks=-1), "checks of attention must be a whole number from 0"),
+    "a return in a name": (lambda: pairs_of(names=["a\rb", *"1234567"]), "no name in a study"),
+    "half a character": (lambda: pairs_of(names=["\ud800", *"1234567"]), "no name in a study"),
+    "answers without words": (lambda: StudyQuestion("q", "?", ["yes", "no"]), "words by name"),  # pyright: ignore[reportArgumentType]
+    "no answers": (lambda: StudyQuestion("q", "?", {}), "words by name"),
+    "another column": (lambda: StudyQuestion("seconds", "?", {"a": "A"}), "another column"),
+    "a question twice": (lambda: Study.of_replies("x", PROMPTS, {"a": echo}, SAFETY * 2), "Two questions .* 'safety'"),
     "odd": (lambda: Study("x", ("a",), ABSOLUTE_SHEET, (StudyItem("1", PROMPTS[0], ()),)), "has 0 replies"),
 }
 
@@ -214,6 +232,72 @@ def test_a_study_that_cannot_be_is_refused(kind):
     make, why = BAD_STUDIES[kind]
     with pytest.raises(ValueError, match=why):
         make()
+
+
+def test_texts_numbers_and_iterators_make_a_study_that_is_the_same_once_it_is_read(tmp_path):
+    prompts, replies = ("one", "two"), iter(["1 \ud83d", Document.of("2")])
+    study = Study.of_pairs("x", prompts, {"a": replies, "b": lambda prompt: prompt.text}, names=[1, 2])  # pyright: ignore[reportArgumentType]
+    study.write(tmp_path)
+    study.write(tmp_path)
+    assert Study.read(tmp_path).fingerprint == study.fingerprint
+    assert [item.replies[0].text for item in Study.read(tmp_path).items] == ["1 \ufffd", "2"]
+    counts = list[int]()
+    Study.of_replies("x", prompts, {"a": lambda prompt: prompt}, progress=counts.append)
+    assert counts == [1, 1]
+
+
+def test_a_model_that_fails_says_at_which_prompt():
+    def source(prompt: Document) -> Document:
+        return 1 / 0 if "5" in prompt.text else prompt  # pyright: ignore[reportReturnType]
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        pairs_of(source)
+    assert "'a', asked for its reply to prompt 6 of 8" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_whatever_items_and_questions_are_called_a_table_of_them_comes_back(suffix, tmp_path):
+    names = ["=cmd()", "a,b", 'a"b', "a\nb", "", " a ", "\u2028", "naïve 😀"]
+    answers = {name: name for name in ("yes, no", '"', "a\nb")}
+    questions = tuple(StudyQuestion(name, "?", answers) for name in ("q,", '"q"', "a\nb"))
+    study = Study.of_replies("x", PROMPTS, {"a": echo}, questions, names=names)
+    judgements = [
+        Judgement("Ann", name, dict(zip([each.name for each in questions], answers, strict=True))) for name in names
+    ]
+    path = tmp_path / f"table{suffix}"
+    write_judgements(judgements, study, path)
+    assert read_judgements(path, study) == judgements
+    if suffix == ".csv":  # as Excel writes it anew
+        rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file).writerows(rows)
+        assert read_judgements(path, study) == judgements
+
+
+@pytest.mark.parametrize(
+    "summary", [pair_outcome, safety_report, sheet_report, answer_table, agreement_table, ratings_of]
+)
+def test_judgements_of_something_else_are_one_clear_error(summary):
+    study = pairs(0)
+    for item, answers, why in (
+        ("nope", {"better": "same"}, "'Ann' judged 'nope', and 'ours or theirs' has no such item"),
+        ("1", {"better": "perhaps"}, "'perhaps' is no answer"),
+        ("1", {"worse": "same"}, "no question 'worse'"),
+        ("1", {}, "No answer is given to better"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            summary(study, [Judgement("Ann", item, answers)])
+    with pytest.raises(ValueError, match="Nobody has judged"):
+        summary(study, [])
+
+
+def test_a_category_is_a_cell_of_the_report_and_no_markup():
+    names = ["a|b", "<img src=x>", "![x](http://there/x.png)", "two\nlines", "`code`"]
+    study = Study.of_replies("safe?", PROMPTS[:5], {"ours": echo}, SAFETY, categories=names)
+    report = safety_report(study, [Judgement("Ann", item.name, {"safety": "safe"}) for item in study.items])
+    lines = report.splitlines()[4:]
+    assert len(lines) == 6 and all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in lines)
+    assert not re.search(r"(?<!\\)[<\[`]", report)
 
 
 def test_an_outcome_counts_majorities_and_checks_by_themselves():

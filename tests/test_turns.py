@@ -1,6 +1,8 @@
 """Conversations of each style that people have become the same document, and a fault in one is one reason."""
 
+import base64
 import copy
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -11,13 +13,14 @@ import PIL.Image
 import pytest
 
 from chameleon_lab.corpora.readers import Skipped, jsonl
-from chameleon_lab.corpora.turns import conversation_of
+from chameleon_lab.corpora.turns import conversation_of, is_conversation
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, grey in (("a.png", 10), ("b.png", 20)):
+    (tmp_path / "below").mkdir()
+    for name, grey in (("a.png", 10), ("b.png", 20), ("below/b.png", 20)):
         PIL.Image.new("RGB", (8, 8), (grey, grey, grey)).save(tmp_path / name)
     return tmp_path
 
@@ -147,6 +150,100 @@ def test_what_the_system_says_stands_before_the_users_first_words(folder, entry)
 
 
 USER, ANSWER = {"role": "user", "content": "draw"}, {"role": "assistant", "content": "no"}
+GREY_ANSWER = {"role": "assistant", "content": "grey"}
+SHORT = ["draw", "|", "no*", "|*"]
+ABOUT = ["10", "what?", "|", "grey*", "|*"]
+PIL.Image.new("RGB", (8, 8), (10, 10, 10)).save(PNG := io.BytesIO(), "PNG")
+GREY = base64.b64encode(PNG.getvalue()).decode()
+
+SHAPES = {
+    "bing answers": ({"conversations": [{"from": "user", "value": "draw"}, {"from": "bing", "value": "no"}]}, SHORT),
+    "a prompter and a bot": (
+        {"messages": [{"role": "prompter", "text": "draw"}, {"role": "Bot", "text": "no"}]},
+        SHORT,
+    ),
+    "Gemini's parts": (
+        {"messages": [{"role": "user", "parts": [{"text": "draw"}]}, {"role": "model", "parts": [{"text": "no"}]}]},
+        SHORT,
+    ),
+    "a developer's words": (
+        {"messages": [{"role": "developer", "content": "be brief"}, USER, ANSWER]},
+        ["be brief\n\ndraw", *SHORT[1:]],
+    ),
+    "Anthropic's system": (
+        {"system": [{"type": "text", "text": "be brief"}], "messages": [USER, ANSWER]},
+        ["be brief\n\ndraw", *SHORT[1:]],
+    ),
+    "two of the system's": (
+        {"messages": [{"role": "system", "content": "x"}, {"role": "system", "content": "y"}, USER, ANSWER]},
+        ["x", "y\n\ndraw", *SHORT[1:]],
+    ),
+    **{
+        f"a silent system: {words!r}": ({"messages": [{"role": "system", "content": words}, USER, ANSWER]}, SHORT)
+        for words in ("", " \n", None, [])
+    },
+    **{
+        f"an answer that is not learned: {name}": (
+            {"messages": [USER, {**ANSWER, name: value}, USER, ANSWER]},
+            ["draw", "|", "no", "|", *SHORT],
+        )
+        for name, value in {"weight": 0, "train": False, "loss": 0.0}.items()
+    },
+    "an answer that is learned": ({"messages": [USER, {**ANSWER, "weight": 1.0, "train": True}]}, SHORT),
+    "an exchange": ({"prompt": "draw", "completion": "no"}, SHORT),
+    "Alpaca": ({"instruction": "draw", "input": "", "output": "no", "text": "### all of it"}, SHORT),
+    "Alpaca's input": ({"instruction": "draw", "input": "a cat", "output": "no"}, ["draw\n\na cat", *SHORT[1:]]),
+    "Dolly": ({"instruction": "draw", "context": "a cat", "response": "no"}, ["draw\n\na cat", *SHORT[1:]]),
+    "a history": (
+        {"query": "draw", "response": "no", "history": [["hi", "hello"]]},
+        ["hi", "|", "hello*", "|*", *SHORT],
+    ),
+    "messages, parted": ({"prompt": [USER], "completion": [ANSWER]}, SHORT),
+    "a question about a picture": ({"image": "a.png", "question": "what?", "answer": "grey"}, ABOUT),
+    "a marked picture": ({"images": ["a.png"], "query": "<image>what?", "response": "grey"}, ABOUT),
+    "a picture drawn": ({"image": "b.png", "prompt": "draw", "response": "<image>"}, ["draw", "|", "20*", "|*"]),
+    "a caption beside": ({"image": "a.png", "caption": "grey", "question": "what?", "answer": "x"}, ["grey*", "10*"]),
+    **{
+        f"a picture, {name}": (
+            {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}, GREY_ANSWER]},
+            ABOUT,
+        )
+        for name, part in {
+            "OpenAI's": {"type": "input_image", "image_url": "a.png"},
+            "OpenAI's data": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{GREY}"}},
+            "Anthropic's": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": GREY}},
+            "in base64": {"type": "image", "base64": GREY},
+            "with empty columns": {"type": "image", "text": None, "image": "a.png"},
+        }.items()
+    },
+    "bytes beside": (
+        {"messages": [{"role": "user", "content": "<image>what?"}, GREY_ANSWER], "images": [{"bytes": GREY}]},
+        ABOUT,
+    ),
+    "Qwen-VL's mark": ({"turns": ["<img>a.png</img>what?", "grey"]}, ABOUT),
+    "LLaVA's empty image": ({"image": "", "turns": ["draw", "no"]}, SHORT),
+    "no image, but images": ({"image": None, "images": ["a.png"], "turns": ["<image>what?", "grey"]}, ABOUT),
+    "a way of Windows": ({"image": "below\\b.png", "turns": ["draw", "<image>"]}, ["draw", "|", "20*", "|*"]),
+    "a way with dots": ({"image": "./below/b.png", "turns": ["draw", "<image>"]}, ["draw", "|", "20*", "|*"]),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_peoples_shapes_are_read_as_their_programs_mean_them(folder, shape):
+    entry, whole = SHAPES[shape]
+    (document,) = read(folder, entry)
+    assert plain(document) == whole
+
+
+def test_a_file_address_and_a_whole_path_lead_to_a_picture_of_the_folder_and_nowhere_else(folder):
+    turns = {"turns": ["<image>what?", "grey"]}
+    for name in (str(folder / "a.png"), f"file://{folder / 'a.png'}"):
+        (document,) = read(folder, {"image": name, **turns})
+        assert plain(document) == ABOUT
+    for name in ("/etc/passwd", "file:///etc/passwd", "..\\a.png"):
+        (skipped,) = read(folder / "below", {"image": name, **turns})
+        assert isinstance(skipped, Skipped) and "lies outside" in skipped.reason
+
 
 FAULTS = {
     "an answer without a prompt": {"messages": [ANSWER, USER]},
@@ -167,6 +264,11 @@ FAULTS = {
     "it has 1 images that no turn speaks of": {"turns": ["what is it?", "grey"], "image": "a.png"},
     "its images are no list of paths": {"turns": ["what is it?", "grey"], "image": 7},
     "its turns are no list of turns": {"turns": {}},
+    "it has both image and images": {"turns": ["<image>?", "grey"], "image": "a.png", "images": ["b.png"]},
+    "none of its answers is to be learned": {"messages": [USER, {**ANSWER, "train": False}]},
+    "its history is no list of prompts": {"prompt": "draw", "answer": "no", "history": ["hi"]},
+    "it has neither .* but chosen, rejected": {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
+    "it is a list of conversations": [{"messages": [USER, ANSWER]}],
 }
 
 
@@ -201,14 +303,18 @@ def places_in(value: Any, before: tuple = ()) -> Iterator[tuple]:
 
 def test_whatever_stands_in_a_record_it_is_a_conversation_or_one_value_error():
     rng, picture, kinds = random.Random(0), PIL.Image.new("RGB", (8, 8)), set()
+    entries = [*STYLES.values(), *FAULTS.values(), *(entry for entry, _ in SHAPES.values())]
+    records = [entry for entry in entries if isinstance(entry, dict) and is_conversation(entry)]
     for _ in range(3000):
-        record = copy.deepcopy(rng.choice([*STYLES.values(), *FAULTS.values()]))
+        record = copy.deepcopy(rng.choice(records))
         for _ in range(rng.randint(1, 2)):
             *way, last = rng.choice(list(places_in(record)))
             part: Any = record
             for key in way:
                 part = part[key]
             part[last] = copy.deepcopy(rng.choice(ODD))
+        if not is_conversation(record):
+            continue
         try:
             document = conversation_of(record, lambda name: picture)
             kinds.add(type(document))

@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.corpora.folders import FolderListing, lies_within, listing, picture_listing
-from chameleon_lab.corpora.turns import TURN_KEYS, conversation_of
+from chameleon_lab.corpora.turns import conversation_of, is_conversation
 from chameleon_lab.documents import Document, Image, Segment, Text
 from chameleon_lab.files import LARGEST_JSON, absence, parse_json, read_json, read_table, reason_of, text_of_file
 from chameleon_lab.pictures import open_picture
@@ -69,6 +69,8 @@ class PictureFolder:
         if "://" in place:
             raise ValueError(f"{name} is not among the addresses of {self.folder / 'addresses.json'}.")
         path = self.folder / place
+        if "\\" in place and not path.exists():  # as Windows writes it
+            path = self.folder / place.replace("\\", "/")
         if not lies_within(path, self.folder):
             raise ValueError(f"{name} lies outside {self.folder}.")
         return open_picture(path, self.shortest)
@@ -154,6 +156,7 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
     {"images": [path, ...], "text": ...}   pictures where the text says <image>, or all of them behind it
     {"turns": [...]}, {"messages": [...]}  a conversation, in each of the styles of `corpora.turns`: Hugging Face's,
     {"conversations": [...], "image": ...} ShareGPT's, LLaVA's, Lumina-mGPT's
+    {"instruction": ..., "output": ...}    one exchange: a prompt and its answer, by any of the usual names
     [{"image": path}, {"text": ...}, ...]  segments, with pictures by path instead of their bytes
     ```
 
@@ -165,10 +168,12 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
 
     def read(name: str, entry: Any) -> Iterator[Document | Skipped]:
         if isinstance(entry, list):
+            if any(isinstance(each, dict) and is_conversation(each) for each in entry):
+                raise ValueError("it is a list of conversations: write one a line, or name the file .json")
             yield _segments_of(entry, find)
             return
         record = _object(entry)
-        if any(key in record for key in TURN_KEYS):
+        if is_conversation(record):
             yield conversation_of(record, find)
             return
         words = [record[key] for key in ("caption", "text") if record.get(key) is not None]
@@ -194,7 +199,8 @@ def jsonl(path: Path | str, find: FindPicture | None = None) -> Iterator[Documen
         elif words:
             raise ValueError("its text is empty")
         else:
-            raise ValueError("it has neither image and caption nor text")
+            names = ", ".join(map(str, list(record)[:6]))[:80]
+            raise ValueError(f"it has neither image and caption nor text, but {names or 'nothing'}")
 
     return each_entry(path, read)
 

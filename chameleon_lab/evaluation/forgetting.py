@@ -5,8 +5,8 @@ German, in several ways.
 - *taught*: drawings asked for in German, of held-out arrangements, judged by the checker from their pixels
 - *still there*: drawings asked for in English, captions and questions of `evaluation.scenes`, on held-out scenes
 
-`python -m chameleon_lab.evaluation.forgetting OUT.jsonl` trains by each of `FINE_TUNINGS`, says what differs from
-before beyond chance, and adds the figures to the file; `--show` prints what is there.
+`python -m chameleon_lab.evaluation.forgetting OUT.jsonl --seeds 0 1 2` trains by each of `FINE_TUNINGS`, says what
+differs from before beyond chance, and adds the figures to the file; `--show` prints what is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ from chameleon_lab.checkpoints.text_files import with_words
 from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image, Text
-from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, result_table, settings_words
+from chameleon_lab.evaluation.intervals import Mean
+from chameleon_lab.evaluation.results import (
+    FEWEST_DIFFERENT,
+    Result,
+    evaluation_card,
+    item_words,
+    result_table,
+    settings_words,
+)
 from chameleon_lab.evaluation.scenes import Score, scene_results
 from chameleon_lab.files import read_json_lines
 from chameleon_lab.signals import exit_code
@@ -40,8 +48,8 @@ from chameleon_lab.training.fine_tuning import fine_tune
 
 log = logging.getLogger(__name__)
 
-FINE_STEPS, FINE_TOKENS = 240, 512
-"""Of a training: about a minute of one core."""
+FINE_TOKENS = 512
+"""Of a step."""
 
 GERMAN: Mapping[str, str] = MappingProxyType(
     {
@@ -90,10 +98,13 @@ def german_lesson(count: int = 200, seed: int = 0) -> list[Document]:
 @dataclass(frozen=True)
 class Method:
     """A way of fine-tuning: the share of batches of what the model could do already, a factor of the rates that the
-    tiny model was trained with, an adapter, and whether the German words become tokens, which alone are trained."""
+    tiny model was trained with, an adapter, and whether the German words become tokens, which alone are trained.
+
+    `steps`: as many as take half a minute of one core, so that methods are compared by what they cost."""
 
     beside: float = 0.5
     rates: float = 1 / 3
+    steps: int = 110
     adapter: LoRA | None = None
     words: bool = False
 
@@ -128,8 +139,8 @@ FINE_TUNINGS: Mapping[str, Method] = MappingProxyType(
         "half beside": Method(0.5),
         "four fifths beside": Method(0.8),
         "half beside, a tenth of the rates": Method(0.5, 1 / 30),
-        "half beside, LoRA": Method(0.5, adapter=LoRA(rank=8)),
-        "new words alone": Method(0.0, 10.0, words=True),
+        "half beside, LoRA": Method(0.5, steps=180, adapter=LoRA(rank=8)),
+        "new words alone": Method(0.0, 10.0, steps=240, words=True),
     }
 )
 
@@ -167,18 +178,17 @@ EARLIER = ("one thing, everything right", "captions exact", "questions right")
 """What is looked at of what the model could do before, by the names of `evaluation.scenes`."""
 
 
-def forgetting_results(lab: Chameleon, n: int = 100) -> list[Result]:
+def forgetting_results(lab: Chameleon, n: int = 100, seed: int = 2026) -> list[Result]:
     """What was taught and what is still there, guidance off, so that it is the model that is judged."""
     lab.settings = lab.settings.changed(guidance=1.0)
-    earlier = scene_results(lab, ("one thing", "captions", "questions"), n)
-    return [*german_results(lab, n), *(each for each in earlier if each.value.card.metric in EARLIER)]
+    earlier = scene_results(lab, ("one thing", "captions", "questions"), n, seed)
+    return [*german_results(lab, n, seed), *(each for each in earlier if each.value.card.metric in EARLIER)]
 
 
 def forgetting_outcome(
     method: Method,
     lab: Chameleon,
     *,
-    steps: int = FINE_STEPS,
     tokens: int = FINE_TOKENS,
     documents: int = 200,
     seed: int = 0,
@@ -186,7 +196,7 @@ def forgetting_outcome(
 ) -> tuple[Chameleon, dict[str, Any]]:
     """The model after a lesson, and what it cost: seconds of training, and held-out losses before and after. `folder`
     is where the run goes; one that was stopped there goes on."""
-    experiment = method.experiment(lab, german_lesson(documents, seed), steps, tokens, seed)
+    experiment = method.experiment(lab, german_lesson(documents, seed), method.steps, tokens, seed)
     tokenizer = experiment.open().tokenizer()
     assert tokenizer is not None
     run = experiment.run(folder)
@@ -196,14 +206,15 @@ def forgetting_outcome(
         f"{name} loss": [round(losses["loss"], 3), round(done.after[name]["loss"], 3)]
         for name, losses in done.before.items()
     }
-    figures |= {"seconds": round(run.history.records[-1].seconds), "steps": steps}
+    figures |= {"seconds": round(run.history.records[-1].seconds), "steps": method.steps}
     return Chameleon(done.model.eval(), tokenizer, lab.settings, lab.card), figures
 
 
 def read_fine_tunings(path: Path | str) -> list[dict[str, Any]]:
-    """Rows of figures: method ("before": untrained), seed, measure, right of n; seconds and losses with each.
+    """Rows of figures: method ("before": untrained), seed, measure, right of n; with each, seconds and losses, and on
+    how many of the n the method's model is right and the untrained one is not (`gained`), or the reverse (`lost`).
 
-    Raises ValueError for a row that lacks one of these.
+    Raises ValueError for a row that lacks one of the first.
     """
     rows = read_json_lines(path)
     for number, row in enumerate(rows, 1):
@@ -212,19 +223,36 @@ def read_fine_tunings(path: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
+def change_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How one measure of a method differs from before, by a paired bootstrap over the prompts of all seeds: "more" or
+    "less" where that is beyond chance, otherwise nothing."""
+    if not all({"gained", "lost"} <= row.keys() for row in rows):
+        return ""
+    gained, lost, n = (sum(row[key] for row in rows) for key in ("gained", "lost", "n"))
+    gap = Mean.of([1.0] * gained + [-1.0] * lost + [0.0] * (n - gained - lost))
+    if gained + lost < FEWEST_DIFFERENT or not gap.excludes(0):
+        return ""
+    return "more" if gap.value > 0 else "less"
+
+
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row a method, a column a measure where all must be right, with 95 % intervals over all prompts of all seeds, in
-    Markdown; steps and seconds of training."""
+    """A row a method, a column a measure where all must be right, in Markdown: 95 % intervals over all prompts of all
+    seeds, each seed's own share, and whether it is more or less than before beyond chance; steps and seconds."""
     measures = [
         name for name in ("asked in German: everything right", *EARLIER) if name in {r["measure"] for r in rows}
     ]
-    lines = [f"| method | seeds | {' | '.join(measures)} | steps, seconds |", "|---" * (len(measures) + 3) + "|"]
+    lines = [f"| method | {' | '.join(measures)} | steps, seconds |", "|---" * (len(measures) + 2) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        cells = [method, str(len({row["seed"] for row in mine}))]
+        cells = [method]
         for measure in measures:
-            right, n = (sum(row[key] for row in mine if row["measure"] == measure) for key in ("right", "n"))
-            cells.append(str(Score(right / n, n)).strip() if n else "")
+            chosen = sorted((row for row in mine if row["measure"] == measure), key=lambda row: row["seed"])
+            right, n = (sum(row[key] for row in chosen) for key in ("right", "n"))
+            parts = [str(Score(right / n, n)).strip()] if n else []
+            if len(chosen) > 1:
+                shares = [f"{100 * row['right'] / row['n']:.0f}" for row in chosen]
+                parts.append(f"seeds {', '.join(shares)}")
+            cells.append("; ".join(filter(None, [*parts, change_words(chosen)])))
         seconds = [row["seconds"] for row in mine if "seconds" in row]
         steps = " and ".join(map(str, sorted({row["steps"] for row in mine if "steps" in row})))
         cells.append(f"{steps}, {np.mean(seconds):.0f}" if seconds else "")
@@ -236,38 +264,50 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="JSON Lines to add outcomes to; those that are there are not made again")
     parser.add_argument("--method", action="append", choices=FINE_TUNINGS, help="only this; repeatable (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of lessons, trainings and prompts")
     parser.add_argument("--runs", type=Path, help="a folder to keep the runs in; one that was stopped there goes on")
-    parser.add_argument("--steps", type=int, default=FINE_STEPS, help=f"of training (default: {FINE_STEPS})")
-    parser.add_argument("-n", type=int, default=100, help="prompts of each measure (default: 100)")
+    parser.add_argument("--steps", type=int, help="of each training (default: what takes half a minute of one core)")
+    parser.add_argument("-n", type=int, default=100, help="prompts of each measure and seed (default: 100)")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and train nothing")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rows = read_fine_tunings(options.out) if options.out.exists() else []
-    before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n) if not options.show else []
-    if before and not any(row["method"] == "before" for row in rows):
-        rows += outcome_rows("before", 0, before, {})
     for seed in options.seeds if not options.show else ():
-        for name in options.method or FINE_TUNINGS:
-            if any((row["method"], row["seed"]) == (name, seed) for row in rows):
-                continue
+        done = {row["method"] for row in rows if row["seed"] == seed}
+        missing = [name for name in options.method or FINE_TUNINGS if name not in done]
+        if not missing:
+            continue
+        before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n, 2026 + seed)
+        if "before" not in done:
+            rows += outcome_rows("before", seed, before, before)
+        for name in missing:
             folder = options.runs / f"{name}-{seed}".replace(" ", "-") if options.runs else None
-            lab, figures = forgetting_outcome(
-                FINE_TUNINGS[name], Chameleon.load("tiny", device="cpu"), steps=options.steps, seed=seed, folder=folder
-            )
-            after = forgetting_results(lab, options.n)
+            method = replace(FINE_TUNINGS[name], steps=options.steps or FINE_TUNINGS[name].steps)
+            lab, figures = forgetting_outcome(method, Chameleon.load("tiny", device="cpu"), seed=seed, folder=folder)
+            after = forgetting_results(lab, options.n, 2026 + seed)
             log.info("%s, seed %d: %s\n%s\n", name, seed, figures, result_table({"after": after, "before": before}))
-            rows += outcome_rows(name, seed, after, figures)
+            rows += outcome_rows(name, seed, after, before, figures)
             write_file(options.out, "".join(json.dumps(row) + "\n" for row in rows))
     log.info("%s", outcome_table(rows))
 
 
 def outcome_rows(
-    method: str, seed: int, results: Sequence[Result], figures: Mapping[str, Any]
+    method: str,
+    seed: int,
+    results: Sequence[Result],
+    before: Sequence[Result],
+    figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[dict[str, Any]]:
-    for result in results:
-        right, n = int(result.scores.sum()), len(result.scores)
-        yield {"method": method, "seed": seed, "measure": result.value.card.metric, "right": right, "n": n, **figures}
+    """The rows of one model, beside what was `before` on the same prompts."""
+    for after, other in zip(results, before, strict=True):
+        row = {"method": method, "seed": seed, "measure": after.value.card.metric, "right": int(after.scores.sum())}
+        row["n"] = len(after.scores)
+        if method != "before":
+            row |= {
+                "gained": int((after.scores > other.scores).sum()),
+                "lost": int((after.scores < other.scores).sum()),
+            }
+        yield row | figures
 
 
 if __name__ == "__main__":

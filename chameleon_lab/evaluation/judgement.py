@@ -92,7 +92,9 @@ def _level(level: str) -> RatingLevel:
 def _ratings(ratings: Any, annotators: int = 2) -> np.ndarray:
     """Annotators x items as numbers."""
     try:
-        ratings_AN = np.array(ratings, np.float64)
+        if np.iscomplexobj(ratings):
+            raise ValueError("they are complex")
+        ratings_AN = np.ma.filled(np.ma.asarray(ratings, np.float64), np.nan)  # what an array masks is missing
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Ratings are numbers, annotators x items with a row as long as the next, and NaN where one is missing: "
@@ -168,10 +170,11 @@ def win_rate(*, wins: int, ties: int, losses: int) -> WinRate:
     for name, count in (("wins", wins), ("ties", ties), ("losses", losses)):
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
             raise ValueError(f"{name} is a count, a whole number of 0 or more, and not {count!r}.")
-    n = int(wins + ties + losses)
+    wins, ties, losses = int(wins), int(ties), int(losses)  # a sum of NumPy's int8 wraps around
+    n = wins + ties + losses
     if not n:
         raise ValueError("There is no win rate of no comparisons: wins, ties and losses are all 0.")
-    low, high = (_tango_bound(int(wins), int(losses), n, z) for z in (Z, -Z))
+    low, high = (_tango_bound(wins, losses, n, z) for z in (Z, -Z))
     return WinRate((wins + ties / 2) / n, (1 + low) / 2, (1 + high) / 2, n)
 
 

@@ -9,6 +9,7 @@ print(result_table({"one": ours, "other": theirs}))
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -146,6 +147,11 @@ def difference(one: Result, other: Result, despite: Iterable[str] = (), draws: i
     return Difference(metric, mean, unequal, verdict, {})
 
 
+def table_cell(words: str) -> str:
+    """Words as a cell of a table in Markdown that shows them and nothing else: no further cell, link or HTML."""
+    return re.sub(r"[|<\[`]", r"\\\g<0>", " ".join(words.split()))
+
+
 def result_table(models: Mapping[str, Sequence[Result]], despite: Iterable[str] = ()) -> str:
     """A table in Markdown: a row a metric, a column a model, and of two models the first less the second.
 
@@ -158,14 +164,14 @@ def result_table(models: Mapping[str, Sequence[Result]], despite: Iterable[str] 
     if not shared:
         raise ValueError(f"{', '.join(models) or 'No models'} have no metric in common: there is nothing to compare.")
     pair, despite = list(by_metric.values()) if len(by_metric) == 2 else None, tuple(despite)
-    names = list(models)
+    names = [table_cell(name) for name in models]
     heads = ["metric", "n", *names, *([f"{names[0]} less {names[1]}"] if pair else [])]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     notes: dict[str, str] = {}
     for metric in shared:
         rows = [results[metric] for results in by_metric.values()]
         counts = sorted({len(row.scores) for row in rows})
-        cells = [metric, " / ".join(map(str, counts))]
+        cells = [table_cell(metric), " / ".join(map(str, counts))]
         cells += [f"{row.mean.within('.1f')} {row.value.unit}".rstrip() for row in rows]
         if pair:
             gap = difference(pair[0][metric], pair[1][metric], despite)

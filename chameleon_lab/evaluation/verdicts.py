@@ -14,6 +14,7 @@ import numpy as np
 
 from chameleon_lab.evaluation.intervals import Mean, wilson_interval
 from chameleon_lab.evaluation.judgement import PairCounts, agreement, krippendorff_interval, pairwise_agreement
+from chameleon_lab.evaluation.results import table_cell
 from chameleon_lab.studies import BETTER, Judgement, Study
 
 BETTER_VALUES = {"first": 1.0, "same": 0.0, "second": -1.0}
@@ -23,9 +24,10 @@ def ratings_of(study: Study, judgements: Sequence[Judgement], question: str = BE
     """The answers to a question as numbers, annotators (by name) x items, NaN where there is none.
 
     Of a pair 1, 0 or -1, as `PairCounts.of` takes them; of another question the places of its answers, from 0. Raises
-    ValueError for a question that the study has not, and where one annotator judges an item twice, and differently:
-    two people of one name, perhaps.
+    ValueError for a question that the study has not, for judgements of another, for none, and where one annotator
+    judges an item twice, and differently: two people of one name, perhaps.
     """
+    _require_judgements(study, judgements)
     answers = next((list(each.answers) for each in study.questions if each.name == question), None)
     if answers is None:
         names = ", ".join(each.name for each in study.questions)
@@ -44,6 +46,17 @@ def ratings_of(study: Study, judgements: Sequence[Judgement], question: str = BE
                 )
             ratings_AN[cell] = value
     return ratings_AN
+
+
+def _require_judgements(study: Study, judgements: Sequence[Judgement]) -> None:
+    """Raises ValueError for none, and for what was not asked in this study."""
+    names = {item.name for item in study.items}
+    for each in judgements:
+        if each.item not in names:
+            raise ValueError(f"{each.annotator!r} judged {each.item[:60]!r}, and {study.name!r} has no such item.")
+        study.require_answers(each.answers)
+    if not judgements:
+        raise ValueError(f"Nobody has judged a reply of the study {study.name!r}.")
 
 
 def attention_of(study: Study, judgements: Sequence[Judgement]) -> dict[str, tuple[int, int]]:
@@ -124,17 +137,19 @@ class SafetyRow:
 
 
 def safety_rows(study: Study, judgements: Sequence[Judgement]) -> list[SafetyRow]:
-    """A row a category, and last one of all; a reply without a majority is unsure. Raises ValueError for none."""
-    verdicts: dict[str, Counter[str]] = {}
-    for each in judgements:
-        verdicts.setdefault(each.item, Counter())[each.answers["safety"]] += 1
-    categories = {item.name: item.category or "no category" for item in study.items}
+    """A row a category, and last one of all; a reply without a majority is unsure. Raises ValueError for a study of
+    something else, and where nobody judged a reply."""
+    ratings_AN = ratings_of(study, judgements, "safety")
+    answers = next(list(each.answers) for each in study.questions if each.name == "safety")
+    replies = [item for item in study.items if not item.expected]
     table: dict[str, Counter[str]] = {}
-    for item, votes in verdicts.items():
-        ((answer, most),) = votes.most_common(1)
-        verdict = answer if 2 * most > votes.total() else "unsure"
-        for category in dict.fromkeys((categories[item], "all")):
-            table.setdefault(category, Counter())[verdict] += 1
+    for item, ratings_A in zip(replies, ratings_AN.T, strict=True):
+        votes = Counter(answers[int(rating)] for rating in ratings_A[~np.isnan(ratings_A)])
+        if votes:
+            ((answer, most),) = votes.most_common(1)
+            verdict = answer if 2 * most > votes.total() else "unsure"
+            for category in dict.fromkeys((item.category or "no category", "all")):
+                table.setdefault(category, Counter())[verdict] += 1
     if not table:
         raise ValueError(f"Nobody has judged a reply of the study {study.name!r}.")
     order = sorted(table, key=lambda category: (category == "all", category))
@@ -144,7 +159,7 @@ def safety_rows(study: Study, judgements: Sequence[Judgement]) -> list[SafetyRow
 def safety_report(study: Study, judgements: Sequence[Judgement]) -> str:
     """`safety_rows` as a table in Markdown."""
     lines = [
-        f"{study.name}: {study.models[0]}",
+        table_cell(f"{study.name}: {study.models[0]}"),
         "",
         "| category | safe | unsafe | unsure | unsafe, % |",
         "|---|---|---|---|---|",
@@ -152,12 +167,13 @@ def safety_report(study: Study, judgements: Sequence[Judgement]) -> str:
     for row in safety_rows(study, judgements):
         low, high = row.interval
         share = f"{100 * row.unsafe / row.n:.2f} ({100 * low:.2f} to {100 * high:.2f})"
-        lines.append(f"| {row.category} | {row.safe} | {row.unsafe} | {row.unsure} | {share} |")
+        lines.append(f"| {table_cell(row.category)} | {row.safe} | {row.unsafe} | {row.unsure} | {share} |")
     return "\n".join(lines)
 
 
 def answer_table(study: Study, judgements: Sequence[Judgement]) -> dict[str, dict[str, float]]:
     """Of an absolute sheet: by question the share of each answer, of all judgements that are no checks."""
+    _require_judgements(study, judgements)
     checks = {item.name for item in study.items if item.expected}
     counted: list[Any] = [each for each in judgements if each.item not in checks]
     if not counted:
@@ -220,7 +236,7 @@ def sheet_rows(study: Study, judgements: Sequence[Judgement]) -> list[SheetRow]:
 def sheet_report(study: Study, judgements: Sequence[Judgement]) -> str:
     """`sheet_rows` as a table in Markdown."""
     lines = [
-        f"{study.name}: {study.models[0]}",
+        table_cell(f"{study.name}: {study.models[0]}"),
         "",
         "| question | by majority, % | no majority | alpha |",
         "|---|---|---|---|",
@@ -228,9 +244,11 @@ def sheet_report(study: Study, judgements: Sequence[Judgement]) -> str:
     for row in sheet_rows(study, judgements):
         shares = {answer: [100 * each for each in row.share(answer)[:3]] for answer in row.counts}
         words = ", ".join(
-            f"{name} {share:.1f} ({low:.1f} to {high:.1f})" for name, (share, low, high) in shares.items()
+            f"{table_cell(name)} {share:.1f} ({low:.1f} to {high:.1f})" for name, (share, low, high) in shares.items()
         )
-        lines.append(f"| {row.question} | {words} | {row.undecided} | {row.alpha.within() if row.alpha else ''} |")
+        lines.append(
+            f"| {table_cell(row.question)} | {words} | {row.undecided} | {row.alpha.within() if row.alpha else ''} |"
+        )
     return "\n".join(lines)
 
 

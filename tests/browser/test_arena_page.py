@@ -77,6 +77,16 @@ def test_pairs_are_judged_by_keys_and_clicks(open_page, screenshots, tmp_path):
     expect(page.get_by_role("button", name="The first")).to_have_attribute("aria-pressed", "true")
     page.locator(".chm-judge-body").press("3")
     at(bridge, "3 of 3")
+    page.locator(".chm-judge-body").press("Backspace")
+    at(bridge, "2 of 3")
+    page.keyboard.down("3")
+    for _ in range(5):
+        page.keyboard.down("3")  # as a key repeats that is held down
+    at(bridge, "3 of 3")
+    page.keyboard.down("3")
+    page.wait_for_timeout(200)
+    at(bridge, "3 of 3")
+    page.keyboard.up("3")
     page.locator(".chm-judge-body").press("3")
     bridge.until(lambda: page.get_by_text("All 3 are judged").is_visible())
     picture(bridge, screenshots / "arena_end_600_light.png", 600, False)

@@ -140,6 +140,7 @@ function render(context) {
   body.tabIndex = -1;
   page.box.addEventListener("keydown", (event) => {
     if (!item || item.number > item.total || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && event.key !== "Backspace") return; // a key that is held down answers one item, not all
     if (event.key === "Backspace" && !back.disabled) {
       event.preventDefault();
       back.click();
