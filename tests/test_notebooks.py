@@ -62,6 +62,15 @@ def test_it_asks_one_question_is_short_and_its_outputs_are_its_own(path: Path) -
         assert path.stat().st_size < 2_000_000
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_own_figures_lie_on_a_page_of_any_colour(path: Path) -> None:
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    if "matplotlib.pyplot" in code:
+        assert "plt.rcParams.update(PAGE_STYLE)" in code, "a white slab in a dark page"
+    for call in re.findall(r"\.barh?\((?:[^()]|\([^()]*\))*\)", code):
+        assert "err=" not in call or "ecolor=" in call, "black ends of intervals in a dark page"
+
+
 def test_outputs_that_are_kept_are_light_and_need_no_kernel() -> None:
     picture = io.BytesIO()
     PIL.Image.effect_noise((2000, 900), 60).save(picture, "PNG")
