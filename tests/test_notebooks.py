@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import re
 import runpy
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,7 @@ from shortened import NOTEBOOKS, WITH_WIDGETS, shortened
 from support import CHROMIUM
 
 ROOT = Path(__file__).parent.parent
+IMPORTS = (ast.Import, ast.ImportFrom)
 OUTPUTS: Any = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "outputs")))  # the command of `make outputs`
 
 
@@ -60,6 +64,26 @@ def test_it_asks_one_question_is_short_and_its_outputs_are_its_own(path: Path) -
         words = "after a cell is changed, `make outputs` runs the notebook again; or clear its outputs"
         assert notebook.metadata.get("outputs_of") == OUTPUTS.sources(notebook), words
         assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_own_figures_lie_on_a_page_of_any_colour(path: Path) -> None:
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    if "matplotlib.pyplot" in code:
+        assert "plt.rcParams.update(PAGE_STYLE)" in code, "a white slab in a dark page"
+    for call in re.findall(r"\.barh?\((?:[^()]|\([^()]*\))*\)", code):
+        assert "err=" not in call or "ecolor=" in call, "black ends of intervals in a dark page"
+
+
+def test_first_cells_import_nothing_slow_that_later_cells_may_not_need() -> None:
+    lines = set[str]()
+    for path in NOTEBOOKS:
+        first = next(cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        lines |= {ast.unparse(each) for each in ast.parse(first.source).body if isinstance(each, IMPORTS)}
+    slow = {"lightning", "openvino", "pandas", "scipy", "sklearn", "torchvision", "transformers"}
+    program = "\n".join([*sorted(lines), f"import sys; print(*sorted({slow!r} & sys.modules.keys()))"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_outputs_that_are_kept_are_light_and_need_no_kernel() -> None:

@@ -167,15 +167,20 @@ def win_rate(*, wins: int, ties: int, losses: int) -> WinRate:
     vary less than wins and losses, is Wilson's where there are no ties, and has a width where all went one way. Raises
     ValueError for what is no count, and for no comparison.
     """
-    for name, count in (("wins", wins), ("ties", ties), ("losses", losses)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
-            raise ValueError(f"{name} is a count, a whole number of 0 or more, and not {count!r}.")
+    n = _comparisons(wins=wins, ties=ties, losses=losses)
     wins, ties, losses = int(wins), int(ties), int(losses)  # a sum of NumPy's int8 wraps around
-    n = wins + ties + losses
-    if not n:
-        raise ValueError("There is no win rate of no comparisons: wins, ties and losses are all 0.")
     low, high = (_tango_bound(wins, losses, n, z) for z in (Z, -Z))
     return WinRate((wins + ties / 2) / n, (1 + low) / 2, (1 + high) / 2, n)
+
+
+def _comparisons(**counts: int) -> int:
+    """How many comparisons were made. Raises ValueError for what is no count, and for none."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+            raise ValueError(f"{name} is a count, a whole number of 0 or more, and not {count!r}.")
+    if not (n := sum(map(int, counts.values()))):
+        raise ValueError("There is no win rate of no comparisons: wins, ties and losses are all 0.")
+    return n
 
 
 def _tango_bound(wins: int, losses: int, n: int, z: float) -> float:
@@ -211,7 +216,7 @@ class PairCounts:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what is no count, for no comparison, and for more undecided than ties."""
-        win_rate(wins=self.wins, ties=self.ties, losses=self.losses)
+        _comparisons(wins=self.wins, ties=self.ties, losses=self.losses)  # no rate: SciPy is slow to import
         if not 0 <= self.undecided <= self.ties:
             raise ValueError(f"Undecided ones are among the ties, 0 to {self.ties}, and not {self.undecided}.")
 

@@ -71,3 +71,11 @@ def test_both_live_through_run_all_an_interrupt_and_an_edited_cell_and_know_a_re
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     notebook.ready()
     expect(page.locator(".chm-judge-answer").first).to_be_disabled()  # nobody would keep the answer
+
+    # Opened later, without the kernel that made them, both are there to be looked at
+    notebook.shutdown()
+    later = notebook.reopen()
+    expect(later.locator(".chameleon-still")).to_have_count(2)
+    for still in later.locator(".chameleon-still").all():
+        expect(still).to_be_visible()
+    expect(later.get_by_role("button", name="Fill", exact=True)).to_have_count(0)
