@@ -373,7 +373,8 @@ def test_a_writing_that_ends_anywhere_goes_on_to_the_same_bytes(documents, mixed
 
 def test_what_was_begun_goes_on_with_the_same_documents_tokenizer_and_words_alone(documents, mixed, tmp_path):
     def write(entries, **more):
-        return shards.write_shards(tmp_path / "made", entries, mixed, resumable=True, **{"shard_tokens": 700} | more)
+        options: dict[str, Any] = {"shard_tokens": 700, **more}
+        return shards.write_shards(tmp_path / "made", entries, mixed, resumable=True, **options)
 
     with pytest.raises(OSError, match="the disk has gone"):
         write(broken_off(documents * 10))
