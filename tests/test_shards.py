@@ -11,6 +11,7 @@ import sys
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
