@@ -119,9 +119,11 @@ def damaged_bytes(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def damaged_file(rng: np.random.Generator, path: Path) -> None:
-    """Damages a file, or, seldom, has something in its place that is none."""
+    """Damages a file, or, seldom, has something in its place that is none; what is none already stays as it is."""
     from support import IN_PLACES, in_place_of
 
+    if not path.is_file() or path.is_symlink():
+        return
     if rng.random() < 0.04:
         in_place_of(path, str(rng.choice(IN_PLACES)))
         return

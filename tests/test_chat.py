@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import math
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -252,6 +254,34 @@ def test_a_wrong_setting_from_a_front_end_never_loses_the_message(wrong):
     browser_says(cell, {"kind": "again", "key": cell._conversation.tip.key})
     cell.wait()
     assert len(cell.document.turns) == 2
+
+
+def damaged_avif() -> bytes:
+    written = io.BytesIO()
+    RED.save(written, "AVIF")
+    return written.getvalue()[:-40]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"picture": number} for number in (0, 1, -9, "x", None, 10**30, [0], math.inf)),
+        *({"keep": number} for number in (0, 99, "x", None)),
+        *(7, None, [], {}, True, ["text"], {"text": ["[]"]}),
+    ],
+    ids=repr,
+)
+def test_whatever_stands_beside_words_the_words_stay_and_what_was_wrong_is_said(part):
+    cell = ChatCell(quick)
+    browser_says(cell, {"kind": "send", "parts": [{"text": "keep me"}, part, {"text": "and me"}]}, damaged_avif())
+    try:
+        cell.wait()
+    except ValueError as error:
+        assert re.search(r"^The picture cannot be read|^A p\w+ did not arrive", str(error)) and cell.status == "error"
+    else:
+        assert isinstance(part, dict) and "text" in part
+    texts = [each.text for each in cell.document.segments if isinstance(each, Text)]
+    assert texts[0] == "keep me" and "and me" in texts
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -11,6 +11,7 @@ import sys
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -373,7 +374,8 @@ def test_a_writing_that_ends_anywhere_goes_on_to_the_same_bytes(documents, mixed
 
 def test_what_was_begun_goes_on_with_the_same_documents_tokenizer_and_words_alone(documents, mixed, tmp_path):
     def write(entries, **more):
-        return shards.write_shards(tmp_path / "made", entries, mixed, resumable=True, **more)
+        options: dict[str, Any] = {"shard_tokens": 700, **more}
+        return shards.write_shards(tmp_path / "made", entries, mixed, resumable=True, **options)
 
     with pytest.raises(OSError, match="the disk has gone"):
         write(broken_off(documents * 10))
@@ -387,7 +389,13 @@ def test_what_was_begun_goes_on_with_the_same_documents_tokenizer_and_words_alon
     with pytest.raises(ValueError, match=r"There are 30 entries, and \d+ were read the time before"):
         write(documents)
     assert content(tmp_path / "made.partial") == before
-    for name, damage in (("progress.json", b"{"), ("progress.json", b'{"begun": {}}'), ("tokens-00000.bin", b"")):
+    changed = before["progress.json"].replace(b'"skipped": 0', b'"skipped": 1')
+    damages = [("progress.json", damage) for damage in (b"{", b'{"begun": {}}', changed)]
+    for part in ("tokens", "index", "learn"):  # of a shard that is whole, and of the one under way
+        for name in (f"{part}-00000.bin", max(name for name in before if name.startswith(part))):
+            damages += [(name, b""), (name, bytes([before[name][0] ^ 1]) + before[name][1:])]
+    assert len({name for name, _ in damages}) == 7
+    for name, damage in damages:
         (tmp_path / "made.partial" / name).write_bytes(damage)
         with pytest.raises(ValueError, match=r"made\.partial.*[Dd]elete|begun with another"):
             write(documents * 10)

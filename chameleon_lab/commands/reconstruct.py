@@ -16,7 +16,7 @@ from chameleon_lab.storage import write_file
 
 def reconstruct_command(options: argparse.Namespace) -> None:
     """Sends a picture through the image tokenizer; prints its codes and the error, and writes what came back."""
-    out = options.out or options.picture.with_name(f"{options.picture.stem}-reconstructed.png")
+    out = options.out or options.picture.parent / f"{options.picture.stem}-reconstructed.png"
     if out.exists() and options.picture.exists() and out.samefile(options.picture):
         raise ValueError(f"{out} is the picture itself, which is never overwritten: name another file with --out.")
     if out.is_dir():

@@ -25,7 +25,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
-from chameleon_lab.files import LARGEST_JSON, absence, intact, read_table
+from chameleon_lab.files import LARGEST_JSON, absence, intact, read_table, require_regular
 from chameleon_lab.storage import write_file
 from chameleon_lab.vocabulary import Vocabulary, id_dtype
 
@@ -102,6 +102,10 @@ class Writer:
         for part, path in paths.items():
             if sizes[part] and (not path.is_file() or path.stat().st_size < sizes[part]):
                 raise ValueError(f"{path} is shorter than it was")
+        for name, written in self._checksums.items():  # of the shards that are whole
+            with require_regular(folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != written["sha256"]:
+                    raise ValueError(f"{folder / name} has changed since it was written")
         self._skips = _File(folder / SKIPPED, sizes.get("skips", 0))
         self._files = {part: _File(paths[part], sizes[part]) for part in SHARD_PARTS if part in sizes}
         for part, digest in dict(mark.get("digests", {})).items():
@@ -153,7 +157,8 @@ class Writer:
         """Writes a mark, and what belongs to it, once all that it counts is on the disk."""
         for file in (self._skips, *self._files.values()):
             file.sync()
-        write_file(self.folder / PROGRESS, json.dumps(progress) + "\n")
+        text = json.dumps(progress)
+        write_file(self.folder / PROGRESS, json.dumps({**progress, "sum": _sum(text)}) + "\n")
 
     def finish(self, card: dict[str, Any]) -> None:
         self._end_shard()
@@ -214,6 +219,10 @@ class _File:
         return {"bytes": self.size, "sha256": self._digest.hexdigest()}
 
 
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_progress(folder: Path, begun: Mapping[str, Any]) -> dict[str, Any]:
     """What was saved in a folder whose writing ended early; empty where nothing was.
 
@@ -225,6 +234,8 @@ def read_progress(folder: Path, begun: Mapping[str, Any]) -> dict[str, Any]:
     remedy = f"Delete {folder} to begin anew."
     with intact(path, remedy):
         progress = read_table(path, LARGEST_JSON, remedy)
+        if progress.pop("sum", None) != _sum(json.dumps(progress)):
+            raise ValueError("it is not as it was written, or of an earlier version")
         differing = [name for name in begun if progress["begun"].get(name) != begun[name]]
     if differing:
         raise ValueError(f"{folder} was begun with another {' and another '.join(differing)}. {remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,17 +135,20 @@ def message_parts(content: Mapping[str, Any], buffers: Sequence[memoryview], old
     """
     segments: list[Segment] = []
     trouble: ValueError | None = None
-    for part in content.get("parts", ()):
-        if "text" in part:
-            if str(part["text"]).strip():
-                segments.append(Text(str(part["text"])))
-        elif "keep" in part and old is not None:
-            segments.append(old.user[int(part["keep"])])
-        else:
-            try:
-                segments.append(Image(read_picture(buffers[int(part["picture"])])))
-            except (ValueError, IndexError, KeyError) as error:
-                trouble = ValueError(f"{error}" if isinstance(error, ValueError) else "A picture did not arrive.")
+    parts: Any = content.get("parts")
+    for part in parts if isinstance(parts, list) else [parts]:
+        try:
+            if isinstance(part, str) or "text" in part:
+                text = str(part if isinstance(part, str) else part["text"])
+                segments += [Text(text)] if text.strip() else []
+            elif "keep" in part and old is not None:
+                segments.append(old.user[operator.index(part["keep"])])
+            else:
+                segments.append(Image(read_picture(buffers[operator.index(part["picture"])])))
+        except (IndexError, KeyError, TypeError):
+            trouble = ValueError("A picture did not arrive." if isinstance(part, dict) else "A part did not arrive.")
+        except ValueError as error:
+            trouble = error
     if not segments and trouble is None:
         trouble = ValueError("The message is empty: write something, or add a picture.")
     return tuple(segments), trouble
