@@ -31,7 +31,7 @@ from chameleon_lab.training.own.documents import (
     noisy,
     tokenize_views,
 )
-from chameleon_lab.training.own.plan import plan_own, reading_words, seconds_of_steps
+from chameleon_lab.training.own.plan import meeting_words, plan_own, reading_words, seconds_of_steps
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
 from chameleon_lab.training.own.stages import saved_plan
 from chameleon_lab.training.own.training import OwnTraining
@@ -394,6 +394,20 @@ def test_each_number_is_asked_for_or_has_a_reason(name):
     assert name == "size" or (name in derived.reasons and name not in plan.reasons)
     assert plan.stops_early if name == "stop" else asdict(plan)[name] == asked
     assert len(list(plan.lines())) == 8
+
+
+@pytest.mark.parametrize(
+    ("exposures", "words"),
+    [
+        (1234.4, "each document is met about 1,234 times."),
+        (1.5, "each document is met about 2 times."),
+        (1.2, "each document is met about once."),
+        (0.3, "of 20,000 documents about 6,000 are met, each once."),
+        (1e-9, "of 20,000 documents about 1 are met, each once."),
+    ],
+)
+def test_how_often_a_document_is_met_is_never_no_times(exposures, words):
+    assert meeting_words(exposures, 20_000) == words
 
 
 @pytest.mark.parametrize(
