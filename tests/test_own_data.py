@@ -176,6 +176,7 @@ def test_reading_says_how_much_is_left_where_that_is_known(pictures, tmp_path):
     assert counts == [26, 1]
     assert [DataSource(tmp_path / name).expected() for name in ("words.txt", "rows.parquet")] == [None, None]
     assert reading_words(9, counts, 3.0) == "9 of about 27 documents read, 6 s left"
+    assert reading_words(1, counts, 30.0) == "1 of about 27 documents read"
     assert reading_words(9, [*counts, None], 3.0) == reading_words(9, [4], 3.0) == "9 documents read"
 
 

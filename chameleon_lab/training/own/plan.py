@@ -286,7 +286,9 @@ def reading_words(count: int, expected: Sequence[int | None], seconds: float) ->
     every = sum(numbers) if len(numbers) == len(expected) else 0
     if every <= count:
         return f"{count:,} documents read"
-    left = (every - count) * seconds / max(1, count)
+    if count < 5:  # the first may have waited for the disk to wake
+        return f"{count:,} of about {every:,} documents read"
+    left = (every - count) * seconds / count
     return f"{count:,} of about {every:,} documents read, {left:.0f} s left"
 
 
