@@ -22,6 +22,7 @@ from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.preparation import CentreCrop
+from chameleon_lab.training.own import documents as own_documents
 from chameleon_lab.training.own import training as own_training
 from chameleon_lab.training.own.documents import (
     OwnBatches,
@@ -342,6 +343,20 @@ def test_where_there_is_a_gpu_pictures_are_encoded_there_unasked(training, tmp_p
         tokenize_views(data, image, tmp_path / str(there), seconds=0.01)
         assert plan_own(SURVEY, 5).size == ("small" if there else "tiny")
     assert places == ["cpu", "cpu", "cuda", "cpu"]
+
+
+def test_the_tokenizing_of_many_pictures_says_how_far_it_is(training, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(own_documents, "SILENCE_SECONDS", -1.0)
+    monkeypatch.setattr(own_documents, "PICTURES_AT_ONCE", 8)
+    image, data = (
+        Chameleon.load(training.folder / "model", device="cpu").tokenizer,
+        GatheredData(training.folder / "data"),
+    )
+    tokenize_views(data, image, tmp_path / "views", seconds=0.0)
+    count = len(data.pixels)
+    lines = [line for line in caplog.messages if line.startswith("View 1: ")]
+    assert [int(line.split()[2]) for line in lines] == [*range(8, count, 8)] and f" of {count} pictures" in lines[0]
 
 
 @pytest.mark.parametrize("program", ["taming", "meta"])
