@@ -364,6 +364,11 @@ if __name__ == "__main__":
 )
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["process", "node"])
 def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does(what, ranks, tmp_path):
@@ -385,12 +390,13 @@ def test_torchrun_brings_back_a_process_that_dies_and_waits_for_a_node_that_does
             ended.callback(process.terminate)  # which does nothing where it is over
             return process
 
-        first, second = start(), start()
+        first = start()  # whose store the nodes meet at, as that of SLURM's head
+        until(lambda: listens(port), 400)
+        second = start()
         ends = [first.wait(400), second.wait(400)] if what == "process" else []
         if what == "node":
-            until(lambda: -signal.SIGKILL in (first.poll(), second.poll()), 400)
-            stays = first if second.poll() else second
-            ends = [start().wait(400), stays.wait(400)]
+            until(lambda: second.poll() == -signal.SIGKILL, 400)
+            ends = [start().wait(400), first.wait(400)]
     assert ends == [0, 0] and mark.exists(), (tmp_path / "output").read_text()
     assert shared(ranks, tmp_path / "whole", seconds=500.0) == [0, 0]
     assert RecordedRun(folder).state.status == "finished" and values(folder) == values(tmp_path / "whole")

@@ -72,10 +72,11 @@ def trackio_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]
 
 def wandb_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]:
     """Of W&B's file for what is sent later: records of protobuf, in which names and numbers stand as they are."""
-    logger.experiment.finish()
+    logger.experiment.finish()  # which may come again
     (path,) = folder.rglob("*.wandb")
-    number = re.escape(name.encode()) + rb"[^a-z_]{1,4}?([0-9][0-9.e-]*)"
-    return [*enumerate(float(each) for each in re.findall(number, path.read_bytes()))]
+    number = rb"(?<![a-z_])" + name.encode() + rb"\x82\x01.([0-9.e-]+)"
+    values = re.findall(number, path.read_bytes(), re.DOTALL)  # each twice: of the step, and as the newest
+    return [*enumerate(map(float, dict.fromkeys(values)))]
 
 
 def wandb_logger(folder: Path) -> Any:

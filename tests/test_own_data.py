@@ -22,6 +22,7 @@ from chameleon_lab.documents import Blank, Document, EndTurn, Image, Text
 from chameleon_lab.history import StepRecord
 from chameleon_lab.tokenizers.image import ImageTokenizer
 from chameleon_lab.tokenizers.preparation import CentreCrop
+from chameleon_lab.training.own import documents as own_documents
 from chameleon_lab.training.own import training as own_training
 from chameleon_lab.training.own.documents import (
     OwnBatches,
@@ -31,7 +32,7 @@ from chameleon_lab.training.own.documents import (
     noisy,
     tokenize_views,
 )
-from chameleon_lab.training.own.plan import plan_own, reading_words, seconds_of_steps
+from chameleon_lab.training.own.plan import meeting_words, plan_own, reading_words, seconds_of_steps
 from chameleon_lab.training.own.samples import BestWeights, sheet_of
 from chameleon_lab.training.own.stages import saved_plan
 from chameleon_lab.training.own.training import OwnTraining
@@ -176,6 +177,7 @@ def test_reading_says_how_much_is_left_where_that_is_known(pictures, tmp_path):
     assert counts == [26, 1]
     assert [DataSource(tmp_path / name).expected() for name in ("words.txt", "rows.parquet")] == [None, None]
     assert reading_words(9, counts, 3.0) == "9 of about 27 documents read, 6 s left"
+    assert reading_words(1, counts, 30.0) == "1 of about 27 documents read"
     assert reading_words(9, [*counts, None], 3.0) == reading_words(9, [4], 3.0) == "9 documents read"
 
 
@@ -343,6 +345,20 @@ def test_where_there_is_a_gpu_pictures_are_encoded_there_unasked(training, tmp_p
     assert places == ["cpu", "cpu", "cuda", "cpu"]
 
 
+def test_the_tokenizing_of_many_pictures_says_how_far_it_is(training, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(own_documents, "SILENCE_SECONDS", -1.0)
+    monkeypatch.setattr(own_documents, "PICTURES_AT_ONCE", 8)
+    image, data = (
+        Chameleon.load(training.folder / "model", device="cpu").tokenizer,
+        GatheredData(training.folder / "data"),
+    )
+    tokenize_views(data, image, tmp_path / "views", seconds=0.0)
+    count = len(data.pixels)
+    lines = [line for line in caplog.messages if line.startswith("View 1: ")]
+    assert [int(line.split()[2]) for line in lines] == [*range(8, count, 8)] and f" of {count} pictures" in lines[0]
+
+
 @pytest.mark.parametrize("program", ["taming", "meta"])
 def test_an_image_tokenizer_of_others_is_trained_on_by_one_s_own_pictures(program, pictures, tmp_path):
     """Its shape stays, its weights move on from where they were, and the folder that it came from is as it was."""
@@ -394,6 +410,20 @@ def test_each_number_is_asked_for_or_has_a_reason(name):
     assert name == "size" or (name in derived.reasons and name not in plan.reasons)
     assert plan.stops_early if name == "stop" else asdict(plan)[name] == asked
     assert len(list(plan.lines())) == 8
+
+
+@pytest.mark.parametrize(
+    ("exposures", "words"),
+    [
+        (1234.4, "each document is met about 1,234 times."),
+        (1.5, "each document is met about 2 times."),
+        (1.2, "each document is met about once."),
+        (0.3, "of 20,000 documents about 6,000 are met, each once."),
+        (1e-9, "of 20,000 documents about 1 are met, each once."),
+    ],
+)
+def test_how_often_a_document_is_met_is_never_no_times(exposures, words):
+    assert meeting_words(exposures, 20_000) == words
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ class _Keeper(lightning.Callback):
         self.folder.ledger.flush()
         partial = self.folder.checkpoint.with_suffix(".partial")
         try:
-            sums = _written(trainer, partial)
+            sums = _save_together(trainer, partial)
             if trainer.is_global_zero:
                 if shards(trainer.strategy):
                     seal(partial, sums)
@@ -428,7 +428,7 @@ class _Keeper(lightning.Callback):
             raise
 
 
-def _written(trainer: lightning.Trainer, path: Path) -> list[dict[str, str]]:
+def _save_together(trainer: lightning.Trainer, path: Path) -> list[dict[str, str]]:
     """Writes a checkpoint, and gives the checksums of each process's files where it is in parts. Where one process
     cannot write, all raise OSError: one that went on alone would meet the others at another place of their work."""
     fault, sums = "", dict[str, str]()

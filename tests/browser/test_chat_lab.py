@@ -1,11 +1,13 @@
 """The chat cell in a real JupyterLab with a real kernel."""
 
 import base64
+import json
 
 import fakes
 import pytest
 from playwright.sync_api import Page, expect
 
+from chameleon_lab.commands.demo import demo_notebook
 from chameleon_widgets.pictures import png
 
 CHAT = "from chameleon_widgets import ChatCell\ncell = ChatCell(fakes.stream, suggestions=['draw a red circle'])\ncell"
@@ -61,6 +63,18 @@ def test_a_picture_grows_stops_and_leaves_a_still_that_outlives_the_kernel(chat,
     expect(later.get_by_text("model not found")).to_have_count(1)
     expect(later.get_by_text("model not found")).to_be_hidden()
     later.screenshot(path=screenshots / "lab-still.png")
+
+
+def test_the_notebook_of_a_demo_opens_a_chat_that_answers_and_a_look_at_pictures(open_notebook, tmp_path, screenshots):
+    (tmp_path / "chat.ipynb").write_text(json.dumps(demo_notebook("tiny")))
+    notebook = open_notebook(tmp_path / "chat.ipynb")
+    notebook.run_all()
+    page = notebook.page
+    expect(lamp(page).first).to_have_text("Ready", timeout=60_000)
+    say(page, "Draw a red circle.")
+    expect(page.get_by_role("img", name="Picture drawn by the model")).to_be_visible(timeout=60_000)
+    expect(lamp(page).first).to_have_text("Ready", timeout=60_000)
+    page.screenshot(path=screenshots / "lab-demo.png", full_page=True)
 
 
 def test_pictures_errors_and_keys_in_jupyterlab(chat, screenshots):

@@ -27,6 +27,11 @@ from chameleon_lab.vocabulary import Modality, Vocabulary, id_dtype
 log = logging.getLogger(__name__)
 
 MOST_VIEWS = 64
+PICTURES_AT_ONCE = 64
+
+SILENCE_SECONDS = 8.0
+"""For which the tokenizing of views says nothing."""
+
 VIEWS_IN_ALL = 2**14
 VIEW_FILES = ("card.json", "codes.npy")
 
@@ -77,10 +82,14 @@ def tokenize_views(
     count = len(data.pixels)
     kind = id_dtype(image.codes)
 
-    def encoded(numbers: list[int], rng: np.random.Generator | None) -> np.ndarray:
-        codes = list[np.ndarray]()
-        for start in range(0, len(numbers), 64):
-            chunk = numbers[start : start + 64]
+    def encoded(numbers: list[int], rng: np.random.Generator | None, view: int = 0) -> np.ndarray:
+        codes, began, last = list[np.ndarray](), time.monotonic(), time.monotonic()
+        for start in range(0, len(numbers), PICTURES_AT_ONCE):
+            if (now := time.monotonic()) - last > SILENCE_SECONDS and start:
+                last, left = now, (now - began) * (len(numbers) - start) / start
+                done = f"{start:,} of {len(numbers):,} pictures"
+                log.info("View %d: %s tokenized, %.0f s left", view + 1, done, left)
+            chunk = numbers[start : start + PICTURES_AT_ONCE]
             views = [view_of(data.pixels[number], side, rng, mirrors.get(number, False)) for number in chunk]
             codes.append(image.encode_batch(views))
         return np.concatenate(codes).astype(kind) if codes else np.empty((0, *image.grid), kind)
@@ -96,7 +105,7 @@ def tokenize_views(
             codes_VPHW = np.lib.format.open_memmap(hidden / "codes.npy", "w+", kind, (number, *plain.shape))
             codes_VPHW[:] = plain
             for view in range(1, number):
-                codes_VPHW[view, trained] = encoded(trained, np.random.default_rng([seed, 10, view]))
+                codes_VPHW[view, trained] = encoded(trained, np.random.default_rng([seed, 10, view]), view)
             codes_VPHW.flush()
             del codes_VPHW
         write_file(hidden / "card.json", f'{{"tokenizer": "{mark}", "views": {number}, "pictures": {count}}}\n')

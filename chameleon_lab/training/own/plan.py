@@ -76,6 +76,15 @@ class OwnPlan:
         return image_config(self.side, self.grid, self.codes, OWN_SIZES[self.size]["image_width"])
 
 
+def meeting_words(exposures: float, documents: int) -> str:
+    """How often a training meets each of its documents, as a sentence's end."""
+    if exposures >= 1.5:
+        return f"each document is met about {exposures:,.0f} times."
+    if exposures >= 0.95:
+        return "each document is met about once."
+    return f"of {documents:,} documents about {max(1, round(exposures * documents)):,} are met, each once."
+
+
 def image_config(side: int, grid: int, codes: int, width: int) -> ImageTokenizerConfig:
     """An image tokenizer of `side` pixels and `grid` x `grid` codes. Raises ValueError where they do not fit."""
     factor = side // grid if grid > 0 and side % grid == 0 else 0
@@ -277,7 +286,9 @@ def reading_words(count: int, expected: Sequence[int | None], seconds: float) ->
     every = sum(numbers) if len(numbers) == len(expected) else 0
     if every <= count:
         return f"{count:,} documents read"
-    left = (every - count) * seconds / max(1, count)
+    if count < 5:  # the first may have waited for the disk to wake
+        return f"{count:,} of about {every:,} documents read"
+    left = (every - count) * seconds / count
     return f"{count:,} of about {every:,} documents read, {left:.0f} s left"
 
 

@@ -40,6 +40,7 @@ from chameleon_lab.training.own.plan import (
     OwnPlan,
     fitting_text,
     given_shape,
+    meeting_words,
     plan_own,
     planned_side,
     reading_words,
@@ -206,14 +207,18 @@ class OwnTraining:
             self.say(f"Here: image tokenizer {plan.image_minutes:.1f} min, about {steps_of_image:,.0f} steps.")
         self.say(
             f"Here: transformer {left / 60:.1f} min, about {steps:,} steps, {plan.tokens / step:,.0f} tokens a second: "
-            f"each document is met about {exposures:,.0f} times."
+            f"{meeting_words(exposures, trained)}"
         )
         if trained < 50:
             self.say(
                 f"{trained} documents teach a model these and no others: it will know them by heart, and nothing else."
             )
         if exposures < 20:
-            self.say("Met less than 20 times, pictures come out as blobs of the right colour: more minutes help most.")
+            minutes = left / 60 * 20 / exposures
+            self.say(
+                "Met less than 20 times, pictures come out as blobs of the right colour: more minutes help most. The "
+                f"transformer alone takes about {minutes:,.0f} minutes to meet each 20 times."
+            )
 
     @locks_folder
     def stages(self) -> Iterator[tuple[str, Run]]:
