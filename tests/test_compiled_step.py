@@ -38,6 +38,8 @@ from chameleon_lab.transformer import FeedForward, ModelConfig, Transformer
 
 pytest.importorskip("numba")
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 CONFIG = ModelConfig(
     vocabulary=101,
     width=64,
