@@ -17,16 +17,8 @@ QUERY_BLOCK = 128  # fitted: queries at a time in them, so that keys behind a bl
 # Attention of one query, on a CPU
 FUSED_NUMBERS = 2**16  # fitted: up to so many numbers in a layer's keys, torch's kernel is faster for a single query
 
-# Products of a few rows with a matrix, on a CPU
-MATRIX_PARTS = (
-    8  # into at most so many parts of a batch a matrix falls for a single row in float32; two do, or one a thread
-)
-WIDE_INPUTS = 4096  # fitted: from so many inputs on, with one thread, the parts are slower than `F.linear` after all
-NARROW_INPUTS = 2048  # fitted: up to so many inputs, in float32, the transposed product of two rows is the fastest
-TRANSPOSED_ROWS = 3  # fitted: up to so many rows it beats `F.linear`, where the weights are not repacked
-PACKED_LEAST, PACKED_MOST = 4, 32  # fitted: between so many rows oneDNN's packed weights are up to twice as fast
-PACKED_BYTES = 2**30  # models beyond this get no packed second copy of their matrices
-
+# Steps on a CPU
+COMPARED_BYTES = 2**30  # of the weights of larger models a session's begin compares as many rows as make that up
 COMPILED_ROWS = 16  # up to so many rows numba's kernels compute a step, where numba is installed
 
 # Recorded steps, on a GPU

@@ -41,33 +41,6 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else getattr(tensor, "_version", 0)
 
 
-def pack_matrix(weight_OI: Tensor) -> Callable[[Tensor], Tensor]:
-    """x_NI -> x W^T for a few rows, with a second copy of W in the order that oneDNN likes; without it `F.linear`."""
-    if not packs_matrices():
-        return lambda x_NI: F.linear(x_NI, weight_OI)
-    reorder, multiply = _packing()
-    packed = reorder(weight_OI, 8)
-    return lambda x_NI: multiply(x_NI, packed, None, "none", [], "")
-
-
-@functools.cache
-def packs_matrices() -> bool:
-    """Whether oneDNN is there and takes its arguments as it did."""
-    try:
-        reorder, multiply = _packing()
-        multiply(torch.zeros(4, 16), reorder(torch.zeros(16, 16), 8), None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.backends.mkldnn.is_available()
-
-
-def _packing() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    reorder, multiply = operator("mkldnn._reorder_linear_weight"), operator("mkldnn._linear_pointwise")
-    if reorder is None or multiply is None:
-        raise AttributeError("This torch has no products with packed matrices.")
-    return reorder, multiply
-
-
 class ByteMatrix:
     """A matrix of signed bytes in the order of oneDNN's products of bytes, with a scale for each output.
 

@@ -12,6 +12,9 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Numba takes a second to load, in a hundred processes of the suite, and is asked for by tests of what it compiles.
+os.environ.setdefault("CHAMELEON_COMPILED", "0")
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -21,7 +24,7 @@ from support import IMAGE, MODEL, TEXTS, LetterTokenizer
 
 from chameleon_lab import crossovers
 from chameleon_lab.chameleon import Chameleon
-from chameleon_lab.generation import recording
+from chameleon_lab.generation import compiled_step, recording
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -82,6 +85,16 @@ def _steady(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[None]:
+    """Decoding by numba, where it is installed, as outside of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiled_step.COMPILED_SWITCH, "1")
+        compiled_step.kernels.cache_clear()
+        yield
+    compiled_step.kernels.cache_clear()
 
 
 @pytest.fixture(scope="session")

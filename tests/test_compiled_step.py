@@ -38,6 +38,8 @@ from chameleon_lab.transformer import FeedForward, ModelConfig, Transformer
 
 pytest.importorskip("numba")
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 CONFIG = ModelConfig(
     vocabulary=101,
     width=64,
@@ -130,6 +132,21 @@ def test_fewer_bits_are_as_near_to_the_plain_model_as_their_rounding(model, bits
     greedy(model, 2, 3)  # by the worker that is meant
 
 
+@pytest.mark.parametrize(("bits", "vocabulary"), [(8, 101), (8, 8193), (4, 128)])
+@torch.inference_mode()
+def test_a_row_in_few_bits_has_the_same_logits_alone_and_beside_others(bits, vocabulary, threads):
+    """Outputs that are no multiple of those computed at a time are computed once, whichever thread has them."""
+    torch.manual_seed(4)
+    model = quantize(shaken(replace(CONFIG, vocabulary=vocabulary)).to(torch.bfloat16), bits)
+    alone_V: Tensor | None = None
+    for rows in (1, 2, 5, 8, 16):
+        decoder, latest_V = Decoder(model, rows), torch.empty(0)
+        for token in (5, 7, 9):
+            latest_V = decoder.logits(decoder.feed(torch.full((rows, 1), token), [1] * rows))[0, -1]
+        alone_V = latest_V if alone_V is None else alone_V
+        assert decoder.worker == "compiled" and torch.equal(latest_V, alone_V)
+
+
 @pytest.mark.parametrize("bits", [0, 8, 4])
 @torch.inference_mode()
 def test_weights_are_seen_as_they_are_now(bits):
@@ -220,6 +237,19 @@ def test_who_listens_hears_the_model_itself_and_dropout_that_is_on_drops():
     assert not torch.equal(decoder.trunk(torch.tensor([[3]])), still) and decoder.worker == "lean"
     model.eval()
     torch.testing.assert_close(decoder.trunk(torch.tensor([[3]])), still, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bits", [8, 4])
+@torch.inference_mode()
+def test_a_number_that_is_none_passes_products_in_few_bits(value, bits):
+    """Inputs become 16-bit numbers there, which know no NaN."""
+    for norm in ("attention_pre_norm", "ffn_pre_norm"):
+        model: Any = quantize(shaken(replace(CONFIG, vocabulary=128)).to(torch.bfloat16), bits)
+        getattr(model.blocks[0], norm).weight.data[3] = value
+        decoder = Decoder(model, 2)
+        logits_B1V = decoder.logits(decoder.feed(torch.tensor([[5], [6]]), [1, 1]))
+        assert decoder.worker == "compiled" and not logits_B1V.isfinite().all(dim=-1).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

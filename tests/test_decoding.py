@@ -1,7 +1,6 @@
 """Decoding: the lean stand-in computes what the model computes, whatever stands in its slots."""
 
 import re
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from chameleon_lab import crossovers
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.documents import Document, EndTurn
-from chameleon_lab.generation import kernels, recording
+from chameleon_lab.generation import recording
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.grammar import Grammar
 from chameleon_lab.generation.guidance import ThreeWay, TwoWay
@@ -90,11 +89,9 @@ def stepwise(model: Transformer, rows: list[Tensor], prompts: list[int]) -> list
     return [torch.cat(kept) for kept in seen]
 
 
-@pytest.mark.parametrize("spare", [2**30, 0], ids=["repacked", "as they are"])
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @torch.inference_mode()
-def test_steps_equal_the_whole_for_rows_of_one_length(model, count, spare, monkeypatch):
-    monkeypatch.setattr(crossovers, "PACKED_BYTES", spare)
+def test_steps_equal_the_whole_for_rows_of_one_length(model, count):
     rows = list(tokens(count, 14))
     for ours_TV, row in zip(stepwise(model, rows, [5] * count), rows, strict=True):
         torch.testing.assert_close(ours_TV, model(row[None])[0], atol=2e-5, rtol=1e-4)
@@ -383,10 +380,8 @@ def test_the_next_reply_is_that_of_a_fresh_object_with_the_same_weights(
     assert torch.equal(reply(old), before_BTV) and torch.equal(reply(fresh), before_BTV)
     with torch.no_grad():
         change(model)
-    with monkeypatch.context() as alone:
-        alone.setattr(kernels, "PACKED", weakref.WeakKeyDictionary())
-        wanted_BTV = reply(Decoder(model, rows))
-        whole_BTV = model(sample_BT)[:, -4:]
+    wanted_BTV = reply(Decoder(model, rows))
+    whole_BTV = model(sample_BT)[:, -4:]
     assert (wanted_BTV - whole_BTV).abs().max() < (1e-3 if model.head.weight.dtype == torch.float32 else 0.1) * (
         1 + whole_BTV.abs().max()
     )

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_decoding import shaken, stepwise
+from test_decoding import shaken
 from test_transformer import CONFIG, tokens
 from torch import nn
 
 from chameleon_lab import native_ops
-from chameleon_lab.generation import kernels
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.quantization import Int4Linear, Int8Linear, quantize
 
 OPERATORS = (
-    *("mkldnn._reorder_linear_weight", "mkldnn._linear_pointwise"),
     *("onednn.qlinear_prepack", "onednn.qlinear_pointwise"),
     *("aten._weight_int8pack_mm", *native_ops.INT4["cpu"]),
 )
@@ -32,9 +30,7 @@ def take_away(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def take(*names: str) -> None:
         monkeypatch.setattr(native_ops, "operator", lambda name: None if name in names else really(name))
-        monkeypatch.setattr(native_ops, "packs_matrices", native_ops.packs_matrices.__wrapped__)
         monkeypatch.setattr(native_ops, "multiplies_bytes", native_ops.multiplies_bytes.__wrapped__)
-        monkeypatch.setattr(kernels, "PACKED", {})
 
     return take
 
@@ -44,26 +40,13 @@ def test_this_torch_has_them_all():
     assert native_ops.operator("aten._no_such_thing") is None and native_ops.operator("nowhere.at_all") is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", OPERATORS[:2])
-@torch.inference_mode()
-def test_decoding_without_packed_matrices(name, dtype, take_away):
-    model, rows = shaken(CONFIG).to(dtype), list(tokens(5, 12))
-    with_BTV = torch.stack(stepwise(model, rows, [5] * 5))
-    take_away(name)
-    assert not native_ops.packs_matrices()
-    without_BTV = torch.stack(stepwise(model, rows, [5] * 5))
-    near = 1e-4 if dtype == torch.float32 else 0.05
-    assert (with_BTV - without_BTV).abs().max() < near * with_BTV.abs().max()
-
-
 def test_an_operator_that_takes_other_arguments_is_left(monkeypatch, take_away):
     take_away()
     monkeypatch.setattr(native_ops, "operator", lambda name: lambda *_: (_ for _ in ()).throw(TypeError("arguments")))
-    assert not native_ops.packs_matrices() and not native_ops.multiplies_bytes()
+    assert not native_ops.multiplies_bytes()
 
 
-@pytest.mark.parametrize("names", [OPERATORS[2:3], OPERATORS[3:4], OPERATORS[2:5]], ids=lambda names: names[-1])
+@pytest.mark.parametrize("names", [OPERATORS[:1], OPERATORS[1:2], OPERATORS[:3]], ids=lambda names: names[-1])
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @torch.inference_mode()
 def test_int8_products_without_kernels(names, rows, take_away):

@@ -371,26 +371,19 @@ def _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratc
 
 
 @njit(**FAST)
-def _draw(shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch, order, shares):
-    """Codes of a run, one after another: picked, fed to all streams of their rows, and the logits behind them."""
-    live, batch, vocabulary, heads = order[LIVE_ROWS], order[BATCH], sizes[VOCABULARY], sizes[HEAD : HEAD + 4]
-    for place in range(order[PLACES]):
-        for number in range(live):
-            at = place * live + number
-            code = pick_code(logits.ctypes.data, vocabulary, order, shares, 4 * at, number)
-            if code < 0:
-                return
-            put_at(order[CODES] + 8 * at, code)
-            for stream in range(order[STREAMS]):
-                tokens[stream * batch + field(order[LIVE], number)] = code
-        order[DRAWN] = place + 1
-        if place + 1 < order[PLACES]:
-            _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
-            for number in range(live):
-                for stream in range(order[STREAMS]):
-                    lengths[stream * batch + field(order[LIVE], number)] += 1
-            xs, ys, room = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
-            _multiply(shared, alone, heads, sizes[WIDTH], vocabulary, xs, ys, len(outputs), room)
+def _picked(sizes, order, shares, place, tokens, logits):
+    """Codes of the rows that draw, for this place of a run, to all streams of theirs; False where logits are not
+    finite."""
+    for number in range(order[LIVE_ROWS]):
+        at = place * order[LIVE_ROWS] + number
+        code = pick_code(logits.ctypes.data, sizes[VOCABULARY], order, shares, 4 * at, number)
+        if code < 0:
+            return False
+        put_at(order[CODES] + 8 * at, code)
+        for stream in range(order[STREAMS]):
+            tokens[stream * order[BATCH] + field(order[LIVE], number)] = code
+    order[DRAWN] = place + 1
+    return True
 
 
 def _compile_run(sources):
@@ -407,17 +400,24 @@ def _compile_run(sources):
         """
         if work == HELP and sources >= 0:
             _help_out(shared)
-        elif work == STEP:
-            for token in tokens:
-                if not 0 <= token < sizes[VOCABULARY]:
-                    return False
-            _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
-        elif work == DRAW:
-            _draw(shared, alone, sizes, table, numbers, tokens, lengths, outputs, logits, scratch, order, shares)
-        else:
-            xs, ys, sums = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
-            head = sizes[HEAD : HEAD + 4]
-            _multiply(shared, alone, head, sizes[WIDTH], sizes[VOCABULARY], xs, ys, len(outputs), sums)
+            return True
+        for token in tokens:
+            if not 0 <= token < sizes[VOCABULARY]:
+                return False
+        places = order[PLACES] if work == DRAW else 1
+        for place in range(places):
+            if work == DRAW and (not _picked(sizes, order, shares, place, tokens, logits) or place + 1 == places):
+                break
+            if work != LOGITS:
+                _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
+            if work != STEP:
+                xs, ys, room = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
+                head = sizes[HEAD : HEAD + 4]
+                _multiply(shared, alone, head, sizes[WIDTH], sizes[VOCABULARY], xs, ys, len(outputs), room)
+            if work == DRAW:
+                for number in range(order[LIVE_ROWS]):
+                    for stream in range(order[STREAMS]):
+                        lengths[stream * order[BATCH] + field(order[LIVE], number)] += 1
         return True
 
     return run

@@ -66,31 +66,69 @@ def cooled(mixed, count, most, temperature):
 
 
 @njit(**STRICT)
-def share_keys(mixed, count, sum_, keys):
-    """Shares, and whole numbers in their order, the largest first, of equal ones the earlier."""
-    bits = np.empty(1, np.float32)
-    for place in range(count):
-        bits[0] = float_at(mixed + 4 * place) / sum_
-        keys[place] = place - (np.int64(bits.view(np.int32)[0]) << 32)
+def sift_down(keys, place, count):
+    """The key at this place goes down to where the heap of so many is one again, the smallest first."""
+    key = keys[place]
+    while 2 * place + 1 < count:
+        below = 2 * place + 1
+        below += 1 if below + 1 < count and keys[below + 1] < keys[below] else 0
+        if keys[below] >= key:
+            break
+        keys[place] = keys[below]
+        place = below
+    keys[place] = key
 
 
 @njit(**STRICT)
-def place_at(keys, count, quantile, top_p, min_p, totals):
-    """Where the token at this quantile stands among the likeliest: `Sampler._place`, its sums in the same types."""
-    bits, sum_ = np.empty(1, np.int32), 0.0
-    likely, greatest = 0, np.float32(0)
+def heap_of_shares(mixed, count, sum_, keys):
+    """A heap of whole numbers in the order of shares, the largest first, of equal ones the earlier: the shares' sum."""
+    bits, total = np.empty(1, np.float32), 0.0
     for place in range(count):
-        bits[0] = np.int32(-(keys[place] >> 32))
-        share = bits.view(np.float32)[0]
-        greatest = share if place == 0 else greatest
-        likely += 1 if share >= min_p * greatest else 0
-        sum_ += share
-        totals[place] = np.float32(sum_)
-    last = np.searchsorted(totals[:count], top_p * totals[count - 1])
-    if min_p > 0:
-        last = min(last, max(likely - 1, 0))
-    last = min(last, count - 1)
-    return min(np.searchsorted(totals[:count], quantile * totals[last], side="right"), last)
+        bits[0] = float_at(mixed + 4 * place) / sum_
+        total += bits[0]
+        keys[place] = place - (np.int64(bits.view(np.int32)[0]) << 32)
+    for place in range(count // 2 - 1, -1, -1):
+        sift_down(keys, place, count)
+    return np.float32(total)
+
+
+@njit(**STRICT)
+def share_of(key):
+    bits = np.empty(1, np.int32)
+    bits[0] = np.int32(-(key >> 32))
+    return bits.view(np.float32)[0]
+
+
+@njit(**STRICT)
+def next_likeliest(keys, count, place):
+    """Takes the key with this number in their order out of the heap, to behind it: its share."""
+    left = count - place - 1
+    key = keys[0]
+    keys[0] = keys[left]
+    sift_down(keys, 0, left)
+    keys[left] = key
+    return share_of(key)
+
+
+@njit(**STRICT)
+def likeliest_at(keys, count, top_k, quantile, top_p, min_p, total, totals):
+    """Which of them stands at this quantile: `Sampler._place`, its sums in the same types, as far as it needs them."""
+    sum_, considered, last = 0.0, top_k if top_k else count, 0
+    for place in range(top_k):  # whose sum is the total
+        sum_ += next_likeliest(keys, count, place)
+        totals[place] = total = np.float32(sum_)
+    for last in range(considered):
+        if last >= top_k:
+            sum_ += next_likeliest(keys, count, last)
+            totals[last] = np.float32(sum_)
+        if totals[last] >= top_p * total:
+            break
+    while min_p > 0 and last > 0 and share_of(keys[count - 1 - last]) < min_p * totals[0]:
+        last -= 1
+    for place in range(last):
+        if totals[place] > quantile * totals[last]:
+            return keys[count - 1 - place] & 0xFFFFFFFF
+    return keys[count - 1 - last] & 0xFFFFFFFF
 
 
 @njit(**FAST)
@@ -106,9 +144,8 @@ def pick_code(logits, vocabulary, order, numbers, at, number):
     if numbers[TEMPERATURE] == 0:
         return field(order[IDS], first_of(mixed, count, most))
     cooled(mixed, count, most, numbers[TEMPERATURE])
-    share_keys(mixed, count, softmax_of(mixed, count), keys)
-    keys[:count].sort()
-    considered = min(order[TOP_K], count) if order[TOP_K] else count
+    total = heap_of_shares(mixed, count, softmax_of(mixed, count), keys)
+    top_k = order[TOP_K] if order[TOP_K] < count else 0
     quantile = float_at(order[QUANTILES] + at)
-    place = place_at(keys, considered, quantile, numbers[TOP_P], numbers[MIN_P], shares)
-    return field(order[IDS], keys[place] & 0xFFFFFFFF)
+    place = likeliest_at(keys, count, top_k, quantile, numbers[TOP_P], numbers[MIN_P], total, shares)
+    return field(order[IDS], place)

@@ -76,10 +76,10 @@ class Decoder:
     def begin(self) -> None:
         """Looks at the model where a reply begins; what was prepared for, or computed with, others is forgotten.
 
-        Copies of weights are compared with them at their first use in a reply (`PackedMatrix`). A lasting decoder
-        compares modules, their settings, the addresses of weights and all weights themselves, or in models beyond
-        `crossovers.PACKED_BYTES` on a CPU as many rows as make that up. That takes about as long as a token. While a
-        hook listens, each reply computes all anew, since nobody can say whether it still does what it did.
+        A lasting decoder compares modules, their settings, the addresses of weights and all weights themselves, or in
+        models beyond `crossovers.COMPARED_BYTES` on a CPU as many rows as make that up. That takes about as long as a
+        token. While a hook listens, each reply computes all anew, since nobody can say whether it still does what it
+        did.
         """
         structure = Structure(self.model) if self.lasting else None  # else made for one reply, and bound to nothing yet
         moved = self._embedding_VD.data_ptr() != self.model.embedding.weight.data_ptr()
@@ -88,10 +88,8 @@ class Decoder:
         self._structure = structure
         if not self.lasting:
             return
-        for pack in self._twin.packs if self._twin else ():
-            pack.current = False
         on_cpu = self.model.embedding.weight.device.type == "cpu"
-        now = weights_digest(self.model, crossovers.PACKED_BYTES if on_cpu else float("inf"))
+        now = weights_digest(self.model, crossovers.COMPARED_BYTES if on_cpu else float("inf"))
         if self._digest not in (b"", now) or (structure is not None and structure.listens):
             self.cache.lengths[:] = 0
         self._digest = now

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chameleon_lab import crossovers
 from chameleon_lab.attention import rotate
 from chameleon_lab.by_modality import ByModality
-from chameleon_lab.generation.kernels import Call, PackedMatrix, linear_call, rms_norm_call
+from chameleon_lab.generation.kernels import Call, linear_call, rms_norm_call
 from chameleon_lab.taps import Tap
 from chameleon_lab.transformer import Attention, Block, FeedForward, Rotation, Transformer, Unplaced
 
@@ -27,7 +26,7 @@ class LeanTwin:
 
     Modules of the types `through` keep their methods, on a copy whose children are lean. Norms and products that are
     in `CALLS` are computed by functions; everything else stays the module that it is. Parameters are shared, and may
-    be changed in place; `packs` are the second copies of matrices, which are not.
+    be changed in place.
     """
 
     def __init__(
@@ -35,12 +34,8 @@ class LeanTwin:
         model: nn.Module,
         through: tuple[type[nn.Module], ...] = (Transformer, Block, Attention, FeedForward, ByModality),
     ) -> None:
-        self.packs: list[PackedMatrix] = []
         self._through = through
-        self._spare = sum(parameter.nbytes for parameter in model.parameters()) <= crossovers.PACKED_BYTES
         self.model: Any = self._copy(model)
-        for pack in self.packs:
-            pack.current = False
 
     def _copy(self, module: nn.Module) -> Any:
         twin = copy.copy(module)
@@ -56,8 +51,6 @@ class LeanTwin:
             return module  # somebody has put another function in its place
         if isinstance(module, self._through):
             return self._copy(module).forward
-        if type(module) is nn.Linear:
-            return linear_call(module, self.packs, self._spare)
         return CALLS.get(type(module), lambda module: module)(module)
 
 
@@ -111,11 +104,12 @@ CALLS: dict[type[nn.Module], Callable[[Any], Callable[..., Tensor]]] = {
     nn.Embedding: _embedding,
     nn.Dropout: _dropout,
     nn.LayerNorm: _layer_norm,
+    nn.Linear: linear_call,
     nn.RMSNorm: rms_norm_call,
     Rotation: lambda module: rotate,
     Unplaced: lambda module: _as_embedded,
 }
 """What stands in for a module of exactly this type."""
 
-FORWARDS = {kind: kind.forward for kind in (nn.Linear, *CALLS)}
+FORWARDS = {kind: kind.forward for kind in CALLS}
 """Their methods when this was imported."""

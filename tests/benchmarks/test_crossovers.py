@@ -107,45 +107,6 @@ def test_attention_of_one_query(say) -> None:
         say("FUSED_NUMBERS", value, [(each * length, times(length)) for length in (64, 128, 256, 512, 2048)])
 
 
-def test_products_of_one_row(say) -> None:
-    def times(width: int, parts: int) -> float:
-        matrices = copies_of(lambda: torch.randn(1024, width))
-        x_1I = torch.randn(1, width)
-        column = (parts, width, 1), (0, 1, width)
-
-        def split(n: int) -> Tensor:
-            return torch.bmm(matrices[n].unflatten(0, (parts, -1)), x_1I.as_strided(*column))
-
-        return ratio(lambda n: F.linear(x_1I, matrices[n]), split, len(matrices))
-
-    widths = (512, 1024, 2048, 4096, 8192)
-    say("WIDE_INPUTS", crossovers.WIDE_INPUTS, [(width, times(width, 2)) for width in widths])
-    say("MATRIX_PARTS", crossovers.MATRIX_PARTS, [(parts, times(1024, parts)) for parts in (2, 4, 8, 16)])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_of_several_rows(dtype: torch.dtype, say) -> None:
-    def transposed(width: int, rows: int) -> float:
-        matrices, x_NI = copies_of(lambda: torch.randn(1024, width, dtype=dtype)), torch.randn(rows, width, dtype=dtype)
-        return ratio(
-            lambda n: F.linear(x_NI, matrices[n]),
-            lambda n: torch.mm(matrices[n], x_NI.t()).t().contiguous(),
-            len(matrices),
-        )
-
-    def packed(rows: int) -> float:
-        matrices, x_NI = copies_of(lambda: torch.randn(3072, 1024, dtype=dtype)), torch.randn(rows, 1024, dtype=dtype)
-        products = [native_ops.pack_matrix(matrix) for matrix in matrices]
-        return ratio(lambda n: F.linear(x_NI, matrices[n]), lambda n: products[n](x_NI), len(matrices))
-
-    if dtype == torch.float32:
-        widths, rows = (512, 1024, 2048, 4096), (2, 3, 4, 8)
-        say("NARROW_INPUTS", crossovers.NARROW_INPUTS, [(width, transposed(width, 2)) for width in widths])
-        say("TRANSPOSED_ROWS", crossovers.TRANSPOSED_ROWS, [(count, transposed(1024, count)) for count in rows])
-    value = f"{crossovers.PACKED_LEAST} to {crossovers.PACKED_MOST} ({dtype})"
-    say("PACKED_LEAST, PACKED_MOST", value, [(rows, packed(rows)) for rows in (1, 2, 3, 4, 8, 16, 32, 48, 64)])
-
-
 def test_products_of_bytes(say) -> None:
     weights = copies_of(lambda: torch.randint(-127, 128, (3072, 1024), dtype=torch.int8))
     scales_O = torch.rand(3072).bfloat16()

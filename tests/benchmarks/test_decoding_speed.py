@@ -34,7 +34,7 @@ from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Modality
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled")]
 
 
 def shape(vocabulary: int, width: int, layers: int, heads: int, ffn_width: int, context: int = 512) -> ModelConfig:
@@ -165,6 +165,15 @@ def test_decoding_beside_transformers(name: str, threads: int, say: Callable[[st
     )
 
 
+def model_in(config: ModelConfig, kind: str) -> Transformer:
+    """Of random weights, in one of llama.cpp's kinds, or what comes nearest to it."""
+    if kind == "Q4_0" and config.ffn_width % 32:
+        pytest.skip("4 bits share a scale among 32 weights")
+    model = Transformer(config).eval()
+    model = model if kind == "F32" else model.to(torch.bfloat16)
+    return quantize(model, int(kind[1])) if kind.startswith("Q") else model
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("192")])
@@ -174,12 +183,7 @@ def test_decoding_beside_llama_cpp(
     """Without numba it says how the lean twin stands; without `llama-cpp-python` and `gguf` it is skipped."""
     torch.set_num_threads(threads)
     config, tokens = SHAPES[name], 16 if name.startswith("1024") else 64
-    if kind == "Q4_0" and config.ffn_width % 32:
-        pytest.skip("4 bits share a scale among 32 weights")
-    model = Transformer(config).eval()
-    model = model if kind == "F32" else model.to(torch.bfloat16)
-    if kind.startswith("Q"):
-        model = quantize(model, int(kind[1]))
+    model = model_in(config, kind)
     llama_peer.write_gguf(tmp_path / "peer.gguf", config, kind)
     mine, peers = seconds(
         ours(model, tokens), llama_peer.decoding(tmp_path / "peer.gguf", config, tokens, threads), turns=5
@@ -187,6 +191,20 @@ def test_decoding_beside_llama_cpp(
     say(
         f"{name}, {kind}, {threads} thread(s): ours {tokens / mine:.0f} tok/s, llama.cpp {tokens / peers:.0f}"
         f"{' with repacked matrices' if llama_peer.REPACKED else ''}, ratio {peers / mine:.2f}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("192")])
+def test_eight_rows_beside_llama_cpp(name: str, kind: str, say: Callable[[str], None], tmp_path: Path) -> None:
+    config, tokens = SHAPES[name], 8
+    model = model_in(config, kind)
+    llama_peer.write_gguf(tmp_path / "peer.gguf", config, kind)
+    peers = [llama_peer.decoding_rows(tmp_path / "peer.gguf", config, tokens, 1, rows) for rows in (1, 8)]
+    one, eight, peer_one, peer_eight = seconds(*(ours(model, tokens, rows, 32) for rows in (1, 8)), *peers)
+    say(
+        f"{name}, {kind}: eight rows {8 * one / eight:.2f} times one row's tokens, llama.cpp's "
+        f"{8 * peer_one / peer_eight:.2f} times; ours {peer_eight / eight:.2f} times llama.cpp's"
     )
 
 
@@ -329,7 +347,9 @@ def test_the_tiny_model_answers_and_draws(say: Callable[[str], None]) -> None:
     lab = Chameleon.load("tiny")
     loaded = time.perf_counter() - started
     prompt = Document.of("draw a large red circle left of a small blue square on a gray background", EndTurn())
-    lab.generate(prompt)  # warm
+    matrices = torch.cat([each.flatten() for each in weights(lab.model)])
+    whole, read = seconds(lambda: lab.generate(prompt), lambda: [matrices.sum() for _ in range(65)], turns=12)
+    say(f"a whole picture, one thread: {whole * 1e3:.0f} ms; to read its weights 65 times takes {read * 1e3:.0f}")
     started = time.perf_counter()
     drawn = next(piece for piece in lab.stream(prompt, seed=1) if isinstance(piece, ImagePiece) and piece.complete)
     picture = time.perf_counter() - started
