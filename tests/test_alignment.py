@@ -35,6 +35,7 @@ from chameleon_lab.training.alignment import (
     SceneCategory,
     alignment_on,
     conversation_sources,
+    in_portions,
     save_aligned,
 )
 from chameleon_lab.training.budget import Budget
@@ -295,6 +296,16 @@ def test_the_shell_aligns_a_model_on_conversations_and_writes_it(base, tmp_path,
     aligned = Chameleon.load(folder / "model")
     assert aligned.card["data"]["weights"] == {"text": 2.0} and "aligned on conversations" in aligned.card["notes"][0]
     assert Dropout(0.05) in aligned.model.config.fixes
+    assert torch.cuda.is_available() or aligned.card["data"]["rows"] == 8  # of 128 a step
+
+
+def test_a_step_in_portions_is_of_as_many_rows():
+    experiment, trainer = in_portions(ALIGNMENT)
+    assert isinstance(experiment.data, Conversations)
+    assert experiment.data.rows * trainer["accumulate_grad_batches"] == 128 > experiment.data.rows
+    assert replace(experiment, data=ALIGNMENT.data) == ALIGNMENT
+    with pytest.raises(ValueError, match="128 rows cannot be taken 7 at once"):
+        in_portions(ALIGNMENT, 7)
 
 
 # What a batch looks like

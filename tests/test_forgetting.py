@@ -54,10 +54,12 @@ def test_outcomes_are_counted_over_seeds_and_a_damaged_file_is_named(tmp_path):
     lab = Chameleon.load("tiny", device="cpu")
     card = evaluation_card("captions exact", "", "", ["a"], n=8, lab=lab)
     before = Result.of([True] * 6 + [False] * 2, card)
-    rows = list(outcome_rows("before", 0, [before], [before]))
+    rows = list(outcome_rows("before", 0, [before]))
+    assert rows[0]["scores"] == "11111100"
     for method, scores in (("worse", [False] * 8), ("the same", [True] * 4 + [False] * 2 + [True] * 2)):
         for seed in (0, 1):
-            rows += outcome_rows(method, seed, [Result.of(scores, card)], [before], {"seconds": 60 + seed, "steps": 9})
+            figures = {"seconds": 60 + seed, "steps": 9}
+            rows += outcome_rows(method, seed, [Result.of(scores, card)], {"captions exact": "11111100"}, figures)
     table = outcome_table(rows)
     assert "| before | 75.0 % (41 to 93, n = 8) |  |" in table
     assert "| worse | 0.0 % (0 to 19, n = 16); seeds 0, 0; less | 9, 60 |" in table

@@ -215,3 +215,14 @@ def test_drawings_lie_as_genevals_program_reads_them(tiny, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"tag": "x"}\n')
     with pytest.raises(ValueError, match="no prompt at entry 1"):
         list(export_geneval(tiny, tmp_path / "prompts.jsonl", folder))
+
+
+def test_the_prompts_beside_the_models_can_be_asked_and_their_own_answers_are_right():
+    folder = Path(__file__).parent.parent / "data" / "prompts"
+    prompts = read_own_prompts(folder / "prompts.jsonl", folder / "checks.py")
+    assert len(prompts) == 209 and {each.category for each in prompts} >= {"in German", "captions", "small talk"}
+    for prompt in prompts:
+        line = prompt.line
+        if "shows" not in line:
+            words = line.get("exact") or " and a ".join(line.get("things", ["good day"]))
+            assert prompt.score(Document.of(words)) == 1 > prompt.score(Document.of("")), line

@@ -13,7 +13,7 @@ import torch
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.commands.parsers import train_folder
 from chameleon_lab.commands.progress import await_run
-from chameleon_lab.training.alignment import ALIGNMENTS, alignment_on, conversation_sources, save_aligned
+from chameleon_lab.training.alignment import ALIGNMENTS, alignment_on, conversation_sources, in_portions, save_aligned
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import EXPERIMENTS
 from chameleon_lab.training.image_experiments import IMAGE_EXPERIMENTS, ImageExperiment, folder_of_pictures
@@ -67,6 +67,9 @@ def train_command(options: argparse.Namespace) -> None:
         experiment = alignment_on(sources, options.begins_from or "tiny", weights=weights, seed=options.seed)
     if minutes is not None:
         experiment = replace(experiment, budget=Budget(minutes=minutes))
+    trainer = {}
+    if name in ALIGNMENTS and not torch.cuda.is_available():  # a step is of as many rows, but of few at once
+        experiment, trainer = in_portions(experiment)
     if isinstance(experiment, ImageExperiment):
         if options.pictures is not None:
             experiment = replace(experiment, source=folder_of_pictures(options.pictures))
@@ -81,7 +84,7 @@ def train_command(options: argparse.Namespace) -> None:
             f"{name} has no data of its own. Write some with `chameleon-lab tokenize`, and give it that in Python: "
             f"replace(EXPERIMENTS[{name!r}], data=Corpora(...)).run(FOLDER)."
         )
-    run = Run(experiment, folder, processes=options.processes).start()
+    run = Run(experiment, folder, processes=options.processes, trainer=trainer).start()
     await_run("transformer", run)
     if name in ALIGNMENTS:
         save_aligned(run.result(), experiment, folder / "model")

@@ -29,14 +29,7 @@ from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.scenes import Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation.intervals import Mean
-from chameleon_lab.evaluation.results import (
-    FEWEST_DIFFERENT,
-    Result,
-    evaluation_card,
-    item_words,
-    result_table,
-    settings_words,
-)
+from chameleon_lab.evaluation.results import FEWEST_DIFFERENT, Result, evaluation_card, item_words, settings_words
 from chameleon_lab.evaluation.scenes import Score, scene_results
 from chameleon_lab.files import read_json_lines
 from chameleon_lab.signals import exit_code
@@ -211,8 +204,8 @@ def forgetting_outcome(
 
 
 def read_fine_tunings(path: Path | str) -> list[dict[str, Any]]:
-    """Rows of figures: method ("before": untrained), seed, measure, right of n; with each, seconds and losses, and on
-    how many of the n the method's model is right and the untrained one is not (`gained`), or the reverse (`lost`).
+    """Rows of figures: method ("before": untrained), seed, measure, right of n; before, the `scores` of the prompts; of
+    a method its seconds and losses, and on how many of the n it is right and before was not (`gained`), or the reverse.
 
     Raises ValueError for a row that lacks one of the first.
     """
@@ -267,7 +260,7 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of lessons, trainings and prompts")
     parser.add_argument("--runs", type=Path, help="a folder to keep the runs in; one that was stopped there goes on")
     parser.add_argument("--steps", type=int, help="of each training (default: what takes half a minute of one core)")
-    parser.add_argument("-n", type=int, default=100, help="prompts of each measure and seed (default: 100)")
+    parser.add_argument("-n", type=int, default=100, help="prompts of each measure of a new seed (default: 100)")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and train nothing")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -275,19 +268,19 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds if not options.show else ():
         done = {row["method"] for row in rows if row["seed"] == seed}
         missing = [name for name in options.method or FINE_TUNINGS if name not in done]
-        if not missing:
-            continue
-        before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n, 2026 + seed)
-        if "before" not in done:
-            rows += outcome_rows("before", seed, before, before)
+        if missing and "before" not in done:
+            before = forgetting_results(Chameleon.load("tiny", device="cpu"), options.n, 2026 + seed)
+            rows += outcome_rows("before", seed, before)
+            write_file(options.out, "".join(json.dumps(row) + "\n" for row in rows))
         for name in missing:
             folder = options.runs / f"{name}-{seed}".replace(" ", "-") if options.runs else None
             method = replace(FINE_TUNINGS[name], steps=options.steps or FINE_TUNINGS[name].steps)
             lab, figures = forgetting_outcome(method, Chameleon.load("tiny", device="cpu"), seed=seed, folder=folder)
-            after = forgetting_results(lab, options.n, 2026 + seed)
-            log.info("%s, seed %d: %s\n%s\n", name, seed, figures, result_table({"after": after, "before": before}))
-            rows += outcome_rows(name, seed, after, before, figures)
+            scores = {row["measure"]: row["scores"] for row in rows if (row["method"], row["seed"]) == ("before", seed)}
+            after = forgetting_results(lab, len(next(iter(scores.values()))), 2026 + seed)
+            rows += outcome_rows(name, seed, after, scores, figures)
             write_file(options.out, "".join(json.dumps(row) + "\n" for row in rows))
+            log.info("%s, seed %d: %s", name, seed, figures)
     log.info("%s", outcome_table(rows))
 
 
@@ -295,19 +288,19 @@ def outcome_rows(
     method: str,
     seed: int,
     results: Sequence[Result],
-    before: Sequence[Result],
+    before: Mapping[str, str] = MappingProxyType({}),
     figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one model, beside what was `before` on the same prompts."""
-    for after, other in zip(results, before, strict=True):
-        row = {"method": method, "seed": seed, "measure": after.value.card.metric, "right": int(after.scores.sum())}
-        row["n"] = len(after.scores)
-        if method != "before":
-            row |= {
-                "gained": int((after.scores > other.scores).sum()),
-                "lost": int((after.scores < other.scores).sum()),
-            }
-        yield row | figures
+    """The rows of one model; with `before`, by measure a 0 or 1 for each of the same prompts, what it gained and lost,
+    and otherwise these `scores`."""
+    for result in results:
+        measure, scores = result.value.card.metric, "".join(str(int(score)) for score in result.scores)
+        row = {"method": method, "seed": seed, "measure": measure, "right": scores.count("1"), "n": len(scores)}
+        if before:
+            pairs = list(zip(scores, before[measure], strict=True))
+            yield row | {"gained": pairs.count(("1", "0")), "lost": pairs.count(("0", "1")), **figures}
+        else:
+            yield row | {"scores": scores, **figures}
 
 
 if __name__ == "__main__":
