@@ -60,6 +60,8 @@ def test_it_asks_one_question_is_short_and_its_outputs_are_its_own(path: Path) -
     assert "widgets" not in notebook.metadata
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs)
+    words = [each.data["text/plain"] for each in outputs if each.get("data", {}).keys() == {"text/plain"}]
+    assert not any(re.search(r"<matplotlib|\bText\(", each) for each in words), "plt.show() after a plot's last words"
     if outputs:
         words = "after a cell is changed, `make outputs` runs the notebook again; or clear its outputs"
         assert notebook.metadata.get("outputs_of") == OUTPUTS.sources(notebook), words

@@ -144,3 +144,24 @@ def test_how_soon_the_inspector_paints(positions: int, request: pytest.FixtureRe
         print(f"{head or 'Rollout'}, script and layout of a hover: p50 {np.median(costs):.1f} ms, "
               f"p95 {np.percentile(costs, 95):.1f} ms")  # fmt: skip
     bridge.widget.close()
+
+
+OTHER = """import anywidget
+class Other(anywidget.AnyWidget):
+    _esm = "export default {render({el}) { el.innerHTML = '<p class=chm-inspect-word></p>'.repeat(6); }};"
+"""
+
+LAST = "(source) => jupyterapp.shell.currentWidget.content.widgets.at(-1).model.sharedModel.setSource(source)"
+
+
+@pytest.mark.parametrize("first", ["look", "other"])
+def test_where_the_first_paint_in_a_page_of_jupyterlab_goes(first: str, open_notebook):  # noqa: F811
+    """The first widget of a page, and the same again: an inspector, or six letters of nobody's. What the two first
+    share is JupyterLab fetching what shows any widget."""
+    show = {"look": "Inspector(look)", "other": "Other()"}
+    notebook = open_notebook([MAKE, LONG, OTHER, "look = lab.inspect(document)", "pass"])
+    notebook.run_all()
+    for name in (first, *(show.keys() - {first}), first):
+        notebook.page.evaluate(LAST, show[name])
+        (milliseconds,) = notebook.page.evaluate(AGAIN, 1)
+        print(f"\n{first} first, {name}: {milliseconds:.0f} ms; load {os.getloadavg()[0]:.1f}", end="")
