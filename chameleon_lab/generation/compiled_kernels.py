@@ -48,14 +48,14 @@ from chameleon_lab.generation.compiled_products import (
     round_rows,
 )
 from chameleon_lab.generation.compiled_sampler import (
-    BATCH,
-    CODES,
     DRAWN,
     FIRST_KEY,
     FIRST_SHARE,
     LIVE,
     LIVE_ROWS,
-    PLACES,
+    RUN_BATCH,
+    RUN_CODES,
+    RUN_PLACES,
     STREAMS,
     pick_code,
 )
@@ -275,7 +275,7 @@ LAYERS, WIDTH, HEADS, KV_HEADS, WIDTH_OF_HEAD, FFN, IS_BRAIN, KEYS, VALUES, LAYE
 )
 ROOM, TURNS, EMBEDDING, VOCABULARY, HEAD, FIRST_NORM, LAST_NORM = 12, 13, 14, 15, 16, 20, 24
 PLAN_SIZES = 28
-HELP, STEP, LOGITS, DRAW = range(4)  # what `run` is asked for
+HELP, STEP, LOGITS, DRAW_RUN = range(4)  # what `run` is asked for
 
 
 @njit(**FAST)
@@ -379,9 +379,9 @@ def _picked(sizes, order, shares, place, tokens, logits):
         code = pick_code(logits.ctypes.data, sizes[VOCABULARY], order, shares, 4 * at, number)
         if code < 0:
             return False
-        put_at(order[CODES] + 8 * at, code)
+        put_at(order[RUN_CODES] + 8 * at, code)
         for stream in range(order[STREAMS]):
-            tokens[stream * order[BATCH] + field(order[LIVE], number)] = code
+            tokens[stream * order[RUN_BATCH] + field(order[LIVE], number)] = code
     order[DRAWN] = place + 1
     return True
 
@@ -404,9 +404,9 @@ def _compile_run(sources):
         for token in tokens:
             if not 0 <= token < sizes[VOCABULARY]:
                 return False
-        places = order[PLACES] if work == DRAW else 1
+        places = order[RUN_PLACES] if work == DRAW_RUN else 1
         for place in range(places):
-            if work == DRAW and (not _picked(sizes, order, shares, place, tokens, logits) or place + 1 == places):
+            if work == DRAW_RUN and (not _picked(sizes, order, shares, place, tokens, logits) or place + 1 == places):
                 break
             if work != LOGITS:
                 _step(shared, alone, sizes, table, numbers, tokens, lengths, outputs, scratch)
@@ -414,10 +414,10 @@ def _compile_run(sources):
                 xs, ys, room = outputs.ctypes.data, logits.ctypes.data, scratch.ctypes.data
                 head = sizes[HEAD : HEAD + 4]
                 _multiply(shared, alone, head, sizes[WIDTH], sizes[VOCABULARY], xs, ys, len(outputs), room)
-            if work == DRAW:
+            if work == DRAW_RUN:
                 for number in range(order[LIVE_ROWS]):
                     for stream in range(order[STREAMS]):
-                        lengths[stream * order[BATCH] + field(order[LIVE], number)] += 1
+                        lengths[stream * order[RUN_BATCH] + field(order[LIVE], number)] += 1
         return True
 
     return run

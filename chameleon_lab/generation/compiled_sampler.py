@@ -15,8 +15,9 @@ from numba import njit
 from chameleon_lab.generation.compiled_memory import FAST, field, float_at, put_float
 from chameleon_lab.generation.compiled_vectors import softmax_of
 
-# Places of what a run of codes is drawn with, whole numbers and addresses; the sort's keys stand behind them
-PLACES, LIVE_ROWS, LIVE, STREAMS, BATCH, IDS, CHOICES, STRENGTHS, QUANTILES, CODES, TOP_K, SHARES, DRAWN = range(13)
+# Places of what a run of codes is drawn with, whole numbers and addresses; the heap's keys stand behind them
+RUN_PLACES, LIVE_ROWS, LIVE, STREAMS, RUN_BATCH, IDS, RUN_CHOICES = range(7)
+STRENGTHS, QUANTILES, RUN_CODES, TOP_K, SHARES, DRAWN = range(7, 13)
 FIRST_KEY = 16
 # Places of its numbers
 TEMPERATURE, TOP_P, MIN_P, FIRST_SHARE = range(4)
@@ -28,11 +29,11 @@ STRICT = {"fastmath": False, "nogil": True, "error_model": "numpy"}
 def mixed_logits(logits, vocabulary, order, number, strengths, mixed):
     """A row's guided logits of what may come, as the guidance mixes them, to `mixed`: the largest; NaN where any that
     it looked at, or mixed, is not finite."""
-    batch, streams, ids = order[BATCH], order[STREAMS], order[IDS]
+    batch, streams, ids = order[RUN_BATCH], order[STREAMS], order[IDS]
     row = field(order[LIVE], number)
     most = np.float32(-math.inf)
     finite = True
-    for place in range(order[CHOICES]):
+    for place in range(order[RUN_CHOICES]):
         token = field(ids, place)
         logit = float_at(logits + 4 * (row * vocabulary + token))
         if streams > 1:
@@ -135,7 +136,7 @@ def likeliest_at(keys, count, top_k, quantile, top_p, min_p, total, totals):
 def pick_code(logits, vocabulary, order, numbers, at, number):
     """The token of a row at one place of the run, `at` bytes from the first of its draws; -1 where its logits are not
     finite."""
-    count, keys, shares = order[CHOICES], order[FIRST_KEY:], numbers[FIRST_SHARE:]
+    count, keys, shares = order[RUN_CHOICES], order[FIRST_KEY:], numbers[FIRST_SHARE:]
     mixed = shares.ctypes.data
     strengths = order[STRENGTHS] + 2 * at
     most = mixed_logits(logits, vocabulary, order, number, strengths, mixed)

@@ -176,7 +176,7 @@ class CompiledStep:
         tokens = np.full(streams * batch, run.pad)
         lengths = self.cache.lengths[: len(tokens)].copy()
         outputs = np.empty((len(tokens), self.model.config.width), np.float32)
-        self._run(k.DRAW, tokens, lengths, outputs, logits, order=order, shares=numbers)
+        self._run(k.DRAW_RUN, tokens, lengths, outputs, logits, order=order, shares=numbers)
         self.cache.lengths[: len(tokens)] = lengths
         return codes_PR.tolist(), int(order[k.DRAWN])
 
