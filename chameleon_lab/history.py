@@ -290,7 +290,7 @@ def parse_line(line: str, read: Callable[[dict[str, Any]], Value]) -> Value | No
     try:
         plain = json.loads(line)
         return read(plain) if isinstance(plain, dict) else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError):
         return None
 
 
@@ -484,7 +484,7 @@ class RecordedRun:
             require_fields(state)
             if not isinstance(state.settings, dict) or not isinstance(state.thresholds, dict):
                 raise TypeError("settings and thresholds are objects")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError):
             return RunState(self.folder.name, "interrupted")
         if state.over:
             return state

@@ -408,7 +408,7 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
                 raise ValueError(f"the study has no item {str(item)[:40]!r}")
             study.require_answers(answers)
             judgement = Judgement(str(row.get("annotator", path.stem)), item, answers, float(row.get("seconds", 0)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise ValueError(
                 f"{path}, line {number}, is no judgement of {study.name!r}: {reason}. Mend or delete the line."

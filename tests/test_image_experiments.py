@@ -2,8 +2,10 @@
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -82,6 +84,24 @@ def test_another_experiment_s_tokenizer_is_refused_and_a_larger_budget_trains_on
     longer = replace(small, budget=Budget(steps=5)).run(tmp_path)
     assert len(longer.wait().records) == 5
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), longer.result().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("gone", ["config.json", "checkpoints"])
+def test_what_is_finished_is_given_back_only_where_it_is_known_to_be_what_is_asked_for(small, tmp_path, gone):
+    small.run(tmp_path / "run").result()
+    steps = small.budget.steps
+    (shutil.rmtree if gone == "checkpoints" else Path.unlink)(tmp_path / "run" / gone)
+    larger = replace(small, budget=Budget(steps=steps + 2))
+    if gone == "config.json":
+        run = larger.run(tmp_path / "run")
+        run.result()
+        assert len(run.history.records) == steps + 2
+        return
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="what a run of another budget made, and no checkpoint from which"):
+        larger.run(tmp_path / "run").result()
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+    small.run(tmp_path / "run").result()
 
 
 def test_a_folder_of_pictures_is_learned_from_and_bad_files_are_told(small, folder, tmp_path, caplog):

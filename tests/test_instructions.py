@@ -504,3 +504,15 @@ def test_scenes_of_old_are_drawn_as_before() -> None:
     assert all(scene.layout != "free" and scene_number(scene) is not None for scene in scenes)
     assert Image(scenes[0].picture()).picture.size == (SIDE, SIDE)
     assert Text("a") == Text("a")
+
+
+@pytest.mark.parametrize("wrong", ["1e400", "[1]", "null", '"x"', "{}"])
+@pytest.mark.parametrize("name", ["seed", "steps", "losses"])
+def test_an_outcome_of_wrong_types_names_its_file(tmp_path, name, wrong):
+    fields = {"without": '"nothing"', "seed": "0", "steps": "3", "losses": '{"a": 1.5}', name: wrong}
+    line = ", ".join(f"{json.dumps(key)}: {value}" for key, value in fields.items())
+    (tmp_path / "outcomes.jsonl").write_text("{" + line + "}\n")
+    if (name, wrong) == ("losses", "{}"):
+        return
+    with pytest.raises(ValueError, match=r"outcomes\.jsonl is damaged"):
+        read_transfer(tmp_path / "outcomes.jsonl")

@@ -235,7 +235,13 @@ def open_folder(
         options = replace(options, tokenizer=home(tokenizer))
     try:
         opened = match.format.open(match.model, match.tokenizers, options)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:  # a value of a kind that no reader thought of
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ArithmeticError,
+    ) as error:  # a value of a kind that no reader thought of
         raise ValueError(
             f"{match.model} is damaged: a value in its config is of the wrong kind ({reason_of(error)}). Get or "
             "save it anew."

@@ -116,7 +116,7 @@ def read_transfer(path: Path | str) -> list[TransferOutcome]:
         try:
             losses = {str(task): float(loss) for task, loss in fields["losses"].items()}
             outcomes.append(TransferOutcome(str(fields["without"]), int(fields["seed"]), int(fields["steps"]), losses))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{path} is damaged: {str(line)[:60]} is no outcome. Move it away.") from error
     return outcomes
 

@@ -418,13 +418,19 @@ class Run:
                 )
         elif not path.exists():
             self._tell_of_edits(now)
+        budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
+        # Of a folder without its config nobody knows what it was to become: its checkpoint goes on.
+        grown = not path.exists() or ("budget" in before and budgets[0] != budgets[1])
+        if grown and product is not None and not self._place.begun:
+            raise ValueError(
+                f"{self.folder} holds what a run of another budget made, and no checkpoint from which it could go on: "
+                "ask for that budget, or give this one another folder."
+            )
         if not shares_work():
             (self.folder / "orders.jsonl").unlink(missing_ok=True)  # they were an earlier process's
             self._orders = Tail(self.folder / "orders.jsonl", PostedOrder.of)
             self._place.write("config.json", described(self.experiment))
             self._write_state()
-        budgets = [{**(each.get("budget") or {}), "is": "Budget"} for each in (before, now)]
-        grown = "budget" in before and budgets[0] != budgets[1] and self._place.begun
         self._product = None if grown else product
 
     def _tell_of_edits(self, now: dict[str, Any]) -> None:
