@@ -16,7 +16,7 @@ from chameleon_lab.generation.compiled_memory import FAST, field, float_at, put_
 from chameleon_lab.generation.compiled_vectors import softmax_of
 
 # Places of what a run of codes is drawn with, whole numbers and addresses; the sort's keys stand behind them
-PLACES, LIVE_ROWS, LIVE, STREAMS, BATCH, IDS, CHOICES, STRENGTHS, QUANTILES, CODES, TOP_K, SHARES, DRAWN = range(13)
+PLACES, LIVE_ROWS, LIVE, STREAMS, BATCH, IDS, CHOICES, STRENGTHS, QUANTILES, CODES, TOP_K, DRAWN = range(12)
 FIRST_KEY = 16
 # Places of its numbers
 TEMPERATURE, TOP_P, MIN_P, FIRST_SHARE = range(4)
