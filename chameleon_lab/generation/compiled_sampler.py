@@ -17,7 +17,7 @@ from chameleon_lab.generation.compiled_vectors import softmax_of
 
 # Places of what a run of codes is drawn with, whole numbers and addresses; the heap's keys stand behind them
 RUN_PLACES, LIVE_ROWS, LIVE, STREAMS, RUN_BATCH, IDS, RUN_CHOICES = range(7)
-STRENGTHS, QUANTILES, RUN_CODES, TOP_K, SHARES, DRAWN = range(7, 13)
+STRENGTHS, QUANTILES, RUN_CODES, TOP_K, DRAWN = range(7, 12)
 FIRST_KEY = 16
 # Places of its numbers
 TEMPERATURE, TOP_P, MIN_P, FIRST_SHARE = range(4)

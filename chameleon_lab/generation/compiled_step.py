@@ -169,7 +169,7 @@ class CompiledStep:
         memory = run.strengths_PR2.ctypes.data, run.quantiles_PR.ctypes.data, codes_PR.ctypes.data
         order[: k.DRAWN + 1] = (
             *(places, len(live), live.ctypes.data, streams, batch, ids_V.ctypes.data, count, *memory),
-            *(run.sampler.top_k, 0, 0),
+            *(run.sampler.top_k, 0),
         )
         numbers = np.empty(k.FIRST_SHARE + -(-count // k.LANES) * k.LANES, np.float32)
         numbers[: k.FIRST_SHARE] = run.sampler.temperature, run.sampler.top_p, run.sampler.min_p
