@@ -74,8 +74,7 @@ def test_its_own_figures_lie_on_a_page_of_any_colour(path: Path) -> None:
     if "matplotlib.pyplot" in code:
         assert "plt.rcParams.update(PAGE_STYLE)" in code, "a white slab in a dark page"
     for call in re.findall(r"\.barh?\((?:[^()]|\([^()]*\))*\)", code):
-        # TODO: notebook 12 says `ecolor` when its outputs are next made
-        assert "err=" not in call or "ecolor=" in call or path.stem == "12_anatomy", "black ends in a dark page"
+        assert "err=" not in call or "ecolor=" in call, "black ends of intervals in a dark page"
 
 
 def test_first_cells_import_nothing_slow_that_later_cells_may_not_need() -> None:
