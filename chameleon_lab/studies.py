@@ -270,7 +270,7 @@ def _items(
     names: Sequence[Any] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[StudyItem]:
-    prompts = [_document(each, "a prompt") for each in prompts]
+    prompts = [_study_document(each, "a prompt") for each in prompts]
     sources = {name: source if callable(source) else list(source) for name, source in models.items()}
     for name, source in sources.items():
         if not callable(source) and len(source) != len(prompts):
@@ -286,7 +286,7 @@ def _items(
             except Exception as error:
                 error.add_note(f"This was {name!r}, asked for its reply to prompt {place + 1} of {len(prompts)}.")
                 raise
-            replies.append(_document(reply, f"the reply of {name!r} to prompt {place + 1}"))
+            replies.append(_study_document(reply, f"the reply of {name!r} to prompt {place + 1}"))
             if progress:
                 progress(1)
         category = str(categories[place]) if categories is not None else ""
@@ -294,7 +294,7 @@ def _items(
         yield StudyItem(item, prompt, tuple(replies), category)
 
 
-def _document(words: Any, what: str) -> Document:
+def _study_document(words: Any, what: str) -> Document:
     if isinstance(words, Document | str):
         document = words if isinstance(words, Document) else Document.of(words)
         parts = (
