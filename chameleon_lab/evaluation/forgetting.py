@@ -266,6 +266,7 @@ def forgetting_command(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rows = read_fine_tunings(options.out) if options.out.exists() else []
     for seed in options.seeds if not options.show else ():
+        rows = [row for row in rows if row["method"] != "before" or "scores" in row]  # some files have none
         done = {row["method"] for row in rows if row["seed"] == seed}
         missing = [name for name in options.method or FINE_TUNINGS if name not in done]
         if missing and "before" not in done:

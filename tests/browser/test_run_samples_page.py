@@ -95,6 +95,18 @@ def test_samples_stand_along_the_steps_and_a_forks_below_its_parents(panel, tmp_
         assert all(one["x"] + one["width"] <= other["x"] for one, other in itertools.pairwise(boxes))
 
 
+def test_the_sample_of_the_last_step_lies_within_the_panel(panel, tmp_path):
+    bridge = panel(Drawing(tmp_path / "run", 361))
+    page, strip = bridge.page, bridge.page.locator(".chm-samples")
+    thumb = strip.locator(".chm-samples-row").first.get_by_role("button", name="step 360")
+    for width in (600, 1180):
+        page.set_viewport_size({"width": width, "height": 900})
+        bridge.until(lambda: thumb.count())
+        page.wait_for_timeout(300)
+        inner, outer = thumb.bounding_box(), strip.bounding_box()
+        assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
+
+
 def test_the_words_of_a_mark_and_of_a_measure_come_where_it_is_pointed_at(panel, tmp_path, screenshots):
     run = Drawing(tmp_path / "run", 0)
     for step in range(500):

@@ -164,7 +164,8 @@ export function sampleStrip({ pointed }) {
 
   /** @param {string} name @param {string} run @param {Sample[]} all @param {[number, number]} ends */
   function stripe(name, run, all, ends) {
-    const places = all.map((each) => placeOf(each.step, ends, size.width));
+    // the last step's stands at the curve's end, where half of it would lie outside of the panel
+    const places = all.map((each) => Math.min(placeOf(each.step, ends, size.width), size.width - THUMB / 2 - 2));
     const thumbs = spread(places, THUMB).map((at) => {
       const sample = all[at];
       const look = () => enlarge(sample, places[at], thumb);
