@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +52,9 @@ def csv_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def tensorboard_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
+        EventAccumulator,
+    )
 
     (path,) = folder.rglob("events.*")
     events = EventAccumulator(str(path))
@@ -64,7 +67,7 @@ def mlflow_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]
 
 
 def trackio_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]:
-    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
     logs = SQLiteStorage.get_logs(logger.name, logger.version)
     return [(row["step"], row[name]) for row in logs if name in row]
@@ -73,9 +76,12 @@ def trackio_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]
 def wandb_rows(logger: Any, folder: Path, name: str) -> list[tuple[int, float]]:
     """Of W&B's file for what is sent later: records of protobuf, in which names and numbers stand as they are."""
     logger.experiment.finish()  # which may come again
-    (path,) = folder.rglob("*.wandb")
     number = rb"(?<![a-z_])" + name.encode() + rb"\x82\x01.([0-9.e-]+)"
-    values = re.findall(number, path.read_bytes(), re.DOTALL)  # each twice: of the step, and as the newest
+    for _ in range(100):  # a process of W&B's writes it
+        (path,) = folder.rglob("*.wandb")
+        if values := re.findall(number, path.read_bytes(), re.DOTALL):  # each twice: of the step, and as the newest
+            break
+        time.sleep(0.1)
     return [*enumerate(map(float, dict.fromkeys(values)))]
 
 

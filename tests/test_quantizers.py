@@ -606,7 +606,7 @@ def test_modules_that_cannot_be_adapted_are_refused_where_they_are_given():
         with pytest.raises(ValueError, match=why):
             Adapted(module, 16)
     for module in (Shifted(**book), theirs.FSQ([4, 4], dim=8, channel_first=False, projection_has_bias=False)):
-        module.dim = 8 if isinstance(module, Shifted) else 6  # of which it knows nothing
+        vars(module)["dim"] = 8 if isinstance(module, Shifted) else 6  # of which it knows nothing
         with pytest.raises(ValueError, match=r"(Shifted|FSQ) cannot quantize latents of width [68] as grids"):
             Adapted(module, 16)
     unfilled = theirs.VectorQuantize(**book, kmeans_init=True)

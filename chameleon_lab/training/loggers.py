@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from chameleon_lab.history import History, RecordedRun, RunState
 
@@ -91,7 +91,7 @@ class TrackioLogger(Logger):
     def __init__(self, project: str, name: str | None = None, **options: Any) -> None:
         super().__init__()
         try:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("This logger is trackio's: pip install trackio") from error
         self._begin = rank_zero_only(lambda: trackio.init(project, name, **{"embed": False, **options}))

@@ -285,7 +285,7 @@ class PacedModule(lightning.LightningModule, ABC):
     def _send_values(self, at_once: bool) -> None:
         """To Lightning's loggers, as often as the trainer says, or `at_once`. Lightning's own sending would repeat what
         is measured seldom at every later step, as if it had been measured there."""
-        often = self.trainer.log_every_n_steps
+        often: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if self.trainer.is_global_zero and often and (at_once or self.step % often == 0):
             for logger in self.trainer.loggers:
                 logger.log_metrics(self.values, step=self.step - 1)
