@@ -428,7 +428,11 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_end_says_so(tmp_path, trai
     assert [path.name for path in RunFolder(tmp_path).checkpoint.parent.iterdir()] == ["last.ckpt"]
 
 
-def test_two_trainings_in_one_folder_are_refused_whatever_started_them(tmp_path, train):
+@pytest.mark.parametrize("task", [{}, {"NTASKS": "2", "PROCID": "1", "LOCALID": "1", "JOB_ID": "5", "JOB_NAME": "two"}])
+def test_two_trainings_in_one_folder_are_refused_whatever_started_them(tmp_path, train, task, monkeypatch):
+    """Two tasks of one SLURM job, too, each of which trains alone."""
+    for name, value in task.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     with RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="Another process trains"):
         train(tmp_path, 1)
     assert not (tmp_path / "checkpoints").exists()
