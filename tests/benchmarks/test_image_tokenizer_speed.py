@@ -2,7 +2,8 @@
 
 python -m pytest -m slow tests/benchmarks/test_image_tokenizer_speed.py -s
 
-Prints; asserts no time. Without the extra `openvino` it prints what there is.
+Prints; asserts no time. Without the extra `openvino` it prints what there is. `LAB_SIDE` and `LAB_PICTURES` say of how
+many pixels and how many pictures codes are compared (64 and 200).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 EQUALITY = """
 import json, sys
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, PIL.Image, torch
 from skimage import data as samples
 from chameleon_lab import crossovers
 from chameleon_lab.checkpoints.native import read_native_images
@@ -108,9 +109,13 @@ names = ("astronaut", "coffee", "rocket", "chelsea", "immunohistochemistry")
 photographs = [getattr(samples, name)() for name in names]
 
 def crop(side):
+    "Of a photograph, enlarged from any of its scales where it has too few pixels."
     picture = photographs[random.integers(len(photographs))]
-    top, left = (random.integers(size - side + 1) for size in picture.shape[:2])
-    return torch.from_numpy(picture[top : top + side, left : left + side].copy()).movedim(-1, 0).float() / 127.5 - 1
+    shortest = min(picture.shape[:2])
+    part = side if side <= shortest // 2 else int(random.integers(shortest // 4, shortest + 1))
+    top, left = (random.integers(size - part + 1) for size in picture.shape[:2])
+    square = PIL.Image.fromarray(picture[top : top + part, left : left + part]).resize((side, side))
+    return torch.from_numpy(np.array(square)).movedim(-1, 0).float() / 127.5 - 1
 
 def margins(ours, pixels_CHW, right_BHW, other_BHW):
     "How much farther the other code lies than torch's, where they differ, as a share of the distance."
@@ -121,7 +126,7 @@ def margins(ours, pixels_CHW, right_BHW, other_BHW):
 
 def figures(ours, pixels):
     equal, codes, ties = {"exact": 0, "fast": 0}, 0, []
-    for pixels_CHW in pixels:
+    for count, pixels_CHW in enumerate(pixels, 1):
         ours.runtime = "torch"
         right_BHW = ours.encode_pixels(pixels_CHW[None])
         codes += right_BHW.numel()
@@ -132,12 +137,15 @@ def figures(ours, pixels):
             equal[mode] += int(same_BHW.sum())
             if mode == "exact" and not same_BHW.all():
                 ties += margins(ours, pixels_CHW, right_BHW, ours.encode_pixels(pixels_CHW[None]))
-    return {"pictures": len(pixels), "codes": codes, **equal, "margins of unequal exact codes": ties}
+        if count % 10 == 0:
+            print(count, codes, equal, file=sys.stderr, flush=True)  # at 512 a picture takes 15 s of a core
+    return {"pictures": count, "codes": codes, **equal, "margins of unequal exact codes": ties}
 
 with torch.inference_mode():
     ours = ImageTokenizer(CHAMELEON_IMAGES).eval()
-    pixels = [crop(64) for _ in range(200)]
-    latents_BCHW = torch.cat([ours.quant_conv(ours.encoder(each[None])) for each in pixels[:50]])
+    side, pictures = map(int, sys.argv[2:])
+    pixels = [crop(side) for _ in range(pictures)]
+    latents_BCHW = torch.cat([ours.quant_conv(ours.encoder(each[None])) for each in pixels[: 3200 // side]])
     latents_XC = latents_BCHW.movedim(1, -1).flatten(0, 2)
     spread = torch.randn(CHAMELEON_IMAGES.codes, CHAMELEON_IMAGES.code_width) * latents_XC.std(0)
     ours.quantize.embedding.weight.copy_(
@@ -145,7 +153,7 @@ with torch.inference_mode():
     )
     print("published shape, random weights", json.dumps(figures(ours, pixels)))
     ours = read_native_images(Path(sys.argv[1])).float()
-    print("trained on photographs", json.dumps(figures(ours, [crop(128) for _ in range(200)])))
+    print("trained on photographs", json.dumps(figures(ours, [crop(2 * side) for _ in range(pictures)])))
 """
 ROOT = Path(__file__).parent.parent.parent
 
@@ -176,5 +184,6 @@ def test_memory_of_each_runtime(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_codes_of_two_hundred_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
+    side, pictures = os.environ.get("LAB_SIDE", "64"), os.environ.get("LAB_PICTURES", "200")
     with capsys.disabled():
-        print("\n" + output(EQUALITY, ROOT / "data/photographs"))
+        print("\n" + output(EQUALITY, ROOT / "data/photographs", side, pictures))
