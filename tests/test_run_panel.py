@@ -395,7 +395,8 @@ def test_a_folder_that_another_process_fills_is_followed_until_it_is_over_and_wh
         eventually(lambda: comparison._state and comparison._state["runs"][0]["row"]["status"] == "running")
     for each in (panel, comparison):
         each.close()
-    eventually(lambda: not threads.FOLDER_ROUNDS._looks and threads.FOLDER_ROUNDS._thread is None)
+    mine = (panel._look, comparison._look)  # other tests' panels may still be looked after
+    eventually(lambda: not any(look() in mine for look in threads.FOLDER_ROUNDS._looks))
 
 
 def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_path: Path, shown):

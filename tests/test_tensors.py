@@ -266,8 +266,8 @@ def test_a_name_in_two_files_is_refused_naming_both(shards):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda index: "{", "no index of shards"),
-        (lambda index: "[]", "no index of shards"),
+        (lambda index: "{", "index.json is not JSON"),
+        (lambda index: "[]", "index.json is damaged: it holds no object"),
         (lambda index: json.dumps({"weight_map": [1]}), "no index of shards"),
         (lambda index: json.dumps({"weight_map": {}}), "no index of shards"),
         (lambda index: index.replace("model-00001", "../model-00001"), "must name files beside it"),
