@@ -137,7 +137,8 @@ def _edited(path: str, before: Any, now: Any) -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    return textwrap.shorten(value["is"] if isinstance(value, Mapping) and "is" in value else json.dumps(value), 40)
+    label = value.get("is") if isinstance(value, Mapping) else None
+    return textwrap.shorten(label if isinstance(label, str) else json.dumps(value), 40)
 
 
 # Source

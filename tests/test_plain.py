@@ -295,3 +295,10 @@ def test_what_methods_put_into_their_class_is_no_source_and_its_constants_are():
     assert fingerprint(space["Thing"]) == before
     space["Thing"].table = [2]
     assert fingerprint(space["Thing"]) != before
+
+
+@pytest.mark.parametrize("damaged", [{"is": {}}, {"is": [1]}, {"is": None}, [], "x", None, 1e5])
+def test_whatever_a_damaged_config_holds_differs_in_words(damaged):
+    for before, now in ((damaged, {"is": "Recipe"}), ({"is": "Recipe"}, damaged)):
+        assert all(isinstance(each, str) for each in discrepancies({"recipe": before}, {"recipe": now}))
+        assert discrepancies({"recipe": before}, {"recipe": now})

@@ -226,3 +226,12 @@ def test_the_prompts_beside_the_models_can_be_asked_and_their_own_answers_are_ri
         if "shows" not in line:
             words = line.get("exact") or " and a ".join(line.get("things", ["good day"]))
             assert prompt.score(Document.of(words)) == 1 > prompt.score(Document.of("")), line
+
+
+def test_a_check_of_one_s_own_that_fails_is_named():
+    def few(reply):
+        return 1.0
+
+    prompt = OwnPrompt(Document.of("two", EndTurn()), {}, (few,))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"'few' failed on the reply to 'two': TypeError.*Mend the check"):
+        prompt.score(Document.of("2"))

@@ -115,10 +115,16 @@ class OwnPrompt:
 
     def score(self, reply: Document) -> float:
         """How right a reply is, 0 to 1: the least of its checks. Raises ValueError where a check gives no such
-        number."""
+        number, or fails."""
         scores: list[float] = []
         for check in self.checks:
-            score = check(reply, self.line)
+            try:
+                score = check(reply, self.line)
+            except Exception as error:  # a person's own code
+                raise ValueError(
+                    f"{getattr(check, '__name__', check)!r} failed on the reply to {self.document.text[:40]!r}: "
+                    f"{error!r}. Mend the check."
+                ) from error
             number = float(score) if isinstance(score, bool | int | float | np.bool_ | np.number) else math.nan
             if not 0 <= number <= 1:
                 raise ValueError(
