@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -93,6 +94,17 @@ def absence(path: Path | str) -> str:
     except OSError:
         return "is a link to what is not there" if os.path.islink(path) else "is missing"
     return "" if kind == stat.S_IFREG else f"is {KINDS_OF_PLACES.get(kind, 'something else')}, not a file"
+
+
+def require_place(path: Path | str) -> Path:
+    """The path, if a file may be opened there to be written on, which is made where there is none.
+
+    Raises FileExistsError, an OSError, where something else lies there: to open a pipe would wait for its reader.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and (fault := absence(path)):
+        raise FileExistsError(errno.EEXIST, f"{path} {fault}: move it away")
+    return path
 
 
 def require_regular(path: Path | str, largest: int | None = None) -> Path:

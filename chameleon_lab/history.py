@@ -23,7 +23,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from chameleon_lab.files import read_table, require_regular
+from chameleon_lab.files import read_table, require_place, require_regular
 from chameleon_lab.measures import MEASURES, default_thresholds, measure_of
 from chameleon_lab.parts import require_fields
 
@@ -616,7 +616,7 @@ class RecordedRun:
         except TypeError as error:
             raise ValueError(f"An order travels as JSON, and this cannot: {error}.") from error
         # One write of one line at the end of the file, so that onlookers do not tear each other's.
-        file = os.open(self.folder / "orders.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        file = os.open(require_place(self.folder / "orders.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(file, line.encode())
         finally:

@@ -1,9 +1,12 @@
 """What lies in the place of a file and is none is told at once: a pipe would wait, and a device never end."""
 
+import json
 import os
 import shutil
 import signal
+import socket
 import sys
+from dataclasses import asdict
 
 import pytest
 from fuzz_rooms import FOLDER_READERS, copied
@@ -11,6 +14,8 @@ from support import IN_PLACES, in_place_of
 from test_damage import in_so_much_memory
 
 from chameleon_lab.files import absence, require_regular
+from chameleon_lab.history import RecordedRun, RunState
+from chameleon_lab.training.folder import Appender, RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux has it")
 
@@ -55,3 +60,24 @@ def test_what_is_there_instead_of_a_file_is_said(tmp_path, state):
 def test_a_link_to_nothing_is_said(tmp_path):
     os.symlink(tmp_path / "nowhere", tmp_path / "link")
     assert absence(tmp_path / "link") == "is a link to what is not there"
+
+
+@pytest.mark.parametrize("state", ["a pipe", "a folder", "a link to nothing"])
+@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "orders.jsonl"])
+def test_in_the_place_of_a_file_that_grows_it_is_an_error_and_nobody_waits(tmp_path, name, state):
+    place = tmp_path / name
+    os.symlink(tmp_path / "gone" / "x", place) if state == "a link to nothing" else in_place_of(place, state)
+    signal.alarm(60)
+    if name == "metrics.jsonl":
+        appender = Appender(place)
+        appender.write("x")
+        assert appender.flush()
+    elif name == "lock":
+        with pytest.raises(OSError, match="move it away"), RunFolder(tmp_path).locked():
+            pass
+    else:
+        state = RunState("run", "running", process=os.getpid(), host=socket.gethostname())
+        (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
+        with pytest.raises((OSError, ValueError), match=r"orders\.jsonl"):
+            RecordedRun(tmp_path).act("pause")
+    signal.alarm(0)

@@ -18,7 +18,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 import torch
 
-from chameleon_lab.files import require_regular
+from chameleon_lab.files import require_place, require_regular
 from chameleon_lab.history import (
     LARGEST_LINE,
     Alarm,
@@ -210,7 +210,7 @@ def _lock_file(folder: Path) -> IO[str]:
     """The open lock file of a folder, which is made; it holds until it is closed. Raises ValueError where another does
     hold it."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a")
+    file = require_place(folder / "lock").open("a")
     if not hold_file(file.fileno()):
         file.close()
         raise ValueError(f"Another process trains in {folder}: stop it there, or give this run another folder.")
@@ -322,6 +322,7 @@ class Appender:
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe in its place would wait for a reader
         try:
             self._file, self.error = os.open(self.path, flags, 0o666), ""
         except OSError as error:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from chameleon_lab.files import read_table
+from chameleon_lab.files import read_table, require_place
 from chameleon_lab.history import RecordedRun, RunState
 from chameleon_lab.plain import described, discrepancies, plain_values
 from chameleon_lab.storage import write_file
@@ -135,7 +135,7 @@ class Launch:
             raise ValueError(f"{why}. On the machine that is to train it, type: {self.line}")
         require_idle(self.folder)
         command = ["sh", str(self.folder / "start.sh")]
-        with (self.folder / "output.log").open("ab") as output:
+        with require_place(self.folder / "output.log").open("ab") as output:
             # A session of its own: Ctrl+C in the cell or the shell is not to end it between two steps.
             self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         return self
