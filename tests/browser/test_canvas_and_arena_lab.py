@@ -68,7 +68,7 @@ def test_both_live_through_run_all_an_interrupt_and_an_edited_cell_and_know_a_re
     cells = json.loads(notebook.path.read_text())["cells"]
     for each in cells[1:3]:
         assert any("text/html" in output.get("data", {}) for output in each["outputs"])
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    notebook.restart()
     notebook.ready()
     expect(page.locator(".chm-judge-answer").first).to_be_disabled()  # nobody would keep the answer
 

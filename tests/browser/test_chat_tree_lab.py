@@ -114,7 +114,7 @@ def test_keys_walk_and_after_a_restart_the_cell_says_what_to_do(open_notebook, s
     expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(1)
     notebook.expect("len(cell._conversation.exchanges)", 5)
 
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    notebook.restart()
     page.wait_for_timeout(500)
     notebook.ready()
     box.click()

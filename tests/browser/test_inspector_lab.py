@@ -106,7 +106,7 @@ def test_a_journey_by_keyboard_alone_a_page_and_a_restart_in_jupyterlab(open_not
     expect(saved.locator(".chm-inspect-readout")).to_contain_text("All layers, looked at from code")
     saved.close()
 
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    notebook.restart()
     notebook.ready()
     cells.nth(50).click()  # what is here needs no kernel: this is not
     expect(page.locator(".chm-alert")).to_contain_text("run the cell again")

@@ -36,14 +36,14 @@ def test_after_a_restart_no_lamp_stays_green(open_notebook, screenshots):
     assert WIDGETS.keys() == set(chameleon_widgets.__all__), "each widget stands here"
     notebook = open_notebook([MAKE, *WIDGETS.values()])
     page, lamps = notebook.page, notebook.page.locator(".chm-lamp")
-    for end in (f"() => {KERNEL}.restart()", f"() => {KERNEL}.shutdown()"):
+    for end in (notebook.restart, lambda: page.evaluate(f"() => {KERNEL}.shutdown()")):
         notebook.run_all()
         notebook.assert_all_ran()
         expect(lamps).to_have_count(len(WIDGETS))
-        page.evaluate(end)
+        end()
         expect(page.locator(".chm-lamp[data-state=disconnected]")).to_have_count(len(WIDGETS))
         for lamp in lamps.all():
             expect(lamp).to_have_text("Disconnected: the kernel was restarted or ended")
         page.screenshot(path=screenshots / "restarted.png")
-        if "restart" in end:
+        if end == notebook.restart:
             notebook.ready()
