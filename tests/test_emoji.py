@@ -363,7 +363,7 @@ def test_one_call_makes_a_model_that_loads_draws_and_is_not_made_twice(folder, t
     assert again.card["steps"] == lab.card["steps"]
     with pytest.raises(ValueError, match="begun with 24 codes"):
         training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.01), codes=25)
-    longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.02), codes=24)
+    longer = training_of_emoji.train_emoji(folder, tmp_path, (0.005, 0.05), codes=24)
     assert longer.card["steps"] > lab.card["steps"]
 
 

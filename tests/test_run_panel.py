@@ -46,6 +46,11 @@ def shown():
         panel.close()
 
 
+def losses(messages: list[tuple[dict[str, Any], list[bytes]]]) -> list[tuple[float, Any]]:
+    """(step, loss) of those that have come."""
+    return unpacked(messages).get("loss", [])
+
+
 def unpacked(messages: list[tuple[dict[str, Any], list[bytes]]]) -> dict[str, list[tuple[float, Any]]]:
     """What a browser makes of messages: (step, value) of each measure, and (step, row) of each of layers."""
     seen: dict[str, list[tuple[float, Any]]] = {}
@@ -211,7 +216,7 @@ def test_rows_that_are_neither_layers_nor_heads_are_left_out(row: Any):
 def test_a_hello_is_answered_with_everything_so_far(shown):
     run = GrowingRun(40)
     panel = shown(run)
-    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) >= 40)
+    eventually(lambda: len(losses(sent(panel))) >= 40)
     recorder(panel).custom.clear()
     browser_says(panel, {"kind": "hello", "mark": "other-1"})
     eventually(lambda: sent(panel, "line"))
@@ -228,7 +233,7 @@ def test_a_fast_run_is_told_in_few_messages_by_one_thread_and_none_is_lost(shown
         run.grow()
         time.sleep(0.001)
     run.become(status="finished")
-    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 600)
+    eventually(lambda: len(losses(sent(panel))) == 600)
     seconds = time.monotonic() - began
     assert len(sent(panel)) <= 30 * seconds + 8
     assert [step for step, _ in unpacked(sent(panel))["loss"]] == list(range(600))
@@ -337,7 +342,7 @@ def test_a_finished_run_opens_from_its_folder_without_controls_and_no_thread_sta
     run.events.append(Alarm(3, "WARN", "rule", "seen"))
     folder = write(tmp_path / "run", replace(run.state, status="finished"), run.history)
     panel = shown(folder)
-    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 5000)
+    eventually(lambda: len(losses(sent(panel))) == 5000)
     state = state_of(panel)
     assert (state["acts"], state["folder"], state["over"], state["status"]) == (False, True, True, "finished")
     assert panel.history.alarms == (Alarm(3, "WARN", "rule", "seen"),)
@@ -375,13 +380,13 @@ def test_a_folder_that_another_process_fills_is_followed_until_it_is_over_and_wh
     state = replace(run.state, process=os.getpid(), host=socket.gethostname())
     folder = write(tmp_path / "run", state, run.history)
     panel = shown(str(folder))
-    eventually(lambda: len(unpacked(sent(panel)).get("loss", ())) == 10)
+    eventually(lambda: len(losses(sent(panel))) == 10)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(step_record(10).to_json() + "\n" + step_record(11).to_json()[:30])
-    eventually(lambda: len(unpacked(sent(panel))["loss"]) == 11)
+    eventually(lambda: len(losses(sent(panel))) == 11)
     write(folder, replace(state, status="finished"), History(tuple(step_record(step) for step in range(12))))
     eventually(lambda: panel.status == "finished" and not panel._line._pump._rung)
-    eventually(lambda: [step for step, _ in unpacked(sent(panel))["loss"]][-1] == 11)
+    eventually(lambda: [step for step, _ in losses(sent(panel))][-1:] == [11])
     comparison = ComparePanel([folder])
     for went_away in ("failed", "interrupted", "stopped", "finished"):  # and another process goes on, some steps back
         write(folder, replace(state, status=went_away, error="it went away"), History((step_record(0),)))
@@ -391,7 +396,7 @@ def test_a_folder_that_another_process_fills_is_followed_until_it_is_over_and_wh
         count = len(sent(panel))
         write(folder, state, History(tuple(step_record(step) for step in range(5))))
         eventually(lambda: panel.status == "running" and state_of(panel)["acts"] and not state_of(panel)["error"])
-        eventually(lambda: [step for step, _ in unpacked(sent(panel)[count:])["loss"]][-1] == 4)  # noqa: B023
+        eventually(lambda: [step for step, _ in losses(sent(panel)[count:])][-1:] == [4])  # noqa: B023
         eventually(lambda: comparison._state and comparison._state["runs"][0]["row"]["status"] == "running")
     for each in (panel, comparison):
         each.close()
@@ -407,7 +412,7 @@ def test_a_folder_without_a_run_is_an_error_and_one_with_nonsense_says_so(tmp_pa
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "colour": "red"}\n')
     panel = shown(folder)
-    eventually(lambda: [step for step, _ in unpacked(sent(panel)).get("loss", ())] == [0, 1])
+    eventually(lambda: [step for step, _ in losses(sent(panel))] == [0, 1])
     alarms = [alarm for content, _ in sent(panel) for alarm in content["alarms"]["list"] if alarm["rule"] == "records"]
     assert ["1 of its lines cannot be read" in alarm["message"] for alarm in alarms] == [True]
 
