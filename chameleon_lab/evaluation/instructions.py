@@ -211,9 +211,9 @@ def evaluate_cutouts(
                 assert isinstance(pair.answer, Image)
                 right = lab.tokenizer.image.prepare(pair.answer.picture, lab.tokenizer.preparation)
                 labels_HW = _cutout_labels(task, right)
-                drawn = answer.pictures[0] if len(answer.pictures) == 1 else None
-                fits = drawn is not None and drawn.size == right.size
-                values.append(mean_overlap(_cutout_labels(task, drawn), labels_HW) if fits else 0.0)
+                drawn = [each for each in answer.pictures if each.size == right.size]
+                alone = len(answer.pictures) == len(drawn) == 1
+                values.append(mean_overlap(_cutout_labels(task, drawn[0]), labels_HW) if alone else 0.0)
                 shown = lab.tokenizer.image.decode(lab.tokenizer.image.encode(right))
                 bounds.append(mean_overlap(_cutout_labels(task, shown), labels_HW))
         yield task_score(f"{task}, alpha: silhouettes, IoU", values, bounds)
