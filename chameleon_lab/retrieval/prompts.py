@@ -55,9 +55,9 @@ def put_before(
 ) -> Precedents:
     """The document with the retrieved ones before it, in their order, as far as the context holds them.
 
-    In their order, each goes in that has room in `context` tokens, less `room` for what follows; the others are left out
-    whole. The document is never cut: one that is longer alone is a ValueError. `learn`: whether training takes loss on
-    them.
+    Each goes in that has room in `context` tokens, less `room` for what follows, behind those before it; the others are
+    left out whole. The document is never cut: one that is longer alone is a ValueError. `learn`: whether training takes
+    loss on them.
     """
     ready = [as_retrieved(each, learn) for each in retrieved]
     lengths = [sum(map(tokenizer.length, each)) for each in ready]
