@@ -214,8 +214,8 @@ def evaluate_cutouts(
                 drawn = [each for each in answer.pictures if each.size == right.size]
                 alone = len(answer.pictures) == len(drawn) == 1
                 values.append(mean_overlap(_cutout_labels(task, drawn[0]), labels_HW) if alone else 0.0)
-                shown = lab.tokenizer.image.decode(lab.tokenizer.image.encode(right))
-                bounds.append(mean_overlap(_cutout_labels(task, shown), labels_HW))
+                again = lab.tokenizer.image.decode(lab.tokenizer.image.encode(right))
+                bounds.append(mean_overlap(_cutout_labels(task, again), labels_HW))
         yield task_score(f"{task}, alpha: silhouettes, IoU", values, bounds)
 
 
