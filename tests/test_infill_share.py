@@ -30,3 +30,10 @@ def test_a_training_that_is_there_is_not_done_again(tmp_path: Path) -> None:
         path.write_text(wrong + "\n")
         with pytest.raises(ValueError, match=r"shares.jsonl"):
             read_shares(path)
+
+
+def test_the_recorded_outcomes_are_whole() -> None:
+    """What docs/cm3leon.md shows."""
+    outcomes = read_shares(Path(__file__).parent.parent / "data" / "infill_share.jsonl")
+    costs = infill_costs(outcomes)
+    assert {infill for _, infill in costs} == {0.1, 0.25, 0.5} and all(cost.n for cost in costs.values())
