@@ -525,6 +525,16 @@ def test_trainings_without_a_task_are_kept_and_not_done_again(tmp_path: Path) ->
         list(do())
 
 
+def test_the_recorded_trainings_are_whole() -> None:
+    """What notebook 18 draws."""
+    outcomes = read_transfer(Path(__file__).parent.parent / "data" / "transfer.jsonl")
+    seeds = {each.seed for each in outcomes}
+    assert [(each.without, each.seed) for each in outcomes] == [
+        (without, seed) for seed in sorted(seeds) for without in (ALL_TASKS, *SCENE_TASKS)
+    ]
+    assert task_gains(outcomes).keys() == SCENE_TASKS.keys()
+
+
 def test_scenes_of_old_are_drawn_as_before() -> None:
     """The free layout draws nothing of the others' random numbers."""
     scenes = [sample_scene(rng_of(seed, 13)) for seed in range(20)]
