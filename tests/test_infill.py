@@ -246,6 +246,14 @@ def test_a_mask_is_cells_a_rectangle_or_paint(lab, picture, painted):
     speck[7, 12] = True  # a cell is missing where anything of it is
     prompt = infill_prompt(Document.of(Image(picture, mask=speck)), lab.tokenizer)
     assert np.argwhere(prompt.codes[0] < 0).tolist() == [[1, 3]]
+    large = picture.resize((1000, 500))
+    thin = np.zeros((500, 1000), bool)
+    thin[200, 560] = True  # of a picture that is scaled down, too
+    prompt = infill_prompt(Document.of(Image(large, mask=thin)), lab.tokenizer)
+    assert np.argwhere(prompt.codes[0] < 0).tolist() == [[1, 2]]
+    thin[:], thin[:, :5] = False, True
+    with pytest.raises(ValueError, match=r"500 x 1000 pixels lies outside .* cropped to 4 x 4 cells"):
+        infill_prompt(Document.of(Blank(), Image(large, mask=thin)), lab.tokenizer)  # and not filled without a word
 
 
 def test_what_cannot_be_filled_is_one_error_that_says_what_to_do(lab, make_lab, picture, mixed, lettered):

@@ -109,6 +109,8 @@ def test_the_document_with_blanks_is_what_infill_takes():
 def test_a_mask_that_is_brought_is_painted_already_and_blanks_are_refused():
     masked = Image(RED, CODES, mask=rectangle((0, 2), (0, 1)))
     assert canvas_of(masked)._now.hidden == (frozenset({0, 8}),)
+    with pytest.raises(ValueError, match=r"hides cell \(1, 8\), and the picture has 8 x 8"):
+        canvas_of(Image(RED, CODES, mask=[(1, 8)]))  # which is not the first of the next row
     with pytest.raises(ValueError, match="without Blank"):
         canvas_of("a ", Blank())
     with pytest.raises(ValueError, match="number of fillings"):

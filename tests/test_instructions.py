@@ -55,6 +55,7 @@ from chameleon_lab.corpora.structure import (
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.evaluation.instructions import (
     PICTURE_MEASURES,
+    evaluate_cutouts,
     evaluate_instructions,
     instruction_examples,
     instructions_page,
@@ -65,6 +66,7 @@ from chameleon_lab.evaluation.instructions import (
 )
 from chameleon_lab.evaluation.intervals import Mean
 from chameleon_lab.evaluation.transfer import ALL_TASKS, TransferOutcome, measure_transfer, read_transfer, task_gains
+from chameleon_lab.generation.engine import Engine
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.instructions import train_instructions, without_tasks
@@ -342,6 +344,24 @@ def test_a_folder_of_cut_outs_is_read(tmp_path: Path) -> None:
         list(cutouts(tmp_path / "nowhere"))
 
 
+def test_silhouettes_of_cut_outs_are_scored(tiny: Chameleon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cutout(64).save(tmp_path / "red_block.png")
+    right = [BRIEF.document(pair).turns[1][1] for pair in cutout_pairs(cutout(64), "red block")]
+    monkeypatch.setattr(Engine, "generate", lambda engine, requests, *_: [right.pop(0) for _ in requests])
+    scores = list(evaluate_cutouts(tiny, tmp_path))
+    assert [each.measure for each in scores] == [
+        f"{task}, alpha: silhouettes, IoU" for task in (SEGMENTS, "edges to picture", "grey to picture", SEGMENTATION)
+    ]
+    assert all(each.score.value == 1 > each.bound.value for each in scores)
+    assert scores[-1].bound.value > 0.5 > scores[0].bound.value  # the tiny model's tokenizer never saw a white ground
+    monkeypatch.setattr(Engine, "generate", lambda engine, requests, *_: [Document.of("no")] * len(requests))
+    assert not any(each.score.value for each in evaluate_cutouts(tiny, tmp_path))
+    (tmp_path / "red_block.png").unlink()
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    with pytest.raises(ValueError, match="no picture with alpha"):
+        list(evaluate_cutouts(tiny, tmp_path))
+
+
 GOOD: list[dict[str, object]] = [
     {"instruction": "make it red", "input": "a.png", "output": "b.png"},
     {"instruction": "how many?", "input": "a.png", "output": "three"},
@@ -435,6 +455,13 @@ def test_ones_own_pairs_are_among_the_documents(tiny: Chameleon, tmp_path: Path)
     path.write_text(json.dumps(BAD[0][0]))
     with pytest.raises(ValueError, match=r"no pair that can be read: pairs.jsonl, line 1.*no answer"):
         Instructions(tiny.tokenizer, pairs=path).open(0, None)
+    (folder := tmp_path / "cut").mkdir()
+    cutout().save(folder / "red_block.png")
+    batches = Instructions(tiny.tokenizer, 200, earlier=0.0, pairs=folder, own=1.0).open(0, None).batches
+    assert len(batches.own_documents) == 5  # pyright: ignore[reportFunctionMemberAccess]
+    (folder / "red_block.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match=r"cut holds no pair that can be read: red_block.png"):
+        Instructions(tiny.tokenizer, pairs=folder).open(0, None)
 
 
 def test_a_training_writes_a_model_that_is_scored(tiny: Chameleon, tmp_path: Path) -> None:
@@ -496,6 +523,16 @@ def test_trainings_without_a_task_are_kept_and_not_done_again(tmp_path: Path) ->
     (tmp_path / "outcomes.jsonl").write_text('{"without": "caption"}\n')
     with pytest.raises(ValueError, match="is no outcome"):
         list(do())
+
+
+def test_the_recorded_trainings_are_whole() -> None:
+    """What notebook 18 draws."""
+    outcomes = read_transfer(Path(__file__).parent.parent / "data" / "transfer.jsonl")
+    seeds = {each.seed for each in outcomes}
+    assert [(each.without, each.seed) for each in outcomes] == [
+        (without, seed) for seed in sorted(seeds) for without in (ALL_TASKS, *SCENE_TASKS)
+    ]
+    assert task_gains(outcomes).keys() == SCENE_TASKS.keys()
 
 
 def test_scenes_of_old_are_drawn_as_before() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chameleon_lab.commands import main
+from chameleon_lab.commands.parsers import command_parser
 from chameleon_lab.training import experiments
 from chameleon_lab.training import run as run_module
 from chameleon_lab.training.budget import Budget
@@ -42,6 +44,18 @@ def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(main, "work_of", lambda name: ran.append)
     assert main.main(shlex.split(command)) == 0
     assert len(ran) == 1
+
+
+def test_other_pages_name_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Words in capitals stand for a person's own, and a command may be cut short: only what is no option is wrong."""
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "data").rglob("README.md")]
+    written = [re.findall(r"(?:`|^)chameleon-lab ([a-z][^`#\n]*)", page.read_text(), re.MULTILINE) for page in pages]
+    assert sum(map(len, written)) > 30
+    for page, commands in zip(pages, written, strict=True):
+        for command in commands:
+            with suppress(SystemExit):
+                command_parser().parse_args(shlex.split(command))
+            assert "unrecognized arguments" not in capsys.readouterr().err, f"{page.name}: {command}"
 
 
 def test_its_links_and_pictures_are_there() -> None:

@@ -16,6 +16,7 @@ from support import same
 from chameleon_lab.chameleon import Chameleon, find
 from chameleon_lab.corpora.flags import is_held_out, looked_up, read_flag, sample_flags
 from chameleon_lab.corpora.packing import tokenize
+from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.scenes import sample_scene
 from chameleon_lab.documents import Blank, Document, EndTurn
 from chameleon_lab.evaluation.retrieval import lookup_tasks, retrieval_results
@@ -174,7 +175,7 @@ def test_a_document_is_the_mean_of_its_words_and_its_pictures(encoder: TwoTower,
     vectors = document_vectors([documents[0], Document.of(text), Document.of(picture)], encoder)
     expected = (words + pixels) / np.linalg.norm(words + pixels)
     np.testing.assert_allclose(vectors, np.stack([expected, words, pixels]), atol=1e-5)
-    with pytest.raises(ValueError, match="Document 1 has neither words nor pictures"):
+    with pytest.raises(ValueError, match=r"document 1, .*, has neither words nor pictures"):
         document_vectors([documents[0], Document.of(EndTurn())], encoder)
 
 
@@ -212,6 +213,14 @@ def test_an_empty_bank_and_one_of_another_encoder_or_tokenizer_say_what_to_do(
 ) -> None:
     with pytest.raises(ValueError, match=r"The bank is empty.*Give Bank.of documents"):
         Bank.of([], encoder)
+    with pytest.raises(ValueError, match=r"1 could not be read, such as a.png: torn"):
+        Bank.of([Skipped("a.png", "torn")], encoder)
+    with pytest.raises(TypeError, match="is a Document, not a str"):
+        Bank.of(["a red circle"], encoder)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="with blanks cannot be retrieved"):
+        Bank.of([Document.of("a ", Blank())], encoder)
+    with pytest.raises(ValueError, match=r"query 0, '!!!', has neither .* ask in words"):
+        LOOKUP.choose(bank, encoder, Document.of("!!!"))
     torch.manual_seed(1)
     other = TwoTower().eval()
     with pytest.raises(ValueError, match=r"filled by the encoder two-tower.*fill it anew"):
@@ -231,8 +240,8 @@ def test_a_folder_of_captioned_pictures_is_a_bank(encoder: TwoTower, documents: 
         (tmp_path / f"{index}.txt").write_text(document.text)
     documents[3].pictures[0].save(tmp_path / "bare.png")
     bank = Bank.of(tmp_path, encoder)
-    assert [each.text for each in bank.documents] == [each.text for each in documents[:3]]
-    assert [name for name, _ in bank.skipped] == ["bare.png"]
+    assert [each.text for each in bank.documents] == [*(each.text for each in documents[:3]), ""]
+    assert not bank.skipped and bank.documents[3].pictures  # what has no caption is looked up by its picture
 
 
 # Rules

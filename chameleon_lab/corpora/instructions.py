@@ -419,11 +419,14 @@ TASK_SHARES: Mapping[str, float] = {
 
 # Pairs of a person's own
 
+CUTOUT_GROUND = (255, 255, 255)
+"""The colour that pictures with alpha are laid on."""
+
 
 def cutout_pairs(
     picture: PIL.Image.Image,
     caption: str,
-    ground: tuple[int, int, int] = (255, 255, 255),
+    ground: tuple[int, int, int] = CUTOUT_GROUND,
     palette: Palette = CUTOUT_PALETTE,
 ) -> Iterator[InstructionPair]:
     """The pairs of a picture with alpha, laid on a ground: from its silhouette, edges and greys, and to its silhouette.
@@ -446,7 +449,7 @@ def cutout_pairs(
     yield InstructionPair(CAPTION, "", whole, caption)
 
 
-def cutouts(folder: Path | str, ground: tuple[int, int, int] = (255, 255, 255)) -> Iterator[InstructionPair | Skipped]:
+def cutouts(folder: Path | str, ground: tuple[int, int, int] = CUTOUT_GROUND) -> Iterator[InstructionPair | Skipped]:
     """The pairs of each picture with alpha in a folder and below; its caption is in a `.txt` beside it, or its file's
     name. Raises ValueError for no folder, and for one without pictures."""
     if not Path(folder).is_dir():

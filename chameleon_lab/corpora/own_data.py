@@ -26,7 +26,7 @@ import PIL.Image
 
 from chameleon_lab.corpora.archives import ALL_READERS, expected_entries
 from chameleon_lab.corpora.folders import listing, picture_listing
-from chameleon_lab.corpora.readers import PictureFolder, Skipped, is_pair
+from chameleon_lab.corpora.readers import PictureFolder, Skipped, captioned_pictures, is_pair
 from chameleon_lab.documents import Blank, Document, EndTurn, Image
 from chameleon_lab.files import (
     absence,
@@ -88,12 +88,16 @@ class DataSource:
             return cls(Path(rest), kind, float(weight))
         return cls(Path(path), None, float(weight))
 
-    def documents(self, shortest: int | None = None) -> Iterator[Document | Skipped]:
+    def documents(self, shortest: int | None = None, bare: bool = False) -> Iterator[Document | Skipped]:
         """What a reader makes of it, pictures decoded small for those who make them smaller anyway (see
-        `pictures.open_picture`). Raises ValueError where nothing there can be read."""
+        `pictures.open_picture`). `bare`: of a folder, pictures without captions are documents, too. Raises ValueError
+        where nothing there can be read."""
         for kind, path in self._parts():
             beside = path if path.is_dir() else path.parent
-            yield from ALL_READERS[kind](path, PictureFolder(beside, shortest))
+            if kind == "captions" and bare:
+                yield from captioned_pictures(path, shortest, bare)
+            else:
+                yield from ALL_READERS[kind](path, PictureFolder(beside, shortest))
 
     def expected(self) -> int | None:
         """About how many documents there are, where that is known before all is read."""

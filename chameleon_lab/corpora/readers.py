@@ -82,13 +82,15 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.json")
 
 
-def captioned_pictures(folder: Path | str, shortest: int | None = None) -> Iterator[Document | Skipped]:
+def captioned_pictures(
+    folder: Path | str, shortest: int | None = None, bare: bool = False
+) -> Iterator[Document | Skipped]:
     """Pairs, caption first: each picture of a folder and below, with the text beside it.
 
     The caption of `cat.jpg` is in a file (see `CAPTION_SUFFIXES`), or the entry {"file_name": "cat.jpg", "text": ...}
     in a `metadata.jsonl` or `metadata.json` of the folder; "captions", a list, makes a pair of each. A picture without
-    a caption, and a caption without a picture, are skipped; what lies in the folder besides is skipped by reason: see
-    `corpora.folders`.
+    a caption, unless `bare` makes a document of it alone, and a caption without a picture are skipped; what lies in the
+    folder besides is skipped by reason: see `corpora.folders`.
     """
     folder = Path(folder)
     captions: dict[str, list[str]] = {}
@@ -129,6 +131,9 @@ def captioned_pictures(folder: Path | str, shortest: int | None = None) -> Itera
             unused.pop(each, None)
         try:
             several = captions.pop(name, None)
+            if several is None and not files and bare:
+                yield Document.of(open_picture(path, shortest))
+                continue
             if several is None and not files:
                 raise ValueError(f"a picture without a caption: write one to {path.with_suffix('.txt').name} beside it")
             several = [text_of_file(files[0], LARGEST_DOCUMENT)] if several is None else several

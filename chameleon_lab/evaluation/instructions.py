@@ -17,6 +17,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from chameleon_lab.checkpoints import native
 from chameleon_lab.corpora.checker import compare_scenes, read_scene
 from chameleon_lab.corpora.instructions import (
     BRIEF,
+    CUTOUT_GROUND,
     EDGES,
     EDIT,
     GREY,
@@ -35,11 +37,14 @@ from chameleon_lab.corpora.instructions import (
     SEGMENTATION,
     SEGMENTS,
     Example,
+    InstructionPair,
     Templates,
+    cutouts,
     scene_segmentation,
 )
 from chameleon_lab.corpora.scenes import BACKGROUNDS
 from chameleon_lab.corpora.structure import (
+    CUTOUT_PALETTE,
     edge_agreement,
     mean_overlap,
     outlines,
@@ -179,6 +184,47 @@ def evaluate_instructions(
         yield from (task_score(f"{task}: {name}", values[name], bounds[name]) for name in values)
 
 
+def evaluate_cutouts(
+    lab: Chameleon, folder: Path | str, n: int = 100, seed: int = 2026, batch: int = 50, templates: Templates = BRIEF
+) -> Iterator[TaskScore]:
+    """The scores of tasks of pictures with alpha: of `n` pictures of a folder, each in every task that draws.
+
+    The silhouette of an answer is read from its pixels, and so is the right one: in a segmentation by its two colours,
+    in a picture as what is not its ground. The bound is the right answer's after the round trip, as elsewhere. Raises
+    ValueError for a folder without such pictures.
+    """
+    by_task = dict[str, list[InstructionPair]]()
+    for pair in cutouts(folder):
+        if isinstance(pair, InstructionPair) and isinstance(pair.answer, Image):
+            by_task.setdefault(pair.task, []).append(pair)
+    if not by_task:
+        raise ValueError(f"{folder} holds no picture with alpha, of which a silhouette could be read.")
+    for task, pairs in by_task.items():
+        places = np.random.default_rng([seed, 36]).permutation(len(pairs))[:n]
+        some = [pairs[place] for place in places]
+        values, bounds = list[float](), list[float]()
+        for start in range(0, len(some), batch):
+            part = some[start : start + batch]
+            seeds = [seed + start + at for at in range(len(part))]
+            answers = lab.engine.generate([templates.request(each) for each in part], lab.settings, seeds)
+            for pair, answer in zip(part, answers, strict=True):
+                assert isinstance(pair.answer, Image)
+                right = lab.tokenizer.image.prepare(pair.answer.picture, lab.tokenizer.preparation)
+                labels_HW = _cutout_labels(task, right)
+                drawn = [each for each in answer.pictures if each.size == right.size]
+                alone = len(answer.pictures) == len(drawn) == 1
+                values.append(mean_overlap(_cutout_labels(task, drawn[0]), labels_HW) if alone else 0.0)
+                again = lab.tokenizer.image.decode(lab.tokenizer.image.encode(right))
+                bounds.append(mean_overlap(_cutout_labels(task, again), labels_HW))
+        yield task_score(f"{task}, alpha: silhouettes, IoU", values, bounds)
+
+
+def _cutout_labels(task: str, picture: PIL.Image.Image) -> np.ndarray:
+    if task == SEGMENTATION:
+        return read_segmentation(picture, CUTOUT_PALETTE)
+    return silhouette(picture, CUTOUT_GROUND).astype(np.uint8)
+
+
 def instructions_page(card: Mapping[str, Any]) -> str:
     """The model's card as a page to read."""
     facts = {name: card.get(name, 0) for name in ("steps", "tokens", "minutes", "machine")}
@@ -223,13 +269,17 @@ def evaluate_instructions_command(arguments: Sequence[str] | None = None) -> Non
     parser.add_argument("model", help="folder or name of a model")
     parser.add_argument("--tasks", nargs="+", choices=SCENE_TASKS, default=tuple(SCENE_TASKS), help="(default: all)")
     parser.add_argument("-n", type=int, default=100, help="examples of each task (default: 100)")
+    parser.add_argument("--cutouts", type=Path, metavar="FOLDER", help="of pictures with alpha, instead of scenes")
     parser.add_argument("--guidance", type=float, help="how strongly pictures follow the words (default: the model's)")
     parser.add_argument("--write", action="store_true", help="put the scores into the model's card and page")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab = Chameleon.load(options.model)
     lab.settings = lab.settings.changed(guidance=options.guidance)
-    for score in evaluate_instructions(lab, options.tasks, options.n):
+    scores = evaluate_instructions(lab, options.tasks, options.n)
+    if options.cutouts is not None:
+        scores = evaluate_cutouts(lab, options.cutouts, options.n)
+    for score in scores:
         log.info("%-44s %s", score.measure, score)
         if options.write:  # at once: to measure all takes minutes
             folder = find(options.model)

@@ -6,6 +6,7 @@ picture have exactly its codes, and words at most the blank's length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -152,13 +153,31 @@ def hidden_cells(image: Image, tokenizer: MixedModalTokenizer) -> np.ndarray:
             f"The mask has {_times(image.mask.shape)} fields; it must have a field for each of the image's "
             f"{_times(grid)} cells, or for each of its {picture.height} x {picture.width} pixels."
         )
-    painted = PIL.Image.fromarray(image.mask.astype(np.uint8) * 255).convert("RGB")
+    side = 8 if image.codes is not None else tokenizer.image.config.factor
+    painted = PIL.Image.fromarray(_thickened(image.mask, (side * grid[0], side * grid[1])) * 255).convert("RGB")
     if image.codes is not None:
-        painted = painted.resize((8 * grid[1], 8 * grid[0]), PIL.Image.Resampling.BOX)
+        painted = painted.resize((side * grid[1], side * grid[0]), PIL.Image.Resampling.BOX)
     else:
         painted = tokenizer.image.prepare(painted, tokenizer.preparation)  # cropped and scaled as the picture is
     pixels = np.asarray(painted)[..., 0] > PAINTED
-    return np.asarray(pixels.reshape(grid[0], pixels.shape[0] // grid[0], grid[1], -1).any((1, 3)))
+    hidden_RC = np.asarray(pixels.reshape(grid[0], side, grid[1], side).any((1, 3)))
+    if image.mask.any() and not hidden_RC.any():
+        raise ValueError(
+            f"What the mask hides of {picture.height} x {picture.width} pixels lies outside what the model is shown of "
+            f"the picture, which is cropped to {_times(grid)} cells: paint nearer to its middle, or mask cells, such "
+            "as rectangle((2, 5), (3, 6))."
+        )
+    return hidden_RC
+
+
+def _thickened(mask_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask whose strokes are as wide as a pixel of the smaller picture, so that scaling loses none: 0 and 1."""
+    block = math.ceil(min(whole / part for whole, part in zip(mask_HW.shape, shape, strict=True)))
+    if block < 2:
+        return mask_HW.astype(np.uint8)
+    padded = np.pad(mask_HW, [(0, -length % block) for length in mask_HW.shape])
+    blocks = padded.reshape(padded.shape[0] // block, block, -1, block).any((1, 3)).astype(np.uint8)
+    return blocks.repeat(block, 0).repeat(block, 1)[: mask_HW.shape[0], : mask_HW.shape[1]]
 
 
 PAINTED = 32  # of 255, from which on a pixel of a mask that was scaled counts

@@ -26,7 +26,7 @@ from chameleon_lab.corpora.own_data import DataSource
 from chameleon_lab.corpora.packing import encode_images
 from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.corpora.shards import identities
-from chameleon_lab.documents import Document, Image
+from chameleon_lab.documents import Blank, Document, Image
 from chameleon_lab.files import checksum, intact, read_bytes, read_table
 from chameleon_lab.parts import require
 from chameleon_lab.retrieval.encoders import Encoder
@@ -60,8 +60,9 @@ class Bank:
         skipped: Sequence[Skipped] = (),
     ) -> None:
         if not len(documents):
+            some = f" {len(skipped):,} could not be read, such as {': '.join(skipped[0])}." if skipped else ""
             raise ValueError(
-                "The bank is empty: there is nothing to look up. Give Bank.of documents, or a folder of "
+                f"The bank is empty: there is nothing to look up.{some} Give Bank.of documents, or a folder of "
                 "pictures with captions."
             )
         vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
@@ -86,13 +87,13 @@ class Bank:
         With a `tokenizer`, pictures are encoded once and for all, and the bank serves models of that image tokenizer.
         Raises ValueError where there is no document, and for one that has neither words nor pictures.
         """
-        entries = DataSource.of(source).documents() if isinstance(source, Path | str) else source
+        entries = DataSource.of(source).documents(bare=True) if isinstance(source, Path | str) else source
         documents, skipped = list[Document](), list[Skipped]()
         for entry in entries:
-            if isinstance(entry, Document):
-                documents.append(entry)
-            else:
+            if isinstance(entry, Skipped):
                 skipped.append(entry)
+            else:
+                documents.append(require_whole(entry))
         if tokenizer is not None:
             documents = with_codes(documents, tokenizer)
         vectors_ND = document_vectors(documents, encoder) if documents else np.empty((0, 1))
@@ -210,9 +211,21 @@ def with_codes(documents: Sequence[Document], tokenizer: MixedModalTokenizer) ->
     return [Document(tuple(coded.get(id(part), part) for part in document)) for document in documents]  # type: ignore[misc]
 
 
-def document_vectors(documents: Sequence[Document], encoder: Encoder) -> np.ndarray:
+def require_whole(document: Document) -> Document:
+    """The document, as one that may stand before another. Raises TypeError for what is none, ValueError for blanks,
+    which are not filled there."""
+    if not isinstance(document, Document):
+        raise TypeError(
+            f"What is retrieved is a Document, not a {type(document).__name__}: Document.of('a red circle', picture)."
+        )
+    if any(isinstance(part, Blank) or (isinstance(part, Image) and part.mask is not None) for part in document):
+        raise ValueError("A document with blanks cannot be retrieved: fill it first, with lab.infill.")
+    return document
+
+
+def document_vectors(documents: Sequence[Document], encoder: Encoder, noun: str = "document") -> np.ndarray:
     """vectors_ND of length 1: of each document the mean of its words' vector and of its pictures' (arXiv 2309.02591,
-    section 2.1). Raises ValueError for a document without either."""
+    section 2.1). Raises ValueError for a document, or whatever it is called, without either."""
     texts = [document.text for document in documents]
     wordy = [index for index, text in enumerate(texts) if text.strip()]
     owners = [index for index, document in enumerate(documents) for _ in document.pictures]
@@ -223,7 +236,10 @@ def document_vectors(documents: Sequence[Document], encoder: Encoder) -> np.ndar
     vectors_ND = _unit(pictures_ND)
     vectors_ND[wordy] += by_text
     if len(bare := np.flatnonzero(~vectors_ND.any(1))):
-        raise ValueError(f"Document {bare[0]} has neither words nor pictures that the encoder can read: leave it out.")
+        raise ValueError(
+            f"The {noun} {bare[0]}, {texts[bare[0]][:40]!r}, has neither words nor pictures that the encoder can read: "
+            f"{'ask in words, or show a picture' if noun == 'query' else 'leave it out'}."
+        )
     return _unit(vectors_ND)
 
 

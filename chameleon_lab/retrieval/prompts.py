@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from chameleon_lab.documents import Blank, Document, EndTurn, Image, Segment
+from chameleon_lab.documents import Document, EndTurn, Image, Segment
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.parts import require
+from chameleon_lab.retrieval.bank import require_whole
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 
 
@@ -19,14 +20,11 @@ def as_retrieved(document: Document, learn: bool = False) -> Document:
 
     Delimiters of an image are breaks (`Vocabulary.breaks`; its begin is RA-CM3's), so a caption with its picture behind
     it is CM3Leon's `text <break> image <break>` as it is. A document that ends in words is closed by an end of turn.
-    Raises ValueError for blanks, which are not filled there.
+    Raises TypeError and ValueError as `require_whole` does.
     """
-    segments = list[Segment]()
-    for segment in document:
-        if isinstance(segment, Blank) or (isinstance(segment, Image) and segment.mask is not None):
-            raise ValueError("A document with blanks cannot be retrieved: fill it first, with lab.infill.")
-        if not isinstance(segment, EndTurn):
-            segments.append(replace(segment, learn=learn))
+    segments: list[Segment] = [
+        replace(segment, learn=learn) for segment in require_whole(document) if not isinstance(segment, EndTurn)
+    ]
     if segments and not isinstance(segments[-1], Image):
         segments.append(EndTurn(learn))
     return Document(tuple(segments))
@@ -57,8 +55,9 @@ def put_before(
 ) -> Precedents:
     """The document with the retrieved ones before it, in their order, as far as the context holds them.
 
-    Where all are longer than `context` tokens, less `room` for what follows, the last of those retrieved go first, and
-    the document never: one that is longer alone is a ValueError. `learn`: whether training takes loss on them.
+    Each goes in that has room in `context` tokens, less `room` for what follows, behind those before it; the others are
+    left out whole. The document is never cut: one that is longer alone is a ValueError. `learn`: whether training takes
+    loss on them.
     """
     ready = [as_retrieved(each, learn) for each in retrieved]
     lengths = [sum(map(tokenizer.length, each)) for each in ready]

@@ -65,7 +65,7 @@ class RetrievalRules:
         bank.require_encoder(encoder)
         if not self.count or not queries:
             return [[] for _ in queries]
-        whole_QD = document_vectors(queries, encoder)
+        whole_QD = document_vectors(queries, encoder, "query")
         rngs = [np.random.default_rng([seed, 20]) for seed in seeds]
         texts = [self._some_words(query.text, rng) for query, rng in zip(queries, rngs, strict=True)]
         text_QD = encoder.encode_text(texts)

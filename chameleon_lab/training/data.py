@@ -19,6 +19,7 @@ from chameleon_lab.corpora.instructions import (
     InstructionBatches,
     Templates,
     check_shares,
+    cutouts,
     instruction_documents,
     instruction_pairs,
     sample_examples,
@@ -165,8 +166,9 @@ class Instructions:
 
     `shares`: by task (`corpora.instructions.TASK_SHARES`). Of all documents, the share `earlier` are those that the
     tiny model was trained on, so that it stays what it is; where `pairs` are, a file of a person's own (see
-    `instruction_pairs`), `own` are of these. `learn`: loss on "answer", or on "all" of a document as CM3Leon; `infill`:
-    the share that is rearranged besides; `templates`: by their name there. `held_out`: so many documents, drawn apart.
+    `instruction_pairs`) or a folder of pictures with alpha (`cutouts`), `own` are of these. `learn`: loss on "answer",
+    or on "all" of a document as CM3Leon; `infill`: the share that is rearranged besides; `templates`: by their name
+    there. `held_out`: so many documents, drawn apart.
     """
 
     tokenizer: str | Path | MixedModalTokenizer = "tiny"
@@ -192,7 +194,7 @@ class Instructions:
             raise ValueError(f"Loss is taken on the 'answer' or on 'all', not on {self.learn!r}.")
 
     def open(self, seed: int, steps: int | None) -> Corpus:
-        """Raises ValueError for a file of pairs of which none can be read, saying what is wrong with the first."""
+        """Raises ValueError for pairs of which none can be read, saying what is wrong with the first."""
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, MixedModalTokenizer):
             tokenizer = Chameleon.load(tokenizer, device="cpu").tokenizer
@@ -222,7 +224,8 @@ class Instructions:
 
 def _documents_of_pairs(path: Path | str, templates: Templates, learn: Literal["answer", "all"]) -> list[Document]:
     documents, skips = list[Document](), list[Skipped]()
-    for each in instruction_documents(instruction_pairs(path, None, templates), templates, learn):
+    pairs = cutouts(path) if Path(path).is_dir() else instruction_pairs(path, None, templates)
+    for each in instruction_documents(pairs, templates, learn):
         (skips if isinstance(each, Skipped) else documents).append(each)  # pyright: ignore[reportArgumentType]
     for skip in skips:
         log.warning("Skipped: %s: %s", *skip)

@@ -100,7 +100,7 @@ def save_result(
         "minutes": round(history.records[-1].seconds / 60, 1),
         "steps": len(history.records),
         "tokens": int(sum(history.series("tokens")[1])),
-        "notes": [f"begins from the weights of {Path(source).name}, and keeps the tiny model's two tokenizers"],
+        "notes": [f"begins from the weights of {Path(source).name}, and keeps its two tokenizers"],
         "before": None if source == "tiny" else Chameleon.load(source, device="cpu").card,
     }
     lab.tokenizer.image.half()

@@ -35,12 +35,15 @@ def train_instructions(
 ) -> Chameleon:
     """The model of many tasks, written to `folder/model`. Called again with a larger budget, it goes on.
 
-    `begins_from`: folder or name of a model of the tiny model's shape and tokenizers, whose weights are trained on.
-    Every so many seconds the log says how far it is.
+    `begins_from`: folder or name of a model whose weights are trained on, of any shape and tokenizers. Every so many
+    seconds the log says how far it is.
     """
-    folder, lab = Path(folder), Chameleon.load("tiny", device="cpu")
+    folder, lab = Path(folder), Chameleon.load(begins_from, device="cpu")
     data = data or Instructions()
     experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget)
+    if lab.tokenizer.vocabulary != Chameleon.load("tiny", device="cpu").tokenizer.vocabulary:
+        data = replace(data, tokenizer=str(begins_from))
+        experiment = replace(experiment, model=lab.model.config, data=data)
     run = experiment.run(folder / "transformer")
     run.wait(report=InfillProgress(every))
     settings = lab.settings.changed(image_temperature=0.0, guidance=1.0)  # a request determines its answer
@@ -59,8 +62,9 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
         "--templates", choices=TEMPLATES, default="brief", help="how tasks are written (default: brief)"
     )
     parser.add_argument(
-        "--pairs", type=Path, help="a JSON Lines file of instructions of your own (half of the documents)"
+        "--pairs", type=Path, help="instructions of your own: a JSON Lines file, or a folder of pictures with alpha"
     )
+    parser.add_argument("--own", type=float, default=0.5, help="share of documents that are your own (default: 0.5)")
     parser.add_argument("--learn", choices=("answer", "all"), default="answer", help="on what loss is taken")
     parser.add_argument("--infill", type=float, default=0.0, help="share of documents rearranged besides (default: 0)")
     options = parser.parse_args(arguments)
@@ -70,6 +74,8 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
         tokens=options.tokens,
         shares=shares,
         pairs=options.pairs,
+        earlier=min(Instructions.earlier, 1 - options.own),
+        own=options.own,
         learn=options.learn,
         infill=options.infill,
         templates=options.templates,

@@ -45,8 +45,9 @@ class CanvasDraft:
 
     @classmethod
     def of(cls, document: Document, codec: Codec) -> CanvasDraft:
-        """A document to be painted on: its images are encoded where they bring no codes, and earlier as the tokenizer
-        draws these; their masks, and its `Blank`s, are refused with a ValueError, since here one paints them."""
+        """A document to be painted on: its images are encoded where they bring no codes, and shown as the tokenizer
+        draws these; cells that their masks hide are hidden from the beginning. Raises ValueError for a mask of another
+        grid, and for `Blank`s, since here one clicks on words."""
         segments, hidden = list[Any](), list[frozenset[int]]()
         for segment in document:
             if isinstance(segment, Blank):
@@ -156,4 +157,6 @@ def _cells(mask: np.ndarray | Collection[tuple[int, int]], grid: tuple[int, int]
                 f"The mask has {mask.shape} fields, and the picture {grid} cells; give a field for each cell."
             )
         return frozenset(np.flatnonzero(mask).tolist())
+    if outside := [cell for cell in mask if cell[0] >= grid[0] or cell[1] >= grid[1]]:
+        raise ValueError(f"The mask hides cell {outside[0]}, and the picture has {grid[0]} x {grid[1]} cells.")
     return frozenset(row * grid[1] + column for row, column in mask)

@@ -1,0 +1,111 @@
+"""What infilling costs plain next-token loss: one small model, trained with shares of its documents rearranged.
+
+- the loss is that of plain documents, held out, in nats a token; a cost is the loss with a share less that without,
+  as a share of it, each seed paired with itself (`Mean.of_seeds`)
+- each length is a training of its own, with its own fall of the rate
+- outcomes are lines of a file; a training whose line is there is not done again
+
+`python -m chameleon_lab.evaluation.infill_share OUTCOMES` trains what is lacking and prints the costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from chameleon_lab.evaluation.intervals import Mean
+from chameleon_lab.files import intact, read_json_lines
+from chameleon_lab.parts import require_fields
+from chameleon_lab.signals import exit_code
+from chameleon_lab.storage import write_file
+from chameleon_lab.training.budget import Budget
+from chameleon_lab.training.data import PAIRS
+from chameleon_lab.training.experiments import LAB
+
+log = logging.getLogger(__name__)
+
+SHARES, LENGTHS = (0.0, 0.1, 0.25, 0.5), (300, 1200, 4800)
+
+
+@dataclass(frozen=True)
+class ShareOutcome:
+    """One training: the share of documents that were rearranged, its steps and seed, and its loss on plain ones."""
+
+    infill: float
+    steps: int
+    seed: int
+    loss: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no outcome."""
+        require_fields(self, infill=(0, 1), steps=(1, float("inf")), seed=(0, float("inf")), loss=(0, float("inf")))
+
+
+def measure_shares(
+    path: Path | str, shares: Sequence[float] = SHARES, lengths: Sequence[int] = LENGTHS, seeds: int = 2
+) -> Iterator[ShareOutcome]:
+    """The outcome of each training, kept in the file: short ones first, and of each seed the plain one first."""
+    from chameleon_lab.training.modules import held_out_losses  # Lightning is slow to import
+
+    path = Path(path)
+    outcomes = read_shares(path) if path.exists() else []
+    for steps in lengths:
+        for seed in range(seeds):
+            for infill in shares:
+                there = [each for each in outcomes if (each.infill, each.steps, each.seed) == (infill, steps, seed)]
+                if not there:
+                    data = replace(PAIRS, infill=infill)
+                    experiment = replace(LAB, data=data, budget=Budget(steps=steps), seed=seed, monitors=())
+                    with tempfile.TemporaryDirectory() as folder:
+                        run = experiment.run(folder)
+                        run.wait()
+                        batches = data.open(seed, steps).held_out
+                        loss = held_out_losses(run.result().cpu(), LAB.objective, batches)["loss"]
+                    there = [ShareOutcome(infill, steps, seed, loss)]
+                    outcomes += there
+                    write_file(path, "".join(json.dumps(asdict(each)) + "\n" for each in outcomes))
+                yield there[0]
+
+
+def read_shares(path: Path | str) -> list[ShareOutcome]:
+    """Outcomes that were written. Raises ValueError for a file that holds others."""
+    with intact(path):
+        return [ShareOutcome(**plain) for plain in read_json_lines(path)]
+
+
+def infill_costs(outcomes: Sequence[ShareOutcome]) -> dict[tuple[int, float], Mean]:
+    """By steps and share: how much more loss, of that without infilling. Seeds without a plain training are left
+    out."""
+    plain = {(each.steps, each.seed): each.loss for each in outcomes if not each.infill}
+    paired = [each for each in outcomes if each.infill and (each.steps, each.seed) in plain]
+    return {
+        (steps, infill): Mean.of_seeds(
+            [each.loss / plain[steps, each.seed] - 1 for each in paired if (each.steps, each.infill) == (steps, infill)]
+        )
+        for steps, infill in sorted({(each.steps, each.infill) for each in paired})
+    }
+
+
+def infill_share_command(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("outcomes", type=Path, help="a file of outcomes, a line each; what it holds is not made again")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="0 among them (default: %(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS, help="of a training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="(default: 2)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    outcomes = list[ShareOutcome]()
+    for each in measure_shares(options.outcomes, options.shares, options.steps, options.seeds):
+        outcomes.append(each)
+        log.info("infill %.2f   %5d steps   seed %d   %.4f nats", each.infill, each.steps, each.seed, each.loss)
+    for (steps, infill), cost in infill_costs(outcomes).items():
+        log.info("infill %.2f   %5d steps   %s", infill, steps, cost.within("+.1%"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(infill_share_command))
