@@ -13,4 +13,11 @@ Three integers are never mixed: a *code* indexes an image codebook, a *token* is
 H heads, K head width, F feed-forward width, V vocabulary, N codes an image, C channels.
 """
 
+import os
+
+# A thread that spins while it waits for another takes the core that the other needs: beside one busy process, a step of
+# two spinning threads takes up to fifty times as long as of two sleeping ones, and where nothing else runs it is not
+# clearly faster (docs/benchmarks.md). OpenMP reads this when torch is first imported, and never again.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 __version__ = "0.1.0"
