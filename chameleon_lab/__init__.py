@@ -14,10 +14,25 @@ H heads, K head width, F feed-forward width, V vocabulary, N codes an image, C c
 """
 
 import os
-
-# A thread that spins while it waits for another takes the core that the other needs: beside one busy process, a step of
-# two spinning threads takes up to fifty times as long as of two sleeping ones, and where nothing else runs it is not
-# clearly faster (docs/benchmarks.md). OpenMP reads this when torch is first imported, and never again.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+import sys
+import threading
 
 __version__ = "0.1.0"
+
+
+def _keep_workers() -> None:
+    """Holds a team of OpenMP's threads as long as the process lives.
+
+    GNU's OpenMP hardly spins while the teams of all threads together outnumber the cores.
+    """
+    sys.modules["torch"].ones(1 << 20).sum()
+    threading.Event().wait()
+
+
+# A thread that spins while it waits for another takes the core that the other needs: beside one busy process, a step of
+# two spinning threads took up to fifty times as long as of two sleeping ones, and where nothing else ran it was not
+# clearly faster (docs/benchmarks.md). OpenMP reads this when torch is first imported, and never again.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    if hasattr(sys.modules.get("torch"), "ones"):  # OpenMP has read the environment already
+        threading.Thread(target=_keep_workers, name="second OpenMP team", daemon=True).start()
