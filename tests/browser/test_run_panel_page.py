@@ -397,6 +397,15 @@ def test_a_finished_run_is_seen_from_its_folder_without_controls(panel, tmp_path
     bridge.page.screenshot(path=screenshots / "run-folder.png")
 
 
+@pytest.mark.parametrize(("status", "waits"), [("running", True), ("finished", False)])
+def test_heads_that_nobody_read_are_waited_for_while_the_run_goes_on(panel, status, waits):
+    run = GrowingRun(30, status=status)
+    run.records[:] = [replace(each, layers={}) for each in run.records]
+    bridge = panel(run)
+    bridge.until(lambda: bridge.page.locator(".chm-curves").count())
+    expect(bridge.page.get_by_label("Attention logits by head")).to_be_visible(visible=waits)
+
+
 ELSEWHERE = """
 import sys
 from dataclasses import replace

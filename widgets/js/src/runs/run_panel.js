@@ -240,7 +240,7 @@ function render(context) {
   /** @param {number | null} at */
   function showHeads(at) {
     const logits = records.layers.get(LOGITS);
-    strip.node.hidden = !logits && records.count >= UNREAD; // nothing reads them
+    strip.node.hidden = !logits && (facts?.over || records.count >= UNREAD); // nothing reads them
     strip.show(logits, at, records.about.get(LOGITS)?.thresholds);
   }
 
