@@ -20,12 +20,13 @@ import threading
 __version__ = "0.1.0"
 
 
-def _keep_workers() -> None:
+def _keep_workers(ready: threading.Event) -> None:
     """Holds a team of OpenMP's threads as long as the process lives.
 
     GNU's OpenMP hardly spins while the teams of all threads together outnumber the cores.
     """
     sys.modules["torch"].ones(1 << 20).sum()
+    ready.set()
     threading.Event().wait()
 
 
@@ -35,4 +36,6 @@ def _keep_workers() -> None:
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["OMP_WAIT_POLICY"] = "passive"
     if hasattr(sys.modules.get("torch"), "ones"):  # OpenMP has read the environment already
-        threading.Thread(target=_keep_workers, name="second OpenMP team", daemon=True).start()
+        ready = threading.Event()
+        threading.Thread(target=_keep_workers, args=(ready,), name="second OpenMP team", daemon=True).start()
+        ready.wait()  # a process that ended while a thread computes in torch would abort
