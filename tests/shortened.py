@@ -34,7 +34,7 @@ FEWER: dict[str, dict[str, str]] = {
     "16": {'prompts("two things", 4 if': 'prompts("two things", 3 if'},
     "17": {"sides, count = (2, 3, 4, 5, 6, 8), 4 if quick": "sides, count = (2, 8), 2 if quick"},
     "19": {
-        "BALANCES.items()}": 'BALANCES.items() if name == "even"}',
+        "in BALANCES.items():": 'in [("even", BALANCES["even"])]:',
         "balance_prompts(kind, 24)": "balance_prompts(kind, 6)",
     },
     "20": {"(4 if quick": "(2 if quick", "GRPO(group=4, prompts=2) if": "GRPO(group=2, prompts=2) if"},

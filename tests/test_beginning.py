@@ -256,9 +256,11 @@ def test_an_experiment_without_any_of_it_is_what_it_was(toy):
 
 def test_fine_tuning_says_what_the_model_did_before_and_does_after(base, toy, mixed, tmp_path):
     experiment = replace(toy, begins_from=base, budget=Budget(steps=12))
+    watched = experiment.run(tmp_path / "run")  # by a panel, which must not see it stopped
     done = fine_tune(
         experiment, tmp_path / "run", earlier=Scenes(mixed, tokens=236, held_out=3, weights={"asking": 1.0})
     )
+    assert watched.state.status == "finished"
     run = RunFolder(tmp_path / "run").history
     assert done.after["new"]["loss"] == pytest.approx(run.records[-1].values["held_out_loss"], rel=1e-5)
     assert done.after["new"]["loss"] < done.before["new"]["loss"] - 0.1

@@ -77,6 +77,17 @@ def test_its_own_figures_lie_on_a_page_of_any_colour(path: Path) -> None:
         assert "err=" not in call or "ecolor=" in call, "black ends of intervals in a dark page"
 
 
+def test_where_next_leads_from_the_first_to_the_last_and_says_of_each_how_long_it_takes() -> None:
+    cells = {path.stem: nbformat.read(path, as_version=4).cells for path in NOTEBOOKS}
+    heads = {name: " ".join(each[0].source.lower().split()) for name, each in cells.items()}
+    takes = {name: re.findall(r"(\w+ minutes?) on two cores", head) for name, head in heads.items()}
+    for name, following in zip([*cells], [*cells][1:] + [""], strict=True):
+        (words,) = (each.source for each in cells[name] if "**Where next?**" in each.source)
+        links = re.findall(r"\[`(\w+)`\]\(\1\.ipynb\)\s*(?:\((\w+\s+minutes?)\))?", words.split("**Where next?**")[1])
+        assert {each: [minutes] for each, minutes in links} == {each: takes[each] for each, _ in links}, name
+        assert following in [*dict(links), ""], name
+
+
 def test_first_cells_import_nothing_slow_that_later_cells_may_not_need() -> None:
     lines = set[str]()
     for path in NOTEBOOKS:

@@ -276,6 +276,16 @@ with RunFolder(sys.argv[1]).locked():
 """
 
 
+def test_who_joins_a_run_under_way_gets_it_and_nobody_sees_it_stopped(experiment, tmp_path):
+    watched = experiment.run(tmp_path)
+    hold(watched)
+    assert Run(experiment, tmp_path).join() is watched and watched.state.status == "paused"
+    watched.stop()
+    watched.wait()
+    later = Run(experiment, tmp_path).join()  # nobody trains there any more: it goes on itself
+    assert later is not watched and later.wait().records and later.state.status == "finished"
+
+
 def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
     with subprocess.Popen([sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"

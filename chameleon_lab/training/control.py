@@ -151,7 +151,7 @@ def release_workers() -> None:
     """Lets go of the OpenMP workers that the calling thread keeps; its next work makes new ones.
 
     GNU's OpenMP counts the workers of all threads together, and where they outnumber the cores it puts them to sleep
-    between any two products: a step in another thread then takes more than twice as long.
+    between any two products: a step in another thread then takes more than twice as long where they would spin.
     """
     for library in Path(torch.__file__).parent.glob("lib/libgomp*"):
         if pause := getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None):

@@ -50,8 +50,8 @@ def fine_tune(experiment: Experiment, folder: Path | str | None = None, *, earli
     """Runs an experiment that begins from a model, and measures both on the same held-out documents.
 
     `earlier`: data of what the model could do before, of which only the held-out part is looked at. A folder where it
-    was stopped goes on. Raises ValueError for an experiment that begins from nothing, and for data with nothing held
-    out.
+    was stopped goes on; a run that trains it there already is waited for. Raises ValueError for an experiment that
+    begins from nothing, and for data with nothing held out.
     """
     from chameleon_lab.training.modules import held_out_losses  # Lightning is slow to import
 
@@ -70,7 +70,7 @@ def fine_tune(experiment: Experiment, folder: Path | str | None = None, *, earli
         return {name: held_out_losses(model, experiment.objective, each.held_out) for name, each in corpora.items()}
 
     before = losses(experiment.build(corpora["new"]).model)
-    model = experiment.run(folder).result()
+    model = Run(experiment, folder).join().result()
     return FineTuned(model, before, losses(model))
 
 

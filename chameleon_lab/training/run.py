@@ -159,6 +159,16 @@ class Run:
         self._thread.start()
         return self
 
+    def join(self) -> Run:
+        """The run of this process that trains the same in this folder already, where one does; else this one, begun.
+
+        `start` would stop that one and take its place, and whoever watches it would see it stopped.
+        """
+        going = _live.get(self.folder.resolve())
+        if going is None or going._over.is_set() or going._control.stopping or going.config != self.config:
+            return self.start()
+        return going
+
     def launch(self, **places: Any) -> Launch:
         """Trains it in processes of their own instead: `processes`, or `nodes` x `devices`, and a `strategy` (see
         `training.launch`). `RunPanel(folder)` watches and steers them. Raises ValueError where it trains here."""

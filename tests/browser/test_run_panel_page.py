@@ -397,6 +397,31 @@ def test_a_finished_run_is_seen_from_its_folder_without_controls(panel, tmp_path
     bridge.page.screenshot(path=screenshots / "run-folder.png")
 
 
+def test_a_long_step_is_seen_to_go_on(panel):
+    run = GrowingRun(30)
+    bridge = panel(run)
+    page, pace = bridge.page, bridge.page.locator(".chm-run-pace")
+    up_to_date(run, bridge)
+    expect(pace).not_to_contain_text("no step for")
+    page.clock.install()
+    page.clock.fast_forward(100_000)
+    expect(pace).to_contain_text("no step for")
+    before = pace.inner_text()
+    page.clock.fast_forward(2_000)
+    expect(pace).not_to_have_text(before)
+    grow(run, bridge)
+    expect(pace).not_to_contain_text("no step for")
+
+
+@pytest.mark.parametrize(("status", "waits"), [("running", True), ("finished", False)])
+def test_heads_that_nobody_read_are_waited_for_while_the_run_goes_on(panel, status, waits):
+    run = GrowingRun(30, status=status)
+    run.records[:] = [replace(each, layers={}) for each in run.records]
+    bridge = panel(run)
+    bridge.until(lambda: bridge.page.locator(".chm-curves").count())
+    expect(bridge.page.get_by_label("Attention logits by head")).to_be_visible(visible=waits)
+
+
 ELSEWHERE = """
 import sys
 from dataclasses import replace

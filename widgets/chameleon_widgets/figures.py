@@ -43,7 +43,7 @@ PAGE_STYLE = {
 `plt.rcParams.update(PAGE_STYLE)`."""
 
 FONT = "DejaVu Sans"  # comes with matplotlib
-MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[7]}
+MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[3]}  # as on screen
 LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
 CELL, CAPTION_POINTS = (3.6, 2.6), 8  # inches of one chart; size of a caption's letters
 

@@ -12,6 +12,7 @@ import { runHands } from "./run_hands.js";
 import { capital, chartsOf, familiesOf, measureWords, RunRecords, styled } from "./run_records.js";
 import { sampleStrip } from "./sample_strip.js";
 
+const QUIET = 5; // seconds without a step, after which the panel says how long: a step may draw, judge or be compiled
 const UNREAD = 100; // steps without a reading of the attention logits, after which none is waited for
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", "reward", LOGITS]; // charts that are open at the start
@@ -63,12 +64,15 @@ function render(context) {
   let chipKey = "";
   let unfolded = ""; // the family whose charts are offered
   let layerKey = "";
+  let paceWords = "";
+  let steppedAt = performance.now();
   let marks = /** @type {import("../charts/curves.js").Mark[]} */ ([]);
 
   /** @type {import("../frame/frame.js").Receivers<import("./messages.js").PanelMessage>} */
   const receive = {
     state(message) {
       unreadable = "";
+      if (message.status !== facts?.status) steppedAt = performance.now();
       if (message.refusals > refusals) hands.refused();
       const born = message.panels.filter((each) => facts && !facts.panels.includes(each));
       if (forking && born.length) forking = Boolean(toggleFork(born[0]));
@@ -77,6 +81,7 @@ function render(context) {
       facts = message;
     },
     records(message, buffers) {
+      steppedAt = performance.now();
       if (records.take(message, buffers) || performance.now() - askedAgain < 1000) return;
       askedAgain = performance.now();
       page.request({ kind: "hello" });
@@ -240,7 +245,7 @@ function render(context) {
   /** @param {number | null} at */
   function showHeads(at) {
     const logits = records.layers.get(LOGITS);
-    strip.node.hidden = !logits && records.count >= UNREAD; // nothing reads them
+    strip.node.hidden = !logits && (facts?.over || records.count >= UNREAD); // nothing reads them
     strip.show(logits, at, records.about.get(LOGITS)?.thresholds);
   }
 
@@ -319,18 +324,22 @@ function render(context) {
     /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${percent}%`;
     bar.setAttribute("aria-valuenow", percent.toFixed(0));
     bar.dataset.state = status;
-    write(
-      pace,
-      [
-        step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
-        `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
-        !over && Number(facts.pace) > 0 ? `${figure(Math.round(Number(facts.pace)))} tokens/s` : "",
-        left !== null && status === "running" ? `${duration(left)} left` : "",
-        facts.note,
-      ]
-        .filter(Boolean)
-        .join(" · "),
-    );
+    paceWords = [
+      step === null ? "" : `step ${stepText(step)}${steps ? ` of ${stepText(steps)}` : ""}`,
+      `${percent.toFixed(percent < 10 && percent > 0 ? 1 : 0)} %`,
+      !over && Number(facts.pace) > 0 ? `${figure(Math.round(Number(facts.pace)))} tokens/s` : "",
+      left !== null && status === "running" ? `${duration(left)} left` : "",
+      facts.note,
+    ]
+      .filter(Boolean)
+      .join(" · ");
+    showPace();
+  }
+
+  function showPace() {
+    const quiet = (performance.now() - steppedAt) / 1000;
+    const wait = facts?.status === "running" && quiet > QUIET ? ` · no step for ${duration(quiet)}` : "";
+    write(pace, paceWords + wait);
   }
 
   function pictures() {
@@ -481,6 +490,7 @@ function render(context) {
     heat.show({ rows: records.layers.get(layered.value) ?? null, range: reach, log: pressed(logHeat) });
   }
 
+  const pacing = setInterval(showPace, 1000);
   const header = page.header("Controls", [pause, stop, save, settingsSwitch, forkSwitch], [name, lineage]);
   const toolbar = /** @type {HTMLElement} */ (header.lastElementChild);
   context.el.classList.add("chm-run-row");
@@ -488,6 +498,7 @@ function render(context) {
     [header, bar, pace, page.alert, hands.form, hands.fork, empty, body],
     [
       redraw.dispose,
+      () => clearInterval(pacing),
       () => charts.forEach(({ chart }) => chart.dispose()),
       heat.dispose,
       strip.dispose,
