@@ -357,7 +357,9 @@ class Journal:
             raise
 
     def add(self, judgement: Judgement) -> None:
-        """Raises ValueError for an item or an answer that the study has not."""
+        """Raises ValueError for an item or an answer that the study has not, and for another annotator's."""
+        if judgement.annotator != self.annotator:
+            raise ValueError(f"The judgement is of {judgement.annotator!r}, and the journal of {self.annotator!r}.")
         if judgement.item not in {item.name for item in self.study.items}:
             raise ValueError(f"The study {self.study.name!r} has no item {judgement.item!r}.")
         self.study.require_answers(judgement.answers)
@@ -389,7 +391,7 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
     """
     path = Path(path)
     text = text_of_file(path)
-    rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(path, text)
+    rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
     latest: dict[tuple[str, str], Judgement] = {}
     items = {item.name for item in study.items}
     for number, row in rows:
@@ -444,8 +446,13 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*("|\\?$)')
 """A string of JSON, or the beginning of one that ends with the line."""
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    tables = [csv.DictReader(io.StringIO(text, newline=""), delimiter=mark) for mark in ",;\t"]
+    needed = {"study", "item"}
+    table = next((each for each in tables if needed <= set(each.fieldnames or ())), None)
+    if table is None:
+        raise ValueError(f"{path} is no table of judgements: its first line does not name the columns study and item.")
+    for number, row in enumerate(table, 2):
         about = {name: row.pop(name) for name in ("item", "annotator", "seconds") if name in row}
         yield number, about | {"fingerprint": row.pop("study", None), "answers": row}
 

@@ -439,6 +439,16 @@ def test_steering_and_patching_change_what_follows(model, mixed, tokens, look):
         assert torch.allclose(model(torch.as_tensor(tokens)[None])[:, 3], alone[:, 0], atol=1e-5)
 
 
+def _look_under(look: Inspection, changed) -> Inspection:
+    return Inspection(look.model, look.tokenizer, look.tokens, changes={"blocks.0": changed})
+
+
+def _look_of_width(look: Inspection, width: int) -> Inspection:
+    return Inspection(
+        Transformer(dataclasses.replace(look.model.config, width=width)).eval(), look.tokenizer, look.tokens
+    )
+
+
 @pytest.mark.parametrize("kind", ["plain"])
 @pytest.mark.parametrize(
     ("ask", "words"),
@@ -461,6 +471,22 @@ def test_steering_and_patching_change_what_follows(model, mixed, tokens, look):
         (lambda look: look.relevance(0), "nothing comes before"),
         (lambda look: look.patching(look, 9, places={9: 2}), "A place goes from 0..8 here to 0..28"),
         (lambda look: look.guided(9), "No guidance"),
+        (lambda look: look.attention(0, 0, 2.5), "position is an integer, not 2.5"),
+        (lambda look: look.attention("1", 0, 2), "layer is an integer, not '1'"),
+        (lambda look: look.alternatives(5, 2.0), "k is an integer, not 2.0"),
+        (lambda look: look.picture(0, 0.5), "image is an integer, not 0.5"),
+        (lambda look: look.without(2.7, of=9), "Positions are integers, not 2.7"),
+        (lambda look: look.knock_outs([np.arange(29) < 3]), "Positions are integers.* of bool"),
+        (lambda look: look.patching(look, 9, places={2.5: 2}), "place is an integer, not 2.5"),
+        (lambda look: look.patching(look, 9, token=-1), "Token ids must lie in"),
+        (lambda look: look.patching(_look_of_width(look, 16), 9), r"\(3, 16\), does not fit into one of \(3, 32\)"),
+        (lambda look: look.contributions(9, -1), "Token ids must lie in"),
+        (lambda look: look.words(9999), "Token ids must lie in"),
+        (lambda look: look.swatch(-1, 9), "Token ids must lie in"),
+        (lambda look: put(look.stream(0), {2: -1}), "not from 2 to -1"),
+        (lambda look: put(look.stream(0), {-1: 2}), "not from -1 to 2"),
+        (lambda look: _look_under(look, add(np.ones(7))), r"\[7\] numbers do not fit into a stream of width 32"),
+        (lambda look: _look_under(look, put(np.ones((9, 5)), {2: 2})), "do not fit into a stream of width 32"),
         (lambda look: Inspection(look.model, look.tokenizer, [0] * 161), "A document of 161 tokens.*1 to 160"),
         (lambda look: Inspection(look.model, look.tokenizer, []), "A document of 0 tokens"),
         (lambda look: Inspection(look.model, look.tokenizer, [0, 9999]), "9999"),
@@ -491,6 +517,8 @@ def test_guidance_is_what_the_engine_drew_from(make_lab, mixed, guidance):
     for cell in cells[:16]:
         token, with_it, without_it = look.guided(cell.position, 1)[0]
         assert token == cell.token and 0 <= without_it <= 1 and 0 < with_it <= 1
+    with pytest.raises(ValueError, match="k is how many"):
+        look.guided(cells[0].position, -3)
 
 
 def test_a_document_is_inspected_as_it_is_scored(lab):

@@ -212,6 +212,14 @@ def test_of_two_the_chance_is_the_win_rate_and_ties_narrow_it():
             assert (chance.low, chance.high) == pytest.approx((counts.win_rate.low, counts.win_rate.high), abs=0.004)
 
 
+@pytest.mark.parametrize("ties", [1, 7, 300])
+def test_ties_alone_are_no_certainty(ties):
+    counts = PairCounts(0, ties, 0)
+    chance = bradley_terry({("a", "b"): counts}).chance("a", "b")
+    assert chance.value == counts.win_rate
+    assert 0 < chance.low < counts.win_rate.low and counts.win_rate.high < chance.high < 1
+
+
 def test_the_intervals_of_strengths_hold_the_truth():
     truth, rng, hits = np.array([0.8, 0.1, -0.9]), np.random.default_rng(1), 0
     for _ in range(300):

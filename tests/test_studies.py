@@ -92,6 +92,8 @@ def test_answers_are_on_the_disk_and_a_new_kernel_goes_on_there(tmp_path):
     journal.add(Judgement("Ann", "1", {"better": "first"}, 2.5))
     assert [each.item for each in read_judgements(journal.path, journal.study)] == ["1"]
     journal.add(Judgement("Ann", "1", {"better": "same"}))
+    with pytest.raises(ValueError, match="judgement is of 'Ben', and the journal of 'Ann'"):
+        journal.add(Judgement("Ben", "1", {"better": "first"}))
     journal.close()
     again = Journal(tmp_path, "Ann")
     assert again.judgements == {"1": Judgement("Ann", "1", {"better": "same"})}
@@ -200,6 +202,9 @@ def test_tables_go_out_and_come_back_and_are_not_another_studys(suffix, tmp_path
     assert read_judgements(path, study) == judgements
     with pytest.raises(ValueError, match="is of another study"):
         read_judgements(path, pairs(second="a third"))
+    (tmp_path / "bare.csv").write_text("item,annotator\n1,Ann\n")
+    with pytest.raises(ValueError, match="does not name the columns study and item"):
+        read_judgements(tmp_path / "bare.csv", study)
     with pytest.raises(ValueError, match=r"written as \.csv or \.jsonl"):
         write_judgements(judgements, study, tmp_path / "table.xlsx")
 
@@ -269,9 +274,10 @@ def test_whatever_items_and_questions_are_called_a_table_of_them_comes_back(suff
     assert read_judgements(path, study) == judgements
     if suffix == ".csv":  # as Excel writes it anew
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
-        with path.open("w", newline="", encoding="utf-8-sig") as file:
-            csv.writer(file).writerows(rows)
-        assert read_judgements(path, study) == judgements
+        for mark in ",;\t":
+            with path.open("w", newline="", encoding="utf-8-sig") as file:
+                csv.writer(file, delimiter=mark).writerows(rows)
+            assert read_judgements(path, study) == judgements
 
 
 @pytest.mark.parametrize(

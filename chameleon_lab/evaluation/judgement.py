@@ -285,8 +285,10 @@ def bradley_terry(pairs: Mapping[tuple[str, str], PairCounts]) -> BradleyTerry:
     """Strengths from counts of (first, second); a tie is half a win of each. The fit is scikit-learn's.
 
     Their covariance is the robust one (the spread of the scores, between the inverse of the curvature twice), because
-    ties vary less than the model says. Intervals are over comparisons. Raises ValueError for no pairs, for one that is
-    compared with itself, and where the strengths have no end: some never lost to the others, or never met them.
+    ties vary less than the model says. A pair that only tied has scores without a spread; it is taken to vary as by two
+    wins of each, so that no interval is a point. Intervals are over comparisons. Raises ValueError for no pairs, for
+    one that is compared with itself, and where the strengths have no end: some never lost to the others, or never met
+    them.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -313,7 +315,8 @@ def bradley_terry(pairs: Mapping[tuple[str, str], PairCounts]) -> BradleyTerry:
     games_MM, strengths_M = scores_MM + scores_MM.T, _logistic_strengths(scores_MM)
     chances_MM = 1 / (1 + np.exp(strengths_M - strengths_M[:, None]))
     wins_MM = scores_MM - ties_MM / 2
-    squares_MM = wins_MM * (1 - chances_MM) ** 2 + wins_MM.T * chances_MM**2 + ties_MM * (0.5 - chances_MM) ** 2
+    votes_MM = np.where((ties_MM > 0) & (wins_MM + wins_MM.T == 0), 2.0, wins_MM)
+    squares_MM = votes_MM * (1 - chances_MM) ** 2 + votes_MM.T * chances_MM**2 + ties_MM * (0.5 - chances_MM) ** 2
     inverse_MM = np.linalg.pinv(_laplacian(games_MM * chances_MM * chances_MM.T))
     return BradleyTerry(names, strengths_M - strengths_M.mean(), inverse_MM @ _laplacian(squares_MM) @ inverse_MM)
 

@@ -30,7 +30,8 @@ class Attribution(Likelihood):
         Raises ValueError where a fix, or an attention of one's own, makes a branch no sum of its heads.
         """
         self.require(position, 1)
-        token, at = int(self.tokens[position]) if token is None else token, position - 1
+        token = int(self.tokens[position]) if token is None else int(self.tokenizer.vocabulary.check([token])[0])
+        at = position - 1
         context, mixed = self.context_of(position), list[Tensor]()
 
         def attend(*values: Any, **parts: Any) -> Tensor:

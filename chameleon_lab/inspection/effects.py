@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chameleon_lab.attention import attention_to_earlier
 from chameleon_lab.inspection.likelihood import Likelihood, likeliest
-from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Through
+from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Through, as_index
 from chameleon_lab.transformer import Context
 
 EDGES_AT_ONCE = 2**22  # edges of all knock-outs in one forward pass
@@ -101,13 +101,18 @@ class Effects(Likelihood):
 
         The token is the one that stands at `of`, unless given. `places[here] = there` says which positions take from
         which of the other document; by default all before `of`, from the same ones. Raises ValueError for places that
-        either document lacks.
+        either document lacks, and for a document in a model of other layers or another width.
         """
         self.require(of, 1)
-        token = int(self.tokens[of]) if token is None else token
+        if (theirs := other.stream_shape) != self.stream_shape:
+            raise ValueError(
+                f"The other document's stream, (layers, width) = {theirs}, does not fit into one of "
+                f"{self.stream_shape}."
+            )
+        token = int(self.tokens[of]) if token is None else int(self.tokenizer.vocabulary.check([token])[0])
         places = {here: here for here in range(of)} if places is None else dict(places)
         for here, there in places.items():
-            if not 0 <= here < of or not 0 <= there < len(other):
+            if not 0 <= as_index(here, "place") < of or not 0 <= as_index(there, "place") < len(other):
                 raise ValueError(
                     f"A place goes from 0..{of - 1} here to 0..{len(other) - 1} of the other document, not from {here} "
                     f"to {there}: say which positions go together, places={{here: there}}."
@@ -129,8 +134,11 @@ class Effects(Likelihood):
         return changes_LP
 
     def group(self, positions: Group) -> np.ndarray:
-        """One position or several as an array. Raises ValueError for one that is not there."""
-        array = np.atleast_1d(np.asarray(positions, np.int64))
+        """One position or several as an array. Raises ValueError for one that is not there or no integer."""
+        array = np.atleast_1d(np.asarray(positions))
+        if array.size and array.dtype.kind not in "iu":  # 2.7 is no position, and a mask of truth values not several
+            raise ValueError(f"Positions are integers, not {str(positions)[:60]} of {array.dtype}.")
+        array = array.astype(np.int64)
         for position in array.tolist():
             self.require(position)
         return array

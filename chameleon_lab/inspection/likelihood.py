@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace
+from chameleon_lab.inspection.trace import LOGITS_AT_ONCE, Trace, as_index
 from chameleon_lab.quantization import QuantizedLinear
 from chameleon_lab.readings import TokenReading
 from chameleon_lab.records import TokenScores
@@ -100,8 +100,12 @@ class Likelihood(Trace):
         return self.tokenizer.vocabulary.modality[self.tokens]
 
     def words(self, token: int) -> str:
-        """A token in words: its piece of text, "code 22", "sentinel 0", or what kind of special token it is."""
+        """A token in words: its piece of text, "code 22", "sentinel 0", or what kind of special token it is.
+
+        Raises ValueError for an id that the vocabulary lacks.
+        """
         vocabulary = self.tokenizer.vocabulary
+        vocabulary.check([token])
         match Modality(int(vocabulary.modality[token])):
             case Modality.TEXT:
                 return self.tokenizer.text.decode([int(token) - vocabulary.first_text])
@@ -142,8 +146,8 @@ class Likelihood(Trace):
                 outputs_1TD = self.model.trunk(tokens_1T)
             logits.append(self.model.logits(outputs_1TD[0, -1:])[:, ids_V])
         with_V = self.guide.mix(torch.stack(logits), [drawn / (rows * columns)])[0].softmax(-1)
-        without_V, top = logits[0][0].softmax(-1), with_V.topk(min(k, len(ids_V)))
-        return [(int(ids_V[at]), float(with_V[at]), float(without_V[at])) for at in top.indices.tolist()]
+        without_V = logits[0][0].softmax(-1)
+        return [(int(ids_V[at]), share, float(without_V[at])) for at, share in likeliest(with_V, k)]
 
     # Its images
 
@@ -165,7 +169,7 @@ class Likelihood(Trace):
     def cells(self, image: int) -> np.ndarray:
         """The positions of an image's codes, row by row, as many as there are. Raises ValueError without the image."""
         begins = np.flatnonzero(self.tokens == self.tokenizer.vocabulary.begin_image)
-        if not 0 <= image < len(begins):
+        if not 0 <= as_index(image, "image") < len(begins):
             raise ValueError(f"There is no image {image}: this document has {len(begins)}.")
         stop = begins[image + 1] if image + 1 < len(begins) else len(self)
         return begins[image] + np.flatnonzero(self.modalities[begins[image] : stop] == Modality.IMAGE)
@@ -191,9 +195,11 @@ class Likelihood(Trace):
     def swatch(self, token: int, position: int) -> PIL.Image.Image | None:
         """What a code would look like at a position: its image drawn with it, cut out; None for what is no code.
 
-        Where no image has a cell there, it is two rows of two of the code.
+        Where no image has a cell there, it is two rows of two of the code. Raises ValueError for an id that the
+        vocabulary lacks.
         """
         vocabulary = self.tokenizer.vocabulary
+        vocabulary.check([token])
         if vocabulary.modality[token] != Modality.IMAGE:
             return None
         code, image = vocabulary.codes_of_tokens(np.array(token)), self.image_at(position)
@@ -211,7 +217,7 @@ class Likelihood(Trace):
 
 def likeliest(shares_V: Tensor, k: int) -> list[tuple[int, float]]:
     """(token, probability) of the `k` likeliest, likeliest first. Raises ValueError where k is below 1."""
-    if k < 1:
+    if as_index(k, "k") < 1:
         raise ValueError(f"k is how many alternatives you want, 1 or more, not {k}.")
     top = shares_V.topk(min(k, len(shares_V)))
     return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))

@@ -6,12 +6,13 @@ before it, weights from these, some query rows at a time.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ class Trace:
     def depth(self) -> tuple[int, int]:
         """Layers, and heads in each."""
         return self.model.config.layers, self.model.config.heads
+
+    @property
+    def stream_shape(self) -> tuple[int, int]:
+        """Layers, and the width of the stream: those of two looks are alike where one's stream fits into the other."""
+        return self.model.config.layers, self.model.config.width
 
     @property
     def blocks(self) -> list[Block]:
@@ -179,19 +185,27 @@ class Trace:
     def require(
         self, position: int | None = None, least: int = 0, *, layer: int | None = None, head: int | None = None
     ) -> None:
-        """Raises ValueError, naming the range, for a position, layer or head that is not there."""
+        """Raises ValueError, naming the range, for a position, layer or head that is not there or no integer."""
         config = self.model.config
         for name, value, low, count in (
             ("position", position, least, len(self)),
             ("layer", layer, 0, config.layers),
             ("head", head, 0, config.heads),
         ):
-            if value is None or low <= value < count:
+            if value is None or low <= as_index(value, name) < count:
                 continue
             if name == "position" and count <= low:
                 raise ValueError(f"This document has {count} token(s): none of them comes after another.")
             why = " (nothing comes before the first token)" if name == "position" and value == 0 else ""
             raise ValueError(f"{name} lies in {low}..{count - 1}, not at {value}{why}.")
+
+
+def as_index(value: SupportsIndex, name: str) -> int:
+    """An integer of any library as Python's. Raises ValueError for what is none, 2.0 too."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is an integer, not {value!r}.") from error
 
 
 @contextmanager
