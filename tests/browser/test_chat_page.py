@@ -207,7 +207,7 @@ def test_edit_and_regenerate_make_branches_that_one_walks_back_to(chat, screensh
     chat.until(lambda: bubbles.all_inner_texts() == ["one more"])
     settled(chat)
     seed = page.locator(".chm-about").inner_text()
-    page.get_by_role("button", name="Regenerate").click()
+    page.get_by_role("button", name="Regenerate").dblclick()  # does it once
     chat.until(
         lambda: page.locator(".chm-about:visible").count() and page.locator(".chm-about").inner_text() not in ("", seed)
     )

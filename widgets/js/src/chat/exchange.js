@@ -1,6 +1,6 @@
 // One exchange on the screen: the user's message, the reply as it grows, and what can be done with either.
 
-import { button, copyText, element, group, toggle } from "../frame/dom.js";
+import { button, copyText, element, group, once, toggle } from "../frame/dom.js";
 import { composer, pack } from "./composer.js";
 import { pictureBlock, textBlock } from "./parts.js";
 import { tool } from "./tools.js";
@@ -82,13 +82,12 @@ export function exchangeView(acts) {
       .trim();
   }
 
-  /** @param {"again" | "best" | "proceed"} what */
-  function act(what) {
+  const act = once((/** @type {"again" | "best" | "proceed"} */ what) => {
     if (what === "again") acts.request({ kind: "again", key: now.key });
     else if (what === "best") acts.request({ kind: "best", key: now.key, count: acts.offers.best });
     else acts.request({ kind: "proceed", key: now.key });
     acts.focusComposer();
-  }
+  });
 
   function inspect() {
     acts.request({ kind: "inspect", key: now.key, open: !now.inspector });

@@ -104,6 +104,25 @@ export function button(label, glyph, act, props = {}) {
   return node;
 }
 
+const DOUBLE_CLICK = 500; // milliseconds
+
+/**
+ * An act that a double click does once: its second click comes before the kernel has answered the first, and nobody
+ * means two replies by it.
+ * @template {any[]} Given
+ * @param {(...given: Given) => void} act
+ * @returns {(...given: Given) => void}
+ */
+export function once(act) {
+  let last = -DOUBLE_CLICK;
+  return (...given) => {
+    const now = performance.now();
+    if (now - last < DOUBLE_CLICK) return;
+    last = now;
+    act(...given);
+  };
+}
+
 /** Whether a switch is on. @param {Element} node */
 export const pressed = (node) => node.getAttribute("aria-pressed") === "true";
 
