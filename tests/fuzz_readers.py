@@ -661,6 +661,11 @@ def _study() -> dict[str, bytes]:
     return {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
 
 
+def _bytes_of(path: Path) -> bytes:
+    """A file's bytes; none of what was put in its place, which may have no end."""
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+
+
 def _study_case(rng: np.random.Generator, folder: Path) -> None:
     from chameleon_lab.evaluation.verdicts import answer_table, pair_outcome
     from chameleon_lab.studies import BETTER, Journal, Judgement, Study, all_judgements, read_judgements, read_prompts
@@ -674,18 +679,19 @@ def _study_case(rng: np.random.Generator, folder: Path) -> None:
     if name == "prompts.jsonl":
         read_prompts(place / name)
     study = Study.read(place)
-    before = (place / "judges" / "Ann.jsonl").read_bytes()
+    ann = place / "judges" / "Ann.jsonl"
+    before = _bytes_of(ann)
     try:
         journal = Journal(place, "Ann")
     except ValueError:
-        if (place / "judges" / "Ann.jsonl").read_bytes() != before:
+        if _bytes_of(ann) != before:
             raise TypeError("a journal was changed that could not be read") from None
         raise
     try:
         journal.add(Judgement("Ann", study.items[0].name, {BETTER.name: "second"}))
     finally:
         journal.close()
-    if not (place / "judges" / "Ann.jsonl").read_bytes().startswith(before):
+    if not _bytes_of(ann).startswith(before):
         raise TypeError("lines of a journal were lost")
     judgements = all_judgements(place)
     if {each.item: dict(each.answers) for each in judgements}[study.items[0].name] != {BETTER.name: "second"}:

@@ -249,15 +249,16 @@ def _read_tokenization(folder: Path) -> None:
 def _make_tables(folder: Path) -> None:
     lines = (ROOT / "data" / "balance.jsonl").read_text().split("\n")[:3]
     (folder / "balance.jsonl").write_text("\n".join(lines) + "\n")
-    _lines(folder / "transfer.jsonl", {"without": "nothing", "seed": 0, "steps": 3, "losses": {"caption": 1.5}})
+    arms = [{"without": arm, "seed": 0, "steps": 3, "losses": {"caption": 1.5}} for arm in ("all tasks", "caption")]
+    _lines(folder / "transfer.jsonl", *arms)
 
 
 def _read_tables(folder: Path) -> None:
     from chameleon_lab.evaluation.balance import chances_by_balance, read_balances
-    from chameleon_lab.evaluation.transfer import read_transfer
+    from chameleon_lab.evaluation.transfer import read_transfer, task_gains
 
     chances_by_balance(read_balances(folder / "balance.jsonl"))
-    read_transfer(folder / "transfer.jsonl")
+    task_gains(read_transfer(folder / "transfer.jsonl"))
 
 
 FOLDER_READERS = {

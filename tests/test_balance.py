@@ -137,7 +137,7 @@ def test_a_damaged_file_of_outcomes_is_named(tmp_path):
         "even", 0, 0.5, 0.5, 4, dict.fromkeys(PICTURE_PROMPTS, 1), dict.fromkeys(PICTURE_PROMPTS, 0.5)
     )
     plain = json.loads(sound.to_json())
-    for change in ({"n": "four"}, {"more": 1}, {"pictures": 3}):
+    for change in ({"n": "four"}, {"more": 1}, {"pictures": 3}, {"pictures": {}}, {"chances": {"asked": 0.5}}):
         path.write_text(json.dumps({**plain, **change}) + "\n")
         with pytest.raises(ValueError, match=r"balance\.jsonl"):
             read_balances(path)

@@ -520,9 +520,12 @@ def test_trainings_without_a_task_are_kept_and_not_done_again(tmp_path: Path) ->
     assert (tmp_path / "outcomes.jsonl").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="outcomes of 1 steps, not of 2"):
         list(measure_transfer(tmp_path, steps=2))
-    (tmp_path / "outcomes.jsonl").write_text('{"without": "caption"}\n')
-    with pytest.raises(ValueError, match="is no outcome"):
-        list(do())
+    whole = {"without": "caption", "seed": 0, "steps": 1, "losses": {"caption": 1.5}}
+    for other in ({"without": "caption"}, {**whole, "losses": {}}, {**whole, "losses": 3}, {**whole, "steps": "1"}):
+        lines = "".join(json.dumps(each) + "\n" for each in (whole, other))
+        (tmp_path / "outcomes.jsonl").write_text(lines)
+        with pytest.raises(ValueError, match=r"outcomes\.jsonl is damaged.*Move it away"):
+            list(do())
 
 
 def test_the_recorded_trainings_are_whole() -> None:

@@ -33,7 +33,7 @@ from chameleon_lab.evaluation.scenes import Prompt, prompts
 from chameleon_lab.files import intact, read_json_lines
 from chameleon_lab.generation.guidance import Contrastive
 from chameleon_lab.generation.settings import Settings
-from chameleon_lab.parts import require_count
+from chameleon_lab.parts import require_count, require_fields
 from chameleon_lab.retrieval.bank import Bank
 from chameleon_lab.retrieval.encoders import Encoder, TwoTower
 from chameleon_lab.retrieval.retriever import Retriever
@@ -99,6 +99,10 @@ class AblationOutcome:
     one: tuple[float, float, float]
     best: tuple[float, float, float] | None
     any: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no outcome."""
+        require_fields(self)
 
     @property
     def way(self) -> DecodingWay:

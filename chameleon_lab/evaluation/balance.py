@@ -297,6 +297,13 @@ class BalanceOutcome:
     pictures: dict[str, int]
     chances: dict[str, float]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no outcome."""
+        require_fields(self)
+        for values in (self.pictures, self.chances):
+            if missing := [kind for kind in PICTURE_PROMPTS if kind not in values]:
+                raise ValueError(f"An outcome lacks prompts of the kind {missing[0]!r}: measure it anew.")
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -339,10 +346,7 @@ def balance_outcomes(folder: Path | str, seeds: Sequence[int] = (0, 1, 2), n: in
 def read_balances(path: Path | str) -> list[BalanceOutcome]:
     """The outcomes of a file that `balance_outcomes` wrote. Raises ValueError, naming it, for a damaged one."""
     with intact(path):
-        outcomes = [BalanceOutcome(**each) for each in read_json_lines(Path(path))]
-        for each in outcomes:
-            require_fields(each)
-        return outcomes
+        return [BalanceOutcome(**each) for each in read_json_lines(Path(path))]
 
 
 def chances_by_balance(outcomes: Sequence[BalanceOutcome]) -> dict[str, dict[str, Mean]]:

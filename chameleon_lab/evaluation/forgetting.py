@@ -211,7 +211,8 @@ def read_fine_tunings(path: Path | str) -> list[dict[str, Any]]:
     """
     rows = read_json_lines(path)
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not {"method", "seed", "measure", "right", "n"} <= row.keys():
+        kinds = {"method": str, "seed": int, "measure": str, "right": int, "n": int}
+        if not isinstance(row, dict) or not all(type(row.get(name)) is kind for name, kind in kinds.items()):
             raise ValueError(f"{path}, line {number}, is no outcome: it lacks method, seed, measure, right or n.")
     return rows
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.corpora.instructions import BRIEF, SCENE_TASKS, TASK_SHARES, sample_examples
 from chameleon_lab.corpora.packing import Batch, bucket, tokenize
 from chameleon_lab.evaluation.intervals import Mean
-from chameleon_lab.files import read_json_lines
+from chameleon_lab.files import intact, read_json_lines
+from chameleon_lab.parts import require_fields
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -48,6 +49,10 @@ class TransferOutcome:
     seed: int
     steps: int
     losses: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no outcome."""
+        require_fields(self, seed=(0, math.inf), steps=(1, math.inf))
 
 
 def task_batches(tokenizer: MixedModalTokenizer, n: int, seed: int = 2026) -> dict[str, list[Batch]]:
@@ -107,18 +112,15 @@ def measure_transfer(
 
 
 def read_transfer(path: Path | str) -> list[TransferOutcome]:
-    """The outcomes in a file; none where there is no file. Raises ValueError for a damaged one."""
+    """The outcomes in a file; none where there is no file. Raises ValueError for a damaged one, and for outcomes of
+    different tasks, which cannot be compared."""
     if not Path(path).is_file():
         return []
-    outcomes = list[TransferOutcome]()
-    for line in read_json_lines(Path(path)):
-        fields: Any = line
-        try:
-            losses = {str(task): float(loss) for task, loss in fields["losses"].items()}
-            outcomes.append(TransferOutcome(str(fields["without"]), int(fields["seed"]), int(fields["steps"]), losses))
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"{path} is damaged: {str(line)[:60]} is no outcome. Move it away.") from error
-    return outcomes
+    with intact(path, "Move it away."):
+        outcomes = [TransferOutcome(**plain) for plain in read_json_lines(Path(path))]
+        if any(each.losses.keys() != outcomes[0].losses.keys() for each in outcomes):
+            raise ValueError("its outcomes are of different tasks")
+        return outcomes
 
 
 def task_gains(outcomes: Sequence[TransferOutcome]) -> dict[str, dict[str, Mean]]:
