@@ -25,6 +25,7 @@ from typing import Any
 
 import PIL.Image
 
+from chameleon_lab.files import require_place
 from chameleon_lab.history import alive, process_start
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def resumable_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    lock = partial / "lock"
+    lock = require_place(partial / "lock")
     with lock.open("a") as file:
         if not hold_file(file.fileno()):
             raise ValueError(f"Another process writes into {partial}: wait for it, stop it, or write elsewhere.")

@@ -28,7 +28,7 @@ import numpy as np
 import PIL.Image
 
 from chameleon_lab.documents import Document, Text
-from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, text_of_file
+from chameleon_lab.files import LARGEST_JSON, intact, parse_json, read_table, require_place, text_of_file
 from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import hold_file, write_file
@@ -339,7 +339,7 @@ class Journal:
                     f"{annotator!r} and {name!r}, who judged here before, are one name but for capitals or spaces: go "
                     f"on as {name!r} if that is you, or take another name."
                 )
-        self._file = self.path.open("ab")
+        self._file = require_place(self.path).open("ab")
         try:
             if not hold_file(self._file.fileno()):
                 raise ValueError(

@@ -13,8 +13,11 @@ from fuzz_rooms import FOLDER_READERS, copied
 from support import IN_PLACES, in_place_of
 from test_damage import in_so_much_memory
 
+from chameleon_lab.documents import Document
 from chameleon_lab.files import absence, require_regular
 from chameleon_lab.history import RecordedRun, RunState
+from chameleon_lab.storage import resumable_folder
+from chameleon_lab.studies import Journal, Study
 from chameleon_lab.training.folder import Appender, RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux has it")
@@ -63,15 +66,24 @@ def test_a_link_to_nothing_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["a pipe", "a folder", "a link to nothing"])
-@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "orders.jsonl"])
+@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "orders.jsonl", "judges/Ann.jsonl", "x.partial/lock"])
 def test_in_the_place_of_a_file_that_grows_it_is_an_error_and_nobody_waits(tmp_path, name, state):
     place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
     os.symlink(tmp_path / "gone" / "x", place) if state == "a link to nothing" else in_place_of(place, state)
     signal.alarm(60)
     if name == "metrics.jsonl":
         appender = Appender(place)
         appender.write("x")
         assert appender.flush()
+    elif name == "judges/Ann.jsonl":
+        replies = {name: [Document.of(name)] for name in ("ours", "theirs")}
+        Study.of_pairs("a study", [Document.of("a question")], replies).write(tmp_path)
+        with pytest.raises(OSError, match="move it away"):
+            Journal(tmp_path, "Ann")
+    elif name == "x.partial/lock":
+        with pytest.raises(OSError, match="move it away"), resumable_folder(tmp_path / "x"):
+            pass
     elif name == "lock":
         with pytest.raises(OSError, match="move it away"), RunFolder(tmp_path).locked():
             pass

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from chameleon_lab.files import require_place
 from chameleon_lab.history import Alarm, event_line
 from chameleon_lab.signals import exit_code
 from chameleon_lab.training.alignment import ALIGNMENTS
@@ -116,5 +117,7 @@ def take_part(experiment: Trainable, folder: Path, trainer: Mapping[str, Any] = 
 def _note_failure(folder: Path, error: Exception) -> None:
     rank = os.environ.get("RANK", "?")
     message = f"process {rank} on {socket.gethostname()} failed: {type(error).__name__}: {str(error)[:500]}"
-    with (folder / "events.jsonl").open("a") as file:  # one write of one line: the first process writes there, too
+    with require_place(folder / "events.jsonl").open(
+        "a"
+    ) as file:  # one write of one line: the first process writes there, too
         file.write(event_line(Alarm(0, "CRITICAL", "process", message)))

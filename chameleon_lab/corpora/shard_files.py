@@ -25,7 +25,7 @@ import numpy as np
 
 from chameleon_lab.corpora.packing import TokenizedDocument
 from chameleon_lab.corpora.readers import Skipped
-from chameleon_lab.files import LARGEST_JSON, absence, intact, read_table, require_regular
+from chameleon_lab.files import LARGEST_JSON, absence, intact, read_table, require_place, require_regular
 from chameleon_lab.storage import write_file
 from chameleon_lab.vocabulary import Vocabulary, id_dtype
 
@@ -196,7 +196,7 @@ class _File:
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self.size, self._digest = size, hashlib.sha256()
-        self._file = path.open("r+b" if size else "wb")
+        self._file = require_place(path).open("r+b" if size else "wb")
         self._file.truncate(size)
         while data := self._file.read(2**24) if size else b"":
             self._digest.update(data)
