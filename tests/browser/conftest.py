@@ -420,7 +420,8 @@ class Notebook:
         shown = f"(name) => {document}?.isReady && {document}.path.endsWith(name)"
         self.page.wait_for_function(shown, arg=self.path.name)
         kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
-        self.page.wait_for_function(f"() => {kernel}?.status === 'idle'")
+        # The first kernel waits until those libraries are imported that all begin with
+        self.page.wait_for_function(f"() => {kernel}?.status === 'idle'", timeout=4 * PATIENCE)
 
     def theme(self, name: str) -> None:
         """Changes the theme: "JupyterLab Dark" or "JupyterLab Light"."""
@@ -437,7 +438,8 @@ class Notebook:
           for (let attempt = 0; attempt < 5; attempt += 1) {
             const future = kernel.requestExecute({code, silent: true, store_history: false,
               user_expressions: {value: `__import__('json').dumps(${value})`}});
-            const content = (await future.done).content;
+            const late = new Promise((_, fail) => setTimeout(() => fail(new Error('the kernel is busy')), 120_000));
+            const content = (await Promise.race([future.done, late])).content;
             if (content.status === 'aborted') continue;
             if (content.status !== 'ok') throw new Error(content.ename + ': ' + content.evalue);
             return content.user_expressions.value.status === 'ok'

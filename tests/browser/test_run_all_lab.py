@@ -68,17 +68,18 @@ def waits(page: Page, cell: int) -> None:
     expect(page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".jp-InputPrompt")).to_have_text("[*]:")
 
 
+SLEEPS = "while True:\n    time.sleep(0.2)"  # a signal that comes just before a long sleep ends nothing
 COMPUTES = "while True:\n    sum(range(1000))"
 
 
 @pytest.mark.parametrize(
     ("show", "wait", "busy"),
     [
-        pytest.param(FAKE, "thread.join()", "time.sleep(900)", id="asleep"),
+        pytest.param(FAKE, "thread.join()", SLEEPS, id="asleep"),
         pytest.param(
             FAKE, "while thread.is_alive():\n    sum(range(1000))", COMPUTES, id="computes", marks=pytest.mark.slow
         ),
-        pytest.param(TRAIN, "run.wait()", "import time\ntime.sleep(900)", id="trains", marks=pytest.mark.slow),
+        pytest.param(TRAIN, "run.wait()", f"import time\n{SLEEPS}", id="trains", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_is_steered_and_compared_while_cells_wait(open_notebook, screenshots, capsys, show, wait, busy):
