@@ -25,8 +25,10 @@ def _keep_workers(ready: threading.Event) -> None:
 
     GNU's OpenMP hardly spins while the teams of all threads together outnumber the cores.
     """
-    sys.modules["torch"].ones(1 << 20).sum()
-    ready.set()
+    try:
+        sys.modules["torch"].ones(1 << 20).sum()
+    finally:  # an import never waits for what failed
+        ready.set()
     threading.Event().wait()
 
 

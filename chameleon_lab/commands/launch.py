@@ -117,7 +117,6 @@ def take_part(experiment: Trainable, folder: Path, trainer: Mapping[str, Any] = 
 def _note_failure(folder: Path, error: Exception) -> None:
     rank = os.environ.get("RANK", "?")
     message = f"process {rank} on {socket.gethostname()} failed: {type(error).__name__}: {str(error)[:500]}"
-    with require_place(folder / "events.jsonl").open(
-        "a"
-    ) as file:  # one write of one line: the first process writes there, too
+    place = require_place(folder / "events.jsonl")
+    with place.open("a") as file:  # one write of one line: the first process writes there, too
         file.write(event_line(Alarm(0, "CRITICAL", "process", message)))
