@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { pack, tidy } from "../src/chat/composer.js";
 import { layTree, neighbour } from "../src/chat/tree.js";
 import { lampWords, sentences, settingWords } from "../src/chat/words.js";
+import { once } from "../src/frame/dom.js";
 import { connect } from "../src/frame/line.js";
 import { sortFiles } from "../src/frame/pictures.js";
 import { moved } from "../src/images/code_grid.js";
@@ -245,4 +246,11 @@ test("a kernel that ends is gone for good, one whose connection breaks is greete
     assert.equal(byControl.length, 3, "nobody is left to be greeted");
     link.close();
   }
+});
+
+test("an act that was asked for twice at once is done once, and what asks for something else is done, too", () => {
+  const done = /** @type {number[][]} */ ([]);
+  const act = once((...given) => done.push(given));
+  for (const given of [[], [], [3, 7], [3, 7], [3, 8], [4, 8], [4, 8]]) act(...given);
+  assert.deepEqual(done, [[], [3, 7], [3, 8], [4, 8]]);
 });

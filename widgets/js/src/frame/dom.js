@@ -108,17 +108,20 @@ const DOUBLE_CLICK = 500; // milliseconds
 
 /**
  * An act that a double click does once: its second click comes before the kernel has answered the first, and nobody
- * means two replies by it.
+ * means two replies by it. What follows quickly and asks for something else is done.
  * @template {any[]} Given
  * @param {(...given: Given) => void} act
  * @returns {(...given: Given) => void}
  */
 export function once(act) {
   let last = -DOUBLE_CLICK;
+  let before = /** @type {any[]} */ ([]);
   return (...given) => {
     const now = performance.now();
-    if (now - last < DOUBLE_CLICK) return;
+    const same = given.every((each, at) => Object.is(each, before[at]));
+    if (same && now - last < DOUBLE_CLICK) return;
     last = now;
+    before = given;
     act(...given);
   };
 }

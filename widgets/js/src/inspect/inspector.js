@@ -1,6 +1,6 @@
 // The inspector: a document with each word and patch to point at, where the model looked, and what it thought there.
 
-import { button, download, element, press, pressed, toggle } from "../frame/dom.js";
+import { button, download, element, once, press, pressed, toggle } from "../frame/dom.js";
 import { frame } from "../frame/frame.js";
 import { numbers } from "../frame/line.js";
 import { branchTree } from "./branch_tree.js";
@@ -173,9 +173,11 @@ function render(context) {
       paint();
     },
   });
+  const force = once((position, token) => ask({ kind: "force", position, token }));
+  const resample = once((position) => ask({ kind: "resample", position }));
   const detail = tokenDetail({
-    force: (token) => ask({ kind: "force", position: doc?.selected, token }),
-    resample: () => ask({ kind: "resample", position: doc?.selected }),
+    force: (token) => force(doc?.selected, token),
+    resample: () => resample(doc?.selected),
     parts: wantParts,
     point(head) {
       preview = head;
@@ -357,7 +359,7 @@ function render(context) {
       knock(at);
     } else if (name === "x") cut(at);
     else if (name === "r") {
-      if (at) ask({ kind: "resample", position: at });
+      if (at) resample(at);
     } else if (name === "Escape") letGo();
     else return false;
     return true;

@@ -1,6 +1,6 @@
 // The chosen token: how likely it was, what could have stood there, and what each layer would have written.
 
-import { button, element, once } from "../frame/dom.js";
+import { button, element } from "../frame/dom.js";
 import { pngUrl } from "../frame/pictures.js";
 import { layerTable } from "./layer_table.js";
 import { partsMap } from "./parts_map.js";
@@ -20,12 +20,11 @@ const PARTS = 2; // the tab of what adds up
  * @param {(head: {layer: number, head: number} | null) => void} hooks.point at a head
  */
 export function tokenDetail({ force, resample, parts, point }) {
-  const forceOnce = once(force); // here, since its buttons are made anew with each answer
   const title = element("div.chm-inspect-token", { role: "status" });
   const facts = element("div.chm-inspect-facts");
   const heading = element("b.chm-inspect-title");
   const list = element("div.chm-inspect-bars", { role: "list", "aria-label": "What could have stood there" });
-  const again = button("Draw anew from here", "again", once(resample));
+  const again = button("Draw anew from here", "again", resample);
   const table = layerTable();
   const map = partsMap(point);
   const choices = element("div", heading, list, again);
@@ -72,7 +71,7 @@ export function tokenDetail({ force, resample, parts, point }) {
         disabled: chosen || !may,
         title: chosen ? "This is what stands there" : may ? "Force this one: a branch goes on with it" : null,
         "aria-label": `${chosen ? "" : "Force "}${name}, ${values.filter(Boolean).join(", ")}`,
-        on: { click: () => forceOnce(token) },
+        on: { click: () => force(token) },
       },
       ...bars,
     );
