@@ -395,6 +395,13 @@ class Notebook:
         self.open()
         return self.page
 
+    def leave(self) -> bool:
+        """Closes it, and puts its page back into the state of a new one; whether that came about."""
+        self.page.evaluate(CLOSE)
+        self.page.set_viewport_size(SIZE)
+        self.page.mouse.move(0, 0)
+        return not self.errors and self.page.locator(".jp-Dialog, .jp-Document").count() == 0
+
     def reload(self) -> None:
         """Loads the page again; the kernel goes on."""
         self.page.reload()
@@ -479,8 +486,16 @@ def lab_context(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
     context.close()
 
 
+@pytest.fixture(scope="session")
+def idle_pages() -> list[Page]:
+    """Pages of JupyterLab in which nothing is open: to start one takes five times what it takes to open a notebook."""
+    return []
+
+
 @pytest.fixture
-def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..., Notebook]]:
+def open_notebook(
+    lab: Lab, lab_context: BrowserContext, idle_pages: list[Page]
+) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
     A list of cells' sources makes a new one.
@@ -495,18 +510,26 @@ def open_notebook(lab: Lab, lab_context: BrowserContext) -> Iterator[Callable[..
             target.write_text(json.dumps(_notebook_of(source)))
         elif source != target:
             shutil.copy(source, target)
-        page = lab_context.new_page()
-        notebook = Notebook(page, target, str(target.relative_to(lab.folder)), [])
+        page = idle_pages.pop() if (is_used := bool(idle_pages)) else lab_context.new_page()
+        # Words of a kernel that has ended in this page may still come
+        notebook = Notebook(page, target, str(target.relative_to(lab.folder)), [], has_ended=is_used)
         notebooks.append(notebook)
         page.on("pageerror", notebook.note)
-        page.goto(f"{lab.url}/doc/tree/{notebook.address}?token={lab.token}")
-        notebook.ready()
+        if is_used:
+            notebook.open()
+        else:
+            page.goto(f"{lab.url}/doc/tree/{notebook.address}?token={lab.token}")
+            notebook.ready()
         return notebook
 
     yield open_
     for notebook in notebooks:
         notebook.shutdown()
+        notebook.page.remove_listener("pageerror", notebook.note)
+        if notebook.leave():
+            idle_pages.append(notebook.page)
     for page in lab_context.pages:  # those that a test opened, too
-        page.close()
+        if page not in idle_pages:
+            page.close()
     errors = [error for notebook in notebooks for error in notebook.errors]
     assert not errors, errors
