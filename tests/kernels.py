@@ -1,9 +1,8 @@
-"""Kernels of Jupyter with the libraries of others imported: each is a fork of one process that has imported them.
+"""Kernels of Jupyter with the slow imports done: each is a fork of one process that has done them.
 
-A kernel spends seven seconds of a core on importing torch, Lightning and matplotlib, and the tests start fifty. Here
-Jupyter starts a small process, `stand_in`, for each kernel: it asks the `nursery` for a fork and lends it its
-environment, folder and streams, passes signals on, and ends when the kernel ends. Of this project nothing is imported
-beforehand.
+A kernel spends eight seconds of a core on importing torch, Lightning, matplotlib and this project, and the tests start
+fifty. Here Jupyter starts a small process, `stand_in`, for each kernel: it asks the `nursery` for a fork and lends it
+its environment, folder and streams, passes signals on, and ends when the kernel ends.
 """
 
 import contextlib
@@ -46,10 +45,13 @@ def serve(door: int) -> None:
     """Forks a kernel for each stand-in that comes to the door, until the process that began this has ended."""
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel says before its first cell
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # a kernel ends with this one
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # else the project keeps a thread, and no fork has the threads of its parent
     import gc
 
-    for library in ("ipykernel.kernelapp", "lightning", "matplotlib.pyplot"):
-        importlib.import_module(library)
+    project = ("chameleon_lab.chameleon", "chameleon_lab.training.experiments", "chameleon_widgets")
+    sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in (".", "widgets")]
+    for module in ("ipykernel.kernelapp", "lightning", "matplotlib.pyplot", *project):
+        importlib.import_module(module)
 
     lines: dict[int, socket.socket] = {}
     parent = os.getppid()
@@ -90,6 +92,8 @@ def run(line: socket.socket) -> None:
     import runpy
     import threading
 
+    import ipywidgets
+
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.setsid()
@@ -113,6 +117,7 @@ def run(line: socket.socket) -> None:
 
     threading.Thread(target=end_with_the_stand_in, daemon=True).start()
     random.seed()
+    ipywidgets.register_comm_target()  # as its import does where there is a kernel already
     sys.argv = ["ipykernel_launcher.py", *asked["arguments"]]
     runpy.run_module("ipykernel_launcher", run_name="__main__")
 
