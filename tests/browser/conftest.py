@@ -506,7 +506,8 @@ def open_notebook(
 ) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
-    A list of cells' sources makes a new one.
+    A list of cells' sources makes a new one. Pages serve one test after the other: what a test's scripts observe lies
+    in the notebook, and ends with it.
     """
     notebooks: list[Notebook] = []
 

@@ -15,7 +15,8 @@ from chameleon_widgets.pictures import png
 WATCH = """() => {
   window.told = [];
   const look = () => window.told.push([...document.querySelectorAll('.chm-lamp')].at(-1).textContent);
-  new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true});
+  new MutationObserver(look).observe(document.querySelector('.jp-Notebook'),
+    {subtree: true, childList: true, characterData: true});
 }"""
 """Notes all that the lamp says: a picture is drawn in less time than an eye, or a test, takes to look."""
 
