@@ -182,6 +182,14 @@ class Bridge:
             self.page.wait_for_timeout(15)
         assert not self.errors, self.errors
 
+    def drawn(self) -> None:
+        """Waits until the page has drawn what it has asked for: a canvas is drawn in the frame after its words.
+
+        In that frame a canvas of another size may ask once more, for the next.
+        """
+        frame = "new Promise(requestAnimationFrame)"
+        self.page.evaluate(f"async () => {{ await {frame}; await {frame}; }}")
+
     def _holds(self, condition: Callable[[], object]) -> bool:
         # A locator waits for its element for half a minute, and while it waits nobody brings the message that makes one
         self.page.set_default_timeout(1000)

@@ -91,6 +91,7 @@ def test_seeds_are_one_row_and_one_line_until_they_are_opened(compared, screensh
 
 def painted(panel, title):
     """The colours on a chart, by how many pixels have them, the paper left out."""
+    panel.drawn()
     return panel.page.evaluate(
         """(title) => {
           const figures = [...document.querySelectorAll('.chm-compare-charts figure')];
@@ -143,17 +144,18 @@ def test_the_cursor_reads_all_charts_at_one_step(compared):
 
 def test_smoothing_is_said_and_keeps_what_was_recorded(compared, screenshots):
     panel = compared(stress(), measures=["loss", "held_out_loss", "rate"])
-    panel.until(lambda: len(titles(panel)) == 3)
+    panel.until(lambda: {BLUE, ORANGE, GREEN} <= set(painted(panel, "loss")))
+    recorded = painted(panel, "loss")
     slider = panel.page.get_by_role("slider", name="Smoothing")
     slider.fill("0.9")
     panel.until(lambda: panel.widget.smoothing == 0.9)
     units = panel.page.locator(".chm-curves-unit").all_inner_texts()
     assert units == ["nats a token, smoothed 0.90", "nats a token", "smoothed 0.90"]
-    faint = painted(panel, "loss")
+    panel.until(lambda: painted(panel, "loss") != recorded)
     panel.page.screenshot(path=screenshots / "compare-smoothed.png", full_page=True)
     panel.widget.smoothing = 0.0
     panel.until(lambda: "smoothed" not in panel.page.locator(".chm-curves-unit").first.inner_text())
-    panel.until(lambda: painted(panel, "loss") != faint)
+    panel.until(lambda: painted(panel, "loss") == recorded)
 
 
 def test_measures_are_chosen_in_the_panel_and_from_python(compared, screenshots):
