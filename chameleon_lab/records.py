@@ -248,7 +248,7 @@ class MetricCard:
     metric: str = field(metadata=_why("another quantity"))
     definition: str = field(metadata=_why("another formula"))
     reference: str = field(metadata=_why("another set, or another split"))
-    reference_hash: str = field(metadata=_why("other pixels"))
+    reference_hash: str = field(metadata=_why("other pictures or prompts"))
     crop: str = field(metadata=_why("other parts of the pictures"))
     resize: str = field(metadata=_why("originals of another sharpness"))
     n: int = field(metadata=_why("FID and dead codes fall as n grows, usage rises"))
@@ -257,12 +257,18 @@ class MetricCard:
     network_hash: str | None = field(default=None, metadata=_why("other weights"))
     seed: int | None = field(default=None, metadata=_why("other draws"))
 
-    def differences(self, other: MetricCard) -> dict[str, str]:
-        """The fields in which two cards differ, each with both values and why it matters."""
+    def differences(self, other: MetricCard, despite: Iterable[str] = ()) -> dict[str, str]:
+        """The fields in which two cards differ, but for those to overlook, each with both values and why it matters.
+
+        Raises ValueError for a field to overlook that no card has.
+        """
+        overlooked, names = set(despite), [each.name for each in fields(self)]
+        if strange := sorted(overlooked - set(names)):
+            raise ValueError(f"A card has no field {', '.join(map(repr, strange))}; its fields are {', '.join(names)}.")
         return {
             each.name: f"{getattr(self, each.name)} and {getattr(other, each.name)} ({each.metadata['why']})"
             for each in fields(self)
-            if getattr(self, each.name) != getattr(other, each.name)
+            if each.name not in overlooked and getattr(self, each.name) != getattr(other, each.name)
         }
 
 
@@ -286,14 +292,12 @@ class MetricValue:
 
     def compare(self, other: MetricValue, despite: Iterable[str] = ()) -> float:
         """This value minus the other; 0 for equal ones, infinite ones among them."""
-        overlooked, names = set(despite), [each.name for each in fields(MetricCard)]
-        if strange := sorted(overlooked - set(names)):
-            raise ValueError(f"A card has no field {', '.join(map(repr, strange))}; its fields are {', '.join(names)}.")
+        apart = self.card.differences(other.card, despite)
         if (self.unit, self.higher_is_better) != (other.unit, other.higher_is_better):
             raise ValueError(f"{self.summary} and {other.summary} are no values of one kind, so nothing compares them.")
-        differences = self.card.differences(other.card)
-        if apart := [name for name in differences if name not in overlooked]:
-            lines = [f"\n- {name}: {differences[name]}" for name in apart]
+        if apart:
+            differences = self.card.differences(other.card)
+            lines = [f"\n- {name}: {why}" for name, why in apart.items()]
             raise ValueError(
                 f"{self.summary} and {other.summary} were not measured alike:{''.join(lines)}\nMeasure both under one "
                 f"protocol, or say what to overlook: a.compare(b, despite={tuple(differences)})."

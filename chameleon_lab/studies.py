@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import unicodedata
@@ -227,21 +228,28 @@ class Study:
     def from_plain(cls, plain: Mapping[str, Any]) -> Study:
         if plain.get("version") != VERSION:
             raise ValueError(f"it is of version {plain.get('version')!r}, and this lab reads version {VERSION}")
+        if not isinstance(plain["models"], list):
+            raise ValueError(f"its models are no list of names, but {str(plain['models'])[:40]!r}")
         items = [
             StudyItem(
-                str(each["name"]),
+                _text_of(each["name"], "name"),
                 Document.from_json(json.dumps(each["prompt"])),
                 tuple(Document.from_json(json.dumps(reply)) for reply in each["replies"]),
-                str(each["category"]),
+                _text_of(each["category"], "category"),
                 dict(each["expected"]),
             )
             for each in plain["items"]
         ]
         questions = [
-            StudyQuestion(str(each["name"]), str(each["words"]), {str(k): str(v) for k, v in each["answers"].items()})
+            StudyQuestion(
+                _text_of(each["name"], "name"),
+                _text_of(each["words"], "question"),
+                {name: _text_of(words, f"answer {name!r}") for name, words in each["answers"].items()},
+            )
             for each in plain["questions"]
         ]
-        return cls(str(plain["name"]), tuple(map(str, plain["models"])), tuple(questions), tuple(items))
+        models = tuple(_text_of(each, "model's name") for each in plain["models"])
+        return cls(_text_of(plain["name"], "name"), models, tuple(questions), tuple(items))
 
     def write(self, folder: Path | str) -> Path:
         """Writes the study into a folder, once. Raises ValueError where another study lies there."""
@@ -261,6 +269,13 @@ class Study:
         path = Path(folder) / "study.json"
         with intact(path):
             return cls.from_plain(read_table(path, LARGEST_JSON))
+
+
+def _text_of(value: Any, what: str) -> str:
+    """A text of a file. Raises ValueError for a value of another type, of which `str` would make words."""
+    if not isinstance(value, str):
+        raise ValueError(f"its {what} is no text, but {str(value)[:40]!r}")
+    return value
 
 
 def _items(
@@ -409,7 +424,11 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
             if item not in items:
                 raise ValueError(f"the study has no item {str(item)[:40]!r}")
             study.require_answers(answers)
-            judgement = Judgement(str(row.get("annotator", path.stem)), item, answers, float(row.get("seconds", 0)))
+            seconds = float(row.get("seconds", 0))
+            if not math.isfinite(seconds):
+                raise ValueError(f"its seconds are no finite number, but {seconds}")
+            annotator = _text_of(row.get("annotator", path.stem), "annotator")
+            judgement = Judgement(annotator, item, answers, seconds)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise ValueError(
@@ -514,22 +533,32 @@ def read_prompts(
 
     Its lines hold `id`, `prompt`, `task_type` and `image_urls`; each `<img>` of a prompt is a picture at an address,
     and becomes the words `[picture: ADDRESS]`, since nothing is fetched, or the one that `pictures` has by address.
-    Raises ValueError, naming the line, for anything else.
+    Raises ValueError, naming the line, for anything else, and for an `id` that two lines have.
     """
-    path, prompts = Path(path), list[tuple[str, Document, str]]()
+    path, prompts, lines_of_names = Path(path), list[tuple[str, Document, str]](), dict[str, int]()
     for number, line in enumerate(text_of_file(path).split("\n"), 1):
         if not line.strip():
             continue
         with intact(f"{path}, line {number},", "Get the file anew, or mend the line."):
             row = parse_json(line, f"{path}, line {number},")
-            addresses, words = list(row.get("image_urls") or []), str(row["prompt"])
+            if not isinstance(row, dict):
+                raise ValueError("it is no object with id, prompt, task_type and image_urls")
+            addresses, words = row.get("image_urls") or [], _text_of(row["prompt"], "prompt")
+            if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
+                raise ValueError(f"its image_urls are no list of addresses, but {str(addresses)[:40]!r}")
+            if not words.strip():
+                raise ValueError("its prompt is empty")
+            number_of_name = isinstance(row["id"], int) and not isinstance(row["id"], bool)
+            name = str(row["id"]) if number_of_name else _text_of(row["id"], "id")
+            if lines_of_names.setdefault(name, number) != number:
+                raise ValueError(f"line {lines_of_names[name]} has its id {name[:40]!r}, too")
             parts = words.split("<img>")
             if len(parts) - 1 != len(addresses):
                 raise ValueError(f"it has {len(parts) - 1} <img> and {len(addresses)} addresses")
             segments: list[str | Path | PIL.Image.Image] = [parts[0]]
             for address, part in zip(addresses, parts[1:], strict=True):
                 segments += [pictures.get(address, f"[picture: {address}]"), part]
-            prompts.append((str(row["id"]), _joined_words(segments), str(row.get("task_type") or "")))
+            prompts.append((name, _joined_words(segments), _text_of(row.get("task_type") or "", "task_type")))
     if not prompts:
         raise ValueError(f"{path} holds no prompts: its lines are objects with id, prompt, task_type and image_urls.")
     return prompts

@@ -198,6 +198,21 @@ def test_an_adapter_that_does_not_fit_is_one_clear_error_and_the_model_stays_as_
         assert not has_adapter(base.model) and torch.equal(logits(base.model), before)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"layers": 1}, "layers 1 there, 2 here"), ({"vocabulary": 10_000}, "vocabulary 10000 there, .* here")],
+)
+def test_an_adapter_whose_matrices_fit_another_model_by_chance_is_refused(peft, base, tmp_path, change, words):
+    before, other = logits(base.model), Transformer(replace(base.model.config, **change))
+    write_adapter(shaken(other), tmp_path, SMALL)
+    with pytest.raises(ValueError, match=f"adapter of another model: {words}"):
+        apply_adapter(base.model, tmp_path)
+    assert torch.equal(logits(base.model), before)
+    if "vocabulary" in change:  # the other way round it is a model that new words grew
+        write_adapter(shaken(base.model), tmp_path, SMALL)
+        apply_adapter(Transformer(other.config), tmp_path)
+
+
 def test_an_adapter_beside_a_model_is_written_without_touching_it(peft, base, tmp_path):
     base.save(tmp_path / "model")
     files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}

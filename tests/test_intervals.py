@@ -37,8 +37,9 @@ def test_an_interval_of_seeds_holds_the_mean_nineteen_times_in_twenty(count):
 def test_of_a_log_axis_the_mean_is_geometric_and_one_seed_has_no_interval():
     mean = Mean.of_seeds([10.0, 1000.0], log=True)
     assert mean.value == pytest.approx(100) and mean.low * mean.high == pytest.approx(100**2)
-    alone = Mean.of_seeds([3.0])
-    assert math.isnan(alone.low) and alone.within() == "3.000" and not alone.excludes(0)
+    for alone in (Mean.of_seeds([3.0]), Mean.of([3.0])):
+        assert math.isnan(alone.low) and alone.within() == "3.000" and not alone.excludes(0)
+        assert str(alone) == "3.00 (n = 1)"
     for wrong, log in (([], False), ([math.nan], False), ([0.0, 1.0], True)):
         with pytest.raises(ValueError, match="mean is of"):
             Mean.of_seeds(wrong, log=log)

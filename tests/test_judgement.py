@@ -71,6 +71,15 @@ def test_alphas_interval_is_narrower_for_more_items_and_holds_the_truth():
     assert krippendorff_interval(population_AN[:, :60]) == krippendorff_interval(population_AN[:, :60])
 
 
+@pytest.mark.parametrize("ratings", [[[1], [2]], [[1, math.nan], [2, 1]], [[1, 2] * 10, [1, 2] * 10]])
+def test_where_no_draw_differs_alpha_has_no_interval(ratings):
+    mean = krippendorff_interval(ratings)
+    assert mean.value == krippendorff_alpha(ratings) and math.isnan(mean.low) and math.isnan(mean.high)
+    assert "to" not in mean.within() + str(mean)
+    with pytest.raises(ValueError, match="number of draws must be a whole number from 1"):
+        krippendorff_interval(ratings, draws=0)
+
+
 def test_agreement_counts_how_many_said_what_most_did():
     nan = math.nan
     ratings_AN = np.array([[1, 1, 0, nan], [1, 0, 1, 1], [1, 1, -1, nan]])

@@ -69,6 +69,8 @@ def test_what_was_not_measured_alike_is_marked_and_not_compared(tiny):
     gap = difference(one, other)
     assert gap.verdict == "not measured alike" and set(gap.apart) == {"definition"} and gap.mean is None
     assert difference(one, other, despite=["definition"]).verdict == "no difference excluded"
+    with pytest.raises(ValueError, match="A card has no field 'definitoin'"):
+        result_table({"a": [one], "b": [other]}, despite=["definitoin"])
     table = result_table({"a": [one], "b": [other]})
     assert "not measured alike: definition" in table and "another formula" in table
     assert "n, reference_hash" not in table
@@ -78,6 +80,9 @@ def test_what_was_not_measured_alike_is_marked_and_not_compared(tiny):
         result_table({"a": [one], "b": [result(tiny, [1], "else")]})
     with pytest.raises(ValueError, match="no right of no items"):
         result(tiny, [])
+    for scores in ([[1, 0], [0, 1]], [1, float("inf")]):
+        with pytest.raises(ValueError, match="one finite number an item"):
+            result(tiny, scores)
 
 
 def test_a_table_has_a_row_a_metric_and_the_difference_of_two(tiny):
@@ -159,6 +164,12 @@ BAD_LINES = {
     "thing": ('{"prompt": "a", "shows": "red banana"}', "'red banana' is no thing of a scene"),
     "function": ('{"prompt": "a", "check": "magic"}', "no function 'magic' among the checks"),
     "picture": ('{"prompt": "a", "exact": "a", "images": ["no.png"]}', "no.png"),
+    "nothing asked": ('{"prompt": " ", "exact": "a", "images": []}', "asks nothing"),
+    "nothing sought": ('{"prompt": "a", "contains": ["a", ""]}', "'contains': an empty text is found in every reply"),
+    "which field": ('{"prompt": "a", "exact": "a", "regex": null}', "'regex': it wants a text"),
+    "a list as category": ('{"prompt": "a", "exact": "a", "category": ["x"]}', "its category is no text"),
+    "the category of all": ('{"prompt": "a", "exact": "a", "category": "all"}', "may be called 'all'"),
+    "a name twice": ('{"prompt": "a", "exact": "a", "name": "first"}', "line 1 is called 'first', too"),
 }
 
 
@@ -166,7 +177,7 @@ BAD_LINES = {
 def test_a_line_that_cannot_be_asked_is_named(kind, tmp_path):
     line, why = BAD_LINES[kind]
     path = tmp_path / "own.jsonl"
-    path.write_text('{"prompt": "a", "exact": "b"}\n' + line + "\n")
+    path.write_text('{"prompt": "a", "exact": "b", "name": "first"}\n' + line + "\n")
     with pytest.raises(ValueError, match=rf"own\.jsonl, line 2.*{re.escape(why)}"):
         read_own_prompts(path)
     path.write_text("\n")
@@ -226,6 +237,31 @@ def test_the_prompts_beside_the_models_can_be_asked_and_their_own_answers_are_ri
         if "shows" not in line:
             words = line.get("exact") or " and a ".join(line.get("things", ["good day"]))
             assert prompt.score(Document.of(words)) == 1 > prompt.score(Document.of("")), line
+
+
+def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_made(tiny, tmp_path, monkeypatch):
+    asked = list[int]()
+
+    def generate(engine, documents, settings, seeds):
+        asked.append(len(documents))
+        return [Document.of("hi") for _ in documents]
+
+    monkeypatch.setattr(type(tiny.engine), "generate", generate)
+    path, line = tmp_path / "own.jsonl", '{"prompt": "hello", "check": "mine", "category": null, "images": null}\n'
+    path.write_text(line * 5 + json.dumps({"prompt": "word " * 3000, "exact": "a"}))
+    prompts = read_own_prompts(path, {"mine": lambda reply, line: 2})
+    with pytest.raises(ValueError, match=r"Prompt 6 \('word word.* tokens, and the model's context has room for"):
+        evaluate_own_prompts(tiny, prompts)
+    assert not asked
+    with pytest.raises(ValueError, match="a truth, or a number from 0 to 1"):
+        evaluate_own_prompts(tiny, prompts[:5], batch=2)
+    assert asked == [2]
+
+
+def test_a_file_of_checks_that_ends_the_program_is_named(own):
+    (own / "checks.py").write_text("import sys\n\nsys.exit(3)\n")
+    with pytest.raises(ValueError, match=r"checks\.py fails: SystemExit: 3"):
+        read_own_prompts(own / "own.jsonl", own / "checks.py")
 
 
 def test_a_check_of_one_s_own_that_fails_is_named():

@@ -75,6 +75,10 @@ def test_a_study_comes_back_from_its_folder(tmp_path):
     study.write(tmp_path)  # once more changes nothing
     with pytest.raises(ValueError, match="holds another study"):
         pairs(second="a third").write(tmp_path)
+    for change, why in (({"models": "ab"}, "no list of names, but 'ab'"), ({"name": None}, "its name is no text")):
+        (tmp_path / "study.json").write_text(json.dumps(study.to_plain() | change))
+        with pytest.raises(ValueError, match=f"study.json is damaged: .*{why}"):
+            Study.read(tmp_path)
 
 
 def test_sides_and_order_are_each_annotators_own_and_balanced():
@@ -173,6 +177,8 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "a question": ({"item": "1", "answers": {"worse": "first"}}, "no question 'worse'"),
     "no answers": ({"item": "1"}, "it lacks 'answers'"),
     "half": ({"item": "1", "answers": {}}, "No answer is given to better"),
+    "nobody": ({"item": "1", "answers": {"better": "same"}, "annotator": None}, "annotator is no text, but 'None'"),
+    "no time": ({"item": "1", "answers": {"better": "same"}, "seconds": float("nan")}, "no finite number"),
 }
 
 
@@ -371,9 +377,21 @@ def test_prompts_as_the_released_file_has_them(tmp_path):
     (name, document, category), (_, story, _) = read_prompts(path)
     assert (name, category, story) == ("a1", "Comparison", Document.of("Tell a story"))
     assert document == Document.of("What is [picture: u] beside [picture: v]?")
-    for wrong in ('{"id": 1}', '{"id": 1, "prompt": "<img>"}', "[]", "x"):
+    for wrong, why in (
+        ('{"id": 1}', "it lacks 'prompt'"),
+        ('{"id": 1, "prompt": "<img>"}', "1 <img> and 0 addresses"),
+        ("[]", "no object with id, prompt"),
+        ("x", "not JSON"),
+        ('{"id": null, "prompt": "a"}', "its id is no text, but 'None'"),
+        ('{"id": 1, "prompt": null}', "its prompt is no text, but 'None'"),
+        ('{"id": 1, "prompt": " "}', "its prompt is empty"),
+        ('{"id": 1, "prompt": "a", "task_type": ["x"]}', "its task_type is no text"),
+        ('{"id": 1, "prompt": "<img>", "image_urls": "u"}', "its image_urls are no list of addresses, but 'u'"),
+        ('{"id": 1, "prompt": "<img>", "image_urls": [null]}', "its image_urls are no list of addresses"),
+        ('{"id": "a2", "prompt": "another"}', "line 1 has its id 'a2', too"),
+    ):
         path.write_text(f"{json.dumps(rows[1])}\n{wrong}\n")
-        with pytest.raises(ValueError, match=r"prompts\.jsonl, line 2"):
+        with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 2.*{re.escape(why)}"):
             read_prompts(path)
     path.write_text("")
     with pytest.raises(ValueError, match="holds no prompts"):

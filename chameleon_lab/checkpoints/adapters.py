@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_lab.checkpoints.tensors import visible_files
-from chameleon_lab.files import read_table, require_numbers, require_regular
+from chameleon_lab.files import parse_json, read_table, require_numbers, require_regular
 from chameleon_lab.parts import require_count
 from chameleon_lab.quantization import Int8Linear, QuantizedLinear, quantize
 from chameleon_lab.storage import whole_folder
 from chameleon_lab.transformer import Transformer
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_SHAPE, BASE_FIELDS = "chameleon_lab.base", ("layers", "width", "vocabulary")
+"""What the weights' file says of the model that it changes, where other programs read nothing."""
 PREFIX = "base_model.model."
 """What `peft` puts before the names of a model's parts."""
 
@@ -105,12 +107,13 @@ def write_adapter(model: Transformer, folder: Path | str, lora: LoRA, base: str 
     """
     if not has_adapter(model):
         raise ValueError("The model has no adapter to be written: add_adapter(model, LoRA()) gives it one.")
+    shape = json.dumps({field: getattr(model.config, field) for field in BASE_FIELDS})
     state = _adapter_state(_peft().get_peft_model_state_dict(model))
     tensors = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     config = lora.plain() | {"peft_type": "LORA", "base_model_name_or_path": base or None, "bias": "none"}
     with whole_folder(Path(folder), stays=lambda entry: entry.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)) as whole:
         (whole / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        safetensors.torch.save_file(tensors, whole / ADAPTER_WEIGHTS)
+        safetensors.torch.save_file(tensors, whole / ADAPTER_WEIGHTS, {"format": "pt", BASE_SHAPE: shape})
 
 
 def is_adapter(folder: Path) -> bool:
@@ -143,6 +146,7 @@ def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged or missing: {error}.") from error
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    _check_base(model, folder)
     settings = _settings_of(config, tensors, model, folder)
     try:
         _inject(model, settings, str(folder))
@@ -160,6 +164,25 @@ def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
         _remove(model)
         raise
     return merge_adapter(model)
+
+
+def _check_base(model: Transformer, folder: Path) -> None:
+    """Raises ValueError for the adapter of a model of other layers or of a larger vocabulary, as far as its file says
+    so: its matrices alone may fit, and mean nothing. A vocabulary that grew since is as good."""
+    with safetensors.safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        words = (file.metadata() or {}).get(BASE_SHAPE, "{}")
+    shape = parse_json(words, f"{folder / ADAPTER_WEIGHTS}, {BASE_SHAPE},")
+    if not isinstance(shape, dict):
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged: {BASE_SHAPE} is no object.")
+    pairs = {field: (shape.get(field), getattr(model.config, field)) for field in BASE_FIELDS if field in shape}
+    require_numbers(shape, folder / ADAPTER_WEIGHTS, **dict.fromkeys(pairs, (int, 1, 2**31)))
+    apart = [
+        f"{field} {there} there, {here} here"
+        for field, (there, here) in pairs.items()
+        if (there > here if field == "vocabulary" else there != here)
+    ]
+    if apart:
+        raise ValueError(f"{folder} holds an adapter of another model: {'; '.join(apart)}.")
 
 
 _PLAIN_KEY = re.compile(r"\^?[\w.]{1,200}\$?")

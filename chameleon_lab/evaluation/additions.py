@@ -162,7 +162,7 @@ def module_of_file(path: Path) -> ModuleType:
         sys.path.append(beside)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(f"{path} fails: {type(error).__name__}: {error}.") from error
     return module

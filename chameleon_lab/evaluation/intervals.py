@@ -26,8 +26,10 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray, seed: int = 0, draws: int = 2000) -> Mean:
-        """By bootstrap. Raises ValueError for no values, or what is no number."""
+        """By bootstrap, for which one value is too few. Raises ValueError for no values, or what is no number."""
         values_N = _numbers(values)
+        if len(values_N) == 1:
+            return cls(float(values_N[0]), math.nan, math.nan, 1)
         places = np.random.default_rng(seed).integers(0, len(values_N), (draws, len(values_N)))
         low, high = np.quantile(values_N[places].mean(1), (0.025, 0.975))
         return cls(float(values_N.mean()), float(low), float(high), len(values_N))
@@ -58,7 +60,8 @@ class Mean(NamedTuple):
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}, n = {self.n})"
+        bounds = "" if math.isnan(self.low) else f"{self.low:.2f} to {self.high:.2f}, "
+        return f"{self.value:.2f} ({bounds}n = {self.n})"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from chameleon_lab.evaluation.intervals import Mean
+from chameleon_lab.parts import require_count
 
 RatingLevel = Literal["nominal", "ordinal"]
 
@@ -50,14 +51,20 @@ def krippendorff_alpha(ratings: Any, level: RatingLevel = "nominal") -> float:
 def krippendorff_interval(ratings: Any, level: RatingLevel = "nominal", draws: int = 1000, seed: int = 0) -> Mean:
     """Alpha with its interval, by bootstrap over items; `n` is how many items two or more annotators rated.
 
-    Draws of items in which all ratings are the same have no alpha, and are left out. Errors are `krippendorff_alpha`'s.
+    Draws of items in which all ratings are the same have no alpha, and are left out. Where all others have one alpha,
+    as those of a single item have, or of items that all agree on, nothing says how sure it is: the bounds are NaN.
+    Errors are `krippendorff_alpha`'s, and no draws.
     """
+    require_count(draws, "draws", 1)
     value, counts_NV = krippendorff_alpha(ratings, level), _counts(_ratings(ratings), level)
     items, rng = len(counts_NV), np.random.default_rng(seed)
     alphas = [
         _alpha(counts_NV, np.bincount(rng.integers(0, items, items), minlength=items), level) for _ in range(draws)
     ]
-    low, high = np.nanquantile(alphas, (0.025, 0.975))
+    varied = np.array(alphas)[~np.isnan(alphas)]
+    if not len(varied) or np.isclose(varied.min(), varied.max()):
+        return Mean(value, math.nan, math.nan, items)
+    low, high = np.quantile(varied, (0.025, 0.975))
     return Mean(value, float(low), float(high), items)
 
 

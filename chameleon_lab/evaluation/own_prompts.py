@@ -32,6 +32,7 @@ from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.additions import module_of_file
 from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
 from chameleon_lab.files import intact, parse_json, text_of_file
+from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import write_file
 
@@ -49,14 +50,21 @@ def _strings(value: Any) -> list[str]:
     return strings
 
 
+def _search_texts(value: Any) -> list[str]:
+    """Texts to be found in a reply. Raises ValueError for an empty one, which is in every reply."""
+    if not all(strings := _strings(value)):
+        raise ValueError("an empty text is found in every reply")
+    return strings
+
+
 def _contains(value: Any) -> ReplyCheck:
-    wishes = [each.lower() for each in _strings(value)]
+    wishes = [each.lower() for each in _search_texts(value)]
     return lambda reply, _: all(each in reply.text.lower() for each in wishes)
 
 
 def _regex(value: Any) -> ReplyCheck:
     try:
-        patterns = [re.compile(each, re.IGNORECASE) for each in _strings(value)]
+        patterns = [re.compile(each, re.IGNORECASE) for each in _search_texts(value)]
     except re.error as error:
         raise ValueError(f"{value!r} is no regular expression: {error}") from error
     return lambda reply, _: all(pattern.search(reply.text) is not None for pattern in patterns)
@@ -111,7 +119,7 @@ class OwnPrompt:
 
     @property
     def category(self) -> str:
-        return str(self.line.get("category", ""))
+        return self.line.get("category") or ""
 
     def score(self, reply: Document) -> float:
         """How right a reply is, 0 to 1: the least of its checks. Raises ValueError where a check gives no such
@@ -120,7 +128,7 @@ class OwnPrompt:
         for check in self.checks:
             try:
                 score = check(reply, self.line)
-            except Exception as error:  # a person's own code
+            except (Exception, SystemExit) as error:  # a person's own code
                 raise ValueError(
                     f"{getattr(check, '__name__', check)!r} failed on the reply to {self.document.text[:40]!r}: "
                     f"{error!r}. Mend the check."
@@ -144,10 +152,14 @@ def read_own_prompts(path: Path | str, checks: Path | str | Mapping[str, ReplyCh
     path = Path(path)
     functions = checks if isinstance(checks, Mapping) else vars(module_of_file(Path(checks)))
     prompts: list[OwnPrompt] = []
+    lines_of_names: dict[str, int] = {}
     for number, text in enumerate(text_of_file(path).split("\n"), 1):
         if text.strip():
             with intact(f"{path}, line {number},", "Mend the line."):
                 prompts.append(_own_prompt(parse_json(text, f"{path}, line {number},"), functions, path.parent))
+                name = prompts[-1].line.get("name")
+                if name is not None and lines_of_names.setdefault(name, number) != number:
+                    raise ValueError(f"line {lines_of_names[name]} is called {name[:40]!r}, too")
     if not prompts:
         raise ValueError(f"{path} holds no prompts: a line is an object with a prompt and a check of the reply.")
     return prompts
@@ -156,7 +168,18 @@ def read_own_prompts(path: Path | str, checks: Path | str | Mapping[str, ReplyCh
 def _own_prompt(line: Any, functions: Mapping[str, Any], folder: Path) -> OwnPrompt:
     if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
         raise ValueError("it is no object with a prompt, which is a text")
-    checks = [make(line[name]) for name, make in CHECKS.items() if name in line]
+    for name in ("category", "name"):
+        if not isinstance(line.get(name), str | None):
+            raise ValueError(f"its {name} is no text, but {str(line[name])[:40]!r}")
+    if line.get("category") == "all":
+        raise ValueError("no category may be called 'all', as the values of all prompts together are")
+    checks = list[ReplyCheck]()
+    for name, make in CHECKS.items():
+        if name in line:
+            try:
+                checks.append(make(line[name]))
+            except ValueError as error:
+                raise ValueError(f"{name!r}: {error}") from error
     if "check" in line:
         for name in _strings(line["check"]):
             if not callable(functions.get(name)):
@@ -167,7 +190,10 @@ def _own_prompt(line: Any, functions: Mapping[str, Any], folder: Path) -> OwnPro
         raise ValueError(f"{min(strange)!r} is neither a check ({', '.join(CHECKS)}, check) nor {', '.join(BESIDES)}")
     if not checks:
         raise ValueError(f"it has no check of the reply: one or more of {', '.join(CHECKS)}, check")
-    pictures = [open_picture(folder / each) for each in (_strings(line["images"]) if "images" in line else [])]
+    images = line.get("images") or []  # exported files have the field in each line
+    pictures = [open_picture(folder / each) for each in (_strings(images) if images else [])]
+    if not pictures and not line["prompt"].strip():
+        raise ValueError("it asks nothing: it has neither words nor pictures")
     return OwnPrompt(Document.of(*pictures, line["prompt"], EndTurn()), line, tuple(checks))
 
 
@@ -200,14 +226,28 @@ def evaluate_own_prompts(
     batch: int = 32,
     progress: Callable[[int], object] | None = None,
 ) -> OwnOutcome:
-    """Asks a model everything, with its own settings, and checks the replies. `reference`: a name for the prompts."""
-    replies: list[Document] = []
+    """Asks a model everything, with its own settings, and checks the replies. `reference`: a name for the prompts.
+
+    Raises ValueError for a prompt that has no room in the context, before any is asked, and as `OwnPrompt.score` does.
+    """
+    require_count(batch, "prompts asked at once", 1)
+    documents = [lab.recent(each.document) for each in prompts]
+    room = lab.model.config.context - 1  # the first position begins the document
+    for number, document in enumerate(documents, 1):
+        if (tokens := sum(map(lab.tokenizer.length, document))) >= room:
+            raise ValueError(
+                f"Prompt {number} ({document.text[:40]!r}) has {tokens} tokens, and the model's context has room for "
+                f"{room} with the reply: shorten it."
+            )
+    replies, scores = list[Document](), list[float]()
     for start in range(0, len(prompts), batch):
-        some = [lab.recent(each.document) for each in prompts[start : start + batch]]
-        replies += lab.engine.generate(some, lab.settings, [seed + start + place for place in range(len(some))])
+        some = documents[start : start + batch]
+        few = lab.engine.generate(some, lab.settings, [seed + start + place for place in range(len(some))])
+        # Checked here: a check that fails is to say so after the first replies, and not after all.
+        scores += [prompt.score(reply) for prompt, reply in zip(prompts[start : start + batch], few, strict=True)]
+        replies += few
         if progress:
             progress(len(some))
-    scores = [prompt.score(reply) for prompt, reply in zip(prompts, replies, strict=True)]
     categories = sorted({prompt.category for prompt in prompts} - {""})
     results: dict[str, Result] = {}
     for category in ["all", *categories]:

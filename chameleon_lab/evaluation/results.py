@@ -80,10 +80,13 @@ class Result:
 
     @classmethod
     def of(cls, scores: Sequence[float] | np.ndarray, card: MetricCard, unit: str = "%") -> Result:
-        """The mean of scores, as a percentage of 1 where the unit is one. Raises ValueError for no scores."""
+        """The mean of scores, as a percentage of 1 where the unit is one. Raises ValueError for no scores, and for what
+        is no finite number an item."""
         scores_N = np.asarray(scores, np.float64)
-        if not len(scores_N):
+        if not scores_N.size:
             raise ValueError(f"There is no {card.metric} of no items.")
+        if scores_N.ndim != 1 or not np.isfinite(scores_N).all():
+            raise ValueError(f"{card.metric} is of one finite number an item, and not of {str(scores)[:80]}.")
         return cls(MetricValue(float(scores_N.mean()) * (100 if unit == "%" else 1), unit, True, card), scores_N)
 
     @property
@@ -133,8 +136,7 @@ def difference(one: Result, other: Result, despite: Iterable[str] = (), draws: i
     `despite`: fields of their cards in which they may differ, such as "dtype". A verdict also needs
     `FEWEST_DIFFERENT` items on which they differ.
     """
-    metric, overlooked = one.value.card.metric, set(despite)
-    apart = {name: why for name, why in one.value.card.differences(other.value.card).items() if name not in overlooked}
+    metric, apart = one.value.card.metric, one.value.card.differences(other.value.card, despite)
     if one.value.unit != other.value.unit:
         apart["unit"] = f"{one.value.unit} and {other.value.unit}"
     if apart or len(one.scores) != len(other.scores):
