@@ -45,7 +45,7 @@ def serve(door: int) -> None:
     """Forks a kernel for each stand-in that comes to the door, until the process that began this has ended."""
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel says before its first cell
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # a kernel ends with this one
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # else the project keeps a thread, and no fork has the threads of its parent
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # else the project keeps a thread, which a fork would lack
     import gc
 
     project = ("chameleon_lab.chameleon", "chameleon_lab.training.experiments", "chameleon_widgets")

@@ -501,9 +501,7 @@ def idle_pages() -> list[Page]:
 
 
 @pytest.fixture
-def open_notebook(
-    lab: Lab, lab_context: BrowserContext, idle_pages: list[Page]
-) -> Iterator[Callable[..., Notebook]]:
+def open_notebook(lab: Lab, lab_context: BrowserContext, idle_pages: list[Page]) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(path)` opens a copy of a notebook in JupyterLab, in a `folder` of its root where one is named.
 
     A list of cells' sources makes a new one. Pages serve one test after the other: what a test's scripts observe lies
