@@ -20,7 +20,7 @@ from support import IMAGE
 
 from chameleon_lab.corpora.mixture import Mixture, SceneBatches, Stage, scene_pairs
 from chameleon_lab.corpora.packing import tokenize
-from chameleon_lab.history import History, Intervention, RecordedRun
+from chameleon_lab.history import History, Intervention, RecordedRun, StepRecord
 from chameleon_lab.monitors.alarms import NotANumber, Saturation
 from chameleon_lab.monitors.attention import AttentionRows
 from chameleon_lab.objective import Objective
@@ -33,7 +33,7 @@ from chameleon_lab.tokenizers.text import ByteTokenizer
 from chameleon_lab.training.control import release_workers
 from chameleon_lab.training.data import Corpus
 from chameleon_lab.training.experiments import Experiment, variations
-from chameleon_lab.training.modules import SKIP_LIMIT, Budget
+from chameleon_lab.training.modules import SKIP_LIMIT, Budget, PacedModule
 from chameleon_lab.training.run import Rescue, Run
 from chameleon_lab.transformer import ModelConfig, Transformer
 from chameleon_lab.vocabulary import Vocabulary
@@ -88,10 +88,18 @@ def losses(history: History) -> dict[int, float]:
 
 
 def hold(run: Run, at: int = 0) -> None:
-    """Pauses a run once it has made a step after `at`."""
-    while len(run.history.records) <= at and not run.state.over:
+    """Pauses a run that has just begun once it has made a step after `at`: in the run's own thread, since it may be
+    over before this one looks."""
+    report = run._report
+
+    def pause(module: PacedModule, record: StepRecord) -> None:
+        report(module, record)
+        if record.step == at:
+            run.pause()
+
+    run._report = pause
+    while not (run._control.paused or run.state.over):
         time.sleep(0.01)
-    run.pause()
     stand(run)
 
 
@@ -244,7 +252,7 @@ def test_a_stopped_run_goes_on_where_it_was(experiment, tmp_path):
 
 
 def test_runs_wait_in_line_and_one_that_waits_can_be_stopped(experiment, tmp_path):
-    first = replace(experiment, monitors=(Slow(0.1),)).run(tmp_path / "first")
+    first = replace(experiment, monitors=(Slow(0.3),)).run(tmp_path / "first")
     while first.state.status != "running":
         time.sleep(0.002)
     second = replace(experiment, seed=2).run(tmp_path / "second")
@@ -666,8 +674,10 @@ def test_releasing_workers_ends_their_threads_and_later_work_goes_on() -> None:
     expected = (matrix @ matrix).exp().sum()
     busy = len(os.listdir("/proc/self/task"))
     release_workers()
-    time.sleep(0.1)
-    assert len(os.listdir("/proc/self/task")) < busy
+    ends = time.monotonic() + 60
+    while len(os.listdir("/proc/self/task")) >= busy:
+        assert time.monotonic() < ends, "its threads stay"
+        time.sleep(0.01)
     assert (matrix @ matrix).exp().sum() == expected
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from processes import Forked
 
-from chameleon_lab.history import Answer, RecordedRun
+from chameleon_lab.history import Answer, RecordedRun, StepRecord
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.plain import described, plain_values
@@ -25,7 +25,7 @@ from chameleon_lab.tokenizers.losses import Adversary, ReconstructionObjective
 from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import Experiment
 from chameleon_lab.training.image_experiments import ImageExperiment, scenes
-from chameleon_lab.training.modules import Budget
+from chameleon_lab.training.modules import Budget, PacedModule
 from chameleon_lab.training.run import Run
 from chameleon_lab.training.text_experiments import TextExperiment
 from chameleon_lab.training.trainable import Trainable
@@ -114,8 +114,15 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 def hold(run: Run, at: int = 0) -> None:
     """Pauses a run once it has made a step after `at`, and waits until it stands still."""
-    until(lambda: len(run.history.records) > at or run.state.over)
-    run.pause()
+    report = run._report
+
+    def pause(module: PacedModule, record: StepRecord) -> None:
+        report(module, record)
+        if record.step == at:
+            run.pause()
+
+    run._report = pause  # in the run's own thread: it may be over before this one looks
+    until(lambda: run._control.paused or run.state.over)
     until(lambda: not run._control.turn.active or run.state.over)
 
 
