@@ -166,7 +166,7 @@ def test_messages_sent_at_once_follow_one_another_wherever_one_walks_meanwhile()
     gate = threading.Event()
 
     def stream(document: Document) -> Iterator[Piece]:
-        assert gate.wait(20)
+        assert gate.wait(120)
         yield TextPiece(f"{len(document.turns)}")
 
     cell = ChatCell(stream)
@@ -174,7 +174,7 @@ def test_messages_sent_at_once_follow_one_another_wherever_one_walks_meanwhile()
         cell.send(text)
     browser_says(cell, {"kind": "clear"})
     gate.set()
-    cell._worker.wait(20)
+    cell._worker.wait(120)
     exchanges = cell._conversation.exchanges
     assert [each.parent for each in exchanges] == [cell._conversation.root, *exchanges[:2]]
     assert cell.document == Document()
@@ -328,7 +328,7 @@ def test_the_best_of_several_has_a_seed_each_and_a_stop_ends_the_rest():
     def held(document: Document, *, seed: int) -> Iterator[Piece]:
         reached.set()
         yield TextPiece(f"{seed}")
-        assert gate.wait(20)
+        assert gate.wait(120)
         yield TextPiece("more")
 
     slow = ChatCell(held)
@@ -338,7 +338,7 @@ def test_the_best_of_several_has_a_seed_each_and_a_stop_ends_the_rest():
     gate.clear()
     reached.clear()
     slow.best(5)
-    assert reached.wait(20)
+    assert reached.wait(120)
     slow.stop()
     gate.set()
     slow.wait()
@@ -444,7 +444,7 @@ def test_a_damaged_or_hostile_file_is_one_clear_line_and_changes_nothing():
         cell._conversation.still()
     assert refusals > 100
     browser_says(cell, {"kind": "load", "first": True, "last": True}, b"<b>nothing</b>")
-    assert cell._clerk.wait(20)
+    assert cell._clerk.wait(120)
     cell._line.settle()
     notices = [content["text"] for content, _ in recorder(cell).custom if content["kind"] == "notice"]
     assert len(notices) == 1 and "not JSON" in notices[0]
@@ -486,7 +486,7 @@ def test_a_file_comes_in_parts_and_a_document_is_a_conversation_too():
     half = len(data) // 2
     browser_says(cell, {"kind": "load", "first": True, "last": False}, data[:half])
     browser_says(cell, {"kind": "load", "first": False, "last": True}, data[half:])
-    assert cell._clerk.wait(20)
+    assert cell._clerk.wait(120)
     assert cell.document == source.document
     cell.send("go on")
     cell.wait()

@@ -48,7 +48,7 @@ class Blocks:
     def decode(self, codes: np.ndarray) -> PIL.Image.Image:
         self.threads.add(threading.current_thread().name)
         self.reached.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
         self.decoded.append(codes.copy())
         if self.error is not None:
             raise self.error
@@ -136,7 +136,7 @@ def test_while_the_decoder_is_busy_only_the_newest_codes_wait_for_it(surgery: Co
     tokenizer.gate.clear()
     tokenizer.reached.clear()
     paint([0], 1)
-    assert tokenizer.reached.wait(20)
+    assert tokenizer.reached.wait(120)
     for code in range(60):
         paint([code % 12], code)  # would hang here if a handler decoded
     assert surgery._surgery.history.now is not None
@@ -429,7 +429,7 @@ def test_swatches_are_decoded_when_asked_for_once_and_behind_strokes(
     tokenizer.gate.clear()
     tokenizer.reached.clear()
     browser_says(surgery, {"kind": "swatches", "codes": list(range(64))})
-    assert tokenizer.reached.wait(20)
+    assert tokenizer.reached.wait(120)
     Painter(surgery)([0], 63)
     tokenizer.gate.set()
     surgery.wait()
@@ -481,7 +481,7 @@ def test_the_still_is_made_at_rest_and_not_with_each_stroke(surgery: CodeSurgery
     paint = Painter(surgery)
     for code in range(30):
         paint([0], code)
-        surgery._worker.wait(20)
+        surgery._worker.wait(120)
         surgery._line.settle()
     assert lines()[-1]["revision"] == count
     browser_says(surgery, {"kind": "rest"})
@@ -497,7 +497,7 @@ def test_quick_strokes_are_answered_once_each(surgery: CodeSurgery):
     recorder(surgery).custom.clear()
     for code in range(10):
         paint([0], code + 20)
-        surgery._worker.wait(20)
+        surgery._worker.wait(120)
         surgery._line.settle()
     assert [update["grid"]["undo"] for update, _ in updates(surgery)] == list(range(1, 11))
 

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageColor
 import pytest
-from widget_support import browser_says, recorder
+from widget_support import browser_says, eventually, recorder
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.records import CodebookUsage
@@ -37,7 +37,7 @@ class Levels:
         self.gate.set()
 
     def hold(self) -> None:
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
 
     def encode(self, picture: PIL.Image.Image) -> np.ndarray:
         self.hold()
@@ -400,8 +400,9 @@ def test_handlers_return_while_the_tokenizer_is_busy_and_only_the_pump_sends():
         browser_says(atlas, {"kind": kind, "value": 1})  # would hang here
     atlas._line.settle()
     assert atlas.status == "working" and sent(atlas, "state")[-1][0]["doing"]
+    eventually(lambda: "Encoding" in atlas._study.doing)  # the map is laid out, and the gate is shut
     with pytest.raises(TimeoutError, match="Encoding picture 1 of 2"):
-        atlas.wait(1)  # the map is laid out by then, and the gate is shut
+        atlas.wait(0.01)
     tokenizer.gate.set()
     atlas.wait()
     assert recorder(atlas).threads == {"codebook atlas pump"}

@@ -78,7 +78,7 @@ def received(panel: ComparePanel) -> dict[tuple[int, str], tuple[list[float], li
 
 
 def settled(panel: ComparePanel) -> ComparePanel:
-    assert panel._line.settle() and panel._worker.wait(20)
+    assert panel._line.settle() and panel._worker.wait(120)
     return panel
 
 

@@ -47,7 +47,7 @@ class Filler:
             if isinstance(segment, Blank):
                 yield FilledSegment(place, Text(f" <b>word{seed}</b> "), True)
                 self.reached.set()
-                self.gate.wait(20)
+                self.gate.wait(120)
             elif isinstance(segment, Image) and segment.mask is not None:
                 assert segment.codes is not None
                 codes = np.where(np.asarray(segment.mask), 7, segment.codes)
@@ -174,7 +174,7 @@ def test_a_filling_is_stopped_and_the_next_request_counts():
     canvas = canvas_of("a red circle", fill=fill, fillings=3)
     browser_says(canvas, {"kind": "hide", "key": canvas._now.key, "segment": 0, "parts": [1]})
     browser_says(canvas, {"kind": "fill", "count": 3, "seed": 0})
-    assert fill.reached.wait(20)
+    assert fill.reached.wait(120)
     browser_says(canvas, {"kind": "stop"})
     fill.gate.set()
     canvas.wait()

@@ -81,7 +81,7 @@ class Hall:
 
     def heads(self, layer: int, position: int) -> np.ndarray:
         self.calls.append(("heads", layer, position))
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
         if self.broken:
             raise self.broken
         return np.full((HEADS, position + 1), 1 / (position + 1)) + np.arange(HEADS)[:, None] * 0
@@ -106,7 +106,7 @@ class Hall:
     def rollout_steps(self) -> Iterator[float]:
         for share in (0.5, 1.0):
             self.calls.append(("rollout_steps", share))
-            assert self.gate.wait(20)
+            assert self.gate.wait(120)
             self.rolled = share
             yield share
 
@@ -162,12 +162,12 @@ def hall() -> Hall:
 @pytest.fixture
 def inspector(hall: Hall) -> Inspector:
     inspector = Inspector(hall)
-    inspector.wait(20)
+    inspector.wait(120)
     return inspector
 
 
 def answers(inspector: Inspector, kind: str):
-    inspector.wait(20)
+    inspector.wait(120)
     return [(content, buffers) for content, buffers in recorder(inspector).custom if content["kind"] == kind]
 
 
@@ -339,7 +339,7 @@ def test_looks_of_codes_come_behind_what_is_asked_meanwhile_and_not_for_a_choice
     ask(inspector, "select", position=8)
     ask(inspector, "rows", way="from", layer=0, head=0, position=3)
     hall.gate.set()
-    inspector.wait(20)
+    inspector.wait(120)
     kinds = [(content["kind"], len(buffers)) for content, buffers in recorder(inspector).custom]
     kinds = [each for each in kinds if each[0] in ("detail", "rows")]
     assert kinds == [("rows", HEADS), ("detail", 0), ("rows", HEADS), ("detail", 6)]
@@ -348,13 +348,13 @@ def test_looks_of_codes_come_behind_what_is_asked_meanwhile_and_not_for_a_choice
 def test_what_was_answered_is_not_computed_again(hall: Hall, inspector: Inspector):
     for _ in range(2):
         ask(inspector, "select", position=5)
-        inspector.wait(20)
+        inspector.wait(120)
     assert len([call for call in hall.calls if call[0] == "heads" and call[2] == 5]) == LAYERS
 
 
 def test_each_forced_token_draw_and_answer_is_a_branch_that_one_can_leave(hall: Hall, inspector: Inspector):
     ask(inspector, "force", position=4, token=106)
-    inspector.wait(20)
+    inspector.wait(120)
     tree, _ = answers(inspector, "branches")[-1]
     assert tree == {
         "kind": "branches",
@@ -368,7 +368,7 @@ def test_each_forced_token_draw_and_answer_is_a_branch_that_one_can_leave(hall: 
     assert [content["branch"] for content, _ in answers(inspector, "document")][-1] == 1
     ask(inspector, "resample", branch=0, position=5)
     ask(inspector, "answer", branch=0, positions=[1, 8])
-    inspector.wait(20)
+    inspector.wait(120)
     assert hall.calls[-2:] == [("branch", 5, None, 1, ()), ("branch", 8, None, 0, (1, 8))]
     tree, _ = answers(inspector, "branches")[-1]
     assert [(each["parent"], each["words"]) for each in tree["branches"][2:]] == [
@@ -402,10 +402,10 @@ def test_while_a_branch_is_drawn_hovers_are_answered_and_it_can_be_stopped(hall:
 def test_branches_go_where_the_maker_says(hall: Hall):
     calls = []
     inspector = Inspector(hall, branch=lambda *request: calls.append(request))
-    inspector.wait(20)
+    inspector.wait(120)
     ask(inspector, "force", position=4, token=106)
     ask(inspector, "resample", position=5)
-    inspector.wait(20)
+    inspector.wait(120)
     assert calls == [(4, 106, 0), (5, None, 1)] and len(answers(inspector, "branches")[-1][0]["branches"]) == 1
 
 
@@ -434,7 +434,7 @@ def test_every_act_is_done_on_the_document_whose_position_was_named(monkeypatch:
     inspector = Inspector(
         first, branch=(lambda position, token, _: calls.append((0, position, token, ()))) if elsewhere else None
     )
-    inspector.wait(20)
+    inspector.wait(120)
     for act in rng.choice(["force", "resample", "answer", "rows", "show"], 40):
         branch, position = int(rng.integers(len(looks))), int(rng.integers(1, 9))
         calls.clear()
@@ -448,7 +448,7 @@ def test_every_act_is_done_on_the_document_whose_position_was_named(monkeypatch:
         if act == "answer" or (act in ("force", "resample") and (branch or not elsewhere)):
             looks.append(looks[branch])
         ask(inspector, act, branch=branch, **asked[0])
-        inspector.wait(20)
+        inspector.wait(120)
         assert asked[1] is None or asked[1] in calls
         assert all(call[0] == branch for call in calls if len(call) == 4)
         assert len(inspector._branches) == len(looks)
@@ -522,7 +522,7 @@ def test_the_book_forgets_the_oldest_answers():
 def test_what_there_is_not_is_refused_in_words_and_computed_by_nobody(hall, inspector, request_):
     calls, count = len(hall.calls), len(recorder(inspector).custom)
     browser_says(inspector, request_)
-    inspector.wait(20)
+    inspector.wait(120)
     (line,) = [content for content, _ in recorder(inspector).custom[count:]]
     assert line["kind"] == "line" and re.match(
         "There is no|Attention is read|Say which tokens|A head's edge", line["trouble"]

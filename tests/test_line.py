@@ -210,7 +210,7 @@ def test_stills_asked_for_while_one_is_drawn_become_one(monkeypatch: pytest.Monk
 
     def still() -> tuple[str, str]:
         drawn.append(counter.count)
-        assert gate.wait(20)
+        assert gate.wait(120)
         return "", ""
 
     monkeypatch.setattr(counter._line._still, "_make", still)

@@ -280,12 +280,12 @@ def test_stop_overtakes_a_command_that_takes_long(shown):
         def act(self, command: str, **arguments: Any) -> None:
             if command == "save":
                 begun.set()
-                assert gate.wait(20)
+                assert gate.wait(120)
             super().act(command, **arguments)
 
     panel = shown(Slow(20))
     browser_says(panel, {"kind": "act", "command": "save"})
-    assert begun.wait(20)
+    assert begun.wait(120)
     browser_says(panel, {"kind": "act", "command": "stop"})
     eventually(lambda: panel.status == "stopped")
     gate.set()

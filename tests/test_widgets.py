@@ -62,7 +62,7 @@ class Talker:
     def _pause(self, where: str) -> None:
         if self.hold == where:
             self.reached.set()
-            assert self.gate.wait(20)
+            assert self.gate.wait(120)
 
 
 def test_a_reply_becomes_a_turn_of_the_document_with_its_codes():
@@ -107,7 +107,7 @@ def test_stop_shows_at_once_and_closes_the_stream(where: str):
     cell = ChatCell(talker)
     browser_says(cell, {"kind": "hello"})
     cell.send("draw")
-    assert talker.reached.wait(20)
+    assert talker.reached.wait(120)
     browser_says(cell, {"kind": "stop"})
     eventually(lambda: cell.status == "stopped")  # although the stream has not come back yet
     talker.gate.set()
@@ -125,7 +125,7 @@ def test_a_message_stopped_before_its_turn_came_is_kept_but_not_answered():
     cell = ChatCell(talker)
     cell.send("first")
     cell.send("second")
-    assert talker.reached.wait(20)
+    assert talker.reached.wait(120)
     cell.stop()
     talker.gate.set()
     cell.wait()
@@ -167,7 +167,7 @@ def test_an_interrupt_of_wait_stops_the_worker_and_goes_on(monkeypatch: pytest.M
     talker = Talker(hold="picture")
     cell = ChatCell(talker)
     cell.send("draw")
-    assert talker.reached.wait(20)
+    assert talker.reached.wait(120)
 
     def interrupted(timeout: float | None = None) -> bool:
         raise KeyboardInterrupt
@@ -250,7 +250,7 @@ def test_handlers_return_while_the_stream_is_busy():
     talker = Talker(hold="start")
     cell = ChatCell(talker)
     cell.send("draw")
-    assert talker.reached.wait(20)
+    assert talker.reached.wait(120)
     for kind in ("hello", "export", "ping", "stop", "send", "clear"):
         browser_says(cell, {"kind": kind, "parts": [{"text": "more"}]})  # would hang here
     talker.gate.set()
@@ -354,7 +354,7 @@ def test_running_a_notebook_cell_again_stops_what_its_last_run_started(monkeypat
     first, beside = ChatCell(talkers[0]), ChatCell(talkers[1])
     for cell in (first, beside):
         cell.send("draw")
-    assert talkers[0].reached.wait(20) and talkers[1].reached.wait(20)
+    assert talkers[0].reached.wait(120) and talkers[1].reached.wait(120)
     assert not first._pending[0].is_set(), "two chats in one run of a cell live side by side"
     run["run"] = "run-2"
     third = ChatCell(talkers[2])
@@ -369,15 +369,16 @@ def test_running_a_notebook_cell_again_stops_what_its_last_run_started(monkeypat
 
 
 def test_threads_end_when_there_is_nothing_to_do():
-    flushed: list[float] = []
-    pump = Pump(lambda: flushed.append(time.monotonic()), "test pump", linger=0.05)
+    flushed, rung = list[bool](), threading.Event()
+    pump = Pump(lambda: flushed.append(rung.wait(120)), "test pump", linger=0.05)
     worker = Worker("test worker")
     for _ in range(50):
         pump.ring()
         worker.submit(lambda: None)
-    assert pump.drain() and worker.wait(20)
+    rung.set()
+    assert pump.drain() and worker.wait(120)
     eventually(lambda: not {"test pump", "test worker"} & {each.name for each in threading.enumerate()})
-    assert 1 <= len(flushed) <= 5
+    assert 1 <= len(flushed) <= 2
 
 
 def test_an_export_is_the_document_as_json():
@@ -385,7 +386,7 @@ def test_an_export_is_the_document_as_json():
     cell.send("draw")
     cell.wait()
     browser_says(cell, {"kind": "export", "format": "document", "use": "copy"})
-    assert cell._clerk.wait(20)
+    assert cell._clerk.wait(120)
     cell._line.settle()
     ((message, buffers),) = [each for each in recorder(cell).custom if each[0]["kind"] == "export"]
     assert Document.from_json(buffers[0].decode()) == cell.document and message["use"] == "copy"
@@ -423,7 +424,7 @@ class Cells(Codec):
             raise ValueError(f"{picture.width} x {picture.height} pixels are no cells of {self.cell}.")
         self.encoded.append(picture.size)
         self.reached.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
         grid = picture.convert("L").resize((picture.width // self.cell, picture.height // self.cell))
         return (np.asarray(grid) > 127).astype(np.int64)
 
@@ -583,7 +584,7 @@ def test_of_requests_that_pile_up_only_the_last_is_worked_on():
     cells = Cells()
     cells.gate.clear()
     viewer = ReconstructionViewer(cells, samples={str(side): RED.resize((side, side)) for side in (20, 30, 40)})
-    assert cells.reached.wait(20)
+    assert cells.reached.wait(120)
     for name in ("30", "40", "30", "20"):
         browser_says(viewer, {"kind": "sample", "name": name})
     cells.gate.set()

@@ -40,8 +40,8 @@ def updates(widget: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Waits for a condition, 20 seconds at most."""
-    deadline = time.monotonic() + 20
+    """Waits for a condition, two minutes at most."""
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
