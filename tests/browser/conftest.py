@@ -7,6 +7,7 @@ says so. Screenshots are taken where CHAMELEON_SCREENSHOTS names a folder for th
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import os
@@ -22,15 +23,25 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import comm
 import comm.base_comm
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
-from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, ViewportSize, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import (  # noqa: E402
+    Browser,
+    BrowserContext,
+    Error,
+    Locator,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import TimeoutError as PageTimeout  # noqa: E402
+from playwright.sync_api._generated import LocatorAssertions  # noqa: E402
 from support import CHROMIUM  # noqa: E402
 
 QUIET = [
@@ -41,7 +52,7 @@ QUIET = [
     "--disable-quic",
     "--renderer-process-limit=1",
 ]
-PATIENCE = 30_000  # milliseconds: for a machine that is busy with other things
+PATIENCE = 120_000  # milliseconds: for a machine that is busy with other things
 
 LOOKED_AT = os.environ.get("CHAMELEON_SCREENSHOTS")
 SIZE: ViewportSize = {"width": 1180, "height": 1000}  # of a page of JupyterLab
@@ -135,7 +146,13 @@ MOUNT = """async ({esm, css, state}) => {
 
 @dataclass
 class Bridge:
-    """A widget of this process shown in a bare page: its messages go over when `until` is called."""
+    """A widget of this process shown in a bare page: its messages go over while `until` or `expect` waits.
+
+    `until` looks after each message, so that a test which counts on two that come together fails always, not only where
+    a busy machine keeps them apart.
+    """
+
+    shown: ClassVar[list[Bridge]] = []  # whose messages `expect` carries
 
     page: Page
     widget: Any
@@ -149,6 +166,7 @@ class Bridge:
         self.page.set_content(PAGE)
         state = {name: value for name, value in self.widget.get_state().items() if not name.startswith("_")}
         self.page.evaluate(MOUNT, {"esm": self.widget._esm, "css": getattr(self.widget, "_css", ""), "state": state})
+        Bridge.shown.append(self)
 
     def _to_kernel(self, kind: str, content: str, buffers: list[str]) -> None:
         if not self.alive:
@@ -159,28 +177,42 @@ class Bridge:
             self.widget._handle_custom_msg(json.loads(content), [memoryview(base64.b64decode(b)) for b in buffers])
 
     def deliver(self) -> None:
-        sent = self.widget.comm.sent
-        while not sent.empty():
-            kind, data, buffers = sent.get()
-            if kind == "comm_msg" and self.alive:
-                method = "custom" if data["method"] == "custom" else "state"
-                content = data["content"] if method == "custom" else data["state"]
-                packed = [base64.b64encode(buffer).decode() for buffer in buffers]
-                # Playwright takes a document of 1,000 tokens apart value by value for half a second; as a string, as
-                # JupyterLab's socket carries it, for none
-                script = f"([kind, text, buffers]) => {self.road}(kind, JSON.parse(text), buffers)"
-                self.page.evaluate(script, [method, json.dumps(content), packed])
+        """Carries all that waits."""
+        while self._deliver_next():
+            pass
+
+    def _deliver_next(self) -> bool:
+        """Carries one message; False where none waits."""
+        try:
+            kind, data, buffers = self.widget.comm.sent.get_nowait()
+        except queue.Empty:
+            return False
+        if kind == "comm_msg" and self.alive:
+            method = "custom" if data["method"] == "custom" else "state"
+            content = data["content"] if method == "custom" else data["state"]
+            packed = [base64.b64encode(buffer).decode() for buffer in buffers]
+            # Playwright takes a document of 1,000 tokens apart value by value for half a second; as a string, as
+            # JupyterLab's socket carries it, for none
+            script = f"([kind, text, buffers]) => {self.road}(kind, JSON.parse(text), buffers)"
+            self.page.evaluate(script, [method, json.dumps(content), packed])
+        return True
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE / 1000) -> None:
         """Carries messages both ways until `condition` holds; what it looks for may not be on the page yet."""
         deadline = time.monotonic() + seconds
         while True:
-            self.deliver()
+            carried = self._deliver_next()
             if self._holds(condition):
                 break
             assert time.monotonic() < deadline, "the page did not come to the expected state"
-            self.page.wait_for_timeout(15)
+            if not carried:
+                self.page.wait_for_timeout(15)
         assert not self.errors, self.errors
+
+    def settle(self, idle: Callable[[], object]) -> None:
+        """Waits until the widget is `idle`, and the page has heard of all that it had to say."""
+        line, sent = self.widget._line, self.widget.comm.sent
+        self.until(lambda: idle() and line.settle() and sent.empty())
 
     def drawn(self) -> None:
         """Waits until the page has drawn what it has asked for: a canvas is drawn in the frame after its words.
@@ -201,6 +233,32 @@ class Bridge:
             self.page.set_default_timeout(PATIENCE)
 
 
+def _carrying(check: Callable[..., None]) -> Callable[..., None]:
+    """A check that carries the messages of bare pages while it waits: else it would wait for what nobody brings."""
+
+    @functools.wraps(check)
+    def carry(self: LocatorAssertions, *arguments: Any, timeout: float = PATIENCE, **options: Any) -> None:
+        if not Bridge.shown:
+            return check(self, *arguments, timeout=timeout, **options)
+        deadline, look = time.monotonic() + timeout / 1000, 100.0
+        while True:
+            for bridge in Bridge.shown:
+                bridge.deliver()
+            try:
+                return check(self, *arguments, timeout=look, **options)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            look = min(2 * look, 4000)  # a busy page answers one look in seconds
+
+    return carry
+
+
+for name, check in [*vars(LocatorAssertions).items()]:
+    if name.startswith(("to_", "not_to_")):
+        setattr(LocatorAssertions, name, _carrying(check))
+
+
 @pytest.fixture(scope="session")
 def bare_context(browser: Browser) -> Iterator[BrowserContext]:
     """Bare pages share a renderer, which lives while the first page does: one for each costs a second."""
@@ -219,7 +277,7 @@ def bare_page(bare_context: BrowserContext) -> Iterator[Page]:
 
 
 @pytest.fixture
-def mounted(bare_page: Page, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Bridge]:
+def mounted(bare_page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], Bridge]]:
     """`mounted(lambda: ChatCell(...))` shows a widget in a bare page and waits until the two know each other."""
     monkeypatch.setattr(comm, "create_comm", FakeComm)
 
@@ -229,7 +287,8 @@ def mounted(bare_page: Page, monkeypatch: pytest.MonkeyPatch) -> Callable[[Calla
         bridge.until(lambda: bare_page.locator(".chm-lamp[data-state=connecting]").count() == 0)
         return bridge
 
-    return mount
+    yield mount
+    Bridge.shown.clear()
 
 
 # JupyterLab
@@ -249,9 +308,11 @@ SERVER = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyterlab.laba
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One below those that connections and kernels get: these are given away while the server starts."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return probe.getsockname()[1]
 
 
 OTHERS = (
@@ -305,10 +366,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory, quick_kernels: Path) -> Iterat
     server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while True:
             try:
-                with urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=5):
+                with urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=60):
                     break
             except OSError as error:
                 assert server.poll() is None and time.monotonic() < deadline, (home / "server.log").read_text()[-3000:]
@@ -436,7 +497,7 @@ class Notebook:
         self.page.wait_for_function(shown, arg=self.path.name)
         kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
         # The first kernel waits until those libraries are imported that all begin with
-        self.page.wait_for_function(f"() => {kernel}?.status === 'idle'", timeout=4 * PATIENCE)
+        self.page.wait_for_function(f"() => {kernel}?.status === 'idle'", timeout=2 * PATIENCE)
 
     def theme(self, name: str) -> None:
         """Changes the theme: "JupyterLab Dark" or "JupyterLab Light"."""

@@ -23,6 +23,7 @@ from chameleon_lab.records import ImagePiece, Piece, ReplyProgress, StopPiece, T
 ROWS = 8
 closed: list[str] = []  # how each stream ended
 gate = threading.Event()  # held pictures go on when it is set
+HELD = 600  # seconds at most: longer than a busy machine takes to what a test asks meanwhile
 
 
 def scene(first: str = "#d8413a", second: str = "#2f6fd6") -> PIL.Image.Image:
@@ -61,7 +62,7 @@ def stream(
             yield TextPiece("I was about to say ")
             raise RuntimeError("the model broke\nin the middle of a word <b>bold</b>")
         if said.startswith("wait"):
-            gate.wait(20)
+            gate.wait(HELD)
         words = "Here it is." if said.startswith(("draw", "hold")) else f"You said: {said}. There is a picture in it."
         if said.startswith("long"):
             words = " ".join(f"This is sentence number {number}." for number in range(60))
@@ -72,7 +73,7 @@ def stream(
             whole = scene()
             for row in range(ROWS + 1):
                 if row == 6 and said.startswith("hold"):
-                    gate.wait(20)
+                    gate.wait(HELD)
                 time.sleep(pause)
                 yield ImagePiece(partial(whole, row), np.arange(row * 8).reshape(row, 8), ROWS)
             yield TextPiece(" A red circle left of a blue square.")
@@ -107,7 +108,7 @@ def telling_stream(
     for place, token in enumerate([*prefix, *plan[len(prefix) :]][:max_tokens]):
         if place >= len(prefix):
             if held and token == 120:
-                gate.wait(20)
+                gate.wait(HELD)
             time.sleep(pause)
             image = (token - 99, 64) if 100 <= token < 163 else None
             progress(ReplyProgress(token, (max_tokens or 500) - place - 1, 500 - place, image))

@@ -52,7 +52,7 @@ def at(bridge, words: str) -> None:
 def picture(bridge, path: Path, width: int, dark: bool) -> None:
     bridge.page.set_viewport_size({"width": width, "height": 760})
     bridge.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-    bridge.page.wait_for_timeout(150)
+    bridge.drawn()
     box = bridge.page.locator(".chm-judge").bounding_box()
     assert box and box["x"] + box["width"] <= width
     bridge.page.screenshot(path=path)

@@ -63,8 +63,8 @@ def test_both_live_through_run_all_an_interrupt_and_an_edited_cell_and_know_a_re
     assert notebook.kernel("len(all_judgements(place))") == 2
 
     # Saved, the notebook has their stills; after a restart nothing can be judged
+    expect(page.locator(".chameleon-still")).to_have_count(2)
     notebook.save()
-    page.wait_for_timeout(500)
     cells = json.loads(notebook.path.read_text())["cells"]
     for each in cells[1:3]:
         assert any("text/html" in output.get("data", {}) for output in each["outputs"])

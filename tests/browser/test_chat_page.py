@@ -30,11 +30,9 @@ def lamp(chat):
 
 
 def settled(chat, count=1):
-    """The given number of replies is there and nothing is going on."""
-    page = chat.page
-    chat.until(
-        lambda: page.locator(".chm-foot:visible, .chm-alert:visible").count() >= count and not chat.widget._pending
-    )
+    """The given number of replies is there, nothing is going on, and the page has heard of all that was."""
+    ends, widget = chat.page.locator(".chm-foot:visible, .chm-alert:visible"), chat.widget
+    chat.settle(lambda: ends.count() >= count and not (widget._pending or widget._worker.busy))
 
 
 def test_a_picture_grows_row_by_row(chat, screenshots):
@@ -248,7 +246,7 @@ def test_settings_show_what_will_be_used_and_reach_the_next_reply(chat, screensh
     page.screenshot(path=screenshots / "chat-settings.png")
     page.keyboard.press("Escape")
     expect(page.get_by_role("group", name="Settings")).to_be_hidden()
-    assert chat.widget.settings == {"temperature": 0.8, "top_p": None, "guidance": None, "seed": 42}
+    chat.until(lambda: chat.widget.settings == {"temperature": 0.8, "top_p": None, "guidance": None, "seed": 42})
     say(chat, "hello")
     settled(chat)
     expect(page.locator(".chm-about")).to_contain_text("seed 42 · temperature 0.8")
@@ -257,7 +255,7 @@ def test_settings_show_what_will_be_used_and_reach_the_next_reply(chat, screensh
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("button", name="Temperature: the model's own").click()
     expect(slider).to_have_value("0.9")
-    assert chat.widget.settings["temperature"] is None
+    chat.until(lambda: chat.widget.settings["temperature"] is None)
 
 
 def test_the_conversation_can_be_saved_loaded_and_begun_anew_and_nothing_is_lost(chat, tmp_path):
@@ -392,6 +390,7 @@ def test_what_a_reply_may_hold_is_chosen_beside_the_message(telling, screenshots
     page = telling.page
     page.get_by_label("What the reply may hold").select_option(label="Words only")
     give(telling, "paste", "scene.png", "image/png")
+    expect(page.locator(".chm-chip")).to_have_count(1)
     say(telling, "look")
     settled(telling)
     assert not page.get_by_role("img", name="Picture drawn by the model").count()

@@ -41,10 +41,9 @@ def plain():
 
 def settled(surgery):
     """Everything painted is decoded, and the page has heard of it."""
-    widget = surgery.widget
     for _ in range(3):
-        surgery.until(lambda: not widget._worker.busy and widget._line.settle() and widget.comm.sent.empty())
-        surgery.page.wait_for_timeout(30)
+        surgery.settle(lambda: not surgery.widget._worker.busy)
+        surgery.drawn()  # what is painted goes to the kernel once a frame
 
 
 def board(surgery):
@@ -100,7 +99,7 @@ def shown(surgery):
 
 
 def give(surgery, name, kind, data):
-    """Drops a file on the widget."""
+    """Drops a file on the widget, which reads it in its own time."""
     surgery.page.evaluate(
         """([name, kind, text]) => {
           const data = new DataTransfer();
@@ -110,7 +109,6 @@ def give(surgery, name, kind, data):
         }""",
         [name, kind, base64.b64encode(data).decode()],
     )
-    settled(surgery)
 
 
 def test_a_stroke_paints_the_current_code_without_gaps_and_the_picture_follows(surgery, screenshots):
@@ -326,7 +324,8 @@ def test_picture_and_codes_are_saved_and_the_codes_come_back_by_drop_and_choice(
     assert json.loads(file) == {"codes": painted.tolist(), "codebook": 512}
     use(surgery, "Reset")
     give(surgery, "codes.json", "application/json", file)
-    assert np.array_equal(surgery.widget.codes, painted) and len(changed(surgery)) == 1
+    surgery.until(lambda: np.array_equal(surgery.widget.codes, painted) and len(changed(surgery)) == 1)
+    settled(surgery)
     (tmp_path / "wide.json").write_text(json.dumps([[0, 511, 3], [4, 5, 6]]))
     page.locator("input[type=file]").set_input_files(tmp_path / "wide.json")
     surgery.until(lambda: surgery.widget.codes.shape == (2, 3))
@@ -359,12 +358,12 @@ def test_a_bad_file_is_told_in_one_paragraph_and_loses_nothing(surgery, screensh
         expect(page.get_by_role("alert")).to_be_hidden()
         expect(page.locator(".chm-lamp")).to_have_text("Ready")
         give(surgery, name, kind, text.encode())
-        expect(page.get_by_role("alert")).to_contain_text(message)
+        surgery.until(lambda message=message: message in page.get_by_role("alert").inner_text())
         expect(page.locator(".chm-lamp")).to_have_text("Error")
         assert changed(surgery) == {(0, each) for each in range(column + 1)}
     page.screenshot(path=screenshots / "surgery-bad-file.png")
     give(surgery, *BAD_FILES[8][:2], BAD_FILES[8][2].encode())
-    expect(page.get_by_role("alert")).to_contain_text(BAD_FILES[8][3])
+    surgery.until(lambda: BAD_FILES[8][3] in page.get_by_role("alert").inner_text())
 
 
 def test_pictures_come_by_sample_and_by_drop(surgery):
@@ -376,7 +375,8 @@ def test_pictures_come_by_sample_and_by_drop(surgery):
     expect(second).to_have_attribute("aria-pressed", "true")
     assert np.array_equal(surgery.widget.codes, CODEC.encode(plain()))
     give(surgery, "scene.png", "image/png", png(fakes.scene()))
-    assert np.array_equal(surgery.widget.codes, START)
+    surgery.until(lambda: np.array_equal(surgery.widget.codes, START))
+    settled(surgery)
     expect(second).to_have_attribute("aria-pressed", "false")
 
 
@@ -432,7 +432,7 @@ def test_without_a_picture_it_asks_for_one(mounted):
     expect(empty.page.get_by_text("Paste, drop or open a picture")).to_be_visible()
     expect(board(empty)).to_be_hidden()
     give(empty, "scene.png", "image/png", png(fakes.scene()))
-    expect(board(empty)).to_be_visible()
+    empty.until(lambda: board(empty).is_visible())
     expect(empty.page.get_by_text("Paste, drop or open a picture")).to_be_hidden()
 
 

@@ -37,9 +37,15 @@ def scenes():
 @pytest.fixture
 def atlas(mounted, tokenizer, scenes):
     bridge = mounted(lambda: CodebookAtlas(tokenizer, pictures=scenes))
-    bridge.until(lambda: lamp(bridge) == "Ready")
+    ready(bridge)
     yield bridge
     bridge.widget.close()
+
+
+def ready(bridge):
+    """The atlas has counted and laid out all codes, and the page shows it."""
+    bridge.settle(lambda: not bridge.widget._worker.busy)
+    bridge.until(lambda: lamp(bridge) == "Ready")
 
 
 def lamp(atlas):
@@ -70,7 +76,7 @@ def places(atlas):
 def pixels(atlas, code):
     """The colours inside a code's cell of the map."""
     order, columns = places(atlas)
-    atlas.page.wait_for_timeout(50)  # a frame
+    atlas.drawn()
     return atlas.page.evaluate(CELL, [code, columns, order])
 
 
@@ -113,46 +119,44 @@ def test_pointing_tells_the_code_and_its_count(atlas):
     assert atlas.widget.selected is None
 
 
-def test_dead_codes_are_marked_otherwise_than_by_their_colour_in_both_views_and_themes(atlas):
+def assert_dead_codes_are_marked(atlas):
+    """Otherwise than by their colour."""
     usage = atlas.widget.usage
     dead, used = int(usage.dead[0]), int(usage.counts_N.argmax())
-    for view in ("usage", "decoded colour"):
-        atlas.page.get_by_role("radio", name=view).check()
-        atlas.until(lambda: lamp(atlas) == "Ready")
-        for _ in ("light", "dark"):
-            assert len(set(pixels(atlas, used))) == 1 and len(set(pixels(atlas, dead))) > 2
-            atlas.page.evaluate("document.body.classList.toggle('dark')")
-            atlas.page.wait_for_timeout(500)
+    assert len(set(pixels(atlas, used))) == 1 and len(set(pixels(atlas, dead))) > 2
 
 
-def test_the_map_is_painted_anew_when_the_theme_changes(atlas):
+def test_the_map_is_painted_anew_when_the_theme_changes_and_marks_dead_codes_in_both(atlas):
     code = int(atlas.widget.usage.counts_N.argmax())
+    assert_dead_codes_are_marked(atlas)
     light = pixels(atlas, code)
     atlas.page.evaluate("document.body.classList.add('dark')")
     atlas.until(lambda: pixels(atlas, code) != light)
+    assert_dead_codes_are_marked(atlas)
     brightness = [sum(map(int, each[0].split())) for each in (light, pixels(atlas, code))]
     assert brightness[0] < brightness[1], "the most seen stands out from the paper in either theme"
 
 
-def test_codes_can_be_seen_in_their_decoded_colours(atlas, screenshots):
+def test_codes_can_be_seen_in_their_decoded_colours_with_dead_ones_marked(atlas, screenshots):
     page = atlas.page
     page.get_by_role("radio", name="decoded colour").check()
     code = int(atlas.widget.usage.counts_N.argmax())
     colours_N4 = atlas.widget._study.colours_N4
     atlas.until(lambda: colours_N4[:, 3].all() and pixels(atlas, code)[0] == " ".join(map(str, colours_N4[code, :3])))
+    assert_dead_codes_are_marked(atlas)
     page.screenshot(path=screenshots / "atlas-colours.png")
     for width in (600, 760, 900, 1920):  # the legend stays below its map, and pushes nothing aside
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(200)
+        atlas.drawn()
         legend, chart = (page.locator(f".chm-atlas-{part}").bounding_box() for part in ("legend", "map"))
         least = max(chart["width"], 272)
         assert legend["y"] >= chart["y"] + chart["height"] and legend["width"] <= least + 1, width
         parts = [each.bounding_box() for each in page.locator(".chm-atlas-legend > span").all()]
         assert all(part["x"] + part["width"] <= legend["x"] + least + 1 for part in parts), width
     page.set_viewport_size({"width": 900, "height": 900})
-    page.wait_for_timeout(200)
     page.evaluate("document.body.classList.add('dark')")
     page.wait_for_timeout(600)
+    assert_dead_codes_are_marked(atlas)
     page.screenshot(path=screenshots / "atlas-colours-dark.png")
 
 
@@ -210,8 +214,9 @@ def test_a_nearest_code_leads_on_and_a_real_patch_to_its_picture(atlas):
     patch.click()
     picture = page.get_by_role("combobox", name="Picture")
     atlas.until(lambda: picture.evaluate("node => node.selectedOptions[0].text") == name)
-    outline = page.locator("path.chm-atlas-outline").get_attribute("d")
-    assert f"M{int(column) - 1} {int(row) - 1}h1v1h-1z" in outline
+    outline, cell = page.locator("path.chm-atlas-outline"), f"M{int(column) - 1} {int(row) - 1}h1v1h-1z"
+    expect(outline).to_have_attribute("d", re.compile(cell))
+    outline = outline.get_attribute("d")
     expect(page.get_by_text(f"{outline.count('M')} of 64 cells")).to_be_visible()
     chip = page.get_by_role("group", name="Nearest codes").get_by_role("button").first
     (near,) = re.findall(r"^Code (\d+), .*seen.*, at distance [\d.]+$", chip.get_attribute("aria-label"))
@@ -245,12 +250,11 @@ def test_trouble_is_told_in_words_and_leaves_the_map_of_use(mounted, tokenizer, 
             raise RuntimeError("no decoder <b>here</b>")
 
     bridge = mounted(lambda: CodebookAtlas(Half(), pictures=scenes))
-    bridge.until(lambda: lamp(bridge) == "Ready")
+    ready(bridge)
     bridge.page.mouse.click(*over(bridge, 100))
     alert = bridge.page.get_by_role("alert")
-    bridge.until(alert.is_visible)
     expect(alert).to_have_text("A code could not be decoded: RuntimeError: no decoder <b>here</b>")
-    assert lamp(bridge) == "Error" and bridge.widget.selected == 100
+    bridge.until(lambda: lamp(bridge) == "Error" and bridge.widget.selected == 100)
     bridge.page.screenshot(path=screenshots / "atlas-error.png")
 
 
@@ -263,7 +267,7 @@ def test_without_an_answer_it_says_so_and_recovers(atlas):
     atlas.until(lambda: lamp(atlas) in ("Ready", "Error"))
     atlas.page.mouse.click(*over(atlas, 6))
     shown(atlas, 6)
-    assert lamp(atlas) == "Ready"
+    atlas.until(lambda: lamp(atlas) == "Ready")
 
 
 def test_eight_thousand_codes_are_few_elements_and_any_of_them_is_hit(mounted, screenshots):
@@ -278,7 +282,7 @@ def test_eight_thousand_codes_are_few_elements_and_any_of_them_is_hit(mounted, s
 
     weights = np.random.default_rng(1).pareto(0.9, 8192) * 3
     bridge = mounted(lambda: CodebookAtlas(Wide(), usage=CodebookUsage(weights.astype(np.int64))))
-    bridge.until(lambda: lamp(bridge) == "Ready")
+    ready(bridge)
     assert bridge.page.locator("*").count() < 250
     bridge.page.screenshot(path=screenshots / "atlas-8192.png")
     for code in (0, 8191, 4000):
@@ -299,7 +303,7 @@ def test_the_smallest_codebooks_fit(mounted, size, screenshots):
 
     rng = np.random.default_rng(0)
     bridge = mounted(lambda: CodebookAtlas(Small(), pictures={"<i>one</i>": sample_scene(rng).picture()}))
-    bridge.until(lambda: lamp(bridge) == "Ready")
+    ready(bridge)
     bridge.page.set_viewport_size({"width": 560, "height": 900})
     bridge.page.mouse.click(*over(bridge, 1))
     bridge.until(lambda: bridge.widget.selected == 1)

@@ -49,7 +49,7 @@ def test_a_live_run_is_compared_with_a_folder_and_leaves_a_still_that_outlives_t
         page.get_by_role("button", name="Save as SVG").click()
     assert download.value.suggested_filename == "runs.svg"
     threads = "import threading\nany(each.name.startswith('compare panel pump') for each in threading.enumerate())"
-    deadline = time.monotonic() + 30  # the pump lingers for two seconds after the last still is drawn
+    deadline = time.monotonic() + 120  # the pump lingers for two seconds after the last still is drawn
     while notebook.kernel(threads):
         assert time.monotonic() < deadline
         page.wait_for_timeout(500)

@@ -56,7 +56,7 @@ def test_runs_stand_side_by_side(compared, screenshots):
     held_out = [f"{run.history.held_out_loss:.3f}" for run in runs.values()]
     assert [row[2] for row in rows(panel)] == held_out
     assert [row[6] for row in rows(panel)] == ["2", "0", "0"]
-    assert readout(panel, "log-partition") == ["9.943"] * 3
+    panel.until(lambda: readout(panel, "log-partition") == ["9.943"] * 3)
     settings = panel.page.get_by_role("region", name="Settings that differ")
     cells = settings.locator("tbody tr th, tbody tr td").all_inner_texts()
     assert cells == ["model.fixes", "none", "QueryKeyNorm()", "QueryKeyNorm(), Reordering()"]
@@ -122,10 +122,9 @@ def test_a_run_is_hidden_and_shown_in_all_charts_by_its_name(compared):
     panel.until(lambda: ORANGE not in painted(panel, "residual norm"))
     expect(key).to_have_attribute("aria-pressed", "false")
     expect(key).to_be_focused()
-    assert BLUE in painted(panel, "residual norm") and len(readout(panel, "residual norm")) == 2
+    panel.until(lambda: BLUE in painted(panel, "residual norm") and len(readout(panel, "residual norm")) == 2)
     panel.widget.hidden = ["baseline"]
-    panel.until(lambda: BLUE not in painted(panel, "loss"))
-    assert ORANGE in painted(panel, "residual norm")
+    panel.until(lambda: BLUE not in painted(panel, "loss") and ORANGE in painted(panel, "residual norm"))
 
 
 def test_the_cursor_reads_all_charts_at_one_step(compared):
@@ -176,17 +175,19 @@ def test_measures_are_chosen_in_the_panel_and_from_python(compared, screenshots)
 
 def test_a_dragged_range_is_shown_in_all_charts(compared, screenshots):
     panel = compared(stress())
-    panel.until(lambda: len(titles(panel)) == 4)
+    panel.until(lambda: {BLUE, ORANGE, GREEN} <= set(painted(panel, "loss")))
+    whole = painted(panel, "loss")
     box = panel.page.locator(".chm-compare-charts .chm-curves-plot").nth(1).bounding_box()
     panel.page.mouse.move(box["x"] + 150, box["y"] + 60)
     panel.page.mouse.down()
     panel.page.mouse.move(box["x"] + 250, box["y"] + 60, steps=3)
     panel.page.mouse.up()
     before = painted(panel, "loss")
+    assert before != whole
     panel.page.screenshot(path=screenshots / "compare-zoomed.png", full_page=True)
     panel.page.mouse.dblclick(box["x"] + 100, box["y"] + 60)
     panel.page.mouse.move(2, 2)
-    panel.until(lambda: painted(panel, "loss") != before)
+    panel.until(lambda: painted(panel, "loss") == whole)
 
 
 RATES = (0.01, 0.03, 0.1, 0.3)
@@ -268,7 +269,7 @@ def test_a_live_run_grows_on_screen(compared):
         run.grow()
     loss = f"{run.records[-1].values['loss']:.4g}"
     panel.until(lambda: readout(panel, "loss") == [loss])
-    assert rows(panel)[0][:2] == ["running, 3 %", "30"]
+    panel.until(lambda: rows(panel)[0][:2] == ["running, 3 %", "30"])
     run.become(status="finished")
     panel.until(lambda: panel.page.locator(".chm-lamp").inner_text() == "1 run, over")
 
@@ -315,6 +316,6 @@ def test_a_narrow_panel_keeps_its_page_narrow(compared, screenshots):
     panel = compared(stress())
     panel.until(lambda: len(titles(panel)) == 4)
     panel.page.set_viewport_size({"width": 480, "height": 900})
-    panel.page.wait_for_timeout(300)
+    panel.drawn()
     assert panel.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     panel.page.screenshot(path=screenshots / "compare-narrow.png", full_page=True)

@@ -29,8 +29,8 @@ def test_a_draw_a_slider_and_the_still_in_jupyterlab(open_notebook):
     notebook.expect("explainer.wait(60)\nlen(walk.tokens)", count + 4)
     best = notebook.kernel("walk.back()\nint(walk.draw())")
     assert best == notebook.kernel("walk.step()\nwalk.tokens[-1]")
+    expect(page.locator(".chameleon-still")).to_contain_text("begin_image517")
     notebook.save()
-    page.wait_for_timeout(500)
     outputs = json.loads(notebook.path.read_text())["cells"][1]["outputs"]
     still = next("".join(each["data"]["text/html"]) for each in outputs if "text/html" in each["data"])
     assert "begin_image<sub>517</sub>" in still and "square<sub>" in still

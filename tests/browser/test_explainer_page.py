@@ -198,7 +198,7 @@ def test_the_walk_goes_on_and_back_by_keyboard_and_plays_to_its_end(open_page, t
     expect(page.locator(".chm-teach-result")).to_be_visible()
     explainer.until(lambda: f"seed 6 is {twin.next.draw:.4f}" in page.locator(".chm-teach-result").inner_text())
     page.get_by_role("button", name="Play until the reply ends").press("Enter")
-    explainer.until(lambda: walk.next.ended and "has ended" in page.locator(".chm-teach-result").inner_text(), 90)
+    explainer.until(lambda: walk.next.ended and "has ended" in page.locator(".chm-teach-result").inner_text())
     while twin.step() is not None:
         pass
     assert walk.tokens == twin.tokens and len(walk.tokens) > count + 6
@@ -228,11 +228,12 @@ def test_who_wants_less_motion_sees_a_played_walk_where_it_stops(open_page, tiny
     play.click()
     explainer.until(lambda: len(walk.tokens) > count + 5)
     play.click()  # stopped on the way: what is drawn so far is shown
-    settle(explainer, len(walk.tokens))
+    tokens = page.locator(".chm-teach-token")
+    whole = lambda: not explainer.widget._worker.busy and tokens.count() == len(walk.tokens)  # noqa: E731
+    explainer.until(lambda: whole() and ready(explainer))
     stops = len(walk.tokens)
     play.click()
-    explainer.until(lambda: walk.next.ended, 90)
-    settle(explainer, len(walk.tokens))
+    explainer.until(lambda: walk.next.ended and whole() and ready(explainer))
     assert len(page.evaluate("() => [...window.counts]")) <= 4, "tokens were shown one by one"
     assert stops < len(walk.tokens) and page.evaluate("() => document.getAnimations().length") == 0
 
@@ -247,6 +248,7 @@ def test_a_prompt_of_the_readers_own_and_text_that_is_never_html(open_page, tiny
     page.get_by_role("textbox", name="Words of the prompt").fill("<img src=x onerror=alert(1)> <b>bold</b>")
     page.get_by_role("button", name="Begin", exact=True).click()
     explainer.until(lambda: len(explainer.widget.walk.tokens) > 70)
+    explainer.settle(lambda: not explainer.widget._worker.busy)
     settle(explainer, len(explainer.widget.walk.tokens))
     for name in ("Sequence", "Attention", "Softmax", "Sampling", "Next token"):
         go(explainer, name)

@@ -12,6 +12,15 @@ from shortened import NOTEBOOKS, shortened
 from chameleon_lab.corpora.scenes import arrange
 from chameleon_widgets.pictures import png
 
+HOLD = """stream = chat._maker._stream
+def hold(*arguments, **options):
+    for piece in stream(*arguments, **options):
+        yield piece
+        chat._pending[0].wait(100)
+chat._maker._stream = hold
+None"""
+"""Each reply stays at its first piece until it is stopped: a picture is drawn sooner than a test clicks."""
+
 WATCH = """() => {
   window.told = [];
   const look = () => window.told.push([...document.querySelectorAll('.chm-lamp')].at(-1).textContent);
@@ -68,10 +77,11 @@ def test_a_newcomer_draws_asks_stops_and_shows_a_picture(open_notebook, tmp_path
     expect(page.get_by_role("img", name="Your picture as the model sees it")).to_have_count(1)
     expect(lamp).to_have_text("Ready")
 
+    notebook.kernel(HOLD)
     say(page, "draw a large blue ring left of a small red star")
-    page.get_by_role("button", name="Stop", exact=True).dispatch_event("click")  # at once: it draws in 0.3 s
+    page.get_by_role("button", name="Stop", exact=True).click()
     expect(lamp).to_have_text("Stopped")
-    kinds = notebook.kernel("pass\n[type(part).__name__ for part in chat.document]")
+    kinds = notebook.kernel("chat.wait(100)\n[type(part).__name__ for part in chat.document]")
     drew = kinds[-2:] == ["Image", "EndTurn"]  # or was stopped before anything of it was drawn
     assert kinds.count("EndTurn") == 9 + drew
     notebook.theme("JupyterLab Dark")

@@ -34,10 +34,8 @@ def canvas(mounted):
 
 def settled(canvas):
     for _ in range(3):
-        canvas.until(
-            lambda: not canvas.widget._worker.busy and canvas.widget._line.settle() and canvas.widget.comm.sent.empty()
-        )
-        canvas.page.wait_for_timeout(30)
+        canvas.settle(lambda: not canvas.widget._worker.busy)
+        canvas.drawn()
 
 
 def point(canvas, row, column):

@@ -36,8 +36,8 @@ def test_a_row_a_choice_and_the_still_in_jupyterlab(open_notebook):
     assert position == notebook.kernel(
         "inspector.look.readings.index([r for r in inspector.look.readings if r.image == 0][21])"
     )
+    expect(page.locator(".chameleon-still")).to_contain_text("circle")
     notebook.save()
-    page.wait_for_timeout(500)
     outputs = json.loads(notebook.path.read_text())["cells"][1]["outputs"]
     still = next("".join(each["data"]["text/html"]) for each in outputs if "text/html" in each["data"])
     assert "data:image/png" in still and ">circle</span>" in still

@@ -44,9 +44,15 @@ def viewer(mounted):
     return mounted(lambda: ReconstructionViewer(fakes.Codec(), samples=samples))
 
 
+def settled(viewer):
+    """The page shows a picture, and has heard all that there is to say of it."""
+    viewer.until(lambda: viewer.page.locator(".chm-fact").count())
+    viewer.settle(lambda: not viewer.widget._worker.busy)
+
+
 def test_it_shows_both_pictures_the_codes_and_the_error(viewer, screenshots):
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     page.get_by_role("button", name="Show the grid of codes").click()
     page.get_by_role("button", name="Show where the pictures differ").click()
     page.get_by_role("gridcell", name="Row 5, column 3, code").hover()
@@ -63,18 +69,20 @@ def test_pictures_fill_the_pane_and_a_caption_that_is_cut_says_all_of_it(mounted
     viewer = mounted(lambda: ReconstructionViewer(fakes.Codec(), samples={name: fakes.scene(), "b": fakes.scene()}))
     page = viewer.page
     page.set_viewport_size({"width": width, "height": 1000})
-    viewer.until(lambda: page.locator(".chm-fact").count())
-    page.wait_for_timeout(300)
-    boxes = [each.bounding_box() for each in page.locator(".chm-trip-frame:visible").all()]
+    settled(viewer)
     tallest = 640
     room = (min(width - 32, 1344) - 34 - 16) / 2
-    assert len(boxes) == 2
-    assert all(0.88 * min(room, tallest) <= box["width"] <= room + 2 for box in boxes)
+
+    def filled():
+        boxes = [each.bounding_box() for each in page.locator(".chm-trip-frame:visible").all()]
+        return len(boxes) == 2 and all(0.88 * min(room, tallest) <= box["width"] <= room + 2 for box in boxes)
+
+    viewer.until(filled)
     page.screenshot(path=screenshots / f"viewer-{width}.png")
     caption = page.locator(".chm-sample-name").first
     assert not caption.get_attribute("title")
     caption.hover()
-    assert caption.get_attribute("title") == name
+    expect(caption).to_have_attribute("title", name)
     whole = page.locator(".chm-sample-name").nth(1)
     whole.hover()
     assert not whole.get_attribute("title"), "what is whole needs no more words"
@@ -125,7 +133,7 @@ def test_samples_are_chosen_by_name_and_say_which_is_shown(viewer):
 )
 def test_a_bad_picture_is_told_in_the_widget_and_the_last_one_stays(viewer, name, kind, data, message, screenshots):
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     give(viewer, "paste", name, kind, data)
     viewer.until(lambda: message in page.get_by_role("alert").inner_text())
     expect(page.locator(".chm-lamp")).to_have_text("Error")
@@ -135,7 +143,7 @@ def test_a_bad_picture_is_told_in_the_widget_and_the_last_one_stays(viewer, name
 
 def test_the_codes_are_read_by_keyboard(viewer):
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     page.get_by_role("button", name="Show the grid of codes").press("Enter")
     page.get_by_role("gridcell", name="Row 1, column 1, code").focus()
     for key in ("ArrowDown", "ArrowDown", "End", "ArrowLeft"):
@@ -157,7 +165,7 @@ def wiped(page):
 
 def test_the_wipe_is_moved_by_keyboard(viewer, screenshots):
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     page.get_by_role("button", name="Wipe between").click()
     expect(page.get_by_role("img", name="The picture as the encoder sees it")).to_be_hidden()
     slider = page.get_by_role("slider", name="Wipe between original and reconstruction")
@@ -184,7 +192,7 @@ def test_the_wipe_is_moved_by_keyboard(viewer, screenshots):
 
 def test_the_wipe_follows_the_pointer_even_over_the_grid(viewer):
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     page.get_by_role("button", name="Wipe between").click()
     page.get_by_role("button", name="Show the grid of codes").click()
     box = page.locator(".chm-wiping").bounding_box()
@@ -209,9 +217,10 @@ def compared(mounted):
     samples = {"circle & square": fakes.scene(), **hard_cases(96)}
     bridge = mounted(lambda: ReconstructionViewer({"coarse": Cells(64), "fine": Cells(256)}, samples=samples))
     page = bridge.page
-    bridge.until(lambda: page.locator(".chm-fact").count())
+    settled(bridge)
     page.get_by_role("combobox", name="Compare with").select_option("fine")
     bridge.until(lambda: page.locator(".chm-column").count() == 3)
+    settled(bridge)
     return bridge
 
 
@@ -229,7 +238,7 @@ def test_a_tokenizer_is_chosen_and_names_its_reconstruction(mounted):
 
 
 def test_one_tokenizer_without_policies_offers_no_choice(viewer):
-    viewer.until(lambda: viewer.page.locator(".chm-fact").count())
+    settled(viewer)
     expect(viewer.page.get_by_role("combobox")).to_have_count(0)
 
 
@@ -237,13 +246,15 @@ def test_two_tokenizers_of_different_sides_line_up_with_both_sets_of_figures(com
     page = compared.page
     pictures = page.locator(".chm-trip-frame > img:visible")
     expect(pictures).to_have_count(3)
-    boxes = [pictures.nth(at).bounding_box() for at in range(3)]
-    assert {(box["y"], box["width"], box["height"]) for box in boxes} == {(boxes[0]["y"], 256, 256)}
-    facts = page.locator(".chm-facts").all_inner_texts()
-    assert "64 × 9 bits" in facts[0] and "1024 × 9 bits" in facts[1] and all("SSIM" in each for each in facts)
+    boxes = lambda: [pictures.nth(at).bounding_box() for at in range(3)]  # noqa: E731
+    lines = lambda: {(box["y"], box["width"], box["height"]) for box in boxes()}  # noqa: E731
+    compared.until(lambda: lines() == {(boxes()[0]["y"], 256, 256)})
+    expect(page.locator(".chm-facts")).to_contain_text(["64 × 9 bits", "1024 × 9 bits"])
+    expect(page.locator(".chm-facts")).to_contain_text(["SSIM", "SSIM"])
     expect(page.locator(".chm-stage")).to_contain_text("256 × 256, as fine sees it")
     page.get_by_role("button", name="faces").click()
     compared.until(lambda: page.get_by_role("button", name="faces").get_attribute("aria-pressed") == "true")
+    settled(compared)
     page.get_by_role("button", name="Show where the pictures differ").click()
     page.get_by_role("button", name="Show the grid of codes").click()
     expect(page.get_by_role("img", name="Where original and reconstruction differ")).to_have_count(2)
@@ -258,13 +269,13 @@ def test_the_wipes_of_compared_tokenizers_move_together(compared, screenshots):
     page = compared.page
     page.get_by_role("button", name="Wipe between").click()
     page.get_by_role("slider").nth(1).press("Shift+ArrowRight")
-    assert wiped(page) == [[60, 60], [60, 60]]
+    compared.until(lambda: wiped(page) == [[60, 60], [60, 60]])
     page.evaluate("document.body.classList.add('dark')")
     page.wait_for_timeout(300)
     page.screenshot(path=screenshots / "viewer-compared-wipe-dark.png")
     page.get_by_role("combobox", name="Compare with").select_option("nothing")
     compared.until(lambda: page.get_by_role("slider").count() == 1)
-    assert list(compared.widget.reconstructions) == ["coarse"]
+    compared.until(lambda: list(compared.widget.reconstructions) == ["coarse"])
 
 
 def test_a_policy_is_chosen_and_its_grid_may_be_wider_than_high(mounted, screenshots):
@@ -290,7 +301,7 @@ def test_a_tokenizer_that_refuses_the_policy_says_so_in_its_place_and_alone_keep
 
     viewer = mounted(lambda: ReconstructionViewer({"good": Cells(), "fussy": Fussy()}, samples={"a": fakes.scene()}))
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     page.get_by_role("combobox", name="Compare with").select_option("fussy")
     viewer.until(lambda: page.get_by_role("alert").count())
     expect(page.get_by_role("alert")).to_have_text("Both sides must be multiples of <b>16</b>.")
@@ -312,19 +323,17 @@ def test_pictures_are_magnified_by_whole_numbers_where_that_nearly_fills_their_r
 ):
     viewer = mounted(lambda: ReconstructionViewer(Cells(side), samples={"a": fakes.scene()}))
     page = viewer.page
-    viewer.until(lambda: page.locator(".chm-fact").count())
+    settled(viewer)
     picture = page.get_by_role("img", name="The picture rebuilt from its codes")
-    box = picture.bounding_box()
     room = (page.locator(".chm-stage").evaluate("each => each.clientWidth") - 32 - 16) // 2
-    assert (box["width"], picture.evaluate("each => getComputedStyle(each).imageRendering")) == (
-        shown or room,
-        rendering,
-    )
+    rendered = "each => [each.getBoundingClientRect().width, getComputedStyle(each).imageRendering]"
+    viewer.until(lambda: picture.evaluate(rendered) == [shown or room, rendering])
 
 
 def test_the_reconstruction_is_saved_as_it_is(viewer):
     page = viewer.page
-    viewer.until(lambda: page.get_by_role("button", name="circle & square").get_attribute("aria-pressed") == "true")
+    settled(viewer)
+    expect(page.get_by_role("button", name="circle & square")).to_have_attribute("aria-pressed", "true")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the reconstruction as PNG").press("Enter")
     assert download.value.suggested_filename == "circle-square.png"

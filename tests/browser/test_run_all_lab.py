@@ -34,7 +34,7 @@ run = replace(SIDE_BY_SIDE, name="first", budget=Budget(steps=5000)).run(tempfil
 RunPanel(run)"""
 
 ANSWER = """([label, words]) => new Promise((done, fail) => {
-  setTimeout(() => fail(new Error(`the lamp says ${lamp.textContent}, not ${words}`)), 30_000);
+  setTimeout(() => fail(new Error(`the lamp says ${lamp.textContent}, not ${words}`)), 120_000);
   const lamp = document.querySelector('.chm-run .chm-lamp');
   const began = performance.now();
   const watch = new MutationObserver(() => {
@@ -48,7 +48,7 @@ ANSWER = """([label, words]) => new Promise((done, fail) => {
 """Presses a button; milliseconds until the lamp says so."""
 
 AGE = """() => new Promise((done, fail) => {
-  setTimeout(() => fail(new Error('too few steps were painted')), 60_000);
+  setTimeout(() => fail(new Error('too few steps were painted')), 120_000);
   const ages = [];
   const step = document.querySelector('.chm-run-pace');
   const watch = new MutationObserver(() => {

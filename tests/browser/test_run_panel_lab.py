@@ -75,7 +75,7 @@ def test_a_run_is_watched_changed_and_stopped_and_its_still_outlives_the_kernel(
     notebook.theme("JupyterLab Light")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(lamp).to_have_text("Stopped")
-    notebook.expect("thread.join(10)\nthread.is_alive()", False)
+    notebook.expect("thread.join(100)\nthread.is_alive()", False)
     expect(page.locator(".chameleon-still img")).to_have_count(1)
     expect(page.locator(".chameleon-still")).to_contain_text("stopped at step")
     expect(page.locator(".chameleon-still")).to_be_hidden()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
+from browser.test_run_panel_page import up_to_date
 from fakes import GrowingRun, scene, step_record
 from playwright.sync_api import expect
 
@@ -63,12 +64,13 @@ def test_samples_stand_along_the_steps_and_a_forks_below_its_parents(panel, tmp_
     page = bridge.page
     strip = page.locator(".chm-samples")
     bridge.until(lambda: strip.locator(".chm-samples-pair img").count() == 4)
-    assert strip.locator(".chm-samples-words").all_inner_texts() == ["a red circle <b>left</b> of 360 squares"] * 2
+    texts = strip.locator(".chm-samples-words").all_inner_texts
+    bridge.until(lambda: texts() == ["a red circle <b>left</b> of 360 squares"] * 2)
     rows = strip.locator(".chm-samples-row")
     expect(rows).to_have_count(4)
     expect(rows.nth(0).get_by_role("button")).to_have_count(9)
     expect(rows.nth(1).get_by_role("button")).to_have_count(6)  # from step 150 on
-    assert strip.locator(".chm-samples-title, .chm-run-title span").first.inner_text() == "step 360"
+    expect(strip.locator(".chm-samples-title, .chm-run-title span").first).to_have_text("step 360")
 
     slider = page.get_by_role("slider", name="Step of the samples")
     slider.focus()
@@ -102,7 +104,7 @@ def test_the_sample_of_the_last_step_lies_within_the_panel(panel, tmp_path):
     for width in (600, 1180):
         page.set_viewport_size({"width": width, "height": 900})
         bridge.until(lambda: thumb.count())
-        page.wait_for_timeout(300)
+        bridge.drawn()
         inner, outer = thumb.bounding_box(), strip.bounding_box()
         assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
 
@@ -114,6 +116,7 @@ def test_the_words_of_a_mark_and_of_a_measure_come_where_it_is_pointed_at(panel,
     run.events += [Milestone(250, "the critic begins <i>")]
     bridge = panel(run)
     page = bridge.page
+    up_to_date(run, bridge)
     bridge.until(lambda: "CRITICAL" not in page.locator(".chm-curves-said").first.inner_text())
     for chart in page.locator(".chm-run-charts .chm-curves-plot").all():  # each of them, not the loss alone
         box = chart.bounding_box()
@@ -173,7 +176,7 @@ def test_samples_that_come_while_the_page_looks_are_added_once(panel, tmp_path):
     strip = bridge.page.locator(".chm-samples")
     bridge.until(lambda: f"step {3 * AT_ONCE - 1}" in strip.locator(".chm-run-title").inner_text())
     slider = bridge.page.get_by_role("slider", name="Step of the samples")
-    assert slider.get_attribute("max") == str(3 * AT_ONCE - 1)
+    expect(slider).to_have_attribute("max", str(3 * AT_ONCE - 1))
     run.become(status="stopped")
     bridge.widget._line.tell("hello")
     bridge.until(lambda: "Stopped" in bridge.page.locator(".chm-lamp").inner_text())

@@ -30,7 +30,7 @@ function render(context) {
     rates: { words: "", unit: "", start: "inf", groups: [] },
   };
   let ready = false;
-  let askedAgain = 0;
+  let askedAgain = -Infinity;
   let zoom = /** @type {[number, number] | null} */ (null);
   /** @type {number | null} the step under the cursor */
   let cursor = null;

@@ -56,7 +56,7 @@ function render(context) {
   const forkPanels = /** @type {Map<string, {place: HTMLElement, view: any}>} */ (new Map());
   let dragged = /** @type {[number, number] | null} */ (null);
   let span = "all";
-  let askedAgain = 0;
+  let askedAgain = -Infinity;
   let cursor = /** @type {number | null} */ (null);
   let pinned = /** @type {number | null} */ (null);
   const charts = /** @type {Map<string, {chart: Chart, log: boolean, key: string}>} */ (new Map());
