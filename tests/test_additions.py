@@ -1,5 +1,6 @@
 """A person's own fixes, corpora, rules and quantizers, from a Python file or a cell."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,13 @@ def test_a_file_without_use_is_refused_in_words(tmp_path, source, words):
         read_additions(tmp_path / "wrong.py")
     with pytest.raises(ValueError, match="is missing"):
         read_additions(tmp_path / "missing.py")
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "norms_of_mine.py").write_text("from chameleon_lab.stability import ZLoss\npenalty = ZLoss(1e-3)\n")
+    (tmp_path / "with_help.py").write_text("import norms_of_mine\nmine = norms_of_mine.penalty\n")
+    assert read_additions(tmp_path / "with_help.py").fixes == {"mine": (ZLoss(1e-3),)}
 
 
 def test_own_fixes_are_a_variation_of_every_preset_and_see_the_same_data():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import runpy
 
 from chameleon_lab.commands.loading import WEIGHT_DTYPES
+from chameleon_lab.evaluation.additions import module_of_file
 from chameleon_lab.training.alignment import ALIGNMENTS
 from chameleon_lab.training.consolidation import consolidate
 from chameleon_lab.training.experiments import EXPERIMENTS, Experiment
@@ -24,7 +24,7 @@ def consolidate_command(options: argparse.Namespace) -> None:
             raise ValueError(f"No transformer is called {options.experiment!r}; there are {', '.join(named)}.")
         experiment = named[options.experiment]
     else:
-        experiment = runpy.run_path(str(options.own)).get("experiment")
+        experiment = vars(module_of_file(options.own)).get("experiment")
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{options.own} has no Experiment under the name `experiment`.")
     target = consolidate(

@@ -146,8 +146,8 @@ def read_additions(path: Path | str) -> Additions:
 
 
 def module_of_file(path: Path) -> ModuleType:
-    """A person's Python file, executed: it must be one that you trust. Raises ValueError, naming it, where it is not
-    there or fails."""
+    """A person's Python file, executed: it must be one that you trust. It may import what lies beside it, as a script
+    may. Raises ValueError, naming it, where it is not there or fails."""
     if fault := absence(path):
         raise ValueError(f"{path} {fault}: name a Python file.")
     # By the file's own name and among the loaded modules, so that a run can record the source of what it defines.
@@ -157,6 +157,9 @@ def module_of_file(path: Path) -> ModuleType:
         raise ValueError(f"{path} is no Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if (beside := str(path.resolve().parent)) not in sys.path:
+        # Last, so that it hides nothing installed; for good, since a fix may import only as it takes hold.
+        sys.path.append(beside)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
