@@ -156,6 +156,7 @@ def test_seeds_are_one_line_in_a_band_of_the_figure_until_they_are_opened():
     runs = {f"a {seed}": Trained(config={**CONFIG, "seed": seed}) for seed in (0, 1, 2)}
     for at, run in enumerate(runs.values()):
         run.records[:] = [StepRecord(step, 1.0 * step, {"loss": 2.0 + at}) for step in range(at, 9)]
+        run.events += [Alarm(3 + at, "WARN", "logits", "words")]
     panel = settled(ComparePanel(runs, measures=["loss"]))
     assert sent(panel, "state")[-1][0]["groups"] == [{"name": "a", "runs": [0, 1, 2]}]
     (line,) = [each for each in panel.figure().axes[0].lines if each.get_gid() == "a"]
@@ -163,8 +164,11 @@ def test_seeds_are_one_line_in_a_band_of_the_figure_until_they_are_opened():
     (band,) = panel.figure().axes[0].collections
     heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == (2.0, 4.0)
+    alarms = lambda: [each for each in panel.figure().axes[0].lines if each.get_gid() == "alarm"]  # noqa: E731
+    assert {each.get_color() for each in alarms()} == {line.get_color()} and len(alarms()) == 3
     panel.opened = ["a"]
-    assert {each.get_gid() for each in panel.figure().axes[0].lines} == {"a 0", "a 1", "a 2"}
+    lines = {each.get_gid(): each.get_color() for each in panel.figure().axes[0].lines if each.get_gid() != "alarm"}
+    assert list(lines) == ["a 0", "a 1", "a 2"] and list(lines.values()) == [each.get_color() for each in alarms()]
     assert not panel.figure().axes[0].collections
 
 

@@ -117,6 +117,7 @@ def compare_figure(
             raise KeyError(f"No run recorded {name!r}; there is {', '.join(names) or 'nothing'}.")
     others = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(histories) if name not in (colours or {})}
     hues = {**(colours or {}), **others}
+    hues |= {each: hues[members[0]] for members in bands.values() for each in members}  # of their line and their alarms
     dashes: dict[str, Literal["-", "--"]] = {
         name: "--" if at % (2 * len(COLOURS)) >= len(COLOURS) else "-" for at, name in enumerate(hues)
     }

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { Averaged } from "../src/charts/averaged.js";
 import { bandOf } from "../src/charts/band.js";
 import { Points } from "../src/charts/points.js";
-import { marksOf, reach } from "../src/runs/compare_panel.js";
+import { drawnAsOne, marksOf, reach } from "../src/runs/compare_panel.js";
 import { best, cell, colourOf, groupCell, number, standing } from "../src/runs/compare_tables.js";
 import { counted } from "../src/runs/rate_plot.js";
 
@@ -90,6 +90,11 @@ test("alarms, changes and forks are marks in the run's colour", () => {
     ],
   );
   assert.ok(marks.every(({ colour }) => colour === "var(--curve-2)"));
+});
+
+test("seeds of a closed group are drawn, and marked, as the first of them that is seen", () => {
+  const drawn = [0, 1, 2, 3].map((at) => drawnAsOne(at, [{ runs: [0, 2, 3] }], [1, 2, 3]));
+  assert.deepEqual(drawn, [[2, 3], [1], [2, 3], [2, 3]]);
 });
 
 test("losses count for at most the one at the start, and nan counts as it", () => {

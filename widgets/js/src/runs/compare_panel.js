@@ -281,7 +281,7 @@ function render(context) {
       grid.replaceChildren(...nodes);
 
     const visible = runs.flatMap(({ row }, at) => (hidden.includes(String(row.run)) ? [] : [at]));
-    const marks = visible.flatMap((at) => marksOf(runs[at], records[at], colourOf(at)));
+    const marks = visible.flatMap((at) => marksOf(runs[at], records[at], colourOf(drawnAsOne(at, closed, visible)[0])));
     /** @param {number} at @param {string} measure */
     const averaged = (at, measure) => {
       const points = records[at]?.measures.get(measure);
@@ -293,7 +293,7 @@ function render(context) {
     const byMeasure = choice.map((measure) =>
       visible.flatMap((at) => {
         const group = closed.find((each) => each.runs.includes(at));
-        const members = group ? group.runs.filter((each) => visible.includes(each)) : [at];
+        const members = drawnAsOne(at, closed, visible);
         if (members[0] !== at) return []; // the first of them stands for all
         const series = members.flatMap((each) => averaged(each, measure));
         const name = members.length > 1 && group ? `${group.name}, ${members.length} seeds` : String(runs[at].row.run);
@@ -349,6 +349,15 @@ function render(context) {
     ],
     [() => charts.forEach(({ chart }) => chart.dispose()), rates.dispose],
   );
+}
+
+/**
+ * The visible runs that one line stands for, in the colour of the first: seeds whose group is closed, or the run alone.
+ * @param {number} at @param {{runs: number[]}[]} closed @param {number[]} visible
+ */
+export function drawnAsOne(at, closed, visible) {
+  const group = closed.find(({ runs }) => runs.includes(at));
+  return group ? group.runs.filter((each) => visible.includes(each)) : [at];
 }
 
 /**
