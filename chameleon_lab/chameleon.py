@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
 from chameleon_lab.transformer import Transformer
 from chameleon_lab.vocabulary import Vocabulary
 from chameleon_lab.walk import Walk
+
+log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 SHIPPED = (HERE.parent / "data", HERE / "data")
@@ -62,7 +65,7 @@ class Chameleon:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.settings, self.card = settings or Settings(), card or {}
-        self.acknowledge_licence, self._warned = acknowledge_licence, False
+        self.acknowledge_licence, self._warned, self._guesses = acknowledge_licence, False, False
         _ = self.engine  # refuses parts that do not belong together
 
     @classmethod
@@ -288,6 +291,12 @@ class Chameleon:
         masked = any(isinstance(part, Image) and part.mask is not None for part in _document(document))
         if masked and provenance.forbids_drawing(self.card) and not self.acknowledge_licence:
             raise provenance.licence_refusal(self.card)
+        if provenance.never_filled(self.card) and not self._guesses:
+            self._guesses = True
+            log.warning(
+                "This model was trained on whole documents alone (infill 0 in its card): it fills blanks with guesses. "
+                "One that has learned to fill them is Chameleon.load('infilling')."
+            )
         return (settings or self.settings).changed(**changes)
 
     def score(self, document: Document, *, given: Document | None = None, grammar: Rules | None = None) -> TokenScores:

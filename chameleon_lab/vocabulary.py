@@ -208,6 +208,8 @@ class Vocabulary:
             )
         else:
             advice = f"Make one with Vocabulary.layout(codes, pieces, sentinels={max(8, count)}), and train with it."
+        if self.sentinels > 1:
+            advice = f"Fill {self.sentinels} at a time; for more at once: {advice[0].lower()}{advice[1:]}"
         number = "no sentinels" if not self.sentinels else f"{self.sentinels} sentinels"
         raise ValueError(f"This vocabulary has {number} and infilling needs {count}, one for each blank. {advice}")
 

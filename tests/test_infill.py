@@ -428,3 +428,16 @@ def test_tasks_are_right_when_they_are_filled_with_the_truth_and_wrong_otherwise
                 rights.setdefault(right, []).extend(task.verdicts(filled).values())
         assert np.mean(rights[True]) > 0.9 and not any(rights[False])
     assert not well_formed(read_scene(PIL.Image.new("RGB", (64, 64), "gray")))
+
+
+def test_a_model_that_never_saw_a_hole_says_so_once(tiny: Chameleon, caplog: pytest.LogCaptureFixture) -> None:
+    document = Document.of("a red ", Blank(1), " on a gray background")
+    for infill, messages in ((0.75, 0), (None, 0), (0.0, 1)):  # a card without the word says nothing
+        card = {} if infill is None else {"infill": infill}
+        lab = Chameleon(tiny.model, tiny.tokenizer, tiny.settings, card)
+        lab.infill(document)
+        lab.infill(document, seed=1)
+        assert len(caplog.messages) == messages
+    assert "Chameleon.load('infilling')" in caplog.text
+    holds = {name: Chameleon.load(name, device="cpu").card["infill"] for name in ("tiny", "infilling", "instructions")}
+    assert holds == {"tiny": 0.0, "infilling": 0.75, "instructions": 0.0}

@@ -69,7 +69,8 @@ from chameleon_lab.evaluation.transfer import ALL_TASKS, TransferOutcome, measur
 from chameleon_lab.generation.engine import Engine
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
-from chameleon_lab.training.instructions import train_instructions, without_tasks
+from chameleon_lab.training.experiments import GENTLER
+from chameleon_lab.training.instructions import CONTINUED, doubled, train_instructions, without_tasks
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +439,7 @@ def test_documents_have_about_the_mean_length(tiny: Chameleon) -> None:
         (lambda: Instructions(learn="prompt"), "'answer' or on 'all'"),  # pyright: ignore[reportArgumentType]
         (lambda: Instructions(templates="mine"), "No templates are called 'mine'"),  # pyright: ignore[reportArgumentType]
         (lambda: without_tasks(TASK_SHARES, ["painting"]), "No task is called 'painting'"),
+        (lambda: doubled(TASK_SHARES, ["painting"]), "No task is called 'painting'"),
         (lambda: instruction_examples("painting", 1), "No task is called 'painting'"),
     ],
 )
@@ -467,6 +469,9 @@ def test_ones_own_pairs_are_among_the_documents(tiny: Chameleon, tmp_path: Path)
 def test_a_training_writes_a_model_that_is_scored(tiny: Chameleon, tmp_path: Path) -> None:
     lab = train_instructions(tmp_path, Budget(steps=1), Instructions(tokens=160, held_out=8))
     assert (lab.card["steps"], lab.card["data"]["shares"]) == (1, dict(TASK_SHARES))
+    again = train_instructions(tmp_path / "again", Budget(steps=1), Instructions(tokens=160), tmp_path / "model")
+    found = [(each.card["experiment"]["seed"], each.card["experiment"]["recipe"]["rate"]) for each in (lab, again)]
+    assert found == [(0, GENTLER.rate), (1, CONTINUED.rate)]  # other documents than it has met, and gently
     changed = [name for name, value in lab.model.state_dict().items() if not value.equal(tiny.model.state_dict()[name])]
     assert changed
     scores = list(evaluate_instructions(lab, [SEGMENTS, "caption"], n=2))

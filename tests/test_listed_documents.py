@@ -3,11 +3,13 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import support
 import torch
 
 from chameleon_lab.chameleon import Chameleon
+from chameleon_lab.corpora.packing import TokenizedDocument, pack
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.training.budget import Budget
@@ -96,3 +98,31 @@ def test_a_model_is_fine_tuned_on_them_in_one_cell(mixed, tmp_path):
     )
     done = fine_tune(experiment, tmp_path, earlier=Scenes(mixed, tokens=236, held_out=3))
     assert done.after["new"]["loss"] < done.before["new"]["loss"] - 0.3 and "earlier" in str(done)
+
+
+def test_documents_longer_than_the_context_end_there_and_are_counted(mixed, caplog):
+    documents = [*DOCUMENTS, Document.of("a" * 300), Document.of("b" * 200)]
+    config = replace(support.MODEL, context=120)
+    data = ListedDocuments(documents, mixed, tokens=100_000, held_out=0.0)
+    module = Experiment("long", config, Budget(steps=1), data).build()
+    (words,) = caplog.messages
+    assert words.startswith("2 of 42 documents are longer than the model's context of 120 tokens, the longest has 301")
+    batch = module.batches(0)
+    within = module.extend(batch)
+    assert (batch.inputs_BT.shape[1], within.inputs_BT.shape[1]) == (301, 120)
+    assert within.inputs_BT.equal(batch.inputs_BT[:, :120]) and within.learned_BT.equal(batch.learned_BT[:, :120])
+    assert within.real_tokens == batch.real_tokens - 181 - 81
+    assert module.extend(within) is within and len(caplog.messages) == 1
+
+
+def test_of_packed_documents_what_lies_behind_the_context_is_not_learned_and_it_is_said_once(mixed, caplog):
+    tokens = [np.arange(4, 4 + length) for length in (12, 8, 30)]
+    documents = [TokenizedDocument(each, np.ones(len(each), bool)) for each in tokens]
+    batch = pack(documents, 50, mixed.vocabulary, rows=1)[0]
+    experiment = Experiment("rows", replace(support.MODEL, context=10), Budget(steps=1), Scenes(mixed, tokens=100))
+    module = experiment.build()
+    within = module.extend(batch)
+    assert within.learned_BT.sum() == 10 + 7 + 10 and batch.learned_BT.sum() == 11 + 7 + 29
+    assert within.inputs_BT.equal(batch.inputs_BT) and batch.within(29) is batch
+    module.extend(batch)
+    assert [words[:52] for words in caplog.messages] == ["Documents longer than the model's context of 10 toke"]

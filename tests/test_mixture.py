@@ -26,6 +26,7 @@ from chameleon_lab.corpora.packing import (
 )
 from chameleon_lab.objective import Objective
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
+from chameleon_lab.training.data import Corpora
 from chameleon_lab.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.layout(12, 4000)
@@ -380,6 +381,14 @@ def test_documents_longer_than_the_context_are_split_and_counted():
     assert single.longer == {"a": 2, "b": 0}
     epoch = [piece for step in range(len(single._parts["a"])) for piece in pieces(single(step))]
     assert targets(epoch) == targets(documents)
+
+
+def test_a_training_says_how_many_documents_are_split(caplog):
+    Corpora({"pairs": "pairs/held_out"}, rows=1, context=80).open(0, 1)
+    assert re.fullmatch(r"\d+ of the \d+ documents of 'pairs' are longer than the 80 positions .*", *caplog.messages)
+    caplog.clear()
+    Corpora({"pairs": "pairs/held_out"}, rows=1, context=88).open(0, 1)
+    assert not caplog.messages
 
 
 # What is refused

@@ -234,6 +234,23 @@ def test_an_empty_bank_and_one_of_another_encoder_or_tokenizer_say_what_to_do(
         Bank(documents, bank.vectors_ND[1:], bank.encoder)
 
 
+def test_what_fills_no_bank_says_what_does(encoder: TwoTower, documents: list[Document], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Nothing can be read in .*: 0 taken\. Put pictures there, each with its cap"):
+        Bank.of(tmp_path, encoder)
+    (tmp_path / "table.csv").write_text("a,b")
+    with pytest.raises(ValueError, match=r"no picture ends in \.csv\. Put pictures there"):
+        Bank.of(tmp_path, encoder)
+    with pytest.raises(ValueError, match="path of the data is empty"):
+        Bank.of("", encoder)
+    for source in (documents[0], None, 3):
+        with pytest.raises(TypeError, match=r"from a list of documents, or from a folder.*Bank.of\(\[document\], enc"):
+            Bank.of(source, encoder)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(FileNotFoundError, match=r"holds no bank.*Fill one: Bank.of"):
+        Bank.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no encoder.*Take the shipped one"):
+        TwoTower.load(tmp_path)
+
+
 def test_a_folder_of_captioned_pictures_is_a_bank(encoder: TwoTower, documents: list[Document], tmp_path: Path) -> None:
     for index, document in enumerate(documents[:3]):
         document.pictures[0].save(tmp_path / f"{index}.png")

@@ -8,6 +8,8 @@ licence   as stated when they were loaded, otherwise Meta's, under which all wei
 hashes    SHA-256 of the files, None for those too large to read for it at every load: `with_hashes` fills them in
 ```
 
+That of a model trained here says, besides what trained it, `infill`: the share of documents that had holes to fill.
+
 The rule of the gate. Meta's Chameleon Research License covers its weights and what derives from them, Anole's and
 Lumina-mGPT's included, and section 3.2 forbids enabling what Meta disabled: that its models draw. So weights draw
 unless their card names that licence, or an import and no licence at all. Weights trained here have no such card. A
@@ -86,6 +88,14 @@ def changed_files(card: Mapping[str, Any], folder: Path | str) -> list[str]:
     folder = Path(folder)
     hashes = {name: value for name, value in card.get("hashes", {}).items() if value}
     return [name for name in hashes if not (folder / name).is_file() or _sha256(folder / name) != hashes[name]]
+
+
+def never_filled(card: Mapping[str, Any]) -> bool:
+    """Whether a card says that no document of the model's training had holes to fill: `infill`, their share, is 0.
+
+    A card without that word says nothing: False.
+    """
+    return card.get("infill") == 0
 
 
 def forbids_drawing(card: Mapping[str, Any]) -> bool:

@@ -72,7 +72,7 @@ class Spans:
     def draw(self, tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary) -> list[Span]:
         """The spans of one block. Raises ValueError for a vocabulary with fewer than two sentinels."""
         vocabulary.require_sentinels(2)
-        count = min(int(rng.poisson(self.mean)), vocabulary.sentinels - 1)
+        count = min(int(rng.poisson(min(self.mean, 2.0**32))), vocabulary.sentinels - 1)
         if not count:
             return []  # before anything is looked at: a third of all documents
         between = segments(tokens, vocabulary)

@@ -79,6 +79,8 @@ class DataSource:
         """The source in `[KIND:]PATH[=WEIGHT]`, as the command line has it."""
         if isinstance(words, DataSource):
             return words
+        if not str(words).strip():
+            raise ValueError("The path of the data is empty: give a folder of pictures with captions, or a file.")
         if isinstance(words, Path) or os.path.exists(words):
             return cls(Path(words))
         path, _, weight = words.rpartition("=")
@@ -122,6 +124,8 @@ class DataSource:
 ARCHIVES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz"), "datasets": (".arrow",)}
 """Endings of files that hold pictures and words, by their reader."""
 
+TEXTS = (".txt", ".md")
+
 LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zip")
 
 
@@ -134,7 +138,7 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
             yield archive, path
         elif ends.endswith(LINES):
             yield "jsonl", path
-        elif path.suffix.lower() in (".txt", ".md"):
+        elif ends.endswith(TEXTS):
             yield "text", path
         else:
             raise ValueError(f"Nothing here reads {path.name}: name its reader, as in jsonl:{path}.")
@@ -153,8 +157,13 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
     lines = [file for name, file in listing(path).files.items() if name.lower().endswith(LINES)]
     if lines:
         yield from (("jsonl", file) for file in lines)
-    else:
+    elif any(name.endswith(TEXTS) for name in names):
         yield "text", path
+    else:
+        raise ValueError(
+            f"Nothing can be read in {picture_listing(path)}. Put pictures there, each with its caption in a .txt file "
+            "of the same name; or texts (.txt, .md), JSON lines, Parquet or tar files."
+        )
 
 
 GATHERED = ("survey.json", "documents.jsonl", "pictures.bin", "skipped.jsonl")

@@ -88,6 +88,25 @@ class Batch:
         moved = {name: tensor.to(device) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         return replace(self, **moved)
 
+    def within(self, context: int) -> Self:
+        """The batch with documents that end at `context` positions; itself, where none is longer.
+
+        Rows of several documents stay as wide as they are, and what lies behind is not learned.
+        """
+        if self.inputs_BT.shape[1] <= context:
+            return self
+        if self.documents_BT is None:
+            lost = int((self.targets_BT[:, context:] != Vocabulary.pad).sum())
+            tensors = {each.name: getattr(self, each.name) for each in fields(self)}
+            cut = {name: tensor[:, :context] for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+            return replace(self, **cut, real_tokens=self.real_tokens - lost)
+        places_BT = torch.arange(self.inputs_BT.shape[1], device=self.inputs_BT.device).expand_as(self.documents_BT)
+        first_BT = torch.ones_like(self.documents_BT, dtype=torch.bool)
+        first_BT[:, 1:] = self.documents_BT[:, 1:] != self.documents_BT[:, :-1]
+        begins_BT = torch.where(first_BT, places_BT, 0).cummax(1).values
+        learned_BT = self.learned_BT & (places_BT - begins_BT < context)
+        return self if learned_BT.equal(self.learned_BT) else replace(self, learned_BT=learned_BT)
+
 
 def encode_images(images: Sequence[Image], tokenizer: MixedModalTokenizer) -> dict[int, Image]:
     """Those of the images that have no codes yet, by `id`, with codes; pictures are encoded 64 at a time."""

@@ -313,7 +313,7 @@ def plain_text(path: Path | str, suffixes: Iterable[str] = (".txt", ".md")) -> I
     if not path.exists():
         raise ValueError(f"There is no file or folder {path}.")
     whole = listing(path) if path.is_dir() else FolderListing(path.parent, {path.name: path})
-    files = {name: file for name, file in whole.files.items() if file == path or file.suffix in suffixes}
+    files = {name: file for name, file in whole.files.items() if file == path or file.suffix.lower() in suffixes}
     if not files:
         endings = ", ".join(sorted(suffixes))
         raise ValueError(f"{path} holds no text: no file there ends in {endings}. {whole}.")

@@ -12,6 +12,7 @@ vectors.safetensors        vectors_ND, float32
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -60,7 +61,8 @@ class Bank:
         skipped: Sequence[Skipped] = (),
     ) -> None:
         if not len(documents):
-            some = f" {len(skipped):,} could not be read, such as {': '.join(skipped[0])}." if skipped else ""
+            first = ": ".join(skipped[0]).rstrip(".") if skipped else ""
+            some = f" {len(skipped):,} could not be read, such as {first}." if skipped else ""
             raise ValueError(
                 f"The bank is empty: there is nothing to look up.{some} Give Bank.of documents, or a folder of "
                 "pictures with captions."
@@ -85,8 +87,14 @@ class Bank:
         `corpora.own_data.DataSource`).
 
         With a `tokenizer`, pictures are encoded once and for all, and the bank serves models of that image tokenizer.
-        Raises ValueError where there is no document, and for one that has neither words nor pictures.
+        Raises ValueError where there is no document, and for one that has neither words nor pictures; TypeError for
+        what is neither documents nor a place.
         """
+        if isinstance(source, Document) or not isinstance(source, Iterable | Path | str):
+            raise TypeError(
+                f"A bank is filled from a list of documents, or from a folder or file of them, not from "
+                f"{'one Document' if isinstance(source, Document) else repr(source)}: Bank.of([document], encoder)."
+            )
         entries = DataSource.of(source).documents(bare=True) if isinstance(source, Path | str) else source
         documents, skipped = list[Document](), list[Skipped]()
         for entry in entries:
@@ -169,6 +177,10 @@ class Bank:
         """The bank in a folder. Raises FileNotFoundError for none, ValueError, naming the file, for a damaged one."""
         folder = Path(folder)
         place = folder / "bank.json"
+        if not os.path.lexists(place):
+            raise FileNotFoundError(
+                f"{folder} holds no bank: there is no bank.json. Fill one: Bank.of(documents, encoder).save(folder)."
+            )
         card = read_table(place, remedy=FILL_ANEW)
         if card.get("format") != BANK_FORMAT:
             raise ValueError(f"{folder} holds no bank: bank.json says {card.get('format')!r}. {FILL_ANEW}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -161,6 +162,11 @@ class TwoTower(nn.Module):
     def load(cls, folder: Path | str) -> TwoTower:
         """The encoder in a folder, in float32. Raises FileNotFoundError for none, ValueError for a damaged one."""
         place = Path(folder) / "config.json"
+        if not os.path.lexists(place):
+            raise FileNotFoundError(
+                f"{folder} holds no encoder: there is no config.json. Take the shipped one, "
+                "TwoTower.load('data/retrieval/encoder'), or train one: EncoderExperiment().run().result()."
+            )
         plain = read_table(place)
         if plain.get("format") != ENCODER_FORMAT:
             raise ValueError(f"{folder} holds no encoder of the lab's: its config.json says {plain.get('format')!r}.")

@@ -298,6 +298,7 @@ def save_aligned(model: Transformer, experiment: Experiment, folder: Path | str)
         "trained": date.today().isoformat(),
         "notes": [f"aligned on conversations from the weights of {getattr(source, 'name', source)}"],
         "before": lab.card,
+        **{name: value for name, value in lab.card.items() if name == "infill"},
     }
     aligned = Chameleon(model, lab.tokenizer, lab.settings, card)
     aligned.save(folder)

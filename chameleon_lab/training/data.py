@@ -40,13 +40,25 @@ log = logging.getLogger(__name__)
 class Corpus:
     """Data opened for one training: `batches(place)` is a pure function, `held_out` is not trained on.
 
-    `tokenizer` gives the one that it was written with, None where nobody knows it; it may take a moment.
+    `tokenizer` gives the one that it was written with, None where nobody knows it; it may take a moment. `lengths`: the
+    positions of each document, where they are listed, and not drawn as they are needed.
     """
 
     vocabulary: Vocabulary
     batches: Callable[[int], Batch]
     held_out: Sequence[Batch] = ()
     tokenizer: Callable[[], MixedModalTokenizer | None] = lambda: None
+    lengths: Sequence[int] = ()
+
+    def say_longer(self, context: int) -> int:
+        """Warns of documents that are longer than a model's context, and how many they are."""
+        if longer := [length for length in self.lengths if length > context]:
+            log.warning(
+                "%s of %s documents are longer than the model's context of %s tokens, the longest has %s: a training "
+                "ends each there. Shorten them, or give the model a larger context.",
+                *(f"{each:,}" for each in (len(longer), len(self.lengths), context, max(longer))),
+            )
+        return len(longer)
 
 
 class Data(Protocol):
@@ -131,7 +143,11 @@ class ListedDocuments:
         if beside is not None and beside.vocabulary != tokenizer.vocabulary:
             raise ValueError("The data beside has another vocabulary than the documents: give both one tokenizer.")
         batches = own if beside is None else Alternating(own, beside.batches, self.beside_share)
-        return Corpus(tokenizer.vocabulary, batches, held_out, lambda: tokenizer)
+        return Corpus(tokenizer.vocabulary, batches, held_out, lambda: tokenizer, _positions(documents))
+
+
+def _positions(documents: Sequence[TokenizedDocument]) -> list[int]:
+    return [len(each.tokens) - 1 for each in documents]
 
 
 class ListedBatches:
@@ -219,7 +235,7 @@ class Instructions:
             examples = sample_examples(rng, self.held_out, self.shares, "held_out")
             documents = tokenize([templates.document(each.pair) for each in examples], tokenizer)
             apart = bucket(documents, max(1, self.held_out // 16), tokenizer.vocabulary, rng)
-        return Corpus(tokenizer.vocabulary, made_ahead(batches), apart, lambda: tokenizer)
+        return Corpus(tokenizer.vocabulary, made_ahead(batches), apart, lambda: tokenizer, _positions(own))
 
 
 def _documents_of_pairs(path: Path | str, templates: Templates, learn: Literal["answer", "all"]) -> list[Document]:
@@ -259,6 +275,13 @@ class Corpora:
         mixture = Mixture(
             parts, stages, vocabulary, context=self.context, rows=self.rows, seed=seed, infill=self.infill
         )
+        for name, count in mixture.longer.items():
+            if count:
+                log.warning(
+                    "%s of the %s documents of %r are longer than the %s positions of a row: they are split there, "
+                    "images never, and no piece sees the one before it.",
+                    *(f"{count:,}", f"{len(parts[name]):,}", name, f"{self.context:,}"),
+                )
         held_out: list[Batch] = []
         if self.held_out is not None:
             apart = opened_shards(self.held_out)

@@ -343,6 +343,7 @@ def train_emoji(
         "tokens": int(sum(history.series("tokens")[1])),
         "artwork": [f"{each.credit} ({each.name} {each.version}, {each.licence})" for each in PACKAGES],
         "notes": CARD_NOTES,
+        "infill": 0.0,
     }
     image.half()
     Chameleon(run.result().cpu().half(), tokenizer, EMOJI_SETTINGS, card).save(folder / "model")

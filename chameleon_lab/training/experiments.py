@@ -203,6 +203,7 @@ class Experiment:
             frozen_rows=_frozen_tokens(self.frozen_rows, corpus.vocabulary, config.vocabulary),
         )
         module.batches = corpus.batches
+        module.said_longer = corpus.say_longer(config.context) > 0
         if self.recompute:
             recompute_blocks(model)
         return module

@@ -82,10 +82,12 @@ def save_result(
     *,
     without: Collection[str] = ("tokenizer",),
     settings: Settings | None = None,
+    infill: float = 0.0,
 ) -> Chameleon:
     """Writes what came of a run, in float16, beside the tokenizers of `lab`, with a card; the model as it loads.
 
-    `without`: fields of the data that the card leaves out, such as places on this machine.
+    `without`: fields of the data that the card leaves out, such as places on this machine. `infill`: the share of
+    documents that had holes to fill; what the weights had learned before counts, too.
     """
     source, history = str(experiment.begins_from), run.history
     gpu = torch.cuda.is_available()
@@ -102,6 +104,7 @@ def save_result(
         "tokens": int(sum(history.series("tokens")[1])),
         "notes": [f"begins from the weights of {Path(source).name}, and keeps its two tokenizers"],
         "before": None if source == "tiny" else Chameleon.load(source, device="cpu").card,
+        "infill": max(infill, lab.card.get("infill", 0.0)),
     }
     lab.tokenizer.image.half()
     Chameleon(run.result().cpu().half(), lab.tokenizer, settings or lab.settings, card).save(folder)

@@ -273,7 +273,9 @@ def train_infilling(
     )
     run = experiment.run(folder / "transformer")
     run.wait(report=InfillProgress(every))
-    return save_result(run, experiment, lab, folder / "model", without=("scenes", "tokenizer"))
+    shares = data.shares
+    holes = 1 - shares.get("plain", 0.0) / sum(shares.values())
+    return save_result(run, experiment, lab, folder / "model", without=("scenes", "tokenizer"), infill=holes)
 
 
 class InfillProgress:

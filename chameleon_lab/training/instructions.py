@@ -1,7 +1,8 @@
 """The training of the model of many tasks: the tiny model's weights, trained on with instructions.
 
 `python -m chameleon_lab.training.instructions FOLDER` writes it to `FOLDER/model`; called again with more steps, it
-goes on. `chameleon-lab train instructions` is the same run without the model's folder.
+goes on. `--from data/instructions` goes on from that model in another folder, with documents of another seed and a
+quarter of the rates. `chameleon-lab train instructions` is the same run without the model's folder.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from chameleon_lab.corpora.instructions import TEMPLATES
 from chameleon_lab.signals import exit_code
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
-from chameleon_lab.training.experiments import INSTRUCTIONS
+from chameleon_lab.training.experiments import GENTLER, INSTRUCTIONS
 from chameleon_lab.training.fine_tuning import save_result
 from chameleon_lab.training.folder import locks_folder
 from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
+
+CONTINUED = replace(GENTLER, rate=GENTLER.rate / 4, muon_rate=GENTLER.muon_rate / 4)
+"""The recipe for a model that has learned the tasks already."""
 
 
 @locks_folder
@@ -35,19 +39,24 @@ def train_instructions(
 ) -> Chameleon:
     """The model of many tasks, written to `folder/model`. Called again with a larger budget, it goes on.
 
-    `begins_from`: folder or name of a model whose weights are trained on, of any shape and tokenizers. Every so many
-    seconds the log says how far it is.
+    `begins_from`: folder or name of a model whose weights are trained on, of any shape and tokenizers; one of many
+    tasks is trained on gently, with documents that it has not met. Every so many seconds the log says how far it is.
     """
     folder, lab = Path(folder), Chameleon.load(begins_from, device="cpu")
     data = data or Instructions()
     experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget)
+    earlier = lab.card.get("experiment", {})
+    if earlier.get("name") == INSTRUCTIONS.name:
+        experiment = replace(experiment, recipe=CONTINUED, seed=earlier["seed"] + 1)
     if lab.tokenizer.vocabulary != Chameleon.load("tiny", device="cpu").tokenizer.vocabulary:
         data = replace(data, tokenizer=str(begins_from))
         experiment = replace(experiment, model=lab.model.config, data=data)
     run = experiment.run(folder / "transformer")
     run.wait(report=InfillProgress(every))
     settings = lab.settings.changed(image_temperature=0.0, guidance=1.0)  # a request determines its answer
-    return save_result(run, experiment, lab, folder / "model", without=("tokenizer", "pairs"), settings=settings)
+    return save_result(
+        run, experiment, lab, folder / "model", without=("tokenizer", "pairs"), settings=settings, infill=data.infill
+    )
 
 
 def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
@@ -58,6 +67,7 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="a step (default: 2048)")
     parser.add_argument("--from", dest="begins_from", default="tiny", help="a model whose weights it begins from")
     parser.add_argument("--without", nargs="+", default=(), metavar="TASK", help="tasks that are left out")
+    parser.add_argument("--twice", nargs="+", default=(), metavar="TASK", help="tasks of twice the usual share")
     parser.add_argument(
         "--templates", choices=TEMPLATES, default="brief", help="how tasks are written (default: brief)"
     )
@@ -69,7 +79,7 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--infill", type=float, default=0.0, help="share of documents rearranged besides (default: 0)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    shares = without_tasks(Instructions().shares, options.without)
+    shares = doubled(without_tasks(Instructions().shares, options.without), options.twice)
     data = Instructions(
         tokens=options.tokens,
         shares=shares,
@@ -87,9 +97,19 @@ def train_instructions_command(arguments: Sequence[str] | None = None) -> None:
 
 def without_tasks(shares: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
     """The shares of the other tasks. Raises ValueError for a task that is not among them."""
+    check_tasks(shares, tasks)
+    return {task: share for task, share in shares.items() if task not in tasks}
+
+
+def doubled(shares: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
+    """The shares, those of some tasks doubled. Raises ValueError for a task that is not among them."""
+    check_tasks(shares, tasks)
+    return {task: 2 * share if task in tasks else share for task, share in shares.items()}
+
+
+def check_tasks(shares: Mapping[str, float], tasks: Sequence[str]) -> None:
     if unknown := sorted(set(tasks) - shares.keys()):
         raise ValueError(f"No task is called {unknown[0]!r}; the tasks are {', '.join(shares)}.")
-    return {task: share for task, share in shares.items() if task not in tasks}
 
 
 if __name__ == "__main__":

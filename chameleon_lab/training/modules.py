@@ -480,7 +480,19 @@ class LanguageModule(PacedModule):
         self.frozen_rows = FrozenRows((model.embedding, model.head), frozen_rows)
         self.model, self.objective, self.monitors = model, objective, monitors
         self.unwatched: list[Monitor] = []  # monitors that cannot read weights in parts
-        self.held_out, self.held_out_every = held_out, held_out_every
+        self.held_out, self.held_out_every = [each.within(model.config.context) for each in held_out], held_out_every
+        self.said_longer = False  # that documents end at the model's context
+
+    def extend(self, batch: Batch) -> Batch:
+        """The batch as far as the model's context reaches: it is never asked about what lies behind."""
+        within = batch.within(self.model.config.context)
+        if within is not batch and not self.said_longer:
+            self.said_longer = True
+            log.warning(
+                "Documents longer than the model's context of %s tokens end there: what lies behind is not learned.",
+                f"{self.model.config.context:,}",
+            )
+        return within
 
     def configure_model(self) -> None:
         """Under Lightning's `ModelParallelStrategy`, weights come in parts (FSDP2; see `sharding`)."""

@@ -145,6 +145,7 @@ class SceneTransformer(TransformerStage):
             "steps": len(history.records),
             "tokens": int(sum(history.series("tokens")[1])),
             "curve": curve(history),
+            "infill": self.model.scenes.infill,
         }
         self.tokenizer.image.half()
         lab = Chameleon(module.model.half().eval(), self.tokenizer, self.model.settings, card)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -219,15 +219,18 @@ def noisy(batch: Batch, share: float, vocabulary: Vocabulary, rng: np.random.Gen
     return replace(batch, inputs_BT=torch.from_numpy(inputs_BT))
 
 
-def longest_need(data: GatheredData, text: TextTokenizer, image: int) -> int:
-    """Tokens of the longest document that `data` becomes, two turns of the longest captions among them; a picture has
-    `image` tokens."""
-    longest = 0
+def needs(data: GatheredData, text: TextTokenizer, image: int) -> Iterator[int]:
+    """Tokens of the longest document that each entry of `data` becomes, two turns of its longest caption among them; a
+    picture has `image` tokens."""
     for entry in data.entries:
         if "captions" in entry:
             words = max(len(text.encode(words)) for words in entry["captions"])
-            longest = max(longest, 2 * (image + words + 16))
+            yield 2 * (image + words + 16)
         else:
             words = sum(len(text.encode(part.get("text", ""))) + 2 for part in entry["segments"])
-            longest = max(longest, words + image * len(pictures_in(entry)) + 2)
-    return longest
+            yield words + image * len(pictures_in(entry)) + 2
+
+
+def longest_need(data: GatheredData, text: TextTokenizer, image: int) -> int:
+    """Tokens of the longest document that `data` becomes."""
+    return max(needs(data, text, image), default=0)

@@ -146,6 +146,7 @@ class OwnTransformer(TransformerStage):
             "stopped": f"at the least held-out loss, {best.place:.0%} of the time" if restored else "at the end",
             "scores": own_scores(lab, data, views, few),
             "trained": date.today().isoformat(),
+            "infill": 0.0,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
             "minutes": {"image tokenizer": minutes_spent(image), "transformer": minutes_spent(history)},
             "steps": len(history.records),

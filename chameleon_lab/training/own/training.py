@@ -35,7 +35,7 @@ from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.experiments import TINY
 from chameleon_lab.training.folder import RunFolder, locks_folder
 from chameleon_lab.training.image_experiments import TINY_PICTURES, ImageExperiment
-from chameleon_lab.training.own.documents import OwnDocuments, longest_need
+from chameleon_lab.training.own.documents import OwnDocuments, longest_need, needs
 from chameleon_lab.training.own.plan import (
     OwnPlan,
     fitting_text,
@@ -186,8 +186,14 @@ class OwnTraining:
         texts = words_of(data.texts)
         text, image = fitting_text(texts, plan.pieces, "pieces" in plan.reasons), plan.grid**2 + 2
         plan = replace(plan, pieces=text.size)
+        tokens = list(needs(data, text, image))
         if "context" in plan.reasons:
-            plan = replace(plan, context=32 * math.ceil((longest_need(data, text, image) + image) / 32))
+            plan = replace(plan, context=32 * math.ceil((max(tokens, default=0) + image) / 32))
+        elif longer := sum(each > plan.context for each in tokens):
+            self.say(
+                f"{longer:,} of {len(tokens):,} entries become documents longer than the context of {plan.context:,} "
+                f"tokens that you asked for, the longest of {max(tokens):,}: they end there."
+            )
         if self.begins_from is not None:
             plan = replace(plan, image_minutes=0.33 * self.minutes)
         self._estimate(plan, data)
