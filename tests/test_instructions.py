@@ -70,7 +70,7 @@ from chameleon_lab.generation.engine import Engine
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import Instructions
 from chameleon_lab.training.experiments import GENTLER
-from chameleon_lab.training.instructions import CONTINUED, doubled, train_instructions, without_tasks
+from chameleon_lab.training.instructions import CONTINUED_INSTRUCTIONS, doubled, train_instructions, without_tasks
 
 
 @pytest.fixture(scope="module")
@@ -471,7 +471,7 @@ def test_a_training_writes_a_model_that_is_scored(tiny: Chameleon, tmp_path: Pat
     assert (lab.card["steps"], lab.card["data"]["shares"]) == (1, dict(TASK_SHARES))
     again = train_instructions(tmp_path / "again", Budget(steps=1), Instructions(tokens=160), tmp_path / "model")
     found = [(each.card["experiment"]["seed"], each.card["experiment"]["recipe"]["rate"]) for each in (lab, again)]
-    assert found == [(0, GENTLER.rate), (1, CONTINUED.rate)]  # other documents than it has met, and gently
+    assert found == [(0, GENTLER.rate), (1, CONTINUED_INSTRUCTIONS.rate)]  # other documents than it has met, and gently
     changed = [name for name, value in lab.model.state_dict().items() if not value.equal(tiny.model.state_dict()[name])]
     assert changed
     scores = list(evaluate_instructions(lab, [SEGMENTS, "caption"], n=2))

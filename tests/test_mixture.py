@@ -12,6 +12,7 @@ import torch
 from support import same
 
 from chameleon_lab.corpora import shards
+from chameleon_lab.corpora.infilling import holds_sentinels
 from chameleon_lab.corpora.mixture import SCENE_WEIGHTS, Mixture, Stage, sample_documents, scene_pairs, two_stages
 from chameleon_lab.corpora.packing import (
     Batch,
@@ -381,6 +382,19 @@ def test_documents_longer_than_the_context_are_split_and_counted():
     assert single.longer == {"a": 2, "b": 0}
     epoch = [piece for step in range(len(single._parts["a"])) for piece in pieces(single(step))]
     assert targets(epoch) == targets(documents)
+
+
+def test_a_stage_may_rearrange_another_share_and_keeps_it_when_weights_change():
+    rng = np.random.default_rng(0)
+    documents = [
+        TokenizedDocument(tokens, np.ones(len(tokens), bool)) for tokens, _ in (build(rng, 10) for _ in range(40))
+    ]
+    stages = Stage({"a": 1}, infill=1.0), Stage({"a": 1}, 20, infill=0.0)
+    mixture = Mixture({"a": documents}, stages, VOCABULARY, context=60, rows=2)
+    for each in (mixture, mixture.reweighted({"a": 2}, 5), mixture.reweighted({"a": 2}, 25)):
+        holes = [any(holds_sentinels(piece.tokens, VOCABULARY) for piece in pieces(each(step))) for step in range(30)]
+        assert sum(holes[:20]) > 15 and not any(holes[20:])
+    assert str(stages[1]) == "a 100%, 0% rearranged" and str(Stage({"a": 1})) == "a 100%"
 
 
 def test_a_training_says_how_many_documents_are_split(caplog):

@@ -11,7 +11,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -122,13 +122,18 @@ def _check_infill(share: float, vocabulary: Vocabulary) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """Weights of a mixture's parts from the step `start` on; only their ratios count. A part not named has none."""
+    """Weights of a mixture's parts from the step `start` on; only their ratios count. A part not named has none.
+
+    `infill`: the share of documents that are rearranged meanwhile; None for the mixture's.
+    """
 
     weights: Mapping[str, float]
     start: int = 0
+    infill: float | None = field(default=None, metadata={"later": True})
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {share:.0%}" for name, share in _shares(self.weights).items())
+        parts = [f"{name} {share:.0%}" for name, share in _shares(self.weights).items()]
+        return ", ".join(parts + ([] if self.infill is None else [f"{self.infill:.0%} rearranged"]))
 
 
 def two_stages(
@@ -159,8 +164,9 @@ class Mixture:
     all its rows, then through all again in another order; a change of weights loses and repeats none. Documents longer
     than the context are split, images never cut; pieces without a token to learn are left out.
 
-    With `infill`, that share of the pieces is rearranged by `spans`, anew in every epoch. Rows then leave room for the
-    spans to be expected and two standard deviations more; where that is not enough, the last spans are left out.
+    With `infill`, that share of the pieces is rearranged by `spans`, anew in every epoch; a stage may have another
+    share. Rows then leave room for the spans to be expected and two standard deviations more; where that is not enough,
+    the last spans are left out.
 
     Raises ValueError on an empty part, tokens of another vocabulary, and weights that are unknown, negative or all 0.
     """
@@ -189,8 +195,11 @@ class Mixture:
         self.vocabulary, self.context, self.rows, self.seed = vocabulary, context, rows, seed
         self.infill, self.spans = infill, spans
         self.stages = _check_stages(stages, list(parts))
+        for stage in self.stages:
+            _check_infill(stage.infill or 0.0, vocabulary)
+        most = max(self._infill(stage) for stage in self.stages)
         self._parts = {
-            name: _Rows(name, documents, vocabulary, context, seed, _spare(documents, context, infill, spans))
+            name: _Rows(name, documents, vocabulary, context, seed, _spare(documents, context, most, spans))
             for name, documents in parts.items()
         }
         self._order = lru_cache(maxsize=2)(self._draw)
@@ -199,12 +208,13 @@ class Mixture:
         if step < 0:
             raise ValueError(f"Steps are counted from 0; there is no step {step}.")
         counts, names = self._rows_before(step * self.rows), list(self._parts)
+        infill = self._infill(self._stage(step))
         contents: list[list[TokenizedDocument]] = []
         for row in range(step * self.rows, (step + 1) * self.rows):
             name = names[self._part(row)]
             pieces = self._parts[name][counts[name]]
             room = self.context - sum(len(piece.tokens) - 1 for piece in pieces)
-            contents.append(infilled(pieces, self.infill, self.spans, self.vocabulary, (self.seed, 15, row), room))
+            contents.append(infilled(pieces, infill, self.spans, self.vocabulary, (self.seed, 15, row), room))
             counts[name] += 1
         return lay_out(contents, self.context, self.vocabulary)
 
@@ -227,13 +237,17 @@ class Mixture:
         return {name: part.longer for name, part in self._parts.items()}
 
     def reweighted(self, weights: Mapping[str, float], step: int = 0) -> Mixture:
-        """The same mixture up to `step`, and from there on these weights: they replace every later stage.
+        """The same mixture up to `step`, and from there on these weights: they replace those of every later stage.
 
         Each part goes on with its next row.
         """
         before = [stage for stage in self.stages if stage.start < step]
+        now = Stage(dict(weights), step, self._stage(step).infill)
+        later = [stage for stage in self.stages if stage.start > step and stage.infill is not None]
         changed = copy.copy(self)
-        changed.stages = _check_stages([*before, Stage(dict(weights), step)], list(self._parts))
+        changed.stages = _check_stages(
+            [*before, now, *(replace(stage, weights=dict(weights)) for stage in later)], list(self._parts)
+        )
         changed._order = lru_cache(maxsize=2)(changed._draw)
         return changed
 
@@ -242,6 +256,9 @@ class Mixture:
 
     def _stage(self, step: int) -> Stage:
         return [stage for stage in self.stages if stage.start <= step][-1]
+
+    def _infill(self, stage: Stage) -> float:
+        return self.infill if stage.infill is None else stage.infill
 
     def _part(self, row: int) -> int:
         """The number of the part that this row, counted from step 0, is of."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from chameleon_lab.chameleon import SHIPPED, Chameleon
+from chameleon_lab.corpora.infilling import CM3LEON_SPANS, Spans
 from chameleon_lab.corpora.instructions import (
     TASK_SHARES,
     TEMPLATES,
@@ -72,7 +73,7 @@ class Scenes:
     """Documents about scenes, drawn as they are needed, in about `tokens` tokens a step.
 
     `tokenizer`: a tokenizer, or the folder or name of a model that has one. `held_out`: so many documents, drawn apart.
-    `infill`: the share of documents that are rearranged to learn to fill holes (`corpora.infilling`).
+    `infill`: the share of documents that are rearranged to learn to fill holes, by `spans` (`corpora.infilling`).
     """
 
     tokenizer: str | Path | MixedModalTokenizer = "tiny"
@@ -80,12 +81,15 @@ class Scenes:
     weights: Mapping[str, float] = field(default_factory=lambda: dict(SCENE_WEIGHTS))
     held_out: int = 0
     infill: float = field(default=0.0, metadata={"later": True})
+    spans: Spans = field(default=CM3LEON_SPANS, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, MixedModalTokenizer):
             tokenizer = Chameleon.load(tokenizer).tokenizer
-        batches = SceneBatches(tokenizer, seed, self.tokens, weights=dict(self.weights), infill=self.infill)
+        batches = SceneBatches(
+            tokenizer, seed, self.tokens, weights=dict(self.weights), infill=self.infill, spans=self.spans
+        )
         rng = np.random.default_rng([seed, 3])
         apart: list[Batch] = []
         if self.held_out:
@@ -257,7 +261,7 @@ class Corpora:
 
     `folders`: each part of the mixture, a folder or a shipped one's name; `stages`: the weights, equal ones unless
     given. `held_out`: shards that are not trained on, of which at most `apart` rows are looked at. `infill`: the share
-    of documents that are rearranged to learn to fill holes (`corpora.infilling`).
+    of documents that are rearranged to learn to fill holes, by `spans` (`corpora.infilling`).
     """
 
     folders: Mapping[str, Path | str]
@@ -267,13 +271,21 @@ class Corpora:
     held_out: Path | str | None = None
     apart: int = 64
     infill: float = field(default=0.0, metadata={"later": True})
+    spans: Spans = field(default=CM3LEON_SPANS, metadata={"later": True})
 
     def open(self, seed: int, steps: int | None) -> Corpus:
         parts = {name: opened_shards(folder) for name, folder in self.folders.items()}
         vocabulary = next(iter(parts.values())).vocabulary
         stages = self.stages or (Stage(dict.fromkeys(parts, 1.0)),)
         mixture = Mixture(
-            parts, stages, vocabulary, context=self.context, rows=self.rows, seed=seed, infill=self.infill
+            parts,
+            stages,
+            vocabulary,
+            context=self.context,
+            rows=self.rows,
+            seed=seed,
+            infill=self.infill,
+            spans=self.spans,
         )
         for name, count in mixture.longer.items():
             if count:

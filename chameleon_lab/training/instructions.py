@@ -25,7 +25,7 @@ from chameleon_lab.training.infilling import InfillProgress
 
 log = logging.getLogger(__name__)
 
-CONTINUED = replace(GENTLER, rate=GENTLER.rate / 4, muon_rate=GENTLER.muon_rate / 4)
+CONTINUED_INSTRUCTIONS = replace(GENTLER, rate=GENTLER.rate / 4, muon_rate=GENTLER.muon_rate / 4)
 """The recipe for a model that has learned the tasks already."""
 
 
@@ -47,7 +47,7 @@ def train_instructions(
     experiment = replace(INSTRUCTIONS, begins_from=str(begins_from), data=data, budget=budget)
     earlier = lab.card.get("experiment", {})
     if earlier.get("name") == INSTRUCTIONS.name:
-        experiment = replace(experiment, recipe=CONTINUED, seed=earlier["seed"] + 1)
+        experiment = replace(experiment, recipe=CONTINUED_INSTRUCTIONS, seed=earlier["seed"] + 1)
     if lab.tokenizer.vocabulary != Chameleon.load("tiny", device="cpu").tokenizer.vocabulary:
         data = replace(data, tokenizer=str(begins_from))
         experiment = replace(experiment, model=lab.model.config, data=data)
