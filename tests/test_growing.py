@@ -101,6 +101,28 @@ def test_a_folder_with_added_tokens_and_a_padded_head_is_one_to_begin_from(base,
     assert len(further.build().model.head.weight) == lab.vocabulary.size + 1
 
 
+def test_tokens_that_others_added_to_a_folder_of_the_lab_are_read_though_its_sentencepiece_knows_none(tmp_path):
+    """As `transformers` leaves it that read the folder, resized the table with padding, and saved it there."""
+    lab = Chameleon.load("tiny", device="cpu")
+    size, padded = lab.vocabulary.size, lab.vocabulary.size + 1 + -(lab.vocabulary.size + 1) % 64
+    lab.save(tmp_path, format="huggingface", pictures=False)
+    tokens, config = (json.loads((tmp_path / name).read_text()) for name in ("tokenizer.json", "config.json"))
+    more = {"id": size, "content": "crimson", "normalized": True, "special": False}
+    tokens["added_tokens"].append({**tokens["added_tokens"][0], **more})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": padded}))
+    for file in tmp_path.glob("*.safetensors"):
+        tensors = safetensors.torch.load_file(file)
+        for name in {"model.embed_tokens.weight", "lm_head.weight"} & tensors.keys():
+            rows = torch.full((padded - size, lab.model.config.width), 7.0)
+            tensors[name] = torch.cat([tensors[name], rows])
+        safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    assert (tmp_path / "text_tokenizer.model").is_file()
+    read = Chameleon.load(tmp_path, device="cpu")
+    assert read.vocabulary.size == len(read.model.embedding.weight) == size + 1
+    assert size in read.encode(Document.of("a crimson square"))
+
+
 def test_a_vocabulary_that_shrank_or_whose_words_are_others_is_one_clear_error(base, mixed):
     grown = experiment_of(with_words(base.tokenizer, WORDS), base)
     lab = Chameleon(grown.build().model, with_words(base.tokenizer, WORDS))

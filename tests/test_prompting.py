@@ -89,6 +89,8 @@ def test_a_picture_tells_the_shipped_model_which_words_are_likely(tiny):
     answers = Prompting(tiny, turns=True).likelihoods([(context, f"a large {name} star") for name in COLOURS])
     assert max(zip(answers, COLOURS, strict=True))[1] == "blue"
     assert max(answers).greedy and sum(each.greedy for each in answers) == 1
+    spaced = Prompting(tiny, turns=True).likelihoods([(context, f" a large {name} star") for name in COLOURS])
+    assert spaced == answers  # as harnesses ask, and parts words from words alone
     said = Prompting(tiny, turns=True).replies([context, context], until=[" star"], max_tokens=40)
     assert said == ["a large blue"] * 2
 

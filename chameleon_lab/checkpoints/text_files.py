@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,29 @@ def _fitting_text(
                     raise
                 fault = fault or error
                 continue
-            if place == chosen or isinstance(text, SentencePieceTokenizer) or fits(text.vocabulary, size):
+            if isinstance(text, SentencePieceTokenizer):
+                return (None if place.is_file() else _grown_table(path, text.size, size)) or text
+            if place == chosen or fits(text.vocabulary, size):
                 return text
             first = first or text
     if first is None and fault is not None:
         raise fault
     return first
+
+
+def _grown_table(sentencepiece: Path, pieces: int, size: int) -> JsonTokenizer | None:
+    """The table beside a file of SentencePiece's that has tokens more and fits the model.
+
+    So it is where `transformers` read a folder of the lab, was given new tokens, and saved it there: it knows nothing
+    of the other file, which stays.
+    """
+    for name in TABLES:
+        if (path := sentencepiece.with_name(name)).is_file():
+            with suppress(ValueError):
+                table = JsonTokenizer.load(path)
+                if table.size > pieces and fits(table.vocabulary, size):
+                    return table
+    return None
 
 
 def fits(vocabulary: Vocabulary, size: int) -> bool:

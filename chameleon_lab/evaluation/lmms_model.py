@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
@@ -32,7 +33,12 @@ class LmmsModel(lmms):  # pyright: ignore[reportUntypedBaseClass]
         batch = int(batch_size) if str(batch_size).isdigit() else min(16, max_batch_size or 16)
         self.prompting = Prompting(lab, batch, turns)
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Of each target its loss, in nats a token, and whether it is the greedy reply.
+
+        That is what lmms-eval's own models return under this name, and the least loss is the choice that it takes. The
+        pairs are wrapped, since 0.7.3 makes words of bare ones, which none of its tasks can then take apart.
+        """
         contexts = visual_contexts(requests, self.task_dict)
         pairs: list[tuple[Any, str]] = []
         for request, context in zip(requests, contexts, strict=True):
@@ -40,7 +46,8 @@ class LmmsModel(lmms):  # pyright: ignore[reportUntypedBaseClass]
             continuation = target if isinstance(target, str) else target(self.task_dict[task][split][number])
             pairs.append((context, str(continuation)))
         with tqdm(total=len(pairs), desc="log-likelihoods") as bar:
-            return [(each.log, each.greedy) for each in self.prompting.likelihoods(pairs, bar.update)]
+            answers = self.prompting.likelihoods(pairs, bar.update)
+        return [GenerationResult((-each.log / max(1, each.tokens), each.greedy)) for each in answers]  # pyright: ignore[reportArgumentType]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         contexts, alike = visual_contexts(requests, self.task_dict), dict[str, list[int]]()

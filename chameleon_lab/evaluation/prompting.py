@@ -197,7 +197,8 @@ class Prompting:
             continuation, text = text[len(bare) :] + continuation, bare
         before = self._tokens(PromptContext(text, context.pictures))
         if self.turns or not text or text.endswith((TURN_MARK, IMAGE_MARK)):
-            after = self.lab.encode(Document.of(continuation))[1:]
+            # The space that harnesses put before an answer parts it from words, of which there are none here.
+            after = self.lab.encode(Document.of(continuation.lstrip(" ") or continuation))[1:]
         else:
             after = self._tokens(PromptContext(text + continuation, context.pictures))[len(before) :]
         if len(after) > self.room:
