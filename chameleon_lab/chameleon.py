@@ -18,6 +18,7 @@ from chameleon_lab.checkpoints.evidence import home, snapshot
 from chameleon_lab.checkpoints.opened import Parts, QuantizerClass, ReadOptions
 from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation.engine import Engine
+from chameleon_lab.generation.fused import compile_steps
 from chameleon_lab.generation.grammar import MODALITY_SWITCHES, Rules
 from chameleon_lab.generation.guidance import Guidance
 from chameleon_lab.generation.session import Session
@@ -146,6 +147,15 @@ class Chameleon:
             )
         images = self.acknowledge_licence or not provenance.forbids_drawing(self.card)
         return Engine(self.model, self.tokenizer, images)
+
+    def compile_steps(self) -> None:
+        """Has the steps of replies on a GPU compiled, a quarter faster: for whoever draws many pictures.
+
+        The first reply of each number of rows (one, two where guided) takes ten seconds longer. Needs Triton, which
+        torch brings for a GPU under Linux; where it fails, replies go on as before. Raises ValueError for a model that
+        is not on a GPU, or has blocks of one's own (see `generation.fused`).
+        """
+        compile_steps(self.model)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -23,7 +23,7 @@ COMPILED_ROWS = 16  # up to so many rows numba's kernels compute a step, where n
 
 # Recorded steps, on a GPU
 GRAPH_POSITIONS = 512  # a recorded step sees as far as the next multiple of this; then another is recorded
-GRAPH_PATIENCE = 32  # steps before the first is recorded, since recording costs as much as many
+GRAPH_PATIENCE = 8  # steps before the first is recorded, since recording costs as much as so many (H200)
 
 # A reply under way
 PROMPT_POSITIONS = 512  # tokens of a prompt that each row is fed at a time, which bounds the memory that they take
@@ -32,7 +32,7 @@ RUN_OF_CODES, RUN_BYTES = 8, 2**27  # codes at most that numba's kernels draw in
 WORDS_AHEAD = 4  # and words, which may end at any time: what was computed behind an end is lost
 
 # Training on a GPU, which is quicker with large pieces: times what a CPU's cache holds, by kind of device
-LOGITS_FACTOR = {"cuda": 16}  # of the head's logits: each piece costs a pass over the head's gradient
+LOGITS_FACTOR = {"cuda": 64}  # of the head's logits: each piece costs a pass over the head's gradient
 SCORES_FACTOR = {"cuda": 256}  # of attention's logits that monitors look at: else each costs more to start than to do
 
 # Sampling, on a CPU

@@ -36,6 +36,13 @@ def listeners(module: nn.Module) -> list[dict] | None:
         return None
 
 
+def mark_dynamic(tensor: Tensor, dimension: int) -> None:
+    """Tells compilers that a tensor comes in many sizes of a dimension: else each size is compiled anew."""
+    mark = getattr(torch._dynamo, "mark_dynamic", None)
+    if mark is not None:
+        mark(tensor, dimension)
+
+
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place, except through `.data`; 0 where nobody counts."""
     return 0 if tensor.is_inference() else getattr(tensor, "_version", 0)

@@ -6,15 +6,16 @@ chunk's loss is differentiated at once, and its logits are freed before those of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from chameleon_lab import crossovers
+from chameleon_lab import crossovers, native_ops
 from chameleon_lab.corpora.packing import Batch
 from chameleon_lab.parts import require_each
 from chameleon_lab.stability import Penalty
@@ -30,6 +31,8 @@ class Objective:
     of no fewer than 256 positions: a chunk costs a pass over the head's gradient. (2**22: what a CPU's cache holds; on
     a GPU `crossovers.LOGITS_FACTOR` times as many.)
 
+    `compiled` has logits and their losses compiled while a model trains, unless somebody listens to its head.
+
     Raises ValueError for a penalty that is none.
     """
 
@@ -38,6 +41,7 @@ class Objective:
     special_weight: float = 1.0
     penalties: tuple[Penalty, ...] = ()
     logits_at_once: int = field(default=2**22, repr=False, compare=False)
+    compiled: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_each(self.penalties, "a penalty", "penalty")
@@ -68,18 +72,19 @@ class Objective:
         shares_X = shares_X / shares_X.sum().clamp_min(1e-9)
         losses_X = torch.empty_like(shares_X)
 
-        def penalized(outputs_XD: Tensor, chunk: slice) -> Tensor:
-            logits_XV = model.logits(outputs_XD)
-            penalized_X = F.cross_entropy(logits_XV, targets_X[chunk], reduction="none")
-            losses_X[chunk] = penalized_X.detach()
-            for term in self.penalties:
-                penalized_X = penalized_X + term.penalty(logits_XV)
-            return (penalized_X * shares_X[chunk]).sum()
+        losses_of = penalized
+        if self.compiled and model.training and torch.is_grad_enabled():
+            hooks = native_ops.listeners(nn.ModuleList([model.head, model.cap]))
+            losses_of = penalized if hooks is None or any(hooks) else _compiled_losses()
+
+        def of_chunk(outputs_XD: Tensor, chunk: slice) -> Tensor:
+            losses_X[chunk], value = losses_of(model, self.penalties, outputs_XD, targets_X[chunk], shares_X[chunk])
+            return value
 
         at_once = self.logits_at_once * crossovers.LOGITS_FACTOR.get(outputs_XD.device.type, 1)
         rows = max(256, at_once // model.config.vocabulary)
         measures = {
-            "loss_with_penalties": chunked_sum(penalized, outputs_XD, model.parameters(), rows),
+            "loss_with_penalties": chunked_sum(of_chunk, outputs_XD, model.parameters(), rows),
             "loss": losses_X.mean(),
         }
         for kind in Modality:
@@ -87,6 +92,23 @@ class Objective:
             if bool(chosen.any()):
                 measures[f"{kind.name.lower()}_loss"] = losses_X[chosen].mean()
         return measures
+
+
+def penalized(
+    model: Transformer, penalties: tuple[Penalty, ...], outputs_XD: Tensor, targets_X: Tensor, shares_X: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The losses of targets, without a gradient, and what to descend: their sum by shares, penalties included."""
+    logits_XV = model.logits(outputs_XD)
+    losses_X = F.cross_entropy(logits_XV, targets_X, reduction="none")
+    penalized_X = losses_X
+    for term in penalties:
+        penalized_X = penalized_X + term.penalty(logits_XV)
+    return losses_X.detach(), (penalized_X * shares_X).sum()
+
+
+@functools.cache
+def _compiled_losses() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(penalized)
 
 
 def chunked_sum(

@@ -2,12 +2,13 @@
 
 import gc
 import weakref
+from weakref import WeakSet
 
 import pytest
 import torch
 
 from chameleon_lab import crossovers
-from chameleon_lab.generation import recording
+from chameleon_lab.generation import fused, recording
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.stability import QueryKeyNorm
 from chameleon_lab.transformer import ModelConfig, Transformer
@@ -34,6 +35,61 @@ def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "replays", lambda device: True)
     monkeypatch.setattr(crossovers, "GRAPH_POSITIONS", 8)
     monkeypatch.setattr(crossovers, "GRAPH_PATIENCE", 0)
+
+
+@pytest.fixture
+def compiles(monkeypatch: pytest.MonkeyPatch):
+    """Has a model's recorded steps compiled here as on a GPU; the graphs are real, no C++ compiler is waited for."""
+    block = torch.compile(fused._block, backend="aot_eager", dynamic=False, fullgraph=True)
+    monkeypatch.setattr(fused, "COMPILED", block)
+    monkeypatch.setattr(fused, "ASKED", WeakSet())
+    torch.compiler.reset()
+    return fused.ASKED.add
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@torch.inference_mode()
+def test_compiled_steps_equal_whole_passes_of_one_graph_a_number_of_rows(recordings, compiles, kv_heads: int):
+    from torch._dynamo.utils import counters
+
+    model = drawn(kv_heads)
+    compiles(model)
+    counters.clear()
+    for room in (40, 24):  # the graphs are those of any room
+        for counts in ([3], [1, 5, 2]):
+            rows, tokens_BT = len(counts), torch.randint(50, (len(counts), room))
+            decoder = Decoder(model, rows, room)
+            decoder.feed(tokens_BT[:, : max(counts)], counts)
+            whole_BTV, places = model(tokens_BT), torch.tensor(counts)
+            for _ in range(room - max(counts)):
+                stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1] * rows))[:, 0]
+                torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(rows), places], rtol=1e-4, atol=1e-5)
+                places += 1
+    assert counters["stats"]["unique_graphs"] == 2 and decoder.worker == "graph" and model in fused.ASKED
+
+
+@torch.inference_mode()
+def test_where_the_compiler_fails_steps_go_on_as_before_and_it_is_not_asked_again(
+    recordings, compiles, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*inputs):
+        raise RuntimeError("No Triton here.\nAnd a page of its own words.")
+
+    monkeypatch.setattr(fused, "COMPILED", broken)
+    model, tokens_BT = drawn(), torch.randint(50, (1, 12))
+    compiles(model)
+    decoder = Decoder(model, 1)
+    steps = [decoder.logits(decoder.feed(tokens_BT[:, [place]], [1])) for place in range(12)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens_BT), rtol=1e-4, atol=1e-5)
+    assert [each.getMessage() for each in caplog.records] == [
+        "Decoding goes on without compiled steps, more slowly: No Triton here."
+    ]
+    assert model not in fused.ASKED
+
+
+def test_steps_are_compiled_for_a_gpu_alone():
+    with pytest.raises(ValueError, match="the model is on cpu"):
+        fused.compile_steps(drawn())
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -118,9 +174,12 @@ def test_recordings_keep_no_decoder_in_memory(recordings: list[torch.Tensor]):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
 @torch.inference_mode()
-def test_a_gpu_replays_the_steps_that_it_would_do():
+def test_a_gpu_replays_the_steps_that_it_would_do(compiled: bool):
     model = drawn(2).cuda()
+    if compiled:
+        fused.compile_steps(model)
     tokens_BT = torch.randint(50, (3, 40), device="cuda")
     decoder = Decoder(model, 3, 40)
     decoder.feed(tokens_BT[:, :2], [2, 1, 2])
@@ -129,3 +188,4 @@ def test_a_gpu_replays_the_steps_that_it_would_do():
         stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1, 1, 1]))[:, 0]
         torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(3, device="cuda"), places], rtol=1e-3, atol=1e-3)
         places += 1
+    assert not compiled or model in fused.ASKED

@@ -394,8 +394,10 @@ class Continuation:
             tokens_R, sum_ = self._pick(options, place, logits_SBV, rows)
             picked.append(tokens_R)
             sums.append(sum_)
-        tokens_PR, sums_P = torch.stack(picked).tolist(), torch.stack(sums).tolist()  # the one wait for the device
-        return zip(forecasts, tokens_PR, sums_P, strict=True)
+        # The one wait for the device: tokens and sums together, in float32, which holds ids below 2**24.
+        both_PN = torch.cat([torch.stack(picked), torch.stack(sums)[:, None]], 1).tolist()
+        taken = [([int(token) for token in tokens], sum_) for *tokens, sum_ in both_PN]
+        return ((options, *each) for options, each in zip(forecasts, taken, strict=True))
 
     def _run_of_codes(
         self, first: dict[int, Options], guided: dict[int, bool], logits_SBV: Tensor, rows: Sequence[ReplyRow]
@@ -615,9 +617,7 @@ class Continuation:
             return self._decoder.logits(self._feed(0, last)).unflatten(0, (-1, count))
         last = [new and new + drafts[place % count] for place, new in enumerate(last)]
         width, pad = max(map(len, last)), self.tokenizer.vocabulary.pad
-        tokens_BT = torch.tensor(
-            [new + [pad] * (width - len(new)) for new in last], device=self.model.embedding.weight.device
-        )
+        tokens_BT = upload([new + [pad] * (width - len(new)) for new in last], self.model.embedding.weight.device)
         outputs_BTD = self._decoder.feed(tokens_BT, [len(new) for new in last])
         return self._decoder.logits(outputs_BTD).unflatten(0, (-1, count))
 
@@ -669,7 +669,7 @@ class Continuation:
         tokens_BT = torch.tensor([new + [self.tokenizer.vocabulary.pad] * (width - len(new)) for new in news])
         last_BD: Tensor | None = None
         for begin in range(0, width, crossovers.PROMPT_POSITIONS):
-            part_BT = tokens_BT[:, begin : begin + crossovers.PROMPT_POSITIONS].to(device)
+            part_BT = upload(tokens_BT[:, begin : begin + crossovers.PROMPT_POSITIONS], device)
             counts = [min(max(len(new) - begin, 0), part_BT.shape[1]) for new in news]
             outputs_BTD = self._decoder.feed(part_BT, counts, start)
             if outputs_BTD.shape[1] == 1:

@@ -3,7 +3,8 @@
 - the model states the maths once (`transformer`). While gradients are on, or a hook listens, the model itself computes
 - otherwise its lean twin does (`lean`, `kernels`), by the model's own methods
 - one token a row is a single compiled call, where numba is installed and knows the model's parts (`compiled_step`)
-- on a GPU a step of one token a row is recorded as one CUDA graph and replayed wherever the rows stand (`recording`)
+- on a GPU a step of one token a row is recorded as one CUDA graph and replayed wherever the rows stand (`recording`),
+  of compiled blocks where they were asked for (`fused`)
 - keys and values of every position are stored (`kv_cache`), and nothing is computed twice, unless the weights changed
 - where a reply begins, the model is compared with the one that all this was prepared for (`weights`)
 
@@ -13,18 +14,22 @@ Another kernel, runtime or device is added here, and nothing outside of it chang
 from __future__ import annotations
 
 import functools
+import logging
 
 import torch
 from torch import Tensor, nn
 
 from chameleon_lab import crossovers, native_ops
-from chameleon_lab.generation import recording
+from chameleon_lab.generation import fused, recording
 from chameleon_lab.generation.compiled_step import CodeRun, CompiledStep
+from chameleon_lab.generation.fused import FusedTwin
 from chameleon_lab.generation.kv_cache import KVCache, Step
 from chameleon_lab.generation.lean import LeanTwin
 from chameleon_lab.generation.recording import Recorded
 from chameleon_lab.generation.weights import Structure, weights_digest
 from chameleon_lab.transformer import Transformer, turned_at
+
+log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -179,13 +184,36 @@ class Decoder:
         kind = rows.start, len(lengths), min(reach, cache.room)
         if kind not in self._steps:
             # Without `self`, or the recording would keep the decoder, and it the recording, in memory.
-            work = functools.partial(_recorded_step, twin, cache, self._turns_T1K, rows, kind[2])
-            self._steps[kind] = Recorded(work, tokens_B1, cache.starts(rows))
+            work, starts_B1 = (
+                functools.partial(_recorded_step, twin, cache, self._turns_T1K, rows, kind[2]),
+                cache.starts(rows),
+            )
+            if self.model in fused.ASKED:
+                work = self._compiled_work(work, tokens_B1, starts_B1)
+            self._steps[kind] = Recorded(work, tokens_B1, starts_B1)
         return self._steps[kind](tokens_B1, cache.starts(rows))
+
+    def _compiled_work(self, plain: functools.partial[Tensor], *inputs: Tensor) -> functools.partial[Tensor]:
+        """The same step of compiled blocks; as it was, where the compiler fails, which is said and not tried again."""
+        work = functools.partial(_recorded_step, FusedTwin(self.model), *plain.args[1:])
+        try:
+            work(*inputs)
+        except Exception as error:
+            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("Decoding goes on without compiled steps, more slowly: %s", words)
+            fused.ASKED.discard(self.model)
+            return plain
+        return work
 
 
 def _recorded_step(
-    twin: LeanTwin, cache: KVCache, turns_T1K: Tensor, rows: slice, reach: int, tokens_B1: Tensor, starts_B1: Tensor
+    twin: LeanTwin | FusedTwin,
+    cache: KVCache,
+    turns_T1K: Tensor,
+    rows: slice,
+    reach: int,
+    tokens_B1: Tensor,
+    starts_B1: Tensor,
 ) -> Tensor:
     return twin.model.trunk(tokens_B1, Step(cache, turns_T1K, rows, 1, starts_B1, reach))
 

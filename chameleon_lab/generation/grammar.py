@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chameleon_lab.generation.recording import upload
 from chameleon_lab.records import StopReason
 from chameleon_lab.tokenizers.grids import ImageForm, Slot, SlotKind, image_form
 from chameleon_lab.vocabulary import Modality, Vocabulary
@@ -59,7 +60,7 @@ class Mask:
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._by_device:
             ids, hidden_V = np.flatnonzero(self.allowed_V), ~self.allowed_V
-            self._by_device[device] = torch.from_numpy(ids).to(device), torch.from_numpy(hidden_V).to(device)
+            self._by_device[device] = upload(ids, device), upload(hidden_V, device)
         return self._by_device[device]
 
 

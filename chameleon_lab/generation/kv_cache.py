@@ -119,6 +119,13 @@ class Step:
     def turns(self, tokens_BT: Tensor, config: ModelConfig) -> Tensor:
         return self._turns
 
+    def place(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of a recorded step's layer: keys, values, the rows' places in them, and the mask of what they see."""
+        assert self._mask_B1TS is not None
+        self.attended += 1
+        keys, values = (each[self._rows] for each in self._cache.layers[layer])
+        return keys, values, self._places[2], self._mask_B1TS
+
     def attend(
         self,
         layer: int,

@@ -19,7 +19,9 @@ WARMING = 3  # runs before recording, in which libraries choose their kernels an
 RECORDING = threading.Lock()  # one at a time in a process
 
 
-def upload(numbers: Sequence[Any] | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def upload(
+    numbers: Sequence[Any] | np.ndarray | Tensor, device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
     """A tensor of these numbers, copied to the device asynchronously."""
     tensor = torch.as_tensor(numbers, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

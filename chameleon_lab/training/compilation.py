@@ -1,48 +1,60 @@
-"""Compiled blocks: `torch.compile` for what stands between attention's taps, in training alone.
+"""Compiled training: `torch.compile` for what stands between a step's products.
 
 A step on a GPU spends a third of its time on small kernels around the products: norms, rotation, SwiGLU, casts,
-residual sums. Compiled they are a few. Not the whole model is compiled, because monitors hook its taps and its blocks
-at every step, and hooks inside compiled code go unheard: two methods of each block are, `Attention.project` and
-`Block.join`, and while somebody listens within one of them, it is called as it is. All blocks share their code, so it
-is compiled once and not once a layer.
+residual sums, the losses of logits. Compiled they are a few. Hooks inside compiled code go unheard, and monitors hook
+taps: so each of these is compiled for itself, and while somebody listens within one, it is called as it is: a block as
+a whole, then its two methods `Attention.project` and `Block.join`, and the objective's losses (`Objective.compiled`).
+All blocks share their code, so it is compiled once and not once a layer.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chameleon_lab import native_ops
 from chameleon_lab.by_modality import ByModality
-from chameleon_lab.transformer import Attention, Block, Transformer
+from chameleon_lab.transformer import Attention, Block, Context, Transformer
 
 
 def compile_blocks(model: Transformer) -> int:
-    """Has the blocks' methods compiled, at their first step in training; the number of methods that will be.
+    """Has the blocks and their methods compiled, at their first step in training; the number of methods that will be.
 
     Evaluation and decoding go on without: they come in many shapes. Left as they are: an attention of one's own, parts
     that send tokens of each modality their own way, and all where this torch does not say who listens.
     """
-    project, join, count = torch.compile(Attention.project), torch.compile(Block.join), 0
+    # Of `Causal._mask`, whose value is the same with its cache and without.
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+    project, join, forward = torch.compile(Attention.project), torch.compile(Block.join), torch.compile(Block.forward)
 
-    def real_turns(attention: Attention, x_BTD: torch.Tensor, turns_BT1K: torch.Tensor) -> Any:
-        turns = torch.view_as_real(turns_BT1K) if turns_BT1K.is_complex() else turns_BT1K  # a `Placement` has its own
-        return project(attention, x_BTD, turns)
+    def projected(attention: Attention, x_BTD: Tensor, turns_BT1K: Tensor) -> Any:
+        return project(attention, x_BTD, _real(turns_BT1K))
 
+    def whole(block: Block, x_BTD: Tensor, turns_BT1K: Tensor, context: Context) -> Tensor:
+        return forward(block, x_BTD, _real(turns_BT1K), context)
+
+    count = 0
     for block in model.blocks:
         if type(block) is not Block:
             continue
-        attention, within = block.attention, list[nn.Module]()
-        if type(attention) is Attention:
-            within = [attention.qkv, attention.query_norm, attention.key_norm, attention.rotation]
-        count += _replace(attention, "project", real_turns, within)
         slots = ("attention_post_norm", "attention_scale", "attention_dropout")
         slots += ("ffn_pre_norm", "feed_forward", "ffn_post_norm", "ffn_scale", "ffn_dropout")
         count += _replace(block, "join", join, [getattr(block, slot) for slot in slots])
+        attention = block.attention
+        if type(attention) is Attention:
+            within = [attention.qkv, attention.query_norm, attention.key_norm, attention.rotation]
+            count += _replace(attention, "project", projected, within)
+            count += _replace(block, "forward", whole, list(block.children()))
     return count
+
+
+def _real(turns_BT1K: Tensor) -> Tensor:
+    """Turns as pairs of real numbers, since compilers take no complex ones; what a `Placement` has, as it is."""
+    return torch.view_as_real(turns_BT1K) if turns_BT1K.is_complex() else turns_BT1K
 
 
 def _replace(owner: nn.Module, name: str, compiled: Callable[..., Any], within: list[nn.Module]) -> bool:

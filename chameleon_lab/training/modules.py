@@ -458,7 +458,7 @@ class LanguageModule(PacedModule):
     """Trains a transformer on batches of documents, watched by monitors.
 
     The loss on the `held_out` batches is measured every `held_out_every` steps, where given, and at the end. `compiled`
-    has the model's blocks compiled (see `compilation`). `frozen_rows` of embedding and head stand still.
+    has blocks and losses compiled (see `compilation`). `frozen_rows` of embedding and head stand still.
     """
 
     def __init__(
@@ -477,6 +477,7 @@ class LanguageModule(PacedModule):
         super().__init__(recipe, budget)
         if compiled:
             compile_blocks(model)
+            objective = replace(objective, compiled=True)
         self.frozen_rows = FrozenRows((model.embedding, model.head), frozen_rows)
         self.model, self.objective, self.monitors = model, objective, monitors
         self.unwatched: list[Monitor] = []  # monitors that cannot read weights in parts

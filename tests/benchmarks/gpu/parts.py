@@ -26,6 +26,7 @@ from chameleon_lab.documents import Document, EndTurn, Image, Text
 from chameleon_lab.generation import recording
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.engine import Engine
+from chameleon_lab.generation.fused import compile_steps
 from chameleon_lab.generation.settings import Settings
 from chameleon_lab.monitors.default import MONITORS
 from chameleon_lab.objective import Objective
@@ -55,22 +56,31 @@ def run_tests(sizes: Sizes, report: Report) -> None:
 
 def run_trainings(sizes: Sizes, report: Report) -> None:
     """The ordinary tests of trainings, which go to a GPU by themselves where there is one."""
-    names = ("test_training", "test_image_experiments", "test_run_measures")
+    names = ("test_training", "test_image_experiments", "test_objective")  # which need no Jupyter
     files = [ROOT / "tests" / f"{name}.py" for name in names]
     chosen = ["-m", "not slow and not gpu", "-k", "not two_processes"]
     tested(report, "tests of trainings", chosen, files)
 
 
 def tested(report: Report, name: str, chosen: list[str], files: Sequence[Path]) -> None:
-    options = [*chosen, "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "-rfEs", "--tb=short"]
+    options = [*chosen, "-v", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "-rfE", "--tb=short"]
     if not torch.cuda.is_available():
         options.append("--collect-only")
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         order = [sys.executable, "-m", "pytest", *options, f"--junitxml={results}", *map(str, files)]
-        done = subprocess.run(order, cwd=ROOT, env=environment(), capture_output=True, text=True)
-        print(done.stdout[-6000:], done.stderr[-2000:], flush=True)
-        lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
+        log = Path(folder) / "log"
+        with (
+            subprocess.Popen(
+                order, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as done,
+            log.open("w") as kept,
+        ):
+            assert done.stdout is not None
+            for line in done.stdout:  # as it comes: a part that is killed leaves it in its log
+                print(line, end="", flush=True)
+                kept.write(line)
+        lines = log.read_text().strip().splitlines() or ["nothing was said"]
         report.add(name, outcome=lines[-1].strip("= "), exit_code=done.returncode)
         for line in lines:
             if line.startswith(("FAILED", "ERROR")):
@@ -80,7 +90,7 @@ def tested(report: Report, name: str, chosen: list[str], files: Sequence[Path]) 
 
 
 def run_decoding(sizes: Sizes, report: Report) -> None:
-    """Steps a second at 7B shapes: recorded or not, of one row to three, in bfloat16, int8 and int4."""
+    """Steps a second at 7B shapes: recorded, compiled or neither, of one row to three, in bfloat16, int8 and int4."""
     speed = bandwidth(sizes)
     stated = card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     report.add(
@@ -88,19 +98,29 @@ def run_decoding(sizes: Sizes, report: Report) -> None:
     )
     config = sizes.decoded
     model = drawn(config)
-    recorded_or_not = (True, False) if torch.cuda.is_available() else (False,)
+    gpu = torch.cuda.is_available()
     for rows in (1, 2, 3):
-        for recorded in recorded_or_not:
+        for recorded in (True, False) if gpu and rows == 1 else (gpu,):
             with report.attempt(name := f"bfloat16, {rows} row(s), {'recorded' if recorded else 'not recorded'}"):
                 decoding(model, rows, recorded, speed, stated, sizes, report, name)
     with report.attempt("a step's kernels"), torch.inference_mode():
         decoder, token_11 = Decoder(model, 1, sizes.before + 8), torch.full((1, 1), 5, device=device())
         decoder.cache.lengths[:] = sizes.before
         kernels(lambda: decoder.logits(decoder.trunk(token_11)), report)
+    for rows in (1, 2, 3) if gpu else ():
+        with report.attempt(name := f"bfloat16, {rows} row(s), compiled"):
+            compile_steps(model)
+            decoding(model, rows, True, speed, stated, sizes, report, name)
     del model
+    plain = "recorded" if gpu else "not recorded"
     for bits in (8, 4):
-        with report.attempt(name := f"int{bits}, 1 row, {'recorded' if recorded_or_not[0] else 'not recorded'}"):
-            decoding(quantize(drawn(config), bits), 1, recorded_or_not[0], speed, stated, sizes, report, name)
+        packed = quantize(drawn(config), bits)
+        for compiled in (False, True) if gpu else (False,):
+            with report.attempt(name := f"int{bits}, 1 row, {'compiled' if compiled else plain}"):
+                if compiled:
+                    compile_steps(packed)
+                decoding(packed, 1, gpu, speed, stated, sizes, report, name)
+        del packed
 
 
 def decoding(
@@ -230,8 +250,12 @@ def run_picture(sizes: Sizes, report: Report) -> None:
     prompt = Document.of("a fox under a birch in the first snow of the year", EndTurn())
     engine = Engine(model, tokenizer)
     grammar = engine.grammar_of({"text": False, "max_images": 1, "min_images": 1})
-    for name, guidance in (("guided picture", 3.0), ("unguided picture", 1.0)):
+    kinds = [("guided picture", 3.0, False), ("unguided picture", 1.0, False)]
+    kinds += [("guided picture, compiled", 3.0, True)] * torch.cuda.is_available()
+    for name, guidance, compiled in kinds:
         with report.attempt(name):
+            if compiled:
+                compile_steps(model)
             settings = Settings(temperature=1.0, image_temperature=1.0, guidance=guidance)
             times = list[float]()
             for seed in range(3 if guidance != 1 else 2):
@@ -339,10 +363,10 @@ def run_training(sizes: Sizes, report: Report) -> None:
             stated=stated.teraflops if stated else "unknown",
         )
         del square
-    for title, (config, recipe, rows, positions) in sizes.trainings.items():
+    for title, (config, recipe, rows, positions, ways) in sizes.trainings.items():
         config = replace(config, vocabulary=config.vocabulary or 1047, context=max(config.context, positions))
         batches = fixed_batches(config, rows, positions)
-        for compiled in (False, True):
+        for compiled in ways:
             with report.attempt(name := f"{title}{', compiled' if compiled else ''}"):
                 if torch.cuda.is_available():
                     torch.cuda.reset_peak_memory_stats()
@@ -380,11 +404,11 @@ def step_kernels(config: ModelConfig, batch: Batch, compiled: bool, report: Repo
         model = Transformer(config).train()
     if compiled:
         compile_blocks(model)
-    here = batch.to(device())
+    here, objective = batch.to(device()), Objective(penalties=(ZLoss(1e-5),), compiled=compiled)
 
     def step() -> None:
         with torch.autocast(device().type, torch.bfloat16):
-            Objective(penalties=(ZLoss(1e-5),))(model, here)["loss_with_penalties"].backward()
+            objective(model, here)["loss_with_penalties"].backward()
         model.zero_grad()
 
     kernels(step, report)
@@ -439,7 +463,7 @@ def run_images(sizes: Sizes, report: Report) -> None:
 
 def run_monitors(sizes: Sizes, report: Report) -> None:
     """What the default monitors add to a training's steps, all and one by one at the steps when they are due."""
-    config, recipe, rows, positions = next(iter(sizes.trainings.values()))
+    config, recipe, rows, positions, _ = next(iter(sizes.trainings.values()))
     config = replace(config, vocabulary=config.vocabulary or 1047)
     rows = 8 * rows
     batches = fixed_batches(config, rows, positions)
@@ -586,7 +610,7 @@ def run_resume(sizes: Sizes, report: Report) -> None:
 
 
 PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
-    "tests": (run_tests, 120),
+    "tests": (run_tests, 150),
     "parity": (run_parity, 60),
     "resume": (run_resume, 60),
     "decoding": (run_decoding, 90),

@@ -25,8 +25,8 @@ class Sizes:
     images: ImageTokenizerConfig
     batch: int
     """Pictures at once."""
-    trainings: dict[str, tuple[ModelConfig, Recipe, int, int]]
-    """Model, recipe, rows, positions."""
+    trainings: dict[str, tuple[ModelConfig, Recipe, int, int, tuple[bool, ...]]]
+    """Model, recipe, rows, positions, and whether compiled or not."""
     warm: int
     timed: int
     watched: int
@@ -45,6 +45,8 @@ class Sizes:
 BILLION = replace(SHAPE_7B, width=2048, layers=20, heads=16, kv_heads=16, ffn_width=5632)
 """1.16 billion weights in matrices, 1.3 with the embedding."""
 
+BOTH = (False, True)
+
 ADAM = replace(SMALL.recipe, muon_rate=0.0)
 
 REAL = Sizes(
@@ -55,9 +57,10 @@ REAL = Sizes(
     images=CHAMELEON_IMAGES,
     batch=16,
     trainings={
-        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024),
-        "SMALL, 65,536 tokens a step": (SMALL.model, ADAM, 64, 1024),
-        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096),
+        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024, BOTH),
+        "SMALL, 65,536 tokens a step": (SMALL.model, ADAM, 64, 1024, BOTH),
+        "1B, 32,768 tokens a step": (BILLION, Recipe(), 8, 4096, (True,)),
+        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096, BOTH),
     },
     warm=8,
     timed=16,
@@ -89,7 +92,7 @@ TOY = Sizes(
     ),
     batch=2,
     trainings={
-        "toy": (TOY_SHAPE, SMALL.recipe, 2, 32),
+        "toy": (TOY_SHAPE, SMALL.recipe, 2, 32, BOTH),
     },
     warm=1,
     timed=2,
