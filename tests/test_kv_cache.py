@@ -41,10 +41,10 @@ def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 def compiles(monkeypatch: pytest.MonkeyPatch):
     """Has a model's recorded steps compiled here as on a GPU; the graphs are real, no C++ compiler is waited for."""
     block = torch.compile(fused._block, backend="aot_eager", dynamic=False, fullgraph=True)
-    monkeypatch.setattr(fused, "COMPILED", block)
-    monkeypatch.setattr(fused, "ASKED", WeakSet())
+    monkeypatch.setattr(fused, "_compiled_block", lambda: block)
+    monkeypatch.setattr(fused, "COMPILED_MODELS", WeakSet())
     torch.compiler.reset()
-    return fused.ASKED.add
+    return fused.COMPILED_MODELS.add
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -65,7 +65,7 @@ def test_compiled_steps_equal_whole_passes_of_one_graph_a_number_of_rows(recordi
                 stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1] * rows))[:, 0]
                 torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(rows), places], rtol=1e-4, atol=1e-5)
                 places += 1
-    assert counters["stats"]["unique_graphs"] == 2 and decoder.worker == "graph" and model in fused.ASKED
+    assert counters["stats"]["unique_graphs"] == 2 and decoder.worker == "graph" and model in fused.COMPILED_MODELS
 
 
 @torch.inference_mode()
@@ -75,7 +75,7 @@ def test_where_the_compiler_fails_steps_go_on_as_before_and_it_is_not_asked_agai
     def broken(*inputs):
         raise RuntimeError("No Triton here.\nAnd a page of its own words.")
 
-    monkeypatch.setattr(fused, "COMPILED", broken)
+    monkeypatch.setattr(fused, "_compiled_block", lambda: broken)
     model, tokens_BT = drawn(), torch.randint(50, (1, 12))
     compiles(model)
     decoder = Decoder(model, 1)
@@ -84,7 +84,7 @@ def test_where_the_compiler_fails_steps_go_on_as_before_and_it_is_not_asked_agai
     assert [each.getMessage() for each in caplog.records] == [
         "Decoding goes on without compiled steps, more slowly: No Triton here."
     ]
-    assert model not in fused.ASKED
+    assert model not in fused.COMPILED_MODELS
 
 
 def test_steps_are_compiled_for_a_gpu_alone():
@@ -188,4 +188,4 @@ def test_a_gpu_replays_the_steps_that_it_would_do(compiled: bool):
         stepped_BV = decoder.logits(decoder.feed(tokens_BT.gather(1, places[:, None]), [1, 1, 1]))[:, 0]
         torch.testing.assert_close(stepped_BV, whole_BTV[torch.arange(3, device="cuda"), places], rtol=1e-3, atol=1e-3)
         places += 1
-    assert not compiled or model in fused.ASKED
+    assert not compiled or model in fused.COMPILED_MODELS

@@ -396,8 +396,8 @@ class Continuation:
             sums.append(sum_)
         # The one wait for the device: tokens and sums together, in float32, which holds ids below 2**24.
         both_PN = torch.cat([torch.stack(picked), torch.stack(sums)[:, None]], 1).tolist()
-        taken = [([int(token) for token in tokens], sum_) for *tokens, sum_ in both_PN]
-        return ((options, *each) for options, each in zip(forecasts, taken, strict=True))
+        picks = [([int(token) for token in tokens], sum_) for *tokens, sum_ in both_PN]
+        return ((options, *each) for options, each in zip(forecasts, picks, strict=True))
 
     def _run_of_codes(
         self, first: dict[int, Options], guided: dict[int, bool], logits_SBV: Tensor, rows: Sequence[ReplyRow]

@@ -188,7 +188,7 @@ class Decoder:
                 functools.partial(_recorded_step, twin, cache, self._turns_T1K, rows, kind[2]),
                 cache.starts(rows),
             )
-            if self.model in fused.ASKED:
+            if self.model in fused.COMPILED_MODELS:
                 work = self._compiled_work(work, tokens_B1, starts_B1)
             self._steps[kind] = Recorded(work, tokens_B1, starts_B1)
         return self._steps[kind](tokens_B1, cache.starts(rows))
@@ -201,7 +201,7 @@ class Decoder:
         except Exception as error:
             words = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("Decoding goes on without compiled steps, more slowly: %s", words)
-            fused.ASKED.discard(self.model)
+            fused.COMPILED_MODELS.discard(self.model)
             return plain
         return work
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
@@ -21,7 +22,7 @@ from chameleon_lab.generation.kernels import attention_of_one
 from chameleon_lab.generation.kv_cache import Step
 from chameleon_lab.transformer import Attention, Block, Transformer
 
-ASKED: WeakSet[Transformer] = WeakSet()
+COMPILED_MODELS: WeakSet[Transformer] = WeakSet()
 
 
 def compile_steps(model: Transformer) -> None:
@@ -32,14 +33,14 @@ def compile_steps(model: Transformer) -> None:
     device = model.embedding.weight.device
     if device.type != "cuda":
         raise ValueError(f"Steps are compiled for a GPU, and the model is on {device}, which has kernels of its own.")
-    if type(model.modality) is not nn.Identity or not all(map(_plain, model.blocks)):
+    if type(model.modality) is not nn.Identity or not all(map(_is_own_block, model.blocks)):
         raise ValueError(
             "Steps are compiled of the library's own blocks, and this model has others: leave it as it is."
         )
-    ASKED.add(model)
+    COMPILED_MODELS.add(model)
 
 
-def _plain(block: nn.Module) -> bool:
+def _is_own_block(block: nn.Module) -> bool:
     return isinstance(block, Block) and type(block.attention) is Attention
 
 
@@ -51,7 +52,7 @@ class FusedTwin:
         self.model.__dict__["blocks"] = [functools.partial(_run, block) for block in model.blocks]  # pyright: ignore[reportArgumentType]
 
 
-class Place:
+class LayerContext:
     """The context of one layer: its keys and values, where each row's token goes, and what it sees."""
 
     def __init__(self, keys_BGSK: Tensor, values_BGSK: Tensor, places_B1: Tensor, mask_B11S: Tensor) -> None:
@@ -69,10 +70,12 @@ class Place:
 
 
 def _block(block: Block, x_B1D: Tensor, turns_B11K: Tensor, *place: Tensor) -> Tensor:
-    return block(x_B1D, turns_B11K, Place(*place))
+    return block(x_B1D, turns_B11K, LayerContext(*place))
 
 
-COMPILED = torch.compile(_block, dynamic=False, fullgraph=True)
+@functools.cache
+def _compiled_block() -> Callable[..., Tensor]:
+    return torch.compile(_block, dynamic=False, fullgraph=True)
 
 
 def _run(block: Block, x_B1D: Tensor, turns_B11K: Tensor, step: Step) -> Tensor:
@@ -81,4 +84,4 @@ def _run(block: Block, x_B1D: Tensor, turns_B11K: Tensor, step: Step) -> Tensor:
         native_ops.mark_dynamic(memory, 2)  # the cache's room
     native_ops.mark_dynamic(mask_B11S, 3)  # and how far the rows see
     turns_B11K = torch.view_as_real(turns_B11K) if turns_B11K.is_complex() else turns_B11K
-    return COMPILED(block, x_B1D, turns_B11K, keys_BGSK, values_BGSK, places_B1, mask_B11S)
+    return _compiled_block()(block, x_B1D, turns_B11K, keys_BGSK, values_BGSK, places_B1, mask_B11S)
