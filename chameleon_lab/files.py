@@ -90,9 +90,14 @@ def absence(path: Path | str) -> str:
     A pipe or a device is never opened to find out: it would wait, or never end.
     """
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
+        return _other_kind(os.stat(path))
     except OSError:
         return "is a link to what is not there" if os.path.islink(path) else "is missing"
+
+
+def _other_kind(status: os.stat_result) -> str:
+    """What else it is than a regular file; "" for one."""
+    kind = stat.S_IFMT(status.st_mode)
     return "" if kind == stat.S_IFREG else f"is {KINDS_OF_PLACES.get(kind, 'something else')}, not a file"
 
 
@@ -113,11 +118,15 @@ def require_regular(path: Path | str, largest: int | None = None) -> Path:
     Raises FileNotFoundError where there is none, ValueError for anything else.
     """
     path = Path(path)
-    if fault := absence(path):
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        status = os.stat(path)  # once: another process may put a file there at any time
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise FileNotFoundError(f"There is no file {path}.") from error
+    if fault := _other_kind(status):
         raise ValueError(f"{path} {fault}.")
-    size = path.stat().st_size
+    size = status.st_size
     if largest is not None and size > largest:
         raise ValueError(f"{path} has {size:,} bytes, and of its kind at most {largest:,} are read.")
     return path

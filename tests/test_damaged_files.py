@@ -393,3 +393,19 @@ def test_a_value_of_any_kind_in_any_place_of_a_config_is_read_or_one_error_that_
             open_folder(folder, layout)
         except (ValueError, FileNotFoundError) as error:
             assert layout in str(error), f"{name}: {error}"  # the folder's name
+
+
+def test_a_file_that_comes_while_it_is_looked_for_is_missing_and_not_damaged(tmp_path, monkeypatch):
+    """Else a process that shares a training would fail where another just begins its journal."""
+    path, really = tmp_path / "metrics.jsonl", os.stat
+
+    def stat(place, **options):
+        try:
+            return really(place, **options)
+        finally:
+            path.touch()
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        require_regular(path)
+    assert require_regular(path) == path
