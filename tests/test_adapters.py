@@ -213,6 +213,18 @@ def test_an_adapter_whose_matrices_fit_another_model_by_chance_is_refused(peft, 
         apply_adapter(Transformer(other.config), tmp_path)
 
 
+def test_the_adapter_of_other_weights_of_one_shape_is_applied_with_a_warning(peft, base, tmp_path, caplog):
+    for name, lora in (("float", SMALL), ("int8", replace(SMALL, base="int8"))):
+        write_adapter(shaken(copy.deepcopy(base.model), lora), tmp_path / name, lora)
+        for dtype in (torch.float32, torch.bfloat16):
+            apply_adapter(copy.deepcopy(base.model).to(dtype), tmp_path / name)
+        assert not caplog.records  # of a base in other numbers it is the adapter still
+        torch.manual_seed(12)
+        apply_adapter(Transformer(base.model.config), tmp_path / name)
+        assert "an adapter of other weights of this shape, as it seems" in caplog.text
+        caplog.clear()
+
+
 def test_an_adapter_beside_a_model_is_written_without_touching_it(peft, base, tmp_path):
     base.save(tmp_path / "model")
     files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}

@@ -208,6 +208,10 @@ def test_tables_go_out_and_come_back_and_are_not_another_studys(suffix, tmp_path
     assert read_judgements(path, study) == judgements
     with pytest.raises(ValueError, match="is of another study"):
         read_judgements(path, pairs(second="a third"))
+    if suffix == ".jsonl":
+        path.write_text(path.read_text().partition("\n")[2])
+        with pytest.raises(ValueError, match="line 1, is a judgement, and no line before it says of which study"):
+            read_judgements(path, study)
     (tmp_path / "bare.csv").write_text("item,annotator\n1,Ann\n")
     with pytest.raises(ValueError, match="does not name the columns study and item"):
         read_judgements(tmp_path / "bare.csv", study)
@@ -348,9 +352,12 @@ def test_a_safety_sheet_is_a_row_a_category_by_majority():
     rows = {row.category: (row.safe, row.unsafe, row.unsure) for row in safety_rows(study, judgements)}
     assert rows == {"hate": (1, 1, 0), "self": (0, 0, 2), "all": (1, 1, 2)}
     low, high = wilson_interval(0.25, 4)
-    assert f"| all | 1 | 1 | 2 | 25.00 ({100 * low:.2f} to {100 * high:.2f}) |" in safety_report(study, judgements)
+    assert f"| **all** | 1 | 1 | 2 | 25.00 ({100 * low:.2f} to {100 * high:.2f}) |" in safety_report(study, judgements)
     with pytest.raises(ValueError, match="Nobody has judged"):
         safety_rows(study, [])
+    study = Study.of_replies("safe?", PROMPTS[:4], {"ours": echo}, SAFETY, categories=["all", "all", "self", "self"])
+    rows = [(row.category, row.n) for row in safety_rows(study, judgements)]
+    assert rows == [("all", 2), ("self", 2), ("all", 4)]  # a category may be called as the last row is
 
 
 def test_the_papers_safety_shares_have_their_intervals():
