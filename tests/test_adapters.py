@@ -242,6 +242,11 @@ def test_a_damaged_adapter_is_one_clear_error(peft, base, tmp_path):
         apply_adapter(base.model, tmp_path)
     with pytest.raises(ValueError, match="no adapter to be written"):
         write_adapter(base.model, tmp_path, SMALL)
+    write_adapter(shaken(Transformer(base.model.config)), tmp_path, SMALL)
+    packed = quantize(base.model, 8)
+    with pytest.raises(ValueError, match=r"merged into plain weights, and .* of this model is packed"):
+        apply_adapter(packed, tmp_path)
+    assert not has_adapter(packed)
 
 
 def test_without_peft_the_error_says_what_to_install(base, monkeypatch, tmp_path: Path):

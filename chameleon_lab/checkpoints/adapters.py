@@ -162,6 +162,11 @@ def apply_adapter(model: Transformer, folder: Path | str) -> Transformer:
             )
         peft.set_peft_model_state_dict(model, tensors)
         for path, module in _layers(model).items():
+            if isinstance(module.get_base_layer(), QuantizedLinear):
+                raise ValueError(
+                    f"{folder} holds an adapter, which is merged into plain weights, and {path} of this model is "
+                    "packed: load the model without `weights`."
+                )
             if not (module.get_delta_weight("default") + module.get_base_layer().weight).isfinite().all():
                 raise ValueError(f"{folder} holds an adapter that makes weights of {path} no numbers.")
         _compare_base(model, shape.get("sketch"), folder)
