@@ -384,7 +384,7 @@ class Journal:
         self.judgements[judgement.item] = judgement
 
     def _append(self, plain: dict[str, Any]) -> None:
-        self._file.write((json.dumps(plain, ensure_ascii=False) + "\n").encode())
+        self._file.write((json.dumps(plain) + "\n").encode())  # in ASCII: a death cuts no letter in two
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -447,7 +447,7 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text.split("\n")
+    lines = [line.rstrip("\0") for line in text.split("\n")]  # a power cut leaves zeros
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -260,8 +260,8 @@ def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_ma
     kept = tmp_path / "kept.jsonl"
     with pytest.raises(ValueError, match="a truth, or a number from 0 to 1"):
         evaluate_own_prompts(tiny, prompts[:5], batch=2, reply_file=kept)
-    with kept.open("a") as file:
-        file.write('[{"kind": "te')  # as a kernel leaves it that dies
+    with kept.open("ab") as file:
+        file.write('[{"text": "ü'.encode()[:-1])  # as a kernel leaves it that dies
     mended = [replace(each, checks=(lambda reply, line: 1,)) for each in prompts[:5]]
     outcome = evaluate_own_prompts(tiny, mended, batch=2, reply_file=kept)
     assert asked == [2, 2, 2, 1] and outcome.scores == [1] * 5 and len(kept.read_text().splitlines()) == 6

@@ -33,7 +33,7 @@ from chameleon_lab.corpora.scenes import COLOURS, SHAPES
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.additions import module_of_file
 from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
-from chameleon_lab.files import intact, parse_json, text_of_file
+from chameleon_lab.files import intact, parse_json, read_bytes, text_of_file
 from chameleon_lab.generation.weights import weights_digest
 from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
@@ -232,7 +232,8 @@ class KeptReplies:
         weights = hashlib.sha256(weights_digest(lab.model, LARGEST_READ)).hexdigest()
         identity = [weights, settings_words(lab.settings), str(seed), *map(item_words, documents)]
         head = json.dumps({"replies_of": hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]})
-        lines = text_of_file(self.path, LARGEST_KEPT).split("\n")[:-1] if self.path.exists() else []
+        written = read_bytes(self.path, LARGEST_KEPT) if self.path.exists() else b""
+        lines = written.decode(errors="replace").split("\n")[:-1]
         if lines and lines[0] != head:
             raise ValueError(
                 f"{self.path} holds other things than these replies, or those of another model, seed, prompts or "
