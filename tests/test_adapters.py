@@ -21,6 +21,7 @@ from chameleon_lab.checkpoints.adapters import (
     apply_adapter,
     has_adapter,
     merge_adapter,
+    stored_adapters,
     write_adapter,
 )
 from chameleon_lab.documents import Document, EndTurn
@@ -119,6 +120,12 @@ def test_a_training_of_an_adapter_leaves_its_base_alone_and_goes_on_where_it_sto
     resumed = experiment.run(tmp_path / "parts").result(120)
     assert torch.equal(logits(whole), logits(resumed))
     assert not torch.allclose(logits(whole), logits(base.model))
+    few, many = stored_adapters(tmp_path)
+    assert (few.folder, many.folder) == (tmp_path / "parts" / "adapter", tmp_path / "whole" / "adapter")
+    assert (many.rank, many.alpha, many.base) == (SMALL.rank, SMALL.alpha, str(tmp_path / "base"))
+    assert len(many.matrices) == MODEL.layers * len(SMALL.targets) and f"rank 2, alpha 16, {many.parameters:,}" in str(
+        many
+    )
     lab = Chameleon.load(tmp_path / "whole" / "adapter", device="cpu")
     assert torch.allclose(logits(lab.model), logits(whole), atol=1e-5)
     before, after = base.model.state_dict(), whole.state_dict()
@@ -240,6 +247,8 @@ def test_a_damaged_adapter_is_one_clear_error(peft, base, tmp_path):
     (tmp_path / ADAPTER_WEIGHTS).write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="damaged or missing"):
         apply_adapter(base.model, tmp_path)
+    with pytest.raises(ValueError, match="damaged or missing"):
+        stored_adapters(tmp_path)
     with pytest.raises(ValueError, match="no adapter to be written"):
         write_adapter(base.model, tmp_path, SMALL)
     write_adapter(shaken(Transformer(base.model.config)), tmp_path, SMALL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -124,6 +125,57 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no model."""
     names = {file.name for file in visible_files(folder)}
     return {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= names and not {"config.json", "params.json"} & names
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """What an adapter's folder says of it, and how many numbers it has; `base` is "" where that is not said."""
+
+    folder: Path
+    base: str
+    rank: int
+    alpha: float
+    matrices: tuple[str, ...]
+    parameters: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: rank {self.rank}, alpha {self.alpha:g}, {self.parameters:,} parameters beside "
+            f"{len(self.matrices)} matrices of {self.base or 'a model that it does not name'}"
+        )
+
+
+def stored_adapters(folder: Path | str) -> list[StoredAdapter]:
+    """The adapters in a folder, such as a run's, and in those in it, by path; of their weights the head is read.
+
+    Raises ValueError for a damaged one, FileNotFoundError for no folder.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is no folder, so that no adapters are there.")
+    places = sorted(file.parent for file in Path(folder).rglob(ADAPTER_CONFIG))
+    under_way = [any(part.startswith(".") for part in place.relative_to(folder).parts) for place in places]
+    return [_stored(place) for place, hidden in zip(places, under_way, strict=True) if not hidden]
+
+
+def _stored(folder: Path) -> StoredAdapter:
+    config = read_table(folder / ADAPTER_CONFIG)
+    require_numbers(config, folder / ADAPTER_CONFIG, r=(int, 1, 2**20), lora_alpha=(float, -1e6, 1e6))
+    try:
+        with safetensors.safe_open(require_regular(folder / ADAPTER_WEIGHTS), "pt") as file:
+            names = file.keys()
+            shapes = {name.removeprefix(PREFIX): file.get_slice(name).get_shape() for name in names}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is damaged or missing: {error}.") from error
+    matrices = sorted({name.partition(".lora_")[0] for name in shapes})
+    base = config.get("base_model_name_or_path")
+    return StoredAdapter(
+        folder,
+        base if isinstance(base, str) else "",
+        config.get("r", 8),
+        config.get("lora_alpha", 8),
+        tuple(matrices),
+        sum(map(math.prod, shapes.values())),
+    )
 
 
 def base_of(folder: Path) -> str:
