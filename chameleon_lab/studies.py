@@ -365,7 +365,7 @@ class Journal:
             lines = self.path.read_bytes().split(b"\n")
             if lines[-1]:
                 self._file.write(b"\n")  # what a dying kernel left of a line is passed over, and stays
-            if not any(b'"fingerprint"' in line and line.endswith(b"}") for line in lines):
+            if not any(line.startswith(b'{"study"') and line.endswith(b"}") for line in lines):
                 self._append({"study": self.study.name, "fingerprint": self.study.fingerprint, "version": VERSION})
         except BaseException:
             self._file.close()
@@ -384,7 +384,7 @@ class Journal:
         self.judgements[judgement.item] = judgement
 
     def _append(self, plain: dict[str, Any]) -> None:
-        self._file.write((json.dumps(plain, ensure_ascii=False) + "\n").encode())
+        self._file.write((json.dumps(plain) + "\n").encode())  # in ASCII: a death cuts no letter in two
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -402,14 +402,22 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
     """An annotator's journal, or a JSON Lines or CSV file of `write_judgements`; of an item judged twice the last.
 
     A last line that was cut short by a dying kernel is passed over, which the log says. Raises ValueError, naming the
-    line, for any other damage, for another study's file and for columns that are not known.
+    line, for any other damage, for another study's file, for judgements before any line that says which study they are
+    of, and for columns that are not known.
     """
     path = Path(path)
     text = text_of_file(path)
     rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
     latest: dict[tuple[str, str], Judgement] = {}
-    items = {item.name for item in study.items}
+    items, of_study = {item.name for item in study.items}, False
     for number, row in rows:
+        of_study = of_study or "fingerprint" in row
+        if not of_study and "item" in row:
+            raise ValueError(
+                f"{path}, line {number}, is a judgement, and no line before it says of which study: the file has lost "
+                f"its first line. If you know that it is of {study.name!r}, write that of another annotator's journal "
+                "of the study there."
+            )
         if row.pop("fingerprint", study.fingerprint) != study.fingerprint:
             raise ValueError(
                 f"{path} is of another study ({str(row.get('study', ''))[:60]!r}), or of another state of this one "
@@ -439,7 +447,7 @@ def read_judgements(path: Path | str, study: Study) -> list[Judgement]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text.split("\n")
+    lines = [line.rstrip("\0") for line in text.split("\n")]  # a power cut leaves zeros
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -21,6 +21,7 @@ from chameleon_lab.checkpoints.adapters import (
     apply_adapter,
     has_adapter,
     merge_adapter,
+    stored_adapters,
     write_adapter,
 )
 from chameleon_lab.documents import Document, EndTurn
@@ -119,6 +120,12 @@ def test_a_training_of_an_adapter_leaves_its_base_alone_and_goes_on_where_it_sto
     resumed = experiment.run(tmp_path / "parts").result(120)
     assert torch.equal(logits(whole), logits(resumed))
     assert not torch.allclose(logits(whole), logits(base.model))
+    few, many = stored_adapters(tmp_path)
+    assert (few.folder, many.folder) == (tmp_path / "parts" / "adapter", tmp_path / "whole" / "adapter")
+    assert (many.rank, many.alpha, many.base) == (SMALL.rank, SMALL.alpha, str(tmp_path / "base"))
+    assert len(many.matrices) == MODEL.layers * len(SMALL.targets) and f"rank 2, alpha 16, {many.parameters:,}" in str(
+        many
+    )
     lab = Chameleon.load(tmp_path / "whole" / "adapter", device="cpu")
     assert torch.allclose(logits(lab.model), logits(whole), atol=1e-5)
     before, after = base.model.state_dict(), whole.state_dict()
@@ -213,6 +220,18 @@ def test_an_adapter_whose_matrices_fit_another_model_by_chance_is_refused(peft, 
         apply_adapter(Transformer(other.config), tmp_path)
 
 
+def test_the_adapter_of_other_weights_of_one_shape_is_applied_with_a_warning(peft, base, tmp_path, caplog):
+    for name, lora in (("float", SMALL), ("int8", replace(SMALL, base="int8"))):
+        write_adapter(shaken(copy.deepcopy(base.model), lora), tmp_path / name, lora)
+        for dtype in (torch.float32, torch.bfloat16):
+            apply_adapter(copy.deepcopy(base.model).to(dtype), tmp_path / name)
+        assert not caplog.records  # of a base in other numbers it is the adapter still
+        torch.manual_seed(12)
+        apply_adapter(Transformer(base.model.config), tmp_path / name)
+        assert "an adapter of other weights of this shape, as it seems" in caplog.text
+        caplog.clear()
+
+
 def test_an_adapter_beside_a_model_is_written_without_touching_it(peft, base, tmp_path):
     base.save(tmp_path / "model")
     files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
@@ -228,8 +247,15 @@ def test_a_damaged_adapter_is_one_clear_error(peft, base, tmp_path):
     (tmp_path / ADAPTER_WEIGHTS).write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="damaged or missing"):
         apply_adapter(base.model, tmp_path)
+    with pytest.raises(ValueError, match="damaged or missing"):
+        stored_adapters(tmp_path)
     with pytest.raises(ValueError, match="no adapter to be written"):
         write_adapter(base.model, tmp_path, SMALL)
+    write_adapter(shaken(Transformer(base.model.config)), tmp_path, SMALL)
+    packed = quantize(base.model, 8)
+    with pytest.raises(ValueError, match=r"merged into plain weights, and .* of this model is packed"):
+        apply_adapter(packed, tmp_path)
+    assert not has_adapter(packed)
 
 
 def test_without_peft_the_error_says_what_to_install(base, monkeypatch, tmp_path: Path):

@@ -268,6 +268,11 @@ def test_what_cannot_be_aligned_on_says_so(base, mixed, tmp_path):
         alignment_on(tmp_path / "a.jsonl", base.model)
     with pytest.raises(ValueError, match="There is no source poems; there are text"):
         Conversations({"text": SceneCategory("text", 3)}, mixed, {"poems": 1.0})
+    for source, why in ((5, "not of type int"), (["a"], "entry 1 is of type str"), ([{"turns": []}], "of type dict")):
+        with pytest.raises(ValueError, match=why):
+            Conversations({"a": source}, "tiny")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="the weight of 'a' must be a finite number"):
+        Conversations({"a": [chat("a", "b")]}, "tiny", weights={"a": "1"})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="There are no conversations"):
         Conversations({}, mixed)
     with pytest.raises(ValueError, match="No category is called 'poems'"):

@@ -18,6 +18,7 @@ from chameleon_lab.training.data import Scenes
 from chameleon_lab.training.experiments import TINY, Experiment
 from chameleon_lab.training.fine_tuning import fine_tune
 from chameleon_lab.training.folder import RunFolder
+from chameleon_lab.training.rewards import REWARDED
 from chameleon_lab.transformer import Transformer
 
 MODEL = replace(support.MODEL, context=500)
@@ -77,6 +78,14 @@ def test_the_tiny_model_is_trained_on_by_its_name():
     shipped = Chameleon.load("tiny", device="cpu").model.state_dict()
     assert all(torch.equal(tensor, shipped[name]) for name, tensor in module.model.state_dict().items())
     assert replace(TINY, begins_from="tiny").fingerprint != TINY.fingerprint == replace(TINY).fingerprint
+
+
+def test_what_no_training_begins_from_is_refused_where_it_is_named(toy):
+    with pytest.raises(ValueError, match="a Chameleon, or a Transformer, and not from what is of type Experiment"):
+        replace(toy, begins_from=toy)
+    for source in (3, None, Transformer(replace(support.MODEL, vocabulary=64))):
+        with pytest.raises(ValueError, match=f"name or a Chameleon, and not .* type {type(source).__name__}"):
+            replace(REWARDED, begins_from=source)
 
 
 def test_a_run_that_goes_on_does_not_begin_again_and_neither_does_a_fork(folder, toy, tmp_path, monkeypatch):

@@ -73,6 +73,7 @@ def test_what_the_documents_say_is_part_of_what_the_experiment_is(mixed):
     [
         (["what is 1?"] * 3, {}, "each a Document"),
         (DOCUMENTS[0], {}, "each a Document"),
+        (3, {}, "each a Document"),
         (DOCUMENTS[:1], {}, "needs two or more"),
         (DOCUMENTS, {"held_out": 1.0}, "shares from 0 to below 1"),
         (DOCUMENTS, {"beside_share": -0.1}, "shares from 0 to below 1"),

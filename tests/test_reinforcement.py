@@ -11,7 +11,8 @@ import torch
 
 from chameleon_lab.chameleon import Chameleon
 from chameleon_lab.checkpoints.provenance import LicenceError
-from chameleon_lab.corpora.scenes import Scene, sample_where
+from chameleon_lab.corpora.requests import requested_scene
+from chameleon_lab.corpora.scenes import NOVEL_PAIRS, Scene, sample_where
 from chameleon_lab.documents import Document, EndTurn, Image
 from chameleon_lab.measures import MEASURES, measure_of
 from chameleon_lab.monitors.default import MONITORS
@@ -21,7 +22,14 @@ from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.policy import PromptBatches, PromptRows, RolloutBatch, advantages
 from chameleon_lab.training.reinforcement import GRPO, RewardExperiment
-from chameleon_lab.training.rewards import REWARDED_PAIRS, UNREWARDED_PAIRS, PairRequests, pair_reward, scene_reward
+from chameleon_lab.training.rewards import (
+    REWARDED_PAIRS,
+    UNREWARDED_PAIRS,
+    PairRequests,
+    RelationRequests,
+    pair_reward,
+    scene_reward,
+)
 from chameleon_lab.training.run import Run
 from chameleon_lab.vocabulary import Modality
 
@@ -366,6 +374,19 @@ def test_the_rewards_of_scenes_are_of_the_picture_that_was_asked_for():
         moved = replace(scene, background="gray" if scene.background != "gray" else "tan")
         assert 0.5 < paid(moved)[0] < 1 and paid(moved)[1] == 1
     assert not set(REWARDED_PAIRS) & set(UNREWARDED_PAIRS) and len(REWARDED_PAIRS) == 4
+
+
+def test_a_pair_in_a_relation_is_asked_for_beside_one_that_the_data_have():
+    for pairs, held_out in ((REWARDED_PAIRS, True), (UNREWARDED_PAIRS, False)):
+        source = RelationRequests(pairs, held_out)
+        scenes = [source.scene(np.random.default_rng(seed)) for seed in range(20)]
+        novel = [[thing.pair for thing in scene.things if thing.pair in NOVEL_PAIRS] for scene in scenes]
+        assert all(len(each) == 1 and each[0] in pairs for each in novel)
+        assert {scene.layout for scene in scenes} == {"beside", "above"}
+        assert {scene.held_out for scene in scenes} == {held_out}
+        request = source(np.random.default_rng(0))
+        assert requested_scene(request.text) == scenes[0]
+        assert not request.pictures
 
 
 def test_a_reward_that_fails_ends_the_run_with_its_own_words_and_what_was_trained_stays(toy, tmp_path):

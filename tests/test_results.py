@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_the_command_asks_and_compares_two_models(own, tiny, capsys, monkeypatch
     monkeypatch.setattr("chameleon_lab.commands.evaluate.load_named", lambda name, options: tiny)
     asked = ["evaluate", "--prompts", own / "own.jsonl", "--checks", own / "checks.py", "--out", own / "out.jsonl"]
     assert main([*map(str, asked), "--against", "tiny"]) == 0
-    assert (own / "out.jsonl").is_file()
+    assert (own / "out.jsonl").is_file() and not list(own.glob("*.replies*"))
     (own / "valid.jsonl").write_text('{"goal": "Do", "sol1": "x", "sol2": "y"}\n')
     benchmark = ["evaluate", "--benchmark", "PIQA", "--data", str(own)]
     monkeypatch.setattr("chameleon_lab.commands.evaluate.load_model", lambda options: tiny)
@@ -256,6 +257,17 @@ def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_ma
     with pytest.raises(ValueError, match="a truth, or a number from 0 to 1"):
         evaluate_own_prompts(tiny, prompts[:5], batch=2)
     assert asked == [2]
+    kept = tmp_path / "kept.jsonl"
+    with pytest.raises(ValueError, match="a truth, or a number from 0 to 1"):
+        evaluate_own_prompts(tiny, prompts[:5], batch=2, reply_file=kept)
+    with kept.open("ab") as file:
+        file.write('[{"text": "ü'.encode()[:-1])  # as a kernel leaves it that dies
+    mended = [replace(each, checks=(lambda reply, line: 1,)) for each in prompts[:5]]
+    outcome = evaluate_own_prompts(tiny, mended, batch=2, reply_file=kept)
+    assert asked == [2, 2, 2, 1] and outcome.scores == [1] * 5 and len(kept.read_text().splitlines()) == 6
+    assert outcome.replies == [Document.of("hi")] * 5
+    with pytest.raises(ValueError, match=r"kept\.jsonl holds other things than these replies, or those of another"):
+        evaluate_own_prompts(tiny, mended, seed=1, reply_file=kept)
 
 
 def test_a_file_of_checks_that_ends_the_program_is_named(own):

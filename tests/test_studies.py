@@ -50,9 +50,10 @@ def echo(prompt: Document) -> Document:
     return Document.of("a reply to ", prompt, PIL.Image.new("RGB", (4, 4), "red"))
 
 
-def pairs(checks: int = 2, second: str = "another") -> Study:
-    replies = [Document.of(f"{second} {number}") for number in range(8)]
-    return Study.of_pairs("ours or theirs", PROMPTS, {"ours": echo, "theirs": replies}, checks=checks)
+def pairs(checks: int = 2, second: str = "another", names: str = "12345678") -> Study:
+    replies = [Document.of(f"{second} {number}") for number in range(len(names))]
+    models = {"ours": echo, "theirs": replies}
+    return Study.of_pairs("ours or theirs", PROMPTS[: len(names)], models, checks=checks, names=names)
 
 
 def judged(study: Study, votes: dict[str, str]) -> list[Judgement]:
@@ -128,24 +129,25 @@ def test_what_a_killed_kernel_wrote_is_there_and_the_cut_line_is_passed_over(tmp
 
 
 def test_a_journal_killed_at_any_byte_goes_on_and_belongs_to_its_study(tmp_path):
-    pairs().write(tmp_path / "whole")
+    pairs(names="åçé").write(tmp_path / "whole")
     journal = Journal(tmp_path / "whole", "Ann")
-    for item in ("1", "2"):
+    for item in ("å", "ç"):
         journal.add(Judgement("Ann", item, {"better": "first"}))
     journal.close()
     whole = journal.path.read_bytes()
     place = tmp_path / "cut"
-    pairs().write(place)
+    pairs(names="åçé").write(place)
     (place / "judges").mkdir()
     (place / "judges" / "Ann.jsonl").touch()
-    another = pairs(second="a third")
+    another = pairs(second="a third", names="åçé")
     for length in range(len(whole)):
-        (place / "judges" / "Ann.jsonl").write_bytes(whole[:length])
+        zeros = b"\0" * (5 * (length % 2))  # as a power cut leaves them
+        (place / "judges" / "Ann.jsonl").write_bytes(whole[:length] + zeros)
         again = Journal(place, "Ann")
         lines = whole.split(b"\n")[1:-1]
         answers = [line for line in whole[:length].split(b"\n") if line in lines]
         assert len(again.judgements) == len(answers)
-        again.add(Judgement("Ann", "3", {"better": "second"}))
+        again.add(Judgement("Ann", "é", {"better": "second"}))
         again.close()
         Journal(place, "Ann").close()  # now that the cut line lies in the middle
         written = again.path.read_bytes()
@@ -208,6 +210,10 @@ def test_tables_go_out_and_come_back_and_are_not_another_studys(suffix, tmp_path
     assert read_judgements(path, study) == judgements
     with pytest.raises(ValueError, match="is of another study"):
         read_judgements(path, pairs(second="a third"))
+    if suffix == ".jsonl":
+        path.write_text(path.read_text().partition("\n")[2])
+        with pytest.raises(ValueError, match="line 1, is a judgement, and no line before it says of which study"):
+            read_judgements(path, study)
     (tmp_path / "bare.csv").write_text("item,annotator\n1,Ann\n")
     with pytest.raises(ValueError, match="does not name the columns study and item"):
         read_judgements(tmp_path / "bare.csv", study)
@@ -348,9 +354,12 @@ def test_a_safety_sheet_is_a_row_a_category_by_majority():
     rows = {row.category: (row.safe, row.unsafe, row.unsure) for row in safety_rows(study, judgements)}
     assert rows == {"hate": (1, 1, 0), "self": (0, 0, 2), "all": (1, 1, 2)}
     low, high = wilson_interval(0.25, 4)
-    assert f"| all | 1 | 1 | 2 | 25.00 ({100 * low:.2f} to {100 * high:.2f}) |" in safety_report(study, judgements)
+    assert f"| **all** | 1 | 1 | 2 | 25.00 ({100 * low:.2f} to {100 * high:.2f}) |" in safety_report(study, judgements)
     with pytest.raises(ValueError, match="Nobody has judged"):
         safety_rows(study, [])
+    study = Study.of_replies("safe?", PROMPTS[:4], {"ours": echo}, SAFETY, categories=["all", "all", "self", "self"])
+    rows = [(row.category, row.n) for row in safety_rows(study, judgements)]
+    assert rows == [("all", 2), ("self", 2), ("all", 4)]  # a category may be called as the last row is
 
 
 def test_the_papers_safety_shares_have_their_intervals():

@@ -49,11 +49,17 @@ def evaluate_command(options: argparse.Namespace) -> None:
     for each in labs.values():
         each.settings = each.settings.changed(**changes)
     if options.prompts or options.against or options.benchmark:
-        outcomes = list[OwnOutcome]()
-        results = {name: _results(each, options, outcomes) for name, each in labs.items()}
+        outcomes, out = list[OwnOutcome](), options.out
+        reply_files = [out.with_name(f"{out.name}.replies-{place}") if out else None for place, _ in enumerate(labs, 1)]
+        results = {
+            name: _results(each, options, outcomes, path)
+            for (name, each), path in zip(labs.items(), reply_files, strict=True)
+        }
         log.info("%s", result_table(results))
-        if options.out:  # last: a disk that is full is to cost no answers
-            outcomes[0].write(options.out)
+        if out:  # last: a disk that is full is to cost no answers
+            outcomes[0].write(out)
+            for path in filter(None, reply_files):
+                path.unlink(missing_ok=True)
         if options.benchmark:
             log.info("The paper: %s", ", ".join(f"{k} {v}" for k, v in BENCHMARKS[options.benchmark].paper.items()))
         return
@@ -72,13 +78,17 @@ def load_named(name: str, options: argparse.Namespace) -> Chameleon:
     return Chameleon.load(name, dtype=options.dtype and WEIGHT_DTYPES[options.dtype])
 
 
-def _results(lab: Chameleon, options: argparse.Namespace, outcomes: list[OwnOutcome]) -> list[Result]:
+def _results(
+    lab: Chameleon, options: argparse.Namespace, outcomes: list[OwnOutcome], reply_file: Path | None
+) -> list[Result]:
     if options.benchmark:
         benchmark = run_benchmark(lab, options.benchmark, options.data, limit=options.limit, seed=options.seed)
         return list(benchmark.values())
     if not options.prompts:
         return list(scene_results(lab, options.kind or tuple(PROMPT_KINDS), options.n, options.seed))
     prompts = read_own_prompts(options.prompts, options.checks or {})
-    outcome = evaluate_own_prompts(lab, prompts, reference=options.prompts.name, seed=options.seed)
+    outcome = evaluate_own_prompts(
+        lab, prompts, reference=options.prompts.name, seed=options.seed, reply_file=reply_file
+    )
     outcomes.append(outcome)
     return list(outcome.results.values())

@@ -15,8 +15,10 @@ number from 0 to 1.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,8 @@ from chameleon_lab.corpora.scenes import COLOURS, SHAPES
 from chameleon_lab.documents import Document, EndTurn
 from chameleon_lab.evaluation.additions import module_of_file
 from chameleon_lab.evaluation.results import Result, evaluation_card, item_words, settings_words
-from chameleon_lab.files import intact, parse_json, text_of_file
+from chameleon_lab.files import intact, parse_json, read_bytes, text_of_file
+from chameleon_lab.generation.weights import weights_digest
 from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import write_file
@@ -217,6 +220,42 @@ class OwnOutcome:
         write_file(Path(path), "".join(f"{line}\n" for line in lines))
 
 
+class KeptReplies:
+    """Replies in a JSON Lines file, on the disk as they are made, which a check that fails then does not lose.
+
+    `replies` are those that are there. The first line says of which weights, settings, seed and prompts; checks may
+    have changed. A line that a dying kernel cut short is left out. Raises ValueError for a file of others.
+    """
+
+    def __init__(self, path: Path | str, lab: Chameleon, documents: Sequence[Document], seed: int) -> None:
+        self.path = Path(path)
+        weights = hashlib.sha256(weights_digest(lab.model, LARGEST_READ)).hexdigest()
+        identity = [weights, settings_words(lab.settings), str(seed), *map(item_words, documents)]
+        head = json.dumps({"replies_of": hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]})
+        written = read_bytes(self.path, LARGEST_KEPT) if self.path.exists() else b""
+        lines = written.decode(errors="replace").split("\n")[:-1]
+        if lines and lines[0] != head:
+            raise ValueError(
+                f"{self.path} holds other things than these replies, or those of another model, seed, prompts or "
+                "settings: name another file, or delete it."
+            )
+        self.replies = [Document.from_json(line) for line in lines[1:]]
+        write_file(self.path, "".join(f"{line}\n" for line in lines or [head]))
+
+    def add(self, replies: Sequence[Document]) -> None:
+        with self.path.open("ab") as file:
+            file.write("".join(f"{reply.to_json()}\n" for reply in replies).encode(errors="backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        self.replies += replies
+
+
+LARGEST_READ = 2**28
+"""Bytes of a model that are read to tell it from others."""
+LARGEST_KEPT = 2**32
+"""Bytes of a file of kept replies, which may be pictures."""
+
+
 def evaluate_own_prompts(
     lab: Chameleon,
     prompts: Sequence[OwnPrompt],
@@ -224,11 +263,14 @@ def evaluate_own_prompts(
     reference: str = "own prompts",
     seed: int = 0,
     batch: int = 32,
+    reply_file: Path | str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> OwnOutcome:
     """Asks a model everything, with its own settings, and checks the replies. `reference`: a name for the prompts.
 
-    Raises ValueError for a prompt that has no room in the context, before any is asked, and as `OwnPrompt.score` does.
+    `reply_file`: of `KeptReplies`; called again, such as with a check that was mended, it goes on there. Raises
+    ValueError for a prompt that has no room in the context, before any is asked, and as `OwnPrompt.score` and
+    `KeptReplies` do.
     """
     require_count(batch, "prompts asked at once", 1)
     documents = [lab.recent(each.document) for each in prompts]
@@ -239,11 +281,15 @@ def evaluate_own_prompts(
                 f"Prompt {number} ({document.text[:40]!r}) has {tokens} tokens, and the model's context has room for "
                 f"{room} with the reply: shorten it."
             )
-    replies, scores = list[Document](), list[float]()
-    for start in range(0, len(prompts), batch):
+    keeper = KeptReplies(reply_file, lab, documents, seed) if reply_file else None
+    replies = list(keeper.replies) if keeper else []
+    # Checked as they come: a check that fails is to say so after the first replies, and not after all.
+    scores = [prompt.score(reply) for prompt, reply in zip(prompts, replies, strict=False)]
+    for start in range(len(replies), len(prompts), batch):
         some = documents[start : start + batch]
         few = lab.engine.generate(some, lab.settings, [seed + start + place for place in range(len(some))])
-        # Checked here: a check that fails is to say so after the first replies, and not after all.
+        if keeper:
+            keeper.add(few)
         scores += [prompt.score(reply) for prompt, reply in zip(prompts[start : start + batch], few, strict=True)]
         replies += few
         if progress:

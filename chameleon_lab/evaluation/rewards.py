@@ -33,7 +33,7 @@ from chameleon_lab.generation.grammar import MODALITY_SWITCHES
 from chameleon_lab.signals import exit_code
 from chameleon_lab.storage import write_file
 from chameleon_lab.training.folder import RunFolder
-from chameleon_lab.training.rewards import REWARDED_PAIRS, UNREWARDED_PAIRS, PairRequests
+from chameleon_lab.training.rewards import REWARDED_PAIRS, UNREWARDED_PAIRS, PairRequests, RelationRequests
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,13 @@ def _requests(source: PairRequests, n: int, seed: int) -> list[Document]:
 PROMPT_SETS: dict[str, Callable[[int, int], list[Document]]] = {
     "rewarded pairs": lambda n, seed: _requests(PairRequests(REWARDED_PAIRS, held_out=True), n, seed),
     "pairs never rewarded": lambda n, seed: _requests(PairRequests(UNREWARDED_PAIRS), n, seed),
+    "rewarded pairs in relations": lambda n, seed: _requests(RelationRequests(REWARDED_PAIRS, held_out=True), n, seed),
+    "others in relations": lambda n, seed: _requests(RelationRequests(UNREWARDED_PAIRS), n, seed),
     "one thing": lambda n, seed: [each.document for each in prompts("one thing", n, seed)],
     "two things": lambda n, seed: [each.document for each in prompts("two things", n, seed)],
 }
-"""Requests for drawings: of the rewarded pairs in arrangements that were not; of the others; and what data taught."""
+"""Requests for drawings: of the rewarded pairs in arrangements that were not; of the others; both beside or
+above a thing that data taught; and what data taught."""
 
 OTHER_SKILLS = ("captions", "questions")
 """Kinds of `evaluation.scenes` in words, of which no reward says anything."""
@@ -130,7 +133,7 @@ def reward_outcomes(
         drawings = one_drawing_each(lab, PROMPT_SETS[name](n, seed), seed, guidance=1.0)
         for measure in ("all", "binding", "sizes", "layout", "background"):
             yield {"set": name, "measure": measure, "right": sum(each.verdicts[measure] for each in drawings), "n": n}
-        if name == "two things":
+        if len(drawings[0].scene.things) > 1:  # the second judge knows scenes of one thing
             continue
         named = nearest.names([each.picture for each in drawings])
         pairs = list(zip(drawings, named, strict=True))

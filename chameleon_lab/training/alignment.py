@@ -39,7 +39,7 @@ from chameleon_lab.corpora.readers import Skipped
 from chameleon_lab.documents import Document
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Cosine, Recipe
-from chameleon_lab.parts import require_count
+from chameleon_lab.parts import plain_number, require_count
 from chameleon_lab.plain import plain_values
 from chameleon_lab.stability import Dropout, QueryKeyNorm, ZLoss
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
@@ -134,12 +134,16 @@ class Conversations:
     answer_pictures: str = "centre crop"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for no sources, and for weights of others."""
+        """Raises ValueError for no sources, what is no source, and for weights of others or that are no numbers."""
         if not self.sources:
             raise ValueError("There are no conversations: give a source by its category, {'visual chat': PATH}.")
+        for name, source in self.sources.items():
+            _require_conversations(name, source)
+        for name, weight in (self.weights or {}).items():
+            plain_number(weight, f"the weight of {name!r}")
         if self.weights is not None and (unknown := self.weights.keys() - self.sources.keys()):
             raise ValueError(f"There is no source {', '.join(sorted(unknown))}; there are {', '.join(self.sources)}.")
-        if not 0 <= self.held_out < 1:
+        if not 0 <= plain_number(self.held_out, "held_out") < 1:
             raise ValueError(f"held_out is the share that is not trained on, from 0 to below 1, not {self.held_out}.")
 
     @cached_property
@@ -162,7 +166,7 @@ class Conversations:
                 first = f" The first that was skipped: {skips[0].name}: {skips[0].reason}." if skips else ""
                 raise ValueError(f"The source {name!r} holds no conversation to learn from.{first}")
             order = np.random.default_rng([seed, 24, zlib.crc32(name.encode())]).permutation(len(tokens))
-            count = round(self.held_out * len(tokens))
+            count = min(round(self.held_out * len(tokens)), len(tokens) - 1)
             apart += [tokens[place] for place in sorted(order[:count])]
             parts[name] = tokens.chosen(np.sort(order[count:]))
             skipped[name] = tuple(skips)
@@ -183,6 +187,22 @@ class Conversations:
         if whole.held_out:
             held_out = pack(whole.held_out, self.context, vocabulary, min(self.rows, 16))
         return Corpus(vocabulary, mixture, held_out, lambda: self._mixed_tokenizer)
+
+
+def _require_conversations(name: str, source: object) -> None:
+    """Raises ValueError for what no conversations come from."""
+    if isinstance(source, str | Path | DataSource | SceneCategory):
+        return
+    if not isinstance(source, Sequence):
+        raise ValueError(
+            f"The source {name!r} is a file, a folder or a list of documents, and not of type {type(source).__name__}."
+        )
+    for number, each in enumerate(source, 1):
+        if not isinstance(each, Document | Skipped):
+            raise ValueError(
+                f"The source {name!r} is a list of documents, and its entry {number} is of type "
+                f"{type(each).__name__}: Document.from_messages makes one of messages."
+            )
 
 
 def _documents(source: ConversationSource, seed: int) -> Iterator[Document | Skipped]:

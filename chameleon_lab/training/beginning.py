@@ -36,6 +36,14 @@ _digests: dict[tuple[tuple[str, int, int], ...], str] = {}
 """By (path, size, time of writing) of the files that were read, since one training asks several times."""
 
 
+def require_source(source: object, draws: bool = False) -> None:
+    """Raises ValueError for what no training begins from; one that `draws` needs a model with its tokenizers."""
+    if isinstance(source, str | Path | Chameleon) or (not draws and isinstance(source, Transformer | None)):
+        return
+    kinds = "a model's folder, a shipped model's name or a Chameleon" + ("" if draws else ", or a Transformer")
+    raise ValueError(f"A training begins from {kinds}, and not from what is of type {type(source).__name__}.")
+
+
 def weights_identity(source: WeightSource | None) -> dict[str, str] | None:
     """A source as plain values: its name and eight letters of its weights' content, so that other weights in the same
     folder are another training. Raises FileNotFoundError for a folder without weights."""

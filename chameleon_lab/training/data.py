@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -122,7 +122,8 @@ class ListedDocuments:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what are no documents, too few to hold one out, and shares beyond 0 and 1."""
-        if isinstance(self.documents, Document) or not all(isinstance(each, Document) for each in self.documents):
+        listed = isinstance(self.documents, Iterable) and not isinstance(self.documents, Document)
+        if not listed or not all(isinstance(each, Document) for each in self.documents):
             raise ValueError(
                 "Own documents come in a list, each a Document; `corpora.readers` has readers of files and folders."
             )

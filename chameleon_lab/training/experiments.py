@@ -26,7 +26,7 @@ from chameleon_lab.parts import require, require_count, require_each
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.published import PUBLISHED
 from chameleon_lab.stability import FIXES, Dropout, NormReordering, QueryKeyNorm, QueryKeyRMSNorm, ZLoss, kind
-from chameleon_lab.training.beginning import WeightSource, begin, weights_identity
+from chameleon_lab.training.beginning import WeightSource, begin, require_source, weights_identity
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.data import PAIRS, Corpus, Data, Instructions, Scenes
 from chameleon_lab.training.run import Run
@@ -140,6 +140,7 @@ class Experiment:
         check_rules(self.rules)
         require_count(self.checkpoints, "checkpoints", 0)
         require_count(self.seed, "the seed", 0)
+        require_source(self.begins_from)
         if not isinstance(self.frozen_rows, str):  # a tuple can be compared, an array cannot
             object.__setattr__(self, "frozen_rows", _token_rows(self.frozen_rows))
         elif self.frozen_rows not in ("words", "codes"):

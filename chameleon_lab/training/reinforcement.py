@@ -35,7 +35,7 @@ from chameleon_lab.parts import plain_number, require, require_count, require_ea
 from chameleon_lab.plain import fingerprint
 from chameleon_lab.stability import Penalty, kind
 from chameleon_lab.tokenizers.mixed import MixedModalTokenizer
-from chameleon_lab.training.beginning import weights_identity
+from chameleon_lab.training.beginning import require_source, weights_identity
 from chameleon_lab.training.budget import Budget
 from chameleon_lab.training.policy import GroupRollouts, PolicyObjective, PromptBatches, PromptSource
 from chameleon_lab.training.run import Run
@@ -127,6 +127,7 @@ class RewardExperiment:
         check_rules(self.rules)
         require_count(self.checkpoints, "checkpoints", 0)
         require_count(self.seed, "the seed", 0)
+        require_source(self.begins_from, draws=True)
         plain_number(self.right, "the reward of what is right")
 
     @property

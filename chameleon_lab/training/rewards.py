@@ -3,6 +3,7 @@
 The tiny model's training never shows the pairs of colour and shape in `NOVEL_PAIRS`, and asked for one it draws it one
 time in six. Here it draws half of these pairs, `REWARDED_PAIRS`, and the checker judges what it drew; it is never shown
 one. Of the other half, `UNREWARDED_PAIRS`, it hears nothing: what it learns of them is binding, and no pair by heart.
+A pair may be asked for alone, or in a relation to a thing that the data have (`RelationRequests`).
 
 `python -m chameleon_lab.training.rewards FOLDER` trains it; called again, it goes on.
 """
@@ -51,6 +52,19 @@ class PairRequests:
                 return scene
 
 
+@dataclass(frozen=True)
+class RelationRequests(PairRequests):
+    """Full requests for two things beside or above one another: one's colour and shape one of `pairs`, the other's
+    shown in the tiny model's training."""
+
+    def scene(self, rng: np.random.Generator) -> Scene:
+        while True:
+            scene = sample_scene(rng, 2)
+            novel = [thing.pair for thing in scene.things if thing.pair in NOVEL_PAIRS]
+            if len(novel) == 1 and novel[0] in self.pairs and scene.held_out == self.held_out:
+                return scene
+
+
 def scene_reward(document: Document) -> float:
     """The share of a requested scene's attributes that the picture has right, as the checker reads it; 0 without one.
 
@@ -84,16 +98,22 @@ REWARDED = RewardExperiment(
 REWARDED_FOR_PAIRS = replace(REWARDED, name="rewarded-for-pairs", reward=pair_reward)
 """The same, rewarded for colour and shape alone."""
 
+REWARDED_RELATIONS = replace(REWARDED, name="rewarded-relations", prompts=RelationRequests())
+"""The same, asked for the rewarded pairs in relations alone."""
+
 
 def train_rewards_command(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run goes")
     parser.add_argument("--steps", type=int, default=120, help="of training, in all (default: 120)")
-    parser.add_argument("--pairs-only", action="store_true", help="reward colour and shape alone")
+    arm = parser.add_mutually_exclusive_group()
+    arm.add_argument("--pairs-only", action="store_true", help="reward colour and shape alone")
+    arm.add_argument("--relations", action="store_true", help="ask for two things in a relation, and not for one")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    experiment = REWARDED_FOR_PAIRS if options.pairs_only else REWARDED
+    arms = {"pairs_only": REWARDED_FOR_PAIRS, "relations": REWARDED_RELATIONS}
+    experiment = next((each for name, each in arms.items() if getattr(options, name)), REWARDED)
     experiment = replace(experiment, budget=Budget(steps=options.steps), seed=options.seed)
     experiment.run(options.folder).wait(report=say_reward)
     log.info("The run is in %s.", options.folder)
