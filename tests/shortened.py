@@ -21,6 +21,7 @@ FEWER: dict[str, dict[str, str]] = {
     "01": {"hard_cases(256)": "hard_cases(128)"},
     "02": {"range(300)": "range(100)"},
     "03": {"unseen_scenes(200, seed=1)": "unseen_scenes(60, seed=1)"},
+    "04": {"minutes=0.2 if quick": "minutes=0.05 if quick"},
     "05": {"steps = 20 if quick": "steps = 4 if quick", "count = 40 if quick": "count = 20 if quick"},
     "08": {'for weights in ("bfloat16", "int8", "int4"):': 'for weights in ("int8",):'},
     "09": {"PROMPTS = 20 if": "PROMPTS = 12 if"},
@@ -34,10 +35,12 @@ FEWER: dict[str, dict[str, str]] = {
     "16": {'prompts("two things", 4 if': 'prompts("two things", 3 if'},
     "17": {"sides, count = (2, 3, 4, 5, 6, 8), 4 if quick": "sides, count = (2, 8), 2 if quick"},
     "19": {
+        "steps=8 if quick": "steps=3 if quick",
         "in BALANCES.items():": 'in [("even", BALANCES["even"])]:',
         "balance_prompts(kind, 24)": "balance_prompts(kind, 6)",
     },
     "20": {"(4 if quick": "(2 if quick", "GRPO(group=4, prompts=2) if": "GRPO(group=2, prompts=2) if"},
+    "21": {"held_out=64": "held_out=16"},
 }
 """Number of a notebook to words in it and what the tests put in their place."""
 
