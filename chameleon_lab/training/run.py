@@ -38,6 +38,7 @@ from chameleon_lab.history import (
     process_start,
 )
 from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
+from chameleon_lab.notices import NOTICE
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
@@ -449,7 +450,7 @@ class Run:
         for path in sorted(self.folder.parent.glob(same_name)):
             apart = discrepancies(_description(path) or {}, now)
             if apart and all("(the source of " in each for each in apart):
-                log.warning("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
+                log.log(NOTICE, "%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
 
     def _train(self) -> None:
