@@ -1,5 +1,7 @@
-"""Notices: why something healthy takes long, or begins anew. Between what only a command says and a warning."""
+"""Notices: why something healthy takes long, or begins anew."""
 
-NOTICE = 25
-"""The level of a notice, for `log.log`. A notebook shows it as an ordinary line (`chameleon_widgets.cell_log`), and a
-warning in red."""
+import logging
+
+NOTICE = logging.WARNING + 1
+"""The level of a notice, for `log.log`. Python says it unasked, as it does warnings; below these it would say nothing
+unless somebody set up a log. A notebook shows it as an ordinary line (`chameleon_widgets.cell_log`), not in red."""

@@ -133,6 +133,11 @@ class Elsewhere:
         return replace(PAIRS, rows=self.rows).open(seed, steps)
 
 
+class NothingApart(Elsewhere):
+    def open(self, seed, steps):
+        return replace(super().open(seed, steps), held_out=())
+
+
 def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=10), checkpoints=0))
@@ -167,6 +172,9 @@ def test_corpora_of_one_s_own_take_the_place_of_the_shipped_one(tmp_path, monkey
     ended = list(stability.outcomes(tmp_path, ["stress_ramp"], [3], additions))
     assert {each.corpus for each in ended} == {"mine"} and {each.first_alarms["any"] for each in ended} == {0}
     assert "| stress_ramp on mine | baseline | 1 |" in stability.preset_tables(ended)
+    apart = Additions(corpora={"mine": NothingApart()})
+    with pytest.raises(ValueError, match="mine sets no documents apart"):  # all its losses would count as the first
+        next(stability.outcomes(tmp_path, ["sensitivity"], [3], apart))
     with pytest.raises(ValueError, match="is no corpus"):
         Additions(corpora={"wrong": 3})  # pyright: ignore[reportArgumentType]
 

@@ -1,4 +1,4 @@
-"""In a notebook a notice is an ordinary line and a warning is red; elsewhere warnings alone are said."""
+"""In a notebook a notice is an ordinary line and a warning is red; elsewhere both are what Python says unasked."""
 
 import logging
 
@@ -12,7 +12,7 @@ from chameleon_widgets import cell_log
     ("where", "handlers", "out", "err"),
     [
         ("a notebook", [], "it compiles\n", "it is slow\n"),
-        ("a script", [], "", "it is slow\n"),
+        ("a script", [], "", "it compiles\nit is slow\n"),
         ("a notebook with a log of its own", [logging.NullHandler()], "", ""),
     ],
 )
