@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from chameleon_lab.files import read_table
 from chameleon_lab.history import (
     HEARTBEAT,
+    LARGEST_STEP,
     LEVELS,
     ORDERS,
     Alarm,
@@ -39,6 +40,7 @@ from chameleon_lab.history import (
 )
 from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
 from chameleon_lab.notices import NOTICE
+from chameleon_lab.parts import require_fields
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
@@ -77,9 +79,10 @@ class Rescue:
     times: int = 2
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown level, and for what is no fix."""
+        """Raises ValueError for an unknown level, for what is no fix, and for numbers that lead nowhere."""
         if self.level not in LEVELS:
             raise ValueError(f"{self} waits for the level {self.level!r}; there are {', '.join(LEVELS)}.")
+        require_fields(self, cool=(1e-6, 1e6), back=(1, LARGEST_STEP), times=(0, LARGEST_STEP))
         for fix in self.fixes:
             kind(fix)
 
