@@ -81,6 +81,7 @@ def test_a_run_figure_draws_all_that_the_history_has():
     assert [line.get_xdata()[0] for line in named(loss, "intervention")] == [8]
     (entropy,) = named(chart(figure, "attention entropy, lowest head"), "attention_entropy")
     assert set(entropy.get_ydata()) == {0.3}
+    assert all(tick == round(tick) for axis in figure.axes[:5] for tick in axis.get_xticks()), "no half steps"
     (mesh,) = chart(figure, "residual norm by layer").collections
     assert mesh.get_array().shape == (2, 12)
 

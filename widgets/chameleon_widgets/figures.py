@@ -388,6 +388,8 @@ def _head(
     axis.set_ylabel(up, color=SOFT, fontsize=8.5, fontfamily=FONT)
     if log and any(np.any(np.atleast_1d(line.get_ydata()) > 0) for line in axis.lines):
         axis.set_yscale("log", nonpositive="mask")
+    if across == "step":
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.set_facecolor("white")
     axis.set_axisbelow(True)
     axis.grid(True, which="major", color=RULE, linewidth=0.7, linestyle="-")
