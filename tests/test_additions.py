@@ -57,6 +57,18 @@ _hidden = QueryKeyNorm()
 '''
 
 
+MAKERS = """
+from __future__ import annotations
+from functools import partial
+from chameleon_lab.tokenizers.quantizers import Quantizer, VectorQuantizer
+gentle = partial(VectorQuantizer, commitment=0.1)
+def adapted(size, width) -> Quantizer:
+    return VectorQuantizer(size, width)
+def helper(size, width): ...
+one = VectorQuantizer(512, 16)
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "my_fix.py"
@@ -82,6 +94,10 @@ def test_a_quantizer_s_class_is_taken(file):
     additions = read_additions(file)
     assert list(additions.quantizers) == ["Mine"] and not additions.fixes
     assert additions.quantizers["Mine"](8, 4).size == 8
+    file.write_text(MAKERS)
+    additions = read_additions(file)
+    assert list(additions.quantizers) == ["gentle", "adapted"] and not additions.fixes
+    assert [make(8, 4).size for make in additions.quantizers.values()] == [8, 8]
 
 
 @pytest.mark.parametrize(
