@@ -42,7 +42,7 @@ def test_the_lock_file_names_no_hosts():
 
 
 def test_no_widget_s_style_changes_another_s_that_lies_on_the_same_page():
-    """A page keeps the styles of all widgets that it ever showed; what two bundles say of a selector must be the same."""
+    """A page keeps the styles of all widgets that it ever showed: two bundles must say the same of a selector."""
     looks: dict[str, dict[str, dict[str, str]]] = {}
     for path in sorted((ROOT / "widgets" / "chameleon_widgets" / "static").glob("*.css")):
         for selectors, rules in re.findall(r"([^{}]+)\{([^{}]*)\}", path.read_text()):
