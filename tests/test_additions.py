@@ -57,6 +57,18 @@ _hidden = QueryKeyNorm()
 '''
 
 
+MAKERS = """
+from __future__ import annotations
+from functools import partial
+from chameleon_lab.tokenizers.quantizers import Quantizer, VectorQuantizer
+gentle = partial(VectorQuantizer, commitment=0.1)
+def adapted(size, width) -> Quantizer:
+    return VectorQuantizer(size, width)
+def helper(size, width): ...
+one = VectorQuantizer(512, 16)
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "my_fix.py"
@@ -82,6 +94,10 @@ def test_a_quantizer_s_class_is_taken(file):
     additions = read_additions(file)
     assert list(additions.quantizers) == ["Mine"] and not additions.fixes
     assert additions.quantizers["Mine"](8, 4).size == 8
+    file.write_text(MAKERS)
+    additions = read_additions(file)
+    assert list(additions.quantizers) == ["gentle", "adapted"] and not additions.fixes
+    assert [make(8, 4).size for make in additions.quantizers.values()] == [8, 8]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +149,11 @@ class Elsewhere:
         return replace(PAIRS, rows=self.rows).open(seed, steps)
 
 
+class NothingApart(Elsewhere):
+    def open(self, seed, steps):
+        return replace(super().open(seed, steps), held_out=())
+
+
 def test_the_command_takes_seeds_and_a_file_and_trains_an_edited_fix_anew(file, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     monkeypatch.setitem(PRESETS, "stress_ramp", replace(PRESETS["stress_ramp"], budget=Budget(steps=10), checkpoints=0))
@@ -167,6 +188,9 @@ def test_corpora_of_one_s_own_take_the_place_of_the_shipped_one(tmp_path, monkey
     ended = list(stability.outcomes(tmp_path, ["stress_ramp"], [3], additions))
     assert {each.corpus for each in ended} == {"mine"} and {each.first_alarms["any"] for each in ended} == {0}
     assert "| stress_ramp on mine | baseline | 1 |" in stability.preset_tables(ended)
+    apart = Additions(corpora={"mine": NothingApart()})
+    with pytest.raises(ValueError, match="mine sets no documents apart"):  # all its losses would count as the first
+        next(stability.outcomes(tmp_path, ["sensitivity"], [3], apart))
     with pytest.raises(ValueError, match="is no corpus"):
         Additions(corpora={"wrong": 3})  # pyright: ignore[reportArgumentType]
 

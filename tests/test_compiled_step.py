@@ -19,6 +19,7 @@ from chameleon_lab.generation import compiled_step
 from chameleon_lab.generation.compiled_step import CodeRun, CompiledStep
 from chameleon_lab.generation.decoder import Decoder
 from chameleon_lab.generation.guidance import Linear, ThreeWay, TwoWay
+from chameleon_lab.notices import NOTICE
 from chameleon_lab.quantization import quantize
 from chameleon_lab.records import ImagePiece
 from chameleon_lab.stability import (
@@ -302,6 +303,17 @@ def test_without_numba_all_is_as_before(monkeypatch):
     ours_BT = greedy(model, 2, 20)
     monkeypatch.setattr(compiled_step, "kernels", lambda: None)
     assert torch.equal(greedy(model, 2, 20, worker="lean"), ours_BT)
+
+
+def test_a_long_compilation_is_no_warning(monkeypatch, caplog):
+    class Timer(threading.Timer):  # one whose time has come
+        def start(self) -> None:
+            self.function(*self.args, **self.kwargs)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    with caplog.at_level(NOTICE):
+        assert compiled_step.kernels.__wrapped__() is not None
+    assert [each.levelno for each in caplog.records] == [NOTICE]
 
 
 def test_the_tiny_model_says_the_same_with_it(monkeypatch):

@@ -3,12 +3,14 @@
 import io
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from chameleon_lab.history import Alarm, History, Intervention, RunState, StepRecord, lr_sensitivity
 from chameleon_widgets.figures import (
@@ -79,8 +81,21 @@ def test_a_run_figure_draws_all_that_the_history_has():
     assert [line.get_xdata()[0] for line in named(loss, "intervention")] == [8]
     (entropy,) = named(chart(figure, "attention entropy, lowest head"), "attention_entropy")
     assert set(entropy.get_ydata()) == {0.3}
+    assert all(tick == round(tick) for axis in figure.axes[:5] for tick in axis.get_xticks()), "no half steps"
     (mesh,) = chart(figure, "residual norm by layer").collections
     assert mesh.get_array().shape == (2, 12)
+
+
+@pytest.mark.parametrize("charts", [1, 3, 5, 9])
+def test_every_letter_can_be_read_where_a_cell_shows_600_pixels(charts):
+    run = record(0, **{f"mine{at}": 1.0 for at in range(charts)})
+    histories = {f"run {at}": replace(HISTORY, records=(run,)) for at in range(5)}
+    figures = [run_figure(HISTORY, STATE), compare_figure(histories, [f"mine{at}" for at in range(charts)])]
+    for figure in figures:
+        draw(figure)
+        scale = min(1, 600 / figure.bbox.width)
+        words = [each for each in figure.findobj(Text) if each.get_text().strip()]
+        assert min(float(each.get_fontsize()) for each in words) * 100 / 72 * scale >= 9
 
 
 def test_what_a_run_was_rewarded_for_comes_first_in_its_figure():
@@ -204,7 +219,7 @@ def test_a_figure_is_written_as_png_and_svg_and_needs_no_pyplot(tmp_path, monkey
     figure.savefig(tmp_path / "run.png", dpi=80)
     figure.savefig(tmp_path / "run.svg")
     with PIL.Image.open(tmp_path / "run.png") as picture:
-        assert picture.width > picture.height > 200
+        assert min(picture.size) > 200
         assert len(set(picture.convert("L").resize((60, 40)).tobytes())) > 10
     assert "</svg>" in (tmp_path / "run.svg").read_text()[-20:]
     assert figure_uri(figure).startswith("data:image/png;base64,iVBOR")

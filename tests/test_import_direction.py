@@ -22,6 +22,7 @@ BORDER = {
     "parts",
     "readings",
     "history",
+    "notices",
     "storage",
     "studies",
 }

@@ -152,6 +152,10 @@ def test_parts_of_parts_are_looked_at_where_those_are_made():
         replace(Rescue(), **{"level": "LOUD"})
     with pytest.raises(ValueError, match="QueryKeyNorm is a class, where a fix is wanted"):
         Rescue((QueryKeyNorm,))
+    with pytest.raises(ValueError, match=r"Rescue.fixes must be of type tuple.*, not 'QueryKeyNorm"):
+        Rescue(QueryKeyNorm())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="back must lie in 1"):
+        Rescue(back=0)
     with pytest.raises(ValueError, match="NotANumber is a class"):
         DivergenceDetector([NotANumber])  # pyright: ignore[reportArgumentType]
 

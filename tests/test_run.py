@@ -1,7 +1,6 @@
 """A run in the background: it can be watched, held, steered, forked and killed, and loses nothing by it."""
 
 import json
-import logging
 import math
 import os
 import random
@@ -23,6 +22,7 @@ from chameleon_lab.corpora.packing import tokenize
 from chameleon_lab.history import History, Intervention, RecordedRun, StepRecord
 from chameleon_lab.monitors.alarms import NotANumber, Saturation
 from chameleon_lab.monitors.attention import AttentionRows
+from chameleon_lab.notices import NOTICE
 from chameleon_lab.objective import Objective
 from chameleon_lab.optimization import Constant, Recipe
 from chameleon_lab.plain import plain_values
@@ -703,13 +703,14 @@ def monitor(size: float):
 
 def test_an_edited_cell_trains_anew_in_a_folder_of_its_own_and_says_so(experiment, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.WARNING)  # what a notebook shows unasked
+    caplog.set_level(NOTICE)  # what a notebook shows unasked
     before, after = (replace(experiment, budget=Budget(steps=2), monitors=(monitor(size),)) for size in (1.0, 2.0))
     first = before.run()
     assert first.wait().last("mine") == 1 and "was edited" not in caplog.text
     second = after.run()
     assert second.wait().last("mine") == 2 and second.folder != first.folder
     assert f"toy trains anew in {second.folder}: monitors.0 (the source of Watch) was edited." in caplog.text
+    assert {each.levelno for each in caplog.records} == {NOTICE}, "whoever edits a cell need not be warned of it"
     again = replace(before, monitors=(monitor(1.0),)).run()
     assert again.folder == first.folder and again.wait() == first.history
 

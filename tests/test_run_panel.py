@@ -435,6 +435,8 @@ def test_the_time_left_follows_the_pace_of_late(shown):
         panel._left(float(second), (second - 10) / 1000)
     assert panel._left(100.0, 0.09) == pytest.approx(910, rel=0.02)
     assert panel._left(101.0, 0.05) is None, "the run was rewound"
+    assert panel._left(101.0, 0.5) is None, "its checkpoint was read"
+    assert panel._left(111.0, 0.6) == pytest.approx(40)
     panel.close()
 
 

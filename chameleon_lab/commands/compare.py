@@ -20,7 +20,10 @@ def compare_command(options: argparse.Namespace) -> None:
         log.info("%s is executed, since you named it.", options.own)
         additions = read_additions(options.own)
         if not additions.quantizers:
-            raise ValueError(f"{options.own} has no quantizer, a class of nn.Module with codes and latents.")
+            raise ValueError(
+                f"{options.own} has no quantizer: a class of nn.Module with codes and latents, a partial of "
+                "one, or a function that says `-> Quantizer`."
+            )
         own = {name: Contender(build, options.width) for name, build in additions.quantizers.items()}
         log.info("It brings %s.", ", ".join(own))
     for outcome in compare_quantizers(options.folder, steps=options.steps, seeds=options.seeds, own=own):

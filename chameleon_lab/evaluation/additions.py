@@ -9,9 +9,10 @@ import re
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -105,9 +106,10 @@ def read_additions(path: Path | str) -> Additions:
 
     The file is executed, so it must be one that you trust. Names that begin with an underscore, and what the file
     imports, are left out. A class of the file without an instance among them is taken too, where it can be made without
-    arguments, by its name in small letters: `KeyNorm` is `key_norm`; so are classes of quantizers. A list or tuple of
-    fixes is one variation with all of them. What has `watch` reads all runs, as a monitor; a fix of the step says that
-    it is one by `changes_weights = True`.
+    arguments, by its name in small letters: `KeyNorm` is `key_norm`. Of quantizers it is what makes one: a class, a
+    `functools.partial` of one, or a function of a number of codes and a width that says `-> Quantizer`. A list or tuple
+    of fixes is one variation with all of them. What has `watch` reads all runs, as a monitor; a fix of the step says
+    that it is one by `changes_weights = True`.
 
     Raises ValueError where the file is not there, fails, or holds nothing of the kind.
     """
@@ -134,13 +136,14 @@ def read_additions(path: Path | str) -> Additions:
         fixes={name: several(thing) for name, thing in values.items() if _is_fix(thing) and not _is_monitor(thing)},
         corpora={name: thing for name, thing in values.items() if _is_data(thing)},
         rules={name: thing for name, thing in values.items() if callable(getattr(thing, "judge", None))},
-        quantizers={name: type_ for name, type_ in classes.items() if _is_quantizer(type_)},
+        quantizers={name: thing for name, thing in (public | classes).items() if _makes_quantizers(thing, classes)},
         monitors={name: thing for name, thing in values.items() if _is_monitor(thing)},
     )
     if not additions:
         raise ValueError(
-            f"{path} defines no fix ({', '.join(KINDS)}), corpus (open), monitor (watch), rule (judge) or quantizer: "
-            "bind one to a name at its top level, such as `mine = KeyNorm()`."
+            f"{path} defines no fix ({', '.join(KINDS)}), corpus (open), monitor (watch), rule (judge) or quantizer "
+            "(a class, a partial of one, or a function that says `-> Quantizer`): bind one to a name at its top level, "
+            "such as `mine = KeyNorm()`."
         )
     return additions
 
@@ -195,6 +198,19 @@ def _is_data(thing: Any) -> bool:
 
 def _is_quantizer(type_: type) -> bool:
     return issubclass(type_, nn.Module) and all(hasattr(type_, name) for name in ("codes", "latents"))
+
+
+def _makes_quantizers(thing: Any, classes: Mapping[str, type]) -> bool:
+    """Whether a file's name is bound to a class of quantizers of its own, or to what makes quantizers of any class."""
+    if isinstance(thing, type):
+        return thing in classes.values() and _is_quantizer(thing)
+    if isinstance(thing, partial):
+        return isinstance(thing.func, type) and _is_quantizer(thing.func)
+    try:
+        product = get_type_hints(thing).get("return") if inspect.isfunction(thing) else None
+    except Exception:  # an annotation that cannot be resolved says nothing
+        return False
+    return product is Quantizer or (isinstance(product, type) and _is_quantizer(product))
 
 
 def _takes_nothing(type_: type) -> bool:

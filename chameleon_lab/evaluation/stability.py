@@ -115,8 +115,15 @@ def outcomes(
     """Trains what is not trained yet, each run in a folder of its own below `folder`, and says how it ended.
 
     What has been trained is read again, so the same call goes on where it was stopped. Runs with a fix, a corpus or a
-    monitor of one's own lie in folders that are marked by what they are: an edited fix trains anew.
+    monitor of one's own lie in folders that are marked by what they are: an edited fix trains anew. Raises ValueError,
+    before any training, for a corpus that sets nothing apart.
     """
+    for name, source in additions.corpora.items():
+        if not source.open(seeds[0], None).held_out:
+            raise ValueError(
+                f"{name} sets no documents apart, and the presets are compared by their held-out losses: give it some, "
+                "as Corpora(..., held_out=FOLDER) and ListedDocuments(..., held_out=0.1) have."
+            )
     monitors = tuple(map(ReadOnlyMonitor, additions.monitors.values()))
     rules = {**COMPARED, **additions.rules}
     for name in names:

@@ -25,6 +25,7 @@ from chameleon_lab import native_ops
 from chameleon_lab.generation.kernels import on_cpu
 from chameleon_lab.generation.kv_cache import KVCache
 from chameleon_lab.generation.samplers import Sampler
+from chameleon_lab.notices import NOTICE
 from chameleon_lab.quantization import Int4Linear, Int8Linear
 from chameleon_lab.stability.slots import GroupedNorm, Scale, SoftCap
 from chameleon_lab.taps import Tap
@@ -42,7 +43,7 @@ def kernels() -> Any:
     if os.environ.get(COMPILED_SWITCH) == "0" or importlib.util.find_spec("numba") is None:
         return None
     words = "numba compiles the decoder's kernels for this processor, once, which takes some ten seconds of one core."
-    message = threading.Timer(SILENT_SECONDS, log.warning, (words,))
+    message = threading.Timer(SILENT_SECONDS, log.log, (NOTICE, words))
     message.daemon = True
     message.start()
     try:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from chameleon_lab.files import read_table
 from chameleon_lab.history import (
     HEARTBEAT,
+    LARGEST_STEP,
     LEVELS,
     ORDERS,
     Alarm,
@@ -38,6 +39,8 @@ from chameleon_lab.history import (
     process_start,
 )
 from chameleon_lab.monitors.alarms import DivergenceDetector, thresholds_of
+from chameleon_lab.notices import NOTICE
+from chameleon_lab.parts import require_fields
 from chameleon_lab.plain import described, discrepancies, fingerprint, plain_values
 from chameleon_lab.stability import FIXES, kind
 from chameleon_lab.storage import write_file
@@ -76,9 +79,10 @@ class Rescue:
     times: int = 2
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown level, and for what is no fix."""
+        """Raises ValueError for an unknown level, for what is no fix, and for numbers that lead nowhere."""
         if self.level not in LEVELS:
             raise ValueError(f"{self} waits for the level {self.level!r}; there are {', '.join(LEVELS)}.")
+        require_fields(self, cool=(1e-6, 1e6), back=(1, LARGEST_STEP), times=(0, LARGEST_STEP))
         for fix in self.fixes:
             kind(fix)
 
@@ -449,7 +453,7 @@ class Run:
         for path in sorted(self.folder.parent.glob(same_name)):
             apart = discrepancies(_description(path) or {}, now)
             if apart and all("(the source of " in each for each in apart):
-                log.warning("%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
+                log.log(NOTICE, "%s trains anew in %s: %s was edited.", self.name, self.folder, ", ".join(apart))
                 return
 
     def _train(self) -> None:

@@ -234,6 +234,12 @@ def test_a_fork_is_offered_with_the_fixes_that_there_are(panel):
     page.get_by_role("form", name="Fork of the run").get_by_role("button", name="Fork").click()
     bridge.until(lambda: "baseline norm_reordering" in page.locator(".chm-run-lineage").inner_text())
     assert run.asked == [("fork", {"fix": "norm_reordering", "reason": ""})]
+    words = page.get_by_role("form", name="Fork of the run")
+    expect(words).to_contain_text("This run goes on, too")
+    run.become(status="stopped")
+    bridge.until(lambda: lamp(bridge) == "Stopped")
+    expect(words).to_contain_text("A fork goes on from here")
+    expect(words).not_to_contain_text("This run goes on, too")
 
 
 def test_the_cursor_reads_every_picture_at_one_step_by_pointer_and_by_keys(panel, screenshots):
@@ -422,13 +428,12 @@ def test_a_long_step_is_seen_to_go_on(panel):
     expect(pace).not_to_contain_text("no step for")
 
 
-@pytest.mark.parametrize(("status", "waits"), [("running", True), ("finished", False)])
-def test_heads_that_nobody_read_are_waited_for_while_the_run_goes_on(panel, status, waits):
-    run = GrowingRun(30, status=status)
+def test_heads_that_nobody_reads_are_not_waited_for(panel):
+    run = GrowingRun(3)  # as of an image tokenizer: what reads them does so at the first step
     run.records[:] = [replace(each, layers={}) for each in run.records]
     bridge = panel(run)
     bridge.until(lambda: bridge.page.locator(".chm-curves").count())
-    expect(bridge.page.get_by_label("Attention logits by head")).to_be_visible(visible=waits)
+    expect(bridge.page.get_by_label("Attention logits by head")).to_be_hidden()
 
 
 ELSEWHERE = """

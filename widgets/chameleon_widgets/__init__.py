@@ -5,6 +5,7 @@ pictures       browser bytes -> PIL picture, PIL picture -> PNG, with errors a p
 threads        Worker (does the long work), Pump (sends what changed, at most 30 times a second), claim (re-run cells)
 line           Line: the kernel's end of a widget, written once: hello, requests, what is due, still, display, close
 undo           what was done step by step, and the way back
+cell_log       the lab's log in a notebook: notices as ordinary lines, warnings in red
 stills         the picture of a widget that stays in a saved notebook, where no kernel runs
 chat/          ChatCell: any callable Document -> iterator of pieces; `conversation`: a tree of `exchange`s; `replying`
                makes them with the `arguments` of the callable, `feed` sends, `exports` and `archive` write files
@@ -22,6 +23,7 @@ static/        the bundles, built from ../js by `npm run build` and committed
 All of it imports only the border of `chameleon_lab` (documents, history, readings, records, vocabulary), no torch.
 """
 
+from chameleon_widgets.cell_log import show_log
 from chameleon_widgets.chat.chat_cell import ChatCell
 from chameleon_widgets.images.code_surgery import CodeSurgery
 from chameleon_widgets.images.codebook_atlas import CodebookAtlas
@@ -45,3 +47,5 @@ __all__ = [
     "ReconstructionViewer",
     "RunPanel",
 ]
+
+show_log()

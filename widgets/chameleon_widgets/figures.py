@@ -46,6 +46,7 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 MODALITIES = {"": INK, "text": COLOURS[0], "image": COLOURS[1], "special": COLOURS[3]}  # as on screen
 LEVEL_COLOURS: Mapping[str, str] = {"WARN": "#d49a00", "ALARM": "#d55e00", "CRITICAL": "#a4161a"}
 CELL, CAPTION_POINTS = (3.6, 2.6), 8  # inches of one chart; size of a caption's letters
+ACROSS = 2  # charts side by side: with a third, letters are too small where a cell shows 600 pixels
 
 
 def run_figure(
@@ -276,7 +277,7 @@ def _threshold_lines(axis: Axes, limits: Mapping[str, Mapping[str, float]]) -> N
             (3, 2),
             xycoords=axis.get_yaxis_transform(),
             textcoords="offset points",
-            fontsize=7,
+            fontsize=CAPTION_POINTS,
             color=colour,
             parse_math=False,
         )
@@ -370,7 +371,7 @@ def _hex_of(colour: Any) -> str:
 
 def _frame(charts: int, size: tuple[float, float] | None = None) -> tuple[Figure, list[Axes]]:
     """An empty figure of so many charts, a paragraph's room below them left to the layout."""
-    columns = {0: 1, 1: 1, 2: 2, 3: 3, 4: 2}.get(charts, 3)
+    columns = min(max(charts, 1), ACROSS)
     rows = max(1, math.ceil(charts / columns))
     across, high = CELL
     size = size or (max(across * columns, 5.4), (high * rows if charts else 0) + 0.9)
@@ -387,6 +388,8 @@ def _head(
     axis.set_ylabel(up, color=SOFT, fontsize=8.5, fontfamily=FONT)
     if log and any(np.any(np.atleast_1d(line.get_ydata()) > 0) for line in axis.lines):
         axis.set_yscale("log", nonpositive="mask")
+    if across == "step":
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.set_facecolor("white")
     axis.set_axisbelow(True)
     axis.grid(True, which="major", color=RULE, linewidth=0.7, linestyle="-")

@@ -252,6 +252,8 @@ class RunPanel(anywidget.AnyWidget):
         pace = self._pace
         if pace and (progress < pace[-1][1] or seconds < pace[-1][0]):
             pace.clear()
+        if pace and progress > pace[-1][1] and seconds == pace[-1][0]:
+            pace.clear()  # a fork, or a run that goes on: what was spent before it began took no time here
         if not pace or progress > pace[-1][1]:
             pace.append((seconds, progress))
         while len(pace) > 2 and seconds - pace[1][0] > ETA_SECONDS:

@@ -39,12 +39,10 @@ export function headStrip() {
     element("span", element("i", { style: `background:${colourOf(level, 30, thresholds)}` }), text);
   const legend = element("div.chm-heads-legend");
   const readout = element("span.chm-heat-readout");
-  const empty = element("p.chm-run-await", { text: "Waits for the first reading of the attention logits." });
   const node = element(
     "section.chm-heads",
     { "aria-label": "Attention logits by head" },
     element("div.chm-run-title", element("b", { text: "Largest attention logit by head" }), when),
-    empty,
     plot,
     element("div.chm-heat-feet", legend, readout),
   );
@@ -149,7 +147,6 @@ export function headStrip() {
         const { shape, values } = rows.heads ?? { shape: rows.shape, values: rows.row(at) };
         reading = { shape, values, step: rows.steps[at] };
       }
-      empty.hidden = Boolean(reading);
       plot.hidden = legend.hidden = !reading;
       const text = reading ? `step ${stepText(reading.step)}` : "";
       write(when, text);

@@ -1,9 +1,12 @@
 // The hands on a run: a form of the settings that can be changed while it goes on, and one for forks.
 
-import { element } from "../frame/dom.js";
+import { element, write } from "../frame/dom.js";
 import { words } from "./run_records.js";
 
 /** @typedef {null | boolean | number | string} Plain */
+
+const FORK = "A fork goes on from here with another architecture, in a panel beside this one.";
+const FORK_WAITS = " This run goes on, too, and has the machine first: pause it to let the fork train now.";
 
 /**
  * Settings as rows of a form: those that are mappings give one row for each part.
@@ -77,12 +80,11 @@ export function runHands({ act }) {
   const fix = element("select.chm-select", { "aria-label": "Fix of the fork" });
   const why = element("input", { type: "text", placeholder: "optional", "aria-label": "Reason for the fork" });
   const start = element("button", { type: "submit", class: "chm-button chm-primary", text: "Fork" });
+  const about = element("p.chm-hands-words");
   const fork = element(
     "form.chm-hands",
     { "aria-label": "Fork of the run", hidden: true, on: { submit: submitFork } },
-    element("p.chm-hands-words", {
-      text: "A fork goes on from here with another architecture, in a panel beside this one. This run goes on, too, and has the machine first: pause it to let the fork train now.",
-    }),
+    about,
     element(
       "div.chm-hands-foot",
       element("label.chm-field.chm-field-wide", element("span", { text: "fix" }), fix),
@@ -163,9 +165,11 @@ export function runHands({ act }) {
   return {
     form,
     fork,
-    /** The settings as they are; what is being typed stays. @param {Record<string, any>} now @param {string[]} offers */
-    show(now, offers) {
+    /** The settings as they are; what is being typed stays. @param {Record<string, any>} now @param {string[]} offers
+     * @param {boolean} goesOn whether the run itself trains or will */
+    show(now, offers, goesOn) {
       settings = now;
+      write(about, FORK + (goesOn ? FORK_WAITS : ""));
       const target = rowsOf(now);
       const next = JSON.stringify(target.map(({ path, value }) => [path, typeof value]));
       if (next !== shape) {

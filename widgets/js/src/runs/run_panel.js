@@ -13,7 +13,6 @@ import { capital, chartsOf, familiesOf, measureWords, RunRecords, styled } from 
 import { sampleStrip } from "./sample_strip.js";
 
 const QUIET = 5; // seconds without a step, after which the panel says how long: a step may draw, judge or be compiled
-const UNREAD = 100; // steps without a reading of the attention logits, after which none is waited for
 const LOGITS = "max_attention_logit";
 const FIRST = ["loss", "reward", LOGITS]; // charts that are open at the start
 const FLAT = 7; // charts up to which all are offered in a row; more are folded by family
@@ -77,7 +76,7 @@ function render(context) {
       const born = message.panels.filter((each) => facts && !facts.panels.includes(each));
       if (forking && born.length) forking = Boolean(toggleFork(born[0]));
       refusals = message.refusals;
-      hands.show(message.settings, message.offers);
+      hands.show(message.settings, message.offers, !message.over);
       facts = message;
     },
     records(message, buffers) {
@@ -245,7 +244,7 @@ function render(context) {
   /** @param {number | null} at */
   function showHeads(at) {
     const logits = records.layers.get(LOGITS);
-    strip.node.hidden = !logits && (facts?.over || records.count >= UNREAD); // nothing reads them
+    strip.node.hidden = !logits; // a tokenizer has none, and what reads them does so at the first step
     strip.show(logits, at, records.about.get(LOGITS)?.thresholds);
   }
 
