@@ -58,7 +58,7 @@ for line in sys.stdin:
             if child not in codes and (done := os.waitpid(child, os.WNOHANG))[0]:
                 codes[child] = os.waitstatus_to_exitcode(done[1])
         if any(codes.values()):  # as torchrun does, a little later
-            ends = min(ends, time.monotonic() + 15)
+            ends = min(ends, time.monotonic() + 8)
         if time.monotonic() > ends:
             for child in set(ranks) - codes.keys():
                 os.kill(child, signal.SIGKILL)

@@ -245,7 +245,7 @@ def test_a_compiled_block_is_not_asked_to_turn_places(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)  # what it is given is what counts here
     plain, some_BT = awake(), tokens(2, 9)
     model: Any = awake().train()
-    assert compile_blocks(model) == 2 * len(model.blocks)
+    assert compile_blocks(model) == 3 * len(model.blocks)
     torch.testing.assert_close(model(some_BT), plain(some_BT))
     model(some_BT).logsumexp(-1).mean().backward()
     assert model.positions.weight.grad.any()

@@ -240,7 +240,7 @@ def test_the_prompts_beside_the_models_can_be_asked_and_their_own_answers_are_ri
             assert prompt.score(Document.of(words)) == 1 > prompt.score(Document.of("")), line
 
 
-def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_made(tiny, tmp_path, monkeypatch):
+def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_made(tiny, tmp_path, monkeypatch, caplog):
     asked = list[int]()
 
     def generate(engine, documents, settings, seeds):
@@ -268,6 +268,18 @@ def test_what_cannot_be_asked_or_checked_says_so_before_the_other_replies_are_ma
     assert outcome.replies == [Document.of("hi")] * 5
     with pytest.raises(ValueError, match=r"kept\.jsonl holds other things than these replies, or those of another"):
         evaluate_own_prompts(tiny, mended, seed=1, reply_file=kept)
+
+    left = iter([None])  # the head of the file fits
+
+    def full(descriptor: int) -> None:
+        if next(left, "none") == "none":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # while replies are made
+    assert evaluate_own_prompts(tiny, mended, batch=2, seed=2, reply_file=tmp_path / "full.jsonl").scores == [1] * 5
+    assert [each.getMessage() for each in caplog.records] == [
+        "Replies are not kept as they are made: [Errno 28] No space left on device"
+    ]
 
 
 def test_a_file_of_checks_that_ends_the_program_is_named(own):

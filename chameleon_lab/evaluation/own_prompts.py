@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from chameleon_lab.generation.weights import weights_digest
 from chameleon_lab.parts import require_count
 from chameleon_lab.pictures import open_picture
 from chameleon_lab.storage import write_file
+
+log = logging.getLogger(__name__)
 
 ReplyCheck = Callable[[Document, Mapping[str, Any]], float]
 """A reply and its line of the file: how right it is, 0 to 1."""
@@ -224,7 +228,8 @@ class KeptReplies:
     """Replies in a JSON Lines file, on the disk as they are made, which a check that fails then does not lose.
 
     `replies` are those that are there. The first line says of which weights, settings, seed and prompts; checks may
-    have changed. A line that a dying kernel cut short is left out. Raises ValueError for a file of others.
+    have changed. A line that a dying kernel cut short is left out. A disk that takes no more costs no answers: the log
+    says so, and none are kept. Raises ValueError for a file of others.
     """
 
     def __init__(self, path: Path | str, lab: Chameleon, documents: Sequence[Document], seed: int) -> None:
@@ -240,14 +245,25 @@ class KeptReplies:
                 "settings: name another file, or delete it."
             )
         self.replies = [Document.from_json(line) for line in lines[1:]]
-        write_file(self.path, "".join(f"{line}\n" for line in lines or [head]))
+        self._keeps = True
+        with self._writing():
+            write_file(self.path, "".join(f"{line}\n" for line in lines or [head]))
 
     def add(self, replies: Sequence[Document]) -> None:
-        with self.path.open("ab") as file:
-            file.write("".join(f"{reply.to_json()}\n" for reply in replies).encode(errors="backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
         self.replies += replies
+        if self._keeps:
+            with self._writing(), self.path.open("ab") as file:
+                file.write("".join(f"{reply.to_json()}\n" for reply in replies).encode(errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._keeps = False
+            log.warning("Replies are not kept as they are made: %s", error)
 
 
 LARGEST_READ = 2**28

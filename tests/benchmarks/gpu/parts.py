@@ -107,7 +107,7 @@ def run_decoding(sizes: Sizes, report: Report) -> None:
         decoder, token_11 = Decoder(model, 1, sizes.before + 8), torch.full((1, 1), 5, device=device())
         decoder.cache.lengths[:] = sizes.before
         kernels(lambda: decoder.logits(decoder.trunk(token_11)), report)
-    for rows in (1, 2, 3) if gpu else ():
+    for rows in (1, 2) if gpu else ():
         with report.attempt(name := f"bfloat16, {rows} row(s), compiled"):
             compile_steps(model)
             decoding(model, rows, True, speed, stated, sizes, report, name)
@@ -613,9 +613,9 @@ PARTS: dict[str, tuple[Callable[[Sizes, Report], None], float]] = {
     "tests": (run_tests, 150),
     "parity": (run_parity, 60),
     "resume": (run_resume, 60),
-    "decoding": (run_decoding, 90),
+    "decoding": (run_decoding, 130),
     "products": (run_products, 60),
-    "picture": (run_picture, 90),
+    "picture": (run_picture, 110),
     "training": (run_training, 180),
     "images": (run_images, 60),
     "monitors": (run_monitors, 90),

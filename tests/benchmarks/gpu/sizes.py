@@ -57,10 +57,10 @@ REAL = Sizes(
     images=CHAMELEON_IMAGES,
     batch=16,
     trainings={
-        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024, BOTH),
+        "SMALL as it is, 2,048 tokens a step": (SMALL.model, SMALL.recipe, 2, 1024, (False,)),
         "SMALL, 65,536 tokens a step": (SMALL.model, ADAM, 64, 1024, BOTH),
         "1B, 32,768 tokens a step": (BILLION, Recipe(), 8, 4096, (True,)),
-        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096, BOTH),
+        "1B, 16,384 tokens a step": (BILLION, Recipe(), 4, 4096, (True,)),
     },
     warm=8,
     timed=16,
