@@ -149,7 +149,7 @@ class Chameleon:
         return Engine(self.model, self.tokenizer, images)
 
     def compile_steps(self) -> None:
-        """Has the steps of replies on a GPU compiled, a quarter faster: for whoever draws many pictures.
+        """Has the steps of replies on a GPU compiled, up to a quarter faster: for whoever draws much.
 
         The first reply of each number of rows (one, two where guided) takes ten seconds longer. Needs Triton, which
         torch brings for a GPU under Linux; where it fails, replies go on as before. Raises ValueError for a model that

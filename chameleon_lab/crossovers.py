@@ -32,7 +32,8 @@ RUN_OF_CODES, RUN_BYTES = 8, 2**27  # codes at most that numba's kernels draw in
 WORDS_AHEAD = 4  # and words, which may end at any time: what was computed behind an end is lost
 
 # Training on a GPU, which is quicker with large pieces: times what a CPU's cache holds, by kind of device
-LOGITS_FACTOR = {"cuda": 64}  # of the head's logits: each piece costs a pass over the head's gradient
+LOGITS_FACTOR = {"cuda": 16}  # of the head's logits: each piece costs a pass over the head's gradient
+COMPILED_LOGITS = 4  # times as many where their losses are compiled, since these keep few copies of them (H200)
 SCORES_FACTOR = {"cuda": 256}  # of attention's logits that monitors look at: else each costs more to start than to do
 
 # Sampling, on a CPU

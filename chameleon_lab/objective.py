@@ -82,6 +82,8 @@ class Objective:
             return value
 
         at_once = self.logits_at_once * crossovers.LOGITS_FACTOR.get(outputs_XD.device.type, 1)
+        if losses_of is not penalized:
+            at_once *= crossovers.COMPILED_LOGITS
         rows = max(256, at_once // model.config.vocabulary)
         measures = {
             "loss_with_penalties": chunked_sum(of_chunk, outputs_XD, model.parameters(), rows),

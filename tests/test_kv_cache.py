@@ -69,6 +69,16 @@ def test_compiled_steps_equal_whole_passes_of_one_graph_a_number_of_rows(recordi
 
 
 @torch.inference_mode()
+def test_where_torch_marks_no_sizes_compiled_steps_are_the_same(recordings, compiles, monkeypatch):
+    monkeypatch.delattr(torch._dynamo, "mark_dynamic")
+    model, tokens_BT = drawn(), torch.randint(50, (1, 12))
+    compiles(model)
+    decoder = Decoder(model, 1)
+    steps = [decoder.logits(decoder.feed(tokens_BT[:, [place]], [1])) for place in range(12)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens_BT), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_where_the_compiler_fails_steps_go_on_as_before_and_it_is_not_asked_again(
     recordings, compiles, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

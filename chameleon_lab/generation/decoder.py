@@ -184,10 +184,8 @@ class Decoder:
         kind = rows.start, len(lengths), min(reach, cache.room)
         if kind not in self._steps:
             # Without `self`, or the recording would keep the decoder, and it the recording, in memory.
-            work, starts_B1 = (
-                functools.partial(_recorded_step, twin, cache, self._turns_T1K, rows, kind[2]),
-                cache.starts(rows),
-            )
+            work = functools.partial(_recorded_step, twin, cache, self._turns_T1K, rows, kind[2])
+            starts_B1 = cache.starts(rows)
             if self.model in fused.COMPILED_MODELS:
                 work = self._compiled_work(work, tokens_B1, starts_B1)
             self._steps[kind] = Recorded(work, tokens_B1, starts_B1)
