@@ -2,8 +2,8 @@
 
 A step of one token a row is some fifty kernels a layer: norms, rotation, casts, the cache's writes, SwiGLU, residual
 sums. `torch.compile` makes them about a dozen, up to a quarter faster at 7B shapes (docs/gpu.md). A block is compiled
-whole, as it stands, once for all layers, lengths and caches; another number of rows is compiled anew, eight seconds each. So
-it is done where somebody asked for it, who draws many pictures.
+whole, as it stands, once for all layers, lengths and caches; another number of rows is compiled anew, eight seconds
+each. So it is done where somebody asked for it, who draws many pictures.
 """
 
 from __future__ import annotations
